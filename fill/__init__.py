@@ -1,0 +1,1 @@
+"""The generation engine: mask-guided editing with FLUX.1-Fill models, without ComfyUI and without training."""

@@ -1,0 +1,212 @@
+"""Every setting of the engine, with limits, help and JSON. The settings node is made from these fields."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+FORMAT = 1
+MAX_SIDE = 16384
+"""Longest side of a picture or canvas, in pixels."""
+RECIPE = -1
+"""Numeric settings with this value follow the recipe of the loaded model, or the task's default."""
+RECIPE_TEXT = "-1"
+"""The same for the negative prompt, where an empty text already means no negative prompt."""
+
+CFG_MODES = ("auto", "batched", "sequential")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+RECIPE_CHOICES = ("auto", "OneReward", "FLUX.1 Fill", "bundled")
+
+ConfigT = TypeVar("ConfigT")
+
+
+def setting(default: Any, help: str, **limits: Any) -> Any:  # noqa: A002  (the word of the field)
+    """Declare a config field with help and limits: ``min``, ``max``, ``step`` or ``options``."""
+    return field(default=default, metadata={"help": help, **limits})
+
+
+def check_limits(config: Any) -> None:
+    """Raise ValueError for the first field that breaks its declared type, limits or options."""
+    for f in fields(config):
+        _check_field(f.name, getattr(config, f.name), f.default, f.metadata)
+
+
+def _check_field(name: str, value: Any, default: Any, limits: Any) -> None:
+    if isinstance(default, bool) != isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, but true or false is expected")
+    if isinstance(default, int) and not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}, but a whole number is expected")
+    if isinstance(default, float) and not (
+        isinstance(value, (int, float)) and math.isfinite(value)
+    ):
+        raise ValueError(f"{name} is {value!r}, but a finite number is expected")
+    if isinstance(default, str) and not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}, but text is expected")
+    if "options" in limits and value not in limits["options"]:
+        raise ValueError(f"{name} is {value!r}; choose one of: {', '.join(limits['options'])}")
+    low, high = limits.get("min"), limits.get("max")
+    if low is not None and value < low or high is not None and value > high:
+        raise ValueError(f"{name} is {value}, but {low} to {high} is expected")
+
+
+def to_json(config: Any) -> str:
+    """Write all values, defaults too, so that a run replays after a default has changed."""
+    return json.dumps({"format": FORMAT, **asdict(config)}, indent=2)
+
+
+def from_json(cls: type[ConfigT], text: str) -> ConfigT:
+    """Read a config that :func:`to_json` wrote.
+
+    Raises:
+        ValueError: Unknown keys, a newer format, or a value outside its limits.
+    """
+    values = json.loads(text)
+    number = values.pop("format", FORMAT)
+    if number != FORMAT:
+        raise ValueError(f"{cls.__name__} has format {number}, but this version reads {FORMAT}")
+    unknown = sorted(set(values) - {f.name for f in fields(cls)})  # type: ignore[arg-type]
+    if unknown:
+        raise ValueError(f"{cls.__name__} has unknown keys: {', '.join(unknown)}; remove them")
+    return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillConfig:
+    """How to sample and how to put the result back. The order of the fields is a promise."""
+
+    steps: int = setting(
+        RECIPE, "Sampling steps; -1 = as the model's recipe says.", min=-1, max=1000, step=1
+    )
+    true_cfg: float = setting(
+        -1.0,
+        "Scale between the negative and the positive velocity (true classifier-free guidance); "
+        "1 = off, half the time; -1 = as the model's recipe says.",
+        min=-1.0,
+        max=30.0,
+        step=0.1,
+    )
+    guidance: float = setting(
+        -1.0,
+        "Value of the model's own guidance embedding; -1 = as the model's recipe says.",
+        min=-1.0,
+        max=100.0,
+        step=0.1,
+    )
+    negative_prompt: str = setting(
+        RECIPE_TEXT,
+        "What the picture should not be, used when true_cfg is not 1; -1 = as the recipe says.",
+    )
+    num_candidates: int = setting(
+        1,
+        "Pictures made per input picture; candidate n uses seed + n, so each can be made alone.",
+        min=1,
+        max=64,
+        step=1,
+    )
+    strength: float = setting(
+        1.0,
+        "Share of the schedule that is run: 1 starts from pure noise, less starts from the noised "
+        "source picture.",
+        min=0.01,
+        max=1.0,
+        step=0.01,
+    )
+    shift: float = setting(
+        -1.0,
+        "Shift of the noise schedule towards noise; 1 = none; -1 = from the picture size, as the "
+        "model's scheduler does.",
+        min=-1.0,
+        max=20.0,
+        step=0.05,
+    )
+    cfg_mode: str = setting(
+        "auto",
+        "Negative and positive prompt in one batched call (faster), one after the other (half the "
+        "memory), or whichever fits.",
+        options=CFG_MODES,
+    )
+    crop_to_context: bool = setting(
+        True,
+        "Sample a crop around the mask at the model's best size and stitch it back, so that a small "
+        "mask in a large picture gets full detail.",
+    )
+    context_factor: float = setting(
+        2.0,
+        "Side of that crop, in sides of the mask's bounding box.",
+        min=1.0,
+        max=20.0,
+        step=0.1,
+    )
+    target_size: int = setting(
+        RECIPE,
+        "Side in px of a square with as many pixels as the crop is sampled at; -1 = the model's best.",
+        min=-1,
+        max=4096,
+        step=16,
+    )
+    grow: int = setting(
+        RECIPE,
+        "Px by which the mask grows before the model repaints it (extend: overlap with the source); "
+        "-1 = as the task says.",
+        min=-1,
+        max=512,
+        step=1,
+    )
+    feather: int = setting(
+        RECIPE,
+        "Px inside the grown mask over which the new picture fades into the old; -1 = as the task "
+        "says.",
+        min=-1,
+        max=512,
+        step=1,
+    )
+    fill_holes: bool = setting(True, "Close holes in the mask.")
+    colour_correction: float = setting(
+        1.0,
+        "How much of the tone shift seen in a ring around the mask is taken back inside it; 0 = off.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of limits."""
+        check_limits(self)
+        for name in ("true_cfg", "guidance", "shift"):
+            if -1.0 < getattr(self, name) < 0.0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but -1 or at least 0 is expected")
+        if self.steps == 0:
+            raise ValueError("steps is 0, but -1 (recipe) or at least 1 is expected")
+        if self.shift == 0.0:
+            raise ValueError("shift is 0, but -1 (from the picture size) or more than 0 is expected")
+        if 0 <= self.target_size < 16:
+            raise ValueError(f"target_size is {self.target_size}, but -1 or at least 16 is expected")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Which fill model to load and how."""
+
+    folder: str = ""
+    """Folder in diffusers format with ``model_index.json``."""
+    transformer: str = ""
+    """Folder of a transformer that replaces the one in ``folder``; empty: none."""
+    recipe: str = setting(
+        "auto",
+        "Settings the model was trained for; auto = by the model's folder. Choose one if the folder "
+        "was renamed.",
+        options=RECIPE_CHOICES,
+    )
+    precision: str = setting(
+        "auto",
+        "Data type of the weights; auto = bf16 on a GPU, fp32 on a CPU.",
+        options=PRECISIONS,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of limits."""
+        check_limits(self)
+        if not self.folder:
+            raise ValueError("no model folder given; choose a model in the loader")

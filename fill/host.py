@@ -1,0 +1,51 @@
+"""What the engine asks of the program it runs in: memory, progress, cancel, one line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from .parts import Part
+
+Preview = Callable[[], "torch.Tensor"]
+"""Makes a small picture ``[H, W, 3]``, float32, 0..1, of the state so far; called only if shown."""
+
+
+class Host(Protocol):
+    """The surroundings of a run. Weights move only through :meth:`resident`."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        ...
+
+    def resident(
+        self, *parts: Part, activation_bytes: int
+    ) -> AbstractContextManager[None]:
+        """Have the parts on the device inside the context, with room for the activations.
+
+        Args:
+            parts: Models needed at the same time; each is loaded from disk at its first use.
+            activation_bytes: Memory the computation needs beside the weights, in bytes.
+        """
+        ...
+
+    def free_bytes(self, *parts: Part) -> int:
+        """Return the memory left for activations if exactly these parts were on the device."""
+        ...
+
+    def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
+        """Tell how many of the model calls are done; also polls for cancel."""
+        ...
+
+    def check_cancelled(self) -> None:
+        """Raise the host's own exception if the user cancelled."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Show one line to the user."""
+        ...

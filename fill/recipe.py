@@ -1,0 +1,141 @@
+"""Recipes: the settings a checkpoint was trained for, and what a user changed in them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .config import RECIPE, RECIPE_TEXT, FillConfig
+
+FORMAT = 1
+FILE_NAME = "recipe.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Sampling settings that belong to a checkpoint."""
+
+    name: str
+    true_cfg: float
+    """Scale of true classifier-free guidance; 1 = off."""
+    guidance: float
+    """Value of the guidance embedding."""
+    negative_prompt: str
+    steps: int
+    target_size: int
+    """Side in px of a square with as many pixels as the model makes best."""
+    max_upscale: float
+    """How much a crop may be enlarged to reach that size."""
+    max_sequence_length: int
+    """Tokens of the T5 prompt."""
+
+    def __post_init__(self) -> None:
+        """Refuse values no model can have."""
+        for name in ("true_cfg", "guidance", "max_upscale"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{name} is {value!r}, but a number of at least 0 is expected")
+        for name in ("steps", "target_size", "max_sequence_length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}, but a whole number above 0 is expected")
+
+
+# Source of both: the model cards of the published checkpoints and onereward's inference script.
+ONEREWARD = Recipe(
+    name="OneReward",
+    true_cfg=4.0,
+    guidance=1.0,
+    negative_prompt="nsfw",
+    steps=50,
+    target_size=1024,
+    max_upscale=2.0,
+    max_sequence_length=512,
+)
+FLUX_FILL = Recipe(
+    name="FLUX.1 Fill",
+    true_cfg=1.0,
+    guidance=30.0,
+    negative_prompt="",
+    steps=50,
+    target_size=1024,
+    max_upscale=2.0,
+    max_sequence_length=512,
+)
+
+
+def find_recipe(choice: str, folder: Path, transformer: Path | None) -> Recipe:
+    """Return the recipe of a model.
+
+    Args:
+        choice: ``auto``, ``OneReward``, ``FLUX.1 Fill`` or ``bundled``.
+        folder: The base model; ``recipe.json`` in it (or in the transformer's folder) decides first.
+        transformer: The folder of a replaced transformer, if any.
+
+    Raises:
+        FileNotFoundError: ``bundled`` was chosen, but the folder has no ``recipe.json``.
+        ValueError: The file is not a recipe.
+    """
+    if choice == "OneReward":
+        return ONEREWARD
+    if choice == "FLUX.1 Fill":
+        return FLUX_FILL
+    for place in filter(None, (transformer, folder)):
+        if (place / FILE_NAME).is_file():
+            return read_recipe(place / FILE_NAME)
+    if choice == "bundled":
+        raise FileNotFoundError(
+            f"{folder} has no {FILE_NAME}; choose the recipe OneReward or FLUX.1 Fill for this model"
+        )
+    names = "/".join(place.name for place in (transformer, folder) if place).lower()
+    return ONEREWARD if "onereward" in names else FLUX_FILL
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read ``recipe.json``; raise ValueError with the path and what is wrong in it."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("format", None) != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        unknown = set(values) - {f.name for f in fields(Recipe)}
+        if unknown:
+            raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
+        return Recipe(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a recipe: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run really uses, after recipe and overrides."""
+
+    steps: int
+    true_cfg: float
+    guidance: float
+    negative_prompt: str
+    target_size: int
+
+
+def settle(config: FillConfig, recipe: Recipe) -> Settings:
+    """Take every setting from the config, or from the recipe where the config says -1."""
+    return Settings(**{name: _chosen(config, recipe, name) for name in _RECIPE_FIELDS})
+
+
+def departures(config: FillConfig, recipe: Recipe) -> tuple[str, ...]:
+    """Name every setting that leaves the recipe, with both values, for the log and the node."""
+    return tuple(
+        f"{name} {_chosen(config, recipe, name)!r} instead of {getattr(recipe, name)!r}"
+        for name in _RECIPE_FIELDS
+        if _chosen(config, recipe, name) != getattr(recipe, name)
+    )
+
+
+_RECIPE_FIELDS = tuple(f.name for f in fields(Settings))
+
+
+def _chosen(config: FillConfig, recipe: Recipe, name: str) -> Any:
+    value = getattr(config, name)
+    follows = value == (RECIPE_TEXT if name == "negative_prompt" else RECIPE)
+    return getattr(recipe, name) if follows else value

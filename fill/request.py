@@ -1,0 +1,130 @@
+"""What goes into a run and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .config import FillConfig
+from .geometry import Extension, check_size
+from .task import TASKS, Task, text_prompt
+
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FillRequest:
+    """One edit of one or more pictures.
+
+    Everything a user can get wrong is refused here, before any model is loaded (ValueError).
+    """
+
+    task: Task
+    image: torch.Tensor
+    """``[B, H, W, 3]``, floating point, 0..1."""
+    mask: torch.Tensor | None = None
+    """``[B, H, W]`` or ``[H, W]``, 1 = repaint; B may be 1 or the image's. Not used by extend."""
+    prompt: str = ""
+    """fill, extend: what to paint. text: how the letters look. remove: not used."""
+    words: str = ""
+    """text only: the words, one line of the picture per line."""
+    extension: Extension | None = None
+    """extend only: new px per side."""
+    seed: int = 0
+    """Candidate n of picture b is drawn from ``seed + b * num_candidates + n``."""
+    config: FillConfig = field(default_factory=FillConfig)
+    stitch_mask: torch.Tensor | None = None
+    """What is pasted back, if not what the model repaints; shaped like ``mask``."""
+    context_mask: torch.Tensor | None = None
+    """What the crop has to show beside the mask; shaped like ``mask``."""
+
+    def __post_init__(self) -> None:
+        """Validate the parts and that they fit together."""
+        _check_image(self.image)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed is {self.seed}, but 0 to 2**64 - 1 is expected")
+        if self.task is Task.EXTEND:
+            if self.extension is None:
+                raise ValueError("extend needs the px to add per side, or an aspect")
+            self.extension.canvas(self.image.shape[2], self.image.shape[1])
+        else:
+            _check_mask("mask", self.mask, self.image)
+        for name in ("stitch_mask", "context_mask"):
+            if getattr(self, name) is not None:
+                _check_mask(name, getattr(self, name), self.image)
+        self.full_prompt()
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures to edit: the larger of the image batch and the mask batch."""
+        masks = (self.mask, self.stitch_mask, self.context_mask)
+        sizes = [m.shape[0] for m in masks if m is not None and m.ndim == 3]
+        return max([self.image.shape[0], *sizes])
+
+    def full_prompt(self) -> str:
+        """Return the text the model gets; ValueError if the task needs one and there is none."""
+        spec = TASKS[self.task]
+        if self.task is Task.TEXT:
+            return text_prompt(self.words, self.prompt)
+        if self.prompt.strip() and spec.takes_prompt:
+            return self.prompt.strip()
+        if spec.fixed_prompt is None:
+            raise ValueError(f"prompt is empty; say what to paint (task {self.task.value})")
+        return spec.fixed_prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FillResult:
+    """The pictures of a run, candidates of one picture next to each other."""
+
+    image: torch.Tensor
+    """``[B * num_candidates, H, W, 3]``, float32, 0..1, on the CPU."""
+    mask: torch.Tensor
+    """``[B * num_candidates, H, W]``, float32, 0..1: how much of each pixel is new; 0 = untouched."""
+    seeds: tuple[int, ...]
+    """The seed of every picture."""
+    notes: tuple[str, ...]
+    """What the user should know: departures from the recipe, truncated prompts."""
+    seconds: dict[str, float]
+    """Wall-clock time per stage: ``text``, ``encode``, ``sample``, ``decode``, ``stitch``."""
+
+
+def _check_image(image: torch.Tensor) -> None:
+    if image.ndim != 4:
+        raise ValueError(f"image has shape {list(image.shape)}, but [batch, height, width, 3] is expected")
+    batch, height, width, channels = image.shape
+    if channels != 3:
+        kind = {1: "1 channel (greyscale)", 4: "4 channels (RGBA)"}.get(channels, f"{channels} channels")
+        raise ValueError(f"image has {kind}, but 3 (RGB) are expected; convert it to RGB first")
+    if batch == 0:
+        raise ValueError("image is an empty batch; connect at least one picture")
+    check_size(width, height)
+    if not image.dtype.is_floating_point:
+        raise ValueError(f"image has data type {image.dtype}, but floating point in 0..1 is expected")
+    if not torch.isfinite(image).all():
+        raise ValueError("image contains NaN or infinite values; look at the node that made it")
+
+
+def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> None:
+    if mask is None:
+        raise ValueError(f"{name} is missing; paint the area to repaint, 1 = repaint")
+    if mask.ndim not in (2, 3):
+        raise ValueError(f"{name} has shape {list(mask.shape)}, but [batch, height, width] is expected")
+    if not torch.isfinite(mask).all():
+        raise ValueError(f"{name} contains NaN or infinite values; look at the node that made it")
+    # LoadImage gives a 64x64 mask of zeros for a picture without alpha: that is "nothing painted".
+    if mask.max() < 0.5:
+        raise ValueError(f"{name} is empty; paint the area to repaint (for example in the mask editor)")
+    _, height, width, _ = image.shape
+    if tuple(mask.shape[-2:]) != (height, width):
+        raise ValueError(
+            f"{name} is {mask.shape[-1]}x{mask.shape[-2]} px but image is {width}x{height} px; make the "
+            "mask from this image"
+        )
+    masks = mask.shape[0] if mask.ndim == 3 else 1
+    if masks != image.shape[0] and 1 not in (masks, image.shape[0]):
+        raise ValueError(
+            f"{name} has {masks} masks but image has {image.shape[0]} pictures; give one for all or one "
+            "for each"
+        )
