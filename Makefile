@@ -1,0 +1,44 @@
+# Prerequisites: Linux, Python 3.11, git, make. Everything else is set up in this folder
+# (.venv and .cache), once; `make clean` removes it.
+
+PYTHON ?= python3.11
+RUN := .venv/bin/python
+
+.PHONY: help setup demo test lint comfyui workflows release-check clean
+
+help:
+	@echo "make demo           edit pictures in a real ComfyUI; results in demo-output/"
+	@echo "make test           lint, and every test this machine can run"
+	@echo "make lint           ruff and pyright only"
+	@echo "make comfyui        start ComfyUI with this plugin and print its address"
+	@echo "make workflows      write workflows/api/ anew from the front end (needs Chromium)"
+	@echo "make release-check  refuse what must not be published"
+
+setup:
+	@$(PYTHON) scripts/setup_env.py
+
+demo:
+	@$(PYTHON) scripts/setup_env.py venv comfyui
+	@$(RUN) scripts/demo.py
+
+test: setup lint
+	@.venv/bin/pytest -m ""
+
+lint:
+	@$(PYTHON) scripts/setup_env.py venv comfyui
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/pyright
+
+comfyui:
+	@$(PYTHON) scripts/setup_env.py venv comfyui
+	@$(RUN) scripts/run_comfyui.py
+
+workflows: setup
+	@$(RUN) scripts/export_workflows.py
+
+release-check: setup
+	@$(RUN) scripts/release_check.py
+
+clean:
+	rm -rf .venv .cache demo-output build dist

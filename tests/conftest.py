@@ -1,0 +1,72 @@
+"""Loads the repository as the package ``onereward``, the way ComfyUI loads a pack."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from support import machine
+from support.client import ComfyClient
+from support.server import ComfyServer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+if not machine.has_gpu():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _load_package() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "onereward", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["onereward"] = module
+    spec.loader.exec_module(module)
+
+
+_load_package()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for folder in ("comfyui", "browser"):
+            if ROOT / "tests" / folder in item.path.parents:
+                item.add_marker(folder)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not machine.has_gpu():
+        pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session")
+def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """One real headless ComfyUI with only this plugin, for the whole test session."""
+    with ComfyServer(tmp_path_factory.mktemp("comfyui")) as server:
+        yield server
+
+
+@pytest.fixture
+def client(comfyui: ComfyServer) -> ComfyClient:
+    """A client of the running server, with its own client id."""
+    return ComfyClient(comfyui.url)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the server logged when a test that used it fails."""
+    report = yield
+    server = getattr(item, "funcargs", {}).get("comfyui")
+    if report.failed and isinstance(server, ComfyServer):
+        report.sections.append(("ComfyUI log, last lines", server.log_tail()))
+    return report
