@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
 from support import machine
 from support.client import ComfyClient
 from support.server import ComfyServer

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from PIL import Image
+
 from support.client import ApiError, ComfyClient
 from support.graph import GraphBuilder
 from support.server import PACK_FOLDER, ComfyServer

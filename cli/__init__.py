@@ -1,0 +1,41 @@
+"""The command line: ``onereward ...`` or ``python -m onereward ...``; one module per command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import info, workflows
+from .version import package_version
+
+COMMANDS = (info, workflows)
+"""Each has ``add_to(subparsers)``, which sets ``run``: parsed arguments to exit code."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Without the program's name; those of the process if None.
+
+    Returns:
+        The exit code: 0, or 1 if the command failed for a reason it has written to stderr.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"onereward: {error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="onereward", description="OneReward for FLUX.1 Fill, outside ComfyUI."
+    )
+    parser.add_argument("--version", action="version", version=package_version())
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_to(subparsers)
+    return parser

@@ -1,0 +1,164 @@
+"""The project's metadata, and the wheel for use outside ComfyUI."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+NOT_PACKAGES = {"assets", "benchmarks", "scripts", "tests", "web", "workflows"}
+FORBIDDEN_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "numpy"}
+
+
+def repository_files() -> list[Path]:
+    """Return what a clone would hold, files not yet added included."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [Path(line) for line in listed.splitlines() if (ROOT / line).is_file()]
+
+
+def source_packages() -> set[str]:
+    folders = {path.parent for path in repository_files() if path.name == "__init__.py"}
+    names = {".".join(("onereward", *folder.parts)) for folder in folders}
+    return {name for name in names if name.split(".")[1:2] not in [[n] for n in NOT_PACKAGES]}
+
+
+def test_every_package_is_listed():
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == source_packages()
+
+
+def test_requirements_txt_is_the_same_list():
+    listed = (ROOT / "requirements.txt").read_text("utf-8").split()
+    assert listed == PROJECT["project"]["dependencies"]
+
+
+@pytest.mark.parametrize("requirement", PROJECT["project"]["dependencies"])
+def test_requirements_cannot_break_other_packs(requirement: str):
+    match = re.fullmatch(r"([A-Za-z0-9_.-]+)>=[\d.]+", requirement)
+    assert match, f"{requirement}: only a lower bound is allowed"
+    assert match[1] not in FORBIDDEN_REQUIREMENTS
+
+
+def test_registry_metadata_is_complete():
+    project, comfy = PROJECT["project"], PROJECT["tool"]["comfy"]
+    assert re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,99}", project["name"])
+    assert "comfyui" not in project["name"].lower()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert (ROOT / project["license"]["file"]).is_file()
+    assert project["urls"]["Repository"]
+    assert comfy["PublisherId"]
+    assert comfy["DisplayName"]
+    assert comfy["requires-comfyui"] == ">=0.3.75"
+
+
+def test_version_has_a_changelog_entry():
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"## {PROJECT['project']['version']}" in changelog
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: building leaves files in its source folder."""
+    source = tmp_path_factory.mktemp("source")
+    for path in repository_files():
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, source / path)
+    target = tmp_path_factory.mktemp("wheel")
+    run_pip("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(target), str(source))
+    (built,) = target.glob("*.whl")
+    return built
+
+
+def run_pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", *arguments, "--disable-pip-version-check"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_wheel_holds_the_package_and_its_data_only(wheel: Path):
+    with ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    folders = {"assets", "web", "workflows"}
+    data = {p for p in repository_files() if p.parts[0] in folders}
+    missing = {f"onereward/{path.as_posix()}" for path in data} - names
+    assert not missing
+    shipped = {name.split("/")[1] for name in names}
+    assert not shipped & {"tests", "scripts", "benchmarks", ".ci", ".venv", ".cache"}
+    assert {name.split("/")[0] for name in names} == {"onereward"}
+
+
+IMPORT_EVERYTHING = """
+import importlib, pathlib, sys
+import onereward
+assert "torch" not in sys.modules
+root = pathlib.Path(onereward.__file__).parent
+assert str(root).startswith(sys.argv[1]), root
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+for name, module in list(sys.modules.items()):
+    path = getattr(module, "__file__", None) or ""
+    if path.startswith(str(root) + "/") and not name.startswith("onereward"):
+        raise SystemExit(f"{path} was loaded as {name}")
+    if path.startswith(str(root) + "/.."):
+        raise SystemExit(path)
+"""
+
+
+def source_modules() -> list[str]:
+    """Return every module but those of nodes/, which need ComfyUI."""
+    prefixes = tuple(name + "." for name in source_packages())
+    files = [path.with_suffix("") for path in repository_files() if path.suffix == ".py"]
+    names = [".".join(("onereward", *path.parts)) for path in files]
+    skipped = ("onereward.nodes.", "onereward.__main__")
+    ours = [n for n in names if n.startswith(prefixes) and n.rpartition(".")[0] + "." in prefixes]
+    return [n.removesuffix(".__init__") for n in ours if not n.startswith(skipped)]
+
+
+def import_everything(path: list[Path], expected_root: Path, cwd: Path) -> None:
+    """Import every module in a new process with ``path`` in front of its own."""
+    modules = source_modules()
+    assert modules
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_EVERYTHING, str(expected_root), *modules],
+        cwd=cwd,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_wheel_installs_and_runs(wheel: Path, tmp_path: Path):
+    target = tmp_path / "site"
+    run_pip("install", "--no-deps", "--no-compile", "--target", str(target), str(wheel))
+    import_everything([target], target, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "onereward", "--version"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(target)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == PROJECT["project"]["version"]
+    assert (target / "bin" / "onereward").is_file()
+
+
+def test_package_works_beside_distributions_named_like_its_folders(tmp_path: Path):
+    """With the repository's root on the path, and ``kernels`` and ``nodes`` of someone else."""
+    for name in ("kernels", "nodes", "world", "cli"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('someone else')\n")
+    (tmp_path / "onereward").symlink_to(ROOT, target_is_directory=True)
+    import_everything([tmp_path, ROOT], tmp_path, ROOT)
