@@ -1,0 +1,149 @@
+"""LoRA adapters: read, checked against the transformer, put on and taken off without reloading it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .files import TensorInfo, read_header
+
+logger = logging.getLogger("onereward.fill")
+PREFIX = "transformer."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Adapter:
+    """One LoRA with its strength."""
+
+    name: str
+    """Unique per file and version of it; PEFT knows the adapter by this name."""
+    label: str
+    """The file's name, for messages."""
+    strength: float
+    weights: Mapping[str, torch.Tensor]
+    """``transformer.<module>.lora_A.weight`` and ``lora_B``, on the CPU."""
+    alphas: Mapping[str, float]
+    """``transformer.<module>.alpha`` where the file has them."""
+    metadata: Mapping[str, Any] | None
+    """PEFT's config of the adapter, if the file carries it."""
+
+
+def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) -> Adapter:
+    """Read a LoRA in diffusers format, or in one that diffusers converts.
+
+    Args:
+        path: A safetensors file.
+        strength: Factor on its effect; 1 = as trained, 0 = none, negative = reversed.
+        base: Tensors of the transformer it has to fit.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: No safetensors file, no FLUX LoRA, or one for another model.
+    """
+    if not -10.0 <= strength <= 10.0:
+        raise ValueError(f"strength is {strength}, but -10 to 10 is expected")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path.name} is no .safetensors file; other formats can run code when opened")
+    read_header(path)
+    weights, alphas, metadata = _convert(path)
+    _check_fit(path.name, weights, base)
+    stat = path.stat()
+    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    return Adapter(
+        name="lora_" + hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(),
+        label=path.name,
+        strength=strength,
+        weights=weights,
+        alphas=alphas,
+        metadata=metadata,
+    )
+
+
+def _convert(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], dict | None]:
+    from diffusers.loaders import FluxLoraLoaderMixin
+
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            weights, alphas, metadata = FluxLoraLoaderMixin.lora_state_dict(
+                str(path.parent),
+                weight_name=path.name,
+                return_alphas=True,
+                return_lora_metadata=True,
+                local_files_only=True,
+                use_safetensors=True,
+            )
+    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{path.name} is no LoRA for a FLUX transformer ({error})") from error
+    kept = {k: v for k, v in weights.items() if k.startswith(PREFIX)}
+    if len(kept) < len(weights):
+        logger.warning(
+            "%s: %d tensors that belong to no transformer are not used", path.name, len(weights) - len(kept)
+        )
+    return kept, dict(alphas or {}), metadata or None
+
+
+def _check_fit(name: str, weights: Mapping[str, torch.Tensor], base: Mapping[str, TensorInfo]) -> None:
+    pairs = 0
+    for key, value in weights.items():
+        module, _, end = key.removeprefix(PREFIX).partition(".lora_")
+        if not end:
+            continue
+        target = base.get(f"{module}.weight")
+        if target is None:
+            raise ValueError(f"{name} is for another model: this transformer has no layer {module}")
+        axis = 1 if end.startswith("A") else 0
+        if len(target.shape) != 2 or value.shape[axis] != target.shape[axis]:
+            raise ValueError(
+                f"{name} is for another model: {module} is {list(target.shape)} here, but the LoRA has "
+                f"{list(value.shape)} for it"
+            )
+        pairs += 1
+    if not pairs:
+        raise ValueError(f"{name} holds no LoRA weights for the transformer; choose a FLUX LoRA")
+
+
+def apply_adapters(transformer: nn.Module, adapters: Sequence[Adapter]) -> None:
+    """Make exactly these adapters active on the shared transformer.
+
+    What is on it already stays; what is no longer wanted is removed; with none left the transformer
+    is as it was before the first. Strengths of an adapter that is given twice add up.
+    """
+    model: Any = transformer
+    wanted = {a.name: a for a in adapters}
+    present = set(getattr(model, "peft_config", None) or {})
+    if not wanted:
+        if present:
+            model.unload_lora()
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        if gone := present - set(wanted):
+            model.delete_adapters(sorted(gone))
+        for name in sorted(set(wanted) - present):
+            _attach(model, wanted[name])
+    strengths = {name: sum(a.strength for a in adapters if a.name == name) for name in wanted}
+    model.set_adapters(list(strengths), list(strengths.values()))
+
+
+def _attach(model: Any, adapter: Adapter) -> None:
+    metadata = dict(adapter.metadata) if adapter.metadata else None
+    model.load_lora_adapter(
+        {k: v.clone() for k, v in adapter.weights.items()},
+        prefix=PREFIX.rstrip("."),
+        adapter_name=adapter.name,
+        # diffusers refuses both at once; the metadata says the same and more.
+        network_alphas=None if metadata else dict(adapter.alphas) or None,
+        metadata=metadata,
+    )
+    # PEFT makes adapters fp32, which would widen the activations of a half-precision model.
+    dtype = next(model.parameters()).dtype
+    for name, parameter in model.named_parameters():
+        if f".{adapter.name}." in name:
+            parameter.data = parameter.data.to(dtype)
+            parameter.requires_grad_(False)

@@ -1,0 +1,45 @@
+"""A small least-recently-used store of tensors, limited in bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import torch
+
+
+class TensorCache:
+    """Keeps tuples of tensors on the CPU until their bytes exceed the limit; the oldest go first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._items: OrderedDict[Hashable, tuple[torch.Tensor, ...]] = OrderedDict()
+
+    def get(self, key: Hashable) -> tuple[torch.Tensor, ...] | None:
+        """Return what was stored under the key, or None."""
+        found = self._items.get(key)
+        if found is not None:
+            self._items.move_to_end(key)
+        return found
+
+    def put(self, key: Hashable, tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Store and return CPU copies that are safe to train on (entries outlive inference mode)."""
+        with torch.inference_mode(False):
+            kept = tuple(t.detach().to("cpu", copy=True) for t in tensors)
+        self._items[key] = kept
+        while len(self._items) > 1 and self._num_bytes() > self._max_bytes:
+            self._items.popitem(last=False)
+        return kept
+
+    def _num_bytes(self) -> int:
+        return sum(t.nbytes for item in self._items.values() for t in item)
+
+
+def digest(*tensors: torch.Tensor) -> str:
+    """Return a hash of the tensors' shapes, types and contents."""
+    state = hashlib.blake2b(digest_size=16)
+    for t in tensors:
+        state.update(f"{t.dtype}{tuple(t.shape)}".encode())
+        state.update(t.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()

@@ -1,0 +1,139 @@
+"""The sampling stage: rows of equal size go through the transformer together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from .adapters import apply_adapters
+from .encode import Encoded
+from .guidance import Conditioning, Prompt, make_velocity
+from .host import Host, Preview
+from .latents import pack_latents, position_ids, unpack_latents, vae_factor
+from .memory import Plan, sample_bytes
+from .models import FillModels
+from .preview import preview_picture
+from .recipe import Settings
+from .sampler import add_noise, sample
+from .schedule import late_part, make_sigmas
+
+Row = tuple[Encoded, int]
+"""An encoded picture and the seed of its noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SampleSpec:
+    """What all rows of a run share."""
+
+    positive: Prompt
+    negative: Prompt | None
+    settings: Settings
+    strength: float
+    shift: float
+
+
+def denoise(
+    rows: Sequence[Row], spec: SampleSpec, models: FillModels, host: Host, plan: Plan
+) -> list[torch.Tensor]:
+    """Return the latents ``[C, h, w]`` of every row, float32, on the CPU, in order."""
+    chunks = list(_chunks(rows, plan.rows))
+    if not chunks:
+        return []
+    passes = 1 if spec.negative is None or plan.batched_cfg else 2
+    calls = _Calls(host, sum(len(_sigmas(c, spec, models)) - 1 for c in chunks) * passes)
+    apply_adapters(models.transformer.module, models.adapters)
+    most = max(len(c) * c[0][0].conditioning.shape[0] for c in chunks)
+    rows_per_call = 2 if spec.negative is not None and plan.batched_cfg else 1
+    room = sample_bytes(models, rows_per_call, most)
+    made: list[torch.Tensor] = []
+    with host.resident(models.transformer, activation_bytes=room):
+        for chunk in chunks:
+            made.extend(_denoise_chunk(chunk, spec, models, host.device, plan, calls))
+    return made
+
+
+def draw_noise(channels: int, size: tuple[int, int], seed: int) -> torch.Tensor:
+    """Return the noise of one picture, ``[C, h, w]``, float32, drawn on the CPU: the same anywhere."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(channels, *size, generator=generator)
+
+
+def _chunks(rows: Sequence[Row], limit: int) -> Iterator[list[Row]]:
+    for _, group in groupby(rows, key=lambda row: row[0].size):
+        same = list(group)
+        for start in range(0, len(same), limit):
+            yield same[start : start + limit]
+
+
+def _sigmas(chunk: list[Row], spec: SampleSpec, models: FillModels) -> torch.Tensor:
+    tokens = chunk[0][0].conditioning.shape[0]
+    sigmas = make_sigmas(models.scheduler_config, spec.settings.steps, tokens, spec.shift)
+    return late_part(sigmas, spec.strength)
+
+
+def _denoise_chunk(
+    chunk: list[Row],
+    spec: SampleSpec,
+    models: FillModels,
+    device: torch.device,
+    plan: Plan,
+    calls: _Calls,
+) -> list[torch.Tensor]:
+    height, width = chunk[0][0].size
+    sigmas = _sigmas(chunk, spec, models).to(device)
+    x = pack_latents(torch.stack([_start(row, models, sigmas[0].cpu()) for row in chunk])).to(device)
+    cond = _conditioning(chunk, spec, models, device)
+    velocity = make_velocity(models.transformer.module, cond, plan.batched_cfg, calls.before)
+    factor, weights = vae_factor(models.vae_config), chunk[0][0].preview
+
+    def on_step(_: int, x0: torch.Tensor) -> None:
+        first = x0[:1]
+        calls.after(
+            lambda: preview_picture(unpack_latents(first, height, width)[0], weights, factor)
+        )
+
+    packed = sample(velocity, x, sigmas, on_step)
+    return list(unpack_latents(packed, height, width).cpu())
+
+
+def _start(row: Row, models: FillModels, sigma: torch.Tensor) -> torch.Tensor:
+    encoded, seed = row
+    noise = draw_noise(models.vae_config["latent_channels"], encoded.size, seed)
+    return noise if encoded.source is None else add_noise(encoded.source, noise, sigma)
+
+
+def _conditioning(
+    chunk: list[Row], spec: SampleSpec, models: FillModels, device: torch.device
+) -> Conditioning:
+    dtype = models.transformer.dtype
+    height, width = chunk[0][0].size
+    return Conditioning(
+        packed=torch.stack([row[0].conditioning for row in chunk]).to(device, dtype),
+        image_ids=position_ids(height, width, device),
+        positive=spec.positive.to(device, dtype),
+        negative=spec.negative and spec.negative.to(device, dtype),
+        true_cfg=spec.settings.true_cfg,
+        guidance=spec.settings.guidance if models.has_guidance else None,
+    )
+
+
+class _Calls:
+    """Counts model calls and tells the host before each (cancel) and after (progress, preview)."""
+
+    def __init__(self, host: Host, total: int) -> None:
+        self._host = host
+        self._total = total
+        self._done = 0
+
+    def before(self) -> None:
+        """Poll for cancel, show that a call begins, and count it."""
+        self._host.check_cancelled()
+        self._host.progress(self._done, self._total)
+        self._done += 1
+
+    def after(self, preview: Preview) -> None:
+        """Report what has been done."""
+        self._host.progress(self._done, self._total, preview)

@@ -1,0 +1,121 @@
+"""What a model folder holds, read from configs and safetensors headers only; no weights, no pickles."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a safetensors file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is not a JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; download the complete model folder in diffusers format"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); download it again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object; download it again")
+    return values
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file, and check that the file is whole.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is no safetensors file, or it is shorter than its header says.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; download the complete model")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            raise ValueError(f"{path} is no safetensors file or is cut off; download it again")
+        try:
+            header: dict[str, Any] = json.loads(file.read(length))
+        except ValueError as error:
+            raise ValueError(f"{path} has a damaged header; download it again") from error
+    metadata = header.pop("__metadata__", {})
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if size != 8 + length + end:
+        raise ValueError(
+            f"{path} has {size:,} bytes but its header promises {8 + length + end:,}; it is cut off "
+            "or damaged, download it again"
+        )
+    infos = {k: TensorInfo(v["dtype"], tuple(v["shape"])) for k, v in header.items()}
+    return infos, metadata
+
+
+def read_weights(folder: Path) -> dict[str, TensorInfo]:
+    """Return all tensors of a diffusers or transformers weights folder, sharded or not.
+
+    Raises:
+        FileNotFoundError: No weights, or a shard is missing.
+        ValueError: Only pickled weights, a damaged file, or an index that leaves its folder.
+    """
+    index = sorted(folder.glob("*.safetensors.index.json"))
+    if index:
+        names: Iterable[str] = set(read_json(index[0]).get("weight_map", {}).values())
+        if any(Path(name).name != name for name in names):
+            raise ValueError(f"{index[0]} names a file outside its folder; do not use this model")
+        files = [folder / name for name in sorted(names)]
+    else:
+        files = _single_file(folder)
+    tensors: dict[str, TensorInfo] = {}
+    for file in files:
+        tensors.update(read_header(file)[0])
+    if not tensors:
+        raise ValueError(f"{folder} has weights files without any tensor; download them again")
+    return tensors
+
+
+def _single_file(folder: Path) -> list[Path]:
+    for name in ("diffusion_pytorch_model.safetensors", "model.safetensors"):
+        if (folder / name).is_file():
+            return [folder / name]
+    if any(next(folder.glob(pattern), None) for pattern in PICKLES):
+        raise ValueError(
+            f"{folder} has only pickled weights, which can run code when opened; get the safetensors "
+            "version of this model"
+        )
+    raise FileNotFoundError(
+        f"{folder} has no safetensors weights; download the complete model folder in diffusers format"
+    )
+
+
+def num_bytes(tensors: dict[str, TensorInfo], float_bytes: int) -> int:
+    """Return the memory of the tensors once floating-point values are ``float_bytes`` wide."""
+    return sum(t.numel * (float_bytes if t.dtype in FLOAT_BYTES else 8) for t in tensors.values())

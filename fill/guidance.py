@@ -1,0 +1,109 @@
+"""The transformer as a velocity function, with true classifier-free guidance.
+
+``v = v_neg + true_cfg * (v_pos - v_neg)``: the transformer runs for both prompts at every step, in
+one batch or one after the other. Source: OneReward's inference settings (true_cfg 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prompt:
+    """An encoded prompt."""
+
+    sequence: torch.Tensor
+    """T5 states ``[L, D]``."""
+    pooled: torch.Tensor
+    """CLIP's pooled state ``[P]``."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Prompt:
+        """Return a copy elsewhere."""
+        return Prompt(
+            sequence=self.sequence.to(device, dtype), pooled=self.pooled.to(device, dtype)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Conditioning:
+    """Everything the transformer gets beside the noisy latents; made once per run."""
+
+    packed: torch.Tensor
+    """Masked-image latents and mask, packed: ``[B, S, 4C + 4ff]``."""
+    image_ids: torch.Tensor
+    """Positions ``[S, 3]``."""
+    positive: Prompt
+    negative: Prompt | None
+    """None: no classifier-free guidance."""
+    true_cfg: float
+    guidance: float | None
+    """Value of the guidance embedding; None: the model has none."""
+
+
+def make_velocity(
+    transformer: nn.Module,
+    cond: Conditioning,
+    batched: bool = True,
+    on_call: Callable[[], None] | None = None,
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return ``velocity(x, sigma)`` for packed latents x ``[B, S, 4C]``, float32.
+
+    Args:
+        transformer: diffusers' ``FluxTransformer2DModel`` of a Fill model.
+        cond: The conditioning, on the transformer's device and in its data type.
+        batched: With guidance: both prompts in one call of twice the batch, else two calls.
+        on_call: Called before every model call (progress and cancel).
+    """
+    tick = on_call or (lambda: None)
+
+    def call(x: torch.Tensor, sigma: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        tick()
+        return _predict(transformer, cond, x, sigma, prompts)
+
+    def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        if cond.negative is None:
+            return call(x, sigma, [cond.positive])
+        prompts = [cond.negative, cond.positive]
+        if batched:
+            v_neg, v_pos = call(x, sigma, prompts).chunk(2)
+        else:
+            v_neg, v_pos = (call(x, sigma, [prompt]) for prompt in prompts)
+        return v_neg + cond.true_cfg * (v_pos - v_neg)
+
+    return velocity
+
+
+def _predict(
+    transformer: nn.Module,
+    cond: Conditioning,
+    x: torch.Tensor,
+    sigma: torch.Tensor,
+    prompts: list[Prompt],
+) -> torch.Tensor:
+    batch = x.shape[0]
+    hidden = torch.cat([x.to(cond.packed.dtype), cond.packed], dim=2).repeat(len(prompts), 1, 1)
+    rows = hidden.shape[0]
+    guidance = None
+    if cond.guidance is not None:
+        guidance = torch.full((rows,), cond.guidance, device=x.device, dtype=torch.float32)
+    out = transformer(
+        hidden_states=hidden,
+        timestep=sigma.to(hidden.dtype).expand(rows),
+        guidance=guidance,
+        encoder_hidden_states=_rows([p.sequence for p in prompts], batch),
+        pooled_projections=_rows([p.pooled for p in prompts], batch),
+        txt_ids=torch.zeros(prompts[0].sequence.shape[0], 3, device=x.device),
+        img_ids=cond.image_ids,
+        return_dict=False,
+    )
+    return out[0].float()
+
+
+def _rows(tensors: list[torch.Tensor], batch: int) -> torch.Tensor:
+    """Repeat each tensor ``batch`` times along a new first axis, one prompt after the other."""
+    return torch.cat([t[None].expand(batch, *t.shape) for t in tensors])

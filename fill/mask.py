@@ -1,0 +1,82 @@
+"""Masks: float32 ``[B, H, W]`` on the CPU, 1 = repaint, 0 = keep, everywhere.
+
+The model sees a binary mask; ``alpha`` is its feathered copy and serves compositing only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .geometry import Box
+
+NEAR = 0.02
+"""Values this near to 0 or 1 become 0 or 1: brushes and image files leave such traces everywhere."""
+
+
+def normalise_mask(mask: torch.Tensor, num_pictures: int) -> torch.Tensor:
+    """Return a fresh float32 mask ``[num_pictures, H, W]`` in 0..1 on the CPU, near-0 and near-1 cleaned.
+
+    Args:
+        mask: ``[H, W]``, ``[1, H, W]`` or ``[num_pictures, H, W]``.
+        num_pictures: Size of the batch.
+    """
+    mask = mask.detach().to("cpu", torch.float32).clamp(0, 1)
+    mask = mask.reshape(-1, *mask.shape[-2:]).expand(num_pictures, -1, -1).clone()
+    mask[mask < NEAR] = 0.0
+    mask[mask > 1 - NEAR] = 1.0
+    return mask
+
+
+def fill_holes(solid: torch.Tensor) -> torch.Tensor:
+    """Close the holes of one binary mask ``[H, W]``: zeros that no path of zeros joins to the border."""
+    from scipy import ndimage
+
+    return torch.from_numpy(ndimage.binary_fill_holes(solid.numpy() > 0)).to(torch.float32)
+
+
+def grow(solid: torch.Tensor, px: int) -> torch.Tensor:
+    """Grow one binary mask ``[H, W]`` by ``px`` pixels in every direction (a disc, not a square)."""
+    if px <= 0 or not solid.any():
+        return solid
+    return (_distance(solid == 0) <= px).to(torch.float32)
+
+
+def feather(solid: torch.Tensor, px: int) -> torch.Tensor:
+    """Return alpha ``[H, W]`` in 0..1: exactly 0 outside the mask, exactly 1 deeper than ``px`` inside.
+
+    The border of the picture is no border of the mask: a mask that runs off the picture stays 1 there.
+    """
+    if px <= 0 or bool((solid > 0).all()):
+        return solid.clone()
+    t = (_distance(solid > 0) / (px + 1)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def bounding_box(mask: torch.Tensor) -> Box | None:
+    """Return the box around all values above 0 of ``[H, W]``; None if there are none."""
+    rows = (mask > 0).any(dim=1).nonzero()
+    cols = (mask > 0).any(dim=0).nonzero()
+    if len(rows) == 0:
+        return None
+    return Box(int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1)
+
+
+def composite(new: torch.Tensor, old: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """Paste ``new`` over ``old``; where alpha is 0 the old pixels stay bit for bit.
+
+    Args:
+        new: ``[H, W, 3]``.
+        old: ``[H, W, 3]``.
+        alpha: ``[H, W]``, 0..1.
+    """
+    a = alpha[..., None]
+    return torch.where(a > 0, a * new + (1 - a) * old, old)
+
+
+def _distance(inside: torch.Tensor) -> torch.Tensor:
+    """Return for every True pixel the distance in px to the nearest False one; 0 elsewhere."""
+    from scipy import ndimage
+
+    distance = ndimage.distance_transform_edt(np.ascontiguousarray(inside.numpy()))
+    return torch.from_numpy(np.asarray(distance)).to(torch.float32)

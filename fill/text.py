@@ -1,0 +1,81 @@
+"""Prompts to the two text states FLUX takes, computed once per text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .guidance import Prompt
+from .host import Host
+from .models import FillModels
+from .parts import Part
+
+logger = logging.getLogger("onereward.fill")
+
+
+def encode_prompts(models: FillModels, texts: Sequence[str], host: Host) -> list[Prompt]:
+    """Return the encoded prompts, on the CPU; only texts that are new cost anything.
+
+    The encoders are on the device one after the other and never beside the transformer.
+
+    Source: diffusers, ``FluxFillPipeline.encode_prompt``.
+    """
+    length = models.recipe.max_sequence_length
+    known = {text: models.prompts.get((text, length)) for text in texts}
+    new = [text for text, found in known.items() if found is None]
+    if new:
+        pooled = _encode(models.text_encoder, _clip_ids(models, new), "pooler_output", host)
+        sequences = _encode(
+            models.text_encoder_2, _t5_ids(models, new), "last_hidden_state", host
+        )
+        logger.debug("encoded %d prompts", len(new))
+        for text, *states in zip(new, sequences, pooled, strict=True):
+            known[text] = models.prompts.put((text, length), tuple(states))
+    return [Prompt(sequence=found[0], pooled=found[1]) for found in (known[t] for t in texts) if found]
+
+
+def check_characters(models: FillModels, words: str) -> None:
+    """Raise ValueError if the model's T5 tokenizer has no token for a character of the words."""
+    tokenizer = models.tokenizer_2
+    unknown = tokenizer.unk_token_id
+    for char in dict.fromkeys("".join(words.split())):
+        if unknown in tokenizer(char, add_special_tokens=False).input_ids:
+            raise ValueError(
+                f"words contains {char!r}, which this model's text encoder does not know; use other "
+                "characters"
+            )
+
+
+def truncation_note(models: FillModels, text: str) -> str | None:
+    """Return a sentence for the user if the prompt is longer than the model reads."""
+    length = models.recipe.max_sequence_length
+    tokens = len(models.tokenizer_2(text).input_ids)
+    if tokens <= length:
+        return None
+    return f"the prompt has {tokens} tokens, but the model reads only the first {length}"
+
+
+def _clip_ids(models: FillModels, texts: list[str]) -> torch.Tensor:
+    length = models.tokenizer.model_max_length
+    return _tokenize(models.tokenizer, texts, length)
+
+
+def _t5_ids(models: FillModels, texts: list[str]) -> torch.Tensor:
+    return _tokenize(models.tokenizer_2, texts, models.recipe.max_sequence_length)
+
+
+def _tokenize(tokenizer: Any, texts: list[str], length: int) -> torch.Tensor:
+    return tokenizer(
+        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def _encode(part: Part, ids: torch.Tensor, output: str, host: Host) -> torch.Tensor:
+    host.check_cancelled()
+    # A transformer layer holds some ten states of its width; the widest T5 is 10240 in its middle.
+    activation_bytes = ids.numel() * 64 * 1024
+    with host.resident(part, activation_bytes=activation_bytes), torch.no_grad():
+        return getattr(part.module(ids.to(host.device)), output).cpu()
