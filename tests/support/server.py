@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,9 @@ from support import machine
 PACK_FOLDER = "a-copy-of-the-pack"
 """The pack's name under custom_nodes: nothing may depend on the repository's own folder name."""
 
+EXAMPLE = "example.png"
+"""The picture that ComfyUI ships in its input folder, and that templates start with."""
+
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 POLL_INTERVAL_S = 0.1
@@ -30,6 +34,7 @@ class ComfyServer:
     Args:
         base_directory: Empty folder for models, input, output and user data.
         port: Port to listen on; a free one if None.
+        pack_folder: The plugin's name under ``custom_nodes``.
         extra_arguments: Further arguments of ComfyUI's ``main.py``.
     """
 
@@ -38,11 +43,13 @@ class ComfyServer:
         base_directory: Path,
         *,
         port: int | None = None,
+        pack_folder: str = PACK_FOLDER,
         extra_arguments: tuple[str, ...] = (),
     ) -> None:
         self.base_directory = base_directory
         self.port = port or _free_port()
         self.log_path = base_directory / "comfyui.log"
+        self._pack_folder = pack_folder
         self._extra_arguments = extra_arguments
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -68,6 +75,8 @@ class ComfyServer:
         tree = machine.comfyui_path()
         if not (tree / "main.py").is_file():
             raise RuntimeError(f"no ComfyUI in {tree}; run `make setup` or set COMFYUI_PATH")
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background job
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # else `stop` is not heard
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(tree / "main.py"), *self._arguments()],
@@ -115,9 +124,12 @@ class ComfyServer:
         base = self.base_directory
         for name in ("custom_nodes", "input", "output", "models", "user/default"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        pack = base / "custom_nodes" / PACK_FOLDER
+        pack = base / "custom_nodes" / self._pack_folder
         if not pack.is_symlink():
             pack.symlink_to(machine.ROOT, target_is_directory=True)
+        example, offered = base / "input" / EXAMPLE, machine.comfyui_path() / "input" / EXAMPLE
+        if not example.exists() and offered.is_file():
+            shutil.copyfile(offered, example)
         settings = base / "user" / "default" / "comfy.settings.json"
         if not settings.exists():  # without it the first-run dialog covers the front end
             settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")
@@ -128,7 +140,7 @@ class ComfyServer:
             *("--base-directory", str(self.base_directory)),
             *("--database-url", "sqlite:///:memory:"),
             *("--disable-api-nodes", "--disable-auto-launch", "--dont-print-server"),
-            *("--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_FOLDER),
+            *("--disable-all-custom-nodes", "--whitelist-custom-nodes", self._pack_folder),
             *self._extra_arguments,
         ]
         return arguments if machine.has_gpu() else ["--cpu", *arguments]

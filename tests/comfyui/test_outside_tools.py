@@ -1,0 +1,71 @@
+"""Command-line tools of other people accept the pack and run its workflows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support import machine
+from support.server import ComfyServer
+from support.workflows import api_workflows, templates
+
+TOOLS = machine.ROOT / ".cache" / "tools-venv" / "bin"
+TIMEOUT_S = 300
+
+pytestmark = pytest.mark.skipif(
+    not (TOOLS / "comfy").exists(), reason="comfy-cli is not set up; run `make setup`"
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user who has never used the tools."""
+    search_path = f"{TOOLS}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"HOME": str(tmp_path), "PATH": search_path, "DO_NOT_TRACK": "1"}
+
+
+def run_tool(*command: str, environment: dict[str, str]) -> tuple[str, str]:
+    """Run a tool that must succeed; return what it wrote to stdout and stderr."""
+    done = subprocess.run(
+        command,
+        cwd=machine.ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        timeout=TIMEOUT_S,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "workflow", templates() + api_workflows(), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_comfy_cli_runs_every_workflow(
+    workflow: Path, comfyui: ComfyServer, example: str, home: dict[str, str]
+):
+    address = ("--host", "127.0.0.1", "--port", str(comfyui.port))
+    run = ("run", "--workflow", str(workflow), "--wait", *address)
+    answer, _ = run_tool("comfy", "--skip-prompt", "--json", *run, environment=home)
+    envelope = json.loads(answer.splitlines()[-1])
+    assert envelope["ok"], envelope
+    assert envelope["data"]["status"] == "completed"
+    assert envelope["data"]["outputs"], "the workflow shows no picture"
+
+
+def test_comfy_lint_finds_nothing(comfyui: ComfyServer, home: dict[str, str]):
+    paths = [str(path) for path in api_workflows()]
+    assert paths
+    run_tool("comfy-lint", "--strict", "--server", comfyui.url, *paths, environment=home)
+
+
+def test_comfy_node_validate_passes(home: dict[str, str]):
+    answer = "".join(run_tool("comfy", "--skip-prompt", "node", "validate", environment=home))
+    assert "All validation checks passed" in answer
+    assert "warning" not in answer.lower()
