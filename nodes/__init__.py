@@ -1,0 +1,29 @@
+"""The ComfyUI side of the pack; the only folder that imports ComfyUI."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import folders
+from .config import OneRewardSettings
+from .fill import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
+from .load import OneRewardLoadAdapter, OneRewardLoadFill
+
+# At import, because ComfyUI 0.3.75 never calls on_load.
+folders.register()
+
+
+class OneRewardExtension(ComfyExtension):
+    """All nodes of the pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return the node classes."""
+        return [
+            OneRewardLoadFill,
+            OneRewardLoadAdapter,
+            OneRewardFill,
+            OneRewardExtend,
+            OneRewardRemove,
+            OneRewardText,
+            OneRewardSettings,
+        ]

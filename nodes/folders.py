@@ -1,0 +1,145 @@
+"""Where models are: the bundled one, ComfyUI's ``diffusers`` folders and a folder of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+
+from ..fill.models import PIPELINES
+
+BUNDLED = "bundled (tiny)"
+"""Label of the model that comes with this pack."""
+FROM_MODEL = "from the model folder"
+"""Label for no separate transformer."""
+NO_ADAPTER = "none found: put LoRA files into models/loras"
+OUR_FOLDER = "onereward"
+_MAX_DEPTH = 3
+"""Levels below a model folder that are searched: owner, repository, transformer."""
+
+
+def register() -> None:
+    """Make ``models/onereward`` a model folder, beside those that a user's yaml has named."""
+    folder_paths.add_model_folder_path(
+        OUR_FOLDER, os.path.join(folder_paths.models_dir, OUR_FOLDER)
+    )
+    paths, extensions = folder_paths.folder_names_and_paths[OUR_FOLDER]
+    # An empty set of extensions would list every file.
+    folder_paths.folder_names_and_paths[OUR_FOLDER] = (paths, set(extensions) | {".safetensors"})
+
+
+def model_names() -> list[str]:
+    """Return the fill models a user can choose: the bundled one and folders in diffusers format."""
+    return [BUNDLED, *sorted({name for name, folder in _folders() if _is_fill_pipeline(folder)})]
+
+
+def transformer_names() -> list[str]:
+    """Return the choices for a separate transformer; the first one is none."""
+    return [FROM_MODEL, *sorted({name for name, folder in _folders() if _is_transformer(folder)})]
+
+
+def adapter_names() -> list[str]:
+    """Return the files in ComfyUI's ``loras`` folders, or one line saying where to put some."""
+    files = folder_paths.get_filename_list("loras")
+    return [name for name in files if name.endswith(".safetensors")] or [NO_ADAPTER]
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a chosen model; raise FileNotFoundError if there is none."""
+    return bundled_folder() if name == BUNDLED else _find(name, "model", "model_index.json")
+
+
+def transformer_folder(name: str) -> Path | None:
+    """Return the folder of a chosen transformer, or None for the model's own."""
+    return None if name == FROM_MODEL else _find(name, "transformer", "config.json")
+
+
+def adapter_file(name: str) -> Path:
+    """Return the file of a chosen adapter; raise FileNotFoundError or ValueError."""
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise FileNotFoundError(
+            f"adapter {name!r} is not in models/loras; choose one from the list"
+        )
+    if not path.endswith(".safetensors"):
+        raise ValueError(f"adapter {name!r} is not a .safetensors file; convert it first")
+    return Path(path)
+
+
+def bundled_folder() -> Path:
+    """Return the folder of the model that comes with this pack."""
+    return Path(__file__).parent.parent / "assets" / "fill"
+
+
+def download_folder(hub_id: str) -> Path:
+    """Return where a repository of the Hub is put."""
+    return Path(folder_paths.get_folder_paths(OUR_FOLDER)[0]) / hub_id.replace("/", "--")
+
+
+def stamp(path: Path | None) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size in bytes and time of change of a file, or of all files in a folder."""
+    if path is None or not path.exists():
+        return ()
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    stats = [(str(f.relative_to(path)), f.stat()) for f in files]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+def _roots() -> list[str]:
+    names = ("diffusers", OUR_FOLDER)
+    return [root for name in names for root in folder_paths.get_folder_paths(name)]
+
+
+def _find(name: str, what: str, file: str) -> Path:
+    """Return the folder ``name`` in the first root that has it.
+
+    Links inside a model folder are followed, since people keep large models elsewhere; a name
+    itself must not lead out of the folder.
+    """
+    for root in _roots():
+        folder = Path(os.path.normpath(os.path.join(root, name)))
+        if folder.is_relative_to(os.path.normpath(root)) and (folder / file).is_file():
+            return folder
+    raise FileNotFoundError(
+        f"{what} {name!r} is not a folder with {file} in models/diffusers or models/{OUR_FOLDER}; "
+        "choose one from the list"
+    )
+
+
+def _folders() -> Iterator[tuple[str, Path]]:
+    """Yield every pipeline or transformer folder with its name, ``/`` between levels."""
+    for root in _roots():
+        yield from _below(Path(root), "", _MAX_DEPTH)
+
+
+def _below(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, Path]]:
+    if not depth or not folder.is_dir():
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or not entry.is_dir():
+            continue
+        name = prefix + entry.name
+        if (entry / "model_index.json").is_file() or (entry / "config.json").is_file():
+            yield name, entry
+        else:
+            yield from _below(entry, name + "/", depth - 1)
+
+
+def _is_fill_pipeline(folder: Path) -> bool:
+    return _read(folder / "model_index.json").get("_class_name") in PIPELINES
+
+
+def _is_transformer(folder: Path) -> bool:
+    return _read(folder / "config.json").get("_class_name") == "FluxTransformer2DModel"
+
+
+def _read(path: Path) -> dict[str, object]:
+    """Return a JSON object, empty if there is none: a broken folder is just not listed."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,179 @@
+"""Loader nodes: a fill model, and an adapter on top of it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..fill.config import ModelConfig
+from ..fill.models import FillModels, load_fill_models
+from . import folders, hub
+from .host import ComfyHost
+from .inputs import config_inputs
+from .types import FillModelSocket
+
+_LOADED: weakref.WeakValueDictionary[Hashable, FillModels] = weakref.WeakValueDictionary()
+"""Models in use, by settings and files: a loader that runs again must not make a second copy of a
+large model. Weak, so that a model goes when its last user does."""
+
+
+class OneRewardLoadFill(io.ComfyNode):
+    """Loads the model of the four edits."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the lists are read from the disk at every call."""
+        models = folders.model_names()
+        return io.Schema(
+            node_id="OneRewardLoadFill",
+            display_name="OneReward Load Model",
+            category="OneReward",
+            description="Chooses the model of the four edits. Weights are read at the first edit.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=models,
+                    display_name="model",
+                    default=models[0],
+                    tooltip="Folder in diffusers format (with model_index.json) in "
+                    "models/diffusers or models/onereward, or the tiny bundled model.",
+                ),
+                io.Combo.Input(
+                    "transformer",
+                    options=folders.transformer_names(),
+                    display_name="transformer",
+                    default=folders.FROM_MODEL,
+                    tooltip="Separate transformer folder that replaces the model's own; this is "
+                    "how OneReward is published, on top of FLUX.1-Fill-dev.",
+                ),
+                *config_inputs(ModelConfig, ("recipe", "precision")),
+                io.String.Input(
+                    "hub_id",
+                    display_name="hub_id",
+                    default="",
+                    optional=True,
+                    tooltip="owner/name of a model on the Hugging Face Hub, used instead of "
+                    "`model`; needs allow_download. Empty: use `model`.",
+                ),
+                io.Boolean.Input(
+                    "allow_download",
+                    display_name="allow_download",
+                    default=False,
+                    optional=True,
+                    tooltip="Allow hub_id to be downloaded into models/onereward; "
+                    "FLUX.1-Fill-dev takes about 34 GB of disk.",
+                ),
+            ],
+            outputs=[
+                FillModelSocket.Output(
+                    "fill_model", display_name="model", tooltip="For the edits and adapters."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> Hashable:
+        """Change when a file of the chosen folders changes."""
+        try:
+            places = _places(values)
+        except (ValueError, FileNotFoundError):
+            return ()
+        return tuple(folders.stamp(place) for place in places)
+
+    @classmethod
+    def execute(
+        cls,
+        model: str,
+        transformer: str = folders.FROM_MODEL,
+        recipe: str = "auto",
+        precision: str = "auto",
+        hub_id: str = "",
+        allow_download: bool = False,
+    ) -> io.NodeOutput:
+        """Check the folder and return the model."""
+        host = ComfyHost(cls.hidden.unique_id)
+        hub_id = hub_id.strip()
+        if hub_id:
+            hub.check_download(hub_id, allow_download)
+        other = folders.transformer_folder(transformer)
+        folder = hub.download(hub_id, host) if hub_id else folders.model_folder(model)
+        config = ModelConfig(
+            folder=str(folder), transformer=str(other or ""), recipe=recipe, precision=precision
+        )
+        return io.NodeOutput(_load(config, host))
+
+
+class OneRewardLoadAdapter(io.ComfyNode):
+    """Puts a LoRA adapter on a model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the list is read from the disk at every call."""
+        return io.Schema(
+            node_id="OneRewardLoadAdapter",
+            display_name="OneReward Load Adapter",
+            category="OneReward",
+            description="Puts a LoRA adapter on a model, for example the published one for "
+            "removal. Several can be chained; the model itself stays as it is.",
+            inputs=[
+                FillModelSocket.Input(
+                    "model",
+                    display_name="model",
+                    tooltip="From the loader, or from another adapter.",
+                ),
+                io.Combo.Input(
+                    "adapter",
+                    options=folders.adapter_names(),
+                    display_name="adapter",
+                    tooltip="LoRA file in diffusers format (.safetensors) in models/loras.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    display_name="strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Factor on the adapter's effect; 1 = as trained, 0 = off.",
+                ),
+            ],
+            outputs=[
+                FillModelSocket.Output(
+                    "adapted_model", display_name="model", tooltip="The model with the adapter."
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> Hashable:
+        """Change when the file changes."""
+        try:
+            return folders.stamp(folders.adapter_file(values["adapter"]))
+        except (ValueError, FileNotFoundError):
+            return ()
+
+    @classmethod
+    def execute(cls, model: FillModels, adapter: str, strength: float) -> io.NodeOutput:
+        """Check the file and return the model with it."""
+        return io.NodeOutput(model.with_adapter(folders.adapter_file(adapter), strength))
+
+
+def _places(values: dict[str, Any]) -> tuple[Any, ...]:
+    hub_id = (values.get("hub_id") or "").strip()
+    folder = folders.download_folder(hub_id) if hub_id else folders.model_folder(values["model"])
+    return folder, folders.transformer_folder(values.get("transformer") or folders.FROM_MODEL)
+
+
+def _load(config: ModelConfig, host: ComfyHost) -> FillModels:
+    transformer = Path(config.transformer) if config.transformer else None
+    files = (folders.stamp(Path(config.folder)), folders.stamp(transformer))
+    key = (config, files)
+    models = _LOADED.get(key)
+    if models is None:
+        models = _LOADED[key] = load_fill_models(config, host.device)
+    return models

@@ -1,0 +1,10 @@
+"""Socket types for the objects that travel between our nodes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+FillModelSocket = io.Custom("ONEREWARD_FILL_MODEL")
+"""Carries :class:`~..fill.models.FillModels`."""
+SettingsSocket = io.Custom("ONEREWARD_SETTINGS")
+"""Carries :class:`~..fill.config.FillConfig`."""
