@@ -1,1 +1,1 @@
-"""The generation engine: mask-guided editing with FLUX.1-Fill models, without ComfyUI and without training."""
+"""The generation engine: mask-guided editing with FLUX.1-Fill models; knows no ComfyUI."""

@@ -1,4 +1,4 @@
-"""LoRA adapters: read, checked against the transformer, put on and taken off without reloading it."""
+"""LoRA adapters: read, checked, put on and taken off without reloading the transformer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
     if not -10.0 <= strength <= 10.0:
         raise ValueError(f"strength is {strength}, but -10 to 10 is expected")
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path.name} is no .safetensors file; other formats can run code when opened")
+        raise ValueError(
+            f"{path.name} is no .safetensors file; other formats can run code when opened"
+        )
     read_header(path)
     weights, alphas, metadata = _convert(path)
     _check_fit(path.name, weights, base)
@@ -84,12 +86,16 @@ def _convert(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], dic
     kept = {k: v for k, v in weights.items() if k.startswith(PREFIX)}
     if len(kept) < len(weights):
         logger.warning(
-            "%s: %d tensors that belong to no transformer are not used", path.name, len(weights) - len(kept)
+            "%s: %d tensors that belong to no transformer are not used",
+            path.name,
+            len(weights) - len(kept),
         )
     return kept, dict(alphas or {}), metadata or None
 
 
-def _check_fit(name: str, weights: Mapping[str, torch.Tensor], base: Mapping[str, TensorInfo]) -> None:
+def _check_fit(
+    name: str, weights: Mapping[str, torch.Tensor], base: Mapping[str, TensorInfo]
+) -> None:
     pairs = 0
     for key, value in weights.items():
         module, _, end = key.removeprefix(PREFIX).partition(".lora_")
@@ -101,8 +107,8 @@ def _check_fit(name: str, weights: Mapping[str, torch.Tensor], base: Mapping[str
         axis = 1 if end.startswith("A") else 0
         if len(target.shape) != 2 or value.shape[axis] != target.shape[axis]:
             raise ValueError(
-                f"{name} is for another model: {module} is {list(target.shape)} here, but the LoRA has "
-                f"{list(value.shape)} for it"
+                f"{name} is for another model: {module} is {list(target.shape)} here, but the LoRA "
+                f"has {list(value.shape)} for it"
             )
         pairs += 1
     if not pairs:

@@ -10,7 +10,7 @@ import torch
 
 
 class TensorCache:
-    """Keeps tuples of tensors on the CPU until their bytes exceed the limit; the oldest go first."""
+    """Keeps tuples of tensors on the CPU up to a number of bytes; the oldest go first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -24,7 +24,7 @@ class TensorCache:
         return found
 
     def put(self, key: Hashable, tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Store and return CPU copies that are safe to train on (entries outlive inference mode)."""
+        """Store and return CPU copies that are safe to train on: they outlive inference mode."""
         with torch.inference_mode(False):
             kept = tuple(t.detach().to("cpu", copy=True) for t in tensors)
         self._items[key] = kept

@@ -1,4 +1,4 @@
-"""From a request to one job per picture: canvas, masks, crop and size, before any model is needed."""
+"""From a request to one job per picture: canvas, masks, crop and size; needs no weights."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _shape_masks(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what the model repaints (binary) and what is pasted (alpha).
 
-    A soft border that the user painted survives: alpha is never below the user's own mask.
+    A soft border that the user painted survives: alpha is never below its values.
     """
     solid = (mask >= 0.5).to(torch.float32)
     if request.config.fill_holes:
@@ -137,7 +137,8 @@ def _shape_masks(
     if box is None:
         return torch.zeros_like(mask), torch.zeros_like(mask)
     grow_px, feather_px = border_widths(request, settings, box)
-    alpha = torch.maximum(feather(grow(solid, grow_px), feather_px), mask)
+    soft = torch.where(mask < 1, mask, 0.0)
+    alpha = torch.maximum(feather(grow(solid, grow_px), feather_px), soft)
     repaint = (alpha > 0).to(torch.float32)
     return repaint, stitch if stitch.any() else alpha
 
@@ -153,11 +154,14 @@ def border_widths(request: FillRequest, settings: Settings, box: Box) -> tuple[i
     scale = side / REFERENCE_SIDE
     grow_px = round(spec.grow * scale) if config.grow < 0 else config.grow
     feather_px = round(spec.feather * scale) if config.feather < 0 else config.feather
+    if request.task is Task.EXTEND:
+        # Beyond the overlap there is no old picture to fade into.
+        feather_px = min(feather_px, grow_px)
     return grow_px, feather_px
 
 
 def _extend(image: torch.Tensor, request: FillRequest) -> torch.Tensor:
-    """Return the canvas; new pixels repeat the source's border, so that nothing starts from a line."""
+    """Return the canvas; new pixels repeat the source's border, so no line shows there."""
     if request.task is not Task.EXTEND or request.extension is None:
         return image
     pixels = image.permute(2, 0, 1)[None]

@@ -1,4 +1,4 @@
-"""Every setting of the engine, with limits, help and JSON. The settings node is made from these fields."""
+"""Every setting of the engine, with limits, help and JSON; the settings node is made from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPE_CHOICES = ("auto", "OneReward", "FLUX.1 Fill", "bundled")
 ConfigT = TypeVar("ConfigT")
 
 
-def setting(default: Any, help: str, **limits: Any) -> Any:  # noqa: A002  (the word of the field)
+def setting(default: Any, help: str, **limits: Any) -> Any:
     """Declare a config field with help and limits: ``min``, ``max``, ``step`` or ``options``."""
     return field(default=default, metadata={"help": help, **limits})
 
@@ -47,7 +47,7 @@ def _check_field(name: str, value: Any, default: Any, limits: Any) -> None:
     if "options" in limits and value not in limits["options"]:
         raise ValueError(f"{name} is {value!r}; choose one of: {', '.join(limits['options'])}")
     low, high = limits.get("min"), limits.get("max")
-    if low is not None and value < low or high is not None and value > high:
+    if (low is not None and value < low) or (high is not None and value > high):
         raise ValueError(f"{name} is {value}, but {low} to {high} is expected")
 
 
@@ -129,8 +129,8 @@ class FillConfig:
     )
     crop_to_context: bool = setting(
         True,
-        "Sample a crop around the mask at the model's best size and stitch it back, so that a small "
-        "mask in a large picture gets full detail.",
+        "Sample a crop around the mask at the model's best size and stitch it back, so that a "
+        "small mask in a large picture gets full detail.",
     )
     context_factor: float = setting(
         2.0,
@@ -141,14 +141,14 @@ class FillConfig:
     )
     target_size: int = setting(
         RECIPE,
-        "Side in px of a square with as many pixels as the crop is sampled at; -1 = the model's best.",
+        "Side in px of a square of as many pixels as the crop is sampled at; -1 = the model's own.",
         min=-1,
         max=4096,
         step=16,
     )
     grow: int = setting(
         RECIPE,
-        "Px by which the mask grows before the model repaints it (extend: overlap with the source); "
+        "Px by which the mask grows before it is repainted (extend: overlap with the source); "
         "-1 = as the task says.",
         min=-1,
         max=512,
@@ -165,7 +165,7 @@ class FillConfig:
     fill_holes: bool = setting(True, "Close holes in the mask.")
     colour_correction: float = setting(
         1.0,
-        "How much of the tone shift seen in a ring around the mask is taken back inside it; 0 = off.",
+        "Share of the tone shift, as seen in a ring around the mask, that is taken back; 0 = off.",
         min=0.0,
         max=1.0,
         step=0.05,
@@ -176,13 +176,19 @@ class FillConfig:
         check_limits(self)
         for name in ("true_cfg", "guidance", "shift"):
             if -1.0 < getattr(self, name) < 0.0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but -1 or at least 0 is expected")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but -1 or at least 0 is expected"
+                )
         if self.steps == 0:
             raise ValueError("steps is 0, but -1 (recipe) or at least 1 is expected")
         if self.shift == 0.0:
-            raise ValueError("shift is 0, but -1 (from the picture size) or more than 0 is expected")
+            raise ValueError(
+                "shift is 0, but -1 (from the picture size) or more than 0 is expected"
+            )
         if 0 <= self.target_size < 16:
-            raise ValueError(f"target_size is {self.target_size}, but -1 or at least 16 is expected")
+            raise ValueError(
+                f"target_size is {self.target_size}, but -1 or at least 16 is expected"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,8 +201,8 @@ class ModelConfig:
     """Folder of a transformer that replaces the one in ``folder``; empty: none."""
     recipe: str = setting(
         "auto",
-        "Settings the model was trained for; auto = by the model's folder. Choose one if the folder "
-        "was renamed.",
+        "Settings the model was trained for; auto = by the model's folder. Choose one if the "
+        "folder was renamed.",
         options=RECIPE_CHOICES,
     )
     precision: str = setting(

@@ -45,9 +45,10 @@ def denoise(
     passes = 1 if spec.negative is None or plan.batched_cfg else 2
     calls = _Calls(host, sum(len(_sigmas(c, spec, models)) - 1 for c in chunks) * passes)
     apply_adapters(models.transformer.module, models.adapters)
-    most = max(len(c) * c[0][0].conditioning.shape[0] for c in chunks)
-    rows_per_call = 2 if spec.negative is not None and plan.batched_cfg else 1
-    room = sample_bytes(models, rows_per_call, most)
+    prompts = 2 if spec.negative is not None and plan.batched_cfg else 1
+    room = max(
+        sample_bytes(models, len(c) * prompts, c[0][0].conditioning.shape[0]) for c in chunks
+    )
     made: list[torch.Tensor] = []
     with host.resident(models.transformer, activation_bytes=room):
         for chunk in chunks:
@@ -56,7 +57,7 @@ def denoise(
 
 
 def draw_noise(channels: int, size: tuple[int, int], seed: int) -> torch.Tensor:
-    """Return the noise of one picture, ``[C, h, w]``, float32, drawn on the CPU: the same anywhere."""
+    """Return the noise of one picture, ``[C, h, w]``, float32, drawn on the CPU."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(channels, *size, generator=generator)
 
@@ -84,7 +85,9 @@ def _denoise_chunk(
 ) -> list[torch.Tensor]:
     height, width = chunk[0][0].size
     sigmas = _sigmas(chunk, spec, models).to(device)
-    x = pack_latents(torch.stack([_start(row, models, sigmas[0].cpu()) for row in chunk])).to(device)
+    x = pack_latents(torch.stack([_start(row, models, sigmas[0].cpu()) for row in chunk])).to(
+        device
+    )
     cond = _conditioning(chunk, spec, models, device)
     velocity = make_velocity(models.transformer.module, cond, plan.batched_cfg, calls.before)
     factor, weights = vae_factor(models.vae_config), chunk[0][0].preview

@@ -29,9 +29,7 @@ class Encoded:
     """Height and width in latents."""
 
 
-def encode_job(
-    job: Job, models: FillModels, host: Host, plan: Plan, needs_source: bool
-) -> Encoded:
+def encode_job(job: Job, models: FillModels, host: Host, plan: Plan, needs_source: bool) -> Encoded:
     """Encode the masked picture (and the unmasked one for strength below 1), once per content.
 
     Source: diffusers, ``FluxFillPipeline.prepare_mask_latents`` (the masked area is grey, i.e. 0).

@@ -1,4 +1,4 @@
-"""What a model folder holds, read from configs and safetensors headers only; no weights, no pickles."""
+"""What a model folder holds, read from configs and safetensors headers only."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size != 8 + length + end:
         raise ValueError(
-            f"{path} has {size:,} bytes but its header promises {8 + length + end:,}; it is cut off "
-            "or damaged, download it again"
+            f"{path} has {size:,} bytes but its header promises {8 + length + end:,}; it is cut "
+            "off or damaged, download it again"
         )
     infos = {k: TensorInfo(v["dtype"], tuple(v["shape"])) for k, v in header.items()}
     return infos, metadata
@@ -108,11 +108,12 @@ def _single_file(folder: Path) -> list[Path]:
             return [folder / name]
     if any(next(folder.glob(pattern), None) for pattern in PICKLES):
         raise ValueError(
-            f"{folder} has only pickled weights, which can run code when opened; get the safetensors "
-            "version of this model"
+            f"{folder} has only pickled weights, which can run code when opened; get the "
+            "safetensors version of this model"
         )
     raise FileNotFoundError(
-        f"{folder} has no safetensors weights; download the complete model folder in diffusers format"
+        f"{folder} has no safetensors weights; download the complete model folder in "
+        "diffusers format"
     )
 
 

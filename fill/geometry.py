@@ -60,8 +60,8 @@ class Extension:
         for side in ("left", "top", "right", "bottom"):
             if getattr(self, side) < 0:
                 raise ValueError(
-                    f"{side} is {getattr(self, side)}, but 0 or more px are expected; crop the image "
-                    "with another node first"
+                    f"{side} is {getattr(self, side)}, but 0 or more px are expected; crop the "
+                    "image with another node first"
                 )
         if not (self.left or self.top or self.right or self.bottom):
             raise ValueError(
@@ -79,8 +79,8 @@ def check_size(width: int, height: int, what: str = "image") -> None:
     """Raise ValueError if a side is under 16 px or over 16384 px."""
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
         raise ValueError(
-            f"{what} is {width}x{height} px, but sides of {MIN_SIDE} to {MAX_SIDE} px are expected; "
-            "resize it first"
+            f"{what} is {width}x{height} px, but sides of {MIN_SIDE} to {MAX_SIDE} px are "
+            "expected; resize it first"
         )
 
 
@@ -120,9 +120,7 @@ def _parse_aspect(aspect: str) -> float:
     return ratio
 
 
-def context_box(
-    mask: Box, image: tuple[int, int], factor: float, min_side: int
-) -> Box:
+def context_box(mask: Box, image: tuple[int, int], factor: float, min_side: int) -> Box:
     """Return the crop that shows a mask with its surroundings.
 
     Args:

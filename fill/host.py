@@ -23,9 +23,7 @@ class Host(Protocol):
         """The device that computes."""
         ...
 
-    def resident(
-        self, *parts: Part, activation_bytes: int
-    ) -> AbstractContextManager[None]:
+    def resident(self, *parts: Part, activation_bytes: int) -> AbstractContextManager[None]:
         """Have the parts on the device inside the context, with room for the activations.
 
         Args:

@@ -11,11 +11,11 @@ import torch
 from .geometry import Box
 
 NEAR = 0.02
-"""Values this near to 0 or 1 become 0 or 1: brushes and image files leave such traces everywhere."""
+"""Values this near to 0 or 1 become 0 or 1: brushes and image files leave such traces."""
 
 
 def normalise_mask(mask: torch.Tensor, num_pictures: int) -> torch.Tensor:
-    """Return a fresh float32 mask ``[num_pictures, H, W]`` in 0..1 on the CPU, near-0 and near-1 cleaned.
+    """Return a fresh, cleaned float32 mask ``[num_pictures, H, W]`` in 0..1 on the CPU.
 
     Args:
         mask: ``[H, W]``, ``[1, H, W]`` or ``[num_pictures, H, W]``.
@@ -29,23 +29,23 @@ def normalise_mask(mask: torch.Tensor, num_pictures: int) -> torch.Tensor:
 
 
 def fill_holes(solid: torch.Tensor) -> torch.Tensor:
-    """Close the holes of one binary mask ``[H, W]``: zeros that no path of zeros joins to the border."""
+    """Close the holes of one binary mask ``[H, W]``: zeros that no zeros join to the border."""
     from scipy import ndimage
 
     return torch.from_numpy(ndimage.binary_fill_holes(solid.numpy() > 0)).to(torch.float32)
 
 
 def grow(solid: torch.Tensor, px: int) -> torch.Tensor:
-    """Grow one binary mask ``[H, W]`` by ``px`` pixels in every direction (a disc, not a square)."""
+    """Grow one binary mask ``[H, W]`` by ``px`` pixels in every direction, as a disc does."""
     if px <= 0 or not solid.any():
         return solid
     return (_distance(solid == 0) <= px).to(torch.float32)
 
 
 def feather(solid: torch.Tensor, px: int) -> torch.Tensor:
-    """Return alpha ``[H, W]`` in 0..1: exactly 0 outside the mask, exactly 1 deeper than ``px`` inside.
+    """Return alpha ``[H, W]`` in 0..1: 0 outside the mask, 1 deeper than ``px`` inside it.
 
-    The border of the picture is no border of the mask: a mask that runs off the picture stays 1 there.
+    The border of the picture is no border of the mask: a mask that runs off it stays 1 there.
     """
     if px <= 0 or bool((solid > 0).all()):
         return solid.clone()

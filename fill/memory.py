@@ -1,6 +1,6 @@
 """How much memory each stage takes, what to do when it is short, and what to tell the user.
 
-The estimates are for planning only and lean towards too much; a wrong one costs speed, not a picture.
+The estimates serve planning only and lean towards too much: a wrong one costs speed, no picture.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_TOKENS_PER_CALL = 16384
 """More rows than this fill a GPU anyway; smaller calls react to cancel sooner."""
 MAX_ROWS = 16
 STATES_PER_BLOCK = 30
-"""Tensors as large as the hidden states alive at the peak of an eager block (fp32 RoPE included)."""
+"""Tensors as large as the hidden states alive at the peak of an eager block, fp32 RoPE included."""
 TILE_PIXELS = 2 << 20
 """Pictures with more pixels are encoded and decoded in tiles."""
 
@@ -57,7 +57,7 @@ def sample_bytes(models: FillModels, rows: int, num_tokens: int) -> int:
 
 
 def vae_bytes(models: FillModels, pixels: int) -> int:
-    """Return the activation memory of one VAE call, in bytes: a few full-size maps at its widest."""
+    """Return the activation memory of one VAE call, in bytes: some full-size maps."""
     channels = models.vae_config["block_out_channels"]
     return min(pixels, TILE_PIXELS) * sum(channels[:2]) * models.dtype.itemsize * 4
 
@@ -111,6 +111,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _advice(host: Host) -> str:
     return (
         f"not enough memory on {host.device} even for one picture and one prompt at a time; lower "
-        "target_size in the settings, keep crop_to_context on, use a smaller picture, or free memory "
-        "by unloading other models"
+        "target_size in the settings, keep crop_to_context on, use a smaller picture, or free "
+        "memory by unloading other models"
     )

@@ -49,7 +49,9 @@ class FillModels:
         pictures: Encoded pictures by content.
     """
 
-    def __init__(self, parts: dict[str, _Component], folder: Path, recipe: Recipe, dtype: torch.dtype) -> None:
+    def __init__(
+        self, parts: dict[str, _Component], folder: Path, recipe: Recipe, dtype: torch.dtype
+    ) -> None:
         """Take validated components; :func:`load_fill_models` is the way in."""
         self.folder = folder
         self.recipe = recipe
@@ -68,7 +70,7 @@ class FillModels:
 
     @property
     def multiple(self) -> int:
-        """Sides of a sampled picture are multiples of this many px: VAE factor times 2 x 2 packing."""
+        """Sides of a sampled picture are multiples of this: VAE factor times 2 x 2 packing."""
         return 2 * vae_factor(self.vae_config)
 
     @property
@@ -114,12 +116,10 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") not in PIPELINES:
         raise ValueError(
-            f"{folder.name} is a {index.get('_class_name')} folder, but a FluxFillPipeline is expected; "
-            "choose FLUX.1-Fill-dev or a model made from it"
+            f"{folder.name} is a {index.get('_class_name')} folder, but a FluxFillPipeline is "
+            "expected; choose FLUX.1-Fill-dev or a model made from it"
         )
-    parts = {
-        name: _component(folder / name) for name in ("vae", "text_encoder", "text_encoder_2")
-    }
+    parts = {name: _component(folder / name) for name in ("vae", "text_encoder", "text_encoder_2")}
     parts["transformer"] = _component(transformer or folder / "transformer")
     _check_fit(parts)
     _check_tokenizers(folder)
@@ -141,14 +141,15 @@ def _check_fit(parts: dict[str, _Component]) -> None:
     where = parts["transformer"].folder
     if transformer.get("_class_name") != "FluxTransformer2DModel":
         raise ValueError(
-            f"{where} holds a {transformer.get('_class_name')}, but a FluxTransformer2DModel is expected"
+            f"{where} holds a {transformer.get('_class_name')}, but a FluxTransformer2DModel "
+            "is expected"
         )
     latent = vae["latent_channels"]
     expected = 4 * (2 * latent + vae_factor(vae) ** 2)
     if transformer["in_channels"] != expected:
         raise ValueError(
-            f"the transformer in {where} has {transformer['in_channels']} input channels, but a Fill "
-            f"model with this VAE has {expected}; choose FLUX.1-Fill-dev or a model made from it"
+            f"the transformer in {where} has {transformer['in_channels']} input channels, but "
+            f"a Fill model with this VAE has {expected}; choose FLUX.1-Fill-dev or a model made from it"
         )
     widths = {
         "text_encoder": (parts["text_encoder"].config.get("hidden_size"), "pooled_projection_dim"),
@@ -157,8 +158,8 @@ def _check_fit(parts: dict[str, _Component]) -> None:
     for name, (width, key) in widths.items():
         if width != transformer.get(key):
             raise ValueError(
-                f"{name} is {width} wide, but the transformer in {where} expects {transformer.get(key)}; "
-                "these parts belong to different models"
+                f"{name} is {width} wide, but the transformer in {where} expects "
+                f"{transformer.get(key)}; these parts belong to different models"
             )
 
 
@@ -220,4 +221,6 @@ def _class_of(name: str) -> Any:
 def _load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    )

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 class Part:
     """A transformer, VAE or text encoder that a host places as a whole.
 
-    Loading waits until a host needs the part, so that bad input is refused before any weight is read.
+    Loading waits until a host needs the part, so bad input is refused before any weight is read.
 
     Attributes:
-        name: What it is, for messages: ``transformer``, ``vae``, ``text_encoder``, ``text_encoder_2``.
+        name: What it is: ``transformer``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
         num_bytes: Size of its weights once loaded, in bytes.
         dtype: Data type of its floating-point weights.
         handle: Bookkeeping of the host that manages the part; lives as long as the part does.

@@ -58,51 +58,78 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
     timer = _Timer()
     with timer.stage("prepare"):
         jobs = make_jobs(request, models, settings)
-    real = [job for job in jobs if job is not None]
-    uses_cfg = settings.true_cfg != 1.0
-    tokens = max((j.padded[0] * j.padded[1] for j in real), default=0) // models.multiple**2
-    plan = make_plan(
-        models, host, tokens, len(real) * config.num_candidates, uses_cfg, config.cfg_mode
-    )
+    run = _Run(request, models, host, settings, jobs, timer)
     with torch.no_grad():
-        pictures = with_retry(
-            plan, lambda p: _run(request, models, host, settings, jobs, p, timer), host
-        )
+        pictures = with_retry(run.plan(), run.pictures, host)
     return _result(request, jobs, pictures, notes, timer)
 
 
-def _run(
-    request: FillRequest,
-    models: FillModels,
-    host: Host,
-    settings: Settings,
-    jobs: list[Job | None],
-    plan: Plan,
-    timer: _Timer,
-) -> list[torch.Tensor]:
-    """Return the finished pictures ``[H, W, 3]``, candidates of one job next to each other."""
-    with timer.stage("text"):
-        negative = [settings.negative_prompt] if settings.true_cfg != 1.0 else []
-        prompts = encode_prompts(models, [request.full_prompt(), *negative], host)
-    with timer.stage("encode"):
-        encoded = [j and encode_job(j, models, host, plan, request.config.strength < 1) for j in jobs]
-    rows = _rows(request, jobs, encoded)
-    spec = SampleSpec(
-        positive=prompts[0],
-        negative=prompts[1] if negative else None,
-        settings=settings,
-        strength=request.config.strength,
-        shift=request.config.shift,
-    )
-    with timer.stage("sample"):
-        latents = denoise([(r.encoded, r.seed) for r in rows], spec, models, host, plan)
-    made: list[torch.Tensor] = []
-    for row, latent in zip(rows, latents, strict=True):
-        with timer.stage("decode"):
-            pixels = decode_latent(latent, models, host, plan)
-        with timer.stage("stitch"):
-            made.append(_stitch(row.job, pixels, request.config.colour_correction))
-    return made
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """What the stages of a run share."""
+
+    request: FillRequest
+    models: FillModels
+    host: Host
+    settings: Settings
+    jobs: list[Job | None]
+    timer: _Timer
+
+    @property
+    def uses_cfg(self) -> bool:
+        """Whether the negative prompt takes part."""
+        return self.settings.true_cfg != 1.0
+
+    def plan(self) -> Plan:
+        """Return the plan for the largest picture of the run."""
+        real = [job for job in self.jobs if job is not None]
+        pixels = max((job.padded[0] * job.padded[1] for job in real), default=0)
+        return make_plan(
+            self.models,
+            self.host,
+            num_tokens=pixels // self.models.multiple**2,
+            num_rows=len(real) * self.request.config.num_candidates,
+            uses_cfg=self.uses_cfg,
+            cfg_mode=self.request.config.cfg_mode,
+        )
+
+    def pictures(self, plan: Plan) -> list[torch.Tensor]:
+        """Return the finished pictures ``[H, W, 3]``, candidates of one job next to each other."""
+        spec = self.sample_spec()
+        with self.timer.stage("encode"):
+            needs_source = self.request.config.strength < 1
+            encoded = [
+                job and encode_job(job, self.models, self.host, plan, needs_source)
+                for job in self.jobs
+            ]
+        rows = _rows(self.request, self.jobs, encoded)
+        with self.timer.stage("sample"):
+            latents = denoise(
+                [(row.encoded, row.seed) for row in rows], spec, self.models, self.host, plan
+            )
+        return [self.finish(row, latent, plan) for row, latent in zip(rows, latents, strict=True)]
+
+    def sample_spec(self) -> SampleSpec:
+        """Encode the prompts and collect what all rows share."""
+        texts = [self.request.full_prompt()]
+        if self.uses_cfg:
+            texts.append(self.settings.negative_prompt)
+        with self.timer.stage("text"):
+            prompts = encode_prompts(self.models, texts, self.host)
+        return SampleSpec(
+            positive=prompts[0],
+            negative=prompts[1] if self.uses_cfg else None,
+            settings=self.settings,
+            strength=self.request.config.strength,
+            shift=self.request.config.shift,
+        )
+
+    def finish(self, row: _Row, latent: torch.Tensor, plan: Plan) -> torch.Tensor:
+        """Decode one row and put it into its picture."""
+        with self.timer.stage("decode"):
+            pixels = decode_latent(latent, self.models, self.host, plan)
+        with self.timer.stage("stitch"):
+            return _stitch(row.job, pixels, self.request.config.colour_correction)
 
 
 def _rows(
@@ -148,9 +175,7 @@ def _result(
     if None in jobs:
         notes = (*notes, f"{jobs.count(None)} pictures have an empty mask and stay as they are")
     total = len(jobs) * num
-    logger.info(
-        "%s: %d pictures in %.2f s", request.task.value, total, sum(timer.seconds.values())
-    )
+    logger.info("%s: %d pictures in %.2f s", request.task.value, total, sum(timer.seconds.values()))
     return FillResult(
         image=torch.stack(images),
         mask=torch.stack(masks),

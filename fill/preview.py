@@ -1,7 +1,7 @@
 """Small pictures of the state of a run, without the VAE.
 
-Latents are close to linear in colour; the linear map is fitted to the source and its own latents, so
-it needs no table and works with any VAE.
+Latents are close to linear in colour; the linear map is fitted to the source and its own latents,
+so it needs no table and works with any VAE.
 """
 
 from __future__ import annotations

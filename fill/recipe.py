@@ -71,7 +71,7 @@ def find_recipe(choice: str, folder: Path, transformer: Path | None) -> Recipe:
 
     Args:
         choice: ``auto``, ``OneReward``, ``FLUX.1 Fill`` or ``bundled``.
-        folder: The base model; ``recipe.json`` in it (or in the transformer's folder) decides first.
+        folder: The base model; ``recipe.json`` in it or in the transformer's folder decides first.
         transformer: The folder of a replaced transformer, if any.
 
     Raises:
@@ -87,7 +87,8 @@ def find_recipe(choice: str, folder: Path, transformer: Path | None) -> Recipe:
             return read_recipe(place / FILE_NAME)
     if choice == "bundled":
         raise FileNotFoundError(
-            f"{folder} has no {FILE_NAME}; choose the recipe OneReward or FLUX.1 Fill for this model"
+            f"{folder} has no {FILE_NAME}; choose the recipe OneReward or FLUX.1 Fill "
+            "for this model"
         )
     names = "/".join(place.name for place in (transformer, folder) if place).lower()
     return ONEREWARD if "onereward" in names else FLUX_FILL

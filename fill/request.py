@@ -81,7 +81,7 @@ class FillResult:
     image: torch.Tensor
     """``[B * num_candidates, H, W, 3]``, float32, 0..1, on the CPU."""
     mask: torch.Tensor
-    """``[B * num_candidates, H, W]``, float32, 0..1: how much of each pixel is new; 0 = untouched."""
+    """``[B * num_candidates, H, W]``, float32: how much of each pixel is new; 0 = untouched."""
     seeds: tuple[int, ...]
     """The seed of every picture."""
     notes: tuple[str, ...]
@@ -92,16 +92,22 @@ class FillResult:
 
 def _check_image(image: torch.Tensor) -> None:
     if image.ndim != 4:
-        raise ValueError(f"image has shape {list(image.shape)}, but [batch, height, width, 3] is expected")
+        raise ValueError(
+            f"image has shape {list(image.shape)}, but [batch, height, width, 3] is expected"
+        )
     batch, height, width, channels = image.shape
     if channels != 3:
-        kind = {1: "1 channel (greyscale)", 4: "4 channels (RGBA)"}.get(channels, f"{channels} channels")
+        kind = {1: "1 channel (greyscale)", 4: "4 channels (RGBA)"}.get(
+            channels, f"{channels} channels"
+        )
         raise ValueError(f"image has {kind}, but 3 (RGB) are expected; convert it to RGB first")
     if batch == 0:
         raise ValueError("image is an empty batch; connect at least one picture")
     check_size(width, height)
     if not image.dtype.is_floating_point:
-        raise ValueError(f"image has data type {image.dtype}, but floating point in 0..1 is expected")
+        raise ValueError(
+            f"image has data type {image.dtype}, but floating point in 0..1 is expected"
+        )
     if not torch.isfinite(image).all():
         raise ValueError("image contains NaN or infinite values; look at the node that made it")
 
@@ -110,21 +116,25 @@ def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> No
     if mask is None:
         raise ValueError(f"{name} is missing; paint the area to repaint, 1 = repaint")
     if mask.ndim not in (2, 3):
-        raise ValueError(f"{name} has shape {list(mask.shape)}, but [batch, height, width] is expected")
+        raise ValueError(
+            f"{name} has shape {list(mask.shape)}, but [batch, height, width] is expected"
+        )
     if not torch.isfinite(mask).all():
         raise ValueError(f"{name} contains NaN or infinite values; look at the node that made it")
     # LoadImage gives a 64x64 mask of zeros for a picture without alpha: that is "nothing painted".
     if mask.max() < 0.5:
-        raise ValueError(f"{name} is empty; paint the area to repaint (for example in the mask editor)")
+        raise ValueError(
+            f"{name} is empty; paint the area to repaint (for example in the mask editor)"
+        )
     _, height, width, _ = image.shape
     if tuple(mask.shape[-2:]) != (height, width):
         raise ValueError(
-            f"{name} is {mask.shape[-1]}x{mask.shape[-2]} px but image is {width}x{height} px; make the "
-            "mask from this image"
+            f"{name} is {mask.shape[-1]}x{mask.shape[-2]} px but image is {width}x{height} px; "
+            "make the mask from this image"
         )
     masks = mask.shape[0] if mask.ndim == 3 else 1
     if masks != image.shape[0] and 1 not in (masks, image.shape[0]):
         raise ValueError(
-            f"{name} has {masks} masks but image has {image.shape[0]} pictures; give one for all or one "
-            "for each"
+            f"{name} has {masks} masks but image has {image.shape[0]} pictures; give one for all "
+            "or one for each"
         )

@@ -28,7 +28,9 @@ def make_sigmas(
     overrides: dict[str, Any] = {}
     if shift > 0:
         overrides = {"use_dynamic_shifting": False, "shift": shift, "shift_terminal": None}
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler_config), **overrides)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(
+        dict(scheduler_config), **overrides
+    )
     mu = _mu(scheduler.config, num_tokens) if scheduler.config.use_dynamic_shifting else None
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps).tolist(), mu=mu)
     return scheduler.sigmas.to(torch.float32)

@@ -103,7 +103,9 @@ def text_prompt(words: str, lettering: str = "") -> str:
     if not lines:
         raise ValueError("words is empty; type the text that should appear inside the mask")
     if any('"' in line for line in lines):
-        raise ValueError("words contains a double quote, which would end the quotation; use ' instead")
+        raise ValueError(
+            "words contains a double quote, which would end the quotation; use ' instead"
+        )
     quoted = ", and in the next line ".join(f'"{line}"' for line in lines)
     lettering = lettering.strip()
     return f"the words {quoted}, {lettering}" if lettering else f"the words {quoted}"

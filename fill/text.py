@@ -28,13 +28,13 @@ def encode_prompts(models: FillModels, texts: Sequence[str], host: Host) -> list
     new = [text for text, found in known.items() if found is None]
     if new:
         pooled = _encode(models.text_encoder, _clip_ids(models, new), "pooler_output", host)
-        sequences = _encode(
-            models.text_encoder_2, _t5_ids(models, new), "last_hidden_state", host
-        )
+        sequences = _encode(models.text_encoder_2, _t5_ids(models, new), "last_hidden_state", host)
         logger.debug("encoded %d prompts", len(new))
         for text, *states in zip(new, sequences, pooled, strict=True):
             known[text] = models.prompts.put((text, length), tuple(states))
-    return [Prompt(sequence=found[0], pooled=found[1]) for found in (known[t] for t in texts) if found]
+    return [
+        Prompt(sequence=found[0], pooled=found[1]) for found in (known[t] for t in texts) if found
+    ]
 
 
 def check_characters(models: FillModels, words: str) -> None:
@@ -44,8 +44,8 @@ def check_characters(models: FillModels, words: str) -> None:
     for char in dict.fromkeys("".join(words.split())):
         if unknown in tokenizer(char, add_special_tokens=False).input_ids:
             raise ValueError(
-                f"words contains {char!r}, which this model's text encoder does not know; use other "
-                "characters"
+                f"words contains {char!r}, which this model's text encoder does not know; use "
+                "other characters"
             )
 
 
