@@ -39,7 +39,8 @@ class ApiError(RuntimeError):
         errors = [self.body.get("error", {})]
         for node in self.body.get("node_errors", {}).values():
             errors += node["errors"]
-        return [f"{e.get('message', '')}: {e.get('details', '')}" for e in errors]
+        pairs = [(e.get("message", ""), e.get("details", "")) for e in errors]
+        return [": ".join(part for part in pair if part) for pair in pairs]
 
 
 @dataclass(frozen=True, kw_only=True)
