@@ -21,8 +21,8 @@ demo:
 	@$(PYTHON) scripts/setup_env.py venv comfyui
 	@$(RUN) scripts/demo.py
 
-test: setup lint
-	@.venv/bin/pytest -m ""
+test: setup # pytest runs even if lint fails, so that one run shows everything
+	@$(MAKE) --no-print-directory lint; lint=$$?; .venv/bin/pytest -m "" && exit $$lint
 
 lint:
 	@$(PYTHON) scripts/setup_env.py venv comfyui

@@ -1,0 +1,86 @@
+"""Every template in the real front end: it loads, exports what we ship, and runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.browser import Browser, find_chromium
+from support.client import ComfyClient, Job
+from support.graph import load_graph
+from support.server import EXAMPLE, PACK_FOLDER, ComfyServer
+from support.workflows import API_FOLDER, example_picture, templates
+
+JOB_TIMEOUT_S = 300.0
+POLL_INTERVAL_S = 0.1
+
+EVERY_TEMPLATE = pytest.mark.parametrize("template", templates(), ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def browser(comfyui: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser that shows the front end of the running server."""
+    if find_chromium() is None:
+        pytest.skip("no Chromium is installed")
+    example_picture().save(comfyui.base_directory / "input" / EXAMPLE)
+    with Browser(tmp_path_factory.mktemp("browser")) as opened:
+        opened.open_front_end(comfyui.url)
+        yield opened
+
+
+def test_plugin_causes_no_error_at_page_load(browser: Browser):
+    assert not [line for line in browser.console if PACK_FOLDER in line or "OneReward" in line]
+
+
+def test_templates_are_in_the_template_browser(browser: Browser):
+    listed = browser.evaluate("fetch('/workflow_templates').then(answer => answer.json())")
+    assert {path.stem for path in templates()} <= set(listed[PACK_FOLDER])
+
+
+@EVERY_TEMPLATE
+def test_template_exports_the_api_workflow(browser: Browser, template: Path):
+    load(browser, template)
+    assert browser.export_api() == load_graph(API_FOLDER / template.name)
+
+
+@EVERY_TEMPLATE
+def test_template_survives_saving_and_loading(browser: Browser, template: Path):
+    load(browser, template)
+    exported = browser.export_api()
+    saved = browser.evaluate("JSON.stringify(window.app.graph.serialize())")
+    browser.load_workflow(json.loads(saved), template.stem)
+    assert browser.export_api() == exported
+
+
+@EVERY_TEMPLATE
+def test_template_runs_from_the_front_end(browser: Browser, client: ComfyClient, template: Path):
+    num_errors = len(browser.console)
+    load(browser, template)
+    job = queue(browser, client)
+    assert job.succeeded, job.error
+    assert job.pictures()
+    assert browser.console[num_errors:] == []
+
+
+def load(browser: Browser, template: Path) -> None:
+    browser.load_workflow(json.loads(template.read_text("utf-8")), template.stem)
+    missing = "window.app.graph._nodes.filter(node => node.has_errors).map(node => node.type)"
+    assert browser.evaluate(missing) == []
+
+
+def queue(browser: Browser, client: ComfyClient) -> Job:
+    """Press the Run button, so to speak, and wait for the job's end."""
+    before = set(client.get("/history"))
+    assert browser.evaluate("window.app.queuePrompt(0)"), "the front end refused the workflow"
+    deadline = time.monotonic() + JOB_TIMEOUT_S
+    while not (finished := set(client.get("/history")) - before):
+        assert time.monotonic() < deadline, f"the job did not end in {JOB_TIMEOUT_S:.0f} s"
+        time.sleep(POLL_INTERVAL_S)
+    (prompt_id,) = finished
+    history = client.history(prompt_id)
+    assert history is not None
+    return Job(prompt_id=prompt_id, history=history)

@@ -1,0 +1,179 @@
+"""Drives a headless Chromium through its debugging port."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import websocket
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+START_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 60.0
+POLL_INTERVAL_S = 0.1
+
+
+@functools.cache
+def find_chromium() -> str | None:
+    """Return the path of a Chromium that runs; a stub that only points to a snap does not."""
+    for name in PROGRAMS:
+        program = shutil.which(name)
+        if program is None:
+            continue
+        done = subprocess.run([program, "--version"], check=False, capture_output=True, timeout=60)
+        if done.returncode == 0:
+            return program
+    return None
+
+
+class BrowserError(RuntimeError):
+    """The page raised an exception, or the browser refused a command."""
+
+
+class Browser:
+    """One Chromium with one page and an empty profile; use it as a context manager.
+
+    Args:
+        profile: Empty folder for the browser's own files.
+    """
+
+    def __init__(self, profile: Path) -> None:
+        self.console: list[str] = []
+        """Errors and uncaught exceptions of the page, in order."""
+        self._profile = profile
+        self._ids = itertools.count(1)
+        self._events: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Browser:
+        program = find_chromium()
+        if program is None:
+            raise BrowserError(f"no Chromium is installed (looked for {', '.join(PROGRAMS)})")
+        command = [
+            program,
+            *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+            *("--no-first-run", "--disable-extensions", "--window-size=1600,1000"),
+            *("--remote-debugging-port=0", "--remote-allow-origins=*"),
+            f"--user-data-dir={self._profile}",
+            "about:blank",
+        ]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            self._connection = websocket.create_connection(self._page_address(), timeout=60)
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self.call(f"{domain}.enable")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._connection.close()
+        self.close()
+
+    def close(self) -> None:
+        """End the browser."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send one command of the DevTools protocol and return its result."""
+        call_id = next(self._ids)
+        self._connection.send(json.dumps({"id": call_id, "method": method, "params": parameters}))
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while time.monotonic() < deadline:
+            message = json.loads(self._connection.recv())
+            if message.get("id") == call_id:
+                if "error" in message:
+                    raise BrowserError(f"{method}: {message['error']['message']}")
+                return message["result"]
+            self._note(message)
+        raise BrowserError(f"{method} gave no answer in {CALL_TIMEOUT_S:.0f} s")
+
+    def evaluate(self, expression: str) -> Any:
+        """Evaluate JavaScript, await it if it is a promise, and return the value as JSON would."""
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
+        if "exceptionDetails" in answer:
+            raise BrowserError(_exception_text(answer["exceptionDetails"]))
+        return answer["result"].get("value")
+
+    def wait_for(self, condition: str, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Poll until a JavaScript expression is true."""
+        deadline = time.monotonic() + timeout_s
+        while not self.evaluate(f"Boolean({condition})"):
+            if time.monotonic() > deadline:
+                raise BrowserError(f"still not true after {timeout_s:.0f} s: {condition}")
+            time.sleep(POLL_INTERVAL_S)
+
+    def open_front_end(self, url: str) -> None:
+        """Open ComfyUI's front end and wait until it can load workflows."""
+        self.call("Page.navigate", url=url)
+        self.wait_for("window.app?.graph && window.app.extensionManager && LiteGraph")
+        self.wait_for("Object.keys(LiteGraph.registered_node_types).includes('OneRewardFill')")
+
+    def load_workflow(self, workflow: dict[str, Any], name: str) -> None:
+        """Load a workflow in the front end's format into the open page."""
+        text = json.dumps(workflow)
+        self.evaluate(f"window.app.loadGraphData({text}, true, true, {json.dumps(name)})")
+
+    def export_api(self) -> dict[str, Any]:
+        """Return the open workflow in API format, as the front end's own export gives it."""
+        return json.loads(
+            self.evaluate(
+                "window.app.graphToPrompt().then(prompt => JSON.stringify(prompt.output))"
+            )
+        )
+
+    def screenshot(self, path: Path) -> None:
+        """Save what the page shows as a PNG."""
+        import base64
+
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+    def _page_address(self) -> str:
+        port_file = self._profile / "DevToolsActivePort"
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if port_file.is_file() and (lines := port_file.read_text().splitlines()):
+                with urllib.request.urlopen(f"http://127.0.0.1:{lines[0]}/json") as answer:
+                    pages = [page for page in json.load(answer) if page["type"] == "page"]
+                if pages:
+                    return pages[0]["webSocketDebuggerUrl"]
+            time.sleep(POLL_INTERVAL_S)
+        raise BrowserError(f"Chromium did not start in {START_TIMEOUT_S:.0f} s")
+
+    def _note(self, message: dict[str, Any]) -> None:
+        parameters = message.get("params", {})
+        if message["method"] == "Runtime.exceptionThrown":
+            self.console.append(_exception_text(parameters["exceptionDetails"]))
+        elif message["method"] == "Runtime.consoleAPICalled" and parameters["type"] == "error":
+            values = [str(a.get("value", a.get("description", ""))) for a in parameters["args"]]
+            self.console.append(" ".join(values))
+        elif message["method"] == "Log.entryAdded" and parameters["entry"]["level"] == "error":
+            entry = parameters["entry"]
+            self.console.append(f"{entry['text']} {entry.get('url', '')}".strip())
+
+
+def _exception_text(details: dict[str, Any]) -> str:
+    return details.get("exception", {}).get("description") or details["text"]

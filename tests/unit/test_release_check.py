@@ -1,0 +1,55 @@
+"""The release check refuses what only a publisher can decide."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def release_check() -> ModuleType:
+    path = ROOT / "scripts" / "release_check.py"
+    spec = importlib.util.spec_from_file_location("release_check", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def project(publisher: str, repository: str) -> dict:
+    return {
+        "project": {"version": "1.2.3", "urls": {"Repository": repository}},
+        "tool": {"comfy": {"PublisherId": publisher}},
+    }
+
+
+def test_placeholders_of_this_repository_are_refused(release_check: ModuleType):
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    problems = release_check.check_metadata(ours)
+    assert len(problems) == 2
+    assert "PublisherId" in problems[0]
+    assert "Repository" in problems[1]
+
+
+def test_real_identities_are_accepted(release_check: ModuleType):
+    assert not release_check.check_metadata(project("somebody", "https://example.org/somebody/x"))
+
+
+@pytest.mark.parametrize(
+    ("heading", "is_ready"),
+    [
+        ("## 1.2.3 - 2030-01-31", True),
+        ("## 1.2.3 - unreleased", False),
+        ("## 1.2.30 - 2030-01-31", False),
+    ],
+)
+def test_version_needs_a_dated_entry(release_check: ModuleType, heading: str, is_ready: bool):
+    text = f"# Changelog\n\n{heading}\n"
+    assert (release_check.check_changelog(project("p", "r"), text) == []) is is_ready
