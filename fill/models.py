@@ -148,8 +148,9 @@ def _check_fit(parts: dict[str, _Component]) -> None:
     expected = 4 * (2 * latent + vae_factor(vae) ** 2)
     if transformer["in_channels"] != expected:
         raise ValueError(
-            f"the transformer in {where} has {transformer['in_channels']} input channels, but "
-            f"a Fill model with this VAE has {expected}; choose FLUX.1-Fill-dev or a model made from it"
+            f"the transformer in {where} has {transformer['in_channels']} input channels, "
+            f"but a Fill model with this VAE has {expected}; choose FLUX.1-Fill-dev or a model "
+            "made from it"
         )
     widths = {
         "text_encoder": (parts["text_encoder"].config.get("hidden_size"), "pooled_projection_dim"),

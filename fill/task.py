@@ -61,8 +61,8 @@ TASKS: dict[Task, TaskSpec] = {
         fixed_prompt="high-definition, perfect composition",
         takes_prompt=True,
         dimensions=_FOUR,
-        grow=24.0,
-        feather=16.0,
+        grow=32.0,
+        feather=24.0,
     ),
     # Shadows and soft edges reach beyond what people paint over.
     Task.REMOVE: TaskSpec(

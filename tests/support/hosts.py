@@ -1,0 +1,53 @@
+"""Hosts for tests: a local one that records what the engine asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from onereward.fill.host import Preview
+from onereward.fill.local_host import LocalHost
+from onereward.fill.parts import Part
+
+
+class Cancelled(Exception):
+    """What this host raises when the user cancels."""
+
+
+class RecordingHost(LocalHost):
+    """Runs on the CPU, keeps a record, can cancel and can be short of memory."""
+
+    def __init__(self, cancel_at_call: int | None = None, free: int = 1 << 40) -> None:
+        super().__init__("cpu")
+        self.lines: list[str] = []
+        self.resident_names: list[tuple[str, ...]] = []
+        self.steps: list[tuple[int, int]] = []
+        self.previews: list[torch.Tensor] = []
+        self.calls = 0
+        self._cancel_at_call = cancel_at_call
+        self._free = free
+
+    @contextmanager
+    def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
+        self.resident_names.append(tuple(part.name for part in parts))
+        assert activation_bytes > 0
+        with super().resident(*parts, activation_bytes=activation_bytes):
+            yield
+
+    def free_bytes(self, *parts: Part) -> int:
+        return self._free
+
+    def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
+        self.steps.append((done, total))
+        if preview is not None:
+            self.previews.append(preview())
+
+    def check_cancelled(self) -> None:
+        self.calls += 1
+        if self._cancel_at_call is not None and self.calls >= self._cancel_at_call:
+            raise Cancelled
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)

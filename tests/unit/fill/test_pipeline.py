@@ -1,0 +1,292 @@
+"""Guarantees of a whole run on the bundled model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from onereward.fill.config import FillConfig
+from onereward.fill.geometry import Extension
+from onereward.fill.memory import NotEnoughMemory
+from onereward.fill.pipeline import run_fill
+from onereward.fill.request import FillRequest, FillResult
+from onereward.fill.task import Task
+from support.hosts import Cancelled, RecordingHost
+from support.models import bundled_models
+
+FAST = {"steps": 2}
+
+
+def picture(height: int = 64, width: int = 64, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    """Smooth random colours, so that a VAE has something it can represent."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, 3, 4, 4, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
+    return fine.clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def square(height: int, width: int, left: int, top: int, side: int) -> torch.Tensor:
+    mask = torch.zeros(1, height, width)
+    mask[:, top : top + side, left : left + side] = 1
+    return mask
+
+
+def run(task: Task = Task.FILL, host: RecordingHost | None = None, **parts: Any) -> FillResult:
+    config = FillConfig(**{**FAST, **parts.pop("config", {})})
+    parts.setdefault("image", picture())
+    if task is not Task.EXTEND:
+        parts.setdefault("mask", square(64, 64, 20, 20, 24))
+    if task in (Task.FILL, Task.EXTEND):
+        parts.setdefault("prompt", "a red circle")
+    request = FillRequest(task=task, config=config, **parts)
+    return run_fill(request, bundled_models(), host or RecordingHost())
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(16, 16), (17, 31), (64, 64), (65, 63), (200, 90), (333, 257)],
+    ids=lambda v: str(v),
+)
+@pytest.mark.parametrize("crop", [True, False], ids=["crop", "whole"])
+def test_outside_the_mask_nothing_changes(height: int, width: int, crop: bool) -> None:
+    image = picture(height, width)
+    side = min(height, width) // 3
+    mask = square(height, width, width // 3, height // 3, side)
+    config = {"crop_to_context": crop, "grow": 2, "feather": 2}
+    result = run(image=image, mask=mask, config=config)
+    assert result.image.shape == image.shape
+    untouched = result.mask == 0
+    assert untouched.any()
+    assert torch.equal(result.image[untouched], image[untouched])
+    assert not torch.equal(result.image, image)
+    assert (result.mask[mask == 1] > 0).all()
+
+
+def test_values_a_codec_would_change_stay_too() -> None:
+    image = picture()
+    image[0, 0, 0] = torch.tensor([1 / 3, 1e-7, 0.999999])
+    result = run(image=image)
+    assert torch.equal(result.image[0, 0, 0], image[0, 0, 0])
+
+
+def test_half_a_frame_changes_only_its_half() -> None:
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1
+    image = picture()
+    result = run(image=image, mask=mask, config={"grow": 0, "feather": 0})
+    assert torch.equal(result.image[:, :, :32], image[:, :, :32])
+    assert (result.image[:, :, 32:] != image[:, :, 32:]).any(dim=-1).float().mean() > 0.9
+
+
+def test_a_full_mask_equals_the_bare_decode() -> None:
+    """With everything repainted there is nothing to blend with and nothing to correct by."""
+    config = {"colour_correction": 1.0, "grow": 4, "feather": 4}
+    one = run(mask=torch.ones(1, 64, 64), config=config)
+    other = run(
+        image=1 - picture(),
+        mask=torch.ones(1, 64, 64),
+        config={"grow": 0, "feather": 0, "colour_correction": 0.0},
+    )
+    assert torch.equal(one.image, other.image), "the source must not shine through a full mask"
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_every_task_runs(task: Task) -> None:
+    extra: dict[str, Any] = {}
+    if task is Task.TEXT:
+        extra["words"] = "AB"
+    if task is Task.EXTEND:
+        extra["extension"] = Extension(left=8, top=3, right=5, bottom=0)
+    result = run(task, **extra)
+    expected = (1, 67, 77, 3) if task is Task.EXTEND else (1, 64, 64, 3)
+    assert result.image.shape == expected
+    assert result.mask.shape == expected[:3]
+    assert torch.isfinite(result.image).all()
+    assert result.image.min() >= 0
+    assert result.image.max() <= 1
+
+
+def test_extend_keeps_the_source_where_it_was() -> None:
+    image = picture()
+    result = run(Task.EXTEND, image=image, extension=Extension(left=10, top=6, right=4))
+    inner, mask = result.image[:, 6:, 10:74], result.mask[:, 6:, 10:74]
+    assert torch.equal(inner[mask == 0], image[mask == 0])
+    outside = torch.ones_like(result.mask, dtype=torch.bool)
+    outside[:, 6:, 10:74] = False
+    assert (result.mask[outside] == 1).all(), "new pixels have nothing to fade into"
+
+
+def test_candidates_can_be_reproduced_alone() -> None:
+    image = torch.cat([picture(seed=1), picture(seed=2)])
+    both = run(image=image, seed=40, config={"num_candidates": 3})
+    assert both.seeds == (40, 41, 42, 43, 44, 45)
+    # A call of several rows may round differently; a visible difference would be another picture.
+    for index in (1, 5):
+        alone = run(image=image[index // 3][None], seed=both.seeds[index])
+        assert (alone.image[0] - both.image[index]).abs().max() < 1e-3
+    assert (both.image[0] - both.image[1]).abs().max() > 1e-2
+
+
+def test_one_mask_for_many_images_and_the_reverse() -> None:
+    images = torch.cat([picture(seed=1), picture(seed=2)])
+    masks = torch.cat([square(64, 64, 8, 8, 16), square(64, 64, 32, 32, 20)])
+    many_images = run(image=images, mask=masks[:1], seed=3)
+    many_masks = run(image=images[:1], mask=masks, seed=3)
+    each = run(image=images, mask=masks, seed=3)
+    assert len(many_images.image) == len(many_masks.image) == len(each.image) == 2
+    assert (many_images.image[0] - each.image[0]).abs().max() < 1e-3
+    assert torch.equal(many_masks.mask, each.mask)
+
+
+def test_a_picture_with_an_empty_mask_in_a_batch_stays() -> None:
+    images = torch.cat([picture(seed=1), picture(seed=2)])
+    masks = torch.cat([torch.zeros(1, 64, 64), square(64, 64, 20, 20, 20)])
+    result = run(image=images, mask=masks)
+    assert torch.equal(result.image[0], images[0])
+    assert not torch.equal(result.image[1], images[1])
+    assert any("empty mask" in note for note in result.notes)
+
+
+def test_runs_repeat_exactly_and_seeds_matter() -> None:
+    assert torch.equal(run(seed=7).image, run(seed=7).image)
+    assert not torch.equal(run(seed=7).image, run(seed=8).image)
+
+
+def test_a_new_seed_encodes_nothing_again() -> None:
+    run(seed=1)
+    host = RecordingHost()
+    run(seed=2, host=host)
+    assert host.resident_names == [("transformer",), ("vae",)], "sampling and one decode only"
+
+
+def test_text_encoders_are_never_beside_the_transformer() -> None:
+    host = RecordingHost()
+    run(prompt="a blue star", host=host)
+    assert all(len(names) == 1 for names in host.resident_names)
+    assert host.resident_names.index(("text_encoder_2",)) < host.resident_names.index(
+        ("transformer",)
+    )
+
+
+def test_stitch_mask_decides_what_is_pasted() -> None:
+    image, stitch = picture(), square(64, 64, 26, 26, 8)
+    result = run(image=image, stitch_mask=stitch)
+    assert torch.equal(result.mask, stitch)
+    assert torch.equal(result.image[stitch == 0], image[stitch == 0])
+    assert not torch.equal(result.image[stitch == 1], image[stitch == 1])
+
+
+def test_context_mask_changes_the_crop_and_not_the_pasted_area() -> None:
+    image = picture(256, 256)
+    mask = square(256, 256, 10, 10, 24)
+    near = run(image=image, mask=mask)
+    far = run(image=image, mask=mask, context_mask=square(256, 256, 200, 200, 30))
+    assert torch.equal(near.mask, far.mask)
+    assert not torch.equal(near.image, far.image)
+
+
+def test_soft_borders_of_the_user_survive() -> None:
+    mask = square(64, 64, 20, 20, 24)
+    mask[:, 18:20, 20:44] = 0.4
+    mask[:, 0:4, 0:4] = 0.01
+    result = run(mask=mask, config={"grow": 0, "feather": 0})
+    assert (result.mask[:, 18:20, 20:44] == 0.4).all()
+    assert (result.mask[:, 0:4, 0:4] == 0).all(), "traces near 0 are no mask"
+
+
+def test_departures_from_the_recipe_are_told() -> None:
+    host = RecordingHost()
+    recipe = bundled_models().recipe
+    result = run(host=host, config={"guidance": recipe.guidance + 1})
+    told = f"guidance {recipe.guidance + 1!r} instead of {recipe.guidance!r}"
+    assert any(told in line for line in host.lines)
+    assert result.notes == tuple(host.lines)
+
+
+@pytest.mark.parametrize("mode", ["batched", "sequential"])
+def test_progress_preview_and_cancel_reach_the_host_at_every_model_call(mode: str) -> None:
+    host = RecordingHost()
+    run(host=host, config={"true_cfg": 3.0, "cfg_mode": mode, "steps": 3})
+    calls = 3 if mode == "batched" else 6
+    assert host.steps[-1] == (calls, calls)
+    assert {done for done, _ in host.steps} == set(range(calls + 1))
+    assert len(host.previews) == 3
+    for preview in host.previews:
+        assert preview.ndim == 3
+        assert preview.shape[-1] == 3
+        assert 0 <= preview.min() <= preview.max() <= 1
+
+
+def test_cancel_stops_before_the_next_model_call() -> None:
+    host = RecordingHost(cancel_at_call=3)
+    with pytest.raises(Cancelled):
+        run(host=host, config={"steps": 50})
+    assert host.calls == 3
+
+
+def test_unknown_characters_are_refused_before_sampling() -> None:
+    host = RecordingHost()
+    with pytest.raises(ValueError, match="'☃'"):
+        run(Task.TEXT, words="A☃", host=host)
+    assert host.resident_names == []
+
+
+class ShortHost(RecordingHost):
+    """Fails like a full GPU as long as the transformer gets more than ``limit`` bytes to work in."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.failures = 0
+
+    def resident(self, *parts: Any, activation_bytes: int) -> Any:
+        if parts[0].name == "transformer" and activation_bytes > self.limit:
+            self.failures += 1
+            raise torch.OutOfMemoryError("out of memory")
+        return super().resident(*parts, activation_bytes=activation_bytes)
+
+
+def test_out_of_memory_is_retried_once_leaner() -> None:
+    config = {"num_candidates": 4, "true_cfg": 2.0}
+    roomy = run(config=config)
+    one_row = _bytes_of_one_row()
+    host = ShortHost(limit=one_row)
+    result = run(host=host, config=config)
+    assert host.failures == 1
+    assert any("out of memory" in line for line in host.lines)
+    assert (result.image - roomy.image).abs().max() < 1e-3
+
+
+def test_out_of_memory_says_what_to_change() -> None:
+    with pytest.raises(NotEnoughMemory, match="lower target_size"):
+        run(host=ShortHost(limit=0))
+
+
+def test_little_free_memory_means_one_prompt_at_a_time() -> None:
+    host = RecordingHost(free=_bytes_of_one_row())
+    run(host=host, config={"true_cfg": 2.0, "steps": 2})
+    assert host.steps[-1][1] == 4
+
+
+def _bytes_of_one_row() -> int:
+    from onereward.fill.memory import sample_bytes
+
+    models = bundled_models()
+    return sample_bytes(models, 1, (64 // models.multiple) ** 2)
+
+
+def test_extend_overlap_and_correction_soften_the_old_border() -> None:
+    """Largest mean step across the old border, against pasting hard where the source ends."""
+    image = picture(batch=4)
+
+    def seam(**config: Any) -> float:
+        result = run(
+            Task.EXTEND, image=image, extension=Extension(right=16), config={"steps": 8, **config}
+        )
+        step = (result.image[:, :, 1:] - result.image[:, :, :-1]).abs().mean(dim=(0, 1, 3))
+        return float(step[57:67].max())
+
+    hard = seam(grow=0, feather=0, colour_correction=0.0)
+    assert seam() < 0.6 * hard
+    assert seam(colour_correction=0.0) < 0.75 * hard
