@@ -44,6 +44,12 @@ def test_templates_are_served(client: ComfyClient):
         assert template["nodes"]
 
 
+def test_every_node_has_a_help_page(client: ComfyClient):
+    for name in (n for n in client.object_info() if n.startswith("OneReward")):
+        page = client.request(f"/extensions/{PACK_FOLDER}/docs/{name}.md").decode()
+        assert page.strip(), f"the help page of {name} is empty"
+
+
 def test_uploaded_picture_comes_back_unchanged(client: ComfyClient):
     source = Image.fromarray(np.arange(48 * 32 * 3, dtype=np.uint8).reshape(48, 32, 3))
     g = GraphBuilder()

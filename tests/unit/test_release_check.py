@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import tomllib
 
+from support.scripts import load_script
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def release_check() -> ModuleType:
-    path = ROOT / "scripts" / "release_check.py"
-    spec = importlib.util.spec_from_file_location("release_check", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+release_check = load_script("release_check")
 
 
 def project(publisher: str, repository: str) -> dict:
@@ -30,7 +22,7 @@ def project(publisher: str, repository: str) -> dict:
     }
 
 
-def test_placeholders_of_this_repository_are_refused(release_check: ModuleType):
+def test_placeholders_of_this_repository_are_refused():
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     problems = release_check.check_metadata(ours)
     assert len(problems) == 2
@@ -38,7 +30,7 @@ def test_placeholders_of_this_repository_are_refused(release_check: ModuleType):
     assert "Repository" in problems[1]
 
 
-def test_real_identities_are_accepted(release_check: ModuleType):
+def test_real_identities_are_accepted():
     assert not release_check.check_metadata(project("somebody", "https://example.org/somebody/x"))
 
 
@@ -50,6 +42,6 @@ def test_real_identities_are_accepted(release_check: ModuleType):
         ("## 1.2.30 - 2030-01-31", False),
     ],
 )
-def test_version_needs_a_dated_entry(release_check: ModuleType, heading: str, is_ready: bool):
+def test_version_needs_a_dated_entry(heading: str, is_ready: bool):
     text = f"# Changelog\n\n{heading}\n"
     assert (release_check.check_changelog(project("p", "r"), text) == []) is is_ready
