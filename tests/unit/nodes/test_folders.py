@@ -1,0 +1,106 @@
+"""Which models are listed, and that no name leads out of the model folders."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def make_folder(path: Path, file: str, class_name: str) -> Path:
+    path.mkdir(parents=True)
+    (path / file).write_text(json.dumps({"_class_name": class_name}), encoding="utf-8")
+    return path
+
+
+def pipeline(path: Path, class_name: str = "FluxFillPipeline") -> Path:
+    folder = make_folder(path, "model_index.json", class_name)
+    make_folder(path / "transformer", "config.json", "FluxTransformer2DModel")
+    return folder
+
+
+def transformer(path: Path, class_name: str = "FluxTransformer2DModel") -> Path:
+    return make_folder(path, "config.json", class_name)
+
+
+def test_lists_what_is_there_and_nothing_else(nodes: ModuleType, models_dir: Path):
+    pipeline(models_dir / "diffusers" / "FLUX.1-Fill-dev")
+    pipeline(models_dir / "onereward" / "owner" / "mine")
+    pipeline(models_dir / "diffusers" / "sdxl", "StableDiffusionXLPipeline")
+    transformer(models_dir / "diffusers" / "OneReward" / "flux.1-fill-dev-OneReward-transformer")
+    transformer(models_dir / "diffusers" / "unet", "UNet2DConditionModel")
+    (models_dir / "diffusers" / "broken").mkdir()
+    (models_dir / "diffusers" / "broken" / "model_index.json").write_text("{", encoding="utf-8")
+    (models_dir / "loras" / "removal.safetensors").write_bytes(b"")
+    (models_dir / "loras" / "old.ckpt").write_bytes(b"")
+    assert nodes.folders.model_names() == [nodes.folders.BUNDLED, "FLUX.1-Fill-dev", "owner/mine"]
+    assert nodes.folders.transformer_names() == [
+        nodes.folders.FROM_MODEL,
+        "OneReward/flux.1-fill-dev-OneReward-transformer",
+    ]
+    assert nodes.folders.adapter_names() == ["removal.safetensors"]
+
+
+def test_empty_adapter_list_says_where_to_put_files(nodes: ModuleType, models_dir: Path):
+    (name,) = nodes.folders.adapter_names()
+    assert "models/loras" in name
+    with pytest.raises(FileNotFoundError, match="models/loras"):
+        nodes.folders.adapter_file(name)
+
+
+def test_finds_by_name(nodes: ModuleType, models_dir: Path):
+    model = pipeline(models_dir / "onereward" / "mine")
+    other = transformer(models_dir / "diffusers" / "other")
+    assert nodes.folders.model_folder("mine") == model
+    assert nodes.folders.transformer_folder("other") == other
+    assert nodes.folders.transformer_folder(nodes.folders.FROM_MODEL) is None
+
+
+def test_follows_links_inside_a_model_folder(
+    nodes: ModuleType, models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    elsewhere = pipeline(tmp_path_factory.mktemp("disk") / "flux")
+    link = models_dir / "diffusers" / "flux"
+    link.symlink_to(elsewhere, target_is_directory=True)
+    assert nodes.folders.model_folder("flux") == link
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "x/../../secret", "", ".", "no-such", "a\0b"], ids=repr
+)
+def test_names_cannot_leave_the_model_folders(nodes: ModuleType, models_dir: Path, name: str):
+    pipeline(models_dir / "secret")
+    with pytest.raises(FileNotFoundError, match="choose one from the list"):
+        nodes.folders.model_folder(name)
+
+
+def test_absolute_names_are_refused(nodes: ModuleType, models_dir: Path):
+    secret = pipeline(models_dir / "secret")
+    with pytest.raises(FileNotFoundError):
+        nodes.folders.model_folder(str(secret))
+    with pytest.raises(FileNotFoundError):
+        nodes.folders.adapter_file(f"../secret/{os.path.basename(secret)}")
+
+
+def test_stamp_changes_with_a_file(nodes: ModuleType, models_dir: Path):
+    folder = pipeline(models_dir / "onereward" / "mine")
+    before = nodes.folders.stamp(folder)
+    assert nodes.folders.stamp(folder) == before
+    os.utime(folder / "transformer" / "config.json", ns=(1, 1))
+    assert nodes.folders.stamp(folder) != before
+    assert nodes.folders.stamp(folder / "missing") == ()
+    assert nodes.folders.stamp(None) == ()
+
+
+def test_registering_keeps_what_a_users_yaml_added(nodes: ModuleType, models_dir: Path):
+    import folder_paths
+
+    folder_paths.add_model_folder_path("onereward", "/data/models", is_default=True)
+    nodes.folders.register()
+    paths, extensions = folder_paths.folder_names_and_paths["onereward"]
+    assert paths[0] == "/data/models"
+    assert os.path.join(folder_paths.models_dir, "onereward") in paths
+    assert extensions == {".safetensors"}

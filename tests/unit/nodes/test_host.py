@@ -1,0 +1,129 @@
+"""ComfyUI's memory management, progress and messages, as the engine uses them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from onereward.fill.parts import Part
+
+
+def make_part(name: str = "transformer") -> Part:
+    return Part(name, lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 160, torch.float32)
+
+
+@pytest.fixture
+def mm(nodes: ModuleType) -> Iterator[Any]:
+    import comfy.model_management
+
+    yield comfy.model_management
+    comfy.model_management.unload_all_models()
+
+
+def test_a_part_is_loaded_at_its_first_use_and_then_managed(nodes: ModuleType, mm: Any):
+    part, host = make_part(), nodes.host.ComfyHost()
+    assert not part.is_loaded
+    with torch.inference_mode(), host.resident(part, activation_bytes=1):
+        assert part.is_loaded
+        assert [m.model for m in mm.current_loaded_models] == [part.handle]
+        assert part.module(torch.zeros(1, 4)).shape == (1, 4)
+    before = part.handle
+    mm.unload_all_models()
+    assert mm.current_loaded_models == []
+    with host.resident(part, activation_bytes=1):
+        assert part.handle is before
+        assert len(mm.current_loaded_models) == 1
+
+
+def test_the_entry_goes_with_its_part(nodes: ModuleType, mm: Any):
+    part = make_part()
+    with nodes.host.ComfyHost().resident(part, activation_bytes=1):
+        pass
+    del part
+    gc.collect()
+    assert mm.current_loaded_models == []
+
+
+def test_moves_in_inference_mode_leave_weights_trainable(nodes: ModuleType):
+    module = nn.Linear(4, 4)
+    patcher = nodes.host.ManagedModule(
+        nodes.host.Holder(module), torch.device("meta"), torch.device("cpu")
+    )
+    with torch.inference_mode():
+        # A budget of one byte, as ComfyUI gives where memory is short: still all of it moves.
+        patcher.load(torch.device("meta"), lowvram_model_memory=1)
+    assert module.weight.device.type == "meta"
+    assert not module.weight.is_inference()
+    assert patcher.partially_unload(torch.device("cpu"), 1) == 0
+
+
+def test_too_little_memory_is_refused_before_anything_is_read(
+    nodes: ModuleType, mm: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(mm, "get_free_memory", lambda _device: 1000)
+    part, host = make_part(), nodes.host.ComfyHost()
+    assert host.free_bytes(part) == 1000 - part.num_bytes
+    with (
+        pytest.raises(MemoryError, match="transformer needs"),
+        host.resident(part, activation_bytes=1000),
+    ):
+        pass
+    assert not part.is_loaded
+
+
+def test_progress_shows_a_preview_and_raises_on_cancel(
+    nodes: ModuleType, mm: Any, monkeypatch: pytest.MonkeyPatch
+):
+    import comfy.utils
+
+    seen: list[Any] = []
+
+    def hook(value: int, total: int, preview: Any, node_id: str | None = None) -> None:
+        mm.throw_exception_if_processing_interrupted()
+        seen.append((value, total, preview, node_id))
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    monkeypatch.setattr(nodes.host, "_is_watched", lambda: True)
+    monkeypatch.setattr(nodes.host, "PREVIEW_INTERVAL_S", 0.0)
+    host = nodes.host.ComfyHost("7")
+    host.progress(1, 2, lambda: torch.full((2, 3, 3), 2.0))
+    value, total, (kind, picture, _), node_id = seen[0]
+    assert (value, total, kind, node_id) == (1, 2, "JPEG", "7")
+    assert picture.size == (3, 2)
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+    mm.interrupt_current_processing()
+    with pytest.raises(mm.InterruptProcessingException):
+        host.progress(2, 2)
+    mm.interrupt_current_processing()
+    with pytest.raises(mm.InterruptProcessingException):
+        host.check_cancelled()
+
+
+def test_slow_previews_come_less_often(nodes: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    clock = iter([0.0, 1.0, 2.0, 3.0, 21.9, 22.1, 23.1])
+    monkeypatch.setattr(nodes.host.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(nodes.host, "_is_watched", lambda: True)
+    host, calls = nodes.host.ComfyHost(), []
+    for done in range(4):  # the preview takes 1 s: at most one in 20 s
+        host.progress(done, 4, lambda: calls.append(done) or torch.zeros(1, 1, 3))
+    assert calls == [0, 3]
+
+
+def test_lines_are_shown_together_and_once(nodes: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    sent: list[tuple[str, str]] = []
+
+    class Server:
+        def send_progress_text(self, text: str, node_id: str) -> None:
+            sent.append((text, node_id))
+
+    monkeypatch.setattr(nodes.host.PromptServer, "instance", Server(), raising=False)
+    host = nodes.host.ComfyHost("7")
+    for line in ("one", "two", "one"):
+        host.say(line)
+    assert sent == [("one", "7"), ("one\ntwo", "7")]
