@@ -15,6 +15,7 @@ from support.client import ComfyClient
 from support.server import ComfyServer
 
 ROOT = Path(__file__).resolve().parent.parent
+TEST_PACK = ROOT / "tests" / "support" / "test_pack"
 
 if not machine.has_gpu():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
@@ -50,8 +51,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """One real headless ComfyUI with only this plugin, for the whole test session."""
-    with ComfyServer(tmp_path_factory.mktemp("comfyui")) as server:
+    """One real headless ComfyUI with only this plugin, for the whole test session.
+
+    Beside the plugin are the test pack's nodes, which make faulty input.
+    """
+    base = tmp_path_factory.mktemp("comfyui")
+    with ComfyServer(base, other_packs=(TEST_PACK,)) as server:
         yield server
 
 

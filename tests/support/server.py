@@ -35,6 +35,7 @@ class ComfyServer:
         base_directory: Empty folder for models, input, output and user data.
         port: Port to listen on; a free one if None.
         pack_folder: The plugin's name under ``custom_nodes``.
+        other_packs: Folders of further packs to load, under their own names.
         extra_arguments: Further arguments of ComfyUI's ``main.py``.
     """
 
@@ -44,12 +45,13 @@ class ComfyServer:
         *,
         port: int | None = None,
         pack_folder: str = PACK_FOLDER,
+        other_packs: tuple[Path, ...] = (),
         extra_arguments: tuple[str, ...] = (),
     ) -> None:
         self.base_directory = base_directory
         self.port = port or _free_port()
         self.log_path = base_directory / "comfyui.log"
-        self._pack_folder = pack_folder
+        self._packs = {pack_folder: machine.ROOT} | {path.name: path for path in other_packs}
         self._extra_arguments = extra_arguments
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -124,9 +126,10 @@ class ComfyServer:
         base = self.base_directory
         for name in ("custom_nodes", "input", "output", "models", "user/default"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        pack = base / "custom_nodes" / self._pack_folder
-        if not pack.is_symlink():
-            pack.symlink_to(machine.ROOT, target_is_directory=True)
+        for name, folder in self._packs.items():
+            pack = base / "custom_nodes" / name
+            if not pack.is_symlink():
+                pack.symlink_to(folder, target_is_directory=True)
         example, offered = base / "input" / EXAMPLE, machine.comfyui_path() / "input" / EXAMPLE
         if not example.exists() and offered.is_file():
             shutil.copyfile(offered, example)
@@ -140,7 +143,7 @@ class ComfyServer:
             *("--base-directory", str(self.base_directory)),
             *("--database-url", "sqlite:///:memory:"),
             *("--disable-api-nodes", "--disable-auto-launch", "--dont-print-server"),
-            *("--disable-all-custom-nodes", "--whitelist-custom-nodes", self._pack_folder),
+            *("--disable-all-custom-nodes", "--whitelist-custom-nodes", *self._packs),
             *self._extra_arguments,
         ]
         return arguments if machine.has_gpu() else ["--cpu", *arguments]

@@ -109,9 +109,15 @@ def test_slow_previews_come_less_often(nodes: ModuleType, monkeypatch: pytest.Mo
     clock = iter([0.0, 1.0, 2.0, 3.0, 21.9, 22.1, 23.1])
     monkeypatch.setattr(nodes.host.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(nodes.host, "_is_watched", lambda: True)
-    host, calls = nodes.host.ComfyHost(), []
-    for done in range(4):  # the preview takes 1 s: at most one in 20 s
-        host.progress(done, 4, lambda: calls.append(done) or torch.zeros(1, 1, 3))
+    host = nodes.host.ComfyHost()
+    calls: list[int] = []
+
+    def preview() -> torch.Tensor:  # takes 1 s: at most one in 20 s
+        calls.append(done)
+        return torch.zeros(1, 1, 3)
+
+    for done in range(4):
+        host.progress(done, 4, preview)
     assert calls == [0, 3]
 
 

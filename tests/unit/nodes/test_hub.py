@@ -64,7 +64,7 @@ def test_takes_only_safe_files_of_the_model(
 
 
 def test_being_offline_is_one_sentence(nodes: ModuleType, models_dir: Path):
-    with pytest.raises(RuntimeError, match="could not be downloaded .* check the connection"):
+    with pytest.raises(RuntimeError, match=r"could not be downloaded .* check the connection"):
         nodes.hub.download("owner/name", RecordingHost())
 
 

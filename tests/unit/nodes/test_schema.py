@@ -13,7 +13,7 @@ import pytest
 from onereward.fill.config import FillConfig, ModelConfig
 
 COMMON = ["seed", "settings", "stitch_mask", "context_mask"]
-# Workflow files store widget values by position: this table only ever grows at the ends of its rows.
+# Workflow files store widget values by position: rows of this table only ever grow at their ends.
 PROMISED = {
     "OneRewardLoadFill": [
         *("model", "transformer", "recipe", "precision", "hub_id", "allow_download"),
@@ -36,10 +36,10 @@ OUTPUTS = {
     "OneRewardLoadFill": [("fill_model", "model")],
     "OneRewardLoadAdapter": [("adapted_model", "model")],
     "OneRewardSettings": [("settings", "settings")],
-} | dict.fromkeys(
-    ("OneRewardFill", "OneRewardExtend", "OneRewardRemove", "OneRewardText"),
-    [("result", "image"), ("result_mask", "mask")],
-)
+} | {
+    f"OneReward{task}": [("result", "image"), ("result_mask", "mask")]
+    for task in ("Fill", "Extend", "Remove", "Text")
+}
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_everything_is_named_and_explained(classes: dict[str, Any], node_id: str
     assert schema.description
     for thing in (*schema.inputs, *schema.outputs):
         assert thing.display_name, thing.id
-        assert thing.tooltip and thing.tooltip.endswith("."), thing.id
+        assert (thing.tooltip or "").endswith("."), thing.id
 
 
 @pytest.mark.parametrize("node_id", PROMISED)

@@ -1,0 +1,67 @@
+"""Nodes for tests only: what no node of ComfyUI makes, but some other pack may."""
+
+from __future__ import annotations
+
+import comfy.model_management as mm
+import torch
+from comfy_api.latest import ComfyExtension, io
+
+_get_free_memory = mm.get_free_memory
+
+
+class TestPicture(io.ComfyNode):
+    """Makes a grey picture with one thing wrong."""
+
+    __test__ = False
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestPicture",
+            category="test",
+            inputs=[io.String.Input("fault"), io.Int.Input("side", default=64)],
+            outputs=[io.Image.Output("picture")],
+        )
+
+    @classmethod
+    def execute(cls, fault: str, side: int) -> io.NodeOutput:
+        channels = {"one channel": 1, "two channels": 2}.get(fault, 3)
+        picture = torch.full((0 if fault == "empty batch" else 1, side, side, channels), 0.5)
+        if fault == "nan":
+            picture[0, 3, 4, 0] = torch.nan
+        if fault == "no batch":
+            picture = picture[0]
+        return io.NodeOutput(picture)
+
+
+class TestFreeMemory(io.ComfyNode):
+    """Makes ComfyUI believe that so many bytes are free; -1 ends it. Passes the picture on."""
+
+    __test__ = False
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestFreeMemory",
+            category="test",
+            inputs=[io.Image.Input("image"), io.Int.Input("free_bytes", min=-1, max=2**40)],
+            outputs=[io.Image.Output("picture")],
+        )
+
+    @classmethod
+    def execute(cls, image: torch.Tensor, free_bytes: int) -> io.NodeOutput:
+        mm.get_free_memory = _get_free_memory if free_bytes < 0 else lambda *_a, **_k: free_bytes
+        return io.NodeOutput(image)
+
+
+class TestExtension(ComfyExtension):
+    """The nodes above."""
+
+    __test__ = False
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [TestPicture, TestFreeMemory]
+
+
+async def comfy_entrypoint() -> TestExtension:
+    return TestExtension()
