@@ -43,7 +43,7 @@ def grow(solid: torch.Tensor, px: int) -> torch.Tensor:
 
 
 def feather(solid: torch.Tensor, px: int) -> torch.Tensor:
-    """Return alpha ``[H, W]`` in 0..1: 0 outside the mask, 1 deeper than ``px`` inside it.
+    """Return alpha ``[H, W]`` in 0..1: 0 outside, 1 from a depth of ``px + 1``.
 
     The border of the picture is no border of the mask: a mask that runs off it stays 1 there.
     """

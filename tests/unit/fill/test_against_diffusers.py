@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+
+from onereward.fill.canvas import make_jobs
 from onereward.fill.config import FillConfig
 from onereward.fill.denoise import SampleSpec, denoise, draw_noise
 from onereward.fill.encode import Encoded, encode_job
 from onereward.fill.latents import pack_latents, pack_mask, unpack_latents
 from onereward.fill.memory import Plan
-from onereward.fill.canvas import make_jobs
 from onereward.fill.recipe import settle
 from onereward.fill.request import FillRequest
 from onereward.fill.task import Task

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from onereward.fill.config import FillConfig
 from onereward.fill.geometry import Extension
 from onereward.fill.memory import NotEnoughMemory

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from onereward.fill.geometry import Extension
+from onereward.fill.request import FillRequest
+from onereward.fill.task import TASKS, Dimension, Task, dimensions_for, text_prompt
+
+IMAGE = torch.full((2, 32, 48, 3), 0.5)
+MASK = torch.ones(1, 32, 48)
+
+
+def request(**parts: Any) -> FillRequest:
+    return FillRequest(
+        **{"task": Task.FILL, "image": IMAGE, "mask": MASK, "prompt": "a red circle"} | parts
+    )
+
+
+def with_nan(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.clone()
+    tensor.view(-1)[0] = float("nan")
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"image": torch.zeros(2, 32, 48, 4)}, "4 channels .RGBA."),
+        ({"image": torch.zeros(2, 32, 48, 1)}, "1 channel .greyscale."),
+        ({"image": torch.zeros(32, 48, 3)}, "batch, height, width, 3"),
+        ({"image": torch.zeros(0, 32, 48, 3)}, "empty batch"),
+        ({"image": torch.zeros(1, 15, 48, 3)}, "48x15 px"),
+        ({"image": torch.zeros(1, 16, 16400, 3)}, "16400x16 px"),
+        ({"image": torch.zeros(1, 32, 48, 3, dtype=torch.uint8)}, "floating point"),
+        ({"image": with_nan(IMAGE)}, "image contains NaN"),
+        ({"mask": None}, "mask is missing"),
+        ({"mask": with_nan(MASK)}, "mask contains NaN"),
+        ({"mask": torch.zeros(1, 64, 64)}, "mask is empty; paint"),
+        ({"mask": torch.ones(1, 64, 64)}, "mask is 64x64 px but image is 48x32 px"),
+        ({"mask": torch.ones(3, 32, 48)}, "3 masks but image has 2"),
+        ({"mask": torch.ones(1, 1, 32, 48)}, "batch, height, width"),
+        ({"stitch_mask": torch.ones(1, 8, 8)}, "stitch_mask is 8x8"),
+        ({"context_mask": torch.zeros(1, 32, 48)}, "context_mask is empty"),
+        ({"prompt": " \n"}, "prompt is empty"),
+        ({"seed": -1}, "seed is -1"),
+        ({"task": Task.TEXT, "words": " \n "}, "words is empty"),
+        ({"task": Task.TEXT, "words": 'say "hi"'}, "double quote"),
+        ({"task": Task.EXTEND}, "px to add per side"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else None,
+)
+def test_bad_input_gets_one_sentence(parts: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        request(**parts)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"prompt": "  a red circle "}, "a red circle"),
+        ({"task": Task.REMOVE, "prompt": ""}, "remove"),
+        ({"task": Task.REMOVE, "prompt": "a cat"}, "remove"),
+        (
+            {"task": Task.EXTEND, "prompt": "", "extension": Extension(left=4)},
+            "high-definition, perfect composition",
+        ),
+        ({"task": Task.EXTEND, "prompt": "a hill", "extension": Extension(left=4)}, "a hill"),
+        (
+            {"task": Task.TEXT, "prompt": "", "words": "ByteDance\nOneReward"},
+            'the words "ByteDance", and in the next line "OneReward"',
+        ),
+        (
+            {"task": Task.TEXT, "prompt": "white neon", "words": "A"},
+            'the words "A", white neon',
+        ),
+    ],
+    ids=["fill", "remove", "remove-ignores", "extend", "extend-prompt", "text", "lettering"],
+)
+def test_prompts_are_the_published_ones(parts: dict, expected: str) -> None:
+    assert request(**parts).full_prompt() == expected
+
+
+def test_batches_take_the_larger_side() -> None:
+    assert request().num_pictures == 2
+    assert request(image=IMAGE[:1], mask=torch.ones(5, 32, 48)).num_pictures == 5
+    assert request(mask=torch.ones(32, 48)).num_pictures == 2
+
+
+def test_dimensions_are_those_of_table_1() -> None:
+    four = {
+        Dimension.TEXT_ALIGNMENT,
+        Dimension.CONSISTENCY,
+        Dimension.STRUCTURE,
+        Dimension.AESTHETICS,
+    }
+    assert set(TASKS) == set(Task)
+    assert set(dimensions_for(Task.FILL, "x")) == set(dimensions_for(Task.TEXT, "x")) == four
+    assert set(dimensions_for(Task.EXTEND, "")) == four - {Dimension.TEXT_ALIGNMENT}
+    assert dimensions_for(Task.REMOVE, "") == (Dimension.REMOVAL_QUALITY,)
+
+
+def test_words_are_one_line_each() -> None:
+    assert text_prompt("A\n\n B ") == 'the words "A", and in the next line "B"'
