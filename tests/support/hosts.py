@@ -12,7 +12,7 @@ from onereward.fill.local_host import LocalHost
 from onereward.fill.parts import Part
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """What this host raises when the user cancels."""
 
 
@@ -47,7 +47,7 @@ class RecordingHost(LocalHost):
     def check_cancelled(self) -> None:
         self.calls += 1
         if self._cancel_at_call is not None and self.calls >= self._cancel_at_call:
-            raise Cancelled
+            raise CancelledError
 
     def say(self, text: str) -> None:
         self.lines.append(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -164,7 +165,7 @@ def _guided_by_hand(encoded: Encoded, seed: int) -> torch.Tensor:
     ids = pipeline._prepare_latent_image_ids(
         1, encoded.size[0] // 2, encoded.size[1] // 2, torch.device("cpu"), torch.float32
     )
-    for now, after in zip(sigmas, sigmas[1:], strict=False):
+    for now, after in itertools.pairwise(sigmas):
         v = []
         for text in ("nsfw", "a red circle"):
             sequence, pooled, text_ids = pipeline.encode_prompt(

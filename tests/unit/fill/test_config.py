@@ -37,7 +37,7 @@ def test_order_of_the_settings_is_kept() -> None:
     ],
     ids=["default", "changed", "model"],
 )
-def test_json_round_trip_holds_every_value(config) -> None:
+def test_json_round_trip_holds_every_value(config: FillConfig | ModelConfig) -> None:
     text = to_json(config)
     assert from_json(type(config), text) == config
     assert set(json.loads(text)) == {"format"} | {f.name for f in fields(config)}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -92,6 +93,6 @@ def test_aspect_is_met_without_cropping(aspect: str, anchor: str) -> None:
     ],
     ids=["zero", "negative", "huge", "met", "words", "divide", "anchor"],
 )
-def test_bad_extensions_say_why(call, message: str) -> None:
+def test_bad_extensions_say_why(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

@@ -13,7 +13,7 @@ from onereward.fill.memory import NotEnoughMemory
 from onereward.fill.pipeline import run_fill
 from onereward.fill.request import FillRequest, FillResult
 from onereward.fill.task import Task
-from support.hosts import Cancelled, RecordingHost
+from support.hosts import CancelledError, RecordingHost
 from support.models import bundled_models
 
 FAST = {"steps": 2}
@@ -221,7 +221,7 @@ def test_progress_preview_and_cancel_reach_the_host_at_every_model_call(mode: st
 
 def test_cancel_stops_before_the_next_model_call() -> None:
     host = RecordingHost(cancel_at_call=3)
-    with pytest.raises(Cancelled):
+    with pytest.raises(CancelledError):
         run(host=host, config={"steps": 50})
     assert host.calls == 3
 
@@ -234,7 +234,7 @@ def test_unknown_characters_are_refused_before_sampling() -> None:
 
 
 class ShortHost(RecordingHost):
-    """Fails like a full GPU as long as the transformer gets more than ``limit`` bytes to work in."""
+    """Fails like a full GPU as long as the transformer gets more than ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()

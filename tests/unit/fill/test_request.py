@@ -11,6 +11,7 @@ from onereward.fill.task import TASKS, Dimension, Task, dimensions_for, text_pro
 
 IMAGE = torch.full((2, 32, 48, 3), 0.5)
 MASK = torch.ones(1, 32, 48)
+PARTLY = torch.ones(1, 32, 48).tril()
 
 
 def request(**parts: Any) -> FillRequest:
@@ -49,6 +50,7 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
         ({"task": Task.TEXT, "words": " \n "}, "words is empty"),
         ({"task": Task.TEXT, "words": 'say "hi"'}, "double quote"),
         ({"task": Task.EXTEND}, "px to add per side"),
+        ({"task": Task.REMOVE}, "mask covers the whole picture"),
     ],
     ids=lambda v: v if isinstance(v, str) else None,
 )
@@ -62,8 +64,8 @@ def test_bad_input_gets_one_sentence(parts: dict, message: str) -> None:
     ("parts", "expected"),
     [
         ({"prompt": "  a red circle "}, "a red circle"),
-        ({"task": Task.REMOVE, "prompt": ""}, "remove"),
-        ({"task": Task.REMOVE, "prompt": "a cat"}, "remove"),
+        ({"task": Task.REMOVE, "mask": PARTLY, "prompt": ""}, "remove"),
+        ({"task": Task.REMOVE, "mask": PARTLY, "prompt": "a cat"}, "remove"),
         (
             {"task": Task.EXTEND, "prompt": "", "extension": Extension(left=4)},
             "high-definition, perfect composition",

@@ -150,6 +150,7 @@ def test_leaner_plans_end() -> None:
     plan = Plan(rows=4, batched_cfg=True, tiled_vae=False)
     lean = plan.leaner()
     assert lean == Plan(rows=1, batched_cfg=False, tiled_vae=True)
+    assert lean is not None
     assert lean.leaner() is None
 
 
