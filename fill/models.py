@@ -57,6 +57,7 @@ class FillModels:
         self.recipe = recipe
         self.dtype = dtype
         self.adapters: tuple[Adapter, ...] = ()
+        self._base: FillModels | None = None
         self.transformer_config = parts["transformer"].config
         self.vae_config = parts["vae"].config
         self.scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
@@ -96,6 +97,7 @@ class FillModels:
             ValueError: The adapter does not fit this transformer.
         """
         other = copy.copy(self)
+        other._base = self  # a host may know models by weak reference: this one must stay known
         other.adapters = (*self.adapters, read_adapter(path, strength, self.transformer_tensors))
         return other
 

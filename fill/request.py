@@ -50,6 +50,8 @@ class FillRequest:
             self.extension.canvas(self.image.shape[2], self.image.shape[1])
         else:
             _check_mask("mask", self.mask, self.image)
+        if self.task is Task.REMOVE:
+            _check_surroundings(self.mask)
         for name in ("stitch_mask", "context_mask"):
             if getattr(self, name) is not None:
                 _check_mask(name, getattr(self, name), self.image)
@@ -137,4 +139,12 @@ def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> No
         raise ValueError(
             f"{name} has {masks} masks but image has {image.shape[0]} pictures; give one for all "
             "or one for each"
+        )
+
+
+def _check_surroundings(mask: torch.Tensor | None) -> None:
+    if mask is not None and (mask.reshape(-1, *mask.shape[-2:]) >= 0.5).flatten(1).all(1).any():
+        raise ValueError(
+            "mask covers the whole picture, but remove continues what is around the mask; paint "
+            "only what should go"
         )
