@@ -1,0 +1,189 @@
+"""Settings of the pre-training runs, as frozen dataclasses that read and write JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+_FORMAT = 1
+_Config = TypeVar("_Config", bound="JsonConfig")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonConfig:
+    """A config that reads and writes JSON; unknown keys are an error that names them."""
+
+    def to_json(self) -> str:
+        """Return every value, defaults too, as JSON text."""
+        return json.dumps({"format": _FORMAT, **dataclasses.asdict(self)}, indent=2)
+
+    @classmethod
+    def from_json(cls: type[_Config], text: str) -> _Config:
+        """Parse JSON text.
+
+        Raises:
+            ValueError: If the text is no JSON object, has unknown keys or an impossible value.
+        """
+        try:
+            values: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"the config is not JSON: {error}") from error
+        _require(isinstance(values, dict), "the config is not a JSON object of settings")
+        found = values.pop("format", _FORMAT)
+        _require(found == _FORMAT, f"config format is {found}; this version reads {_FORMAT}")
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        _require(not unknown, f"unknown settings {unknown}; {cls.__name__} has {sorted(known)}")
+        missing = [f.name for f in dataclasses.fields(cls) if _is_required(f)]
+        absent = sorted(set(missing) - set(values))
+        _require(not absent, f"settings {absent} are missing; {cls.__name__} needs them")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    @classmethod
+    def load(cls: type[_Config], path: Path) -> _Config:
+        """Read a config file."""
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no config file {path}")
+        return cls.from_json(path.read_text())
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig(JsonConfig):
+    """What every training run has."""
+
+    run_folder: str
+    """Where checkpoints and the curve go; created if absent."""
+    seed: int = 0
+    """Decides weights, data order and noise."""
+    threads: int = 1
+    """CPU threads."""
+    init_from: str = ""
+    """Checkpoint folder of an earlier stage to start from, optimiser included; empty: fresh."""
+    stop_step: int = 0
+    """Ends this stage early, where a next one begins from its checkpoint; 0 does not."""
+    max_minutes: float = 60.0
+    """Stops with a checkpoint after this time; the same command goes on from there."""
+    checkpoint_minutes: float = 5.0
+    """Time between checkpoints."""
+    log_every: int = 100
+    """Steps between two lines of the curve."""
+    photo_folders: tuple[str, ...] = ()
+    """Where unpacked photo packages lie, besides scikit-image's own data."""
+    photo_share: float = 0.3
+    """Share of samples on photographs; 0 trains without any."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.run_folder), "run_folder is empty; name a folder for the run")
+        _require(0 <= self.seed < 2**31, f"seed is {self.seed}; use 0 to 2147483647")
+        _require(self.threads >= 1, f"threads is {self.threads}; use at least 1")
+        _require(self.stop_step >= 0, f"stop_step is {self.stop_step}; use 0 or more")
+        _require(self.max_minutes > 0, f"max_minutes is {self.max_minutes}; use more than 0")
+        _require(self.log_every >= 1, f"log_every is {self.log_every}; use at least 1")
+        _require(0 <= self.photo_share < 1, f"photo_share is {self.photo_share}; use 0 to 0.99")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaeTrainConfig(RunConfig):
+    """Training the autoencoder."""
+
+    block_channels: tuple[int, ...] = (16, 32, 64)
+    """Width of each resolution; every one after the first halves the picture."""
+    latent_channels: int = 8
+    """Channels of the latents."""
+    crop_steps: int = 5200
+    """Steps on 32x32 crops, which learn faster than whole pictures."""
+    full_steps: int = 700
+    """Steps on whole 64x64 pictures at the end."""
+    crop_batch: int = 16
+    """Crops per step."""
+    full_batch: int = 8
+    """Whole pictures per step."""
+    learning_rate: float = 1.5e-3
+    """Peak; falls along a cosine."""
+    warmup_steps: int = 60
+    """Steps of linear warm-up."""
+    kl_weight: float = 2e-5
+    """Weight of the KL term."""
+    edge_weight: float = 0.5
+    """Weight of the error of horizontal and vertical differences."""
+    colour_weight: float = 1.0
+    """Weight of the error of colours averaged over 8x8 pixels."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        _require(len(self.block_channels) >= 1, "block_channels is empty; name at least one width")
+        odd = [c for c in self.block_channels if c < 8 or c % 8]
+        _require(not odd, f"block_channels {odd} are no multiples of 8, the size of a norm group")
+        _require(len(self.block_channels) <= 4, "more than 4 blocks leave no latents of a crop")
+        _require(self.latent_channels >= 1, "latent_channels must be at least 1")
+        _require(self.crop_batch >= 1 and self.full_batch >= 1, "batches must be at least 1")
+        _require(self.crop_steps + self.full_steps >= 1, "there are no steps to train")
+        _require(self.learning_rate >= 0, f"learning_rate is {self.learning_rate}; use 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillTrainConfig(RunConfig):
+    """Training the transformer together with its text encoders."""
+
+    vae_folder: str
+    """Folder of the trained autoencoder."""
+    width: int = 128
+    """Width of the transformer, a multiple of 32."""
+    double_blocks: int = 3
+    """Blocks with separate text and picture streams."""
+    single_blocks: int = 5
+    """Blocks with one stream."""
+    steps: int = 6000
+    """Steps of this run."""
+    decay_steps: int = 2000
+    """Steps at the end over which the learning rate falls linearly to zero."""
+    warmup_steps: int = 200
+    """Steps of linear warm-up."""
+    batch: int = 32
+    """Samples per step."""
+    learning_rate: float = 1e-3
+    """AdamW's peak, for embeddings, modulation and text encoders."""
+    matrix_learning_rate: float = 2e-3
+    """Muon's peak, for the matrices of attention and feed-forward layers."""
+    task_weights: tuple[float, ...] = (3.0, 2.0, 2.0, 3.0)
+    """How often each task is drawn: fill, extend, remove, text."""
+    pool_blocks: int = 192
+    """Blocks of 64 encoded scenes to draw samples from."""
+    refresh_every: int = 10
+    """Steps between two renewals of one block."""
+    drop_prompt: float = 0.1
+    """Share of samples with an empty prompt, for guidance."""
+    keep_weight: float = 0.05
+    """Weight of the loss outside the mask; inside it is 1."""
+    sigma_mean: float = 0.5
+    """Mean of the noise level's logit; 0 centres it on half noise."""
+    sigma_spread: float = 1.1
+    """Standard deviation of that logit."""
+    ema_decay: float = 0.999
+    """Of the averaged weights, which are what is shipped."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        _require(
+            self.width >= 32 and self.width % 32 == 0, f"width {self.width} is no multiple of 32"
+        )
+        _require(self.double_blocks >= 1, f"double_blocks is {self.double_blocks}; use at least 1")
+        _require(self.single_blocks >= 1, f"single_blocks is {self.single_blocks}; use at least 1")
+        _require(self.batch >= 1, f"batch is {self.batch}; use at least 1")
+        _require(self.pool_blocks >= 1, f"pool_blocks is {self.pool_blocks}; use at least 1")
+        _require(self.refresh_every >= 1, f"refresh_every is {self.refresh_every}; use at least 1")
+        _require(self.steps >= self.decay_steps >= 0, "decay_steps is more than steps")
+        _require(0 <= self.drop_prompt < 1, f"drop_prompt is {self.drop_prompt}; use 0 to 0.99")
+        _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; use 0 to 0.9999")
+        good = len(self.task_weights) == 4 and min(self.task_weights) >= 0 < sum(self.task_weights)
+        _require(good, f"task_weights are {self.task_weights}; give four, none below 0, not all 0")

@@ -1,0 +1,173 @@
+"""The folder of a training run: its config, its curve, and checkpoints that survive any stop."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .config import RunConfig
+
+log = logging.getLogger("onereward.training")
+
+_TENSORS, _STATE = "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Snapshot:
+    """What a run needs to go on exactly."""
+
+    step: int
+    """Steps done."""
+    seconds: float
+    """Training time so far, over all stages."""
+    tensors: dict[str, Tensor]
+    """Weights, averages and optimiser state by name."""
+
+
+class RunFolder:
+    """A run's folder; at every moment it holds one whole checkpoint or none."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Create the folder, or reopen it if it was made with the same config.
+
+        Raises:
+            ValueError: If the folder holds a run with another config.
+        """
+        self.path = Path(config.run_folder)
+        self.path.mkdir(parents=True, exist_ok=True)
+        stored = self.path / "config.json"
+        if not stored.exists():
+            write_text(stored, config.to_json())
+        elif json.loads(stored.read_text()) != json.loads(config.to_json()):
+            changed = _changed_keys(stored.read_text(), config.to_json())
+            raise ValueError(
+                f"{self.path} holds a run with other settings ({', '.join(changed)}); "
+                "choose another run_folder or restore them"
+            )
+
+    def append_curve(self, record: Mapping[str, float | str]) -> None:
+        """Add a line to the curve."""
+        with (self.path / "curve.jsonl").open("a") as curve:
+            curve.write(json.dumps(dict(record)) + "\n")
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Replace the checkpoint; a stop at any moment leaves the old one or the new one."""
+        fresh, current = self.path / "checkpoint.new", self.path / "checkpoint"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        tensors = {k: t.detach().contiguous() for k, t in snapshot.tensors.items()}
+        try:
+            save_file(tensors, fresh / _TENSORS)
+            state = {"step": snapshot.step, "seconds": snapshot.seconds}
+            write_text(fresh / _STATE, json.dumps(state))
+        except OSError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise OSError(
+                f"cannot write a checkpoint to {self.path} ({error}); free some space and run "
+                "the same command again: it goes on from the last checkpoint"
+            ) from error
+        old = self.path / "checkpoint.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if current.exists():
+            current.rename(old)
+        fresh.rename(current)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def load(self) -> Snapshot | None:
+        """Return the checkpoint, or None if there is none yet."""
+        for name in ("checkpoint", "checkpoint.old"):
+            if (self.path / name / _STATE).exists():
+                return load_snapshot(self.path / name)
+        return None
+
+
+def first_snapshot(folder: RunFolder, config: RunConfig) -> Snapshot | None:
+    """Return what a run starts from: its own checkpoint, an earlier stage's at step 0, or None."""
+    stored = folder.load()
+    if stored is None and config.init_from:
+        return replace(load_snapshot(Path(config.init_from)), step=0, seconds=0.0)
+    return stored
+
+
+def load_snapshot(folder: Path) -> Snapshot:
+    """Read a checkpoint folder."""
+    if not (folder / _STATE).is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint: it lacks {_STATE}")
+    state = json.loads((folder / _STATE).read_text())
+    return Snapshot(tensors=load_file(folder / _TENSORS), **state)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once: readers see the old text or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _changed_keys(old: str, new: str) -> list[str]:
+    before, after = json.loads(old), json.loads(new)
+    return sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+
+
+def step_generator(seed: int, step: int, purpose: int = 0) -> torch.Generator:
+    """Return the generator of one step: a run that stopped and went on draws the same numbers."""
+    mixed = (seed * 1_000_003 + step) * 16 + purpose
+    return torch.Generator().manual_seed(mixed % 2**63)
+
+
+class Clock:
+    """Says when to stop, and when to write a checkpoint."""
+
+    def __init__(self, config: RunConfig, seconds_before: float) -> None:
+        self._start = self._last_save = time.monotonic()
+        self._config = config
+        self._before = seconds_before
+
+    def seconds(self) -> float:
+        """Training time so far, over all stages."""
+        return self._before + time.monotonic() - self._start
+
+    def is_over(self, step: int) -> bool:
+        """Whether this stage ends before `step`."""
+        if 0 < self._config.stop_step <= step:
+            return True
+        return time.monotonic() - self._start > 60 * self._config.max_minutes
+
+    def wants_checkpoint(self) -> bool:
+        """Whether the last checkpoint is old; a yes starts the next interval."""
+        now = time.monotonic()
+        if now - self._last_save < 60 * self._config.checkpoint_minutes:
+            return False
+        self._last_save = now
+        return True
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """Return an optimiser's state tensors as `prefix.<parameter>.<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{prefix}.{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str
+) -> None:
+    """Load what `flatten_optimizer` returned into an optimiser over the same parameters."""
+    stored = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(prefix + "."):
+            index, name = key[len(prefix) + 1 :].split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**stored, "state": state})

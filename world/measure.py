@@ -1,0 +1,103 @@
+"""Measurements shared by all tasks: how a picture differs from the picture that explains it.
+
+The *explained picture* is what a faultless result with the same content would look like; the
+*residual* is the picture minus that. Everything is measured under the mask alone, and away from
+the edges of drawn things (the *plain* area), where a shift of half a pixel is no fault.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .canvas import dilate, erode
+
+_WINDOW = 9
+_MIN_FILLED = 0.25
+_EDGE_BAND = 2
+_STRONG_EDGE = 0.08
+_MIN_EDGES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Residual:
+    """How a batch of pictures differs from what explains them; float32 `[B]` each, 0 is best."""
+
+    tone: Tensor
+    """Largest colour offset of any 9x9 neighbourhood: tints, leftovers."""
+    worst: Tensor
+    """Largest RMS error of any 9x9 neighbourhood: objects, wrong texture, coarse lattices."""
+    noise: Tensor
+    """RMS of what a 3x3 blur removes from the residual: noise, fine lattices."""
+    seam: Tensor
+    """Mean absolute error of the pixels just inside the mask's border."""
+    blur: Tensor
+    """Share of the edges' RMS gradient that is missing, 0..1; 0 where there are no edges."""
+
+
+def edge_band(coverage: Tensor) -> Tensor:
+    """Mark the neighbourhood of a thing's edges: float32 `[B, H, W]`."""
+    return dilate((coverage > 0.05).float(), _EDGE_BAND) - erode(
+        (coverage > 0.95).float(), _EDGE_BAND
+    )
+
+
+def _local_mean(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted 9x9 means of `[B, C, H, W]`, and where enough weight stands behind them."""
+    pad = _WINDOW // 2
+    filled = F.avg_pool2d(weight[:, None], _WINDOW, 1, pad)
+    means = F.avg_pool2d(values * weight[:, None], _WINDOW, 1, pad) / filled.clamp(min=1e-6)
+    densest = filled.amax((1, 2, 3), keepdim=True)
+    return means, (filled >= _MIN_FILLED * densest) & (filled > 0)
+
+
+def _mean_over(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+
+
+def gradients(image: Tensor) -> Tensor:
+    """Return horizontal and vertical central differences, `[B, 2C, H, W]`."""
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    across = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2
+    down = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) / 2
+    return torch.cat([across, down], 1)
+
+
+def _missing_edges(picture: Tensor, explained: Tensor, mask: Tensor) -> Tensor:
+    wanted = gradients(explained).square().mean(1)
+    edges = (wanted.sqrt() > _STRONG_EDGE).float() * mask
+    near = dilate(edges, 1) * mask
+    found = gradients(picture).square().mean(1)
+    kept = (found * near).sum((1, 2)) / (wanted * near).sum((1, 2)).clamp(min=1e-6)
+    has_edges = edges.sum((1, 2)) >= _MIN_EDGES
+    return torch.where(has_edges, 1 - kept.clamp(max=1).sqrt(), torch.zeros_like(kept))
+
+
+def measure_residual(
+    picture: Tensor, explained: Tensor, mask: Tensor, coverage: Tensor
+) -> Residual:
+    """Compare a picture with what explains it.
+
+    Args:
+        picture: float32 `[B, 3, H, W]` in 0..1.
+        explained: the same shape.
+        mask: float32 `[B, H, W]`, 1 = repainted.
+        coverage: float32 `[B, H, W]`, drawn things of the explained picture.
+
+    Returns:
+        The measurements, one number per picture.
+    """
+    residual = picture - explained
+    plain = mask * (1 - edge_band(coverage))
+    means, enough = _local_mean(residual, plain)
+    powers, _ = _local_mean(residual.square().mean(1, keepdim=True), plain)
+    fine = residual - F.avg_pool2d(residual, 3, 1, 1, count_include_pad=False)
+    border = plain * (1 - erode(mask, 1))
+    return Residual(
+        tone=(means.square().mean(1, keepdim=True).sqrt() * enough).amax((1, 2, 3)),
+        worst=(powers.sqrt() * enough).amax((1, 2, 3)),
+        noise=_mean_over(fine.square().mean(1), plain).sqrt(),
+        seam=_mean_over(residual.abs().mean(1), border),
+        blur=_missing_edges(picture, explained, mask),
+    )

@@ -1,0 +1,208 @@
+"""The oracle: exact judgement of results in the procedural world.
+
+A picture is judged after compositing: what the mask keeps is the source's. The world knows the
+truth, so every score compares with an *explained picture*: the known background plus the best
+fitting asked shape (fill), the letters that were read (text), the true picture (extend), or the
+background alone (remove). The residual against it gives `tone`, `worst`, `noise`, `seam` and
+`blur` (see `measure`), all in units of the 0..1 pixel range except `blur`, a share.
+
+Scores, float32 in 0..1, higher is better; NaN where a task is not judged on a dimension.
+
+==================  ==========================================================================
+text_alignment      fill: overlap of the matte (pixels on the way from background to the asked
+                    colour) with the best fit of the asked shape, times exp(-(c/0.25)^2), c the
+                    RMS colour error inside it; halved if another shape fits better.
+                    extend: overlap of the matte with the object's hidden part (prompted only).
+                    text: mean over the cells of the correlation with the wanted letter, halved
+                    in cells where another letter correlates better.
+consistency         exp(-seam/0.1 - tone/0.2): colour and texture continue across the border.
+structure           fill: overlap of all changed pixels with the best fit of any shape.
+                    extend: 1 - min(1, gradient energy of the residual / (that of the truth +
+                    0.0004)). text: mean correlation of the cells with their best letter.
+aesthetics          (1 - blur) * exp(-noise/0.03): sharpness of edges, noise, lattices.
+removal_quality     exp(-tone/0.1 - (worst/0.15)^2 - noise/0.05): gone, nothing new, clean.
+==================  ==========================================================================
+
+`usable` is yes when tone <= 0.09, worst <= 0.16, noise <= 0.04, seam <= 0.08, blur <= 0.5, and
+
+* fill: the asked shape fits best, overlaps by 0.75, and has 0.4 to 2.5 times the true area;
+* extend: with a prompt, the object's hidden part overlaps by 0.6 (where it is at least 40 px);
+* remove: nothing more;
+* text: every letter is read right (correlation at least 0.6, at least half the ink's contrast).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .conditions import TASKS, Conditions
+from .measure import Residual, gradients, measure_residual
+from .reading import Reading, read_words
+from .shape_fit import ShapeFit, change_matte, fit_shapes, matte_of, soft_overlap
+
+DIMENSIONS = ("text_alignment", "consistency", "structure", "aesthetics", "removal_quality")
+
+_FILL, _EXTEND, _REMOVE, _TEXT = range(len(TASKS))
+_MAX_TONE, _MAX_WORST, _MAX_NOISE, _MAX_SEAM, _MAX_BLUR = 0.09, 0.16, 0.04, 0.08, 0.5
+_MIN_SHAPE_OVERLAP, _MIN_HIDDEN_OVERLAP, _MIN_HIDDEN_AREA = 0.75, 0.6, 40.0
+_AREA_RATIO = (0.4, 2.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Verdict:
+    """The oracle's judgement of a batch."""
+
+    scores: dict[str, Tensor]
+    """Dimension name to float32 `[B]`; NaN where the task is not judged on it."""
+    usable: Tensor
+    """Bool `[B]`."""
+    residual: Residual
+    """The measurements behind the scores."""
+    shape_right: Tensor
+    """Bool `[B]`: the asked shape fits best and well; true for tasks without a shape."""
+    letters_right: Tensor
+    """Float32 `[B]`: share of letters read right; NaN without words."""
+
+
+def composite(images: Tensor, conditions: Conditions) -> Tensor:
+    """Put the source back where the mask keeps it, and clip to 0..1."""
+    inside = conditions.mask[:, None] > 0.5
+    return torch.where(inside, images, conditions.source).clamp(0, 1)
+
+
+@torch.no_grad()
+def judge(images: Tensor, conditions: Conditions) -> Verdict:
+    """Judge results.
+
+    Args:
+        images: float32 `[B, 3, 64, 64]` in 0..1, one per scene.
+        conditions: The scenes.
+
+    Raises:
+        ValueError: If the pictures do not fit the scenes.
+    """
+    if images.shape != conditions.source.shape:
+        raise ValueError(
+            f"pictures are {list(images.shape)} but the scenes need "
+            f"{list(conditions.source.shape)}; judge one picture per scene"
+        )
+    picture, mask = composite(images, conditions), conditions.mask
+    matte = matte_of(picture, conditions.background, conditions.ink) * mask
+    has_words = conditions.task == _TEXT
+    reading = read_words(matte, conditions.letters, conditions.box)
+    fit = fit_shapes(matte, mask)
+    drawn = _drawn_coverage(conditions, fit, reading)
+    ink = conditions.ink[:, :, None, None]
+    explained = torch.lerp(conditions.background, ink.expand_as(picture), drawn[:, None])
+    is_extend = (conditions.task == _EXTEND)[:, None, None]
+    explained = torch.where(is_extend[:, None], conditions.target, explained)
+    residual = measure_residual(picture, explained, mask, drawn)
+    shape_right = _shape_is_right(conditions, fit)
+    right = (reading.letters == conditions.letters) & (conditions.letters >= 0)
+    num_letters = (conditions.letters >= 0).sum(1)
+    letters_right = torch.where(has_words, right.sum(1) / num_letters, torch.nan)
+    hidden = soft_overlap(matte, conditions.coverage * mask)
+    return Verdict(
+        scores=_scores(picture, conditions, _Evidence(fit, reading, residual, hidden, drawn)),
+        usable=_is_clean(residual)
+        & shape_right
+        & ((letters_right == 1) | ~has_words)
+        & _is_continued(conditions, hidden),
+        residual=residual,
+        shape_right=shape_right,
+        letters_right=letters_right,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Evidence:
+    fit: ShapeFit
+    reading: Reading
+    residual: Residual
+    hidden: Tensor
+    drawn: Tensor
+
+
+def _drawn_coverage(conditions: Conditions, fit: ShapeFit, reading: Reading) -> Tensor:
+    rows = torch.arange(len(conditions))
+    shape = fit.coverage[rows, conditions.shape.clamp(min=0)]
+    task = conditions.task[:, None, None]
+    drawn = torch.where(task == _FILL, shape, torch.zeros_like(shape))
+    drawn = torch.where(task == _EXTEND, conditions.coverage, drawn)
+    return torch.where(task == _TEXT, reading.coverage, drawn)
+
+
+def _is_clean(residual: Residual) -> Tensor:
+    return (
+        (residual.tone <= _MAX_TONE)
+        & (residual.worst <= _MAX_WORST)
+        & (residual.noise <= _MAX_NOISE)
+        & (residual.seam <= _MAX_SEAM)
+        & (residual.blur <= _MAX_BLUR)
+    )
+
+
+def _shape_is_right(conditions: Conditions, fit: ShapeFit) -> Tensor:
+    rows = torch.arange(len(conditions))
+    asked = conditions.shape.clamp(min=0)
+    ratio = fit.area / conditions.coverage.sum((1, 2)).clamp(min=1)
+    right = fit.overlap.argmax(1) == asked
+    right &= fit.overlap[rows, asked] >= _MIN_SHAPE_OVERLAP
+    right &= (ratio >= _AREA_RATIO[0]) & (ratio <= _AREA_RATIO[1])
+    return right | (conditions.task != _FILL)
+
+
+def _is_continued(conditions: Conditions, hidden: Tensor) -> Tensor:
+    area = (conditions.coverage * conditions.mask).sum((1, 2))
+    matters = (conditions.task == _EXTEND) & (area >= _MIN_HIDDEN_AREA)
+    return (hidden >= _MIN_HIDDEN_OVERLAP) | ~matters
+
+
+def _scores(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> dict[str, Tensor]:
+    residual, task = evidence.residual, conditions.task
+    four = {
+        "text_alignment": _text_alignment(picture, conditions, evidence),
+        "consistency": torch.exp(-residual.seam / 0.1 - residual.tone / 0.2),
+        "structure": _structure(picture, conditions, evidence),
+        "aesthetics": (1 - residual.blur) * torch.exp(-residual.noise / 0.03),
+    }
+    gone = torch.exp(
+        -residual.tone / 0.1 - (residual.worst / 0.15).square() - residual.noise / 0.05
+    )
+    scores = {name: torch.where(task == _REMOVE, torch.nan, s) for name, s in four.items()}
+    return {**scores, "removal_quality": torch.where(task == _REMOVE, gone, torch.nan)}
+
+
+def _text_alignment(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> Tensor:
+    rows, fit, reading = torch.arange(len(conditions)), evidence.fit, evidence.reading
+    asked = conditions.shape.clamp(min=0)
+    inside = fit.coverage[rows, asked]
+    error = (picture - conditions.ink[:, :, None, None]).square().mean(1)
+    colour = (error * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+    shape = fit.overlap[rows, asked] * torch.exp(-colour / 0.25**2)
+    shape = torch.where(fit.overlap.argmax(1) == asked, shape, shape / 2)
+    right = (reading.letters == conditions.letters).float()
+    cells = (conditions.letters >= 0).float()
+    words = (reading.wanted_match * (0.5 + 0.5 * right) * cells).sum(1) / cells.sum(1).clamp(min=1)
+    prompted = torch.where(conditions.shape >= 0, evidence.hidden, torch.nan)
+    score = torch.where(conditions.task == _EXTEND, prompted, shape)
+    return torch.where(conditions.task == _TEXT, words, score)
+
+
+def _structure(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> Tensor:
+    mask = conditions.mask
+    changed = change_matte(picture, conditions.background) * mask
+    any_shape = fit_shapes(changed, mask).overlap.amax(1)
+    wrong = _gradient_energy(picture - conditions.target, mask)
+    true = _gradient_energy(conditions.target, mask)
+    continued = 1 - (wrong / (true + 0.0004)).clamp(max=1)
+    cells = (conditions.letters >= 0).sum(1).clamp(min=1)
+    legible = evidence.reading.match.sum(1) / cells
+    score = torch.where(conditions.task == _EXTEND, continued, any_shape)
+    return torch.where(conditions.task == _TEXT, legible, score)
+
+
+def _gradient_energy(image: Tensor, mask: Tensor) -> Tensor:
+    energy = gradients(image).square().mean(1)
+    return (energy * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)

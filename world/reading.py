@@ -1,0 +1,92 @@
+"""Reading the words of a picture: each cell is matched with every letter of every font."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .canvas import SIZE
+from .lettering import CELL_HEIGHT, CELL_WIDTH, LETTERS, glyph_atlas
+
+_REACH = 2
+_MIN_CONTRAST = 0.5
+_MIN_MATCH = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reading:
+    """What stands in the cells of a batch of pictures."""
+
+    letters: Tensor
+    """Int64 `[B, 4]`: the letter read, -1 where none is legible or there is no cell."""
+    match: Tensor
+    """Float32 `[B, 4]`: correlation with the best letter, 0 where there is no cell."""
+    wanted_match: Tensor
+    """Float32 `[B, 4]`: correlation with the best form of the wanted letter."""
+    coverage: Tensor
+    """Float32 `[B, 64, 64]`: the letters read, as ink."""
+
+
+def _cells(matte: Tensor, cells: Tensor, box: Tensor) -> Tensor:
+    """Cut every cell at all shifts up to 2 pixels: `[N, 25, 384]`."""
+    padded = F.pad(matte, (_REACH,) * 4)
+    cut = []
+    for row, slot in cells.tolist():
+        left, top = int(box[row, 0]) + slot * CELL_WIDTH, int(box[row, 1])
+        cut.append(
+            padded[row, top : top + CELL_HEIGHT + 2 * _REACH, left : left + CELL_WIDTH + 2 * _REACH]
+        )
+    stacked = torch.stack(cut)[:, None]
+    return F.unfold(stacked, (CELL_HEIGHT, CELL_WIDTH)).transpose(1, 2)
+
+
+def read_words(matte: Tensor, letters: Tensor, box: Tensor) -> Reading:
+    """Read the words.
+
+    Args:
+        matte: Ink of the picture, float32 `[B, 64, 64]` in 0..1.
+        letters: The wanted letters, int64 `[B, 4]`; -1 where there is no cell.
+        box: Int64 `[B, 4]`, where the words stand.
+    """
+    batch, slots = letters.shape
+    read = torch.full((batch, slots), -1)
+    match, wanted_match = torch.zeros(batch, slots), torch.zeros(batch, slots)
+    coverage = torch.zeros(batch, SIZE, SIZE)
+    cells = (letters >= 0).nonzero()
+    if len(cells) == 0:
+        return Reading(letters=read, match=match, wanted_match=wanted_match, coverage=coverage)
+    atlas = glyph_atlas()
+    fonts = len(atlas)
+    forms = atlas.transpose(0, 1).reshape(len(LETTERS) * fonts, -1)
+    forms = forms - forms.mean(1, keepdim=True)
+    sizes = forms.norm(dim=1)
+    windows = _cells(matte, cells, box)
+    windows = windows - windows.mean(2, keepdim=True)
+    product = windows @ (forms / sizes[:, None]).T  # [N, 25, 26 * fonts]
+    correlation = product / windows.norm(dim=2, keepdim=True).clamp(min=1e-3)
+    # Faint or absent letters correlate too; their contrast gives them away.
+    correlation = torch.where(product / sizes >= _MIN_CONTRAST, correlation, 0.0)
+    best, where = correlation.flatten(1).max(1)
+    shift, form = where // correlation.shape[2], where % correlation.shape[2]
+    rows, places = cells.unbind(1)
+    read[rows, places] = torch.where(best >= _MIN_MATCH, form // fonts, -1)
+    match[rows, places] = best
+    per_letter = correlation.amax(1).view(len(cells), len(LETTERS), fonts).amax(2)
+    wanted = letters[rows, places]
+    wanted_match[rows, places] = per_letter.gather(1, wanted[:, None])[:, 0]
+    shapes = atlas.transpose(0, 1).reshape(len(LETTERS) * fonts, CELL_HEIGHT, CELL_WIDTH)
+    for k, (row, slot) in enumerate(cells.tolist()):
+        down, right = divmod(int(shift[k]), 2 * _REACH + 1)
+        left = int(box[row, 0]) + slot * CELL_WIDTH + right - _REACH
+        _stamp(coverage[row], shapes[form[k]], int(box[row, 1]) + down - _REACH, left)
+    return Reading(letters=read, match=match, wanted_match=wanted_match, coverage=coverage)
+
+
+def _stamp(canvas: Tensor, glyph: Tensor, top: int, left: int) -> None:
+    """Add a glyph to a canvas `[64, 64]` in place, cut off at its frame."""
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = min(top + CELL_HEIGHT, SIZE), min(left + CELL_WIDTH, SIZE)
+    part = glyph[y0 - top : y1 - top, x0 - left : x1 - left]
+    area = canvas[y0:y1, x0:x1]
+    torch.maximum(area, part, out=area)

@@ -1,0 +1,87 @@
+"""Which shape is it: mattes, and the best fit of each of the six shapes."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .canvas import SIZE, pixel_grid
+from .shapes import SHAPE_NAMES, shape_coverage
+
+_PROBE_RADIUS = 24.0
+_MIN_AREA = 12.0
+_RADIUS_STEPS = (0.94, 1.0, 1.06)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShapeFit:
+    """The fits of every shape to a matte."""
+
+    overlap: Tensor
+    """Soft intersection over union `[B, 6]`, 1 is perfect."""
+    coverage: Tensor
+    """Coverage of every fitted shape `[B, 6, 64, 64]`."""
+    area: Tensor
+    """Area of the matte in pixels, `[B]`."""
+
+
+def matte_of(picture: Tensor, background: Tensor, ink: Tensor) -> Tensor:
+    """Return how much of the way from background to ink every pixel went, `[B, H, W]`, 0..1."""
+    direction = ink[:, :, None, None] - background
+    length = direction.square().sum(1).clamp(min=0.02)
+    return (((picture - background) * direction).sum(1) / length).clamp(0, 1)
+
+
+def change_matte(picture: Tensor, background: Tensor) -> Tensor:
+    """Return how clearly every pixel differs from the background, `[B, H, W]`, 0..1."""
+    return ((picture - background).square().mean(1).sqrt() / 0.3).clamp(0, 1)
+
+
+@lru_cache(maxsize=1)
+def _unit_moments() -> tuple[Tensor, Tensor]:
+    """Area per squared radius and vertical centroid per radius of each shape, `[6]` each."""
+    kinds = torch.arange(len(SHAPE_NAMES))
+    middle = torch.full((len(kinds),), SIZE / 2)
+    coverage = shape_coverage(kinds, middle, middle, torch.full((len(kinds),), _PROBE_RADIUS))
+    _, y = pixel_grid()
+    area = coverage.sum((1, 2))
+    drop = (coverage * y).sum((1, 2)) / area - SIZE / 2
+    return area / _PROBE_RADIUS**2, drop / _PROBE_RADIUS
+
+
+def soft_overlap(first: Tensor, second: Tensor) -> Tensor:
+    """Return the soft intersection over union over the last two axes."""
+    both = torch.minimum(first, second).sum((-2, -1))
+    return both / torch.maximum(first, second).sum((-2, -1)).clamp(min=1e-6)
+
+
+def fit_shapes(matte: Tensor, mask: Tensor) -> ShapeFit:
+    """Fit every shape to a matte `[B, 64, 64]` by its area and centroid, cut off by the mask."""
+    x, y = pixel_grid()
+    clean = torch.where(matte > 0.25, matte, 0.0) * mask
+    area = clean.sum((1, 2))
+    total = area.clamp(min=1e-6)
+    centre_x, centre_y = (clean * x).sum((1, 2)) / total, (clean * y).sum((1, 2)) / total
+    unit_area, unit_drop = _unit_moments()
+    overlaps, coverages = [], []
+    for kind in range(len(SHAPE_NAMES)):
+        radius = (area / unit_area[kind]).sqrt()
+        which = torch.full_like(area, kind, dtype=torch.long)
+        tries = [
+            shape_coverage(which, centre_x, centre_y - unit_drop[kind] * radius, radius * step)
+            * mask
+            for step in _RADIUS_STEPS
+        ]
+        stacked = torch.stack(tries, 1)
+        overlap = soft_overlap(stacked, clean[:, None])
+        best = overlap.argmax(1)
+        rows = torch.arange(len(area))
+        overlaps.append(overlap[rows, best])
+        coverages.append(stacked[rows, best])
+    found = (area >= _MIN_AREA).float()
+    return ShapeFit(
+        overlap=torch.stack(overlaps, 1) * found[:, None],
+        coverage=torch.stack(coverages, 1) * found[:, None, None, None],
+        area=area,
+    )
