@@ -18,6 +18,9 @@ from support.workflows import API_FOLDER, example_picture, templates
 JOB_TIMEOUT_S = 300.0
 POLL_INTERVAL_S = 0.1
 
+REGISTRY = "https://api.comfy.org/"
+"""The front end looks node versions up there, which `--disable-api-nodes` forbids it."""
+
 EVERY_TEMPLATE = pytest.mark.parametrize("template", templates(), ids=lambda path: path.stem)
 
 
@@ -63,7 +66,8 @@ def test_template_runs_from_the_front_end(browser: Browser, client: ComfyClient,
     job = queue(browser, client)
     assert job.succeeded, job.error
     assert job.pictures()
-    assert browser.console[num_errors:] == []
+    errors = browser.console[num_errors:]
+    assert [line for line in errors if REGISTRY not in line] == []
 
 
 def load(browser: Browser, template: Path) -> None:
@@ -75,7 +79,8 @@ def load(browser: Browser, template: Path) -> None:
 def queue(browser: Browser, client: ComfyClient) -> Job:
     """Press the Run button, so to speak, and wait for the job's end."""
     before = set(client.get("/history"))
-    assert browser.evaluate("window.app.queuePrompt(0)"), "the front end refused the workflow"
+    errors = "window.app.queuePrompt(0).then(() => JSON.stringify(window.app.lastNodeErrors ?? {}))"
+    assert browser.evaluate(errors) == "{}", "the front end refused the workflow"
     deadline = time.monotonic() + JOB_TIMEOUT_S
     while not (finished := set(client.get("/history")) - before):
         assert time.monotonic() < deadline, f"the job did not end in {JOB_TIMEOUT_S:.0f} s"
