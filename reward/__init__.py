@@ -1,0 +1,1 @@
+"""The reward model: one vision-language judge of picture pairs for every task and dimension."""

@@ -1,0 +1,73 @@
+"""What a judge is: it answers queries about pairs of pictures with probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ..fill.config import check_limits, setting
+from ..fill.task import Dimension
+from .query import Query
+
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+
+
+class JudgeError(RuntimeError):
+    """A checkpoint that cannot judge; the message says what it lacks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeConfig:
+    """Which judge to load and how it looks at pictures."""
+
+    folder: str = ""
+    """Folder of a Qwen2.5-VL or Qwen2-VL checkpoint in transformers format."""
+    precision: str = setting(
+        "auto",
+        "Data type of the weights; auto = bf16 on a GPU, fp32 on a CPU.",
+        options=PRECISIONS,
+    )
+    max_pixels: int = setting(
+        512 * 512,
+        "Largest picture the judge sees, in px; larger ones are shrunk, to save time and memory.",
+        min=28 * 28,
+        max=1 << 26,
+        step=28 * 28,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of limits."""
+        check_limits(self)
+        if not self.folder:
+            raise ValueError("no judge folder given; choose a judge in the loader")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A judge's answers about one pair."""
+
+    probabilities: dict[Dimension, float]
+    """P(the first picture is better), per dimension."""
+
+    def mean(self, weights: dict[Dimension, float] | None = None) -> float:
+        """Return the weighted mean over the dimensions; equal weights if none are given."""
+        weigh = {d: 1.0 if weights is None else weights.get(d, 0.0) for d in self.probabilities}
+        total = sum(weigh.values())
+        if total <= 0:
+            raise ValueError("all dimension weights are 0; give at least one that is above 0")
+        return sum(p * weigh[d] for d, p in self.probabilities.items()) / total
+
+
+class Judge(Protocol):
+    """Answers "is the first picture better than the second?"."""
+
+    def encode(self, image: torch.Tensor) -> Any:
+        """Prepare a picture ``[3, H, W]``, 0..1, once for any number of comparisons."""
+        ...
+
+    def ask(self, first: Any, second: Any, queries: Sequence[Query]) -> torch.Tensor:
+        """Return P("Yes") per query, ``[len(queries)]``, float32, for two encoded pictures."""
+        ...

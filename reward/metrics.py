@@ -1,0 +1,117 @@
+"""Scores that need no judge: numbers that mean exactly what their names say."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+
+def outside_difference(
+    result: torch.Tensor, source: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Return the largest absolute difference of any channel where the mask is 0.
+
+    Args:
+        result: ``[B, H, W, 3]``, 0..1.
+        source: ``[B, H, W, 3]``, 0..1.
+        mask: ``[B, H, W]``, 1 = repainted.
+
+    Returns:
+        ``[B]``, 0..1; 0 = nothing outside the mask has changed.
+    """
+    difference = (result - source).abs().amax(dim=-1)
+    return torch.where(mask > 0, 0.0, difference).amax(dim=(1, 2))
+
+
+def seam_step(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return how much larger the step across the mask's border is than the steps beside it.
+
+    The mean absolute difference of neighbours, one inside and one outside the mask, less the mean
+    over neighbours that are both outside but within 2 px of the border.
+
+    Args:
+        image: ``[B, H, W, 3]``, 0..1.
+        mask: ``[B, H, W]``, 1 = repainted.
+
+    Returns:
+        ``[B]``, about -1..1; 0 or less = no visible seam; NaN where the mask has no border.
+    """
+    inside = mask > 0.5
+    near = _near_border(inside)
+    across, beside = _Mean(len(image)), _Mean(len(image))
+    for axis in (1, 2):
+        size = image.shape[axis]
+        a, b = image.narrow(axis, 0, size - 1), image.narrow(axis, 1, size - 1)
+        step = (a - b).abs().mean(dim=-1)
+        first, second = inside.narrow(axis, 0, size - 1), inside.narrow(axis, 1, size - 1)
+        close = near.narrow(axis, 0, size - 1) & near.narrow(axis, 1, size - 1)
+        across.add(step, first != second)
+        beside.add(step, ~first & ~second & close)
+    return across.value() - torch.nan_to_num(beside.value())
+
+
+def _near_border(inside: torch.Tensor) -> torch.Tensor:
+    grown = torch.nn.functional.max_pool2d(inside.float()[:, None], 5, 1, 2)[:, 0]
+    return (grown > 0) & ~inside
+
+
+class _Mean:
+    """A mean per batch item over selected values, gathered in pieces."""
+
+    def __init__(self, batch: int) -> None:
+        self._sum = torch.zeros(batch)
+        self._count = torch.zeros(batch)
+
+    def add(self, values: torch.Tensor, chosen: torch.Tensor) -> None:
+        """Take in the chosen values."""
+        self._sum += torch.where(chosen, values, 0.0).sum(dim=(1, 2)).cpu()
+        self._count += chosen.sum(dim=(1, 2)).cpu()
+
+    def value(self) -> torch.Tensor:
+        """Return the means; NaN where nothing was chosen."""
+        return self._sum / self._count
+
+
+def text_correct(image: torch.Tensor, words: str) -> list[float]:
+    """Return the share of the words that optical character recognition reads exactly.
+
+    Case and punctuation do not count. Needs the optional package rapidocr.
+
+    Args:
+        image: ``[B, H, W, 3]``, 0..1.
+        words: What should be readable.
+
+    Raises:
+        ValueError: There are no words.
+        ImportError: rapidocr is not installed; says how to install it.
+    """
+    wanted = _normalise(words)
+    if not wanted:
+        raise ValueError("words is empty; type the text that should be readable")
+    reader = _reader()
+    pictures = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    scores = []
+    for picture in pictures:
+        found = reader(picture[..., ::-1])  # the reader takes BGR
+        read = set(_normalise(" ".join(getattr(found, "txts", None) or ())))
+        scores.append(sum(word in read for word in wanted) / len(wanted))
+    return scores
+
+
+def _normalise(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+@lru_cache(maxsize=1)
+def _reader() -> Any:
+    try:
+        from rapidocr import RapidOCR  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "reading text needs the package rapidocr; install it with: pip install rapidocr "
+            "onnxruntime"
+        ) from error
+    return RapidOCR()

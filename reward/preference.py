@@ -1,0 +1,205 @@
+"""Preference data: a folder of pictures with JSON lines, an image folder for ``datasets``.
+
+``metadata.jsonl`` holds pairs (winner, loser), ``candidates.jsonl`` whole groups, labelled or not.
+Lines are appended and flushed one by one, so a crash loses at most the line being written; a torn
+last line is dropped when the folder is opened. Source: OneReward, sec. 4.2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..fill.task import TASKS, Dimension, Task
+
+PAIRS = "metadata.jsonl"
+GROUPS = "candidates.jsonl"
+SPLITS = ("train", "dev", "test")
+T = TypeVar("T", bound="Preference | CandidateGroup")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """One picture is better than another, in one dimension. File names are relative to the set."""
+
+    winner_file_name: str
+    loser_file_name: str
+    task: Task
+    dimension: Dimension
+    condition: str
+    """Which picture, mask and prompt; pairs of one condition never fall into different splits."""
+    source_file_name: str = ""
+    mask_file_name: str = ""
+    prompt: str = ""
+    judged_by: str = ""
+    """``judge:<name>``, ``oracle``, ``metric:<name>`` or ``human``."""
+    confidence: float = 1.0
+    """How sure, 0.5..1."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How the two were made: ``{"winner": ..., "loser": ...}``."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be a preference."""
+        if self.winner_file_name == self.loser_file_name:
+            raise ValueError(f"{self.winner_file_name} cannot be better than itself")
+        if self.dimension not in TASKS[self.task].dimensions:
+            raise ValueError(f"{self.task.value} is not judged on {self.dimension.value}")
+        if not 0.5 <= self.confidence <= 1.0:
+            raise ValueError(f"confidence is {self.confidence}, but 0.5 to 1 is expected")
+        _check_names(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateGroup:
+    """All candidates made for one condition."""
+
+    file_names: tuple[str, ...]
+    task: Task
+    condition: str
+    source_file_name: str = ""
+    mask_file_name: str = ""
+    prompt: str = ""
+    settings: tuple[Mapping[str, Any], ...] = ()
+    """How each was made, seed included; one per file."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do not belong to the files."""
+        if self.settings and len(self.settings) != len(self.file_names):
+            raise ValueError(
+                f"{len(self.settings)} settings for {len(self.file_names)} candidates; one each is "
+                "expected"
+            )
+        _check_names(self)
+
+
+class PreferenceSet:
+    """A folder of preference data."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or create the folder and repair what a crash left behind."""
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (PAIRS, GROUPS):
+            _drop_torn_line(folder / name)
+
+    def add(self, preference: Preference) -> None:
+        """Append a pair; it is on the disk when this returns."""
+        _append(self.folder / PAIRS, _to_json(preference))
+
+    def add_group(self, group: CandidateGroup) -> None:
+        """Append a candidate group; it is on the disk when this returns."""
+        _append(self.folder / GROUPS, _to_json(group))
+
+    def pairs(self) -> list[Preference]:
+        """Return all pairs.
+
+        Raises:
+            ValueError: A line is no preference; names file and line.
+        """
+        return _read(self.folder / PAIRS, Preference)
+
+    def groups(self) -> list[CandidateGroup]:
+        """Return all candidate groups; ValueError as for :meth:`pairs`."""
+        return _read(self.folder / GROUPS, CandidateGroup)
+
+    def picture(self, name: str) -> Path:
+        """Return the path of a picture; ValueError if the name leaves the folder."""
+        path = (self.folder / name).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise ValueError(f"{name!r} leaves the folder {self.folder}; do not use this data")
+        return path
+
+
+def split_of(condition: str, shares: tuple[float, float] = (0.1, 0.1)) -> str:
+    """Return ``train``, ``dev`` or ``test`` for a condition: by its name, the same for ever.
+
+    Args:
+        condition: The condition's name.
+        shares: Share of dev and of test.
+    """
+    number = hashlib.blake2b(condition.encode(), digest_size=8).digest()
+    position = int.from_bytes(number, "big") / 2**64
+    dev, test = shares
+    if position < dev:
+        return "dev"
+    return "test" if position < dev + test else "train"
+
+
+def by_split(pairs: Iterable[Preference]) -> dict[str, list[Preference]]:
+    """Sort pairs into the three splits."""
+    found: dict[str, list[Preference]] = {name: [] for name in SPLITS}
+    for pair in pairs:
+        found[split_of(pair.condition)].append(pair)
+    return found
+
+
+def _check_names(record: Preference | CandidateGroup) -> None:
+    if isinstance(record, Preference):
+        names = [record.winner_file_name, record.loser_file_name]
+    else:
+        names = list(record.file_names)
+    if not all(names):
+        raise ValueError("a picture has no file name")
+    for name in [*names, record.source_file_name, record.mask_file_name]:
+        if name and (Path(name).is_absolute() or ".." in Path(name).parts):
+            raise ValueError(f"{name!r} leaves the folder of the data; do not use this data")
+
+
+def _to_json(record: Preference | CandidateGroup) -> str:
+    values = asdict(record)
+    values["task"] = record.task.value
+    if isinstance(record, Preference):
+        values["dimension"] = record.dimension.value
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _from_json(cls: type[T], line: str) -> T:
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    # A later version may know more; a pair does not become wrong by what is not read.
+    known = {f.name for f in fields(cls)}
+    values = {k: v for k, v in values.items() if k in known}
+    values["task"] = Task(values["task"])
+    if "dimension" in values:
+        values["dimension"] = Dimension(values["dimension"])
+    for name in ("file_names", "settings"):
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
+    return cls(**values)
+
+
+def _read(path: Path, cls: type[T]) -> list[T]:
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(_from_json(cls, line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return records
+
+
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        with path.open("r+b") as file:
+            file.truncate(end)

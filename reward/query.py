@@ -1,0 +1,65 @@
+"""The judge's question, made from task, dimension and prompt.
+
+Source: OneReward, sec. 4.3: the prompt goes in for text alignment only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..fill.task import TASKS, Dimension, Task, dimensions_for
+
+TEMPLATE_VERSION = 1
+"""Changes with the wording; judges trained on another version answer another question."""
+
+_TASKS = {
+    Task.FILL: "fill",
+    Task.EXTEND: "extend",
+    Task.REMOVE: "remove",
+    Task.TEXT: "text",
+}
+_DIMENSIONS = {
+    Dimension.TEXT_ALIGNMENT: "text alignment: shows what the prompt says",
+    Dimension.CONSISTENCY: "consistency: colour, texture and light continue across the edit",
+    Dimension.STRUCTURE: "structure: shapes and layout are plausible",
+    Dimension.AESTHETICS: "aesthetics: looks clean and good",
+    Dimension.REMOVAL_QUALITY: "removal quality: the object is gone and the patch is clean",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question about a pair of pictures."""
+
+    task: Task
+    dimension: Dimension
+    prompt: str = ""
+    """The user's prompt; used for text alignment, and refused as empty there."""
+
+    def __post_init__(self) -> None:
+        """Refuse dimensions the task is not judged on, and text alignment without a text."""
+        if self.dimension not in TASKS[self.task].dimensions:
+            known = ", ".join(d.value for d in TASKS[self.task].dimensions)
+            raise ValueError(
+                f"{self.task.value} is not judged on {self.dimension.value}; choose from: {known}"
+            )
+        if self.dimension is Dimension.TEXT_ALIGNMENT and not self.prompt.strip():
+            raise ValueError("text alignment needs the prompt that the pictures should follow")
+
+    @property
+    def criterion(self) -> tuple[Task, Dimension]:
+        """The task and the dimension: the cell of table 1."""
+        return self.task, self.dimension
+
+    def question(self) -> str:
+        """Return the text of the question, the same for every picture pair."""
+        parts = [f"Task: {_TASKS[self.task]}.", f"Dimension: {_DIMENSIONS[self.dimension]}."]
+        if self.dimension is Dimension.TEXT_ALIGNMENT:
+            parts.append(f"Prompt: {self.prompt.strip()}.")
+        parts.append("Is the first image better than the second image? Answer Yes or No.")
+        return " ".join(parts)
+
+
+def queries_for(task: Task, prompt: str) -> tuple[Query, ...]:
+    """Return a query for every dimension the task is judged on with this prompt."""
+    return tuple(Query(task, dimension, prompt) for dimension in dimensions_for(task, prompt))

@@ -1,0 +1,211 @@
+"""The vision-language judge: P("Yes") of a Qwen2.5-VL (or Qwen2-VL) checkpoint, down to the pixels.
+
+Source: OneReward, sec. 4.3. The probability is that of the token itself under the full vocabulary,
+at the one position where the answer begins; no other row of logits is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..fill.files import num_bytes, read_json, read_weights
+from ..fill.parts import Part
+from .judge import JudgeConfig, JudgeError
+from .preprocess import PatchConfig, read_patch_config, to_patches
+from .query import Query
+
+MODEL_TYPES = {
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+YES, NO = "Yes", "No"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Encoded:
+    """A picture as the judge's language model sees it."""
+
+    tokens: torch.Tensor
+    """``[rows * cols, width]``: one embedding per merged patch."""
+    rows: int
+    cols: int
+
+
+class QwenJudge:
+    """A judge in a transformers folder; weights are read when a host first makes it resident.
+
+    Attributes:
+        part: The whole model, for the host.
+        patches: How pictures are cut.
+    """
+
+    def __init__(self, config: JudgeConfig, device: torch.device) -> None:
+        """Check the folder.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: Pickled or damaged weights.
+            JudgeError: No Qwen-VL model, or no single-token Yes and No.
+        """
+        self._folder = Path(config.folder)
+        values = read_json(self._folder / "config.json")
+        if values.get("model_type") not in MODEL_TYPES:
+            raise JudgeError(
+                f"{self._folder} is a {values.get('model_type')} model, but a judge needs "
+                "Qwen2.5-VL or Qwen2-VL; choose such a folder"
+            )
+        self._class = MODEL_TYPES[values["model_type"]]
+        self._image_token = int(values["image_token_id"])
+        self.patches: PatchConfig = read_patch_config(
+            read_json(self._folder / "preprocessor_config.json"), config.max_pixels
+        )
+        auto = torch.float32 if device.type == "cpu" else torch.bfloat16
+        dtype = DTYPES.get(config.precision, auto)
+        size = num_bytes(read_weights(self._folder), dtype.itemsize)
+        self.part = Part("judge", lambda: self._load(dtype), size, dtype)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's own tokenizer, with its chat template."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(
+            str(self._folder), local_files_only=True, trust_remote_code=False
+        )
+
+    @cached_property
+    def answer_ids(self) -> tuple[int, int]:
+        """Token ids of "Yes" and "No"; JudgeError if either takes more than one token."""
+        ids = [self.tokenizer.encode(word, add_special_tokens=False) for word in (YES, NO)]
+        if any(len(i) != 1 for i in ids) or ids[0] == ids[1]:
+            raise JudgeError(
+                f"the tokenizer in {self._folder} has no single tokens for Yes and No, which a "
+                "judge needs; choose an original Qwen-VL tokenizer"
+            )
+        return ids[0][0], ids[1][0]
+
+    def encode(self, image: torch.Tensor) -> Encoded:
+        """Run the vision tower on one picture; differentiable.
+
+        Args:
+            image: ``[3, H, W]``, 0..1, on the judge's device.
+        """
+        patches, (rows, cols) = to_patches(image, self.patches)
+        grid = torch.tensor([[1, rows, cols]], device=image.device)
+        model: Any = self.part.module
+        out = model.model.get_image_features(patches.to(self.part.dtype), grid)
+        tokens = getattr(out, "pooler_output", out)[0]
+        merge = self.patches.merge_size
+        return Encoded(tokens=tokens, rows=rows // merge, cols=cols // merge)
+
+    def ask(self, first: Encoded, second: Encoded, queries: Sequence[Query]) -> torch.Tensor:
+        """Return P("Yes") per query, ``[len(queries)]``, float32; all queries in one pass."""
+        return self.answer_probabilities(first, second, queries)[:, 0]
+
+    def answer_probabilities(
+        self, first: Encoded, second: Encoded, queries: Sequence[Query]
+    ) -> torch.Tensor:
+        """Return P("Yes") and P("No") per query under the full vocabulary, ``[queries, 2]``."""
+        logits = self.answer_logits(first, second, queries)
+        return logits.softmax(dim=-1)[:, list(self.answer_ids)]
+
+    def answer_logits(
+        self, first: Encoded, second: Encoded, queries: Sequence[Query]
+    ) -> torch.Tensor:
+        """Return the logits at the answer position, ``[queries, vocabulary]``, float32."""
+        model: Any = self.part.module
+        device = first.tokens.device
+        rows = [self._ids(first, second, query) for query in queries]
+        longest = max(len(ids) for ids in rows)
+        # Padding stands on the right, where a causal model never looks from the answer position.
+        padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in rows], device=device)
+        pictures = torch.cat([first.tokens, second.tokens])
+        embeds = model.get_input_embeddings()(padded)
+        is_picture = torch.tensor(
+            [
+                [i == self._image_token for i in ids] + [False] * (longest - len(ids))
+                for ids in rows
+            ],
+            device=device,
+        )
+        embeds = embeds.masked_scatter(
+            is_picture[..., None], pictures.to(embeds.dtype).repeat(len(rows), 1)
+        )
+        positions = torch.stack(
+            [self._positions(ids, longest, (first, second)) for ids in rows], dim=1
+        )
+        states = model.model.language_model(
+            inputs_embeds=embeds, position_ids=positions.to(device), use_cache=False
+        ).last_hidden_state
+        last = torch.tensor([len(ids) - 1 for ids in rows], device=device)
+        return model.lm_head(states[torch.arange(len(rows), device=device), last]).float()
+
+    def _ids(self, first: Encoded, second: Encoded, query: Query) -> list[int]:
+        """Return the token ids of a query in the checkpoint's chat template, pictures included."""
+        messages = [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image"},
+                    {"type": "image"},
+                    {"type": "text", "text": query.question()},
+                ],
+            }
+        ]
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        sizes = iter([first.rows * first.cols, second.rows * second.cols])
+        ids: list[int] = []
+        for token in self.tokenizer.encode(text, add_special_tokens=False):
+            ids.extend([token] * (next(sizes) if token == self._image_token else 1))
+        return ids
+
+    def _positions(
+        self, ids: list[int], length: int, pictures: tuple[Encoded, Encoded]
+    ) -> torch.Tensor:
+        """Return multimodal positions ``[3, length]`` (time, row, column).
+
+        Source: transformers, ``Qwen2_5_VLModel.get_rope_index``: text counts on along all three
+        axes, a picture spans its grid and moves the count by its longer side.
+        """
+        columns: list[tuple[int, int, int]] = []
+        shapes = iter(pictures)
+        here = 0
+        while len(columns) < len(ids):
+            if ids[len(columns)] != self._image_token:
+                columns.append((here, here, here))
+                here += 1
+                continue
+            shape = next(shapes)
+            columns.extend(
+                (here, here + r, here + c) for r in range(shape.rows) for c in range(shape.cols)
+            )
+            here += max(shape.rows, shape.cols)
+        columns.extend([(0, 0, 0)] * (length - len(ids)))
+        return torch.tensor(columns).T
+
+    def _load(self, dtype: torch.dtype) -> nn.Module:
+        import transformers
+
+        model, info = getattr(transformers, self._class).from_pretrained(
+            str(self._folder),
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise JudgeError(
+                f"{self._folder} lacks {len(missing)} weights ({missing[0]} ...); download it again"
+            )
+        return model

@@ -1,0 +1,141 @@
+"""Judging pairs and choosing the best of many; every picture is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..fill.task import Dimension
+from .judge import Judge, Judgement
+from .query import Query
+
+METHODS = ("knock-out", "round robin")
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One judged pair of candidates, by their places in the batch."""
+
+    first: int
+    second: int
+    judgement: Judgement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """The outcome of a contest."""
+
+    order: tuple[int, ...]
+    """Places in the batch, best first."""
+    scores: tuple[float, ...]
+    """Mean P(better than its opponents) of every candidate, in the order of the batch."""
+    comparisons: tuple[Comparison, ...]
+
+
+def judge_pair(
+    judge: Judge, first: Any, second: Any, queries: Sequence[Query], swap: bool = True
+) -> Judgement:
+    """Return the probability per dimension that the first picture is the better one.
+
+    Args:
+        judge: The judge.
+        first: A picture, encoded by the judge.
+        second: The other one.
+        queries: Which dimensions; one each.
+        swap: Ask in both orders and return ``(P(Yes|a,b) + 1 - P(Yes|b,a)) / 2``, which cancels a
+            preference for a position. A score; the training reward asks once (OneReward, eq. 3).
+    """
+    with torch.no_grad():
+        p = judge.ask(first, second, queries)
+        if swap:
+            p = (p + 1 - judge.ask(second, first, queries)) / 2
+    return Judgement(probabilities={q.dimension: float(v) for q, v in zip(queries, p, strict=True)})
+
+
+def pick_best(
+    judge: Judge,
+    encoded: Sequence[Any],
+    queries: Sequence[Query],
+    method: str = "knock-out",
+    weights: Mapping[Dimension, float] | None = None,
+    on_comparison: Tick | None = None,
+) -> Ranking:
+    """Rank candidates of the same condition.
+
+    Args:
+        judge: The judge.
+        encoded: The candidates, encoded by the judge, at least one.
+        queries: Which dimensions to judge.
+        method: ``knock-out``: N - 1 comparisons, exact about the winner only as far as the judge is
+            transitive; ``round robin``: all N (N - 1) / 2.
+        weights: Weight per dimension; None: equal.
+        on_comparison: Called before every comparison (progress and cancel).
+
+    Raises:
+        ValueError: No candidates, no queries, an unknown method, or weights that are all 0.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; choose one of: {', '.join(METHODS)}")
+    if not encoded:
+        raise ValueError("there are no candidates to choose from; connect at least one picture")
+    if not queries:
+        raise ValueError("there is no dimension to judge; choose at least one")
+    table = dict(weights) if weights is not None else None
+
+    def compare(a: int, b: int) -> Comparison:
+        if on_comparison is not None:
+            on_comparison()
+        judgement = judge_pair(judge, encoded[a], encoded[b], queries)
+        judgement.mean(table)  # refuses weights that are all 0 before hours of work, not after
+        return Comparison(first=a, second=b, judgement=judgement)
+
+    if method == "knock-out":
+        comparisons, order = _knock_out(len(encoded), compare, table)
+        return Ranking(
+            order=order,
+            scores=_mean_scores(len(encoded), comparisons, table),
+            comparisons=tuple(comparisons),
+        )
+    comparisons = [compare(a, b) for a in range(len(encoded)) for b in range(a + 1, len(encoded))]
+    scores = _mean_scores(len(encoded), comparisons, table)
+    order = tuple(sorted(range(len(encoded)), key=lambda i: -scores[i]))
+    return Ranking(order=order, scores=scores, comparisons=tuple(comparisons))
+
+
+def _knock_out(
+    num: int,
+    compare: Callable[[int, int], Comparison],
+    weights: dict[Dimension, float] | None,
+) -> tuple[list[Comparison], tuple[int, ...]]:
+    """Play rounds of pairs; who loses later, or by less, stands higher."""
+    comparisons: list[Comparison] = []
+    lost: dict[int, tuple[int, float]] = {}
+    alive, number = list(range(num)), 0
+    while len(alive) > 1:
+        number += 1
+        winners = [alive[-1]] if len(alive) % 2 else []
+        for a, b in zip(alive[0::2], alive[1::2], strict=False):
+            done = compare(a, b)
+            comparisons.append(done)
+            p = done.judgement.mean(weights)
+            winner, loser = (a, b) if p >= 0.5 else (b, a)
+            winners.append(winner)
+            lost[loser] = (number, min(p, 1 - p))
+        alive = sorted(winners)
+    losers = sorted(lost, key=lambda i: lost[i], reverse=True)
+    return comparisons, (*alive, *losers)
+
+
+def _mean_scores(
+    num: int, comparisons: Sequence[Comparison], weights: dict[Dimension, float] | None
+) -> tuple[float, ...]:
+    results: list[list[float]] = [[] for _ in range(num)]
+    for done in comparisons:
+        p = done.judgement.mean(weights)
+        results[done.first].append(p)
+        results[done.second].append(1 - p)
+    return tuple(sum(r) / len(r) if r else 0.5 for r in results)

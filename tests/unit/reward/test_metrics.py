@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from onereward.reward.metrics import outside_difference, seam_step, text_correct
+
+
+def frame() -> tuple[torch.Tensor, torch.Tensor]:
+    image = torch.linspace(0, 0.5, 32)[None, None, :, None].expand(1, 24, 32, 3).clone()
+    mask = torch.zeros(1, 24, 32)
+    mask[:, 8:16, 10:20] = 1
+    return image, mask
+
+
+def test_outside_difference_sees_one_pixel_of_one_channel() -> None:
+    image, mask = frame()
+    result = image.clone()
+    result[mask == 1] = 0.9
+    assert outside_difference(result, image, mask).item() == 0
+    result[0, 0, 0, 1] += 0.25
+    assert outside_difference(result, image, mask).item() == pytest.approx(0.25)
+
+
+def test_seam_step_is_the_step_that_was_put_in() -> None:
+    image, mask = frame()
+    assert abs(seam_step(image, mask).item()) < 0.01, "a ramp has no seam"
+    for height in (0.05, 0.2):
+        stepped = image + height * mask[..., None]
+        grown = seam_step(stepped, mask) - seam_step(image, mask)
+        # On the ramp's rising and falling side the step adds to and takes from the ramp's own.
+        assert grown.item() == pytest.approx(height, abs=0.01)
+
+
+def test_seam_step_without_a_border_is_nan() -> None:
+    image, mask = frame()
+    assert seam_step(image, torch.ones_like(mask)).isnan().all()
+
+
+def test_batches_are_scored_one_by_one() -> None:
+    image, mask = frame()
+    stepped = image + 0.3 * mask[..., None]
+    both = seam_step(torch.cat([image, stepped]), torch.cat([mask, mask]))
+    assert torch.allclose(both, torch.cat([seam_step(image, mask), seam_step(stepped, mask)]))
+
+
+def test_text_needs_words_and_says_how_to_get_the_reader() -> None:
+    image, _ = frame()
+    with pytest.raises(ValueError, match="words is empty"):
+        text_correct(image, " ! ")
+    if importlib.util.find_spec("rapidocr") is None:
+        with pytest.raises(ImportError, match="pip install rapidocr"):
+            text_correct(image, "AB")

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from onereward.fill.task import Dimension, Task
+from onereward.reward.judge import Judgement
+from onereward.reward.query import Query, queries_for
+from onereward.reward.score import METHODS, judge_pair, pick_best
+
+QUERIES = queries_for(Task.FILL, "a red circle")
+
+
+class QualityJudge:
+    """Prefers the larger number, less surely the nearer the two are, and always the first a bit."""
+
+    bias = 0.1
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def encode(self, image: torch.Tensor) -> float:
+        return float(image)
+
+    def ask(self, first: float, second: float, queries: Sequence[Query]) -> torch.Tensor:
+        self.asked += 1
+        p = torch.sigmoid(torch.tensor(first - second)) * (1 - self.bias) + self.bias
+        return p.expand(len(queries))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("num", [1, 2, 3, 5, 8])
+def test_the_best_of_a_transitive_judge_wins(method: str, num: int) -> None:
+    for seed in range(5):
+        values = [float(v) for v in range(num)]
+        random.Random(seed).shuffle(values)
+        ranking = pick_best(QualityJudge(), values, QUERIES, method)
+        assert values[ranking.order[0]] == max(values)
+        assert sorted(ranking.order) == list(range(num))
+        if method == "round robin":
+            assert [values[i] for i in ranking.order] == sorted(values, reverse=True)
+            assert len(ranking.comparisons) == num * (num - 1) // 2
+        else:
+            assert len(ranking.comparisons) == num - 1
+
+
+def test_position_bias_cancels() -> None:
+    judge = QualityJudge()
+    forth = judge_pair(judge, 1.0, 0.0, QUERIES)
+    back = judge_pair(judge, 0.0, 1.0, QUERIES)
+    equal = judge_pair(judge, 2.0, 2.0, QUERIES)
+    for dimension in forth.probabilities:
+        assert abs(forth.probabilities[dimension] + back.probabilities[dimension] - 1) < 1e-6
+        assert abs(equal.probabilities[dimension] - 0.5) < 1e-6
+    once = judge_pair(judge, 2.0, 2.0, QUERIES, swap=False)
+    assert abs(once.mean() - 0.55) < 1e-6
+
+
+def test_every_comparison_polls_the_host() -> None:
+    ticks: list[None] = []
+    values = [1.0, 2.0, 3.0, 4.0]
+    pick_best(QualityJudge(), values, QUERIES, on_comparison=lambda: ticks.append(None))
+    assert len(ticks) == 3
+
+
+def test_weights_decide() -> None:
+    judgement = Judgement(probabilities={Dimension.STRUCTURE: 0.9, Dimension.AESTHETICS: 0.3})
+    assert judgement.mean() == pytest.approx(0.6)
+    assert judgement.mean({Dimension.STRUCTURE: 3.0, Dimension.AESTHETICS: 1.0}) == pytest.approx(
+        0.75
+    )
+    assert judgement.mean({Dimension.AESTHETICS: 2.0}) == pytest.approx(0.3)
+    with pytest.raises(ValueError, match="weights are 0"):
+        judgement.mean({Dimension.CONSISTENCY: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("encoded", "queries", "method", "message"),
+    [
+        ([], QUERIES, "knock-out", "no candidates"),
+        ([1.0], (), "knock-out", "no dimension"),
+        ([1.0], QUERIES, "best", "choose one of"),
+    ],
+)
+def test_bad_contests_are_refused(
+    encoded: list[float], queries: Sequence[Query], method: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pick_best(QualityJudge(), encoded, queries, method)
