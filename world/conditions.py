@@ -152,8 +152,8 @@ def _shape_in(draw: Draw, image: Tensor, room: Room) -> _Thing:
     colour = _draw_colours(draw, image, room.mask)
     radius = room.radius * draw.uniform(0.82, 0.94)
     shake = room.radius - radius
-    x = room.x + shake * draw.uniform(-0.8, 0.8)
-    y = room.y + shake * draw.uniform(-0.8, 0.8)
+    x = room.x + shake * draw.uniform(-0.7, 0.7)
+    y = room.y + shake * draw.uniform(-0.7, 0.7)
     pairs = zip(colour.tolist(), shape.tolist(), strict=True)
     return _Thing(
         coverage=shape_coverage(shape, x, y, radius),
@@ -168,10 +168,12 @@ def _compose_fill(draw: Draw, look: Look, plain: Tensor) -> Conditions:
     room = draw_rooms(draw, 28, 48)
     background = _paint_distractors(draw, plain, _clear_of(room.mask))
     thing = _shape_in(draw, background, room)
+    # Corners may reach beyond a blob; the mask then makes room for them.
+    mask = torch.maximum(room.mask, dilate((thing.coverage > 0).float(), 1))
     return Conditions(
         task=torch.full((draw.count,), TASKS.index("fill")),
         source=background,
-        mask=room.mask,
+        mask=mask,
         target=blend(background, thing.coverage, thing.ink),
         background=background,
         coverage=thing.coverage,
@@ -219,7 +221,8 @@ def _compose_remove(draw: Draw, look: Look, plain: Tensor) -> Conditions:
     is_word = draw.chance(_REMOVED_WORD_SHARE)
     words = word_coverage(letters, box, draw_fonts(draw, look))
     coverage = torch.where(spread(is_word), words, thing.coverage)
-    mask = torch.where(spread(outlined | is_word), outline_masks(coverage), room.mask)
+    whole = torch.maximum(room.mask, dilate((coverage > 0).float(), 1))
+    mask = torch.where(spread(outlined | is_word), outline_masks(coverage), whole)
     background = _paint_distractors(draw, plain, _clear_of(mask))
     word_ink = _readable_ink(background, mask)
     return Conditions(

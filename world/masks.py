@@ -8,7 +8,7 @@ from torch import Tensor
 from .canvas import SIZE, Draw, box_mask, dilate, pixel_grid, spread
 
 _BLOB_SHARE = 0.35
-_BLOB_WOBBLE = 0.12
+_BLOB_WOBBLE = 0.09
 _SIDE_COUNT_WEIGHTS = (0.4, 0.3, 0.15, 0.15)
 _OBJECT_MARGIN = 3
 

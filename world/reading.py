@@ -65,6 +65,7 @@ def read_words(matte: Tensor, letters: Tensor, box: Tensor) -> Reading:
     windows = windows - windows.mean(2, keepdim=True)
     product = windows @ (forms / sizes[:, None]).T  # [N, 25, 26 * fonts]
     correlation = product / windows.norm(dim=2, keepdim=True).clamp(min=1e-3)
+    correlation = correlation.clamp(max=1)
     # Faint or absent letters correlate too; their contrast gives them away.
     correlation = torch.where(product / sizes >= _MIN_CONTRAST, correlation, 0.0)
     best, where = correlation.flatten(1).max(1)

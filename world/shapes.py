@@ -50,7 +50,7 @@ def _star(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
     folded = (angle - (angle / sector).round() * sector).abs()
     radius = torch.hypot(x, y)
     along, across = radius * folded.cos(), radius * folded.sin()
-    outer, inner = 1.1, 0.46
+    outer, inner = 1.0, 0.43
     tip_x, notch_x, notch_y = outer, inner * math.cos(sector / 2), inner * math.sin(sector / 2)
     length = math.hypot(notch_y, tip_x - notch_x)
     normal_x, normal_y = notch_y / length, (tip_x - notch_x) / length
