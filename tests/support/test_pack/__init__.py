@@ -1,12 +1,19 @@
 """Nodes for tests only: what no node of ComfyUI makes, but some other pack may."""
 
+# pyright: reportIncompatibleMethodOverride=false
+# `execute` legitimately narrows the signature of its base class.
+
 from __future__ import annotations
+
+import logging
 
 import comfy.model_management as mm
 import torch
 from comfy_api.latest import ComfyExtension, io
 
 _get_free_memory = mm.get_free_memory
+# What is encoded and what comes from a cache is logged at this level only.
+logging.getLogger("onereward").setLevel(logging.DEBUG)
 
 
 class TestPicture(io.ComfyNode):
@@ -50,7 +57,13 @@ class TestFreeMemory(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: torch.Tensor, free_bytes: int) -> io.NodeOutput:
-        mm.get_free_memory = _get_free_memory if free_bytes < 0 else lambda *_a, **_k: free_bytes
+        def get_free_memory(
+            dev: torch.device | None = None, torch_free_too: bool = False
+        ) -> int | tuple[int, int]:
+            del dev
+            return (free_bytes, free_bytes) if torch_free_too else free_bytes
+
+        mm.get_free_memory = _get_free_memory if free_bytes < 0 else get_free_memory
         return io.NodeOutput(image)
 
 
