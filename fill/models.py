@@ -187,9 +187,11 @@ def _part(name: str, component: _Component, dtype: torch.dtype) -> Part:
 
 
 def _load_module(name: str, component: _Component, dtype: torch.dtype) -> nn.Module:
+    # diffusers before 0.40 knows only the older name of the argument, transformers has dropped it.
+    precision = "torch_dtype" if name in ("transformer", "vae") else "dtype"
     module, info = _class_of(name).from_pretrained(
         str(component.folder),
-        dtype=dtype,
+        **{precision: dtype},
         local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,
