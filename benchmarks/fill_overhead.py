@@ -1,8 +1,8 @@
 """One fill through the API, end to end, beside the bare diffusers pipeline call.
 
-Both run in turn (A B B A), so that they meet the same machine. Every API job has a new
-seed, the way people work: it must reuse the loaded model, the encoded prompt and the encoded picture. Run it with
-nothing else on the machine::
+Both run in turn (A B B A), so that they meet the same machine. Every API job has a new seed, the
+way people work: it must reuse the loaded model, the encoded prompt and the encoded picture. Run it
+with nothing else on the machine::
 
     .venv/bin/python benchmarks/fill_overhead.py --rounds 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from .latents import decode_latents, encode_pixels, pack_latents, pack_mask, vae
 from .memory import Plan, vae_bytes
 from .models import FillModels
 from .preview import fit_preview
+
+logger = logging.getLogger("onereward.fill")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,6 +60,7 @@ def _encode(pixels: torch.Tensor, models: FillModels, host: Host, plan: Plan) ->
         vae = models.vae.module
         _set_tiling(vae, plan.tiled_vae)
         latents = encode_pixels(vae, pixels[None].to(host.device, models.vae.dtype))
+    logger.debug("encoded a picture of %d x %d px", pixels.shape[2], pixels.shape[1])
     return models.pictures.put(key, (latents[0],))[0]
 
 

@@ -187,7 +187,7 @@ def _part(name: str, component: _Component, dtype: torch.dtype) -> Part:
 
 
 def _load_module(name: str, component: _Component, dtype: torch.dtype) -> nn.Module:
-    # diffusers before 0.40 knows only the older name of the argument, transformers has dropped it.
+    # Older diffusers knows only the older name of the argument, newer transformers only the newer.
     precision = "torch_dtype" if name in ("transformer", "vae") else "dtype"
     module, info = _class_of(name).from_pretrained(
         str(component.folder),
