@@ -1,0 +1,57 @@
+"""LoRA adapters in a real server."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from support.client import ComfyClient
+from support.edits import EditGraph
+from support.models import BUNDLED
+from support.server import ComfyServer
+
+RANK = 2
+
+
+@pytest.fixture
+def adapter(comfyui: ComfyServer) -> str:
+    """Write an adapter for every query projection of the bundled transformer; return its name."""
+    generator = torch.Generator().manual_seed(0)
+    weights = load_file(next((BUNDLED / "transformer").glob("*.safetensors")))
+    tensors = {}
+    for key, weight in weights.items():
+        if key.endswith("attn.to_q.weight"):
+            layer = f"transformer.{key.removesuffix('.weight')}"
+            rows, cols = weight.shape
+            tensors[f"{layer}.lora_A.weight"] = torch.randn(RANK, cols, generator=generator)
+            tensors[f"{layer}.lora_B.weight"] = torch.randn(rows, RANK, generator=generator)
+    folder = comfyui.base_directory / "models" / "loras" / "mine"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "queries.safetensors")
+    return "mine/queries.safetensors"
+
+
+def run(client: ComfyClient, example: str, *adapters: tuple[str, float]) -> np.ndarray:
+    g = EditGraph()
+    model = g.add_model()
+    for name, strength in adapters:
+        model = g.add("OneRewardLoadAdapter", model=model, adapter=name, strength=strength)
+    result = g.show(g.add_edit("Fill", g.add("LoadImage", image=example), model=model, seed=40))
+    job = client.run(g.graph)
+    assert job.succeeded, job.error
+    return np.asarray(client.picture(job.pictures(result)[0]))
+
+
+def test_an_adapter_is_listed_and_can_be_put_on_and_taken_off(
+    client: ComfyClient, example: str, adapter: str
+):
+    listed = client.object_info("OneRewardLoadAdapter")["input"]["required"]["adapter"]
+    assert adapter in str(listed)
+    plain = run(client, example)
+    once = run(client, example, (adapter, 1.0))
+    assert not np.array_equal(once, plain)
+    assert np.array_equal(run(client, example, (adapter, 0.25), (adapter, 0.75)), once)
+    assert np.array_equal(run(client, example, (adapter, 0.0)), plain)
+    assert np.array_equal(run(client, example), plain)

@@ -1,0 +1,175 @@
+"""The four edits and the shipped workflows in a real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.client import ComfyClient, Job
+from support.edits import TASK_INPUTS, EditGraph
+from support.graph import Link, load_graph, nodes_of, output
+from support.server import ComfyServer
+from support.workflows import HOLE, SIZE, api_workflows, example_picture
+
+SOURCE = np.asarray(example_picture().convert("RGB"))
+EXTENDED = {"OneRewardExtend": (114, 64)}
+"""Sizes of results that differ from the source's: the shipped workflow extends to 16:9."""
+TASKS = list(TASK_INPUTS)
+
+
+def pixels(client: ComfyClient, job: Job, node: str) -> list[np.ndarray]:
+    assert job.succeeded, job.error
+    return [np.asarray(client.picture(p).convert("RGB")) for p in job.pictures(node)]
+
+
+@pytest.mark.parametrize("path", api_workflows(), ids=lambda path: path.stem)
+def test_shipped_workflow_runs(path: Path, client: ComfyClient, example: str):
+    graph = load_graph(path)
+    job = client.run(graph)
+    assert job.succeeded, job.error
+    saved = nodes_of(graph, "SaveImage")
+    assert saved
+    for node in saved:
+        edit = graph[graph[node]["inputs"]["images"][0]]["class_type"]
+        (picture,) = [client.picture(p) for p in job.pictures(node)]
+        assert picture.size == EXTENDED.get(edit, (SIZE, SIZE))
+        (reference,) = job.pictures(node)
+        assert reference["subfolder"] == "onereward"
+
+
+def add_source(g: EditGraph, client: ComfyClient, picture: Image.Image) -> Link:
+    return g.add("LoadImage", image=client.upload(picture, "source.png"))
+
+
+def show_mask(g: EditGraph, edit: Link) -> str:
+    return g.show(g.add("MaskToImage", mask=output(edit, 1)))
+
+
+@pytest.mark.parametrize("task", ["Fill", "Remove", "Text"])
+def test_nothing_changes_where_the_result_mask_is_0(task: str, client: ComfyClient, example: str):
+    g = EditGraph()
+    edit = g.add_edit(task, g.add("LoadImage", image=example))
+    result, mask = g.show(edit), show_mask(g, edit)
+    job = client.run(g.graph)
+    (new,), (alpha,) = pixels(client, job, result), pixels(client, job, mask)
+    left, top, right, bottom = HOLE
+    assert alpha[top:bottom, left:right].min() == 255
+    assert (alpha == 0).mean() > 0.5
+    assert np.array_equal(new[alpha == 0], SOURCE[alpha == 0])
+    assert not np.array_equal(new, SOURCE)
+
+
+def test_extend_keeps_the_source_inside(client: ComfyClient, example: str):
+    g = EditGraph()
+    edit = g.add_edit("Extend", g.add("LoadImage", image=example), left=16, right=8, top=24)
+    result, mask = g.show(edit), show_mask(g, edit)
+    job = client.run(g.graph)
+    (new,), (alpha,) = pixels(client, job, result), pixels(client, job, mask)
+    assert new.shape == alpha.shape == (SIZE + 24, SIZE + 24, 3)
+    inside = np.s_[24:, 16 : 16 + SIZE]
+    kept = alpha[inside] == 0
+    assert kept.mean() > 0.5
+    assert np.array_equal(new[inside][kept], SOURCE[kept])
+    assert alpha[:24].min() == alpha[:, :16].min() == alpha[:, -8:].min() == 255
+
+
+@pytest.mark.parametrize(
+    ("pictures", "masks", "candidates"),
+    [(2, 2, 1), (2, 1, 1), (1, 2, 1), (2, 1, 2)],
+    ids=["pairs", "one mask", "one picture", "candidates"],
+)
+def test_batches(pictures: int, masks: int, candidates: int, client: ComfyClient, example: str):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    mask = g.add("MaskToImage", mask=output(image, 1))
+    mask = g.add("RepeatImageBatch", image=mask, amount=masks)
+    edit = g.add_edit(
+        "Fill",
+        g.add("RepeatImageBatch", image=image, amount=pictures),
+        g.add("ImageToMask", image=mask, channel="red"),
+        settings={"num_candidates": candidates},
+        seed=5,
+    )
+    result = g.show(edit)
+    job = client.run(g.graph)
+    new = pixels(client, job, result)
+    total = max(pictures, masks) * candidates
+    assert len(new) == total
+    assert job.outputs[edit[0]]["onereward"][0]["seeds"] == list(range(5, 5 + total))
+    assert not np.array_equal(new[0], new[1])
+
+
+def test_a_candidate_can_be_made_alone(client: ComfyClient, example: str):
+    def run(seed: int, candidates: int) -> list[np.ndarray]:
+        g = EditGraph()
+        image = g.add("LoadImage", image=example)
+        settings = {"num_candidates": candidates}
+        result = g.show(g.add_edit("Fill", image, settings=settings, seed=seed))
+        return pixels(client, client.run(g.graph), result)
+
+    alone, together = run(12, 1)[0], run(11, 2)[1]
+    # One level: summation order depends on how many rows go through the model together.
+    assert np.abs(alone.astype(int) - together).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGB", "L", "P"])
+@pytest.mark.parametrize("task", ["Extend"])
+def test_every_kind_of_file_can_be_edited(task: str, mode: str, client: ComfyClient):
+    g = EditGraph()
+    picture = example_picture().convert(mode)
+    result = g.show(g.add_edit(task, add_source(g, client, picture)))
+    (new,) = pixels(client, client.run(g.graph), result)
+    assert new.shape == (SIZE, SIZE + 24, 3)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (50, 37), (200, 130)], ids=str)
+def test_the_result_has_the_sources_size(size: tuple[int, int], client: ComfyClient):
+    g = EditGraph()
+    picture = example_picture().resize(size)
+    result = g.show(g.add_edit("Fill", add_source(g, client, picture)))
+    (new,) = pixels(client, client.run(g.graph), result)
+    assert new.shape == (size[1], size[0], 3)
+
+
+def test_stitch_mask_decides_what_is_pasted(client: ComfyClient, example: str):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    part = np.zeros((SIZE, SIZE), np.uint8)
+    part[HOLE[1] : HOLE[3], HOLE[0] : HOLE[0] + 8] = 255
+    stitch = g.add("ImageToMask", image=add_source(g, client, Image.fromarray(part)), channel="red")
+    edit = g.add_edit("Fill", image, stitch_mask=stitch, context_mask=g.add_mask())
+    result, mask = g.show(edit), show_mask(g, edit)
+    job = client.run(g.graph)
+    (new,), (alpha,) = pixels(client, job, result), pixels(client, job, mask)
+    assert np.array_equal(alpha[..., 0], part)
+    assert np.array_equal(new[part == 0], SOURCE[part == 0])
+
+
+def test_departures_from_the_recipe_are_shown_and_logged(
+    client: ComfyClient, comfyui: ComfyServer, example: str
+):
+    g = EditGraph()
+    edit = g.add_edit("Fill", g.add("LoadImage", image=example), settings={"true_cfg": 2.5})
+    g.show(edit)
+    job = client.run(g.graph)
+    assert job.succeeded, job.error
+    (note,) = job.outputs[edit[0]]["onereward"][0]["notes"]
+    assert "true_cfg 2.5 instead of" in note
+    assert note in comfyui.log()
+    shown = [e.data.decode(errors="replace") for e in job.events if e.kind == "text"]
+    assert any(note in text for text in shown)
+
+
+def test_progress_counts_model_calls(client: ComfyClient, example: str):
+    g = EditGraph()
+    edit = g.add_edit(
+        "Fill", g.add("LoadImage", image=example), settings={"steps": 3, "true_cfg": 2.0}, seed=9
+    )
+    g.show(edit)
+    job = client.run(g.graph)
+    steps = [e.data for e in job.events if e.kind == "progress" and e.data["node"] == edit[0]]
+    assert [s["value"] for s in steps][-1] == steps[-1]["max"]
+    assert len(steps) >= 3
