@@ -27,6 +27,8 @@ MODEL_TYPES = {
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 YES, NO = "Yes", "No"
+PAD = 0
+"""Any token but a picture's: what stands after the answer position is never seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +39,10 @@ class Encoded:
     """``[rows * cols, width]``: one embedding per merged patch."""
     rows: int
     cols: int
+
+
+Asked = tuple[Encoded, Encoded, Query]
+"""A question as it is put: is the first picture better than the second?"""
 
 
 class QwenJudge:
@@ -93,59 +99,57 @@ class QwenJudge:
         return ids[0][0], ids[1][0]
 
     def encode(self, image: torch.Tensor) -> Encoded:
-        """Run the vision tower on one picture; differentiable.
+        """Run the vision tower on one picture ``[3, H, W]``, 0..1, on its device; differentiable."""
+        return self.encode_many([image])[0]
 
-        Args:
-            image: ``[3, H, W]``, 0..1, on the judge's device.
-        """
-        patches, (rows, cols) = to_patches(image, self.patches)
-        grid = torch.tensor([[1, rows, cols]], device=image.device)
+    def encode_many(self, images: Sequence[torch.Tensor]) -> list[Encoded]:
+        """Run the vision tower once for pictures of any sizes; each as for :meth:`encode`."""
+        cut = [to_patches(image, self.patches) for image in images]
+        grid = torch.tensor([[1, *size] for _, size in cut], device=images[0].device)
         model: Any = self.part.module
-        out = model.model.get_image_features(patches.to(self.part.dtype), grid)
-        tokens = getattr(out, "pooler_output", out)[0]
+        patches = torch.cat([p for p, _ in cut]).to(self.part.dtype)
+        out = model.model.get_image_features(patches, grid)
         merge = self.patches.merge_size
-        return Encoded(tokens=tokens, rows=rows // merge, cols=cols // merge)
+        return [
+            Encoded(tokens=tokens, rows=rows // merge, cols=cols // merge)
+            for tokens, (_, (rows, cols)) in zip(
+                getattr(out, "pooler_output", out), cut, strict=True
+            )
+        ]
 
     def ask(self, first: Encoded, second: Encoded, queries: Sequence[Query]) -> torch.Tensor:
         """Return P("Yes") per query, ``[len(queries)]``, float32; all queries in one pass."""
-        return self.answer_probabilities(first, second, queries)[:, 0]
+        return self.answer([(first, second, query) for query in queries])[:, 0].exp()
 
-    def answer_probabilities(
-        self, first: Encoded, second: Encoded, queries: Sequence[Query]
-    ) -> torch.Tensor:
-        """Return P("Yes") and P("No") per query under the full vocabulary, ``[queries, 2]``."""
-        logits = self.answer_logits(first, second, queries)
-        return logits.softmax(dim=-1)[:, list(self.answer_ids)]
+    def answer(self, asked: Sequence[Asked]) -> torch.Tensor:
+        """Return log P("Yes") and log P("No") under the full vocabulary, ``[len(asked), 2]``."""
+        return self.answer_logits(asked).log_softmax(dim=-1)[:, list(self.answer_ids)]
 
-    def answer_logits(
-        self, first: Encoded, second: Encoded, queries: Sequence[Query]
-    ) -> torch.Tensor:
-        """Return the logits at the answer position, ``[queries, vocabulary]``, float32."""
+    def answer_logits(self, asked: Sequence[Asked]) -> torch.Tensor:
+        """Return the logits at the answer positions, ``[len(asked), vocabulary]``, float32.
+
+        Args:
+            asked: (first picture, second picture, query), any mixture of pictures and sizes.
+        """
         model: Any = self.part.module
-        device = first.tokens.device
-        rows = [self._ids(first, second, query) for query in queries]
+        device = asked[0][0].tokens.device
+        rows = [self._ids(*one) for one in asked]
         longest = max(len(ids) for ids in rows)
         # Padding stands on the right, where a causal model never looks from the answer position.
-        padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in rows], device=device)
-        pictures = torch.cat([first.tokens, second.tokens])
-        embeds = model.get_input_embeddings()(padded)
-        is_picture = torch.tensor(
-            [
-                [i == self._image_token for i in ids] + [False] * (longest - len(ids))
-                for ids in rows
-            ],
-            device=device,
-        )
+        ids = torch.tensor([r + [PAD] * (longest - len(r)) for r in rows], device=device)
+        embeds = model.get_input_embeddings()(ids)
+        pictures = torch.cat([encoded.tokens for one in asked for encoded in one[:2]])
         embeds = embeds.masked_scatter(
-            is_picture[..., None], pictures.to(embeds.dtype).repeat(len(rows), 1)
+            (ids == self._image_token)[..., None], pictures.to(embeds.dtype)
         )
         positions = torch.stack(
-            [self._positions(ids, longest, (first, second)) for ids in rows], dim=1
+            [self._positions(r, longest, one[:2]) for r, one in zip(rows, asked, strict=True)],
+            dim=1,
         )
         states = model.model.language_model(
             inputs_embeds=embeds, position_ids=positions.to(device), use_cache=False
         ).last_hidden_state
-        last = torch.tensor([len(ids) - 1 for ids in rows], device=device)
+        last = torch.tensor([len(r) - 1 for r in rows], device=device)
         return model.lm_head(states[torch.arange(len(rows), device=device), last]).float()
 
     def _ids(self, first: Encoded, second: Encoded, query: Query) -> list[int]:

@@ -123,6 +123,23 @@ def test_all_queries_at_once_equal_one_by_one(judge: QwenJudge) -> None:
     assert torch.allclose(together, alone, atol=1e-6)
 
 
+def test_mixed_sizes_in_one_pass_equal_one_by_one(judge: QwenJudge) -> None:
+    images = pictures((64, 64), (112, 56), (140, 224))
+    with torch.no_grad():
+        a, b, c = judge.encode_many(images)
+        asked = [(a, b, QUERIES[0]), (c, a, QUERIES[1]), (b, c, QUERIES[0])]
+        together = judge.answer(asked)
+        apart = [judge.encode(image) for image in images]
+        alone = [(apart[0], apart[1]), (apart[2], apart[0]), (apart[1], apart[2])]
+        expected = torch.cat(
+            [
+                judge.answer([(first, second, query)])
+                for (first, second), (_, _, query) in zip(alone, asked, strict=True)
+            ]
+        )
+    assert torch.allclose(together, expected, atol=1e-4)
+
+
 def test_gradient_reaches_the_pixels_and_ascent_raises_the_answer(judge: QwenJudge) -> None:
     image, other = pictures((64, 64), (64, 64))
     second = judge.encode(other)
@@ -149,7 +166,7 @@ def test_gradient_equals_finite_differences(folder: Path) -> None:
     second = judge.encode(other)
 
     def value(x: torch.Tensor) -> torch.Tensor:
-        return judge.answer_logits(judge.encode(x), second, QUERIES[:1]).double()[0, 3]
+        return judge.answer_logits([(judge.encode(x), second, QUERIES[0])]).double()[0, 3]
 
     x = image.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(value(x), x)
