@@ -99,7 +99,7 @@ class QwenJudge:
         return ids[0][0], ids[1][0]
 
     def encode(self, image: torch.Tensor) -> Encoded:
-        """Run the vision tower on one picture ``[3, H, W]``, 0..1, on its device; differentiable."""
+        """Run the vision tower on one picture ``[3, H, W]``, 0..1; differentiable."""
         return self.encode_many([image])[0]
 
     def encode_many(self, images: Sequence[torch.Tensor]) -> list[Encoded]:
