@@ -1,6 +1,7 @@
 """Tokenizers of the bundled model, built from a word list and needing no download."""
 
-import json
+import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
 from ...world.conditions import EXTEND_PROMPT, REMOVE_PROMPT
@@ -41,26 +42,46 @@ def build_t5_tokenizer() -> "T5Tokenizer":
     return T5Tokenizer(vocab=list(scores.items()), extra_ids=0, model_max_length=MAX_TOKENS)
 
 
+def _apply_merges(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+    """Join the pair of lowest rank until no known pair is left: byte-pair encoding."""
+    while len(symbols) > 1:
+        pairs = list(itertools.pairwise(symbols))
+        best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
+        if best not in ranks:
+            break
+        at = pairs.index(best)
+        symbols = [*symbols[:at], best[0] + best[1], *symbols[at + 2 :]]
+    return symbols
+
+
+def make_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Return merges that make one token of every word.
+
+    A trainer would break ties by hash order and so number the vocabulary anew in every process.
+    Merges added for a word never undo those of an earlier one, because earlier ranks go first.
+    """
+    ranks: dict[tuple[str, str], int] = {}
+    for word in words:
+        symbols = _apply_merges([*word[:-1], word[-1] + "</w>"], ranks)
+        while len(symbols) > 1:
+            ranks[(symbols[0], symbols[1])] = len(ranks)
+            symbols = _apply_merges(symbols, ranks)
+    return list(ranks)
+
+
 def build_clip_tokenizer() -> "CLIPTokenizer":
-    """Byte-level BPE over the same words; like every CLIP it lower-cases."""
-    from tokenizers import pre_tokenizers, trainers
+    """Byte-level BPE with a token for every word of the world; like every CLIP it lower-cases."""
+    from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
-    backend = CLIPTokenizer(model_max_length=MAX_TOKENS)._tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=800,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        end_of_word_suffix="</w>",
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        min_frequency=1,
-        show_progress=False,
-    )
-    # Single letters are in the text so that each has an end-of-word form.
-    backend.train_from_iterator([*_WORDS, *LETTERS.lower(), *_DIGITS, *_PUNCTUATION], trainer)
-    model = json.loads(backend.to_str())["model"]
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    words = [part for word in _WORDS for part in re.findall(r"[a-z]+|[^a-z]", word)]
+    merges = make_merges(list(dict.fromkeys(words)))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(c + "</w>" for c in alphabet)]
+    tokens += [first + second for first, second in merges]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     kind: Any = CLIPTokenizer  # its annotation lacks the list of pairs that it takes
-    return kind(vocab=model["vocab"], merges=merges, model_max_length=MAX_TOKENS)
+    return kind(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
 
 
 def tokenize(tokenizer: "T5Tokenizer | CLIPTokenizer", prompts: list[str]) -> list[list[int]]:

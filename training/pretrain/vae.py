@@ -142,7 +142,7 @@ class VaeTrainer:
 
     def __init__(self, config: VaeTrainConfig) -> None:
         self.config = config
-        self.vae = build_vae(config).to(memory_format=torch.channels_last)
+        self.vae = build_vae(config)
         self.optimizer = torch.optim.AdamW(
             self.vae.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=0.0, fused=True
         )

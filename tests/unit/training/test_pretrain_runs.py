@@ -1,0 +1,140 @@
+"""Runs: stopping changes nothing, another config is refused, and a full disk loses nothing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from onereward.training.pretrain import run as run_module
+from onereward.training.pretrain.config import FillTrainConfig, VaeTrainConfig
+from onereward.training.pretrain.photographs import find_photographs
+from onereward.training.pretrain.run import RunFolder, Snapshot, load_snapshot
+from onereward.training.pretrain.transformer import train_fill
+from onereward.training.pretrain.vae import train_vae
+
+
+def _checkpoint(config: VaeTrainConfig | FillTrainConfig) -> Snapshot:
+    return load_snapshot(Path(config.run_folder) / "checkpoint")
+
+
+def _assert_same(first: Snapshot, second: Snapshot) -> None:
+    assert first.step == second.step
+    assert first.tensors.keys() == second.tensors.keys()
+    for name, tensor in first.tensors.items():
+        assert torch.equal(tensor, second.tensors[name]), name
+
+
+def _edit_stored_config(config: VaeTrainConfig | FillTrainConfig) -> None:
+    (Path(config.run_folder) / "config.json").write_text(config.to_json())
+
+
+def test_vae_run_that_stopped_equals_one_that_did_not(vae_config: VaeTrainConfig, tmp_path: Path):
+    whole = replace(vae_config, run_folder=str(tmp_path / "whole"))
+    train_vae(whole)
+    stopped = replace(vae_config, stop_step=3)
+    train_vae(stopped)
+    _edit_stored_config(vae_config)
+    folder = train_vae(vae_config)
+    _assert_same(_checkpoint(whole), _checkpoint(vae_config))
+    assert json.loads((folder / "config.json").read_text())["scaling_factor"] > 0
+
+
+def test_fill_run_that_stopped_equals_one_that_did_not(
+    fill_config: FillTrainConfig, tmp_path: Path
+):
+    whole = replace(fill_config, run_folder=str(tmp_path / "whole"))
+    train_fill(whole)
+    train_fill(replace(fill_config, stop_step=3))
+    _edit_stored_config(fill_config)
+    train_fill(fill_config)
+    _assert_same(_checkpoint(whole), _checkpoint(fill_config))
+
+
+def test_learning_rate_zero_changes_no_weight(fill_config: FillTrainConfig):
+    still = replace(fill_config, learning_rate=0.0, matrix_learning_rate=0.0, steps=2)
+    train_fill(still)
+    tensors = _checkpoint(still).tensors
+    for name in (n for n in tensors if n.startswith("weights.")):
+        start = tensors["ema." + name.removeprefix("weights.")]
+        torch.testing.assert_close(tensors[name], start, atol=1e-6, rtol=0)
+
+
+def test_a_stage_starts_from_another_runs_checkpoint(fill_config: FillTrainConfig, tmp_path: Path):
+    train_fill(fill_config)
+    first = Path(fill_config.run_folder) / "checkpoint"
+    after = replace(
+        fill_config, run_folder=str(tmp_path / "after"), init_from=str(first), learning_rate=0.0
+    )
+    after = replace(after, matrix_learning_rate=0.0, steps=2)
+    train_fill(after)
+    before, now = load_snapshot(first).tensors, _checkpoint(after).tensors
+    for name in (n for n in now if n.startswith("weights.")):
+        assert torch.equal(before[name], now[name]), name
+
+
+def test_the_loss_falls_on_a_few_scenes(fill_config: FillTrainConfig):
+    config = replace(
+        fill_config, steps=60, decay_steps=0, warmup_steps=5, pool_blocks=1, refresh_every=1000
+    )
+    config = replace(config, batch=8, log_every=20)
+    train_fill(config)
+    curve = (Path(config.run_folder) / "curve.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in curve]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_resume_with_other_settings_names_them(vae_config: VaeTrainConfig):
+    RunFolder(vae_config)
+    with pytest.raises(ValueError, match=r"other settings \(kl_weight, seed\)"):
+        RunFolder(replace(vae_config, seed=5, kl_weight=1.0))
+
+
+def test_full_disk_keeps_the_last_checkpoint(
+    vae_config: VaeTrainConfig, monkeypatch: pytest.MonkeyPatch
+):
+    folder = RunFolder(vae_config)
+    good = Snapshot(step=1, seconds=2.0, tensors={"x": torch.ones(3)})
+    folder.save(good)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_module, "save_file", full)
+    with pytest.raises(OSError, match="free some space and run the same command again"):
+        folder.save(replace(good, step=2))
+    stored = folder.load()
+    assert stored is not None
+    assert stored.step == 1
+
+
+def test_interrupted_rename_leaves_the_old_checkpoint(
+    vae_config: VaeTrainConfig, monkeypatch: pytest.MonkeyPatch
+):
+    folder = RunFolder(vae_config)
+    folder.save(Snapshot(step=1, seconds=0.0, tensors={"x": torch.ones(1)}))
+    rename, calls = Path.rename, []
+
+    def interrupted(self: Path, target: Path) -> Path:
+        calls.append(self.name)
+        if len(calls) == 2:  # the old one is away, the new one not yet in place
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folder.save(Snapshot(step=2, seconds=0.0, tensors={"x": torch.ones(1)}))
+    stored = folder.load()
+    assert stored is not None
+    assert stored.step == 1
+
+
+def test_missing_photographs_say_what_to_do(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="set photo_share to 0 to train without"):
+        find_photographs((str(tmp_path),), is_held_out=False)
+
+
+def test_not_finite_loss_stops_the_run(fill_config: FillTrainConfig):
+    with pytest.raises(RuntimeError, match=r"loss of step [0-9]+ is not finite"):
+        train_fill(replace(fill_config, learning_rate=1e30, warmup_steps=1, steps=6))
