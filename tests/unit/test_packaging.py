@@ -15,14 +15,16 @@ import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-NOT_PACKAGES = {"assets", "benchmarks", "scripts", "tests", "web", "workflows"}
+NOT_PACKAGES = {"benchmarks", "scripts", "tests"}
+DATA_FOLDERS = {"assets", "web", "workflows"}
 FORBIDDEN_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "numpy"}
 
 
 def repository_files() -> list[Path]:
-    """Return what a clone would hold, files not yet added included."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    """Return what a clone holds."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     return [Path(line) for line in listed.splitlines() if (ROOT / line).is_file()]
 
 
@@ -87,12 +89,11 @@ def run_pip(*arguments: str) -> None:
 def test_wheel_holds_the_package_and_its_data_only(wheel: Path):
     with ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    folders = {"assets", "web", "workflows"}
-    data = {p for p in repository_files() if p.parts[0] in folders}
-    missing = {f"onereward/{path.as_posix()}" for path in data} - names
+    shipped = {name.split(".")[1] for name in source_packages() - {"onereward"}} | DATA_FOLDERS
+    files = {path for path in repository_files() if path.parts[0] in shipped}
+    missing = {f"onereward/{path.as_posix()}" for path in files} - names
     assert not missing
-    shipped = {name.split("/")[1] for name in names}
-    assert not shipped & {"tests", "scripts", "benchmarks", ".ci", ".venv", ".cache"}
+    assert {name.split("/")[1] for name in names if name.count("/") > 1} <= shipped
     assert {name.split("/")[0] for name in names} == {"onereward"}
 
 
