@@ -114,7 +114,7 @@ class ComfyHost:
         """Move the progress bar, show a preview now and then, raise if the user cancelled."""
         if self._bar is None:
             self._bar = ProgressBar(total, node_id=self._node_id)
-        self._bar.update_absolute(done, total, self._preview(preview))
+        self._bar.update_absolute(done, total, self._preview(preview, is_last=done == total))
 
     def check_cancelled(self) -> None:
         """Raise ComfyUI's own exception if the user cancelled."""
@@ -130,9 +130,12 @@ class ComfyHost:
         if server is not None and self._node_id is not None:
             server.send_progress_text("\n".join(self._lines), self._node_id)
 
-    def _preview(self, preview: Preview | None) -> tuple[str, Image.Image, int] | None:
+    def _preview(
+        self, preview: Preview | None, *, is_last: bool
+    ) -> tuple[str, Image.Image, int] | None:
         start = time.monotonic()
-        is_due = start - self._last_preview >= self._preview_pause_s
+        # The last one stays on the node.
+        is_due = is_last or start - self._last_preview >= self._preview_pause_s
         if preview is None or not is_due or not _is_watched():
             return None
         picture = (preview().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()

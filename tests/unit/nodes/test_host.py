@@ -105,8 +105,10 @@ def test_progress_shows_a_preview_and_raises_on_cancel(
         host.check_cancelled()
 
 
-def test_slow_previews_come_less_often(nodes: ModuleType, monkeypatch: pytest.MonkeyPatch):
-    clock = iter([0.0, 1.0, 2.0, 3.0, 21.9, 22.1, 23.1])
+def test_slow_previews_come_less_often_and_at_the_end(
+    nodes: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    clock = iter([0.0, 1.0, 2.0, 3.0, 21.9, 22.1, 23.1, 24.0, 25.0])
     monkeypatch.setattr(nodes.host.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(nodes.host, "_is_watched", lambda: True)
     host = nodes.host.ComfyHost()
@@ -116,9 +118,9 @@ def test_slow_previews_come_less_often(nodes: ModuleType, monkeypatch: pytest.Mo
         calls.append(done)
         return torch.zeros(1, 1, 3)
 
-    for done in range(4):
+    for done in range(5):
         host.progress(done, 4, preview)
-    assert calls == [0, 3]
+    assert calls == [0, 3, 4]
 
 
 def test_lines_are_shown_together_and_once(nodes: ModuleType, monkeypatch: pytest.MonkeyPatch):
