@@ -1,0 +1,32 @@
+"""What saved workflows and API clients rely on: node ids, their inputs in order, their outputs."""
+
+from __future__ import annotations
+
+COMMON = ["seed", "settings", "stitch_mask", "context_mask"]
+# Workflow files store widget values by position: rows of this table only ever grow at their ends.
+PROMISED: dict[str, list[str]] = {
+    "OneRewardLoadFill": [
+        *("model", "transformer", "recipe", "precision", "hub_id", "allow_download"),
+    ],
+    "OneRewardLoadAdapter": ["model", "adapter", "strength"],
+    "OneRewardFill": ["model", "image", "mask", "prompt", *COMMON],
+    "OneRewardExtend": [
+        *("model", "image", "prompt", "left", "top", "right", "bottom", "aspect", "anchor"),
+        *COMMON,
+    ],
+    "OneRewardRemove": ["model", "image", "mask", *COMMON],
+    "OneRewardText": ["model", "image", "mask", "words", "lettering", *COMMON],
+    "OneRewardSettings": [
+        *("steps", "true_cfg", "guidance", "negative_prompt", "num_candidates", "strength"),
+        *("shift", "cfg_mode", "crop_to_context", "context_factor", "target_size", "grow"),
+        *("feather", "fill_holes", "colour_correction"),
+    ],
+}
+OUTPUTS: dict[str, list[tuple[str, str]]] = {
+    "OneRewardLoadFill": [("fill_model", "model")],
+    "OneRewardLoadAdapter": [("adapted_model", "model")],
+    "OneRewardSettings": [("settings", "settings")],
+} | {
+    f"OneReward{task}": [("result", "image"), ("result_mask", "mask")]
+    for task in ("Fill", "Extend", "Remove", "Text")
+}
