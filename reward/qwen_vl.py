@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ MODEL_TYPES = {
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 YES, NO = "Yes", "No"
+MAX_QUESTIONS = 4096
+"""Tokenised questions that are kept; training asks the same few again and again."""
 PAD = 0
 """Any token but a picture's: what stands after the answer position is never seen."""
 
@@ -41,8 +43,16 @@ class Encoded:
     cols: int
 
 
-Asked = tuple[Encoded, Encoded, Query]
-"""A question as it is put: is the first picture better than the second?"""
+class Asks(Protocol):
+    """Anything that can be asked about two pictures; a :class:`Query` is one."""
+
+    def question(self) -> str:
+        """Return the text of the question."""
+        ...
+
+
+Asked = tuple[Encoded, Encoded, Asks]
+"""A question with its first and second picture."""
 
 
 class QwenJudge:
@@ -76,6 +86,7 @@ class QwenJudge:
         auto = torch.float32 if device.type == "cpu" else torch.bfloat16
         dtype = DTYPES.get(config.precision, auto)
         size = num_bytes(read_weights(self._folder), dtype.itemsize)
+        self._questions: dict[str, list[int]] = {}
         self.part = Part("judge", lambda: self._load(dtype), size, dtype)
 
     @cached_property
@@ -152,25 +163,35 @@ class QwenJudge:
         last = torch.tensor([len(r) - 1 for r in rows], device=device)
         return model.lm_head(states[torch.arange(len(rows), device=device), last]).float()
 
-    def _ids(self, first: Encoded, second: Encoded, query: Query) -> list[int]:
-        """Return the token ids of a query in the checkpoint's chat template, pictures included."""
+    def _ids(self, first: Encoded, second: Encoded, asks: Asks) -> list[int]:
+        """Return the token ids of a question with a place for every token of the pictures."""
+        sizes = iter([first.rows * first.cols, second.rows * second.cols])
+        ids: list[int] = []
+        for token in self._template_ids(asks.question()):
+            ids.extend([token] * (next(sizes) if token == self._image_token else 1))
+        return ids
+
+    def _template_ids(self, question: str) -> list[int]:
+        """Return a question in the checkpoint's chat template; one token stands for a picture."""
+        known = self._questions.get(question)
+        if known is not None:
+            return known
         messages = [
             {
                 "role": "user",
                 "content": [
                     {"type": "image"},
                     {"type": "image"},
-                    {"type": "text", "text": query.question()},
+                    {"type": "text", "text": question},
                 ],
             }
         ]
         text = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        sizes = iter([first.rows * first.cols, second.rows * second.cols])
-        ids: list[int] = []
-        for token in self.tokenizer.encode(text, add_special_tokens=False):
-            ids.extend([token] * (next(sizes) if token == self._image_token else 1))
+        if len(self._questions) >= MAX_QUESTIONS:
+            self._questions.clear()
+        ids = self._questions[question] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def _positions(

@@ -10,7 +10,7 @@ _FORMAT = 1
 _Config = TypeVar("_Config", bound="JsonConfig")
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
 
@@ -34,15 +34,15 @@ class JsonConfig:
             values: Any = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"the config is not JSON: {error}") from error
-        _require(isinstance(values, dict), "the config is not a JSON object of settings")
+        require(isinstance(values, dict), "the config is not a JSON object of settings")
         found = values.pop("format", _FORMAT)
-        _require(found == _FORMAT, f"config format is {found}; this version reads {_FORMAT}")
+        require(found == _FORMAT, f"config format is {found}; this version reads {_FORMAT}")
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
-        _require(not unknown, f"unknown settings {unknown}; {cls.__name__} has {sorted(known)}")
+        require(not unknown, f"unknown settings {unknown}; {cls.__name__} has {sorted(known)}")
         missing = [f.name for f in dataclasses.fields(cls) if _is_required(f)]
         absent = sorted(set(missing) - set(values))
-        _require(not absent, f"settings {absent} are missing; {cls.__name__} needs them")
+        require(not absent, f"settings {absent} are missing; {cls.__name__} needs them")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     @classmethod
@@ -83,13 +83,13 @@ class RunConfig(JsonConfig):
     """Share of samples on photographs; 0 trains without any."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.run_folder), "run_folder is empty; name a folder for the run")
-        _require(0 <= self.seed < 2**31, f"seed is {self.seed}; use 0 to 2147483647")
-        _require(self.threads >= 1, f"threads is {self.threads}; use at least 1")
-        _require(self.stop_step >= 0, f"stop_step is {self.stop_step}; use 0 or more")
-        _require(self.max_minutes > 0, f"max_minutes is {self.max_minutes}; use more than 0")
-        _require(self.log_every >= 1, f"log_every is {self.log_every}; use at least 1")
-        _require(0 <= self.photo_share < 1, f"photo_share is {self.photo_share}; use 0 to 0.99")
+        require(bool(self.run_folder), "run_folder is empty; name a folder for the run")
+        require(0 <= self.seed < 2**31, f"seed is {self.seed}; use 0 to 2147483647")
+        require(self.threads >= 1, f"threads is {self.threads}; use at least 1")
+        require(self.stop_step >= 0, f"stop_step is {self.stop_step}; use 0 or more")
+        require(self.max_minutes > 0, f"max_minutes is {self.max_minutes}; use more than 0")
+        require(self.log_every >= 1, f"log_every is {self.log_every}; use at least 1")
+        require(0 <= self.photo_share < 1, f"photo_share is {self.photo_share}; use 0 to 0.99")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,14 +121,14 @@ class VaeTrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
-        _require(len(self.block_channels) >= 1, "block_channels is empty; name at least one width")
+        require(len(self.block_channels) >= 1, "block_channels is empty; name at least one width")
         odd = [c for c in self.block_channels if c < 8 or c % 8]
-        _require(not odd, f"block_channels {odd} are no multiples of 8, the size of a norm group")
-        _require(len(self.block_channels) <= 4, "more than 4 blocks leave no latents of a crop")
-        _require(self.latent_channels >= 1, "latent_channels must be at least 1")
-        _require(self.crop_batch >= 1 and self.full_batch >= 1, "batches must be at least 1")
-        _require(self.crop_steps + self.full_steps >= 1, "there are no steps to train")
-        _require(self.learning_rate >= 0, f"learning_rate is {self.learning_rate}; use 0 or more")
+        require(not odd, f"block_channels {odd} are no multiples of 8, the size of a norm group")
+        require(len(self.block_channels) <= 4, "more than 4 blocks leave no latents of a crop")
+        require(self.latent_channels >= 1, "latent_channels must be at least 1")
+        require(self.crop_batch >= 1 and self.full_batch >= 1, "batches must be at least 1")
+        require(self.crop_steps + self.full_steps >= 1, "there are no steps to train")
+        require(self.learning_rate >= 0, f"learning_rate is {self.learning_rate}; use 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,16 +174,16 @@ class FillTrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
-        _require(
+        require(
             self.width >= 32 and self.width % 32 == 0, f"width {self.width} is no multiple of 32"
         )
-        _require(self.double_blocks >= 1, f"double_blocks is {self.double_blocks}; use at least 1")
-        _require(self.single_blocks >= 1, f"single_blocks is {self.single_blocks}; use at least 1")
-        _require(self.batch >= 1, f"batch is {self.batch}; use at least 1")
-        _require(self.pool_blocks >= 1, f"pool_blocks is {self.pool_blocks}; use at least 1")
-        _require(self.refresh_every >= 1, f"refresh_every is {self.refresh_every}; use at least 1")
-        _require(self.steps >= self.decay_steps >= 0, "decay_steps is more than steps")
-        _require(0 <= self.drop_prompt < 1, f"drop_prompt is {self.drop_prompt}; use 0 to 0.99")
-        _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; use 0 to 0.9999")
+        require(self.double_blocks >= 1, f"double_blocks is {self.double_blocks}; use at least 1")
+        require(self.single_blocks >= 1, f"single_blocks is {self.single_blocks}; use at least 1")
+        require(self.batch >= 1, f"batch is {self.batch}; use at least 1")
+        require(self.pool_blocks >= 1, f"pool_blocks is {self.pool_blocks}; use at least 1")
+        require(self.refresh_every >= 1, f"refresh_every is {self.refresh_every}; use at least 1")
+        require(self.steps >= self.decay_steps >= 0, "decay_steps is more than steps")
+        require(0 <= self.drop_prompt < 1, f"drop_prompt is {self.drop_prompt}; use 0 to 0.99")
+        require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; use 0 to 0.9999")
         good = len(self.task_weights) == 4 and min(self.task_weights) >= 0 < sum(self.task_weights)
-        _require(good, f"task_weights are {self.task_weights}; give four, none below 0, not all 0")
+        require(good, f"task_weights are {self.task_weights}; give four, none below 0, not all 0")

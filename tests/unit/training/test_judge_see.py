@@ -1,0 +1,146 @@
+"""The judge's first stage: questions are true, runs resume exactly, the result is a judge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from onereward.reward.judge import JudgeConfig
+from onereward.reward.qwen_vl import QwenJudge
+from onereward.training.judge.config import SeeConfig
+from onereward.training.judge.questions import KINDS, Gallery, draw_gallery, draw_questions
+from onereward.training.judge.see import SeeTrainer, train_to_see
+from onereward.world.conditions import draw_conditions
+from onereward.world.shapes import COLOURS
+from onereward.world.splits import Split
+
+
+def config(folder: Path, **changes: object) -> SeeConfig:
+    small = SeeConfig(
+        run_folder=str(folder),
+        width=32,
+        layers=1,
+        vision_width=32,
+        vision_layers=1,
+        steps=4,
+        decay_steps=2,
+        warmup_steps=1,
+        pictures=6,
+        questions=8,
+        test_pictures=64,
+        test_every=2,
+        log_every=2,
+        photo_share=0.0,
+    )
+    return replace(small, **changes)
+
+
+def test_questions_are_true_of_the_picture_they_ask_about() -> None:
+    """Colours against the pixels, letters and shapes against the prompt of the scene."""
+    num = 60
+    gallery = draw_gallery(Split.TRAIN, 5, num)
+    tasks = torch.tensor([0, 3, 0]).repeat(num // 3)
+    scenes = draw_conditions(Split.TRAIN, 5, tasks)
+    asked = draw_questions(gallery, 400, torch.Generator().manual_seed(0))
+    assert {one.kind for one in asked} == set(KINDS)
+    for one in asked:
+        row = one.first if "first" in one.text else one.second
+        prompt = scenes.prompts[row]
+        if one.kind == "shape":
+            assert prompt.endswith(one.answer)
+        if one.kind == "letter":
+            number = int("".join(c for c in one.text if c.isdigit()))
+            assert prompt.split('"')[1][number - 1] == one.answer
+        if one.kind == "colour":
+            assert one.answer in prompt
+            inside = scenes.coverage[row] > 0.99
+            painted = scenes.target[row][:, inside].mean(1)
+            assert (painted - torch.tensor(COLOURS[one.answer])).abs().max() < 0.1
+
+
+def test_faults_are_seen_as_differences_from_the_truth() -> None:
+    num = 60
+    gallery = draw_gallery(Split.TRAIN, 9, num)
+    scenes = draw_conditions(Split.TRAIN, 9, torch.tensor([0, 3, 0]).repeat(num // 3))
+    for row, known in enumerate(gallery.facts):
+        is_spoiled = not torch.equal(gallery.images[row], scenes.target[row])
+        assert is_spoiled == (known["clean"] == "No")
+    assert {known["clean"] for known in gallery.facts} == {"Yes", "No"}
+
+
+def test_answers_stand_equally_often_first_and_second() -> None:
+    gallery = draw_gallery(Split.TRAIN, 1, 30)
+    asked = draw_questions(gallery, 1000, torch.Generator().manual_seed(1))
+    share = sum("first" in one.text for one in asked) / len(asked)
+    assert 0.42 < share < 0.58
+    assert all(one.first != one.second for one in asked)
+
+
+def test_every_answer_is_one_token(tmp_path: Path) -> None:
+    trainer = SeeTrainer(config(tmp_path), tmp_path / "judge")
+    gallery = draw_gallery(Split.TRAIN, 2, 60)
+    tokenizer = trainer.judge.tokenizer
+    answers = {value for known in gallery.facts for value in known.values()}
+    for answer in sorted(answers | set(COLOURS)):
+        assert len(tokenizer.encode(answer, add_special_tokens=False)) == 1, answer
+
+
+def test_stop_and_resume_equals_no_stop(tmp_path: Path) -> None:
+    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
+    train_to_see(whole)
+    run = SeeTrainer(parts, tmp_path / "parts" / "untrained")
+    run.train_step()
+    run.train_step()
+    kept = run.snapshot(0.0)
+    again = SeeTrainer(parts, tmp_path / "again")
+    again.restore(kept)
+    again.train_step()
+    again.train_step()
+    expected = QwenJudge(
+        JudgeConfig(folder=str(tmp_path / "whole" / "judge"), precision="fp32"),
+        torch.device("cpu"),
+    ).part.module.state_dict()
+    for name, value in again.parameters.items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
+    """Two pictures, asked again and again: the loss has to go to nearly nothing."""
+    settings = config(
+        tmp_path, steps=60, decay_steps=0, matrix_learning_rate=3e-3, learning_rate=3e-3, width=64
+    )
+    trainer = SeeTrainer(settings, tmp_path / "judge")
+    drawn = draw_gallery(Split.TRAIN, 0, 6)
+    gallery = Gallery(images=drawn.images[:2], facts=drawn.facts[:2])
+    asked = draw_questions(gallery, 8, torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(40):
+        for optimizer in (trainer.muon, trainer.adam):
+            optimizer.param_groups[0]["lr"] = 3e-3
+        logits, answers = trainer.answer(gallery, asked)
+        loss = torch.nn.functional.cross_entropy(logits, answers)
+        loss.backward()
+        for optimizer in (trainer.muon, trainer.adam):
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 40}, "no multiple of 32"),
+        ({"pictures": 1}, "needs two"),
+        ({"patch_size": 5}, "use 4, 8 or 16"),
+        ({"decay_steps": 9}, "more than steps"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **changes)

@@ -1,0 +1,1 @@
+"""Make the bundled judge: first it learns to see, then to compare."""
