@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-CELL = 224
+CELL = 256
 GAP = 12
 CAPTION = 22
 HEADER = 40
@@ -20,7 +20,8 @@ class Row:
     title: str
     sources: list[Image.Image]
     """RGBA; transparent = repaint. An opaque picture has no mask of its own."""
-    results: list[Image.Image]
+    results: list[tuple[str, Image.Image]]
+    """What each result is, and the picture."""
     seconds: float
     error: str | None = None
 
@@ -35,7 +36,7 @@ def draw(rows: list[Row]) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     for index, row in enumerate(rows):
         top = GAP + index * row_height
-        pen.text((GAP, top + 6), row.title, fill=INK, font=_font(20))
+        pen.text((GAP, top + 6), row.title.replace("_", " "), fill=INK, font=_font(20))
         note = row.error or f"{row.seconds:.1f} s"
         pen.text((GAP + CELL, top + 8), note, fill=ALARM if row.error else FAINT, font=_font(16))
         for column, (caption, picture) in enumerate(cells[index]):
@@ -53,8 +54,8 @@ def _cells(row: Row) -> list[tuple[str, Image.Image]]:
         mask = source.getchannel("A").point(lambda alpha: 255 - alpha)
         if mask.getbbox():
             cells.append(("mask: white is repainted", mask.convert("RGB")))
-    for result in row.results:
-        cells.append((f"result, {result.width} x {result.height}", result.convert("RGB")))
+    for name, result in row.results:
+        cells.append((f"{name}, {result.width} x {result.height}", result.convert("RGB")))
     return cells
 
 

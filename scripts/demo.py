@@ -90,7 +90,11 @@ def _run_one(
     try:
         job = client.run(graph)
         error = None if job.succeeded else _reason(job)
-        results = [client.picture(reference) for reference in job.pictures()]
+        results = [
+            (_name_of(graph, node), client.picture(reference))
+            for node in graph
+            for reference in job.pictures(node)
+        ]
         if not results:
             error = error or "the job showed no picture"
     except ApiError as refused:
@@ -98,7 +102,7 @@ def _run_one(
     except TimeoutError as late:
         error = str(late)
     seconds = time.monotonic() - start
-    for index, picture in enumerate(results):
+    for index, (_, picture) in enumerate(results):
         picture.save(output / f"{name}-{index}.png")
     _say(f"{title}: {error or f'{seconds:.1f} s'}")
     return contact_sheet.Row(
@@ -108,6 +112,12 @@ def _run_one(
         seconds=seconds,
         error=error,
     )
+
+
+def _name_of(graph: Graph, node: str) -> str:
+    """Return the task of the edit behind an output node."""
+    edits = {EDITS.get(graph[ancestor]["class_type"]) for ancestor in _ancestors(graph, node)}
+    return " + ".join(sorted(filter(None, edits))) or "result"
 
 
 def _reason(job: Job) -> str:
