@@ -43,11 +43,17 @@ def edge_band(coverage: Tensor) -> Tensor:
     )
 
 
+def _box_blur(values: Tensor) -> Tensor:
+    """Average over 9x9 windows, rows first: a fifth of the work of one 9x9 pooling."""
+    pad = _WINDOW // 2
+    rows = F.avg_pool2d(values, (1, _WINDOW), 1, (0, pad))
+    return F.avg_pool2d(rows, (_WINDOW, 1), 1, (pad, 0))
+
+
 def _local_mean(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted 9x9 means of `[B, C, H, W]`, and where enough weight stands behind them."""
-    pad = _WINDOW // 2
-    filled = F.avg_pool2d(weight[:, None], _WINDOW, 1, pad)
-    means = F.avg_pool2d(values * weight[:, None], _WINDOW, 1, pad) / filled.clamp(min=1e-6)
+    filled = _box_blur(weight[:, None])
+    means = _box_blur(values * weight[:, None]) / filled.clamp(min=1e-6)
     densest = filled.amax((1, 2, 3), keepdim=True)
     return means, (filled >= _MIN_FILLED * densest) & (filled > 0)
 

@@ -39,7 +39,7 @@ from torch import Tensor
 from .conditions import TASKS, Conditions
 from .measure import Residual, gradients, measure_residual
 from .reading import Reading, read_words
-from .shape_fit import ShapeFit, change_matte, fit_shapes, matte_of, soft_overlap
+from .shape_fit import ShapeFit, change_matte, fit_shapes_where, matte_of, soft_overlap
 
 DIMENSIONS = ("text_alignment", "consistency", "structure", "aesthetics", "removal_quality")
 
@@ -91,7 +91,7 @@ def judge(images: Tensor, conditions: Conditions) -> Verdict:
     matte = matte_of(picture, conditions.background, conditions.ink) * mask
     has_words = conditions.task == _TEXT
     reading = read_words(matte, conditions.letters, conditions.box)
-    fit = fit_shapes(matte, mask)
+    fit = fit_shapes_where(conditions.task == _FILL, matte, mask)
     drawn = _drawn_coverage(conditions, fit, reading)
     ink = conditions.ink[:, :, None, None]
     explained = torch.lerp(conditions.background, ink.expand_as(picture), drawn[:, None])
@@ -193,7 +193,7 @@ def _text_alignment(picture: Tensor, conditions: Conditions, evidence: _Evidence
 def _structure(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> Tensor:
     mask = conditions.mask
     changed = change_matte(picture, conditions.background) * mask
-    any_shape = fit_shapes(changed, mask).overlap.amax(1)
+    any_shape = fit_shapes_where(conditions.task == _FILL, changed, mask).overlap.amax(1)
     wrong = _gradient_energy(picture - conditions.target, mask)
     true = _gradient_energy(conditions.target, mask)
     continued = 1 - (wrong / (true + 0.0004)).clamp(max=1)

@@ -85,3 +85,18 @@ def fit_shapes(matte: Tensor, mask: Tensor) -> ShapeFit:
         coverage=torch.stack(coverages, 1) * found[:, None, None, None],
         area=area,
     )
+
+
+def fit_shapes_where(wanted: Tensor, matte: Tensor, mask: Tensor) -> ShapeFit:
+    """Fit shapes in the scenes `wanted` (bool `[B]`) alone; the fits of the others are zeros."""
+    rows = wanted.nonzero()[:, 0]
+    fit = fit_shapes(matte[rows], mask[rows])
+
+    def spread_out(values: Tensor) -> Tensor:
+        return values.new_zeros(len(wanted), *values.shape[1:]).index_copy(0, rows, values)
+
+    return ShapeFit(
+        overlap=spread_out(fit.overlap),
+        coverage=spread_out(fit.coverage),
+        area=spread_out(fit.area),
+    )

@@ -59,7 +59,7 @@ def test_bad_json_is_one_sentence(text: str, message: str):
 )
 def test_impossible_values_are_named(values: dict[str, object], message: str):
     with pytest.raises(ValueError, match=message):
-        replace(_fill(), **values)  # type: ignore[arg-type]
+        replace(_fill(), **values)
 
 
 def test_impossible_vae_widths_are_named():
