@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.browser import Browser, find_chromium
+from support.browser import Browser
 from support.client import ComfyClient, Job
 from support.graph import load_graph
-from support.server import EXAMPLE, PACK_FOLDER, ComfyServer
-from support.workflows import API_FOLDER, example_picture, templates
+from support.server import PACK_FOLDER
+from support.workflows import API_FOLDER, templates
 
 JOB_TIMEOUT_S = 300.0
 POLL_INTERVAL_S = 0.1
@@ -22,17 +21,6 @@ REGISTRY = "https://api.comfy.org/"
 """The front end looks node versions up there, which `--disable-api-nodes` forbids it."""
 
 EVERY_TEMPLATE = pytest.mark.parametrize("template", templates(), ids=lambda path: path.stem)
-
-
-@pytest.fixture(scope="module")
-def browser(comfyui: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser that shows the front end of the running server."""
-    if find_chromium() is None:
-        pytest.skip("no Chromium is installed")
-    example_picture().save(comfyui.base_directory / "input" / EXAMPLE)
-    with Browser(tmp_path_factory.mktemp("browser")) as opened:
-        opened.open_front_end(comfyui.url)
-        yield opened
 
 
 def test_plugin_causes_no_error_at_page_load(browser: Browser):

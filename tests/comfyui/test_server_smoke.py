@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from urllib.parse import quote
 
@@ -42,6 +43,8 @@ def test_templates_are_served(client: ComfyClient):
     for name in client.get("/workflow_templates")[PACK_FOLDER]:
         template = client.get(f"/api/workflow_templates/{PACK_FOLDER}/{quote(name)}.json")
         assert template["nodes"]
+        thumbnail = client.request(f"/api/workflow_templates/{PACK_FOLDER}/{quote(name)}.jpg")
+        assert Image.open(io.BytesIO(thumbnail)).size
 
 
 def test_every_node_has_a_help_page(client: ComfyClient):
