@@ -10,8 +10,9 @@ from onereward.world.oracle import DIMENSIONS, composite, judge
 from onereward.world.reading import read_words
 from onereward.world.splits import Split
 
-PER_TASK = 100
-MIN_TRUE, MAX_FALSE = 0.99, 0.05  # the rates that issue 3 promises
+PER_TASK = 60
+# Truth is usable at least this often, and each planted fault at most this often.
+MIN_TRUE, MAX_FALSE = 0.99, 0.05
 
 
 @pytest.fixture(scope="module", params=[Split.DEV, Split.TEST], ids=["dev", "test"])
