@@ -17,6 +17,26 @@ Tick = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """The rules by which candidates are ranked."""
+
+    method: str = METHODS[0]
+    """``knock-out``: N - 1 comparisons, exact about the winner only as far as the judge is
+    transitive; ``round robin``: all N (N - 1) / 2."""
+    weights: Mapping[Dimension, float] | None = None
+    """Weight per dimension; None: equal."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown method."""
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}; choose one of: {', '.join(METHODS)}")
+
+    def num_comparisons(self, num: int) -> int:
+        """Return how many pairs are judged among ``num`` candidates."""
+        return num - 1 if self.method == METHODS[0] else num * (num - 1) // 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """One judged pair of candidates, by their places in the batch."""
 
@@ -60,8 +80,7 @@ def pick_best(
     judge: Judge,
     encoded: Sequence[Any],
     queries: Sequence[Query],
-    method: str = "knock-out",
-    weights: Mapping[Dimension, float] | None = None,
+    contest: Contest,
     on_comparison: Tick | None = None,
 ) -> Ranking:
     """Rank candidates of the same condition.
@@ -70,21 +89,17 @@ def pick_best(
         judge: The judge.
         encoded: The candidates, encoded by the judge, at least one.
         queries: Which dimensions to judge.
-        method: ``knock-out``: N - 1 comparisons, exact about the winner only as far as the judge is
-            transitive; ``round robin``: all N (N - 1) / 2.
-        weights: Weight per dimension; None: equal.
+        contest: The rules.
         on_comparison: Called before every comparison (progress and cancel).
 
     Raises:
-        ValueError: No candidates, no queries, an unknown method, or weights that are all 0.
+        ValueError: No candidates, no queries, or weights that are all 0.
     """
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; choose one of: {', '.join(METHODS)}")
     if not encoded:
         raise ValueError("there are no candidates to choose from; connect at least one picture")
     if not queries:
         raise ValueError("there is no dimension to judge; choose at least one")
-    table = dict(weights) if weights is not None else None
+    table = dict(contest.weights) if contest.weights is not None else None
 
     def compare(a: int, b: int) -> Comparison:
         if on_comparison is not None:
@@ -93,7 +108,7 @@ def pick_best(
         judgement.mean(table)  # refuses weights that are all 0 before hours of work, not after
         return Comparison(first=a, second=b, judgement=judgement)
 
-    if method == "knock-out":
+    if contest.method == METHODS[0]:
         comparisons, order = _knock_out(len(encoded), compare, table)
         return Ranking(
             order=order,

@@ -9,7 +9,7 @@ import torch
 from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import Judgement
 from onereward.reward.query import Query, queries_for
-from onereward.reward.score import METHODS, judge_pair, pick_best
+from onereward.reward.score import METHODS, Contest, judge_pair, pick_best
 
 QUERIES = queries_for(Task.FILL, "a red circle")
 
@@ -37,7 +37,7 @@ def test_the_best_of_a_transitive_judge_wins(method: str, num: int) -> None:
     for seed in range(5):
         values = [float(v) for v in range(num)]
         random.Random(seed).shuffle(values)
-        ranking = pick_best(QualityJudge(), values, QUERIES, method)
+        ranking = pick_best(QualityJudge(), values, QUERIES, Contest(method=method))
         assert values[ranking.order[0]] == max(values)
         assert sorted(ranking.order) == list(range(num))
         if method == "round robin":
@@ -62,7 +62,7 @@ def test_position_bias_cancels() -> None:
 def test_every_comparison_polls_the_host() -> None:
     ticks: list[None] = []
     values = [1.0, 2.0, 3.0, 4.0]
-    pick_best(QualityJudge(), values, QUERIES, on_comparison=lambda: ticks.append(None))
+    pick_best(QualityJudge(), values, QUERIES, Contest(), lambda: ticks.append(None))
     assert len(ticks) == 3
 
 
@@ -89,4 +89,4 @@ def test_bad_contests_are_refused(
     encoded: list[float], queries: Sequence[Query], method: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        pick_best(QualityJudge(), encoded, queries, method)
+        pick_best(QualityJudge(), encoded, queries, Contest(method=method))

@@ -1,0 +1,176 @@
+"""Whole jobs: batches of pictures in, judgements out, with the judge placed by a host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..fill.geometry import Box, context_box
+from ..fill.host import Host
+from ..fill.mask import bounding_box
+from ..fill.task import Dimension, Task
+from .judge import Judgement
+from .query import Query, queries_for
+from .qwen_vl import QwenJudge
+from .score import Contest, Ranking, judge_pair, pick_best
+
+VIEWS = ("whole picture", "around the mask")
+CROP_FACTOR = 1.5
+"""Side of the crop around the mask, in sides of the mask's box."""
+BYTES_PER_PIXEL = 16 * 1024
+"""Activation memory of one judged pixel, without gradient; leans towards too much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class View:
+    """How much of the pictures the judge gets to see."""
+
+    kind: str = VIEWS[0]
+    mask: torch.Tensor | None = None
+    """``[1 or B, H, W]``, 1 = repainted; needed for ``around the mask``."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown view, or a crop without a mask."""
+        if self.kind not in VIEWS:
+            raise ValueError(f"view is {self.kind!r}; choose one of: {', '.join(VIEWS)}")
+        if self.kind == VIEWS[1] and (self.mask is None or not bool((self.mask > 0).any())):
+            raise ValueError("the view around the mask needs a mask that is not empty")
+
+    def box(self, index: int, height: int, width: int) -> Box:
+        """Return what is shown of picture ``index``."""
+        whole = Box(0, 0, width, height)
+        if self.mask is None or self.kind == VIEWS[0]:
+            return whole
+        if tuple(self.mask.shape[-2:]) != (height, width):
+            raise ValueError(
+                f"mask is {self.mask.shape[-1]}x{self.mask.shape[-2]} px but the pictures are "
+                f"{width}x{height} px; use the mask that they were made with"
+            )
+        masks = self.mask.reshape(-1, height, width)
+        found = bounding_box(masks[index % len(masks)].cpu())
+        return whole if found is None else context_box(found, (width, height), CROP_FACTOR, 16)
+
+
+def score_pairs(
+    judge: QwenJudge,
+    pictures: tuple[torch.Tensor, torch.Tensor],
+    queries: Sequence[Query],
+    host: Host,
+    view: View,
+    swap: bool = True,
+) -> list[Judgement]:
+    """Judge the pictures of two batches pair by pair.
+
+    Args:
+        judge: The judge.
+        pictures: First and second, ``[B, H, W, 3]``, 0..1; one of them may hold a single picture.
+        queries: The dimensions to judge.
+        host: Memory, progress, cancel.
+        view: What the judge sees.
+        swap: Ask in both orders and average.
+
+    Raises:
+        ValueError: The batches do not fit together, or a picture is no RGB picture.
+        JudgeError: The judge cannot answer Yes and No.
+    """
+    first, second = pictures
+    _check_pair(first, second)
+    _ = judge.answer_ids
+    num = max(len(first), len(second))
+    made: list[Judgement] = []
+    with host.resident(judge.part, activation_bytes=_room(judge, 2)), torch.no_grad():
+        for i in range(num):
+            host.check_cancelled()
+            host.progress(i, num)
+            pair = [_shown(p[i % len(p)], view, i, host) for p in pictures]
+            a, b = judge.encode_many(pair)
+            made.append(judge_pair(judge, a, b, queries, swap))
+        host.progress(num, num)
+    return made
+
+
+def rank_candidates(
+    judge: QwenJudge,
+    candidates: torch.Tensor,
+    queries: Sequence[Query],
+    host: Host,
+    view: View,
+    contest: Contest,
+) -> Ranking:
+    """Rank candidates ``[B, H, W, 3]``, 0..1, of one condition; see :func:`pick_best`."""
+    _check_pictures("candidates", candidates)
+    _ = judge.answer_ids
+    total = contest.num_comparisons(len(candidates))
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        host.check_cancelled()
+        host.progress(done, max(total, 1))
+        done += 1
+
+    with host.resident(judge.part, activation_bytes=_room(judge, 2)), torch.no_grad():
+        encoded = []
+        for i, picture in enumerate(candidates):
+            host.check_cancelled()
+            encoded.append(judge.encode(_shown(picture, view, i, host)))
+        return pick_best(judge, encoded, queries, contest, tick)
+
+
+def chosen_queries(
+    task: Task, prompt: str, weights: dict[Dimension, float] | None = None
+) -> tuple[Query, ...]:
+    """Return a query for every dimension of the task whose weight is above 0.
+
+    Raises:
+        ValueError: No dimension is left, or a weight is negative.
+    """
+    weights = weights or {}
+    negative = [d.value for d, w in weights.items() if w < 0]
+    if negative:
+        raise ValueError(f"the weight of {negative[0]} is negative; 0 leaves the dimension out")
+    queries = tuple(q for q in queries_for(task, prompt) if weights.get(q.dimension, 1.0) > 0)
+    if not queries:
+        raise ValueError(
+            f"all dimensions of {task.value} have weight 0; give at least one that is above 0"
+        )
+    return queries
+
+
+def _shown(picture: torch.Tensor, view: View, index: int, host: Host) -> torch.Tensor:
+    """Return what the judge sees, ``[3, h, w]``, on the host's device."""
+    height, width, _ = picture.shape
+    box = view.box(index, height, width)
+    seen = picture[box.top : box.bottom, box.left : box.right].permute(2, 0, 1)
+    return seen.to(host.device, torch.float32).clamp(0, 1)
+
+
+def _room(judge: QwenJudge, num_pictures: int) -> int:
+    return num_pictures * judge.patches.max_pixels * BYTES_PER_PIXEL
+
+
+def _check_pair(first: torch.Tensor, second: torch.Tensor) -> None:
+    _check_pictures("first", first)
+    _check_pictures("second", second)
+    if first.shape[1:] != second.shape[1:]:
+        raise ValueError(
+            f"first is {first.shape[2]}x{first.shape[1]} px but second is "
+            f"{second.shape[2]}x{second.shape[1]} px; compare pictures of the same size"
+        )
+    if len(first) != len(second) and 1 not in (len(first), len(second)):
+        raise ValueError(
+            f"first has {len(first)} pictures but second has {len(second)}; give as many, or one "
+            "for all"
+        )
+
+
+def _check_pictures(name: str, pictures: torch.Tensor) -> None:
+    if pictures.ndim != 4 or pictures.shape[-1] != 3 or len(pictures) == 0:
+        raise ValueError(
+            f"{name} has shape {list(pictures.shape)}, but RGB pictures [batch, height, width, 3] "
+            "are expected"
+        )
+    if not torch.isfinite(pictures).all():
+        raise ValueError(f"{name} contains NaN or infinite values; look at the node that made it")
