@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from ..fill.host import Host
 from .folders import OUR_FOLDER, download_folder
@@ -24,8 +23,8 @@ def check_download(hub_id: str, allow_download: bool) -> None:
         )
 
 
-def download(hub_id: str, host: Host) -> Path:
-    """Bring a repository's diffusers folders into ``models/onereward`` and return its folder.
+def download(hub_id: str, host: Host) -> None:
+    """Bring a repository's diffusers folders into ``models/onereward``.
 
     Raises:
         RuntimeError: The Hub cannot be reached or refuses; the message says what to do.
@@ -55,7 +54,6 @@ def download(hub_id: str, host: Host) -> Path:
             f"{hub_id} is downloaded but is no whole model; clear hub_id, press R to refresh the "
             "lists and choose its folder as transformer"
         )
-    return folder
 
 
 def _first_line(error: Exception) -> str:

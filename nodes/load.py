@@ -100,11 +100,12 @@ class OneRewardLoadFill(io.ComfyNode):
         hub_id = hub_id.strip()
         if hub_id:
             hub.check_download(hub_id, allow_download)
-        other = folders.transformer_folder(transformer)
-        folder = hub.download(hub_id, host) if hub_id else folders.model_folder(model)
+        folder, other = _places({"model": model, "transformer": transformer, "hub_id": hub_id})
         config = ModelConfig(
             folder=str(folder), transformer=str(other or ""), recipe=recipe, precision=precision
         )
+        if hub_id:
+            hub.download(hub_id, host)
         return io.NodeOutput(_load(config, host))
 
 
@@ -153,7 +154,7 @@ class OneRewardLoadAdapter(io.ComfyNode):
     def fingerprint_inputs(cls, **values: Any) -> Hashable:
         """Change when the file changes."""
         try:
-            return folders.stamp(folders.adapter_file(values["adapter"]))
+            return folders.stamp(folders.adapter_file(values.get("adapter") or ""))
         except (ValueError, FileNotFoundError):
             return ()
 
@@ -163,9 +164,11 @@ class OneRewardLoadAdapter(io.ComfyNode):
         return io.NodeOutput(model.with_adapter(folders.adapter_file(adapter), strength))
 
 
-def _places(values: dict[str, Any]) -> tuple[Any, ...]:
+def _places(values: dict[str, Any]) -> tuple[Path, Path | None]:
+    """Return the folders of model and transformer; a value that is linked arrives as None."""
     hub_id = (values.get("hub_id") or "").strip()
-    folder = folders.download_folder(hub_id) if hub_id else folders.model_folder(values["model"])
+    name = values.get("model") or ""
+    folder = folders.download_folder(hub_id) if hub_id else folders.model_folder(name)
     return folder, folders.transformer_folder(values.get("transformer") or folders.FROM_MODEL)
 
 

@@ -52,8 +52,10 @@ def test_takes_only_safe_files_of_the_model(
 
     fake_hub(monkeypatch, act)
     host = RecordingHost()
-    folder = nodes.hub.download("owner/name", host)
+    nodes.hub.download("owner/name", host)
+    folder = nodes.folders.download_folder("owner/name")
     assert folder == models_dir / "onereward" / "owner--name"
+    assert (folder / "model_index.json").is_file()
     assert taken == [
         *("model_index.json", "transformer/config.json"),
         "transformer/diffusion_pytorch_model-00001.safetensors",
