@@ -11,6 +11,7 @@ _Config = TypeVar("_Config", bound="JsonConfig")
 
 
 def require(condition: bool, message: str) -> None:
+    """Raise a ValueError with `message` unless `condition` holds."""
     if not condition:
         raise ValueError(message)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .attention import PlainAttention
 from .config import FillTrainConfig
 from .models import FillParts, build_parts, encode_prompts, is_modulation, predict_velocity
 from .muon import Muon
@@ -42,7 +43,7 @@ def flow_loss(parts: FillParts, samples: Samples, sigma: Tensor, noise: Tensor) 
     """Return the weighted squared error of the velocity, one number per sample `[B]`."""
     level = sigma[:, None, None]
     noisy = (1 - level) * samples.latents + level * noise
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), PlainAttention():
         text = encode_prompts(parts, (samples.t5_ids, samples.clip_ids))
         velocity = predict_velocity(parts, noisy, sigma, samples.condition, text)
     error = (velocity.float() - (noise - samples.latents)).square()
