@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import folders
 from .config import OneRewardSettings
 from .fill import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
+from .judge import OneRewardLoadJudge, OneRewardPickBest, OneRewardScore
 from .load import OneRewardLoadAdapter, OneRewardLoadFill
 
 # At import, because ComfyUI 0.3.75 never calls on_load.
@@ -26,4 +27,7 @@ class OneRewardExtension(ComfyExtension):
             OneRewardRemove,
             OneRewardText,
             OneRewardSettings,
+            OneRewardLoadJudge,
+            OneRewardScore,
+            OneRewardPickBest,
         ]

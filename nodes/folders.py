@@ -10,13 +10,17 @@ from pathlib import Path
 import folder_paths
 
 from ..fill.models import PIPELINES
+from ..reward.qwen_vl import MODEL_TYPES
 
 BUNDLED = "bundled (tiny)"
 """Label of the model that comes with this pack."""
 FROM_MODEL = "from the model folder"
 """Label for no separate transformer."""
 NO_ADAPTER = "none found: put LoRA files into models/loras"
+NO_JUDGE = "none found: put a Qwen2.5-VL folder into models/onereward"
 OUR_FOLDER = "onereward"
+_LANGUAGE_MODELS = "LLM"
+"""Where other packs keep vision-language models; listed if ComfyUI knows the folder."""
 _MAX_DEPTH = 3
 """Levels below a model folder that are searched: owner, repository, transformer."""
 
@@ -45,6 +49,17 @@ def adapter_names() -> list[str]:
     """Return the files in ComfyUI's ``loras`` folders, or one line saying where to put some."""
     files = folder_paths.get_filename_list("loras")
     return [name for name in files if name.endswith(".safetensors")] or [NO_ADAPTER]
+
+
+def judge_names() -> list[str]:
+    """Return the vision-language models that can judge, or one line saying where to put one."""
+    found = {name for name, folder in _folders(_judge_roots()) if _is_judge(folder)}
+    return sorted(found) or [NO_JUDGE]
+
+
+def judge_folder(name: str) -> Path:
+    """Return the folder of a chosen judge; raise FileNotFoundError if there is none."""
+    return _find(name, "judge", "preprocessor_config.json", _judge_roots())
 
 
 def model_folder(name: str) -> Path:
@@ -93,13 +108,19 @@ def _roots() -> list[str]:
     return [root for name in names for root in folder_paths.get_folder_paths(name)]
 
 
-def _find(name: str, what: str, file: str) -> Path:
+def _judge_roots() -> list[str]:
+    known = folder_paths.folder_names_and_paths
+    others = folder_paths.get_folder_paths(_LANGUAGE_MODELS) if _LANGUAGE_MODELS in known else []
+    return [*folder_paths.get_folder_paths(OUR_FOLDER), *others]
+
+
+def _find(name: str, what: str, file: str, roots: list[str] | None = None) -> Path:
     """Return the folder ``name`` in the first root that has it.
 
     Links inside a model folder are followed, since people keep large models elsewhere; a name
     itself must not lead out of the folder.
     """
-    for root in _roots():
+    for root in roots or _roots():
         folder = Path(os.path.normpath(os.path.join(root, name)))
         if folder.is_relative_to(os.path.normpath(root)) and (folder / file).is_file():
             return folder
@@ -109,9 +130,9 @@ def _find(name: str, what: str, file: str) -> Path:
     )
 
 
-def _folders() -> Iterator[tuple[str, Path]]:
-    """Yield every pipeline or transformer folder with its name, ``/`` between levels."""
-    for root in _roots():
+def _folders(roots: list[str] | None = None) -> Iterator[tuple[str, Path]]:
+    """Yield every model folder with its name, ``/`` between levels."""
+    for root in roots or _roots():
         yield from _below(Path(root), "", _MAX_DEPTH)
 
 
@@ -134,6 +155,10 @@ def _is_fill_pipeline(folder: Path) -> bool:
 
 def _is_transformer(folder: Path) -> bool:
     return _read(folder / "config.json").get("_class_name") == "FluxTransformer2DModel"
+
+
+def _is_judge(folder: Path) -> bool:
+    return _read(folder / "config.json").get("model_type") in MODEL_TYPES
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -8,3 +8,5 @@ FillModelSocket = io.Custom("ONEREWARD_FILL_MODEL")
 """Carries :class:`~..fill.models.FillModels`."""
 SettingsSocket = io.Custom("ONEREWARD_SETTINGS")
 """Carries :class:`~..fill.config.FillConfig`."""
+JudgeSocket = io.Custom("ONEREWARD_JUDGE")
+"""Carries :class:`~..reward.qwen_vl.QwenJudge`."""

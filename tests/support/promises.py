@@ -21,11 +21,24 @@ PROMISED: dict[str, list[str]] = {
         *("shift", "cfg_mode", "crop_to_context", "context_factor", "target_size", "grow"),
         *("feather", "fill_holes", "colour_correction"),
     ],
+    "OneRewardLoadJudge": ["judge", "precision", "max_pixels"],
+    "OneRewardScore": ["judge", "first", "second", "task", "prompt", "swap", "view", "mask"],
+    "OneRewardPickBest": [
+        *("judge", "candidates", "task", "prompt", "method"),
+        *("text_alignment", "consistency", "structure", "aesthetics", "removal_quality"),
+        *("view", "mask"),
+    ],
 }
 OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardLoadFill": [("fill_model", "model")],
     "OneRewardLoadAdapter": [("adapted_model", "model")],
     "OneRewardSettings": [("settings", "settings")],
+    "OneRewardLoadJudge": [("loaded_judge", "judge")],
+    "OneRewardScore": [("mean", "mean"), ("table", "table"), ("report", "report")],
+    "OneRewardPickBest": [
+        *(("best", "best"), ("ranked", "ranked")),
+        *(("table", "table"), ("report", "report")),
+    ],
 } | {
     f"OneReward{task}": [("result", "image"), ("result_mask", "mask")]
     for task in ("Fill", "Extend", "Remove", "Text")

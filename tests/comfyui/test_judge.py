@@ -1,0 +1,125 @@
+"""The judge nodes in the real server, on a small judge with random weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from support.client import ComfyClient
+from support.graph import GraphBuilder, Link, output
+from support.judges import make_judge
+from support.server import ComfyServer
+
+NAME = "small-judge"
+
+
+@pytest.fixture(scope="module")
+def judge_folder(comfyui: ComfyServer) -> Iterator[Path]:
+    folder = comfyui.base_directory / "models" / "onereward" / NAME
+    folder.mkdir(parents=True)
+    yield make_judge(folder)
+    shutil.rmtree(folder)
+
+
+def picture(client: ComfyClient, colour: str, size: tuple[int, int] = (64, 64)) -> str:
+    return client.upload(Image.new("RGB", size, colour), f"{colour}-{size[0]}.png")
+
+
+def score(client: ComfyClient, pictures: list[str], node: str, **inputs: Any) -> tuple[Any, str]:
+    """Run a judge node on pictures; return the job and the node's id."""
+    g = GraphBuilder()
+    judge = g.add("OneRewardLoadJudge", judge=NAME)
+    images = [g.add("LoadImage", image=name) for name in pictures]
+    if node == "OneRewardScore":
+        links: dict[str, Link] = {"first": images[0], "second": images[1]}
+    else:
+        batch = images[0]
+        for image in images[1:]:
+            batch = g.add("ImageBatch", image1=batch, image2=image)
+        links = {"candidates": batch}
+    made = g.add(node, judge=judge, **links, **{"task": "fill", "prompt": "a red circle"} | inputs)
+    table, report = (1, 2) if node == "OneRewardScore" else (2, 3)
+    g.add("PreviewImage", images=output(made, table))
+    shown = g.add("PreviewAny", source=output(made, report))
+    return client.run(g.graph), shown[0]
+
+
+def report_of(job: Any, shown: str) -> Any:
+    assert job.succeeded, job.error
+    return json.loads(job.outputs[shown]["text"][0])
+
+
+def test_scores_per_dimension_and_their_swap(client: ComfyClient, judge_folder: Path):
+    names = [picture(client, "red"), picture(client, "blue")]
+    (forth,) = report_of(*score(client, names, "OneRewardScore"))
+    (back,) = report_of(*score(client, names[::-1], "OneRewardScore"))
+    assert set(forth) == {"text_alignment", "consistency", "structure", "aesthetics"}
+    assert all(abs(forth[d] + back[d] - 1) < 1e-5 for d in forth)
+
+
+def test_a_pair_of_identical_pictures_scores_one_half(client: ComfyClient, judge_folder: Path):
+    name = picture(client, "green")
+    (made,) = report_of(*score(client, [name, name], "OneRewardScore", task="remove", prompt=""))
+    assert made == {"removal_quality": pytest.approx(0.5, abs=1e-6)}
+
+
+def test_the_best_is_picked_and_every_candidate_ranked(client: ComfyClient, judge_folder: Path):
+    names = [picture(client, c) for c in ("red", "blue", "green", "white")]
+    for method, comparisons in (("knock-out", 3), ("round robin", 6)):
+        made = report_of(*score(client, names, "OneRewardPickBest", method=method))
+        assert sorted(made["order"]) == [0, 1, 2, 3]
+        assert len(made["comparisons"]) == comparisons
+        winner = made["order"][0]
+        lost = [
+            c
+            for c in made["comparisons"]
+            if winner in (c["first"], c["second"]) and (_mean(c) >= 0.5) != (c["first"] == winner)
+        ]
+        assert method == "round robin" or not lost
+
+
+def _mean(comparison: dict[str, float]) -> float:
+    values = [v for k, v in comparison.items() if k not in ("first", "second")]
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "inputs", "message"),
+    [
+        ([(64, 64), (64, 32)], {}, "compare pictures of the same size"),
+        ([(64, 64), (64, 64)], {"task": "paint"}, "choose one of: fill, extend"),
+        ([(64, 64), (64, 64)], {"view": "around the mask"}, "needs a mask"),
+    ],
+    ids=["sizes", "task", "view"],
+)
+def test_bad_input_gets_one_sentence(
+    client: ComfyClient,
+    judge_folder: Path,
+    sizes: list[tuple[int, int]],
+    inputs: dict[str, Any],
+    message: str,
+):
+    names = [
+        picture(client, colour, size) for colour, size in zip(("red", "blue"), sizes, strict=True)
+    ]
+    job, _ = score(client, names, "OneRewardScore", **inputs)
+    assert job.error is not None
+    assert message in job.error
+    assert "\n" not in job.error
+
+
+def test_a_missing_judge_says_where_to_put_one(client: ComfyClient):
+    g = GraphBuilder()
+    judge = g.add("OneRewardLoadJudge", judge="none")
+    image = g.add("LoadImage", image=picture(client, "red"))
+    made = g.add("OneRewardScore", judge=judge, first=image, second=image, task="remove", prompt="")
+    g.add("PreviewImage", images=output(made, 1))
+    job = client.run(g.graph)
+    assert job.error is not None
+    assert "choose one from the list" in job.error
