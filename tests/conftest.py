@@ -20,6 +20,8 @@ TEST_PACK = ROOT / "tests" / "support" / "test_pack"
 if not machine.has_gpu():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The models are tiny, and tests share the cores with the server and the browser.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _load_package() -> None:

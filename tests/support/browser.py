@@ -49,6 +49,8 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         self.console: list[str] = []
         """Errors and uncaught exceptions of the page, in order."""
+        self.num_errors_at_load = 0
+        """How many of them had come when the front end was ready."""
         self._profile = profile
         self._ids = itertools.count(1)
         self._events: list[dict[str, Any]] = []
@@ -131,6 +133,7 @@ class Browser:
         self.call("Page.navigate", url=url)
         self.wait_for("window.app?.graph && window.app.extensionManager && LiteGraph")
         self.wait_for("Object.keys(LiteGraph.registered_node_types).includes('OneRewardFill')")
+        self.num_errors_at_load = len(self.console)
 
     def load_workflow(self, workflow: dict[str, Any], name: str) -> None:
         """Load a workflow in the front end's format into the open page."""
