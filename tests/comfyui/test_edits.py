@@ -76,6 +76,21 @@ def test_extend_keeps_the_source_inside(client: ComfyClient, example: str):
     assert alpha[:24].min() == alpha[:, :16].min() == alpha[:, -8:].min() == 255
 
 
+def test_masks_of_extend_have_the_sources_size(client: ComfyClient, example: str):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    edit = g.add_edit(
+        "Extend", image, stitch_mask=output(image, 1), context_mask=g.add_mask(), bottom=16
+    )
+    mask = show_mask(g, edit)
+    (alpha,) = pixels(client, client.run(g.graph), mask)
+    left, top, right, bottom = HOLE
+    inside = alpha[:SIZE, 16 : 16 + SIZE]
+    assert inside[top:bottom, left:right].min() == 255
+    assert inside[:top].max() == inside[bottom:].max() == 0
+    assert alpha[SIZE:].min() == 255
+
+
 @pytest.mark.parametrize(
     ("pictures", "masks", "candidates"),
     [(2, 2, 1), (2, 1, 1), (1, 2, 1), (2, 1, 2)],
