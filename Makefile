@@ -1,7 +1,7 @@
 # Prerequisites: Linux, Python 3.11, git, make. Everything else is set up in this folder
 # (.venv and .cache), once; `make clean` removes it.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 
 .PHONY: help setup demo test lint comfyui workflows release-check clean

@@ -28,6 +28,8 @@ VENV = ROOT / ".venv"
 TOOLS_VENV = CACHE / "tools-venv"
 COMFYUI = CACHE / "comfyui"
 
+PYTHON = (3, 11)
+"""What the exact requirements are made for."""
 TORCH = "torch==2.13.0"
 REQUIREMENTS = ROOT / "tests" / "requirements.txt"
 TOOLS = ("comfy-cli==1.23.0", "comfy-lint==0.1.0")
@@ -50,6 +52,9 @@ def main() -> int:
     if unknown := set(chosen) - set(parts):
         parser.error(f"unknown part {unknown.pop()!r}")
     logging.basicConfig(level=logging.INFO, format="setup: %(message)s")
+    if sys.version_info[:2] != PYTHON:
+        log.error("Python %d.%d is needed; name it with `make PYTHON=...`", *PYTHON)
+        return 1
     with _one_at_a_time():
         try:
             for name in chosen:
