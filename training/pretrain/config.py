@@ -78,10 +78,6 @@ class RunConfig(JsonConfig):
     """Time between checkpoints."""
     log_every: int = 100
     """Steps between two lines of the curve."""
-    photo_folders: tuple[str, ...] = ()
-    """Where unpacked photo packages lie, besides scikit-image's own data."""
-    photo_share: float = 0.3
-    """Share of samples on photographs; 0 trains without any."""
 
     def __post_init__(self) -> None:
         require(bool(self.run_folder), "run_folder is empty; name a folder for the run")
@@ -90,11 +86,24 @@ class RunConfig(JsonConfig):
         require(self.stop_step >= 0, f"stop_step is {self.stop_step}; use 0 or more")
         require(self.max_minutes > 0, f"max_minutes is {self.max_minutes}; use more than 0")
         require(self.log_every >= 1, f"log_every is {self.log_every}; use at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoRunConfig(RunConfig):
+    """What every run has that trains on the world and on photographs."""
+
+    photo_folders: tuple[str, ...] = ()
+    """Where unpacked photo packages lie, besides scikit-image's own data."""
+    photo_share: float = 0.3
+    """Share of samples on photographs; 0 trains without any."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
         require(0 <= self.photo_share < 1, f"photo_share is {self.photo_share}; use 0 to 0.99")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VaeTrainConfig(RunConfig):
+class VaeTrainConfig(PhotoRunConfig):
     """Training the autoencoder."""
 
     block_channels: tuple[int, ...] = (16, 32, 64)
@@ -121,7 +130,7 @@ class VaeTrainConfig(RunConfig):
     """Weight of the error of colours averaged over 8x8 pixels."""
 
     def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
+        PhotoRunConfig.__post_init__(self)
         require(len(self.block_channels) >= 1, "block_channels is empty; name at least one width")
         odd = [c for c in self.block_channels if c < 8 or c % 8]
         require(not odd, f"block_channels {odd} are no multiples of 8, the size of a norm group")
@@ -133,7 +142,7 @@ class VaeTrainConfig(RunConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FillTrainConfig(RunConfig):
+class FillTrainConfig(PhotoRunConfig):
     """Training the transformer together with its text encoders."""
 
     vae_folder: str
@@ -174,7 +183,7 @@ class FillTrainConfig(RunConfig):
     """Of the averaged weights, which are what is shipped."""
 
     def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
+        PhotoRunConfig.__post_init__(self)
         require(
             self.width >= 32 and self.width % 32 == 0, f"width {self.width} is no multiple of 32"
         )

@@ -33,7 +33,6 @@ def config(folder: Path, **changes: object) -> SeeConfig:
         test_pictures=64,
         test_every=2,
         log_every=2,
-        photo_share=0.0,
     )
     return replace(small, **changes)
 
