@@ -191,8 +191,8 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _key(*parts: str) -> str:
-    """Return what a stamp holds: a digest of the requirements and of the place and Python."""
-    text = "\n".join([*parts, str(ROOT), sys.version])
+    """Return what a stamp holds: a digest of the requirements and of the place."""
+    text = "\n".join([*parts, str(ROOT)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
