@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import socket
 import sys
@@ -18,12 +19,15 @@ USUAL_PORT = 8188
 
 def main() -> int:
     """Serve until the user stops it; return ComfyUI's exit code."""
+    parser = argparse.ArgumentParser(description="Start ComfyUI with this plugin.")
+    parser.add_argument("--base-directory", type=Path, default=BASE)
+    base = parser.parse_args().base_directory
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.stdout.write("Starting ComfyUI ...\n")
     port = USUAL_PORT if _is_free(USUAL_PORT) else None
-    with ComfyServer(BASE, port=port, pack_folder="OneReward") as server:
+    with ComfyServer(base, port=port, pack_folder="OneReward") as server:
         sys.stdout.write(f"ComfyUI:  {server.url}   (Ctrl-C stops it)\n")
-        sys.stdout.write(f"models, input, output:  {BASE}\n")
+        sys.stdout.write(f"models, input, output:  {base}\n")
         sys.stdout.write(f"log:  {server.log_path}\n")
         sys.stdout.flush()
         try:

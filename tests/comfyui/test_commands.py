@@ -1,0 +1,62 @@
+"""What the make targets start: the demo, and a server for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from support import machine
+from support.workflows import api_workflows
+
+SCRIPTS = machine.ROOT / "scripts"
+TIMEOUT_S = 600
+
+
+@pytest.mark.slow
+def test_demo_edits_pictures_and_draws_one_sheet(tmp_path: Path):
+    command = [sys.executable, str(SCRIPTS / "demo.py"), "--output", str(tmp_path)]
+    done = subprocess.run(command, timeout=TIMEOUT_S, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    num_jobs = len(api_workflows()) + 1  # one of them again, on a photograph
+    assert f"{num_jobs} of {num_jobs} jobs done" in done.stdout
+    assert Image.open(tmp_path / "contact-sheet.png").height > num_jobs * 256
+    assert len(list(tmp_path.glob("*.png"))) > num_jobs
+
+
+@pytest.mark.slow
+def test_demo_fails_if_a_job_fails(tmp_path: Path):
+    workflows, output = tmp_path / "workflows", tmp_path / "output"
+    workflows.mkdir()
+    graph = {"1": {"class_type": "PreviewImage", "inputs": {}}}
+    (workflows / "remove.json").write_text(json.dumps(graph))
+    folders = ("--workflows", str(workflows), "--output", str(output))
+    command = [sys.executable, str(SCRIPTS / "demo.py"), *folders]
+    done = subprocess.run(command, timeout=TIMEOUT_S, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Required input is missing: images" in done.stdout
+
+
+@pytest.mark.slow
+def test_server_for_people_prints_its_address_and_stops(tmp_path: Path):
+    command = [sys.executable, str(SCRIPTS / "run_comfyui.py"), "--base-directory", str(tmp_path)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = None
+        while address is None:
+            line = process.stdout.readline()
+            assert line, "the server ended before it printed its address"
+            address = re.search(r"http://\S+", line)
+        with urllib.request.urlopen(f"{address[0]}/object_info/OneRewardFill") as answer:
+            assert "OneRewardFill" in json.load(answer)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0
