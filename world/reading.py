@@ -49,39 +49,64 @@ def read_words(matte: Tensor, letters: Tensor, box: Tensor) -> Reading:
         letters: The wanted letters, int64 `[B, 4]`; -1 where there is no cell.
         box: Int64 `[B, 4]`, where the words stand.
     """
-    batch, slots = letters.shape
-    read = torch.full((batch, slots), -1)
-    match, wanted_match = torch.zeros(batch, slots), torch.zeros(batch, slots)
-    coverage = torch.zeros(batch, SIZE, SIZE)
     cells = (letters >= 0).nonzero()
-    if len(cells) == 0:
-        return Reading(letters=read, match=match, wanted_match=wanted_match, coverage=coverage)
-    atlas = glyph_atlas()
-    fonts = len(atlas)
-    forms = atlas.transpose(0, 1).reshape(len(LETTERS) * fonts, -1)
+    rows, slots = cells.unbind(1)
+    found = _match_cells(_cells(matte, cells, box)) if len(cells) else _NO_MATCHES
+    read = torch.full(letters.shape, -1)
+    match, wanted_match = torch.zeros(letters.shape), torch.zeros(letters.shape)
+    read[rows, slots] = torch.where(found.best >= _MIN_MATCH, found.letter, -1)
+    match[rows, slots] = found.best
+    wanted = letters[rows, slots][:, None]
+    wanted_match[rows, slots] = found.per_letter.gather(1, wanted)[:, 0]
+    coverage = torch.zeros(len(letters), SIZE, SIZE)
+    for k, (row, slot) in enumerate(cells.tolist()):
+        down, right = divmod(int(found.shift[k]), 2 * _REACH + 1)
+        left = int(box[row, 0]) + slot * CELL_WIDTH + right - _REACH
+        glyph = glyph_atlas()[found.font[k], found.letter[k]]
+        _stamp(coverage[row], glyph, int(box[row, 1]) + down - _REACH, left)
+    return Reading(letters=read, match=match, wanted_match=wanted_match, coverage=coverage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Matches:
+    """The best letter, font and shift of every cell, `[N]`; the best match per letter `[N, 26]`."""
+
+    best: Tensor
+    letter: Tensor
+    font: Tensor
+    shift: Tensor
+    per_letter: Tensor
+
+
+_NO_MATCHES = _Matches(
+    best=torch.zeros(0),
+    letter=torch.zeros(0, dtype=torch.long),
+    font=torch.zeros(0, dtype=torch.long),
+    shift=torch.zeros(0, dtype=torch.long),
+    per_letter=torch.zeros(0, len(LETTERS)),
+)
+
+
+def _match_cells(windows: Tensor) -> _Matches:
+    """Correlate cells at all shifts `[N, 25, 384]` with every letter of every font."""
+    fonts = len(glyph_atlas())
+    forms = glyph_atlas().transpose(0, 1).reshape(len(LETTERS) * fonts, -1)
     forms = forms - forms.mean(1, keepdim=True)
     sizes = forms.norm(dim=1)
-    windows = _cells(matte, cells, box)
     windows = windows - windows.mean(2, keepdim=True)
     product = windows @ (forms / sizes[:, None]).T  # [N, 25, 26 * fonts]
     correlation = product / windows.norm(dim=2, keepdim=True).clamp(min=1e-3)
-    correlation = correlation.clamp(max=1)
     # Faint or absent letters correlate too; their contrast gives them away.
-    correlation = torch.where(product / sizes >= _MIN_CONTRAST, correlation, 0.0)
+    correlation = torch.where(product / sizes >= _MIN_CONTRAST, correlation.clamp(max=1), 0.0)
     best, where = correlation.flatten(1).max(1)
-    shift, form = where // correlation.shape[2], where % correlation.shape[2]
-    rows, places = cells.unbind(1)
-    read[rows, places] = torch.where(best >= _MIN_MATCH, form // fonts, -1)
-    match[rows, places] = best
-    per_letter = correlation.amax(1).view(len(cells), len(LETTERS), fonts).amax(2)
-    wanted = letters[rows, places]
-    wanted_match[rows, places] = per_letter.gather(1, wanted[:, None])[:, 0]
-    shapes = atlas.transpose(0, 1).reshape(len(LETTERS) * fonts, CELL_HEIGHT, CELL_WIDTH)
-    for k, (row, slot) in enumerate(cells.tolist()):
-        down, right = divmod(int(shift[k]), 2 * _REACH + 1)
-        left = int(box[row, 0]) + slot * CELL_WIDTH + right - _REACH
-        _stamp(coverage[row], shapes[form[k]], int(box[row, 1]) + down - _REACH, left)
-    return Reading(letters=read, match=match, wanted_match=wanted_match, coverage=coverage)
+    form = where % correlation.shape[2]
+    return _Matches(
+        best=best,
+        letter=form // fonts,
+        font=form % fonts,
+        shift=where // correlation.shape[2],
+        per_letter=correlation.amax(1).view(-1, len(LETTERS), fonts).amax(2),
+    )
 
 
 def _stamp(canvas: Tensor, glyph: Tensor, top: int, left: int) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+
 from onereward.training.pretrain.attention import PlainAttention, plain_attention
 
 

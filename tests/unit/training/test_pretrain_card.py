@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from onereward.training.pretrain.card import write_card
 from onereward.training.pretrain.config import FillTrainConfig
-from onereward.training.pretrain.evaluate import EvaluateSettings, evaluate
 from onereward.training.pretrain.export import export_pipeline, load_run, record_runs
+from onereward.training.pretrain.report.card import write_card
+from onereward.training.pretrain.report.evaluate import EvaluateSettings, evaluate
 from onereward.training.pretrain.transformer import train_fill
 from onereward.world.splits import Split
 

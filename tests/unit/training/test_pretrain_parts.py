@@ -10,11 +10,11 @@ import torch
 
 from onereward.fill.recipe import read_recipe
 from onereward.training.pretrain.config import FillTrainConfig
-from onereward.training.pretrain.evaluate import wilson_interval
 from onereward.training.pretrain.export import export_pipeline, load_folder
 from onereward.training.pretrain.muon import Muon, orthogonalise
-from onereward.training.pretrain.photo_probe import replicate_edges
 from onereward.training.pretrain.pool import loss_weight
+from onereward.training.pretrain.report.evaluate import wilson_interval
+from onereward.training.pretrain.report.photo_probe import replicate_edges
 from onereward.training.pretrain.sampling import SampleSettings, sample_scenes
 from onereward.training.pretrain.tokenizers import (
     MAX_TOKENS,

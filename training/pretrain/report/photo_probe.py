@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...world.canvas import SIZE, Draw, dilate
-from ...world.conditions import EXTEND_PROMPT, REMOVE_PROMPT, TASKS, Conditions
-from ...world.masks import border_masks, draw_borders, draw_rooms
-from ...world.measure import measure_residual
-from .models import FillParts
-from .photographs import draw_photo_crops, find_photographs
-from .sampling import SampleSettings, sample_scenes
+from ....world.canvas import SIZE, Draw, dilate
+from ....world.conditions import EXTEND_PROMPT, REMOVE_PROMPT, TASKS, Conditions
+from ....world.masks import border_masks, draw_borders, draw_rooms
+from ....world.measure import measure_residual
+from ..models import FillParts
+from ..photographs import draw_photo_crops, find_photographs
+from ..sampling import SampleSettings, sample_scenes
 
 METHODS = ("model", "edge replication", "biharmonic")
 _REMOVE_SIZES = (8.0, 16.0)

@@ -6,12 +6,12 @@ from typing import Any
 
 from safetensors import safe_open
 
-from ...world.conditions import TASKS
-from .photographs import PHOTOGRAPHS
-from .run import write_text
+from ....world.conditions import TASKS
+from ..photographs import PHOTOGRAPHS
+from ..run import write_text
 
 _TARGETS = {"fill": 0.55, "extend": 0.75, "remove": 0.80, "text": 0.60}
-_ATLAS = Path(__file__).parents[2] / "world" / "data" / "glyphs.safetensors"
+_ATLAS = Path(__file__).parents[3] / "world" / "data" / "glyphs.safetensors"
 
 _HEAD = """# Bundled fill model
 
@@ -19,8 +19,8 @@ FLUX.1-Fill's architecture in the small, trained from scratch on the procedural 
 and on openly licensed photographs; a plain diffusers folder. It is a base for development, tests
 and reinforcement learning, not for pictures beyond 64x64 scenes of its world.
 
-This page is written by `python -m onereward.training.pretrain.evaluate` from `evaluation.json`
-and the training records beside it.
+This page is written by `python -m onereward.training.pretrain.report.evaluate` from
+`card/evaluation.json` and the training records beside it.
 """
 
 

@@ -1,6 +1,6 @@
 """Measure an exported model and write its card.
 
-`python -m onereward.training.pretrain.evaluate MODEL_FOLDER CARD_FOLDER --photos FOLDER`
+`python -m onereward.training.pretrain.report.evaluate MODEL_FOLDER CARD_FOLDER --photos FOLDER`
 
 Scores the chosen split's scenes with the oracle, the autoencoder's own ceiling on the same scenes,
 and held-out photographs; writes `evaluation.json`, two contact sheets and `model-card.md`.
@@ -19,15 +19,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...world.conditions import TASKS, Conditions, draw_conditions
-from ...world.oracle import Verdict, composite, judge
-from ...world.splits import Split
+from ....world.conditions import TASKS, Conditions, draw_conditions
+from ....world.oracle import Verdict, composite, judge
+from ....world.splits import Split
+from ..export import load_folder
+from ..models import FillParts
+from ..run import step_generator, write_text
+from ..sampling import SampleSettings, sample_scenes
 from .card import write_card
-from .export import load_folder
-from .models import FillParts
 from .photo_probe import METHODS, PhotoResult, outline, photo_conditions, probe_photos
-from .run import step_generator, write_text
-from .sampling import SampleSettings, sample_scenes
 from .sheet import save_sheet
 
 log = logging.getLogger("onereward.training")

@@ -1,0 +1,1 @@
+"""Measuring an exported model, and the card that says what was measured."""
