@@ -1,0 +1,156 @@
+"""How good a judge is: accuracy per task and dimension, in the form of table 1.
+
+An answer is right if the order-averaged probability prefers the winner; a tie counts half.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..fill.task import Dimension, Task
+
+Z_95 = 1.959964
+"""Standard normal quantile of a two-sided 95 % interval."""
+NUM_BINS = 10
+Cell = tuple[Task, Dimension]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A judge's two answers about one preference pair."""
+
+    criterion: Cell
+    winner_first: float
+    """P("Yes") with the winner first."""
+    loser_first: float
+    """P("Yes") with the loser first."""
+
+    @property
+    def score(self) -> float:
+        """P(the winner is better), averaged over the two orders."""
+        return (self.winner_first + 1 - self.loser_first) / 2
+
+    @property
+    def right(self) -> float:
+        """1, 0, or one half for a tie."""
+        return 0.5 if self.score == 0.5 else float(self.score > 0.5)
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether swapping the pictures swaps the answer."""
+        return (self.winner_first > 0.5) != (self.loser_first > 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellReport:
+    """One cell of table 1."""
+
+    num_pairs: int
+    accuracy: float
+    """Share of right answers, 0..1."""
+    low: float
+    """Lower end of the 95 % interval of the accuracy (Wilson)."""
+    high: float
+    """Upper end."""
+    swap_consistency: float
+    """Share of pairs where swapping the pictures swaps the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationBin:
+    """Answers of similar confidence."""
+
+    low: float
+    high: float
+    num_pairs: int
+    mean_score: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeReport:
+    """A judge on held-out pairs."""
+
+    cells: dict[Cell, CellReport]
+    calibration: tuple[CalibrationBin, ...]
+    """By confidence ``max(score, 1 - score)``, 0.5..1; empty bins are left out."""
+
+    def passes(self, criterion: Cell, threshold: float) -> bool:
+        """Whether a cell is judged well enough to train a policy on."""
+        cell = self.cells.get(criterion)
+        return cell is not None and cell.accuracy >= threshold
+
+
+def make_report(answers: Sequence[Answer]) -> JudgeReport:
+    """Summarise answers; ValueError if there are none."""
+    if not answers:
+        raise ValueError("there are no held-out pairs to report on; add conditions to the data")
+    groups: dict[Cell, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        groups[answer.criterion].append(answer)
+    return JudgeReport(
+        cells={cell: _cell(group) for cell, group in sorted(groups.items())},
+        calibration=_calibration(answers),
+    )
+
+
+def wilson_interval(share: float, num: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share among ``num`` independent trials.
+
+    Source: E. B. Wilson, "Probable inference" (1927).
+    """
+    scale = 1 + Z_95**2 / num
+    centre = (share + Z_95**2 / (2 * num)) / scale
+    half = Z_95 / scale * math.sqrt(share * (1 - share) / num + Z_95**2 / (4 * num**2))
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def report_table(report: JudgeReport) -> str:
+    """Return table 1 in Markdown: accuracy in %, its interval, and the number of pairs."""
+    dimensions = [d for d in Dimension if any(cell[1] is d for cell in report.cells)]
+    head = ["", *(d.value.replace("_", " ") for d in dimensions)]
+    lines = [head, ["---"] * len(head)]
+    for task in Task:
+        if any(cell[0] is task for cell in report.cells):
+            lines.append([task.value, *(_shown(report, (task, d)) for d in dimensions)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _shown(report: JudgeReport, criterion: Cell) -> str:
+    cell = report.cells.get(criterion)
+    if cell is None:
+        return ""
+    low, high = 100 * cell.low, 100 * cell.high
+    return f"{100 * cell.accuracy:.1f} ({low:.0f}-{high:.0f}, n {cell.num_pairs})"
+
+
+def _cell(group: Sequence[Answer]) -> CellReport:
+    accuracy = sum(a.right for a in group) / len(group)
+    low, high = wilson_interval(accuracy, len(group))
+    return CellReport(
+        num_pairs=len(group),
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        swap_consistency=sum(a.is_consistent for a in group) / len(group),
+    )
+
+
+def _calibration(answers: Sequence[Answer]) -> tuple[CalibrationBin, ...]:
+    groups: dict[int, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        confidence = max(answer.score, 1 - answer.score)
+        groups[min(int((confidence - 0.5) * 2 * NUM_BINS), NUM_BINS - 1)].append(answer)
+    return tuple(
+        CalibrationBin(
+            low=0.5 + number / (2 * NUM_BINS),
+            high=0.5 + (number + 1) / (2 * NUM_BINS),
+            num_pairs=len(group),
+            mean_score=sum(max(a.score, 1 - a.score) for a in group) / len(group),
+            accuracy=sum(a.right for a in group) / len(group),
+        )
+        for number, group in sorted(groups.items())
+    )

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from onereward.fill.task import Dimension, Task
+from onereward.reward.report import Answer, Cell, make_report, report_table, wilson_interval
+
+STRUCTURE = (Task.FILL, Dimension.STRUCTURE)
+REMOVAL = (Task.REMOVE, Dimension.REMOVAL_QUALITY)
+
+
+def answer(forth: float, back: float, criterion: Cell = STRUCTURE) -> Answer:
+    return Answer(criterion=criterion, winner_first=forth, loser_first=back)
+
+
+def test_accuracy_counts_the_averaged_order() -> None:
+    answers = [
+        answer(0.9, 0.2),  # right both ways
+        answer(0.9, 0.6),  # right on average, not consistent
+        answer(0.4, 0.8),  # wrong both ways
+        answer(0.6, 0.6),  # a tie
+        answer(0.1, 0.9, REMOVAL),
+    ]
+    report = make_report(answers)
+    cell = report.cells[STRUCTURE]
+    assert cell.num_pairs == 4
+    assert cell.accuracy == pytest.approx(2.5 / 4)
+    assert cell.swap_consistency == pytest.approx(2 / 4)
+    assert report.cells[REMOVAL].accuracy == 0
+    assert report.passes(STRUCTURE, 0.6)
+    assert not report.passes(STRUCTURE, 0.75)
+    assert not report.passes((Task.TEXT, Dimension.STRUCTURE), 0.0)
+
+
+def test_interval_equals_published_values() -> None:
+    """Newcombe (1998), table I, method 3: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+    for right, num, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        found = wilson_interval(right / num, num)
+        assert found == pytest.approx((low, high), abs=1e-4)
+
+
+def test_calibration_bins_hold_every_pair_once() -> None:
+    answers = [answer(i / 100, 0.5 - i / 250) for i in range(101)]
+    report = make_report(answers)
+    assert sum(b.num_pairs for b in report.calibration) == 101
+    for group in report.calibration:
+        assert group.low <= group.mean_score <= group.high + 1e-9
+
+
+def test_table_has_the_form_of_table_1() -> None:
+    text = report_table(make_report([answer(0.9, 0.1)] * 3 + [answer(0.9, 0.1, REMOVAL)]))
+    head, _, fill, remove = text.splitlines()
+    assert head == "|  | structure | removal quality |"
+    assert fill.startswith("| fill | 100.0 (44-100, n 3) |  |")
+    assert remove.startswith("| remove |  | 100.0 (")
+
+
+def test_no_pairs_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no held-out pairs"):
+        make_report([])

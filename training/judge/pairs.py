@@ -1,0 +1,108 @@
+"""Preference pairs as batches: which ones a step takes, and the pictures behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ...reward.preference import Preference, PreferenceSet
+from ...reward.query import Query
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jitter:
+    """Disturbs both pictures of a pair alike, so that the judge does not lean on single pixels."""
+
+    shift: int = 0
+    """Largest shift per axis, in px."""
+    blur: float = 0.0
+    """Share of pairs that are blurred, 0..1."""
+    noise: float = 0.0
+    """Largest standard deviation of added noise, in units of the 0..1 range."""
+
+    def apply(
+        self, pair: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the disturbed pair, each ``[3, H, W]`` in 0..1."""
+        dy, dx = (
+            int(v) for v in torch.randint(-self.shift, self.shift + 1, (2,), generator=generator)
+        )
+        chance, level = torch.rand(2, generator=generator).tolist()
+        first, second = (
+            self._one(x, (dy, dx), chance < self.blur, level * self.noise, generator) for x in pair
+        )
+        return first, second
+
+    def _one(
+        self,
+        picture: Tensor,
+        shift: tuple[int, int],
+        is_blurred: bool,
+        noise: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        x = _shifted(picture, *shift) if any(shift) else picture
+        if is_blurred:
+            x = F.avg_pool2d(F.pad(x[None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
+        if noise > 0:
+            x = x + noise * torch.randn(x.shape, generator=generator)
+        return x.clamp(0, 1)
+
+
+def _shifted(picture: Tensor, dy: int, dx: int) -> Tensor:
+    """Shift by whole pixels; the border repeats."""
+    reach = max(abs(dy), abs(dx))
+    padded = F.pad(picture[None], (reach,) * 4, mode="replicate")[0]
+    height, width = picture.shape[1:]
+    top, left = reach + dy, reach + dx
+    return padded[:, top : top + height, left : left + width]
+
+
+def draw_batch(pairs: Sequence[Preference], step: int, batch: int, seed: int) -> list[Preference]:
+    """Return the pairs of one step: every epoch is a permutation of all pairs of its own.
+
+    Depends on its arguments alone, so a run that stopped goes on with the same data.
+    """
+    start = step * batch
+    chosen = []
+    for position in range(start, start + batch):
+        epoch, place = divmod(position, len(pairs))
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        order = torch.randperm(len(pairs), generator=generator)
+        chosen.append(pairs[int(order[place])])
+    return chosen
+
+
+def read_picture(path: Path) -> Tensor:
+    """Read a picture file: ``[3, H, W]``, 0..1.
+
+    Raises:
+        ValueError: It is missing or no picture; names the file.
+    """
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error}); remove its pairs"
+        ) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def pictures_of(data: PreferenceSet, pair: Preference) -> tuple[Tensor, Tensor]:
+    """Return winner and loser of a pair."""
+    names = (pair.winner_file_name, pair.loser_file_name)
+    winner, loser = (read_picture(data.picture(name)) for name in names)
+    return winner, loser
+
+
+def query_of(pair: Preference) -> Query:
+    """Return the question a pair answers."""
+    return Query(pair.task, pair.dimension, pair.prompt)
