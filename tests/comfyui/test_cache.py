@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -89,5 +90,5 @@ def test_free_unloads_the_model_and_the_next_job_loads_it(
     client.free()
     assert client.run(graph(seed=107)).succeeded
     new = comfyui.log()[log:]
-    for sign in ("Requested to load", "encoded 1 prompts", "encoded a picture"):
-        assert sign in new
+    for sign in ("Requested to load", r"encoded \d prompts", "encoded a picture"):
+        assert re.search(sign, new)
