@@ -131,27 +131,35 @@ def _shape_masks(
     A soft border that the user painted survives: alpha is never below its values.
     """
     solid = (mask >= 0.5).to(torch.float32)
-    if request.config.fill_holes:
+    if request.config.fill_holes and request.task is not Task.EXTEND:
         solid = fill_holes(solid)
     box = bounding_box(solid)
     if box is None:
         return torch.zeros_like(mask), torch.zeros_like(mask)
-    grow_px, feather_px = border_widths(request, settings, box)
+    grow_px, feather_px = border_widths(request, settings, box, mask.numel())
     soft = torch.where(mask < 1, mask, 0.0)
     alpha = torch.maximum(feather(grow(solid, grow_px), feather_px), soft)
     repaint = (alpha > 0).to(torch.float32)
     return repaint, stitch if stitch.any() else alpha
 
 
-def border_widths(request: FillRequest, settings: Settings, box: Box) -> tuple[int, int]:
+def border_widths(
+    request: FillRequest, settings: Settings, box: Box, num_pixels: int
+) -> tuple[int, int]:
     """Return grow and feather in px of the picture.
 
-    The tasks' defaults are px at the size the model works at; they scale with the crop, so that a
-    thumbnail does not lose its mask in a border made for a photograph.
+    The tasks' defaults are px of a context 1024 px across; they scale with what the model will see,
+    so that a thumbnail does not lose its mask in a border made for a photograph.
+
+    Args:
+        request: Task and config.
+        settings: The size the model works at.
+        box: Bounding box of the painted area.
+        num_pixels: Size of the whole canvas, which no context exceeds.
     """
     spec, config = TASKS[request.task], request.config
     side = max(math.sqrt(box.width * box.height) * config.context_factor, settings.target_size)
-    scale = side / REFERENCE_SIDE
+    scale = min(side, math.sqrt(num_pixels)) / REFERENCE_SIDE
     grow_px = round(spec.grow * scale) if config.grow < 0 else config.grow
     feather_px = round(spec.feather * scale) if config.feather < 0 else config.feather
     if request.task is Task.EXTEND:

@@ -162,7 +162,9 @@ class FillConfig:
         max=512,
         step=1,
     )
-    fill_holes: bool = setting(True, "Close holes in the mask.")
+    fill_holes: bool = setting(
+        True, "Close holes that a brush left in the mask, up to a tenth of the painted area."
+    )
     colour_correction: float = setting(
         1.0,
         "Share of the tone shift, as seen in a ring around the mask, that is taken back; 0 = off.",

@@ -12,6 +12,8 @@ from .geometry import Box
 
 NEAR = 0.02
 """Values this near to 0 or 1 become 0 or 1: brushes and image files leave such traces."""
+MAX_HOLE = 0.1
+"""Largest hole that is closed, in painted areas."""
 
 
 def normalise_mask(mask: torch.Tensor, num_pictures: int) -> torch.Tensor:
@@ -29,10 +31,19 @@ def normalise_mask(mask: torch.Tensor, num_pictures: int) -> torch.Tensor:
 
 
 def fill_holes(solid: torch.Tensor) -> torch.Tensor:
-    """Close the holes of one binary mask ``[H, W]``: zeros that no zeros join to the border."""
+    """Close the holes of one binary mask ``[H, W]`` that a brush left.
+
+    A hole is an area of zeros without a way to the border. One larger than a tenth of the painted
+    area stays: whoever paints a frame wants to keep what is inside it.
+    """
     from scipy import ndimage
 
-    return torch.from_numpy(ndimage.binary_fill_holes(solid.numpy() > 0)).to(torch.float32)
+    painted = solid.numpy() > 0
+    labels, count = ndimage.label(ndimage.binary_fill_holes(painted) & ~painted)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    is_small = sizes <= MAX_HOLE * painted.sum()
+    is_small[0] = False
+    return torch.from_numpy(painted | is_small[labels]).to(torch.float32)
 
 
 def grow(solid: torch.Tensor, px: int) -> torch.Tensor:

@@ -68,6 +68,9 @@ def test_holes_are_closed_and_bays_are_not() -> None:
     ring[2:7, 2:7] = 1
     ring[4, 4] = 0
     assert fill_holes(ring)[4, 4] == 1
+    frame = torch.ones(9, 9)
+    frame[2:7, 2:7] = 0
+    assert torch.equal(fill_holes(frame), frame), "what a frame surrounds is meant to stay"
     bay = ring.clone()
     bay[4, 4:] = 0
     assert torch.equal(fill_holes(bay), bay)
