@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-from pathlib import Path
 
 import torch
 
@@ -13,7 +11,7 @@ from onereward.fill.models import FillModels, load_fill_models
 
 from .machine import ROOT
 
-BUNDLED = Path(os.environ.get("ONEREWARD_TEST_MODEL", ROOT / "assets" / "fill"))
+BUNDLED = ROOT / "assets" / "fill"
 
 
 @functools.cache
