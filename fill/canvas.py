@@ -82,7 +82,7 @@ def _all_masks(request: FillRequest, num: int) -> list[torch.Tensor]:
     empty = torch.zeros(1, height, width)
     given = (request.mask, request.stitch_mask, request.context_mask)
     masks = [normalise_mask(empty if m is None else m, num) for m in given]
-    if request.extension is not None and request.task is Task.EXTEND:
+    if request.extension is not None:
         # New pixels have nothing to keep: they are always repainted and always pasted.
         fills = (1.0, 0.0 if request.stitch_mask is None else 1.0, 0.0)
         masks = [
@@ -170,7 +170,7 @@ def border_widths(
 
 def _extend(image: torch.Tensor, request: FillRequest) -> torch.Tensor:
     """Return the canvas; new pixels repeat the source's border, so no line shows there."""
-    if request.task is not Task.EXTEND or request.extension is None:
+    if request.extension is None:
         return image
     pixels = image.permute(2, 0, 1)[None]
     return F.pad(pixels, _sides(request.extension), mode="replicate")[0].permute(1, 2, 0)

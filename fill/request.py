@@ -24,7 +24,8 @@ class FillRequest:
     image: torch.Tensor
     """``[B, H, W, 3]``, floating point, 0..1."""
     mask: torch.Tensor | None = None
-    """``[B, H, W]`` or ``[H, W]``, 1 = repaint; B may be 1 or the image's. Not used by extend."""
+    """``[B, H, W]`` or ``[H, W]``, 1 = repaint; B may be 1 or the image's. For extend: where the
+    source already stands on its canvas; else ``extension``."""
     prompt: str = ""
     """fill, extend: what to paint. text: how the letters look. remove: not used."""
     words: str = ""
@@ -44,18 +45,24 @@ class FillRequest:
         _check_image(self.image)
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}, but 0 to 2**64 - 1 is expected")
-        if self.task is Task.EXTEND:
-            if self.extension is None:
-                raise ValueError("extend needs the px to add per side, or an aspect")
-            self.extension.canvas(self.image.shape[2], self.image.shape[1])
-        else:
-            _check_mask("mask", self.mask, self.image)
-        if self.task is Task.REMOVE:
-            _check_surroundings(self.mask)
+        self._check_area()
         for name in ("stitch_mask", "context_mask"):
             if getattr(self, name) is not None:
                 _check_mask(name, getattr(self, name), self.image)
         self.full_prompt()
+
+    def _check_area(self) -> None:
+        """Check that exactly one thing says what is to be repainted."""
+        if self.extension is not None:
+            if self.task is not Task.EXTEND or self.mask is not None:
+                raise ValueError("px per side belong to extend, and replace a mask there; give one")
+            self.extension.canvas(self.image.shape[2], self.image.shape[1])
+            return
+        if self.task is Task.EXTEND and self.mask is None:
+            raise ValueError("extend needs the px to add per side, or an aspect")
+        _check_mask("mask", self.mask, self.image)
+        if self.task in (Task.REMOVE, Task.EXTEND):
+            _check_surroundings(self.task, self.mask)
 
     @property
     def num_pictures(self) -> int:
@@ -142,9 +149,9 @@ def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> No
         )
 
 
-def _check_surroundings(mask: torch.Tensor | None) -> None:
+def _check_surroundings(task: Task, mask: torch.Tensor | None) -> None:
     if mask is not None and (mask.reshape(-1, *mask.shape[-2:]) >= 0.5).flatten(1).all(1).any():
         raise ValueError(
-            "mask covers the whole picture, but remove continues what is around the mask; paint "
-            "only what should go"
+            f"mask covers the whole picture, but {task.value} continues what is around the mask; "
+            "paint only a part"
         )

@@ -121,6 +121,16 @@ def test_extend_keeps_the_source_where_it_was(bottom: int) -> None:
     assert (result.mask[outside] == 1).all(), "new pixels have nothing to fade into"
 
 
+def test_extend_takes_a_mask_where_the_source_is_on_its_canvas() -> None:
+    mask = torch.ones(1, 64, 64)
+    mask[:, 16:48, 16:48] = 0
+    image = picture()
+    result = run(Task.EXTEND, image=image, mask=mask)
+    assert (result.mask[mask == 1] == 1).all()
+    assert torch.equal(result.image[result.mask == 0], image[result.mask == 0])
+    assert (result.mask[:, 24:40, 24:40] == 0).all()
+
+
 def test_candidates_can_be_reproduced_alone() -> None:
     image = torch.cat([picture(seed=1), picture(seed=2)])
     both = run(image=image, seed=40, config={"num_candidates": 3})

@@ -11,6 +11,8 @@ from onereward.fill.task import TASKS, Dimension, Task, dimensions_for, text_pro
 
 IMAGE = torch.full((2, 32, 48, 3), 0.5)
 MASK = torch.ones(1, 32, 48)
+PART = torch.ones(1, 32, 48)
+PART[:, :, :24] = 0
 PARTLY = torch.ones(1, 32, 48).tril()
 
 
@@ -49,7 +51,11 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
         ({"seed": -1}, "seed is -1"),
         ({"task": Task.TEXT, "words": " \n "}, "words is empty"),
         ({"task": Task.TEXT, "words": 'say "hi"'}, "double quote"),
-        ({"task": Task.EXTEND}, "px to add per side"),
+        ({"task": Task.EXTEND, "mask": None}, "px to add per side"),
+        ({"task": Task.EXTEND, "extension": Extension(left=4)}, "replace a mask there"),
+        ({"extension": Extension(left=4), "mask": None}, "belong to extend"),
+        ({"task": Task.REMOVE}, "covers the whole picture, but remove"),
+        ({"task": Task.EXTEND}, "covers the whole picture, but extend"),
         ({"task": Task.REMOVE}, "mask covers the whole picture"),
     ],
     ids=lambda v: v if isinstance(v, str) else None,
@@ -67,10 +73,10 @@ def test_bad_input_gets_one_sentence(parts: dict, message: str) -> None:
         ({"task": Task.REMOVE, "mask": PARTLY, "prompt": ""}, "remove"),
         ({"task": Task.REMOVE, "mask": PARTLY, "prompt": "a cat"}, "remove"),
         (
-            {"task": Task.EXTEND, "prompt": "", "extension": Extension(left=4)},
+            {"task": Task.EXTEND, "prompt": "", "extension": Extension(left=4), "mask": None},
             "high-definition, perfect composition",
         ),
-        ({"task": Task.EXTEND, "prompt": "a hill", "extension": Extension(left=4)}, "a hill"),
+        ({"task": Task.EXTEND, "prompt": "a hill", "mask": PART}, "a hill"),
         (
             {"task": Task.TEXT, "prompt": "", "words": "ByteDance\nOneReward"},
             'the words "ByteDance", and in the next line "OneReward"',
