@@ -33,21 +33,6 @@ def load_run(run_folder: Path) -> FillParts:
     return trainer.parts
 
 
-def load_folder(folder: Path) -> FillParts:
-    """Return the parts of an exported folder, in float32."""
-    from diffusers import FluxFillPipeline
-
-    pipeline = FluxFillPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    return FillParts(
-        transformer=pipeline.transformer,
-        t5=pipeline.text_encoder_2,
-        clip=pipeline.text_encoder,
-        vae=pipeline.vae,
-        t5_tokenizer=pipeline.tokenizer_2,
-        clip_tokenizer=pipeline.tokenizer,
-    )
-
-
 def recipe_text(true_cfg: float) -> str:
     """Return `recipe.json`: how the model is sampled unless the user says otherwise."""
     recipe = {

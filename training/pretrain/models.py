@@ -1,6 +1,7 @@
 """The untrained transformer and text encoders, and how pictures become the model's tokens."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +61,21 @@ def build_parts(config: FillTrainConfig, vae: Any) -> FillParts:
             t5_tokenizer=t5_tokenizer,
             clip_tokenizer=clip_tokenizer,
         )
+
+
+def load_folder(folder: Path) -> FillParts:
+    """Return the parts of an exported folder, in float32."""
+    from diffusers import FluxFillPipeline
+
+    pipeline = FluxFillPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    return FillParts(
+        transformer=pipeline.transformer,
+        t5=pipeline.text_encoder_2,
+        clip=pipeline.text_encoder,
+        vae=pipeline.vae,
+        t5_tokenizer=pipeline.tokenizer_2,
+        clip_tokenizer=pipeline.tokenizer,
+    )
 
 
 def _build_transformer(config: FillTrainConfig, vae: Any) -> "FluxTransformer2DModel":

@@ -5,6 +5,7 @@
 
 import argparse
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 
 from .attention import PlainAttention
 from .config import FillTrainConfig
-from .models import FillParts, build_parts, encode_prompts, is_modulation, predict_velocity
+from .models import (
+    FillParts,
+    build_parts,
+    encode_prompts,
+    is_modulation,
+    load_folder,
+    predict_velocity,
+)
 from .muon import Muon
 from .pool import Samples, ScenePool
 from .run import (
@@ -128,6 +136,7 @@ class FillTrainer:
     def restore(self, snapshot: Snapshot) -> None:
         """Take over weights, averages and, where the snapshot has them, optimiser states."""
         tensors = snapshot.tensors
+        self._check_fit(tensors)
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
             self.ema[name].copy_(tensors[f"ema.{name}"])
@@ -136,6 +145,18 @@ class FillTrainer:
             restore_optimizer(self.adam, tensors, "adam")
         self.step = snapshot.step
 
+    def _check_fit(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse weights of another architecture, naming the first that differs."""
+        for name, parameter in self.parameters.items():
+            found = tensors.get(f"weights.{name}")
+            if found is None or found.shape != parameter.shape:
+                shape = None if found is None else list(found.shape)
+                raise ValueError(
+                    f"{self.config.init_from or self.config.run_folder} has {name} as {shape}, "
+                    f"this config needs {list(parameter.shape)}; start from a run with the same "
+                    "width and blocks"
+                )
+
     @torch.no_grad()
     def use_average(self) -> None:
         """Put the averaged weights into the parts (for export and evaluation)."""
@@ -143,11 +164,26 @@ class FillTrainer:
             parameter.copy_(self.ema[name])
 
 
+def _first_snapshot(folder: RunFolder, config: FillTrainConfig) -> Snapshot | None:
+    """Return what to start from; `init_from` may also name an exported pipeline folder."""
+    start = Path(config.init_from)
+    if not (config.init_from and (start / "model_index.json").is_file()):
+        return first_snapshot(folder, config)
+    stored = folder.load()
+    if stored:
+        return stored
+    weights = load_folder(start).named_parameters()
+    tensors: dict[str, Tensor] = {
+        f"{kind}.{k}": p for kind in ("weights", "ema") for k, p in weights.items()
+    }
+    return Snapshot(step=0, seconds=0.0, tensors=tensors)
+
+
 def train_fill(config: FillTrainConfig) -> None:
     """Train until done or out of time; the run folder's checkpoint is the result."""
     torch.set_num_threads(config.threads)
     folder, trainer = RunFolder(config), FillTrainer(config)
-    stored = first_snapshot(folder, config)
+    stored = _first_snapshot(folder, config)
     if stored:
         trainer.restore(stored)
     clock = Clock(config, stored.seconds if stored else 0.0)

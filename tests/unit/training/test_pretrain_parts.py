@@ -10,7 +10,8 @@ import torch
 
 from onereward.fill.recipe import read_recipe
 from onereward.training.pretrain.config import FillTrainConfig
-from onereward.training.pretrain.export import export_pipeline, load_folder
+from onereward.training.pretrain.export import export_pipeline
+from onereward.training.pretrain.models import load_folder
 from onereward.training.pretrain.muon import Muon, orthogonalise
 from onereward.training.pretrain.pool import loss_weight
 from onereward.training.pretrain.report.evaluate import wilson_interval

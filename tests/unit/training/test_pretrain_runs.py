@@ -9,6 +9,7 @@ import torch
 
 from onereward.training.pretrain import run as run_module
 from onereward.training.pretrain.config import FillTrainConfig, VaeTrainConfig
+from onereward.training.pretrain.export import export_pipeline, load_run
 from onereward.training.pretrain.photographs import find_photographs
 from onereward.training.pretrain.run import RunFolder, Snapshot, load_snapshot
 from onereward.training.pretrain.transformer import train_fill
@@ -72,6 +73,26 @@ def test_a_stage_starts_from_another_runs_checkpoint(fill_config: FillTrainConfi
     before, now = load_snapshot(first).tensors, _checkpoint(after).tensors
     for name in (n for n in now if n.startswith("weights.")):
         assert torch.equal(before[name], now[name]), name
+
+
+def test_a_stage_starts_from_exported_weights(fill_config: FillTrainConfig, tmp_path: Path):
+    train_fill(fill_config)
+    export_pipeline(load_run(Path(fill_config.run_folder)), tmp_path / "model")
+    still = replace(fill_config, run_folder=str(tmp_path / "after"), learning_rate=0.0)
+    still = replace(still, init_from=str(tmp_path / "model"), matrix_learning_rate=0.0, steps=2)
+    train_fill(still)
+    before, now = _checkpoint(fill_config).tensors, _checkpoint(still).tensors
+    for name in (n for n in now if n.startswith("weights.")):
+        average = before["ema." + name.removeprefix("weights.")]
+        assert torch.equal(now[name], average.bfloat16().float()), name
+
+
+def test_weights_of_another_width_are_refused(fill_config: FillTrainConfig, tmp_path: Path):
+    train_fill(replace(fill_config, steps=2))
+    start = str(Path(fill_config.run_folder) / "checkpoint")
+    wider = replace(fill_config, run_folder=str(tmp_path / "wide"), width=64, init_from=start)
+    with pytest.raises(ValueError, match=r"this config needs \[64, 64\]|needs \[64"):
+        train_fill(wider)
 
 
 def test_the_loss_falls_on_a_few_scenes(fill_config: FillTrainConfig):

@@ -22,8 +22,7 @@ from torch import Tensor
 from ....world.conditions import TASKS, Conditions, draw_conditions
 from ....world.oracle import Verdict, composite, judge
 from ....world.splits import Split
-from ..export import load_folder
-from ..models import FillParts
+from ..models import FillParts, load_folder
 from ..run import step_generator, write_text
 from ..sampling import SampleSettings, sample_scenes
 from .card import write_card
