@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from ...reward.preference import Preference, PreferenceSet
 from ...reward.query import Query
+from ..data import read_picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,26 +78,10 @@ def draw_batch(pairs: Sequence[Preference], step: int, batch: int, seed: int) ->
     return chosen
 
 
-def read_picture(path: Path) -> Tensor:
-    """Read a picture file: ``[3, H, W]``, 0..1.
-
-    Raises:
-        ValueError: It is missing or no picture; names the file.
-    """
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read as a picture ({error}); remove its pairs"
-        ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
 def pictures_of(data: PreferenceSet, pair: Preference) -> tuple[Tensor, Tensor]:
-    """Return winner and loser of a pair."""
+    """Return winner and loser of a pair, each ``[3, H, W]``, 0..1."""
     names = (pair.winner_file_name, pair.loser_file_name)
-    winner, loser = (read_picture(data.picture(name)) for name in names)
+    winner, loser = (read_picture(data.picture(name)).permute(2, 0, 1) for name in names)
     return winner, loser
 
 

@@ -1,0 +1,132 @@
+"""Collect candidates: every condition is made several times with randomised settings.
+
+Source: OneReward, sec. 4.2: number of steps, negative prompt, guidance scale and initial noise
+strength vary, so that candidates differ in every dimension.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ..fill.config import FillConfig
+from ..fill.host import Host
+from ..fill.models import FillModels
+from ..fill.pipeline import run_fill
+from ..reward.preference import CandidateGroup, PreferenceSet
+from .data import Condition, ConditionSet, save_picture
+
+log = logging.getLogger("onereward.training")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectConfig:
+    """How candidates are varied."""
+
+    num_candidates: int = 4
+    """Pictures per condition (paper: 4)."""
+    seed: int = 0
+    """Decides settings and noise; the same seed makes the same candidates."""
+    steps: tuple[int, int] = (8, 30)
+    """Fewest and most sampling steps."""
+    true_cfg: tuple[float, float] = (1.0, 5.0)
+    """Least and most true guidance."""
+    strength: tuple[float, float] = (0.8, 1.0)
+    """Least and most noise to start from."""
+    negative_prompts: tuple[str, ...] = ("nsfw", "blurry", "low quality", "")
+    """One is drawn for each candidate (the paper's four)."""
+
+    def __post_init__(self) -> None:
+        """Refuse empty ranges and values that sampling does not take."""
+        if not 1 <= self.num_candidates <= 64:
+            raise ValueError(f"num_candidates is {self.num_candidates}, but 1 to 64 is expected")
+        for name in ("steps", "true_cfg", "strength"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} goes from {low} to {high}; give the smaller value first")
+        if not self.negative_prompts:
+            raise ValueError("negative_prompts is empty; give at least one, which may be ''")
+        for low_or_high in (0, 1):
+            FillConfig(
+                steps=self.steps[low_or_high],
+                true_cfg=self.true_cfg[low_or_high],
+                strength=self.strength[low_or_high],
+            )
+
+
+def collect(
+    conditions: ConditionSet,
+    models: FillModels,
+    data: PreferenceSet,
+    config: CollectConfig,
+    host: Host,
+) -> int:
+    """Make the candidates of every condition that the data does not have yet; return how many.
+
+    A group is listed only when all its pictures are written, so a run that stopped goes on with the
+    first condition that is not whole.
+    """
+    known = {group.condition for group in data.groups()}
+    made = 0
+    for number, condition in enumerate(conditions.conditions):
+        if condition.name in known:
+            continue
+        host.check_cancelled()
+        host.say(f"condition {number + 1} of {len(conditions.conditions)}: {condition.name}")
+        data.add_group(_make_group(conditions, condition, models, data.folder, config, host))
+        made += config.num_candidates
+    return made
+
+
+def draw_settings(config: CollectConfig, condition: str) -> Iterator[tuple[FillConfig, int]]:
+    """Yield settings and seed of each candidate; they depend on seed and condition alone."""
+    digest = hashlib.blake2b(f"{config.seed}|{condition}".encode(), digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    for _ in range(config.num_candidates):
+        a, b, c = torch.rand(3, generator=generator).tolist()
+        prompt = int(torch.randint(len(config.negative_prompts), (), generator=generator))
+        seed = int(torch.randint(2**31, (), generator=generator))
+        yield (
+            FillConfig(
+                steps=round(config.steps[0] + a * (config.steps[1] - config.steps[0])),
+                true_cfg=config.true_cfg[0] + b * (config.true_cfg[1] - config.true_cfg[0]),
+                strength=config.strength[0] + c * (config.strength[1] - config.strength[0]),
+                negative_prompt=config.negative_prompts[prompt],
+            ),
+            seed,
+        )
+
+
+def _make_group(
+    conditions: ConditionSet,
+    condition: Condition,
+    models: FillModels,
+    folder: Path,
+    config: CollectConfig,
+    host: Host,
+) -> CandidateGroup:
+    image, mask = conditions.pictures(condition)
+    place = folder / "images" / condition.name
+    place.mkdir(parents=True, exist_ok=True)
+    save_picture(place / "source.png", image[0])
+    save_picture(place / "mask.png", mask[0])
+    names, settings = [], []
+    for number, (fill, seed) in enumerate(draw_settings(config, condition.name)):
+        result = run_fill(conditions.request(condition, config=fill, seed=seed), models, host)
+        save_picture(place / f"{number}.png", result.image[0])
+        names.append(f"images/{condition.name}/{number}.png")
+        settings.append(asdict(fill) | {"seed": seed})
+    return CandidateGroup(
+        file_names=tuple(names),
+        task=condition.task,
+        condition=condition.name,
+        source_file_name=f"images/{condition.name}/source.png",
+        mask_file_name=f"images/{condition.name}/mask.png",
+        prompt=condition.full_prompt,
+        settings=tuple(settings),
+    )

@@ -1,0 +1,156 @@
+"""Conditions: what edits are made from - a picture, a mask, a prompt and a task - as a folder.
+
+``conditions.jsonl`` has one line per condition; pictures and masks are PNG files beside it. The
+mask is white where to repaint; an extension's source already stands on its canvas.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..fill.request import FillRequest
+from ..fill.task import Task, text_prompt
+
+FILE_NAME = "conditions.jsonl"
+_KEYS = {"name", "task", "image_file_name", "mask_file_name", "prompt", "words"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One line of the folder."""
+
+    name: str
+    """Unique, a folder's name too; decides the split, so it must not change."""
+    task: Task
+    image_file_name: str
+    mask_file_name: str
+    prompt: str = ""
+    words: str = ""
+    """text only: the words to write; ``prompt`` then says how they look."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that leave the folder, and a task without what it needs."""
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(
+                f"name is {self.name!r}, but letters, digits, '.', '_' and '-' are expected"
+            )
+        for file in (self.image_file_name, self.mask_file_name):
+            if not file or Path(file).is_absolute() or ".." in Path(file).parts:
+                raise ValueError(f"{file!r} is no file of the folder")
+
+    @property
+    def full_prompt(self) -> str:
+        """What the model is told, as the judge has to know it; empty if the user said nothing."""
+        return text_prompt(self.words, self.prompt) if self.task is Task.TEXT else self.prompt
+
+
+class ConditionSet:
+    """A folder of conditions."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the list.
+
+        Raises:
+            FileNotFoundError: The folder has no list.
+            ValueError: A line is no condition (names it), a name appears twice, or none is there.
+        """
+        self.folder = folder
+        path = folder / FILE_NAME
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; make the conditions first")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        self.conditions = [
+            _parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()
+        ]
+        names = [c.name for c in self.conditions]
+        if not names:
+            raise ValueError(f"{path} is empty; add at least one condition")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{path} has two conditions named {twice!r}; names must be unique")
+
+    def pictures(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Return image ``[1, H, W, 3]`` and mask ``[1, H, W]``, float32, 0..1.
+
+        Raises:
+            ValueError: A file is missing or no picture; names it.
+        """
+        image = read_picture(self.folder / condition.image_file_name, "RGB")
+        mask = read_picture(self.folder / condition.mask_file_name, "L")
+        return image[None], mask[None]
+
+    def request(self, condition: Condition, **settings: Any) -> FillRequest:
+        """Return the request that makes this edit; further fields as for :class:`FillRequest`."""
+        image, mask = self.pictures(condition)
+        return FillRequest(
+            task=condition.task,
+            image=image,
+            mask=mask,
+            prompt=condition.prompt,
+            words=condition.words,
+            **settings,
+        )
+
+
+def write_conditions(folder: Path, items: list[tuple[Condition, Tensor, Tensor]]) -> ConditionSet:
+    """Write pictures ``[H, W, 3]`` and masks ``[H, W]``, 0..1, and the list of their conditions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for condition, image, mask in items:
+        for name, pixels in ((condition.image_file_name, image), (condition.mask_file_name, mask)):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_picture(path, pixels)
+    lines = [_to_json(condition) for condition, _, _ in items]
+    temporary = folder / (FILE_NAME + ".tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(folder / FILE_NAME)
+    return ConditionSet(folder)
+
+
+def save_picture(path: Path, pixels: Tensor) -> None:
+    """Write ``[H, W, 3]`` or ``[H, W]``, 0..1, as PNG; the file is whole or not there."""
+    values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    temporary = path.with_name(path.name + ".tmp")
+    Image.fromarray(values).save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def _to_json(condition: Condition) -> str:
+    values = {key: getattr(condition, key) for key in sorted(_KEYS)}
+    return json.dumps(values | {"task": condition.task.value}, ensure_ascii=False)
+
+
+def _parse(path: Path, number: int, line: str) -> Condition:
+    try:
+        values = json.loads(line)
+        unknown = set(values) - _KEYS
+        if unknown:
+            raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
+        return Condition(**values | {"task": Task(values["task"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}, line {number}: {error}") from error
+
+
+def read_picture(path: Path, mode: str = "RGB") -> Tensor:
+    """Read a picture file: ``[H, W, 3]`` (mode RGB) or ``[H, W]`` (mode L), float32, 0..1.
+
+    Raises:
+        ValueError: It is missing or no picture; names the file.
+    """
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert(mode), dtype=np.float32) / 255
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error}); remove what names it"
+        ) from error
+    return torch.from_numpy(pixels)
