@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def _whole_pass(judge: QwenJudge, pair: torch.Tensor, query: Query) -> float:
     return float(logits.float()[0, -1].softmax(-1)[judge.answer_ids[0]])
 
 
-def interleave(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time the calls in the order A B B A."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
