@@ -31,8 +31,7 @@ from onereward.reward.judging import View, rank_candidates
 from onereward.reward.query import Query, queries_for
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.score import Contest
-from onereward.training.judge.build import build_judge
-from onereward.training.judge.config import SeeConfig
+from onereward.training.judge.build import JudgeShape, build_judge
 
 QUERIES = queries_for(Task.FILL, "a red circle")
 
@@ -140,7 +139,7 @@ def as_table(times: dict[str, list[float]], difference: float, args: argparse.Na
 
 def _load_judge(folder: Path | None, scratch: Path) -> QwenJudge:
     if folder is None:
-        build_judge(scratch, SeeConfig(run_folder=str(scratch)))
+        build_judge(scratch, JudgeShape(), seed=0)
     return QwenJudge(JudgeConfig(folder=str(folder or scratch)), torch.device("cpu"))
 
 

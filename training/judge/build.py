@@ -1,6 +1,7 @@
 """The untrained judge: Qwen2.5-VL's architecture in the small, in a folder like the real one's."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from ...world.canvas import SIZE
 from ...world.conditions import EXTEND_PROMPT
 from ...world.lettering import LETTERS
 from ...world.shapes import COLOUR_NAMES, SHAPE_NAMES
-from .config import SeeConfig
 from .questions import QUESTION_WORDS
 
 SPECIAL_TOKENS = (
@@ -27,24 +27,46 @@ CHAT_TEMPLATE = (
     "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_HEAD = 32
 _INIT = 0.07
 """With the usual 0.02 a model this small did not learn at all."""
-_MROPE = [4, 6, 6]
-_MAX_LENGTH = 1024
+_MAX_LENGTH = 4096
 
 
-def build_judge(folder: Path, config: SeeConfig) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeShape:
+    """Sizes of a small judge."""
+
+    width: int = 160
+    """Width of the language model."""
+    layers: int = 3
+    heads: int = 5
+    vision_width: int = 192
+    """Width of the vision tower."""
+    vision_layers: int = 4
+    vision_heads: int = 6
+    patch_size: int = 8
+    """Side of a patch in px; two by two patches make one token."""
+    window_size: int = SIZE
+    """Side of an attention window of the vision tower, in px."""
+    full_layers: tuple[int, ...] = (0, 1, 2, 3)
+    """Layers of the vision tower that attend to the whole picture."""
+    min_pixels: int = SIZE * SIZE
+    """Smaller pictures are enlarged."""
+    max_pixels: int = SIZE * SIZE
+    """Larger pictures are shrunk."""
+
+
+def build_judge(folder: Path, shape: JudgeShape, seed: int) -> None:
     """Write an untrained judge, tokenizer included; its weights depend on the seed alone."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(config.seed)
-        model = Qwen2_5_VLForConditionalGeneration(_model_config(config, tokenizer))
+        torch.random.default_generator.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(_model_config(shape, tokenizer))
     model.save_pretrained(folder)
-    text = json.dumps(_preprocessor(config), indent=2)
+    text = json.dumps(_preprocessor(shape), indent=2)
     (folder / "preprocessor_config.json").write_text(text)
 
 
@@ -86,33 +108,33 @@ def _words() -> list[str]:
     return sorted(words)
 
 
-def _model_config(config: SeeConfig, tokenizer: Any) -> Any:
+def _model_config(shape: JudgeShape, tokenizer: Any) -> Any:
     from transformers import Qwen2_5_VLConfig
 
     token = tokenizer.convert_tokens_to_ids
     text = {
         "vocab_size": len(tokenizer),
-        "hidden_size": config.width,
-        "intermediate_size": config.width * 5 // 2,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.width // _HEAD,
-        "num_key_value_heads": config.width // _HEAD,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.width * 5 // 2,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads,
         "max_position_embeddings": _MAX_LENGTH,
         "initializer_range": _INIT,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": _MROPE},
+        "rope_parameters": _rope(shape.width // shape.heads),
         "bos_token_id": token("<|endoftext|>"),
         "eos_token_id": token("<|im_end|>"),
         "pad_token_id": token("<|endoftext|>"),
     }
     vision = {
-        "depth": config.vision_layers,
-        "hidden_size": config.vision_width,
-        "intermediate_size": config.vision_width * 5 // 2,
-        "num_heads": config.vision_width // _HEAD,
-        "patch_size": config.patch_size,
-        "window_size": SIZE,
-        "out_hidden_size": config.width,
-        "fullatt_block_indexes": list(range(config.vision_layers)),
+        "depth": shape.vision_layers,
+        "hidden_size": shape.vision_width,
+        "intermediate_size": shape.vision_width * 5 // 2,
+        "num_heads": shape.vision_heads,
+        "patch_size": shape.patch_size,
+        "window_size": shape.window_size,
+        "out_hidden_size": shape.width,
+        "fullatt_block_indexes": list(shape.full_layers),
         "initializer_range": _INIT,
     }
     return Qwen2_5_VLConfig(
@@ -126,16 +148,23 @@ def _model_config(config: SeeConfig, tokenizer: Any) -> Any:
     )
 
 
-def _preprocessor(config: SeeConfig) -> dict[str, Any]:
-    """Return the published preprocessor with our patch; a picture is seen at 64x64 px."""
+def _rope(head: int) -> dict[str, Any]:
+    """Share the head's frequencies among time, rows and columns, a quarter to time as published."""
+    rows = head // 2 * 3 // 8
+    sections = [head // 2 - 2 * rows, rows, rows]
+    return {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections}
+
+
+def _preprocessor(shape: JudgeShape) -> dict[str, Any]:
+    """Return the published preprocessor with our sizes."""
     return {
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2_5_VLProcessor",
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "patch_size": config.patch_size,
+        "patch_size": shape.patch_size,
         "temporal_patch_size": 2,
         "merge_size": 2,
-        "min_pixels": SIZE * SIZE,
-        "max_pixels": SIZE * SIZE,
+        "min_pixels": shape.min_pixels,
+        "max_pixels": shape.max_pixels,
     }

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..pretrain.config import RunConfig, require
+from .build import JudgeShape
+
+_HEAD = 32
+"""Width of an attention head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,19 @@ class SeeConfig(RunConfig):
     """Held-out pictures of the dev split that the accuracy is measured on."""
     test_every: int = 1000
     """Steps between two measurements."""
+
+    def shape(self) -> JudgeShape:
+        """Return the sizes of the judge; every picture is seen whole."""
+        return JudgeShape(
+            width=self.width,
+            layers=self.layers,
+            heads=self.width // _HEAD,
+            vision_width=self.vision_width,
+            vision_layers=self.vision_layers,
+            vision_heads=self.vision_width // _HEAD,
+            patch_size=self.patch_size,
+            full_layers=tuple(range(self.vision_layers)),
+        )
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)

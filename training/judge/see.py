@@ -43,7 +43,7 @@ class SeeTrainer:
     def __init__(self, config: SeeConfig, folder: Path) -> None:
         self.config = config
         if not (folder / "config.json").is_file():
-            build_judge(folder, config)
+            build_judge(folder, config.shape(), config.seed)
         self.judge = QwenJudge(
             JudgeConfig(folder=str(folder), precision="fp32"), torch.device("cpu")
         )

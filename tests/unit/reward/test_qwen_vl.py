@@ -16,7 +16,8 @@ from onereward.reward.preprocess import judged_size, read_patch_config, to_patch
 from onereward.reward.query import Query, queries_for
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.score import judge_pair
-from support.judges import BUNDLED_LIKE, REAL_LIKE, JudgeShape, make_judge
+from onereward.training.judge.build import JudgeShape
+from support.judges import BUNDLED_LIKE, REAL_LIKE, make_judge
 
 QUERIES = queries_for(Task.FILL, "a red circle")
 # The processor rounds to 8 bits after each of its two passes: two steps at most, half one on
