@@ -7,18 +7,17 @@ import json
 import pytest
 
 from support import machine
-from support.browser import Browser
+from support.browser import STORES, Browser
 
 PAGES = sorted((machine.ROOT / "web" / "docs").glob("*.md"))
 
-OPEN_HELP = """
-(name => {
-  const app = document.querySelector('#vue-app').__vue_app__;
-  const stores = app.config.globalProperties.$pinia._s;
+OPEN_HELP = f"""
+(name => {{
+  const stores = {STORES};
   if (stores.get('sidebarTab').activeSidebarTabId !== 'node-library')
     stores.get('sidebarTab').toggleSidebarTab('node-library');
   stores.get('nodeHelp').openHelp(stores.get('nodeDef').nodeDefsByName[name]);
-})"""
+}})"""
 HELP = "document.querySelector('.node-help-content')"
 PICTURES = f"[...{HELP}.querySelectorAll('img')]"
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import websocket
 
+STORES = "document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s"
+"""The front end's own stores by name, for what has no other handle."""
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 START_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 60.0
