@@ -18,12 +18,11 @@ from ...reward.qwen_vl import QwenJudge
 from ...world.splits import Split
 from ..pretrain.muon import Muon
 from ..pretrain.run import (
-    Clock,
     RunFolder,
     Snapshot,
-    first_snapshot,
     flatten_optimizer,
     restore_optimizer,
+    run_stage,
     step_generator,
 )
 from .build import build_judge
@@ -65,7 +64,7 @@ class SeeTrainer:
         warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
         return warm * min(1.0, (config.steps - self.step) / max(1, config.decay_steps))
 
-    def train_step(self) -> Tensor:
+    def train_step(self) -> float:
         """Do one step; return the loss.
 
         Raises:
@@ -89,7 +88,7 @@ class SeeTrainer:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
-        return loss.detach()
+        return float(loss.detach())
 
     def answer(self, gallery: Gallery, asked: list[Sight]) -> tuple[Tensor, Tensor]:
         """Return the logits `[Q, vocabulary]` and the ids of the right answers `[Q]`."""
@@ -140,32 +139,12 @@ def train_to_see(config: SeeConfig) -> None:
     torch.set_num_threads(config.threads)
     folder = RunFolder(config)
     trainer = SeeTrainer(config, folder.path / "untrained")
-    stored = first_snapshot(folder, config)
-    if stored:
-        trainer.restore(stored)
-    clock = Clock(config, stored.seconds if stored else 0.0)
-    losses: list[Tensor] = []
-    while trainer.step < config.steps and not clock.is_over(trainer.step):
-        losses.append(trainer.train_step())
-        if trainer.step % config.log_every == 0:
-            _report(folder, trainer, clock, losses)
-            losses = []
-        if clock.wants_checkpoint():
-            folder.save(trainer.snapshot(clock.seconds()))
-    folder.save(trainer.snapshot(clock.seconds()))
+
+    def measure() -> dict[str, float]:
+        return trainer.accuracy() if trainer.step % config.test_every == 0 else {}
+
+    run_stage(folder, trainer, config, config.steps, measure)
     _export(trainer, folder.path)
-
-
-def _report(folder: RunFolder, trainer: SeeTrainer, clock: Clock, losses: list[Tensor]) -> None:
-    record: dict[str, float] = {
-        "step": trainer.step,
-        "seconds": round(clock.seconds(), 1),
-        "loss": round(float(torch.stack(losses).mean()), 4),
-    }
-    if trainer.step % trainer.config.test_every == 0:
-        record |= trainer.accuracy()
-    folder.append_curve(record)
-    log.info("see %s", record)
 
 
 def _export(trainer: SeeTrainer, run: Path) -> None:

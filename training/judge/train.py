@@ -19,12 +19,11 @@ from ...reward.qwen_vl import QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
 from ..objective import preference_loss
 from ..pretrain.run import (
-    Clock,
     RunFolder,
     Snapshot,
-    first_snapshot,
     flatten_optimizer,
     restore_optimizer,
+    run_stage,
     step_generator,
 )
 from .config import JudgeTrainConfig
@@ -175,33 +174,15 @@ def train_judge(config: JudgeTrainConfig) -> None:
     """Train until done or out of time; `judge/` or `adapter/` in the run folder is the result."""
     torch.set_num_threads(config.threads)
     folder, trainer = RunFolder(config), JudgeTrainer(config)
-    stored = first_snapshot(folder, config)
-    if stored:
-        trainer.restore(stored)
-    clock = Clock(config, stored.seconds if stored else 0.0)
-    losses: list[float] = []
-    while trainer.step < config.steps and not clock.is_over(trainer.step):
-        losses.append(trainer.train_step())
-        if trainer.step % config.log_every == 0:
-            _log(folder, trainer, clock, losses)
-            losses = []
-        if clock.wants_checkpoint():
-            folder.save(trainer.snapshot(clock.seconds()))
-    folder.save(trainer.snapshot(clock.seconds()))
+
+    def measure() -> dict[str, float]:
+        if trainer.step % config.test_every or not trainer.splits["dev"]:
+            return {}
+        cells = trainer.report().cells.items()
+        return {f"{t.value}.{d.value}": round(cell.accuracy, 4) for (t, d), cell in cells}
+
+    run_stage(folder, trainer, config, config.steps, measure)
     export(trainer, folder.path)
-
-
-def _log(folder: RunFolder, trainer: JudgeTrainer, clock: Clock, losses: list[float]) -> None:
-    record: dict[str, float] = {
-        "step": trainer.step,
-        "seconds": round(clock.seconds(), 1),
-        "loss": round(sum(losses) / len(losses), 4),
-    }
-    if trainer.step % trainer.config.test_every == 0 and trainer.splits["dev"]:
-        for (task, dimension), cell in trainer.report().cells.items():
-            record[f"{task.value}.{dimension.value}"] = round(cell.accuracy, 4)
-    folder.append_curve(record)
-    log.info("judge %s", record)
 
 
 def export(trainer: JudgeTrainer, run: Path) -> Path:

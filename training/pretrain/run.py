@@ -5,9 +5,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -148,6 +149,60 @@ class Clock:
             return False
         self._last_save = now
         return True
+
+
+class Trainer(Protocol):
+    """What a stage needs of the thing it trains."""
+
+    step: int
+    """Steps done."""
+
+    def train_step(self) -> float:
+        """Do one step; return the loss."""
+        ...
+
+    def snapshot(self, seconds: float) -> Snapshot:
+        """Return what the run needs to go on."""
+        ...
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from there."""
+        ...
+
+
+def run_stage(
+    folder: RunFolder,
+    trainer: Trainer,
+    config: RunConfig,
+    steps: int,
+    measure: Callable[[], Mapping[str, float]],
+) -> None:
+    """Train until done or out of time, from the last checkpoint on; end with a checkpoint.
+
+    Args:
+        folder: Where the run lives.
+        trainer: What is trained.
+        config: Times and intervals.
+        steps: The whole run's.
+        measure: Called for every line of the curve, after the step it belongs to.
+    """
+    stored = first_snapshot(folder, config)
+    if stored:
+        trainer.restore(stored)
+    clock = Clock(config, stored.seconds if stored else 0.0)
+    losses: list[float] = []
+    while trainer.step < steps and not clock.is_over(trainer.step):
+        losses.append(trainer.train_step())
+        if trainer.step % config.log_every == 0:
+            loss = round(sum(losses) / len(losses), 4)
+            record = {"step": trainer.step, "seconds": round(clock.seconds(), 1), "loss": loss}
+            record |= measure()
+            folder.append_curve(record)
+            log.info("%s %s", folder.path.name, record)
+            losses = []
+        if clock.wants_checkpoint():
+            folder.save(trainer.snapshot(clock.seconds()))
+    folder.save(trainer.snapshot(clock.seconds()))
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:

@@ -59,6 +59,7 @@ def photo_conditions(
         coverage=torch.zeros(count, SIZE, SIZE),
         ink=torch.zeros(count, 3),
         shape=none[:, 0],
+        place=torch.zeros(count, 3),
         letters=none,
         box=torch.zeros(count, 4, dtype=torch.long),
         prompts=[prompt] * count,
