@@ -45,6 +45,8 @@ class Conditions:
     """Float32 `[B, 3]`: the colour of that object or those words."""
     shape: Tensor
     """Int64 `[B]`, index into `SHAPE_NAMES`; -1 where the prompt names no shape."""
+    place: Tensor
+    """Float32 `[B, 3]`, x, y and radius of that shape; zeros where there is none."""
     letters: Tensor
     """Int64 `[B, 4]`, the words' letters, -1 where there is none."""
     box: Tensor
@@ -143,6 +145,7 @@ class _Thing:
     coverage: Tensor
     ink: Tensor
     shape: Tensor
+    place: Tensor
     letters: Tensor
     names: list[str]
 
@@ -159,6 +162,7 @@ def _shape_in(draw: Draw, image: Tensor, room: Room) -> _Thing:
         coverage=shape_coverage(shape, x, y, radius),
         ink=COLOUR_VALUES[colour],
         shape=shape,
+        place=torch.stack([x, y, radius], 1),
         letters=torch.full((draw.count, 4), -1),
         names=[f"a {COLOUR_NAMES[c]} {SHAPE_NAMES[s]}" for c, s in pairs],
     )
@@ -179,6 +183,7 @@ def _compose_fill(draw: Draw, look: Look, plain: Tensor) -> Conditions:
         coverage=thing.coverage,
         ink=thing.ink,
         shape=thing.shape,
+        place=thing.place,
         letters=thing.letters,
         box=torch.zeros(draw.count, 4, dtype=torch.long),
         prompts=thing.names,
@@ -206,6 +211,7 @@ def _compose_text(draw: Draw, look: Look, plain: Tensor) -> Conditions:
         coverage=coverage,
         ink=ink,
         shape=torch.full((draw.count,), -1),
+        place=torch.zeros(draw.count, 3),
         letters=letters,
         box=box,
         prompts=[f'the words "{word}"' for word in words],
@@ -234,6 +240,7 @@ def _compose_remove(draw: Draw, look: Look, plain: Tensor) -> Conditions:
         coverage=torch.zeros_like(mask),
         ink=torch.zeros(draw.count, 3),
         shape=torch.full((draw.count,), -1),
+        place=torch.zeros(draw.count, 3),
         letters=torch.full((draw.count, 4), -1),
         box=torch.zeros(draw.count, 4, dtype=torch.long),
         prompts=[REMOVE_PROMPT] * draw.count,
@@ -273,6 +280,7 @@ def _compose_extend(draw: Draw, look: Look, plain: Tensor) -> Conditions:
         coverage=coverage,
         ink=COLOUR_VALUES[colour] * prompted[:, None],
         shape=torch.where(prompted, shape, -1),
+        place=torch.stack([x, y, radius], 1) * prompted[:, None],
         letters=torch.full((draw.count, 4), -1),
         box=torch.zeros(draw.count, 4, dtype=torch.long),
         prompts=names,

@@ -2,8 +2,9 @@
 
 A picture is judged after compositing: what the mask keeps is the source's. The world knows the
 truth, so every score compares with an *explained picture*: the known background plus the best
-fitting asked shape (fill), the letters that were read (text), the true picture (extend), or the
-background alone (remove). The residual against it gives `tone`, `worst`, `noise`, `seam` and
+fitting asked shape (fill), the letters that were read (text), the true picture, with the asked
+object completed in the best fitting way near the truth (extend), or the background alone (remove).
+The residual against it gives `tone`, `worst`, `noise`, `seam` and
 `blur` (see `measure`), all in units of the 0..1 pixel range except `blur`, a share.
 
 Scores, float32 in 0..1, higher is better; NaN where a task is not judged on a dimension.
@@ -12,7 +13,8 @@ Scores, float32 in 0..1, higher is better; NaN where a task is not judged on a d
 text_alignment      fill: overlap of the matte (pixels on the way from background to the asked
                     colour) with the best fit of the asked shape, times exp(-(c/0.25)^2), c the
                     RMS colour error inside it; halved if another shape fits better.
-                    extend: overlap of the matte with the object's hidden part (prompted only).
+                    extend (prompted only): overlap of the matte with the object's completion,
+                    times the same factor of colour.
                     text: mean over the cells of the correlation with the wanted letter, halved
                     in cells where another letter correlates better.
 consistency         exp(-seam/0.1 - tone/0.2): colour and texture continue across the border.
@@ -26,7 +28,8 @@ removal_quality     exp(-tone/0.1 - (worst/0.15)^2 - noise/0.05): gone, nothing 
 `usable` is yes when tone <= 0.09, worst <= 0.16, noise <= 0.04, seam <= 0.08, blur <= 0.5, and
 
 * fill: the asked shape fits best, overlaps by 0.75, and has 0.4 to 2.5 times the true area;
-* extend: with a prompt, the object's hidden part overlaps by 0.6 (where it is at least 40 px);
+* extend: with a prompt, and where at least 40 px of the object are hidden, its completion
+  overlaps by 0.6 and is within 0.25 (RMS) of the asked colour;
 * remove: nothing more;
 * text: every letter is read right (correlation at least 0.6, at least half the ink's contrast).
 """
@@ -39,7 +42,7 @@ from torch import Tensor
 from .conditions import TASKS, Conditions
 from .measure import Residual, gradients, measure_residual
 from .reading import Reading, read_words
-from .shape_fit import ShapeFit, change_matte, fit_shapes_where, matte_of, soft_overlap
+from .shape_fit import ShapeFit, change_matte, fit_near, fit_shapes_where, matte_of
 
 DIMENSIONS = ("text_alignment", "consistency", "structure", "aesthetics", "removal_quality")
 
@@ -47,6 +50,7 @@ _FILL, _EXTEND, _REMOVE, _TEXT = range(len(TASKS))
 _MAX_TONE, _MAX_WORST, _MAX_NOISE, _MAX_SEAM, _MAX_BLUR = 0.09, 0.16, 0.04, 0.08, 0.5
 _MIN_SHAPE_OVERLAP, _MIN_HIDDEN_OVERLAP, _MIN_HIDDEN_AREA = 0.75, 0.6, 40.0
 _AREA_RATIO = (0.4, 2.5)
+_MAX_COLOUR_ERROR = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,23 +96,25 @@ def judge(images: Tensor, conditions: Conditions) -> Verdict:
     has_words = conditions.task == _TEXT
     reading = read_words(matte, conditions.letters, conditions.box)
     fit = fit_shapes_where(conditions.task == _FILL, matte, mask)
-    drawn = _drawn_coverage(conditions, fit, reading)
+    completed, hidden = _complete_objects(conditions, matte)
+    drawn = _drawn_coverage(conditions, fit, reading, completed)
     ink = conditions.ink[:, :, None, None]
     explained = torch.lerp(conditions.background, ink.expand_as(picture), drawn[:, None])
-    is_extend = (conditions.task == _EXTEND)[:, None, None]
-    explained = torch.where(is_extend[:, None], conditions.target, explained)
+    unprompted = (conditions.task == _EXTEND) & (conditions.shape < 0)
+    explained = torch.where(unprompted[:, None, None, None], conditions.target, explained)
     residual = measure_residual(picture, explained, mask, drawn)
+    colour_error = _colour_error(picture, conditions, drawn)
+    evidence = _Evidence(fit, reading, residual, hidden, colour_error)
     shape_right = _shape_is_right(conditions, fit)
     right = (reading.letters == conditions.letters) & (conditions.letters >= 0)
     num_letters = (conditions.letters >= 0).sum(1)
     letters_right = torch.where(has_words, right.sum(1) / num_letters, torch.nan)
-    hidden = soft_overlap(matte, conditions.coverage * mask)
     return Verdict(
-        scores=_scores(picture, conditions, _Evidence(fit, reading, residual, hidden, drawn)),
+        scores=_scores(picture, conditions, evidence),
         usable=_is_clean(residual)
         & shape_right
         & ((letters_right == 1) | ~has_words)
-        & _is_continued(conditions, hidden),
+        & _is_continued(conditions, evidence),
         residual=residual,
         shape_right=shape_right,
         letters_right=letters_right,
@@ -121,15 +127,27 @@ class _Evidence:
     reading: Reading
     residual: Residual
     hidden: Tensor
-    drawn: Tensor
+    colour_error: Tensor
 
 
-def _drawn_coverage(conditions: Conditions, fit: ShapeFit, reading: Reading) -> Tensor:
+def _complete_objects(conditions: Conditions, matte: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit the asked objects of extensions: coverage `[B, 64, 64]` and overlap `[B]`, else zeros."""
+    rows = ((conditions.task == _EXTEND) & (conditions.shape >= 0)).nonzero()[:, 0]
+    coverage, overlap = torch.zeros_like(matte), torch.zeros(len(matte))
+    coverage[rows], overlap[rows] = fit_near(
+        conditions.shape[rows], conditions.place[rows], matte[rows], conditions.mask[rows]
+    )
+    return coverage, overlap
+
+
+def _drawn_coverage(
+    conditions: Conditions, fit: ShapeFit, reading: Reading, completed: Tensor
+) -> Tensor:
     rows = torch.arange(len(conditions))
     shape = fit.coverage[rows, conditions.shape.clamp(min=0)]
     task = conditions.task[:, None, None]
     drawn = torch.where(task == _FILL, shape, torch.zeros_like(shape))
-    drawn = torch.where(task == _EXTEND, conditions.coverage, drawn)
+    drawn = torch.where(task == _EXTEND, completed, drawn)
     return torch.where(task == _TEXT, reading.coverage, drawn)
 
 
@@ -153,16 +171,18 @@ def _shape_is_right(conditions: Conditions, fit: ShapeFit) -> Tensor:
     return right | (conditions.task != _FILL)
 
 
-def _is_continued(conditions: Conditions, hidden: Tensor) -> Tensor:
+def _is_continued(conditions: Conditions, evidence: _Evidence) -> Tensor:
     area = (conditions.coverage * conditions.mask).sum((1, 2))
-    matters = (conditions.task == _EXTEND) & (area >= _MIN_HIDDEN_AREA)
-    return (hidden >= _MIN_HIDDEN_OVERLAP) | ~matters
+    prompted = (conditions.task == _EXTEND) & (conditions.shape >= 0)
+    matters = prompted & (area >= _MIN_HIDDEN_AREA)
+    right = evidence.hidden >= _MIN_HIDDEN_OVERLAP
+    return (right & (evidence.colour_error <= _MAX_COLOUR_ERROR)) | ~matters
 
 
 def _scores(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> dict[str, Tensor]:
     residual, task = evidence.residual, conditions.task
     four = {
-        "text_alignment": _text_alignment(picture, conditions, evidence),
+        "text_alignment": _text_alignment(conditions, evidence),
         "consistency": torch.exp(-residual.seam / 0.1 - residual.tone / 0.2),
         "structure": _structure(picture, conditions, evidence),
         "aesthetics": (1 - residual.blur) * torch.exp(-residual.noise / 0.03),
@@ -174,18 +194,23 @@ def _scores(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> dic
     return {**scores, "removal_quality": torch.where(task == _REMOVE, gone, torch.nan)}
 
 
-def _text_alignment(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> Tensor:
+def _colour_error(picture: Tensor, conditions: Conditions, drawn: Tensor) -> Tensor:
+    """RMS difference from the asked colour over what is drawn under the mask, `[B]`."""
+    inside = drawn * conditions.mask
+    error = (picture - conditions.ink[:, :, None, None]).square().mean(1)
+    return ((error * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)).sqrt()
+
+
+def _text_alignment(conditions: Conditions, evidence: _Evidence) -> Tensor:
     rows, fit, reading = torch.arange(len(conditions)), evidence.fit, evidence.reading
     asked = conditions.shape.clamp(min=0)
-    inside = fit.coverage[rows, asked]
-    error = (picture - conditions.ink[:, :, None, None]).square().mean(1)
-    colour = (error * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
-    shape = fit.overlap[rows, asked] * torch.exp(-colour / 0.25**2)
+    likeness = torch.exp(-evidence.colour_error.square() / 0.25**2)
+    shape = fit.overlap[rows, asked] * likeness
     shape = torch.where(fit.overlap.argmax(1) == asked, shape, shape / 2)
     right = (reading.letters == conditions.letters).float()
     cells = (conditions.letters >= 0).float()
     words = (reading.wanted_match * (0.5 + 0.5 * right) * cells).sum(1) / cells.sum(1).clamp(min=1)
-    prompted = torch.where(conditions.shape >= 0, evidence.hidden, torch.nan)
+    prompted = torch.where(conditions.shape >= 0, evidence.hidden * likeness, torch.nan)
     score = torch.where(conditions.task == _EXTEND, prompted, shape)
     return torch.where(conditions.task == _TEXT, words, score)
 

@@ -1,5 +1,6 @@
 """Which shape is it: mattes, and the best fit of each of the six shapes."""
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,6 +13,8 @@ from .shapes import SHAPE_NAMES, shape_coverage
 _PROBE_RADIUS = 24.0
 _MIN_AREA = 12.0
 _RADIUS_STEPS = (0.94, 1.0, 1.06)
+_NEAR_SHIFTS = (-2.0, 0.0, 2.0)
+_NEAR_SCALES = (0.9, 1.0, 1.12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,3 +103,30 @@ def fit_shapes_where(wanted: Tensor, matte: Tensor, mask: Tensor) -> ShapeFit:
         coverage=spread_out(fit.coverage),
         area=spread_out(fit.area),
     )
+
+
+def fit_near(shape: Tensor, place: Tensor, matte: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit a known shape near a known place to the part of it under the mask.
+
+    A cut object can be completed in more than one way: two pixels to the side or a tenth larger
+    is as good as the truth.
+
+    Args:
+        shape: Int64 `[B]`.
+        place: Float32 `[B, 3]`, x, y and radius.
+        matte: Float32 `[B, 64, 64]`.
+        mask: Float32 `[B, 64, 64]`, where to compare.
+
+    Returns:
+        Coverage `[B, 64, 64]` of the best fit, and its soft overlap `[B]` under the mask.
+    """
+    best_overlap = torch.full((len(shape),), -1.0)
+    best = torch.zeros_like(matte)
+    for dx, dy, scale in itertools.product(_NEAR_SHIFTS, _NEAR_SHIFTS, _NEAR_SCALES):
+        x, y, radius = place.unbind(1)
+        coverage = shape_coverage(shape, x + dx, y + dy, radius * scale)
+        overlap = soft_overlap(coverage * mask, matte * mask)
+        better = overlap > best_overlap
+        best = torch.where(better[:, None, None], coverage, best)
+        best_overlap = torch.maximum(overlap, best_overlap)
+    return best, best_overlap
