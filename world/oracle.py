@@ -25,7 +25,7 @@ aesthetics          (1 - blur) * exp(-noise/0.03): sharpness of edges, noise, la
 removal_quality     exp(-tone/0.1 - (worst/0.15)^2 - noise/0.05): gone, nothing new, clean.
 ==================  ==========================================================================
 
-`usable` is yes when tone <= 0.09, worst <= 0.16, noise <= 0.04, seam <= 0.08, blur <= 0.5, and
+`usable` is yes when tone <= 0.09, worst <= 0.16, noise <= 0.035, seam <= 0.08, blur <= 0.5, and
 
 * fill: the asked shape fits best, overlaps by 0.75, and has 0.4 to 2.5 times the true area;
 * extend: with a prompt, and where at least 40 px of the object are hidden, its completion
@@ -47,7 +47,7 @@ from .shape_fit import ShapeFit, change_matte, fit_near, fit_shapes_where, matte
 DIMENSIONS = ("text_alignment", "consistency", "structure", "aesthetics", "removal_quality")
 
 _FILL, _EXTEND, _REMOVE, _TEXT = range(len(TASKS))
-_MAX_TONE, _MAX_WORST, _MAX_NOISE, _MAX_SEAM, _MAX_BLUR = 0.09, 0.16, 0.04, 0.08, 0.5
+_MAX_TONE, _MAX_WORST, _MAX_NOISE, _MAX_SEAM, _MAX_BLUR = 0.09, 0.16, 0.035, 0.08, 0.5
 _MIN_SHAPE_OVERLAP, _MIN_HIDDEN_OVERLAP, _MIN_HIDDEN_AREA = 0.75, 0.6, 40.0
 _AREA_RATIO = (0.4, 2.5)
 _MAX_COLOUR_ERROR = 0.25
