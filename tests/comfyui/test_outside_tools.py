@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,13 @@ def home(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"HOME": str(tmp_path), "PATH": search_path, "DO_NOT_TRACK": "1"}
 
 
-def run_tool(*command: str, environment: dict[str, str]) -> tuple[str, str]:
+def run_tool(
+    *command: str, environment: dict[str, str], folder: Path = machine.ROOT
+) -> tuple[str, str]:
     """Run a tool that must succeed; return what it wrote to stdout and stderr."""
     done = subprocess.run(
         command,
-        cwd=machine.ROOT,
+        cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
         timeout=TIMEOUT_S,
@@ -69,3 +72,18 @@ def test_comfy_node_validate_passes(home: dict[str, str]):
     answer = "".join(run_tool("comfy", "--skip-prompt", "node", "validate", environment=home))
     assert "All validation checks passed" in answer
     assert "warning" not in answer.lower()
+
+
+def test_published_pack_holds_what_users_need(tmp_path: Path, home: dict[str, str]):
+    clone = tmp_path / "clone"
+    run_tool("git", "clone", "--quiet", str(machine.ROOT), str(clone), environment=home)
+    run_tool("comfy", "--skip-prompt", "node", "pack", environment=home, folder=clone)
+    with zipfile.ZipFile(clone / "node.zip") as archive:
+        names = set(archive.namelist())
+    assert {"__init__.py", "LICENSE", "pyproject.toml", "requirements.txt"} <= names
+    shipped = {name.split("/")[0] for name in names}
+    assert {"assets", "fill", "nodes", "web", "workflows"} <= shipped
+    assert not shipped & {"tests", "scripts", "benchmarks", "docs"}
+    pages = {f"web/docs/{page.name}" for page in (clone / "web" / "docs").glob("*.md")}
+    assert pages
+    assert pages <= names
