@@ -13,6 +13,7 @@ from ...world.canvas import SIZE
 from ...world.conditions import EXTEND_PROMPT
 from ...world.lettering import LETTERS
 from ...world.shapes import COLOUR_NAMES, SHAPE_NAMES
+from ..pretrain.tokenizers import make_merges
 from .questions import QUESTION_WORDS
 
 SPECIAL_TOKENS = (
@@ -72,24 +73,18 @@ def build_judge(folder: Path, shape: JudgeShape, seed: int) -> None:
 
 def build_tokenizer() -> Any:
     """Build a Qwen2 tokenizer: a token for every word and letter it meets, else bytes."""
-    from tokenizers import pre_tokenizers, trainers
+    from tokenizers import pre_tokenizers
     from transformers import Qwen2Tokenizer
 
-    trainer = trainers.BpeTrainer(
-        vocab_size=1200,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=list(SPECIAL_TOKENS),
-        min_frequency=1,
-        show_progress=False,
-    )
-    backend = Qwen2Tokenizer()._tokenizer
-    words = _words()
-    backend.train_from_iterator([*words, *(f" {word}" for word in words)], trainer)
-    model = json.loads(backend.to_str())["model"]
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     kind: Any = Qwen2Tokenizer  # its annotation lacks the list of pairs that it takes
+    split = kind()._tokenizer.pre_tokenizer.pre_tokenize_str
+    texts = [text for word in _words() for text in (word, f" {word}")]
+    pieces = dict.fromkeys(piece for text in texts for piece, _ in split(text))
+    merges = make_merges(list(piece) for piece in pieces)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*SPECIAL_TOKENS, *alphabet, *(first + second for first, second in merges)]
     tokenizer = kind(
-        vocab=model["vocab"],
+        vocab={token: index for index, token in enumerate(dict.fromkeys(tokens))},
         merges=merges,
         pad_token=SPECIAL_TOKENS[0],
         additional_special_tokens=list(SPECIAL_TOKENS[1:]),

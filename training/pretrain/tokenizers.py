@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ...world.conditions import EXTEND_PROMPT, REMOVE_PROMPT
@@ -54,15 +55,15 @@ def _apply_merges(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list
     return symbols
 
 
-def make_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Return merges that make one token of every word.
+def make_merges(words: Iterable[list[str]]) -> list[tuple[str, str]]:
+    """Return merges that make one token of every word, given as its symbols.
 
     A trainer would break ties by hash order and so number the vocabulary anew in every process.
     Merges added for a word never undo those of an earlier one, because earlier ranks go first.
     """
     ranks: dict[tuple[str, str], int] = {}
     for word in words:
-        symbols = _apply_merges([*word[:-1], word[-1] + "</w>"], ranks)
+        symbols = _apply_merges(word, ranks)
         while len(symbols) > 1:
             ranks[(symbols[0], symbols[1])] = len(ranks)
             symbols = _apply_merges(symbols, ranks)
@@ -75,7 +76,7 @@ def build_clip_tokenizer() -> "CLIPTokenizer":
     from transformers import CLIPTokenizer
 
     words = [part for word in _WORDS for part in re.findall(r"[a-z]+|[^a-z]", word)]
-    merges = make_merges(list(dict.fromkeys(words)))
+    merges = make_merges([*word[:-1], word[-1] + "</w>"] for word in dict.fromkeys(words))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(c + "</w>" for c in alphabet)]
     tokens += [first + second for first, second in merges]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +88,25 @@ def test_every_answer_is_one_token(tmp_path: Path) -> None:
     answers = {value for known in gallery.facts for value in known.values()}
     for answer in sorted(answers | set(COLOURS)):
         assert len(tokenizer.encode(answer, add_special_tokens=False)) == 1, answer
+
+
+def test_the_vocabulary_is_the_same_in_every_process() -> None:
+    """Hash order differs from process to process; the ids of the tokens must not."""
+    code = (
+        "from onereward.training.judge.build import build_tokenizer\n"
+        "print(sorted(build_tokenizer().get_vocab().items(), key=lambda item: item[1]))"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
 
 
 def test_stop_and_resume_equals_no_stop(tmp_path: Path) -> None:
