@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20, help="measurements of each kind")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder)) as server:
+    with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder), spins=True) as server:
         api = make_api_call(ComfyClient(server.url))
         bare = make_pipeline_call()
         times = interleave({"api": api, "pipeline": bare}, args.rounds)

@@ -37,6 +37,8 @@ class ComfyServer:
         pack_folder: The plugin's name under ``custom_nodes``.
         other_packs: Folders of further packs to load, under their own names.
         extra_arguments: Further arguments of ComfyUI's ``main.py``.
+        spins: Whether threads that wait keep their core, as in a process that nobody set up.
+            Spinning threads slow a small model ten times on cores that others use too.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class ComfyServer:
         pack_folder: str = PACK_FOLDER,
         other_packs: tuple[Path, ...] = (),
         extra_arguments: tuple[str, ...] = (),
+        spins: bool = False,
     ) -> None:
         self.base_directory = base_directory
         self.port = port or _free_port()
         self.log_path = base_directory / "comfyui.log"
         self._packs = {pack_folder: machine.ROOT} | {path.name: path for path in other_packs}
         self._extra_arguments = extra_arguments
+        self._spins = spins
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -83,7 +87,7 @@ class ComfyServer:
             self._process = subprocess.Popen(
                 [sys.executable, str(tree / "main.py"), *self._arguments()],
                 cwd=tree,
-                env=_environment(),
+                env=_environment(self._spins),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -172,9 +176,9 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _environment() -> dict[str, str]:
+def _environment(spins: bool) -> dict[str, str]:
     """Return this process's environment without its import path and without the model hub."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    # Threads that spin while they wait slow a small model ten times on cores that others use too.
-    environment.setdefault("OMP_WAIT_POLICY", "passive")
+    if not spins:
+        environment.setdefault("OMP_WAIT_POLICY", "passive")
     return environment | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
