@@ -20,8 +20,6 @@ from ..fill.parts import Part
 
 log = logging.getLogger("onereward.nodes")
 
-MESSAGE_INTERVAL_S = 0.1
-"""Shortest time between two moves of the progress bar, the first and the last excepted."""
 PREVIEW_INTERVAL_S = 0.5
 PREVIEW_SHARE = 0.05
 """Previews may cost this share of a run; on a slow machine they simply come less often."""
@@ -74,7 +72,7 @@ class ComfyHost:
         self._node_id = node_id
         self._bar: ProgressBar | None = None
         self._lines: list[str] = []
-        self._last_message = self._last_preview = time.monotonic()
+        self._last_preview = time.monotonic()
         self._preview_pause_s = PREVIEW_INTERVAL_S
 
     @property
@@ -113,16 +111,7 @@ class ComfyHost:
         return int(free + evictable - needed)
 
     def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
-        """Move the progress bar, show a preview now and then, raise if the user cancelled.
-
-        Every message wakes the server's own thread, which on a CPU stops the threads that compute.
-        So messages keep a pause; cancel does not.
-        """
-        self.check_cancelled()
-        now = time.monotonic()
-        if 0 < done < total and now - self._last_message < MESSAGE_INTERVAL_S:
-            return
-        self._last_message = now
+        """Move the progress bar, show a preview now and then, raise if the user cancelled."""
         if self._bar is None:
             self._bar = ProgressBar(total, node_id=self._node_id)
         self._bar.update_absolute(done, total, self._preview(preview, is_last=done == total))
