@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from ..fill.parts import Part
 
 log = logging.getLogger("onereward.nodes")
 
+MESSAGE_INTERVAL_S = 0.1
+"""Shortest time between two moves of the progress bar, the first and the last excepted."""
 PREVIEW_INTERVAL_S = 0.5
 PREVIEW_SHARE = 0.05
 """Previews may cost this share of a run; on a slow machine they simply come less often."""
@@ -72,6 +75,7 @@ class ComfyHost:
         self._node_id = node_id
         self._bar: ProgressBar | None = None
         self._lines: list[str] = []
+        self._last_message = -math.inf
         self._last_preview = time.monotonic()
         self._preview_pause_s = PREVIEW_INTERVAL_S
 
@@ -111,10 +115,19 @@ class ComfyHost:
         return int(free + evictable - needed)
 
     def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
-        """Move the progress bar, show a preview now and then, raise if the user cancelled."""
+        """Move the progress bar, show a preview now and then, raise if the user cancelled.
+
+        Every message wakes the server's own thread, which on a CPU stops the threads that compute.
+        So messages keep a pause; cancel does not.
+        """
+        self.check_cancelled()
+        now = time.monotonic()
+        if 0 < done < total and now - self._last_message < MESSAGE_INTERVAL_S:
+            return
+        self._last_message = now
         if self._bar is None:
             self._bar = ProgressBar(total, node_id=self._node_id)
-        self._bar.update_absolute(done, total, self._preview(preview, is_last=done == total))
+        self._bar.update_absolute(done, total, self._preview(preview, now, done == total))
 
     def check_cancelled(self) -> None:
         """Raise ComfyUI's own exception if the user cancelled."""
@@ -131,9 +144,8 @@ class ComfyHost:
             server.send_progress_text("\n".join(self._lines), self._node_id)
 
     def _preview(
-        self, preview: Preview | None, *, is_last: bool
+        self, preview: Preview | None, start: float, is_last: bool
     ) -> tuple[str, Image.Image, int] | None:
-        start = time.monotonic()
         # The last one stays on the node.
         is_due = is_last or start - self._last_preview >= self._preview_pause_s
         if preview is None or not is_due or not _is_watched():
