@@ -14,7 +14,6 @@ from onereward.training.pretrain.export import export_pipeline
 from onereward.training.pretrain.models import load_folder
 from onereward.training.pretrain.muon import Muon, orthogonalise
 from onereward.training.pretrain.pool import loss_weight
-from onereward.training.pretrain.report.evaluate import wilson_interval
 from onereward.training.pretrain.report.photo_probe import replicate_edges
 from onereward.training.pretrain.sampling import SampleSettings, sample_scenes
 from onereward.training.pretrain.tokenizers import (
@@ -129,13 +128,6 @@ def test_export_replaces_a_folder_and_names_no_place(fill_config: FillTrainConfi
         assert str(tmp_path) not in file.read_text(), file.name
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
     assert index["_class_name"] == "FluxFillPipeline"
-
-
-def test_wilson_interval_of_a_textbook_case():
-    # 10 of 20: centre 1/2, half width from the closed form z / sqrt(n + z²) / 2.
-    low, high = wilson_interval(10, 20)
-    half = 1.959964 / (20 + 1.959964**2) ** 0.5 / 2
-    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half))
 
 
 def test_edge_replication_repeats_the_nearest_pixel():

@@ -9,7 +9,6 @@ and held-out photographs; writes `evaluation.json`, two contact sheets and `mode
 import argparse
 import json
 import logging
-import math
 import os
 import platform
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ....reward.report import wilson_interval
 from ....world.conditions import TASKS, Conditions, draw_conditions
 from ....world.oracle import Verdict, composite, judge
 from ....world.splits import Split
@@ -49,21 +49,12 @@ class EvaluateSettings:
     """Empty leaves photographs out."""
 
 
-def wilson_interval(hits: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rate (E. B. Wilson, 1927)."""
-    z = 1.959964
-    rate, spread = hits / count, z * z / count
-    centre = (rate + spread / 2) / (1 + spread)
-    half = z * math.sqrt(rate * (1 - rate) / count + spread / (4 * count)) / (1 + spread)
-    return centre - half, centre + half
-
-
 def _rates(verdict: Verdict, scenes: Conditions) -> dict[str, dict[str, object]]:
     rates: dict[str, dict[str, object]] = {}
     for task, name in enumerate(TASKS):
         rows = scenes.task == task
         hits, count = int(verdict.usable[rows].sum()), int(rows.sum())
-        low, high = wilson_interval(hits, count)
+        low, high = wilson_interval(hits / count, count)
         scores = {
             dimension: round(float(score[rows].nanmean()), 4)
             for dimension, score in verdict.scores.items()
