@@ -5,6 +5,8 @@ The model sees a binary mask; ``alpha`` is its feathered copy and serves composi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -39,7 +41,9 @@ def fill_holes(solid: torch.Tensor) -> torch.Tensor:
     from scipy import ndimage
 
     painted = solid.numpy() > 0
-    labels, count = ndimage.label(ndimage.binary_fill_holes(painted) & ~painted)
+    closed: Any = ndimage.binary_fill_holes(painted)
+    labelled: Any = ndimage.label(closed & ~painted)
+    labels, count = labelled
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     is_small = sizes <= MAX_HOLE * painted.sum()
     is_small[0] = False
