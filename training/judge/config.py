@@ -33,7 +33,9 @@ class SeeConfig(RunConfig):
     pictures: int = 32
     """Pictures per step; each is encoded once."""
     questions: int = 96
-    """Questions per step, each about one of two pictures."""
+    """Questions per step, each about one of two pictures; 0 trains the vision tower alone."""
+    probe_weight: float = 1.0
+    """Weight of the probe's loss beside that of the answers."""
     learning_rate: float = 6e-4
     """AdamW's peak, for embeddings, norms and biases."""
     matrix_learning_rate: float = 1e-3
@@ -61,9 +63,15 @@ class SeeConfig(RunConfig):
         for name in ("width", "vision_width"):
             value = getattr(self, name)
             require(value >= 32 and value % 32 == 0, f"{name} {value} is no multiple of 32")
-        for name in ("layers", "vision_layers", "pictures", "questions", "test_pictures"):
+        for name in ("layers", "vision_layers", "pictures", "test_pictures"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
         require(self.pictures >= 2, "pictures is 1; a question needs two")
+        for name in ("questions", "probe_weight"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
+        require(
+            self.questions + self.probe_weight > 0,
+            "there is nothing to learn: questions and probe_weight are both 0",
+        )
         require(self.patch_size in (4, 8, 16), f"patch_size is {self.patch_size}; use 4, 8 or 16")
         require(self.steps >= self.decay_steps >= 0, "decay_steps is more than steps")
         require(self.test_every >= 1, f"test_every is {self.test_every}; use at least 1")

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ...world.canvas import SIZE
 from ...world.conditions import Conditions, draw_conditions
 from ...world.faults import plant_fault
-from ...world.lettering import LETTERS
+from ...world.lettering import CELL_WIDTH, LETTERS, MAX_LETTERS
 from ...world.shapes import COLOUR_NAMES, COLOUR_VALUES, SHAPE_NAMES
 from ...world.splits import Split
 
@@ -29,10 +31,25 @@ QUESTION_WORDS = sorted(
         for word in text.format(which=which, number=number).replace("?", " ?").split()
     }
 )
-_FAULTS = ("blur", "noise", "lattice", "seam")
+_FAULTS = ("blur", "noise", "lattice", "seam", "tone_shift")
 """Faults that show without knowing the truth."""
-_FAULT_SHARE = 0.3
+_FAULT_SHARE = 0.5
+_ROUND = ("colour", "shape", "letter", "clean", "letter", "clean")
+"""Kinds of questions in turn; what is learned slowly is asked more often."""
 _FILL, _TEXT = 0, 3
+CELL = 8
+"""Side of the smallest part of a picture that is marked, in px."""
+_SPOILED = 0.01
+"""Mean difference from the truth from which a cell counts as faulty."""
+MARKS = ("thing", "colour", "place", "fault")
+"""What a cell is marked with: shape or letter, colour of the shape, letter's place in the word."""
+MARK_SIZES = (
+    1 + len(SHAPE_NAMES) + len(LETTERS),
+    1 + len(COLOUR_NAMES),
+    1 + MAX_LETTERS,
+    1 + len(_FAULTS),
+)
+"""Number of values of each mark; 0 is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,8 @@ class Gallery:
     """Float32 `[B, 3, 64, 64]`."""
     facts: list[dict[str, str]]
     """Per picture: question kind (`letter1` .. `letter4` for letters) to answer."""
+    marks: Tensor
+    """Int64 `[B, 4, 8, 8]`: what each cell shows, see `MARK_SIZES`."""
 
 
 def draw_gallery(split: Split, index: int, num: int) -> Gallery:
@@ -68,14 +87,49 @@ def draw_gallery(split: Split, index: int, num: int) -> Gallery:
     tasks = torch.tensor([_FILL, _TEXT, _FILL]).repeat(num // 3 + 1)[:num]
     conditions = draw_conditions(split, index, tasks)
     generator = torch.Generator().manual_seed(index * 4 + list(Split).index(split))
-    images, is_faulty = conditions.target.clone(), torch.zeros(num, dtype=torch.bool)
+    images, fault_of = conditions.target.clone(), torch.zeros(num, dtype=torch.long)
     wanted = torch.rand(num, generator=generator) < _FAULT_SHARE
     choice = torch.randint(len(_FAULTS), (num,), generator=generator)
     for number, name in enumerate(_FAULTS):
         faulty = plant_fault(name, conditions, generator)
         rows = wanted & (choice == number) & faulty.applies
-        images[rows], is_faulty = faulty.images[rows], is_faulty | rows
-    return Gallery(images=images, facts=_facts(conditions, is_faulty))
+        images[rows], fault_of[rows] = faulty.images[rows], number + 1
+    return Gallery(
+        images=images,
+        facts=_facts(conditions, fault_of > 0),
+        marks=_marks(conditions, images, fault_of),
+    )
+
+
+def _marks(conditions: Conditions, images: Tensor, fault_of: Tensor) -> Tensor:
+    """Mark every cell with what it shows."""
+    covered = F.avg_pool2d(conditions.coverage, CELL) > 0.3
+    shape, has_shape = conditions.shape[:, None, None], conditions.shape[:, None, None] >= 0
+    colour = torch.cdist(conditions.ink, COLOUR_VALUES).argmin(1)[:, None, None]
+    place, letter = _letter_cells(conditions)
+    thing = torch.where(letter >= 0, 1 + len(SHAPE_NAMES) + letter, 0)
+    spoiled = F.avg_pool2d((images - conditions.target).abs().mean(1), CELL) > _SPOILED
+    return torch.stack(
+        [
+            torch.where(covered & has_shape, 1 + shape, thing),
+            torch.where(covered & has_shape, 1 + colour, 0),
+            1 + place,
+            torch.where(spoiled, fault_of[:, None, None], 0),
+        ],
+        dim=1,
+    )
+
+
+def _letter_cells(conditions: Conditions) -> tuple[Tensor, Tensor]:
+    """Return place and letter of each cell whose centre lies in a word, else -1; `[B, 8, 8]`."""
+    centre = torch.arange(CELL // 2, SIZE, CELL)
+    x0, y0, x1, y1 = conditions.box[:, :, None, None].unbind(1)
+    x, y = centre[None, None, :], centre[None, :, None]
+    inside = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+    place = torch.where(inside, (x - x0) // CELL_WIDTH, 0).clamp(0, MAX_LETTERS - 1)
+    letter = conditions.letters.gather(1, place.flatten(1)).view_as(place)
+    shown = inside & (letter >= 0)
+    return torch.where(shown, place, -1), torch.where(shown, letter, -1)
 
 
 def _facts(conditions: Conditions, is_faulty: Tensor) -> list[dict[str, str]]:
@@ -93,7 +147,7 @@ def _facts(conditions: Conditions, is_faulty: Tensor) -> list[dict[str, str]]:
 
 
 def draw_questions(gallery: Gallery, num: int, generator: torch.Generator) -> list[Sight]:
-    """Draw questions, all kinds equally often; the asked picture is first or second by chance."""
+    """Draw questions of all kinds in turn; the asked picture is first or second by chance."""
     total = len(gallery.facts)
     by_kind = {
         kind: [row for row, known in enumerate(gallery.facts) if _keys(known, kind)]
@@ -101,7 +155,7 @@ def draw_questions(gallery: Gallery, num: int, generator: torch.Generator) -> li
     }
     asked = []
     for n in range(num):
-        kind = KINDS[n % len(KINDS)]
+        kind = _ROUND[n % len(_ROUND)]
         rows = by_kind[kind]
         if not rows:
             continue

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...reward.judge import JudgeConfig
-from ...reward.qwen_vl import QwenJudge
+from ...reward.qwen_vl import Encoded, QwenJudge
 from ...world.splits import Split
 from ..pretrain.muon import Muon
 from ..pretrain.run import (
@@ -27,12 +27,13 @@ from ..pretrain.run import (
 )
 from .build import build_judge
 from .config import SeeConfig
-from .questions import Gallery, Sight, draw_gallery, draw_questions
+from .probe import make_probe, probe_loss
+from .questions import MARKS, Gallery, Sight, draw_gallery, draw_questions
 
 log = logging.getLogger("onereward.training")
 
 _WEIGHT_DECAY = 0.01
-_EMBEDDINGS = ("embed_tokens", "lm_head", "patch_embed")
+_EMBEDDINGS = ("embed_tokens", "lm_head", "patch_embed", "probe")
 _TEST_BATCH = 64
 
 
@@ -49,7 +50,10 @@ class SeeTrainer:
         # Many short sequences: the plain attention is twice as fast on a CPU as the fused one.
         model = self.judge.part.module.requires_grad_(True)
         model.set_attn_implementation("eager")  # type: ignore[operator]
+        side = config.patch_size * self.judge.patches.merge_size
+        self.probe = make_probe(config.width, side, config.seed)
         self.parameters = dict(model.named_parameters())
+        self.parameters |= {f"probe.{k}": p for k, p in self.probe.named_parameters()}
         matrices = [p for name, p in self.parameters.items() if is_matrix(name, p)]
         others = [p for name, p in self.parameters.items() if not is_matrix(name, p)]
         self.muon = Muon(matrices, lr=0.0, weight_decay=_WEIGHT_DECAY)
@@ -75,8 +79,11 @@ class SeeTrainer:
         self.adam.param_groups[0]["lr"] = config.learning_rate * scale
         gallery = draw_gallery(Split.TRAIN, config.seed * 10_000_000 + self.step, config.pictures)
         generator = step_generator(config.seed, self.step)
-        logits, answers = self.answer(gallery, draw_questions(gallery, config.questions, generator))
-        loss = F.cross_entropy(logits, answers)
+        asked = draw_questions(gallery, config.questions, generator)
+        encoded = self.encode(gallery)
+        loss = config.probe_weight * probe_loss(self.probe(encoded), gallery)
+        if asked:
+            loss = loss + F.cross_entropy(*self.answer(encoded, asked))
         if not torch.isfinite(loss):
             raise RuntimeError(
                 f"the loss of step {self.step} is not finite; the last checkpoint in "
@@ -90,10 +97,14 @@ class SeeTrainer:
         self.step += 1
         return float(loss.detach())
 
-    def answer(self, gallery: Gallery, asked: list[Sight]) -> tuple[Tensor, Tensor]:
+    def encode(self, gallery: Gallery) -> list[Encoded]:
+        """Return what the judge sees of each picture."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.judge.encode_many(list(gallery.images))
+
+    def answer(self, encoded: list[Encoded], asked: list[Sight]) -> tuple[Tensor, Tensor]:
         """Return the logits `[Q, vocabulary]` and the ids of the right answers `[Q]`."""
         with torch.autocast("cpu", torch.bfloat16):
-            encoded = self.judge.encode_many(list(gallery.images))
             logits = self.judge.answer_logits(
                 [(encoded[one.first], encoded[one.second], one) for one in asked]
             )
@@ -102,15 +113,32 @@ class SeeTrainer:
 
     @torch.no_grad()
     def accuracy(self) -> dict[str, float]:
-        """Return the share of right answers per kind on held-out pictures (dev split)."""
+        """Return the share of right answers per kind on held-out pictures (dev split).
+
+        `marked_...` are the probe's: of the cells with such a mark, the share it gets right.
+        """
         right: dict[str, list[float]] = defaultdict(list)
         for index in range(-(-self.config.test_pictures // _TEST_BATCH)):
             gallery = draw_gallery(Split.DEV, index, _TEST_BATCH)
             asked = draw_questions(gallery, 4 * _TEST_BATCH, step_generator(0, index, purpose=1))
-            logits, answers = self.answer(gallery, asked)
+            encoded = self.encode(gallery)
+            right_marks = self.right_marks(encoded, gallery)
+            for name, values in right_marks.items():
+                right[name] += values
+            if not self.config.questions:
+                continue
+            logits, answers = self.answer(encoded, asked)
             for one, is_right in zip(asked, (logits.argmax(-1) == answers).tolist(), strict=True):
                 right[one.kind].append(float(is_right))
         return {kind: round(sum(values) / len(values), 4) for kind, values in right.items()}
+
+    def right_marks(self, encoded: list[Encoded], gallery: Gallery) -> dict[str, list[float]]:
+        """Return for every marked cell whether the probe is right, per kind of mark."""
+        found = [logits.argmax(1) for logits in self.probe(encoded)]
+        return {
+            f"marked_{name}": (one == mark)[mark > 0].float().tolist()
+            for name, one, mark in zip(MARKS, found, gallery.marks.unbind(1), strict=True)
+        }
 
     def snapshot(self, seconds: float) -> Snapshot:
         """Return what the run needs to go on."""

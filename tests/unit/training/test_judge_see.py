@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from onereward.reward.judge import JudgeConfig
-from onereward.reward.qwen_vl import QwenJudge
+from onereward.reward.qwen_vl import Encoded, QwenJudge
 from onereward.training.judge.config import SeeConfig
+from onereward.training.judge.probe import make_probe
 from onereward.training.judge.questions import KINDS, Gallery, draw_gallery, draw_questions
 from onereward.training.judge.see import SeeTrainer, train_to_see
 from onereward.world.conditions import draw_conditions
-from onereward.world.shapes import COLOURS
+from onereward.world.lettering import LETTERS
+from onereward.world.shapes import COLOURS, SHAPE_NAMES
 from onereward.world.splits import Split
 
 
@@ -73,6 +75,51 @@ def test_faults_are_seen_as_differences_from_the_truth() -> None:
     assert {known["clean"] for known in gallery.facts} == {"Yes", "No"}
 
 
+def test_marks_say_what_a_cell_shows() -> None:
+    """Against the pixels of letters and shapes, and the prompt of the scene."""
+    num = 60
+    gallery = draw_gallery(Split.TRAIN, 5, num)
+    scenes = draw_conditions(Split.TRAIN, 5, torch.tensor([0, 3, 0]).repeat(num // 3))
+    colours, shapes = list(COLOURS), list(SHAPE_NAMES)
+    for row, prompt in enumerate(scenes.prompts):
+        thing, colour, place, fault = gallery.marks[row]
+        if scenes.task[row] == 3:
+            x0, y0 = scenes.box[row, :2].tolist()
+            word = prompt.split('"')[1]
+            for number, letter in enumerate(word):
+                y, x = (y0 + 12) // 8, (x0 + 16 * number + 8) // 8
+                assert thing[y, x] == 1 + len(shapes) + LETTERS.index(letter)
+                assert place[y, x] == 1 + number
+            assert not colour.any()
+        else:
+            _, named, shape = prompt.split(" ")
+            marked = thing > 0
+            assert marked.any() and set(thing[marked].tolist()) == {1 + shapes.index(shape)}
+            assert set(colour[marked].tolist()) == {1 + colours.index(named)}
+            assert not place.any()
+        differs = (gallery.images[row] - scenes.target[row]).abs().mean(0) > 0
+        cells = differs.view(8, 8, 8, 8).any(3).any(1)
+        assert not (fault > 0)[~cells].any()
+        assert (fault > 0).any() == (gallery.facts[row]["clean"] == "No")
+
+
+def test_the_probe_reads_each_cell_from_the_token_that_covers_it() -> None:
+    probe = make_probe(8, 16, seed=0)
+    tokens = torch.randn(16, 8)
+    seen = []
+    for token in range(16):
+        changed = tokens.clone()
+        changed[token] = 0
+        with torch.no_grad():
+            probe.head.weight.normal_(generator=torch.Generator().manual_seed(1))
+            before, after = (probe([Encoded(tokens=t, rows=4, cols=4)])[0][0] for t in (tokens, changed))
+        cells = (before != after).any(0).nonzero().tolist()
+        top, left = token // 4 * 2, token % 4 * 2
+        assert cells == [[y, x] for y in (top, top + 1) for x in (left, left + 1)]
+        seen += cells
+    assert len(seen) == 64
+
+
 def test_answers_stand_equally_often_first_and_second() -> None:
     gallery = draw_gallery(Split.TRAIN, 1, 30)
     asked = draw_questions(gallery, 1000, torch.Generator().manual_seed(1))
@@ -124,7 +171,9 @@ def test_stop_and_resume_equals_no_stop(tmp_path: Path) -> None:
         JudgeConfig(folder=str(tmp_path / "whole" / "judge"), precision="fp32"),
         torch.device("cpu"),
     ).part.module.state_dict()
-    for name, value in again.parameters.items():
+    learned = {k: v for k, v in again.parameters.items() if not k.startswith("probe.")}
+    assert len(learned) < len(again.parameters)
+    for name, value in learned.items():
         assert torch.equal(value, expected[name]), name
 
 
@@ -135,13 +184,13 @@ def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
     )
     trainer = SeeTrainer(settings, tmp_path / "judge")
     drawn = draw_gallery(Split.TRAIN, 0, 6)
-    gallery = Gallery(images=drawn.images[:2], facts=drawn.facts[:2])
+    gallery = Gallery(images=drawn.images[:2], facts=drawn.facts[:2], marks=drawn.marks[:2])
     asked = draw_questions(gallery, 8, torch.Generator().manual_seed(0))
     losses = []
     for _ in range(40):
         for optimizer in (trainer.muon, trainer.adam):
             optimizer.param_groups[0]["lr"] = 3e-3
-        logits, answers = trainer.answer(gallery, asked)
+        logits, answers = trainer.answer(trainer.encode(gallery), asked)
         loss = torch.nn.functional.cross_entropy(logits, answers)
         loss.backward()
         for optimizer in (trainer.muon, trainer.adam):
