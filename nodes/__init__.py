@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import folders
+from .conditions import OneRewardConditions
 from .config import OneRewardSettings
 from .fill import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
 from .judge import OneRewardLoadJudge, OneRewardPickBest, OneRewardScore
@@ -30,4 +31,5 @@ class OneRewardExtension(ComfyExtension):
             OneRewardLoadJudge,
             OneRewardScore,
             OneRewardPickBest,
+            OneRewardConditions,
         ]

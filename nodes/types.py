@@ -10,3 +10,5 @@ SettingsSocket = io.Custom("ONEREWARD_SETTINGS")
 """Carries :class:`~..fill.config.FillConfig`."""
 JudgeSocket = io.Custom("ONEREWARD_JUDGE")
 """Carries :class:`~..reward.qwen_vl.QwenJudge`."""
+ConditionsSocket = io.Custom("ONEREWARD_CONDITIONS")
+"""Carries :class:`~..training.data.ConditionSet`."""

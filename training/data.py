@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,12 @@ class ConditionSet:
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"{path} has two conditions named {twice!r}; names must be unique")
 
+    def summary(self) -> str:
+        """Return how many conditions there are, per task."""
+        tasks = [c.task for c in self.conditions]
+        parts = [f"{task.value} {tasks.count(task)}" for task in Task if task in tasks]
+        return f"{len(tasks)} conditions ({', '.join(parts)})"
+
     def pictures(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """Return image ``[1, H, W, 3]`` and mask ``[1, H, W]``, float32, 0..1.
 
@@ -101,15 +108,21 @@ class ConditionSet:
         )
 
 
-def write_conditions(folder: Path, items: list[tuple[Condition, Tensor, Tensor]]) -> ConditionSet:
-    """Write pictures ``[H, W, 3]`` and masks ``[H, W]``, 0..1, and the list of their conditions."""
+def write_conditions(
+    folder: Path, items: Iterable[tuple[Condition, Tensor, Tensor]]
+) -> ConditionSet:
+    """Write pictures ``[H, W, 3]`` and masks ``[H, W]``, 0..1, and the list of their conditions.
+
+    The list is written last: a stop before leaves the old one, if any.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    lines = []
     for condition, image, mask in items:
         for name, pixels in ((condition.image_file_name, image), (condition.mask_file_name, mask)):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             save_picture(path, pixels)
-    lines = [_to_json(condition) for condition, _, _ in items]
+        lines.append(_to_json(condition))
     temporary = folder / (FILE_NAME + ".tmp")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     temporary.replace(folder / FILE_NAME)

@@ -28,6 +28,10 @@ PROMISED: dict[str, list[str]] = {
         *("text_alignment", "consistency", "structure", "aesthetics", "removal_quality"),
         *("view", "mask"),
     ],
+    "OneRewardConditions": [
+        *("name", "pictures", "task", "masks", "prompt", "words"),
+        *("num_conditions", "max_side", "seed"),
+    ],
 }
 OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardLoadFill": [("fill_model", "model")],
@@ -39,6 +43,7 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
         *(("best", "best"), ("ranked", "ranked")),
         *(("table", "table"), ("report", "report")),
     ],
+    "OneRewardConditions": [("condition_set", "conditions"), ("sheet", "sheet")],
 } | {
     f"OneReward{task}": [("result", "image"), ("result_mask", "mask")]
     for task in ("Fill", "Extend", "Remove", "Text")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from onereward.fill.config import FillConfig, ModelConfig
+from onereward.training.make_conditions import ConditionsConfig
 from support.promises import OUTPUTS, PROMISED
 
 
@@ -63,6 +64,7 @@ def test_optional_inputs_come_last_and_have_defaults(classes: dict[str, Any], no
     [
         ("OneRewardSettings", FillConfig, [f.name for f in fields(FillConfig)]),
         ("OneRewardLoadFill", ModelConfig, ["recipe", "precision"]),
+        ("OneRewardConditions", ConditionsConfig, [f.name for f in fields(ConditionsConfig)]),
     ],
 )
 def test_schema_equals_the_config(
@@ -84,8 +86,9 @@ def test_settings_without_inputs_are_the_defaults(classes: dict[str, Any]):
     assert classes["OneRewardSettings"].execute().args == (FillConfig(),)
 
 
-def test_seed_can_change_after_each_run(classes: dict[str, Any]):
+def test_seeds_of_edits_can_change_after_each_run_and_those_of_data_stay(classes: dict[str, Any]):
+    edits = {f"OneReward{task}" for task in ("Fill", "Extend", "Remove", "Text")}
     for node_id in OUTPUTS:
         inputs = {i.id: i for i in classes[node_id].GET_SCHEMA().inputs}
         if "seed" in inputs:
-            assert inputs["seed"].control_after_generate
+            assert bool(inputs["seed"].control_after_generate) == (node_id in edits)

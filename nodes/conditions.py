@@ -1,0 +1,85 @@
+"""The node that builds a data set of conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..training.data import FILE_NAME, ConditionSet
+from ..training.make_conditions import ConditionsConfig, make_from_folder, make_from_world
+from ..training.sheet import conditions_sheet
+from . import folders, work_folders
+from .host import ComfyHost
+from .inputs import config_inputs
+from .types import ConditionsSocket
+
+KIND = "conditions"
+
+
+class OneRewardConditions(io.ComfyNode):
+    """Turns folders of pictures into the conditions that training works on."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the list is read from the disk at every call."""
+        return io.Schema(
+            node_id="OneRewardConditions",
+            display_name="OneReward Conditions",
+            category="OneReward",
+            description="Builds a data set to train on: pictures with masks, prompts and tasks, "
+            "from a folder of yours or from the toy world.",
+            inputs=[
+                work_folders.name_input("output/onereward/conditions"),
+                io.Combo.Input(
+                    "pictures",
+                    options=work_folders.picture_folders(),
+                    display_name="pictures",
+                    default=work_folders.TOY_WORLDS[0],
+                    tooltip="Folder of pictures below ComfyUI's input or output folder; one with "
+                    "a conditions.jsonl is taken as it is. The toy world is what the bundled "
+                    "models know.",
+                ),
+                *config_inputs(ConditionsConfig),
+            ],
+            outputs=[
+                ConditionsSocket.Output(
+                    "condition_set",
+                    display_name="conditions",
+                    tooltip="For OneReward Collect and for training.",
+                ),
+                io.Image.Output(
+                    "sheet",
+                    display_name="sheet",
+                    tooltip="The first 16 conditions; what is to be repainted is red.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str = "", pictures: str = "", **rest: Any) -> Hashable:
+        """Change when a picture changes, or when the data set is gone."""
+        try:
+            made = work_folders.work_folder(KIND, name) / FILE_NAME
+            world = pictures in work_folders.TOY_WORLDS
+            source = () if world else folders.stamp(work_folders.picture_folder(pictures))
+        except (ValueError, FileNotFoundError, TypeError):
+            return ()
+        return source, made.is_file()
+
+    @classmethod
+    def execute(cls, name: str, pictures: str, **rest: Any) -> io.NodeOutput:
+        """Build the data set, or open it if the folder is one."""
+        config, host = ConditionsConfig(**rest), ComfyHost(cls.hidden.unique_id)
+        folder = work_folders.work_folder(KIND, name)
+        if split := work_folders.world_split(pictures):
+            made = make_from_world(folder, split, config, host)
+        else:
+            place = work_folders.picture_folder(pictures)
+            is_made = (place / FILE_NAME).is_file()
+            made = ConditionSet(place) if is_made else make_from_folder(folder, place, config, host)
+        host.say(f"{made.summary()} in {made.folder}")
+        return io.NodeOutput(made, conditions_sheet(made))

@@ -1,0 +1,108 @@
+"""Where a user's data is: pictures below ComfyUI's input and output, results below output."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..fill.task import Task
+from ..reward.preference import GROUPS, PAIRS
+from ..training.data import FILE_NAME
+from ..training.make_conditions import PICTURES
+from ..world.splits import Split
+
+TOY_WORLDS = tuple(f"toy world ({split.value} split)" for split in Split)
+"""Labels of the conditions that need no pictures."""
+OUTPUT_MARK = " [output]"
+"""ComfyUI's own way to say that a name is below the output folder."""
+_NAME = re.compile(r"\w[\w .-]{0,99}")
+_MAX_DEPTH = 4
+_MAX_LISTED = 500
+
+
+def name_input(where: str, default: str = "my-data") -> io.Input:
+    """Return the input that names a data set or run."""
+    return io.String.Input(
+        "name",
+        display_name="name",
+        default=default,
+        tooltip=f"Name of its folder in {where}: letters, digits, space, '.', '_' and '-'.",
+    )
+
+
+def work_folder(kind: str, name: str) -> Path:
+    """Return the folder of a data set or run below ComfyUI's output folder.
+
+    Raises:
+        ValueError: The name is not a plain name.
+    """
+    if not _NAME.fullmatch(name) or name.endswith((".", " ")):
+        raise ValueError(
+            f"name is {name!r}, but up to 100 letters, digits, spaces, '.', '_' and '-' are "
+            "expected, with a letter or digit first"
+        )
+    return Path(folder_paths.get_output_directory()) / "onereward" / kind / name
+
+
+def world_split(label: str) -> Split | None:
+    """Return the split of the toy world that a label stands for, or None."""
+    return list(Split)[TOY_WORLDS.index(label)] if label in TOY_WORLDS else None
+
+
+def picture_folders() -> list[str]:
+    """Return what conditions can be made from: the toy world, and folders that hold pictures."""
+    found = []
+    for mark, root in _roots():
+        found += [name + mark for name in _below(Path(root), _MAX_DEPTH) if name]
+    return [*TOY_WORLDS, *sorted(found)[:_MAX_LISTED]]
+
+
+def picture_folder(label: str) -> Path:
+    """Return the folder of a label.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: The name leaves ComfyUI's folder.
+    """
+    mark = OUTPUT_MARK if label.endswith(OUTPUT_MARK) else ""
+    root = Path(dict(_roots())[mark])
+    # Links inside are followed, as for models; the name itself must not lead out.
+    folder = Path(os.path.normpath(root / label.removesuffix(mark)))
+    if not folder.is_relative_to(os.path.normpath(root)) or folder == root:
+        raise ValueError(f"pictures is {label!r}, which leaves {root}; choose one from the list")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {label!r}; put pictures into a folder below {root} and press R"
+        )
+    return folder
+
+
+def _roots() -> tuple[tuple[str, str], ...]:
+    return (
+        ("", folder_paths.get_input_directory()),
+        (OUTPUT_MARK, folder_paths.get_output_directory()),
+    )
+
+
+def _below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+    """Yield the names of folders that hold pictures or conditions, or task folders that do."""
+    if not depth or not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    names = {entry.name for entry in listed}
+    if names & {PAIRS, GROUPS}:
+        return
+    has_pictures = any(name.lower().endswith(PICTURES) for name in names)
+    if FILE_NAME in names or has_pictures or names & {task.value for task in Task}:
+        yield prefix.rstrip("/")
+    if FILE_NAME in names:
+        return
+    for entry in listed:
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name != "masks":
+            yield from _below(Path(entry.path), depth - 1, f"{prefix}{entry.name}/")
