@@ -49,6 +49,11 @@ class Job:
         pixels = _replicate(pixels, right, bottom)
         return pixels, F.pad(mask, (0, right, 0, bottom))
 
+    def model_alpha(self) -> torch.Tensor:
+        """Return alpha ``[h, w]`` in 0..1 at the sampled size, padding left out."""
+        alpha = _cut(self.alpha, self.box)[None]
+        return resize(alpha, *self.content).clamp(0, 1)[0]
+
     def to_crop(self, pixels: torch.Tensor) -> torch.Tensor:
         """Bring decoded pixels ``[3, h, w]`` in -1..1 back to the crop: ``[H', W', 3]`` in 0..1."""
         content = pixels[:, : self.content[1], : self.content[0]]

@@ -18,9 +18,9 @@ class Prompt:
     """An encoded prompt."""
 
     sequence: torch.Tensor
-    """T5 states ``[L, D]``."""
+    """T5 states ``[L, D]``; ``[B, L, D]`` where every row of a call has its own prompt."""
     pooled: torch.Tensor
-    """CLIP's pooled state ``[P]``."""
+    """CLIP's pooled state ``[P]``, or ``[B, P]``."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Prompt:
         """Return a copy elsewhere."""
@@ -95,15 +95,10 @@ def _predict(
         hidden_states=hidden,
         timestep=sigma.to(hidden.dtype).expand(rows),
         guidance=guidance,
-        encoder_hidden_states=_rows([p.sequence for p in prompts], batch),
-        pooled_projections=_rows([p.pooled for p in prompts], batch),
-        txt_ids=torch.zeros(prompts[0].sequence.shape[0], 3, device=x.device),
+        encoder_hidden_states=torch.cat([p.sequence.expand(batch, -1, -1) for p in prompts]),
+        pooled_projections=torch.cat([p.pooled.expand(batch, -1) for p in prompts]),
+        txt_ids=torch.zeros(prompts[0].sequence.shape[-2], 3, device=x.device),
         img_ids=cond.image_ids,
         return_dict=False,
     )
     return out[0].float()
-
-
-def _rows(tensors: list[torch.Tensor], batch: int) -> torch.Tensor:
-    """Repeat each tensor ``batch`` times along a new first axis, one prompt after the other."""
-    return torch.cat([t[None].expand(batch, *t.shape) for t in tensors])

@@ -48,3 +48,7 @@ class Part:
             with torch.inference_mode(False), torch.no_grad():
                 self._module = self._load().eval().requires_grad_(False)
         return self._module
+
+    def forget(self) -> None:
+        """Take the weights out of all memory; the next use reads them again."""
+        self.handle = self._module = None

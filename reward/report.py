@@ -5,16 +5,21 @@ An answer is right if the order-averaged probability prefers the winner; a tie c
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ..fill.task import Dimension, Task
 
 Z_95 = 1.959964
 """Standard normal quantile of a two-sided 95 % interval."""
 NUM_BINS = 10
+FILE_NAME = "report.json"
+"""In the folder of a judge: how good it is. Training a policy reads it."""
+FORMAT = 1
 Cell = tuple[Task, Dimension]
 
 
@@ -95,6 +100,43 @@ def make_report(answers: Sequence[Answer]) -> JudgeReport:
         cells={cell: _cell(group) for cell, group in sorted(groups.items())},
         calibration=_calibration(answers),
     )
+
+
+def write_report(folder: Path, report: JudgeReport) -> None:
+    """Put a report beside the judge it is about; the file is whole or not there."""
+    values = {
+        "format": FORMAT,
+        "cells": {f"{t.value}.{d.value}": asdict(cell) for (t, d), cell in report.cells.items()},
+        "calibration": [asdict(one) for one in report.calibration],
+    }
+    temporary = folder / (FILE_NAME + ".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / FILE_NAME)
+
+
+def read_report(folder: Path) -> JudgeReport | None:
+    """Return the report in a judge's folder, or None if it has none.
+
+    Raises:
+        ValueError: The file is no report; names it.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']}, but this version reads {FORMAT}")
+        cells = {_cell_of(name): CellReport(**cell) for name, cell in values["cells"].items()}
+        bins = tuple(CalibrationBin(**one) for one in values["calibration"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is no report of a judge: {error}") from error
+    return JudgeReport(cells=cells, calibration=bins)
+
+
+def _cell_of(name: str) -> Cell:
+    task, _, dimension = name.partition(".")
+    return Task(task), Dimension(dimension)
 
 
 def wilson_interval(share: float, num: int) -> tuple[float, float]:

@@ -95,6 +95,21 @@ class ConditionSet:
         mask = read_picture(self.folder / condition.mask_file_name, "L")
         return image[None], mask[None]
 
+    def check(self, conditions: Iterable[Condition]) -> None:
+        """Look at the headers of all pictures, before hours of work depend on them.
+
+        Raises:
+            ValueError: A file is missing or no picture, or a mask is not as large as its picture.
+        """
+        for condition in conditions:
+            names = (condition.image_file_name, condition.mask_file_name)
+            image, mask = (_picture_size(self.folder / name) for name in names)
+            if image != mask:
+                raise ValueError(
+                    f"the mask of condition {condition.name} is {mask[0]}x{mask[1]} px but its "
+                    f"picture is {image[0]}x{image[1]} px; make the mask from the picture"
+                )
+
     def request(self, condition: Condition, **settings: Any) -> FillRequest:
         """Return the request that makes this edit; further fields as for :class:`FillRequest`."""
         image, mask = self.pictures(condition)
@@ -163,7 +178,17 @@ def read_picture(path: Path, mode: str = "RGB") -> Tensor:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert(mode), dtype=np.float32) / 255
     except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read as a picture ({error}); remove what names it"
-        ) from error
+        raise _unreadable(path, error) from error
     return torch.from_numpy(pixels)
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ValueError:
+    return ValueError(f"{path} cannot be read as a picture ({error}); remove what names it")

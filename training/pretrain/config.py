@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 _FORMAT = 1
 _Config = TypeVar("_Config", bound="JsonConfig")
@@ -61,6 +61,9 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig(JsonConfig):
     """What every training run has."""
+
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = ()
+    """Settings that may differ when a run goes on."""
 
     run_folder: str
     """Where checkpoints and the curve go; created if absent."""

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,25 +40,37 @@ class RunFolder:
     def __init__(self, config: RunConfig) -> None:
         """Create the folder, or reopen it if it was made with the same config.
 
+        What the config names in ``MAY_CHANGE`` may differ.
+
         Raises:
             ValueError: If the folder holds a run with another config.
         """
         self.path = Path(config.run_folder)
         self.path.mkdir(parents=True, exist_ok=True)
         stored = self.path / "config.json"
-        if not stored.exists():
-            write_text(stored, config.to_json())
-        elif json.loads(stored.read_text()) != json.loads(config.to_json()):
-            changed = _changed_keys(stored.read_text(), config.to_json())
-            raise ValueError(
-                f"{self.path} holds a run with other settings ({', '.join(changed)}); "
-                "choose another run_folder or restore them"
-            )
+        if stored.exists():
+            changed = _changed_settings(stored.read_text(), config.to_json())
+            changed = {k: v for k, v in changed.items() if k not in config.MAY_CHANGE}
+            if changed:
+                differences = ", ".join(f"{k}: {old} -> {new}" for k, (old, new) in changed.items())
+                raise ValueError(
+                    f"{self.path} holds a run with other settings ({differences}); "
+                    "choose another run_folder or restore them"
+                )
+        write_text(stored, config.to_json())
 
     def append_curve(self, record: Mapping[str, float | str]) -> None:
         """Add a line to the curve."""
         with (self.path / "curve.jsonl").open("a") as curve:
             curve.write(json.dumps(dict(record)) + "\n")
+
+    def cut_curve(self, step: int) -> None:
+        """Drop the lines after `step`, of a run that goes on from there."""
+        path = self.path / "curve.jsonl"
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if _step_of(line) <= step]
+            write_text(path, "".join(kept))
 
     def save(self, snapshot: Snapshot) -> None:
         """Replace the checkpoint; a stop at any moment leaves the old one or the new one."""
@@ -113,9 +126,18 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _changed_keys(old: str, new: str) -> list[str]:
+def _changed_settings(old: str, new: str) -> dict[str, tuple[Any, Any]]:
     before, after = json.loads(old), json.loads(new)
-    return sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    keys = sorted(before.keys() | after.keys())
+    return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a curve's line; infinity for one that a crash tore."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf
 
 
 def step_generator(seed: int, step: int, purpose: int = 0) -> torch.Generator:

@@ -108,7 +108,9 @@ def test_the_loss_falls_on_a_few_scenes(fill_config: FillTrainConfig):
 
 def test_resume_with_other_settings_names_them(vae_config: VaeTrainConfig):
     RunFolder(vae_config)
-    with pytest.raises(ValueError, match=r"other settings \(kl_weight, seed\)"):
+    with pytest.raises(
+        ValueError, match=r"other settings \(kl_weight: 2e-05 -> 1.0, seed: 0 -> 5\)"
+    ):
         RunFolder(replace(vae_config, seed=5, kl_weight=1.0))
 
 
