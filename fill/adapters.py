@@ -16,6 +16,7 @@ from .files import TensorInfo, read_header
 
 logger = logging.getLogger("onereward.fill")
 PREFIX = "transformer."
+INPUT_LAYER = "x_embedder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,6 +56,7 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
         )
     read_header(path)
     weights, alphas, metadata = _convert(path)
+    weights = _widen_input(path.name, weights, base)
     _check_fit(path.name, weights, base)
     stat = path.stat()
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
@@ -91,6 +93,28 @@ def _convert(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], dic
             len(weights) - len(kept),
         )
     return kept, dict(alphas or {}), metadata or None
+
+
+def _widen_input(
+    name: str, weights: dict[str, torch.Tensor], base: Mapping[str, TensorInfo]
+) -> dict[str, torch.Tensor]:
+    """Let a LoRA of FLUX.1-dev, which takes the latents alone, fit the wider input of Fill.
+
+    The latents come first among Fill's channels; zeros for the others leave them as they are.
+    """
+    key = f"{PREFIX}{INPUT_LAYER}.lora_A.weight"
+    target = base.get(f"{INPUT_LAYER}.weight")
+    if key not in weights or target is None:
+        return weights
+    given, columns = weights[key].shape[1], target.shape[1]
+    outputs = base.get("proj_out.weight")
+    if given == columns or outputs is None or given != outputs.shape[0]:
+        return weights
+    logger.info(
+        "%s: made for FLUX.1-dev; its input layer is widened from %d to %d channels with zeros",
+        *(name, given, columns),
+    )
+    return weights | {key: torch.nn.functional.pad(weights[key], (0, columns - given))}
 
 
 def _check_fit(
@@ -148,7 +172,7 @@ def _attach(model: Any, adapter: Adapter) -> None:
         metadata=metadata,
     )
     # PEFT makes adapters fp32, which would widen the activations of a half-precision model.
-    dtype = next(model.parameters()).dtype
+    dtype = model.dtype  # of its floating-point weights; packed ones are integers
     for name, parameter in model.named_parameters():
         if f".{adapter.name}." in name:
             parameter.data = parameter.data.to(dtype)

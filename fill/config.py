@@ -19,6 +19,9 @@ CFG_MODES = ("auto", "batched", "sequential")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 RECIPE_CHOICES = ("auto", "OneReward", "FLUX.1 Fill", "bundled")
 
+PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+"""The separately loaded models of a fill model."""
+
 ConfigT = TypeVar("ConfigT")
 
 
@@ -198,9 +201,9 @@ class ModelConfig:
     """Which fill model to load and how."""
 
     folder: str = ""
-    """Folder in diffusers format with ``model_index.json``."""
+    """Folder in diffusers format with ``model_index.json``; empty: every part is given apart."""
     transformer: str = ""
-    """Folder of a transformer that replaces the one in ``folder``; empty: none."""
+    """Folder or file of a transformer that replaces the one in ``folder``; empty: none."""
     recipe: str = setting(
         "auto",
         "Settings the model was trained for; auto = by the model's folder. Choose one if the "
@@ -213,8 +216,23 @@ class ModelConfig:
         options=PRECISIONS,
     )
 
+    vae: str = ""
+    """File of a VAE that replaces the one in ``folder``; empty: none."""
+    text_encoder: str = ""
+    """File of a CLIP-L that replaces the one in ``folder``; empty: none."""
+    text_encoder_2: str = ""
+    """File of a T5 encoder that replaces the one in ``folder``; empty: none."""
+    tokenizer: str = ""
+    """Folder of CLIP's tokenizer, for a ``text_encoder`` that needs another than ``folder`` has."""
+    tokenizer_2: str = ""
+    """Folder of T5's tokenizer, likewise."""
+
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""
         check_limits(self)
-        if not self.folder:
-            raise ValueError("no model folder given; choose a model in the loader")
+        missing = [name for name in PARTS if not getattr(self, name)]
+        if not self.folder and missing:
+            raise ValueError(
+                f"no model folder given, and no file for {', '.join(missing)}; choose a model in "
+                "the loader, or a file for each part"
+            )

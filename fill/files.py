@@ -14,14 +14,29 @@ MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+INTEGER_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "U16": 2,
+    "I16": 2,
+    "U32": 4,
+    "I32": 4,
+    "U64": 8,
+    "I64": 8,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a safetensors file."""
+    """One tensor of a weights file."""
 
     dtype: str
     shape: tuple[int, ...]
+    start: int = 0
+    """Position of its first byte in the file."""
+    num_bytes: int = 0
+    """Bytes it takes in the file."""
 
     @property
     def numel(self) -> int:
@@ -54,7 +69,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
 
     Raises:
         FileNotFoundError: It is not there.
-        ValueError: It is no safetensors file, or it is shorter than its header says.
+        ValueError: It is no safetensors file, it is shorter than its header says, or its header
+            contradicts itself.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; download the complete model")
@@ -69,14 +85,27 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         except ValueError as error:
             raise ValueError(f"{path} has a damaged header; download it again") from error
     metadata = header.pop("__metadata__", {})
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if size != 8 + length + end:
+    data = 8 + length
+    try:
+        infos = {key: _info(entry, data) for key, entry in header.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} has a damaged header ({error}); download it again") from error
+    end = max((info.start + info.num_bytes for info in infos.values()), default=data)
+    if size != end:
         raise ValueError(
-            f"{path} has {size:,} bytes but its header promises {8 + length + end:,}; it is cut "
-            "off or damaged, download it again"
+            f"{path} has {size:,} bytes but its header promises {end:,}; it is cut off or "
+            "damaged, download it again"
         )
-    infos = {k: TensorInfo(v["dtype"], tuple(v["shape"])) for k, v in header.items()}
     return infos, metadata
+
+
+def _info(entry: dict[str, Any], data: int) -> TensorInfo:
+    start, stop = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    width = (FLOAT_BYTES | INTEGER_BYTES).get(entry["dtype"])
+    if not 0 <= start <= stop or (width and stop - start != math.prod(shape) * width):
+        raise ValueError(f"{list(shape)} of {entry['dtype']} cannot be {stop - start} bytes")
+    return TensorInfo(entry["dtype"], shape, data + start, stop - start)
 
 
 def read_weights(folder: Path) -> dict[str, TensorInfo]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from .adapters import Adapter, read_adapter
 from .cache import TensorCache
-from .config import ModelConfig
-from .files import TensorInfo, num_bytes, read_json, read_weights
+from .checkpoint.part import FilePart
+from .checkpoint.shapes import FLUX_SCHEDULER
+from .config import PARTS, ModelConfig
+from .files import read_json
+from .folder_part import FolderPart
 from .latents import vae_factor
 from .parts import Part
 from .recipe import Recipe, find_recipe
@@ -22,17 +23,13 @@ from .recipe import Recipe, find_recipe
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PIPELINES = ("FluxFillPipeline", "FluxPipeline")
 """Folders whose VAE and text encoders serve a Fill transformer."""
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 PROMPT_CACHE_BYTES = 256 << 20
 PICTURE_CACHE_BYTES = 512 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Component:
-    """Where a part is and what is in it."""
-
-    folder: Path
-    config: dict[str, Any]
-    tensors: dict[str, TensorInfo]
+Source = FolderPart | FilePart
+"""Where a part comes from."""
 
 
 class FillModels:
@@ -50,22 +47,27 @@ class FillModels:
     """
 
     def __init__(
-        self, parts: dict[str, _Component], folder: Path, recipe: Recipe, dtype: torch.dtype
+        self,
+        sources: dict[str, Source],
+        tokenizers: tuple[Path, Path],
+        scheduler_config: dict[str, Any],
+        recipe: Recipe,
+        dtype: torch.dtype,
     ) -> None:
-        """Take validated components; :func:`load_fill_models` is the way in."""
-        self.folder = folder
+        """Take validated sources; :func:`load_fill_models` is the way in."""
         self.recipe = recipe
         self.dtype = dtype
         self.adapters: tuple[Adapter, ...] = ()
         self._base: FillModels | None = None
-        self.transformer_config = parts["transformer"].config
-        self.vae_config = parts["vae"].config
-        self.scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
-        self.transformer_tensors = parts["transformer"].tensors
-        self.transformer = _part("transformer", parts["transformer"], dtype)
-        self.vae = _part("vae", parts["vae"], dtype)
-        self.text_encoder = _part("text_encoder", parts["text_encoder"], dtype)
-        self.text_encoder_2 = _part("text_encoder_2", parts["text_encoder_2"], dtype)
+        self._tokenizers = tokenizers
+        self.scheduler_config = scheduler_config
+        self.transformer_config = sources["transformer"].config
+        self.vae_config = sources["vae"].config
+        self.transformer_tensors = sources["transformer"].tensors
+        self.transformer = _part(sources["transformer"], dtype)
+        self.vae = _part(sources["vae"], dtype)
+        self.text_encoder = _part(sources["text_encoder"], dtype)
+        self.text_encoder_2 = _part(sources["text_encoder_2"], dtype)
         self.prompts = TensorCache(PROMPT_CACHE_BYTES)
         self.pictures = TensorCache(PICTURE_CACHE_BYTES)
 
@@ -82,12 +84,12 @@ class FillModels:
     @cached_property
     def tokenizer(self) -> Any:
         """CLIP's tokenizer."""
-        return _load_tokenizer(self.folder / "tokenizer")
+        return _load_tokenizer(self._tokenizers[0])
 
     @cached_property
     def tokenizer_2(self) -> Any:
         """T5's tokenizer."""
-        return _load_tokenizer(self.folder / "tokenizer_2")
+        return _load_tokenizer(self._tokenizers[1])
 
     def with_adapter(self, path: Path, strength: float) -> FillModels:
         """Return a copy that shares all weights and caches and has one more adapter.
@@ -103,44 +105,59 @@ class FillModels:
 
 
 def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
-    """Check a model folder and prepare its parts; no weight is read yet.
+    """Check a model's folder and files and prepare its parts; no weight is read yet.
 
     Args:
-        config: Folder in diffusers format, optional transformer folder, recipe, precision.
+        config: Folder in diffusers format, or a file for every part, or a mixture; recipe and
+            precision.
         device: Where it will run; decides the data type if the precision is ``auto``.
 
     Raises:
         FileNotFoundError: A folder or file is missing.
         ValueError: Pickled, damaged or foreign weights, or parts that do not fit together.
     """
-    folder = Path(config.folder)
-    transformer = Path(config.transformer) if config.transformer else None
-    index = read_json(folder / "model_index.json")
-    if index.get("_class_name") not in PIPELINES:
-        raise ValueError(
-            f"{folder.name} is a {index.get('_class_name')} folder, but a FluxFillPipeline is "
-            "expected; choose FLUX.1-Fill-dev or a model made from it"
-        )
-    parts = {name: _component(folder / name) for name in ("vae", "text_encoder", "text_encoder_2")}
-    parts["transformer"] = _component(transformer or folder / "transformer")
-    _check_fit(parts)
-    _check_tokenizers(folder)
-    recipe = find_recipe(config.recipe, folder, transformer)
+    folder = Path(config.folder) if config.folder else None
+    if folder is not None:
+        _check_pipeline(folder)
+    given = {name: Path(path) for name in PARTS if (path := getattr(config, name))}
+    sources = {name: _source(name, given.get(name), folder) for name in PARTS}
+    _check_fit(sources)
+    tokenizers = (
+        _find_tokenizer("text_encoder", sources, folder, config.tokenizer),
+        _find_tokenizer("text_encoder_2", sources, folder, config.tokenizer_2),
+    )
+    scheduler = FLUX_SCHEDULER
+    if folder is not None:
+        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    recipe = find_recipe(config.recipe, folder, given.get("transformer"))
     auto = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return FillModels(parts, folder, recipe, DTYPES.get(config.precision, auto))
+    return FillModels(sources, tokenizers, scheduler, recipe, DTYPES.get(config.precision, auto))
 
 
-def _component(folder: Path) -> _Component:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is missing; download the complete model folder in diffusers format"
+def _check_pipeline(folder: Path) -> None:
+    name = read_json(folder / "model_index.json").get("_class_name")
+    if name not in PIPELINES:
+        raise ValueError(
+            f"{folder.name} is a {name} folder, but a FluxFillPipeline is expected; choose "
+            "FLUX.1-Fill-dev or a model made from it"
         )
-    return _Component(folder, read_json(folder / "config.json"), read_weights(folder))
 
 
-def _check_fit(parts: dict[str, _Component]) -> None:
+def _source(name: str, given: Path | None, folder: Path | None) -> Source:
+    """Return where a part comes from: what was given for it, else the model folder."""
+    if given is None:
+        assert folder is not None, "ModelConfig asks for a folder or for every part"
+        return FolderPart(name, folder / name)
+    if given.is_dir():
+        return FolderPart(name, given)
+    config = folder / name / "config.json" if folder is not None else None
+    base = read_json(config) if config is not None and config.is_file() else None
+    return FilePart(name, given, base)
+
+
+def _check_fit(parts: dict[str, Source]) -> None:
     transformer, vae = parts["transformer"].config, parts["vae"].config
-    where = parts["transformer"].folder
+    where = parts["transformer"].path
     if transformer.get("_class_name") != "FluxTransformer2DModel":
         raise ValueError(
             f"{where} holds a {transformer.get('_class_name')}, but a FluxTransformer2DModel "
@@ -166,61 +183,32 @@ def _check_fit(parts: dict[str, _Component]) -> None:
             )
 
 
-def _check_tokenizers(folder: Path) -> None:
-    for name in ("tokenizer", "tokenizer_2"):
-        found = [
-            file
-            for file in ("tokenizer.json", "spiece.model", "vocab.json")
-            if (folder / name / file).is_file()
-        ]
-        if not found:
-            raise FileNotFoundError(
-                f"{folder / name} holds no tokenizer; download the complete model folder"
-            )
+def _find_tokenizer(
+    encoder: str, sources: dict[str, Source], folder: Path | None, other: str
+) -> Path:
+    """Return the folder of an encoder's tokenizer.
 
-
-def _part(name: str, component: _Component, dtype: torch.dtype) -> Part:
-    def load() -> nn.Module:
-        return _load_module(name, component, dtype)
-
-    return Part(name, load, num_bytes(component.tensors, dtype.itemsize), dtype)
-
-
-def _load_module(name: str, component: _Component, dtype: torch.dtype) -> nn.Module:
-    # Older diffusers knows only the older name of the argument, newer transformers only the newer.
-    precision = "torch_dtype" if name in ("transformer", "vae") else "dtype"
-    module, info = _class_of(name).from_pretrained(
-        str(component.folder),
-        **{precision: dtype},
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    # Both libraries fill missing weights with random numbers and only warn.
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ValueError(
-            f"{component.folder} lacks {len(missing)} weights ({missing[0]} ...); download it again"
+    An encoder from a file uses the model folder's if that was made for as many tokens.
+    """
+    name = encoder.replace("text_encoder", "tokenizer")
+    place = folder / name if folder is not None else None
+    source = sources[encoder]
+    if place is not None and isinstance(source, FilePart):
+        own = read_json(place.parent / encoder / "config.json").get("vocab_size")
+        place = place if own == source.config["vocab_size"] else None
+    place = place or (Path(other) if other else None)
+    if place is None:
+        raise FileNotFoundError(
+            f"{source.path.name} has no tokenizer; give the folder of one as {name}, or choose a "
+            "model folder of the same kind"
         )
-    return module
+    if not any((place / file).is_file() for file in TOKENIZER_FILES):
+        raise FileNotFoundError(f"{place} holds no tokenizer; download the complete model folder")
+    return place
 
 
-def _class_of(name: str) -> Any:
-    if name == "transformer":
-        from diffusers import FluxTransformer2DModel
-
-        return FluxTransformer2DModel
-    if name == "vae":
-        from diffusers import AutoencoderKL
-
-        return AutoencoderKL
-    if name == "text_encoder":
-        from transformers import CLIPTextModel
-
-        return CLIPTextModel
-    from transformers import T5EncoderModel
-
-    return T5EncoderModel
+def _part(source: Source, dtype: torch.dtype) -> Part:
+    return Part(source.part, lambda: source.load(dtype), source.num_bytes(dtype), dtype)
 
 
 def _load_tokenizer(folder: Path) -> Any:

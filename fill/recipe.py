@@ -66,13 +66,14 @@ FLUX_FILL = Recipe(
 )
 
 
-def find_recipe(choice: str, folder: Path, transformer: Path | None) -> Recipe:
+def find_recipe(choice: str, folder: Path | None, transformer: Path | None) -> Recipe:
     """Return the recipe of a model.
 
     Args:
         choice: ``auto``, ``OneReward``, ``FLUX.1 Fill`` or ``bundled``.
         folder: The base model; ``recipe.json`` in it or in the transformer's folder decides first.
-        transformer: The folder of a replaced transformer, if any.
+            None: there is none.
+        transformer: Folder or file of a replaced transformer, if any.
 
     Raises:
         FileNotFoundError: ``bundled`` was chosen, but the folder has no ``recipe.json``.
@@ -82,15 +83,16 @@ def find_recipe(choice: str, folder: Path, transformer: Path | None) -> Recipe:
         return ONEREWARD
     if choice == "FLUX.1 Fill":
         return FLUX_FILL
-    for place in filter(None, (transformer, folder)):
+    places = [place for place in (transformer, folder) if place is not None]
+    for place in places:
         if (place / FILE_NAME).is_file():
             return read_recipe(place / FILE_NAME)
     if choice == "bundled":
         raise FileNotFoundError(
-            f"{folder} has no {FILE_NAME}; choose the recipe OneReward or FLUX.1 Fill "
+            f"{places[-1]} has no {FILE_NAME}; choose the recipe OneReward or FLUX.1 Fill "
             "for this model"
         )
-    names = "/".join(place.name for place in (transformer, folder) if place).lower()
+    names = "/".join(place.name for place in places).lower()
     return ONEREWARD if "onereward" in names else FLUX_FILL
 
 

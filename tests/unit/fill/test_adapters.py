@@ -153,3 +153,46 @@ def test_adapters_made_in_inference_mode_can_be_taken_off(
         picture(models.with_adapter(tmp_path / "a.safetensors", 1.0))
         assert torch.equal(picture(models), before)
     assert not any(p.is_inference() for p in models.transformer.module.parameters())
+
+
+def test_a_lora_of_flux_dev_is_widened_to_the_inputs_of_fill(
+    models: FillModels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    width, channels = models.transformer_tensors["x_embedder.weight"].shape
+    latents = models.transformer_tensors["proj_out.weight"].shape[0]
+    generator = torch.Generator().manual_seed(0)
+    down = torch.randn(RANK, latents, generator=generator)
+    up = torch.randn(width, RANK, generator=generator)
+    tensors = {"transformer.x_embedder.lora_A.weight": down}
+    tensors["transformer.x_embedder.lora_B.weight"] = up
+    save_file(tensors, tmp_path / "dev.safetensors")
+    x = torch.randn(3, channels, generator=generator)
+    layer: Any = models.transformer.module.get_submodule("x_embedder")
+    expected = layer(x) + (x[:, :latents] @ down.T) @ up.T
+    with caplog.at_level("INFO", logger="onereward.fill"):
+        other = models.with_adapter(tmp_path / "dev.safetensors", 1.0)
+    assert f"from {latents} to {channels} channels" in caplog.text
+    apply_adapters(other.transformer.module, other.adapters)
+    wrapped: Any = models.transformer.module.get_submodule("x_embedder")
+    assert torch.allclose(wrapped(x), expected, atol=1e-5)
+
+
+def test_a_kohya_lora_reaches_the_layers_of_its_fused_names(
+    models: FillModels, tmp_path: Path
+) -> None:
+    width = models.transformer_tensors["x_embedder.weight"].shape[0]
+    generator = torch.Generator().manual_seed(0)
+    down = torch.randn(RANK, width, generator=generator)
+    up = torch.randn(3 * width, RANK, generator=generator)
+    name, alpha = "lora_unet_double_blocks_0_img_attn_qkv", RANK / 2
+    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+    save_file(tensors | {f"{name}.alpha": torch.tensor(alpha)}, tmp_path / "kohya.safetensors")
+    x = torch.randn(3, width, generator=generator)
+    transformer = models.transformer.module
+    layers = [f"transformer_blocks.0.attn.to_{n}" for n in "qkv"]
+    plain = [transformer.get_submodule(layer)(x) for layer in layers]
+    other = models.with_adapter(tmp_path / "kohya.safetensors", 1.0)
+    apply_adapters(transformer, other.adapters)
+    for layer, before, rows in zip(layers, plain, up.chunk(3), strict=True):
+        expected = before + alpha / RANK * (x @ down.T) @ rows.T
+        assert torch.allclose(transformer.get_submodule(layer)(x), expected, atol=1e-4), layer

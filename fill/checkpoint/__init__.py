@@ -1,0 +1,1 @@
+"""Single files as ComfyUI users have them: identified, checked, read, kept quantised in memory."""

@@ -1,0 +1,77 @@
+"""GGUF files through the ``gguf`` package: names, types and places of the tensors, no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..files import TensorInfo
+
+MAGIC = b"GGUF"
+PLAIN = ("F32", "F16", "BF16", "F64")
+"""Types of GGUF that are not quantised, named as in safetensors."""
+
+
+def require_gguf() -> Any:
+    """Import the package; raise RuntimeError with what to install if it is missing."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise RuntimeError(
+            "reading GGUF files needs the package gguf; install it with "
+            "`python -m pip install gguf` into ComfyUI's Python"
+        ) from error
+    return gguf
+
+
+def read_gguf_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Return the tensors (shapes as in PyTorch) and the texts of a GGUF file's metadata.
+
+    Raises:
+        ValueError: Damaged, cut off, or with a quantisation that cannot be expanded.
+        RuntimeError: The ``gguf`` package is not installed.
+    """
+    gguf = require_gguf()
+    try:
+        reader = gguf.GGUFReader(str(path))
+        metadata = {
+            key: str(value.contents())
+            for key, value in reader.fields.items()
+            if value.types and value.types[0] == gguf.GGUFValueType.STRING
+        }
+        tensors = {tensor.name: _info(tensor) for tensor in reader.tensors}
+    except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"{path.name} is damaged, cut off or of an unknown GGUF type ({error}); download it "
+            "again, or in another quantisation"
+        ) from error
+    for key, info in tensors.items():
+        check_kind(path.name, key, info.dtype)
+    return tensors, metadata
+
+
+def _info(tensor: Any) -> TensorInfo:
+    return TensorInfo(
+        dtype=str(tensor.tensor_type.name),
+        shape=tuple(int(n) for n in reversed(tensor.shape.tolist())),
+        start=int(tensor.data_offset),
+        num_bytes=int(tensor.n_bytes),
+    )
+
+
+def check_kind(name: str, key: str, kind: str) -> None:
+    """Raise ValueError if a tensor's type cannot be expanded."""
+    known = {t.name for t in expanders()} | set(PLAIN)
+    if kind not in known:
+        raise ValueError(
+            f"{name} holds {key} as {kind}, which cannot be expanded here; get one of: "
+            f"{', '.join(sorted(known))}"
+        )
+
+
+def expanders() -> dict[Any, Any]:
+    """Return diffusers' expansion of every GGUF type it knows, by type."""
+    require_gguf()
+    from diffusers.quantizers.gguf.utils import dequantize_functions
+
+    return dequantize_functions

@@ -1,0 +1,131 @@
+"""What a file is, told by the names and shapes in its header; the refusal says it in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from .stored import Checkpoint
+
+SLOTS = {
+    "transformer": "a FLUX.1 Fill transformer",
+    "vae": "the VAE of FLUX.1 (ae.safetensors)",
+    "text_encoder": "CLIP-L (clip_l.safetensors)",
+    "text_encoder_2": "the T5 encoder (t5xxl)",
+}
+"""What each part of a fill model is called in messages."""
+LORA_ENDS = (".lora_A.weight", ".lora_B.weight", ".lora_down.weight", ".lora_up.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of weights file."""
+
+    part: str | None
+    """The part it can be; None: it is recognised only to be refused."""
+    layout: str
+    """How its tensors are named; or, if refused, what to call it."""
+    marks: tuple[str, ...]
+    """Tensors that such a file has, after the prefix."""
+    advice: str = ""
+
+
+_ADAPTER = "put it on with OneReward Load Adapter"
+# The first fit wins: a kind that contains another's marks comes first.
+_KINDS = (
+    _Kind(None, "a FLUX.2 transformer", ("double_stream_modulation_img.lin.weight",)),
+    _Kind(None, "a Chroma transformer", ("distilled_guidance_layer.norms.0.scale",)),
+    _Kind(None, "a ControlNet", ("controlnet_x_embedder.weight",)),
+    _Kind(None, "a ControlNet", ("input_hint_block.0.weight",)),
+    _Kind("transformer", "original", ("double_blocks.0.img_attn.qkv.weight", "img_in.weight")),
+    _Kind(
+        "transformer",
+        "diffusers",
+        (
+            "transformer_blocks.0.attn.add_q_proj.weight",
+            "single_transformer_blocks.0.proj_mlp.weight",
+        ),
+    ),
+    _Kind(None, "a Stable Diffusion 3 transformer", ("joint_blocks.0.x_block.attn.qkv.weight",)),
+    _Kind(None, "a transformer of another family", ("transformer_blocks.0.attn.to_q.weight",)),
+    _Kind(None, "an SDXL or Stable Diffusion model", ("input_blocks.0.0.weight",)),
+    _Kind(None, "an SDXL or Stable Diffusion model", ("down_blocks.0.resnets.0.conv1.weight",)),
+    _Kind("vae", "original", ("decoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight")),
+    _Kind("vae", "diffusers", ("encoder.down_blocks.0.resnets.0.conv1.weight",)),
+    _Kind(None, "a VAE of another family", ("decoder.conv_in.weight",)),
+    _Kind(None, "a VAE of another family", ("decoder.conv1.weight",)),
+    _Kind("text_encoder_2", "transformers", ("encoder.block.0.layer.0.SelfAttention.q.weight",)),
+    _Kind("text_encoder_2", "gguf", ("enc.blk.0.attn_q.weight",)),
+    _Kind("text_encoder", "transformers", ("text_model.encoder.layers.0.mlp.fc1.weight",)),
+    _Kind(
+        "text_encoder",
+        "short",
+        ("encoder.layers.0.mlp.fc1.weight", "embeddings.token_embedding.weight"),
+    ),
+    _Kind(None, "an OpenCLIP text encoder", ("transformer.resblocks.0.attn.in_proj_weight",)),
+    _Kind(None, "a language model", ("model.layers.0.self_attn.q_proj.weight",)),
+    _Kind(None, "a language model", ("blk.0.attn_q.weight",)),
+)
+# Files of whole models hold every part under a prefix of its own.
+_PREFIXES = {
+    "transformer": ("", "model.diffusion_model.", "transformer."),
+    "vae": ("", "vae.", "first_stage_model."),
+    "text_encoder": ("", "text_encoders.clip_l.transformer."),
+    "text_encoder_2": ("", "text_encoders.t5xxl.transformer."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How a part is stored in a file."""
+
+    layout: str
+    prefix: str
+
+
+def identify(checkpoint: Checkpoint, part: str) -> Found:
+    """Return how a file stores a part.
+
+    Args:
+        checkpoint: The file's header.
+        part: ``transformer``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
+
+    Raises:
+        ValueError: It is something else; the message says what, and what is needed.
+    """
+    for prefix in _PREFIXES[part]:
+        found = _first(checkpoint, prefix, lambda kind: kind.part == part)
+        if found is not None:
+            return Found(found.layout, prefix)
+    what, advice = describe(checkpoint)
+    raise ValueError(
+        f"{checkpoint.name} is {what}, but {SLOTS[part]} is needed as {part}; "
+        f"{advice or 'choose another file'}"
+    )
+
+
+def describe(checkpoint: Checkpoint) -> tuple[str, str]:
+    """Return what a file is, in words, and what to do with it (empty: nothing special)."""
+    if is_lora(checkpoint.tensors):
+        return "a LoRA", _ADAPTER
+    prefixes = dict.fromkeys(prefix for group in _PREFIXES.values() for prefix in group)
+    for prefix in prefixes:
+        found = _first(checkpoint, prefix)
+        if found is not None:
+            return (SLOTS[found.part] if found.part else found.layout), found.advice
+    first = next(iter(checkpoint.tensors))
+    return f"an unknown kind of model (its first tensor is {first!r})", ""
+
+
+def is_lora(keys: Iterable[str]) -> bool:
+    """Tell whether the tensors are those of a LoRA."""
+    return any(key.endswith(LORA_ENDS) for key in keys)
+
+
+def _first(
+    checkpoint: Checkpoint, prefix: str, fits: Callable[[_Kind], bool] = lambda _: True
+) -> _Kind | None:
+    for kind in _KINDS:
+        if all(prefix + mark in checkpoint.tensors for mark in kind.marks):
+            return kind if fits(kind) else None
+    return None

@@ -1,0 +1,84 @@
+"""The bundled model as single files, in every layout and precision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from onereward.fill.config import PARTS
+from support import checkpoints
+from support.models import BUNDLED
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    part: json.loads((BUNDLED / part / "config.json").read_text()) for part in PARTS
+}
+
+
+@pytest.fixture(scope="session")
+def folder_tensors() -> dict[str, checkpoints.Tensors]:
+    """The tensors of the bundled model, part by part; read-only."""
+    return {part: checkpoints.part_tensors(part) for part in PARTS}
+
+
+@pytest.fixture(scope="session")
+def file_tensors(
+    comfy_base: Path, folder_tensors: dict[str, checkpoints.Tensors]
+) -> dict[str, checkpoints.Tensors]:
+    """The same in the layouts of single files."""
+    del comfy_base  # for the import of ComfyUI
+    return {
+        "transformer": checkpoints.original_transformer(folder_tensors["transformer"]),
+        "vae": checkpoints.original_vae(folder_tensors["vae"], CONFIGS["vae"]),
+        "text_encoder": checkpoints.comfy_text_encoder(folder_tensors["text_encoder"]),
+        "text_encoder_2": folder_tensors["text_encoder_2"],
+    }
+
+
+Write = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="session")
+def write(
+    tmp_path_factory: pytest.TempPathFactory, file_tensors: dict[str, checkpoints.Tensors]
+) -> Write:
+    """Write a part in a precision, once; return the file."""
+    folder = tmp_path_factory.mktemp("files with spaces and ümläute")
+    written: dict[tuple[str, str], Path] = {}
+
+    def write_one(part: str, precision: str) -> Path:
+        key = part, precision
+        if key not in written:
+            written[key] = _write(folder, part, precision, file_tensors[part])
+        return written[key]
+
+    return write_one
+
+
+def _write(folder: Path, part: str, precision: str, tensors: checkpoints.Tensors) -> Path:
+    path = folder / f"{part} {precision}.safetensors"
+    if precision.startswith("Q"):
+        path = path.with_suffix(".gguf")
+        if part == "text_encoder_2":
+            checkpoints.write_gguf(path, checkpoints.gguf_t5(tensors), precision, "t5encoder")
+        else:
+            checkpoints.write_gguf(path, tensors, precision)
+        return path
+    if precision == "merged":
+        return checkpoints.save(path, {f"model.diffusion_model.{k}": v for k, v in tensors.items()})
+    if precision.startswith("scaled"):
+        name = "weight_scale" if precision == "scaled new" else "scale_weight"
+        return checkpoints.save(path, checkpoints.as_scaled_fp8(tensors, name))
+    dtypes = {
+        "fp16": torch.float16,
+        "fp32": torch.float32,
+        "e4m3fn": torch.float8_e4m3fn,
+        "e5m2": torch.float8_e5m2,
+    }
+    if precision in dtypes:
+        tensors = {key: value.to(dtypes[precision]) for key, value in tensors.items()}
+    return checkpoints.save(path, tensors)

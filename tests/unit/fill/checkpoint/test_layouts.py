@@ -1,0 +1,183 @@
+"""Every tensor of a single file ends up where the folder has it, with the value it stands for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from onereward.fill.checkpoint.linear import QuantisedLinear
+from onereward.fill.checkpoint.part import FilePart
+from onereward.fill.config import PARTS, FillConfig, ModelConfig
+from onereward.fill.models import FillModels, load_fill_models
+from onereward.fill.pipeline import run_fill
+from onereward.fill.request import FillRequest
+from onereward.fill.task import Task
+from support import checkpoints
+from support.hosts import RecordingHost
+from support.models import BUNDLED
+
+CPU = torch.device("cpu")
+
+
+def config_of(part: str) -> dict[str, Any]:
+    return json.loads((BUNDLED / part / "config.json").read_text())
+
+
+def values(module: nn.Module) -> checkpoints.Tensors:
+    """Return all weights by name, packed ones expanded."""
+    found: checkpoints.Tensors = {
+        name: value for name, value in module.named_parameters() if not name.endswith("packed")
+    }
+    for name, layer in module.named_modules():
+        if isinstance(layer, QuantisedLinear):
+            found[f"{name}.weight"] = layer.weight
+    return found
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_file_in_bf16_holds_what_the_folder_holds(part: str, write: Any, folder_tensors: Any):
+    loaded = values(FilePart(part, write(part, "bf16"), config_of(part)).load(torch.bfloat16))
+    truth = folder_tensors[part]
+    assert {name for name in loaded if "embed_tokens" not in name} == set(truth)
+    for name, value in truth.items():
+        assert torch.equal(loaded[name], value.to(torch.bfloat16)), name
+
+
+def exact(tensor: torch.Tensor, precision: str) -> torch.Tensor:
+    """Return what a matrix is in a precision, by PyTorch's casts and the package gguf."""
+    if precision.startswith("Q"):
+        if tensor.ndim != 2 or tensor.shape[1] % 32:
+            return tensor.float()
+        kind = gguf.GGMLQuantizationType[precision]
+        packed = gguf.quants.quantize(tensor.float().numpy(), kind)
+        return torch.from_numpy(np.array(gguf.quants.dequantize(packed, kind)))
+    dtype = torch.float8_e5m2 if precision == "e5m2" else torch.float8_e4m3fn
+    if precision == "scaled":
+        scale = tensor.float().abs().max() / 448
+        return (tensor.float() / scale).to(dtype).float() * scale
+    return tensor.to(dtype).float()
+
+
+@pytest.mark.parametrize("precision", ["e4m3fn", "e5m2", "scaled", "Q8_0", "Q4_0", "Q5_1"])
+def test_quantised_files_hold_what_their_format_says(precision: str, write: Any, file_tensors: Any):
+    part = FilePart("transformer", write("transformer", precision), config_of("transformer"))
+    module = part.load(torch.float32)
+    loaded, original = values(module), file_tensors["transformer"]
+    width = original["img_in.weight"].shape[0]
+    fused = exact(original["single_blocks.1.linear1.weight"], precision)
+    assert torch.equal(
+        loaded["single_transformer_blocks.1.attn.to_k.weight"], fused[width : 2 * width]
+    )
+    assert torch.equal(loaded["single_transformer_blocks.1.proj_mlp.weight"], fused[3 * width :])
+    shift, scale = exact(original["final_layer.adaLN_modulation.1.weight"], precision).chunk(2)
+    assert torch.equal(loaded["norm_out.linear.weight"], torch.cat([scale, shift]))
+    linears = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    assert all(isinstance(layer, QuantisedLinear) for layer in linears)
+    assert part.num_bytes(torch.float32) == sum(p.nbytes for p in module.parameters())
+
+
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"])
+def test_block_formats_expand_as_the_gguf_package_does(kind: str):
+    from onereward.fill.checkpoint.codec import expand
+
+    number = gguf.GGMLQuantizationType[kind]
+    block, size = gguf.GGML_QUANT_SIZES[number]
+    generator = np.random.default_rng(0)
+    packed = generator.integers(0, 256, (6, 2 * size), dtype=np.uint8)
+    # Scales are halves somewhere in a block: random bits there can be infinite, so none are.
+    packed &= np.uint8(0x3B)
+    truth = gguf.quants.dequantize(packed, number)
+    assert truth.shape == (6, 2 * block)
+    made = expand(kind, torch.from_numpy(packed), torch.float32)
+    torch.testing.assert_close(made, torch.from_numpy(truth), rtol=1e-6, atol=1e-6)
+
+
+def test_every_fp8_value_is_the_same_with_and_without_the_devices_help():
+    from onereward.fill.checkpoint import codec
+
+    packed = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
+    for kind, dtype in codec.FP8.items():
+        truth = packed.view(dtype).float()
+        table = codec._fp8_table(kind)[packed.int()]
+        torch.testing.assert_close(table, truth, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(
+            codec.expand(kind, packed, torch.float32), truth, rtol=0, atol=0, equal_nan=True
+        )
+
+
+def models_of(**files: Path) -> FillModels:
+    config = ModelConfig(
+        folder=str(BUNDLED), precision="bf16", **{name: str(path) for name, path in files.items()}
+    )
+    return load_fill_models(config, CPU)
+
+
+def picture(models: FillModels) -> torch.Tensor:
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 16:48, 16:48] = 1
+    request = FillRequest(
+        task=Task.FILL,
+        image=torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0)),
+        mask=mask,
+        prompt="a red circle",
+        config=FillConfig(steps=2),
+    )
+    return run_fill(request, models, RecordingHost()).image
+
+
+@pytest.fixture(scope="module")
+def truth() -> torch.Tensor:
+    """The picture of the model folder."""
+    return picture(models_of())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "merged"])
+def test_single_files_make_the_picture_of_the_folder(
+    precision: str, write: Any, truth: torch.Tensor
+):
+    files = {part: write(part, "bf16") for part in PARTS}
+    files["transformer"] = write("transformer", precision)
+    assert torch.equal(picture(models_of(**files)), truth)
+
+
+# Largest mean difference of a channel, of 1: twice what was measured with this model and picture.
+DIFFERENCE = {
+    "Q8_0": 0.0015,
+    "scaled": 0.003,
+    "scaled new": 0.003,
+    "e4m3fn": 0.005,
+    "e5m2": 0.006,
+}
+
+
+@pytest.mark.parametrize("precision", DIFFERENCE)
+def test_quantised_files_make_nearly_the_picture_of_the_folder(
+    precision: str, write: Any, truth: torch.Tensor
+):
+    files = {"transformer": write("transformer", precision)}
+    files["text_encoder_2"] = write("text_encoder_2", precision)
+    if not precision.startswith("Q"):
+        files["text_encoder"] = write("text_encoder", precision)
+    difference = (picture(models_of(**files)) - truth).abs().mean().item()
+    assert 0 < difference < DIFFERENCE[precision]
+
+
+def test_shards_are_read_as_one(tmp_path: Path, file_tensors: Any, folder_tensors: Any):
+    names = sorted(file_tensors["transformer"])
+    for number, keys in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
+        tensors = {key: file_tensors["transformer"][key] for key in keys}
+        checkpoints.save(tmp_path / f"fill-{number:05d}-of-00002.safetensors", tensors)
+    chosen = tmp_path / "fill-00002-of-00002.safetensors"
+    loaded = values(FilePart("transformer", chosen, config_of("transformer")).load(torch.bfloat16))
+    for name, value in folder_tensors["transformer"].items():
+        assert torch.equal(loaded[name], value.to(torch.bfloat16)), name
+    (tmp_path / "fill-00001-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="1 of them are missing"):
+        FilePart("transformer", chosen)

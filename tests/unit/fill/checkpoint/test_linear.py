@@ -1,0 +1,158 @@
+"""Layers whose weights stay packed: gradients, memory that autograd keeps, adapters beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from onereward.fill.adapters import apply_adapters, read_adapter
+from onereward.fill.checkpoint.linear import QuantisedLinear
+from onereward.fill.checkpoint.part import FilePart
+from support.checkpoints import save
+from support.models import BUNDLED
+
+CONFIG = json.loads((BUNDLED / "transformer" / "config.json").read_text())
+RANK = 4
+TOKENS = 12
+
+
+def layer(scale: bool, dtype: torch.dtype = torch.float64) -> QuantisedLinear:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 8, generator=generator).to(torch.float8_e4m3fn)
+    return QuantisedLinear(
+        "F8_E4M3",
+        weight.view(torch.uint8),
+        in_features=8,
+        dtype=dtype,
+        scale=torch.rand(6, 1, generator=generator) if scale else None,
+        bias=torch.randn(6, generator=generator, dtype=dtype),
+    )
+
+
+@pytest.mark.parametrize("scale", [False, True], ids=["plain", "scaled"])
+def test_gradients_are_those_of_the_expanded_layer(scale: bool):
+    tested = layer(scale)
+    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(tested, (x,))
+    torch.testing.assert_close(tested(x), F.linear(x, tested.weight, tested.bias))
+    with torch.no_grad():
+        assert torch.equal(tested(x), F.linear(x, tested.weight, tested.bias))
+
+
+def test_casting_a_model_leaves_packed_weights_alone():
+    tested = layer(scale=False, dtype=torch.bfloat16)
+    before = tested.packed.clone()
+    tested.to(torch.bfloat16)
+    assert torch.equal(tested.packed, before)
+    assert tested.weight.dtype == torch.bfloat16
+
+
+@contextmanager
+def saved_by_autograd(module: torch.nn.Module) -> Iterator[list[int]]:
+    """Collect the sizes in bytes of what autograd keeps beside the module's own parameters."""
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    seen: set[int] = set()
+    sizes: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own | seen:
+            seen.add(storage.data_ptr())
+            sizes.append(storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield sizes
+
+
+def call(module: Any, dtype: torch.dtype, requires_grad: bool = True) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    out = module(
+        hidden_states=draw(1, TOKENS, CONFIG["in_channels"]).requires_grad_(requires_grad),
+        timestep=torch.tensor([0.5]).to(dtype),
+        guidance=torch.tensor([3.5]),
+        encoder_hidden_states=draw(1, TOKENS, CONFIG["joint_attention_dim"]),
+        pooled_projections=draw(1, CONFIG["pooled_projection_dim"]),
+        txt_ids=torch.zeros(TOKENS, 3),
+        img_ids=torch.zeros(TOKENS, 3),
+        return_dict=False,
+    )
+    return out[0]
+
+
+@pytest.mark.parametrize("precision", ["e4m3fn", "scaled", "Q8_0"])
+def test_autograd_keeps_no_expanded_weight(precision: str, write: Any):
+    plain = FilePart("transformer", write("transformer", "bf16"), CONFIG).load(torch.bfloat16)
+    packed = FilePart("transformer", write("transformer", precision), CONFIG).load(torch.bfloat16)
+    kept = {}
+    for name, module in (("plain", plain), ("packed", packed)):
+        with saved_by_autograd(module) as sizes:
+            out = call(module, torch.bfloat16)
+        kept[name] = sum(sizes)
+        out.float().square().mean().backward()
+    expanded = sum(p.nbytes for p in plain.parameters())
+    assert expanded > 4 * kept["plain"], "the weights must be what would show"
+    assert kept["packed"] <= kept["plain"]
+
+
+def adapter(path: Path, base: Any) -> Any:
+    generator = torch.Generator().manual_seed(2)
+    tensors = {}
+    for name in ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.proj_mlp"):
+        rows, columns = base[f"{name}.weight"].shape
+        tensors[f"transformer.{name}.lora_A.weight"] = torch.randn(
+            RANK, columns, generator=generator
+        )
+        tensors[f"transformer.{name}.lora_B.weight"] = 0.1 * torch.randn(
+            rows, RANK, generator=generator
+        )
+    return read_adapter(save(path, tensors), 1.0, base)
+
+
+@pytest.mark.parametrize("precision", ["scaled", "Q8_0"])
+def test_adapters_and_checkpointing_work_beside_packed_weights(
+    precision: str, write: Any, tmp_path: Path
+):
+    part = FilePart("transformer", write("transformer", precision), CONFIG)
+    module: Any = part.load(torch.float32)
+    alone = call(module, torch.float32, requires_grad=False)
+    lora = adapter(tmp_path / "lora.safetensors", part.tensors)
+    apply_adapters(module, [lora])
+    gradients = []
+    for checkpointing in (False, True):
+        module.enable_gradient_checkpointing() if checkpointing else None
+        module.train()  # diffusers checkpoints only while training
+        trained = [p for n, p in module.named_parameters() if ".lora_" in n]
+        for p in trained:
+            p.requires_grad_(True)
+            p.grad = None
+        out = call(module, torch.float32)
+        assert not torch.equal(out, alone)
+        out.square().mean().backward()
+        gradients.append([p.grad.clone() for p in trained if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) == 4
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    assert all(p.dtype == torch.float32 for p in trained)
+    apply_adapters(module, [])
+    assert torch.equal(call(module, torch.float32, requires_grad=False), alone)
+
+
+def test_a_file_that_changes_after_the_check_is_refused(tmp_path: Path, file_tensors: Any):
+    path = save(tmp_path / "fill.safetensors", file_tensors["transformer"])
+    part = FilePart("transformer", path, CONFIG)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ValueError, match="was changed while it was in use"):
+        part.load(torch.bfloat16)

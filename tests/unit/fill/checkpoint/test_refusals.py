@@ -1,0 +1,180 @@
+"""Files that are no part of a fill model: refused from the header, in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from onereward.fill.checkpoint.part import FilePart
+from onereward.fill.checkpoint.stored import Reader
+from onereward.fill.config import ModelConfig
+from onereward.fill.models import load_fill_models
+from support import checkpoints
+from support.models import BUNDLED
+
+CONFIG = json.loads((BUNDLED / "transformer" / "config.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def no_weight_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reader, "rows", lambda *_: pytest.fail("read a weight"))
+
+
+def tensors_named(*names: str) -> checkpoints.Tensors:
+    return {name: torch.zeros(4, 4) for name in names}
+
+
+FOREIGN = {
+    "sdxl": (tensors_named("input_blocks.0.0.weight"), "an SDXL or Stable Diffusion model"),
+    "sd3": (tensors_named("joint_blocks.0.x_block.attn.qkv.weight"), "Stable Diffusion 3"),
+    "flux2": (tensors_named("double_stream_modulation_img.lin.weight"), "FLUX.2"),
+    "lora": (tensors_named("lora_unet_x.lora_down.weight"), "a LoRA, but .* Load Adapter"),
+    "t5": (tensors_named("encoder.block.0.layer.0.SelfAttention.q.weight"), "is the T5 encoder"),
+    "llm": (tensors_named("model.layers.0.self_attn.q_proj.weight"), "a language model"),
+    "unknown": (tensors_named("something"), "unknown kind .*'something'"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_file_is_named(name: str, tmp_path: Path):
+    tensors, words = FOREIGN[name]
+    path = checkpoints.save(tmp_path / f"{name}.safetensors", tensors)
+    with pytest.raises(ValueError, match=words) as caught:
+        FilePart("transformer", path)
+    assert "FLUX.1 Fill transformer" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("channels", [64, 128], ids=["dev-or-kontext", "depth-or-canny"])
+def test_another_flux_is_told_by_its_input_channels(
+    channels: int, tmp_path: Path, file_tensors: Any
+):
+    tensors = dict(file_tensors["transformer"])
+    tensors["img_in.weight"] = torch.zeros(tensors["img_in.weight"].shape[0], channels // 2)
+    path = checkpoints.save(tmp_path / "dev.safetensors", tensors)
+    with pytest.raises(ValueError, match=f"{channels // 2} input channels"):
+        load_fill_models(
+            ModelConfig(folder=str(BUNDLED), transformer=str(path)), torch.device("cpu")
+        )
+
+
+def test_a_clip_of_another_size_is_refused(tmp_path: Path, file_tensors: Any):
+    wide = {
+        key: torch.cat([value, value], dim=-1)
+        for key, value in file_tensors["text_encoder"].items()
+    }
+    path = checkpoints.save(tmp_path / "clip_g.safetensors", wide)
+    with pytest.raises(ValueError, match=r"clip_g\.safetensors|text_encoder is 128 wide"):
+        load_fill_models(
+            ModelConfig(folder=str(BUNDLED), text_encoder=str(path)), torch.device("cpu")
+        )
+
+
+def test_a_vae_of_another_family_is_refused(tmp_path: Path, file_tensors: Any):
+    path = checkpoints.save(tmp_path / "small.safetensors", file_tensors["vae"])
+    with pytest.raises(ValueError, match=r"8 latent channels .* FLUX\.1 has 16"):
+        FilePart("vae", path)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 10)
+
+
+def lie_about_a_shape(path: Path) -> None:
+    def change(header: dict[str, Any]) -> None:
+        header["img_in.weight"]["shape"] = [1 << 20, 1 << 20]
+
+    rewrite_header(path, change)
+
+
+def lie_about_an_offset(path: Path) -> None:
+    def change(header: dict[str, Any]) -> None:
+        start, stop = header["img_in.weight"]["data_offsets"]
+        header["img_in.weight"]["data_offsets"] = [start + (1 << 40), stop + (1 << 40)]
+
+    rewrite_header(path, change)
+
+
+def rewrite_header(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, "cut off or damaged"),
+        (lie_about_a_shape, "cannot be"),
+        (lie_about_an_offset, "cut off or damaged"),
+        (lambda path: path.write_bytes(b"\x80\x02pickle"), "no safetensors file"),
+    ],
+    ids=["truncated", "shape", "offset", "pickle"],
+)
+def test_a_damaged_file_is_refused(
+    damage: Callable[[Path], None], message: str, tmp_path: Path, file_tensors: Any
+):
+    path = checkpoints.save(tmp_path / "fill.safetensors", file_tensors["transformer"])
+    damage(path)
+    with pytest.raises(ValueError, match=message):
+        FilePart("transformer", path, CONFIG)
+
+
+@pytest.mark.parametrize("keep", [100, 3000, 60000])
+def test_a_truncated_gguf_file_is_refused(keep: int, tmp_path: Path, write: Any):
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(write("transformer", "Q8_0").read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"cut\.gguf is damaged, cut off"):
+        FilePart("transformer", path, CONFIG)
+
+
+def test_a_gguf_type_that_cannot_be_expanded_is_refused(tmp_path: Path, file_tensors: Any):
+    path = tmp_path / "ternary.gguf"
+    tensors = {k: v for k, v in file_tensors["transformer"].items() if "img_in" in k}
+    padded = {key: torch.zeros(2, 256) for key in tensors}
+    checkpoints.write_gguf(path, padded, "TQ2_0")
+    with pytest.raises(ValueError, match="as TQ2_0, which cannot be expanded here"):
+        FilePart("transformer", path, CONFIG)
+
+
+def test_other_containers_are_refused_unopened(tmp_path: Path):
+    path = tmp_path / "fill.ckpt"
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match="neither safetensors nor GGUF"):
+        FilePart("transformer", path)
+
+
+def test_integers_with_a_scale_of_their_own_are_refused(tmp_path: Path, file_tensors: Any):
+    tensors = dict(file_tensors["transformer"])
+    tensors["img_in.weight"] = tensors["img_in.weight"].to(torch.int8)
+    path = checkpoints.save(tmp_path / "int8.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"img_in\.weight as I8, which cannot be read"):
+        FilePart("transformer", path, CONFIG)
+
+
+def test_an_incomplete_file_is_refused(tmp_path: Path, file_tensors: Any):
+    tensors = dict(file_tensors["transformer"])
+    del tensors["double_blocks.0.txt_mlp.2.weight"]
+    path = checkpoints.save(tmp_path / "fill.safetensors", tensors)
+    with pytest.raises(ValueError, match="lacks 1 weights"):
+        FilePart("transformer", path, CONFIG)
+
+
+def test_halves_of_different_models_are_refused(tmp_path: Path, file_tensors: Any):
+    tensors = dict(file_tensors["transformer"])
+    for key in tensors:
+        if key.startswith("single_blocks.1."):
+            tensors[key] = torch.cat([tensors[key]] * 2)
+    path = checkpoints.save(tmp_path / "fill.safetensors", tensors)
+    with pytest.raises(ValueError, match="mixes different models"):
+        FilePart("transformer", path, CONFIG)
