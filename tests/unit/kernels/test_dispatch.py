@@ -1,0 +1,114 @@
+"""Which implementation runs, what is refused and how that is explained."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from onereward import kernels
+from onereward.kernels import dispatch, reference
+from onereward.kernels.constraints import TABLE
+
+X, VECTOR = torch.ones(1, 2, 6), torch.ones(1, 6)
+HEADS, WEIGHT, ANGLE = torch.ones(1, 2, 3, 4), torch.ones(4), torch.ones(2, 2)
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def _modulate(**changed: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    return {"x": X, "scale": VECTOR, "shift": VECTOR, **changed}
+
+
+def _rope(**changed: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    given = {"q": HEADS, "k": HEADS, "q_weight": WEIGHT, "k_weight": WEIGHT}
+    return {**given, "cos": ANGLE, "sin": ANGLE, **changed}
+
+
+@pytest.mark.parametrize(
+    ("operation", "tensors", "reason"),
+    [
+        ("adaln_modulate", _modulate(x=X.int()), r"x is torch\.int32, but one of float32"),
+        ("adaln_modulate", _modulate(x=X[0]), "x has 2 axes, but 3 are expected"),
+        ("adaln_modulate", _modulate(x=torch.ones(1, 1, 9000)), "x is 9000 wide, but 1 to 8192"),
+        ("adaln_modulate", _modulate(scale=torch.ones(6, 1).T.expand(1, 6)), None),
+        ("adaln_modulate", _modulate(shift=torch.ones(1, 12)[:, ::2]), "shift has stride 2"),
+        ("adaln_modulate", _modulate(x=X.as_subclass(Subclass)), "x is a Subclass"),
+        ("adaln_modulate", _modulate(x=X.to("meta")), "tensors are on cpu and meta"),
+        ("qk_norm_rope", _rope(q=torch.ones(1, 2, 3, 6)), "q is 6 wide, but a power of two"),
+        ("qk_norm_rope", _rope(k=torch.ones(1, 2, 3, 512)), "k is 512 wide, but 1 to 256"),
+        ("qk_norm_rope", _rope(cos=ANGLE.half()), r"cos is torch\.float16"),
+        ("qk_norm_rope", _rope(sin=torch.ones(2, 4)[:, ::2]), None),
+    ],
+    ids=str,
+)
+def test_refusals(operation: str, tensors: dict[str, torch.Tensor | None], reason: str | None):
+    with kernels.use_backend("triton"):
+        if reason is None:
+            assert dispatch.find(operation, tensors) is not getattr(reference, operation)
+            return
+        with pytest.raises(kernels.KernelUnavailable, match=f"{operation} cannot run.*{reason}"):
+            dispatch.find(operation, tensors)
+    assert dispatch.find(operation, tensors) is getattr(reference, operation)
+
+
+def test_every_operation_has_rules_and_a_definition():
+    assert set(TABLE) == {name for name in kernels.__all__ if hasattr(reference, name)}
+
+
+def test_a_refusal_is_logged_once(caplog: pytest.LogCaptureFixture):
+    dispatch._log_once.cache_clear()
+    with caplog.at_level(logging.INFO, "onereward.kernels"):
+        for _ in range(3):
+            kernels.adaln_modulate(torch.ones(1, 1, 9000), torch.ones(1, 9000), torch.ones(1, 9000))
+    assert len(caplog.records) == 1
+    assert "adaln_modulate runs in plain PyTorch: x is 9000 wide" in caplog.text
+
+
+def test_all_reasons_are_given():
+    tensors = _modulate(x=X.int(), shift=torch.ones(1, 12)[:, ::2])
+    with (
+        kernels.use_backend("triton"),
+        pytest.raises(kernels.KernelUnavailable, match=r"x is .*; shift has"),
+    ):
+        dispatch.find("adaln_modulate", tensors)
+
+
+def test_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="choose one of: auto, triton, reference"):
+        kernels.use_backend("cuda").__enter__()
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None  # importing it now fails
+import torch
+from onereward import kernels
+x, v = torch.ones(1, 2, 6), torch.ones(1, 6)
+print(kernels.adaln_modulate(x, v, v).sum().item())
+with kernels.use_backend("triton"):
+    try:
+        kernels.gelu_tanh(x)
+    except kernels.KernelUnavailable as error:
+        print(error)
+"""
+
+
+def test_works_without_triton():
+    command = [sys.executable, "-c", WITHOUT_TRITON]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    value, message = done.stdout.splitlines()
+    assert float(value) == 12.0
+    assert message.startswith("gelu_tanh cannot run as a Triton kernel: Triton is not installed")
+
+
+def test_triton_is_imported_at_the_first_use_only():
+    code = "import sys, onereward.kernels; print('triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"

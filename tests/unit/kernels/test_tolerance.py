@@ -1,0 +1,30 @@
+"""The rule for kernels, itself: what it must refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support.tolerance import FLOOR, assert_as_exact
+
+
+@pytest.mark.parametrize("dtype", [d for d in FLOOR if d is not torch.float64], ids=str)
+def test_one_per_cent_fails(dtype: torch.dtype):
+    truth = torch.randn(64, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain = (truth * 3).to(dtype) / 3  # two roundings, as an unfused path has
+    assert_as_exact(truth.to(dtype), plain, truth)
+    with pytest.raises(AssertionError, match="is off by"):
+        assert_as_exact((truth * 1.01).to(dtype), plain, truth)
+    with pytest.raises(AssertionError, match="is off by"):
+        assert_as_exact(truth.to(dtype).roll(1, 0), plain, truth)
+
+
+def test_nan_wrong_shape_and_wrong_type_fail():
+    truth = torch.ones(3, dtype=torch.float64)
+    plain = truth.float()
+    with pytest.raises(AssertionError, match="is off by"):
+        assert_as_exact(torch.full((3,), torch.nan), plain, truth)
+    with pytest.raises(AssertionError, match="is expected"):
+        assert_as_exact(torch.ones(1, 3), plain, truth)
+    with pytest.raises(AssertionError, match="is expected"):
+        assert_as_exact(torch.ones(3, dtype=torch.float16), plain, truth)
