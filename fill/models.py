@@ -41,6 +41,7 @@ class FillModels:
         text_encoder: CLIP, for the pooled state.
         text_encoder_2: T5 encoder.
         recipe: The settings it was trained for.
+        transformer_source: Where the transformer comes from.
         adapters: LoRA adapters to be active in a run.
         prompts: Encoded prompts by text.
         pictures: Encoded pictures by content.
@@ -61,8 +62,10 @@ class FillModels:
         self._base: FillModels | None = None
         self._tokenizers = tokenizers
         self.scheduler_config = scheduler_config
+        self.transformer_source = sources["transformer"]
         self.transformer_config = sources["transformer"].config
         self.vae_config = sources["vae"].config
+        self.max_clip_tokens = int(sources["text_encoder"].config["max_position_embeddings"])
         self.transformer_tensors = sources["transformer"].tensors
         self.transformer = _part(sources["transformer"], dtype)
         self.vae = _part(sources["vae"], dtype)

@@ -59,7 +59,8 @@ def truncation_note(models: FillModels, text: str) -> str | None:
 
 
 def _clip_ids(models: FillModels, texts: list[str]) -> torch.Tensor:
-    length = models.tokenizer.model_max_length
+    # A tokenizer from elsewhere may say more than this encoder has positions for.
+    length = min(models.tokenizer.model_max_length, models.max_clip_tokens)
     return _tokenize(models.tokenizer, texts, length)
 
 

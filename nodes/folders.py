@@ -11,11 +11,13 @@ import folder_paths
 
 from ..fill.models import PIPELINES
 from ..reward.qwen_vl import MODEL_TYPES
+from . import model_files
+from .model_files import FROM_MODEL
 
 BUNDLED = "bundled (tiny)"
 """Label of the model that comes with this pack."""
-FROM_MODEL = "from the model folder"
-"""Label for no separate transformer."""
+NO_FOLDER = "none: every part from a file"
+"""Label for no model folder."""
 NO_ADAPTER = "none found: put LoRA files into models/loras"
 NO_JUDGE = "none found: put a Qwen2.5-VL folder into models/onereward"
 OUR_FOLDER = "onereward"
@@ -36,13 +38,15 @@ def register() -> None:
 
 
 def model_names() -> list[str]:
-    """Return the fill models a user can choose: the bundled one and folders in diffusers format."""
-    return [BUNDLED, *sorted({name for name, folder in _folders() if _is_fill_pipeline(folder)})]
+    """Return the fill models a user can choose: the bundled one, diffusers folders, no folder."""
+    found = {name for name, folder in _folders() if _is_fill_pipeline(folder)}
+    return [BUNDLED, *sorted(found), NO_FOLDER]
 
 
 def transformer_names() -> list[str]:
-    """Return the choices for a separate transformer; the first one is none."""
-    return [FROM_MODEL, *sorted({name for name, folder in _folders() if _is_transformer(folder)})]
+    """Return the choices for a separate transformer, folders then files; the first one is none."""
+    found = {name for name, folder in _folders() if _is_transformer(folder)}
+    return [FROM_MODEL, *sorted(found), *model_files.file_names("transformer")]
 
 
 def adapter_names() -> list[str]:
@@ -62,14 +66,18 @@ def judge_folder(name: str) -> Path:
     return _find(name, "judge", "preprocessor_config.json", _judge_roots())
 
 
-def model_folder(name: str) -> Path:
-    """Return the folder of a chosen model; raise FileNotFoundError if there is none."""
+def model_folder(name: str) -> Path | None:
+    """Return the folder of a chosen model, None for none; raise FileNotFoundError if it is gone."""
+    if name == NO_FOLDER:
+        return None
     return bundled_folder() if name == BUNDLED else _find(name, "model", "model_index.json")
 
 
-def transformer_folder(name: str) -> Path | None:
-    """Return the folder of a chosen transformer, or None for the model's own."""
-    return None if name == FROM_MODEL else _find(name, "transformer", "config.json")
+def transformer_place(name: str) -> Path | None:
+    """Return the folder or file of a chosen transformer, or None for the model's own."""
+    if name == FROM_MODEL or model_files.is_file_name(name):
+        return model_files.model_file("transformer", name)
+    return _find(name, "transformer", "config.json")
 
 
 def adapter_file(name: str) -> Path:

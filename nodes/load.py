@@ -9,9 +9,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..fill.config import ModelConfig
+from ..fill.config import PARTS, ModelConfig
 from ..fill.models import FillModels, load_fill_models
-from . import folders, hub
+from . import folders, hub, model_files
 from .host import ComfyHost
 from .inputs import config_inputs
 from .types import FillModelSocket
@@ -40,15 +40,17 @@ class OneRewardLoadFill(io.ComfyNode):
                     display_name="model",
                     default=models[0],
                     tooltip="Folder in diffusers format (with model_index.json) in "
-                    "models/diffusers or models/onereward, or the tiny bundled model.",
+                    "models/diffusers or models/onereward, the tiny bundled model, or none where "
+                    "every part is a file.",
                 ),
                 io.Combo.Input(
                     "transformer",
                     options=folders.transformer_names(),
                     display_name="transformer",
                     default=folders.FROM_MODEL,
-                    tooltip="Separate transformer folder that replaces the model's own; this is "
-                    "how OneReward is published, on top of FLUX.1-Fill-dev.",
+                    tooltip="Separate transformer that replaces the model's own: a folder, as "
+                    "OneReward is published, or a file in models/diffusion_models (bf16, fp16, "
+                    "fp8, GGUF).",
                 ),
                 *config_inputs(ModelConfig, ("recipe", "precision")),
                 io.String.Input(
@@ -67,6 +69,21 @@ class OneRewardLoadFill(io.ComfyNode):
                     tooltip="Allow hub_id to be downloaded into models/onereward; "
                     "FLUX.1-Fill-dev takes about 34 GB of disk.",
                 ),
+                model_files.file_input(
+                    "vae",
+                    "VAE file in models/vae, for example ae.safetensors, instead of the "
+                    "model folder's.",
+                ),
+                model_files.file_input(
+                    "clip",
+                    "CLIP-L file in models/text_encoders, for example clip_l.safetensors, "
+                    "instead of the model folder's.",
+                ),
+                model_files.file_input(
+                    "t5",
+                    "T5 file in models/text_encoders, for example t5xxl_fp8_e4m3fn."
+                    "safetensors or GGUF, instead of the model folder's.",
+                ),
             ],
             outputs=[
                 FillModelSocket.Output(
@@ -83,7 +100,7 @@ class OneRewardLoadFill(io.ComfyNode):
             places = _places(values)
         except (ValueError, FileNotFoundError):
             return ()
-        return tuple(folders.stamp(place) for place in places)
+        return tuple(folders.stamp(Path(place)) for place in places.values() if place)
 
     @classmethod
     def execute(
@@ -94,15 +111,21 @@ class OneRewardLoadFill(io.ComfyNode):
         precision: str = "auto",
         hub_id: str = "",
         allow_download: bool = False,
+        **files: str,
     ) -> io.NodeOutput:
-        """Check the folder and return the model."""
+        """Check folder and files and return the model."""
         host = ComfyHost(cls.hidden.unique_id)
         hub_id = hub_id.strip()
         if hub_id:
             hub.check_download(hub_id, allow_download)
-        folder, other = _places({"model": model, "transformer": transformer, "hub_id": hub_id})
+        values = {"model": model, "transformer": transformer, "hub_id": hub_id, **files}
+        clip, t5 = model_files.tokenizer_folders()
         config = ModelConfig(
-            folder=str(folder), transformer=str(other or ""), recipe=recipe, precision=precision
+            **_places(values),
+            recipe=recipe,
+            precision=precision,
+            tokenizer=str(clip),
+            tokenizer_2=str(t5),
         )
         if hub_id:
             hub.download(hub_id, host)
@@ -164,17 +187,26 @@ class OneRewardLoadAdapter(io.ComfyNode):
         return io.NodeOutput(model.with_adapter(folders.adapter_file(adapter), strength))
 
 
-def _places(values: dict[str, Any]) -> tuple[Path, Path | None]:
-    """Return the folders of model and transformer; a value that is linked arrives as None."""
+def _places(values: dict[str, Any]) -> dict[str, str]:
+    """Return where the parts are, by field of ModelConfig; a value that is linked is None."""
     hub_id = (values.get("hub_id") or "").strip()
     name = values.get("model") or ""
-    folder = folders.download_folder(hub_id) if hub_id else folders.model_folder(name)
-    return folder, folders.transformer_folder(values.get("transformer") or folders.FROM_MODEL)
+    places = {
+        "folder": folders.download_folder(hub_id) if hub_id else folders.model_folder(name),
+        "transformer": folders.transformer_place(values.get("transformer") or folders.FROM_MODEL),
+        "vae": model_files.model_file("vae", values.get("vae") or ""),
+        "text_encoder": model_files.model_file("clip", values.get("clip") or ""),
+        "text_encoder_2": model_files.model_file("t5", values.get("t5") or ""),
+    }
+    return {field: str(place or "") for field, place in places.items()}
 
 
 def _load(config: ModelConfig, host: ComfyHost) -> FillModels:
-    transformer = Path(config.transformer) if config.transformer else None
-    files = (folders.stamp(Path(config.folder)), folders.stamp(transformer))
+    files = tuple(
+        folders.stamp(Path(place))
+        for name in ("folder", *PARTS)
+        if (place := getattr(config, name))
+    )
     key = (config, files)
     models = _LOADED.get(key)
     if models is None:

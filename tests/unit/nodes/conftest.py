@@ -13,17 +13,18 @@ import pytest
 def nodes(comfy_base: Path) -> ModuleType:
     """Return the package ``onereward.nodes``."""
     del comfy_base  # for the import of ComfyUI
-    for name in ("folders", "host", "hub", "inputs", "load", "fill", "config"):
+    for name in ("folders", "model_files", "host", "hub", "inputs", "load", "fill", "config"):
         importlib.import_module(f"onereward.nodes.{name}")
     return importlib.import_module("onereward.nodes")
 
 
 @pytest.fixture
 def models_dir(nodes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty models folder with ``diffusers``, ``onereward`` and ``loras``."""
+    """Return a models folder with the empty folders that our nodes look into."""
     import folder_paths
 
-    for name in ("diffusers", "onereward", "loras"):
+    names = ("diffusers", "onereward", "loras", "diffusion_models", "vae", "text_encoders")
+    for name in names:
         (tmp_path / name).mkdir()
         _, extensions = folder_paths.folder_names_and_paths[name]
         monkeypatch.setitem(

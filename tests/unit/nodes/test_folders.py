@@ -36,7 +36,9 @@ def test_lists_what_is_there_and_nothing_else(nodes: ModuleType, models_dir: Pat
     (models_dir / "diffusers" / "broken" / "model_index.json").write_text("{", encoding="utf-8")
     (models_dir / "loras" / "removal.safetensors").write_bytes(b"")
     (models_dir / "loras" / "old.ckpt").write_bytes(b"")
-    assert nodes.folders.model_names() == [nodes.folders.BUNDLED, "FLUX.1-Fill-dev", "owner/mine"]
+    assert nodes.folders.model_names() == [
+        *(nodes.folders.BUNDLED, "FLUX.1-Fill-dev", "owner/mine", nodes.folders.NO_FOLDER),
+    ]
     assert nodes.folders.transformer_names() == [
         nodes.folders.FROM_MODEL,
         "OneReward/flux.1-fill-dev-OneReward-transformer",
@@ -55,8 +57,8 @@ def test_finds_by_name(nodes: ModuleType, models_dir: Path):
     model = pipeline(models_dir / "onereward" / "mine")
     other = transformer(models_dir / "diffusers" / "other")
     assert nodes.folders.model_folder("mine") == model
-    assert nodes.folders.transformer_folder("other") == other
-    assert nodes.folders.transformer_folder(nodes.folders.FROM_MODEL) is None
+    assert nodes.folders.transformer_place("other") == other
+    assert nodes.folders.transformer_place(nodes.folders.FROM_MODEL) is None
 
 
 def test_follows_links_inside_a_model_folder(
