@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import info, workflows
+from . import info, train, workflows
 from .version import package_version
 
-COMMANDS = (info, workflows)
+COMMANDS = (info, train, workflows)
 """Each has ``add_to(subparsers)``, which sets ``run``: parsed arguments to exit code."""
 
 

@@ -1,0 +1,270 @@
+"""Policy training with real models: relay, reference, resume, release, and stops at any moment."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from onereward.fill.guidance import make_velocity
+from onereward.fill.sampler import predict_x0
+from onereward.training.data import ConditionSet
+from onereward.training.objective import reward_loss
+from onereward.training.policy.config import PolicyTrainConfig
+from onereward.training.policy.rewards import JudgeReward
+from onereward.training.policy.run import ADAPTER, PolicyRun, train_policy
+from onereward.training.pretrain.run import RunFolder
+from onereward.training.processes import Processes
+from support.hosts import CancelledError, RecordingHost
+from support.judges import make_judge
+from support.machine import ROOT
+from support.models import bundled_models
+from support.policies import loaded_for, make_conditions, policy_config
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_judge(tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="module")
+def conditions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_conditions(tmp_path_factory.mktemp("conditions"))
+
+
+def train(config: PolicyTrainConfig, host: Any = None) -> dict[str, torch.Tensor]:
+    train_policy(config, host or RecordingHost(), loaded_for(config))
+    return load_file(Path(config.run_folder) / "checkpoint" / "state.safetensors")
+
+
+def curve(config: PolicyTrainConfig) -> list[dict[str, float]]:
+    lines = (Path(config.run_folder) / "curve.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        record.pop("seconds")
+    return records
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert torch.equal(tensor, b[name]), name
+
+
+def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -> None:
+    """d loss / d weights in two halves is what autograd gives from pictures to weights at once."""
+    config = policy_config(tmp_path, conditions, judge, true_cfg=2.0, checkpointing=True)
+    run = PolicyRun(config, RecordingHost(), loaded_for(config), Processes())
+    trainer, policy = run.trainer, run.trainer.policy
+    # A fresh LoRA starts at zero, where half of its gradients vanish.
+    generator = torch.Generator().manual_seed(5)
+    for name, p in policy.parameters.items():
+        if ".lora_B." in name:
+            policy.masters[name].data.normal_(0, 0.02, generator=generator)
+            p.data.copy_(policy.masters[name])
+    taken: dict[str, torch.Tensor] = {}
+    policy.update = lambda rate: taken.update(  # type: ignore[method-assign]
+        {n: m.grad.clone() for n, m in policy.masters.items() if m.grad is not None}
+    )
+    config_clip = trainer.config.clip_norm
+    try:
+        trainer.train_step()
+        trainer.step = 0
+        batches, stop = trainer.source.draw(0)
+        losses = []
+        for batch in batches:
+            with torch.no_grad(), policy.as_reference():
+                reference = trainer.walk(batch, batch.reference_noise, 3)
+            with torch.no_grad():
+                x = trainer.walk(batch, batch.noise, stop)
+            velocity = make_velocity(policy.module, batch.conditioning, batched=False)
+            x0 = predict_x0(x, batch.sigmas[stop], velocity(x, batch.sigmas[stop]))
+            reward = trainer.reward
+            assert isinstance(reward, JudgeReward)
+            first = reward.decoder.pictures(batch, x0)
+            second = reward.decoder.pictures(batch, reference)
+            pairs = [
+                reward.jitter.apply(pair, g)
+                for pair, g in zip(zip(first, second, strict=True), batch.generators, strict=True)
+            ]
+            answers = reward.probabilities(batch.samples, pairs)
+            losses += [reward_loss(p, config.reward_cap) for p in answers]
+        torch.stack(losses).mean().backward()
+        norm = torch.cat([p.grad.flatten() for p in policy.parameters.values()]).norm()  # type: ignore[union-attr]
+        scale = min(1.0, config_clip / float(norm))
+        for name, p in policy.parameters.items():
+            assert p.grad is not None
+            difference = (taken[name] - scale * p.grad).norm()
+            assert difference < 1e-3 * scale * p.grad.norm() + 1e-9, name
+    finally:
+        policy.release()
+
+
+@pytest.mark.parametrize(("mode", "algorithm"), [("lora", "fixed"), ("full", "dynamic")])
+def test_stop_and_resume_equals_no_stop(
+    judge: Path, conditions: Path, tmp_path: Path, mode: str, algorithm: str
+) -> None:
+    pool = 2 if algorithm == "fixed" else 0
+    settings: dict[str, Any] = {
+        "mode": mode,
+        "algorithm": algorithm,
+        "learning_rate": 1e-3,
+        "pull": 0.1,
+    }
+    settings |= {"reference_pool": pool}
+    whole = policy_config(tmp_path / "whole", conditions, judge, **settings)
+    parts = policy_config(tmp_path / "parts", conditions, judge, **settings, stop_step=1)
+    again = policy_config(tmp_path / "parts", conditions, judge, **settings)
+    expected = train(whole)
+    train(parts)
+    assert_same(train(again), expected)
+    assert curve(again) == curve(whole)
+    assert [record["step"] for record in curve(whole)] == [1, 2, 3]
+
+
+def test_cancel_saves_and_more_steps_go_on(judge: Path, conditions: Path, tmp_path: Path) -> None:
+    expected = train(policy_config(tmp_path / "whole", conditions, judge))
+    counting = RecordingHost()
+    train(policy_config(tmp_path / "one", conditions, judge, steps=1), counting)
+    config = policy_config(tmp_path / "parts", conditions, judge, steps=2)
+    with pytest.raises(CancelledError):
+        train(config, RecordingHost(cancel_at_call=counting.calls + 4))
+    state = json.loads((tmp_path / "parts" / "checkpoint" / "state.json").read_text())
+    assert state["step"] == 1
+    assert (tmp_path / "parts" / ADAPTER).is_file()
+    train(config)
+    more = policy_config(tmp_path / "parts", conditions, judge, steps=3)
+    assert_same(train(more), expected)
+
+
+def test_another_setting_is_refused_by_name(judge: Path, conditions: Path, tmp_path: Path) -> None:
+    RunFolder(policy_config(tmp_path, conditions, judge))
+    with pytest.raises(ValueError, match="rank: 4 -> 8"):
+        RunFolder(policy_config(tmp_path, conditions, judge, rank=8, steps=9))
+
+
+def test_the_model_is_left_as_it_was_found(judge: Path, conditions: Path, tmp_path: Path) -> None:
+    transformer = bundled_models().transformer.module
+    before = {name: p.detach().clone() for name, p in transformer.named_parameters()}
+    for mode in ("lora", "full"):
+        train(policy_config(tmp_path / mode, conditions, judge, mode=mode, steps=1))
+        after = dict(transformer.named_parameters())
+        assert after.keys() == before.keys()
+        for name, p in after.items():
+            assert torch.equal(p, before[name]), name
+            assert not p.requires_grad
+
+
+def test_fixed_reference_is_the_start(judge: Path, conditions: Path, tmp_path: Path) -> None:
+    """With the adapter off the trained model is bit for bit the model before."""
+    config = policy_config(tmp_path, conditions, judge)
+    transformer: Any = bundled_models().transformer.module
+    run = PolicyRun(config, RecordingHost(), loaded_for(config), Processes())
+    (batch, *_), _ = run.trainer.source.draw(0)
+    try:
+        run.trainer.train_step()
+        with torch.no_grad():
+            moved = run.trainer.walk(batch, batch.noise, 2)
+            with run.trainer.policy.as_reference():
+                reference = run.trainer.walk(batch, batch.noise, 2)
+    finally:
+        run.trainer.policy.release()
+    with torch.no_grad():
+        velocity = make_velocity(transformer, batch.conditioning)
+        x = batch.noise
+        for i in range(2):
+            x = x + (batch.sigmas[i + 1] - batch.sigmas[i]) * velocity(x, batch.sigmas[i])
+    assert torch.equal(reference, x)
+    assert not torch.allclose(moved, x, atol=1e-4)
+
+
+def test_micro_batches_change_no_result(judge: Path, conditions: Path, tmp_path: Path) -> None:
+    whole = train(policy_config(tmp_path / "a", conditions, judge, micro_batch=3, steps=1))
+    single = train(policy_config(tmp_path / "b", conditions, judge, micro_batch=1, steps=1))
+    for name, tensor in single.items():
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_pooled_references_are_those_of_their_seeds(
+    judge: Path, conditions: Path, tmp_path: Path
+) -> None:
+    config = policy_config(tmp_path, conditions, judge, reference_pool=1, steps=2)
+    train(config)
+    run = PolicyRun(config, RecordingHost(), loaded_for(config), Processes())
+    try:
+        with torch.no_grad(), run.trainer.policy.as_reference():
+            (batch, *_), _ = run.trainer.source.draw(0)
+            made = run.trainer.walk(batch, batch.reference_noise, 3)
+    finally:
+        run.trainer.policy.release()
+    for one, latents in zip(batch.samples, made, strict=True):
+        assert one.reference_seed == 0
+        stored = load_file(tmp_path / "references" / one.condition.name / "0.safetensors")
+        torch.testing.assert_close(stored["latents"], latents, rtol=1e-4, atol=1e-5)
+
+
+def test_bad_conditions_and_judges_are_named(judge: Path, conditions: Path, tmp_path: Path) -> None:
+    only_fill = {"weight_extend": 0.0, "weight_remove": 0.0, "weight_text": 0.0}
+    remove_only = tmp_path / "remove"
+    made = ConditionSet(conditions)
+    remove_only.mkdir()
+    for condition in made.conditions:
+        for file in (condition.image_file_name, condition.mask_file_name):
+            (remove_only / file).write_bytes((conditions / file).read_bytes())
+    lines = (conditions / "conditions.jsonl").read_text().splitlines()
+    kept = [line for line in lines if '"remove"' in line]
+    (remove_only / "conditions.jsonl").write_text("\n".join(kept) + "\n")
+    with pytest.raises(ValueError, match="no condition to learn from"):
+        train(policy_config(tmp_path / "a", remove_only, judge, **only_fill))
+    for line in kept:
+        (remove_only / json.loads(line)["mask_file_name"]).unlink()
+    with pytest.raises(ValueError, match=r"cannot be read as a picture"):
+        train(policy_config(tmp_path / "b", remove_only, judge))
+
+
+_SAVES_FOREVER = """
+import sys
+sys.path.insert(0, {tests!r})
+import conftest
+from pathlib import Path
+import torch
+from onereward.training.pretrain.run import RunFolder, Snapshot
+from onereward.training.policy.config import PolicyTrainConfig
+config = PolicyTrainConfig.load(Path({config!r}))
+folder = RunFolder(config)
+step = 0
+while True:
+    step += 1
+    folder.save(Snapshot(step=step, seconds=0.0, tensors={{"x": torch.full((200_000,), step)}}))
+    print(step, flush=True)
+"""
+
+
+def test_kill_in_mid_save_leaves_a_whole_state(tmp_path: Path) -> None:
+    config = policy_config(tmp_path / "run", tmp_path, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(config.to_json())
+    script = _SAVES_FOREVER.format(tests=str(ROOT / "tests"), config=str(path))
+    draw = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(3)]
+        time.sleep(draw.uniform(0, 0.02))  # any moment will do: what is tested holds at each
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found = RunFolder(config).load()
+        assert found is not None
+        assert found.step >= int(said[-1])
+        assert (found.tensors["x"] == found.step).all()

@@ -1,0 +1,1 @@
+"""The parts of policy training; the algorithm itself is `training/loop.py`."""

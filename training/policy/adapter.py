@@ -1,0 +1,72 @@
+"""The trained LoRA as a file that diffusers, PEFT and ComfyUI's own loader read alike.
+
+ComfyUI ignores diffusers' metadata and takes the strength as 1 where a file has no alpha, so the
+scale is multiplied into ``lora_B`` and alpha equals the rank. Source: ComfyUI, ``comfy/lora.py``;
+diffusers, ``FluxLoraLoaderMixin.save_lora_weights``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import PolicyTrainConfig
+from .weights import NAME
+
+KEY = "onereward"
+"""Of our metadata in the file's header: base, recipe, algorithm, steps, judges, scores."""
+_PEFT_KEY = "lora_adapter_metadata"
+
+
+def write_adapter(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    config: PolicyTrainConfig,
+    about: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a LoRA; the file is whole or not there.
+
+    Args:
+        path: A ``.safetensors`` file.
+        weights: By parameter name of the transformer, float32.
+        config: Rank and alpha.
+        about: What it is and how it was made, JSON.
+        dtype: Data type in the file.
+    """
+    scale = config.alpha / config.rank
+    tensors = {
+        _public(name): (w * scale if ".lora_B." in name else w)
+        .detach()
+        .cpu()
+        .to(dtype)
+        .contiguous()
+        for name, w in weights.items()
+    }
+    modules = sorted({name.split(".lora_")[0].removeprefix("transformer.") for name in tensors})
+    peft = {"r": config.rank, "lora_alpha": config.rank, "target_modules": modules}
+    metadata = {
+        "format": "pt",
+        KEY: json.dumps(dict(about)),
+        _PEFT_KEY: json.dumps({f"transformer.{k}": v for k, v in peft.items()}),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what :func:`write_adapter` wrote about the file; empty for files of others."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get(KEY, "{}"))
+
+
+def _public(name: str) -> str:
+    return "transformer." + name.replace(f".{NAME}.", ".")

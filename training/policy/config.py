@@ -1,0 +1,301 @@
+"""Every setting of policy training: what the node's inputs are made from, and the JSON of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from ...fill.config import FillConfig, ModelConfig, check_limits, setting
+from ...fill.recipe import Recipe, Settings, settle
+from ...fill.task import Task
+from ...reward.judge import JudgeConfig
+from ..pretrain.config import RunConfig, require
+
+FIXED, DYNAMIC = "fixed", "dynamic"
+LORA, FULL = "lora", "full"
+ADAM, ADAM_8BIT = "adamw", "adamw 8-bit"
+MEAN, WORST = "mean", "worst"
+ATTENTION, LINEAR = "attention", "attention and mlp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyTrainConfig(RunConfig):
+    """One run of alg. 1 or alg. 2, or of the supervised warm-up before it."""
+
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (
+        *("steps", "stop_step", "max_minutes", "checkpoint_minutes", "log_every", "threads"),
+        *("keep", "tensorboard"),
+    )
+    """What may differ when a run goes on: none of it changes a weight."""
+
+    model: dict[str, str]
+    """The fill model: fields of :class:`~...fill.config.ModelConfig`, ``folder`` at least."""
+    conditions_folder: str
+    """What edits are made from; its train split is learned, its dev split watched."""
+    adapters: tuple[str, ...] = ()
+    """LoRA files that stay on the model, frozen: part of the start and of the reference."""
+    strengths: tuple[float, ...] = ()
+    """Their strengths."""
+    judge_folders: tuple[str, ...] = ()
+    """The judges; several are asked the same and make an ensemble."""
+    judge_precision: str = "auto"
+    """Data type of the judges."""
+    max_pixels: int = 512 * 512
+    """Largest picture the judges see, in px."""
+    held_out_judge: str = ""
+    """A judge that no gradient ever sees; it watches for reward hacking and picks the best step."""
+    oracle_control: bool = False
+    """Control experiment only: conditions of the toy world, whose truth is known, and minus the
+    error against it as the reward. No judge takes part, and no real data has such a truth."""
+    log_every: int = 1
+    """Steps between two lines of the log; the curve has every step."""
+    max_minutes: float = 1e6
+    """Stops with a checkpoint after this time; the same command goes on from there."""
+
+    steps: int = setting(
+        8000, "Optimiser steps of the whole run; raise it to go on (paper: 8000).", min=1, max=10**6
+    )
+    algorithm: str = setting(
+        FIXED,
+        "What the policy is compared with: the fixed start (alg. 1) or, dynamic, its own moving "
+        "average (alg. 2).",
+        options=(FIXED, DYNAMIC),
+    )
+    mode: str = setting(
+        LORA,
+        "lora: a small adapter on a frozen model. full: all weights of the transformer.",
+        options=(LORA, FULL),
+    )
+    rank: int = setting(16, "Rank of the LoRA.", min=1, max=512, step=1)
+    alpha: float = setting(
+        16.0, "Scale of the LoRA times its rank; equal to the rank: 1.", min=0.01, max=1024.0
+    )
+    layers: str = setting(
+        LINEAR,
+        "Which linear layers of the blocks the LoRA goes on.",
+        options=(LINEAR, ATTENTION),
+    )
+    batch: int = setting(
+        8, "Edits per step, over all processes together (paper: 8).", min=1, max=4096, step=1
+    )
+    micro_batch: int = setting(
+        1, "Edits that go through the models at once: speed against memory.", min=1, max=256, step=1
+    )
+    learning_rate: float = setting(
+        1e-4,
+        "AdamW's, constant after the warm-up. 1e-4 suits a LoRA; the paper's 1e-5 suits full "
+        "weights.",
+        min=0.0,
+        max=1.0,
+        step=1e-6,
+    )
+    warmup_steps: int = setting(10, "Steps of linear warm-up.", min=0, max=10**5, step=1)
+    clip_norm: float = setting(
+        1.0, "Largest norm of a step's gradient; longer ones are shortened.", min=1e-6, max=1e6
+    )
+    reward_cap: float = setting(
+        0.9,
+        "Lambda: no reward beyond this P(Yes), so that a judge that is sure already is not chased.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+    )
+    ema_decay: float = setting(
+        0.99, "Decay per step of the policy's moving average.", min=0.0, max=0.99999, step=0.001
+    )
+    result: str = setting(
+        "policy", "Which weights are saved: the policy or its average.", options=("policy", "ema")
+    )
+    sampling_steps: int = setting(
+        -1,
+        "Steps of the schedule that pictures are sampled with; -1 = the model's recipe.",
+        min=-1,
+        max=200,
+        step=1,
+    )
+    true_cfg: float = setting(
+        -1.0,
+        "True guidance while training; 1 = off, half the time; -1 = the model's recipe.",
+        min=-1.0,
+        max=30.0,
+        step=0.1,
+    )
+    guidance: float = setting(
+        -1.0,
+        "Guidance embedding while training; -1 = the model's recipe.",
+        min=-1.0,
+        max=100.0,
+        step=0.1,
+    )
+    target_size: int = setting(
+        -1,
+        "Side in px of a square of as many pixels as an edit is sampled at; -1 = the model's "
+        "recipe. 512 takes a quarter of the time and memory of 1024.",
+        min=-1,
+        max=4096,
+        step=16,
+    )
+    t1: float = setting(
+        0.2,
+        "The policy walks a random share of the schedule before its one step with gradient: the "
+        "smallest share.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+    )
+    t2: float = setting(0.95, "The largest share.", min=0.0, max=1.0, step=0.05)
+    weight_fill: float = setting(
+        0.25, "How often fill is drawn (paper: 50 % for fill and text).", min=0.0, max=1.0
+    )
+    weight_extend: float = setting(
+        0.25, "How often extend is drawn (paper: 25 %).", min=0.0, max=1.0
+    )
+    weight_remove: float = setting(
+        0.25, "How often remove is drawn (paper: 25 %).", min=0.0, max=1.0
+    )
+    weight_text: float = setting(0.25, "How often text is drawn.", min=0.0, max=1.0)
+    gate: float = setting(
+        0.75,
+        "Least accuracy of the judge on held-out pairs; a task and dimension below it is left out. "
+        "0 = let all in.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+    )
+    ensemble: str = setting(
+        MEAN,
+        "How several judges are put together: the mean of their answers, or the worst one.",
+        options=(MEAN, WORST),
+    )
+    paste_back: bool = setting(
+        True, "Put the kept area of the source back before judging, as every node does at the end."
+    )
+    shift: int = setting(
+        0, "Largest random shift of both judged pictures per axis, in px.", min=0, max=64, step=1
+    )
+    blur: float = setting(
+        0.0, "Share of judged pairs that are blurred a little.", min=0.0, max=1.0, step=0.05
+    )
+    noise: float = setting(
+        0.0, "Largest deviation of noise on both judged pictures.", min=0.0, max=0.5, step=0.01
+    )
+    pull: float = setting(
+        0.0,
+        "Weight of a pull towards the start: mean squared difference of the two velocities.",
+        min=0.0,
+        max=1e4,
+        step=0.01,
+    )
+    reference_pool: int = setting(
+        0,
+        "Alg. 1 only: keep this many reference pictures per condition and use them again, which "
+        "saves half the time; 0 = a new one each time, as in the paper.",
+        min=0,
+        max=1024,
+        step=1,
+    )
+    checkpointing: bool = setting(
+        False, "Recompute activations in the backward pass: less memory, a third more time."
+    )
+    optimizer: str = setting(
+        ADAM,
+        "8-bit needs the package bitsandbytes and a GPU, and saves memory for large ranks.",
+        options=(ADAM, ADAM_8BIT),
+    )
+    test_every: int = setting(
+        50, "Steps between two looks at held-out conditions; 0 = never.", min=0, max=10**5, step=1
+    )
+    test_conditions: int = setting(8, "Held-out conditions per look.", min=1, max=512, step=1)
+    patience: int = setting(
+        0, "Stop after this many looks without a better one; 0 = go on.", min=0, max=1000, step=1
+    )
+    stop_on_drift: bool = setting(
+        True,
+        "Stop when the pictures drift as those of a hacked reward do: lattices, colour casts, all "
+        "alike.",
+    )
+    keep: int = setting(3, "How many of the last results are kept.", min=1, max=100, step=1)
+    objective: str = setting(
+        "reward",
+        "reward: learn from the judge. supervised: learn to paint what is under the mask in the "
+        "conditions' own pictures, as a warm-up.",
+        options=("reward", "supervised"),
+    )
+    tensorboard: bool = setting(
+        False, "Also write the curve for TensorBoard; needs the package tensorboard."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of limits or does not fit together."""
+        RunConfig.__post_init__(self)
+        check_limits(self)
+        require(bool(self.conditions_folder), "conditions_folder is empty; name the conditions")
+        require(
+            0 < self.reward_cap <= 1,
+            f"lambda (reward_cap) is {self.reward_cap}, but more than 0 and at most 1 is expected",
+        )
+        require(self.t1 <= self.t2, f"t1 is {self.t1}, more than t2, {self.t2}; swap them")
+        require(any(self.task_weights().values()), "all four task weights are 0; raise one")
+        require(
+            len(self.adapters) == len(self.strengths),
+            f"{len(self.adapters)} adapters have {len(self.strengths)} strengths; give one each",
+        )
+        require(
+            not self.needs_judge or bool(self.judge_folders),
+            "judge_folders is empty; name the judge",
+        )
+        require(
+            not (self.oracle_control and self.judge_folders),
+            "oracle_control takes the place of judges; leave judge_folders empty",
+        )
+        require(
+            not (self.reference_pool and self.algorithm == DYNAMIC),
+            "reference_pool needs the fixed reference of alg. 1; set it to 0 or the algorithm to "
+            "fixed",
+        )
+        self.model_config()
+        self.fill()
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether pictures are compared at all."""
+        return self.objective == "reward"
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether a judge compares them."""
+        return self.needs_reward and not self.oracle_control
+
+    def task_weights(self) -> dict[Task, float]:
+        """Return how often each task is drawn, not normalised."""
+        weights = (self.weight_fill, self.weight_extend, self.weight_remove, self.weight_text)
+        return dict(zip(Task, weights, strict=True))
+
+    def model_config(self) -> ModelConfig:
+        """Return what to load."""
+        unknown = sorted(set(self.model) - {f.name for f in fields(ModelConfig)})
+        require(not unknown, f"model has unknown settings {unknown}; see ModelConfig")
+        return ModelConfig(**self.model)
+
+    def judge(self, folder: str) -> JudgeConfig:
+        """Return how to load a judge."""
+        return JudgeConfig(
+            folder=folder, precision=self.judge_precision, max_pixels=self.max_pixels
+        )
+
+    def fill(self) -> FillConfig:
+        """Return the sampling settings, -1 where the recipe decides."""
+        return FillConfig(
+            steps=self.sampling_steps,
+            true_cfg=self.true_cfg,
+            guidance=self.guidance,
+            target_size=self.target_size,
+        )
+
+    def settings(self, recipe: Recipe) -> Settings:
+        """Return the sampling settings for a model."""
+        return settle(self.fill(), recipe)
+
+    def lora(self, targets: list[str]) -> dict[str, Any]:
+        """Return the arguments of PEFT's ``LoraConfig``."""
+        return {"r": self.rank, "lora_alpha": self.alpha, "target_modules": targets}

@@ -1,0 +1,72 @@
+"""The gate: what a judge cannot judge on held-out pairs must not be learned from it.
+
+In the small, exactly the task x dimension cells that the judge got right on real held-out pairs
+(77 % and more) gained from training, and those near chance lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...fill.task import TASKS, Task
+from ...reward.query import Query
+from ...reward.report import Cell, JudgeReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Which task x dimension cells take part in the loss."""
+
+    cells: frozenset[Cell]
+    notes: tuple[str, ...] = ()
+    """What was left out and why, for the user."""
+
+    def allowed(self, queries: Sequence[Query]) -> tuple[Query, ...]:
+        """Return the queries that take part."""
+        return tuple(q for q in queries if q.criterion in self.cells)
+
+
+ALL_CELLS: tuple[Cell, ...] = tuple((task, d) for task in Task for d in TASKS[task].dimensions)
+
+
+def make_gate(reports: Sequence[JudgeReport | None], threshold: float) -> Gate:
+    """Let in the cells that every judge's report passes; a judge without a report is trusted.
+
+    Args:
+        reports: One per judge.
+        threshold: Least accuracy, 0..1; 0 lets everything in.
+
+    Raises:
+        ValueError: Nothing is left.
+    """
+    notes = []
+    if threshold > 0 and None in reports:
+        notes.append("a judge has no report of its accuracy, so nothing is left out because of it")
+    known = [r for r in reports if r is not None] if threshold > 0 else []
+    kept = []
+    for cell in ALL_CELLS:
+        if failing := [r for r in known if not r.passes(cell, threshold)]:
+            notes.append(f"{_name(cell)} is left out: {_reason(failing[0], cell, threshold)}")
+        else:
+            kept.append(cell)
+    if not kept:
+        raise ValueError(
+            f"the judge is below {threshold:.0%} on held-out pairs in every task and dimension, so "
+            "there is nothing it could teach; train the judge longer, or lower gate"
+        )
+    return Gate(cells=frozenset(kept), notes=tuple(notes))
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell[0].value}, {cell[1].value.replace('_', ' ')}"
+
+
+def _reason(report: JudgeReport, cell: Cell, threshold: float) -> str:
+    found = report.cells.get(cell)
+    if found is None:
+        return "the judge's report has no held-out pairs of it"
+    return (
+        f"the judge is right on {found.accuracy:.1%} of {found.num_pairs} held-out pairs, below "
+        f"{threshold:.0%}"
+    )

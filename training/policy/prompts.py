@@ -1,0 +1,71 @@
+"""Encoded prompts on the disk, so that the text encoders run once and leave memory for good."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from ...fill.guidance import Prompt
+from ...fill.host import Host
+from ...fill.models import FillModels
+from ...fill.task import TASKS, Task
+from ...fill.text import encode_prompts
+from ..data import Condition
+
+_AT_ONCE = 8
+"""Prompts per call of the encoders; a cancel waits for one call."""
+
+
+class PromptStore:
+    """A folder of encoded prompts."""
+
+    def __init__(self, folder: Path, models: FillModels) -> None:
+        self._folder = folder
+        self._models = models
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def prepare(self, texts: Iterable[str], host: Host) -> None:
+        """Encode what is new, then take the text encoders out of memory."""
+        new = [text for text in dict.fromkeys(texts) if not self._path(text).is_file()]
+        for start in range(0, len(new), _AT_ONCE):
+            some = new[start : start + _AT_ONCE]
+            for text, prompt in zip(some, encode_prompts(self._models, some, host), strict=True):
+                self._write(text, prompt)
+        for part in (self._models.text_encoder, self._models.text_encoder_2):
+            part.forget()
+
+    def get(self, text: str) -> Prompt:
+        """Return a prepared prompt, on the CPU."""
+        return Prompt(**load_file(self._path(text)))
+
+    def _write(self, text: str, prompt: Prompt) -> None:
+        path = self._path(text)
+        temporary = path.with_suffix(".tmp")
+        save_file({"sequence": prompt.sequence, "pooled": prompt.pooled}, temporary)
+        temporary.replace(path)
+
+    def _path(self, text: str) -> Path:
+        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return self._folder / f"{digest}.safetensors"
+
+
+def model_prompt(condition: Condition) -> str:
+    """Return what the model is told for a condition, as :class:`FillRequest` makes it.
+
+    Raises:
+        ValueError: The task needs a prompt and there is none; names the condition.
+    """
+    spec = TASKS[condition.task]
+    if condition.task is Task.TEXT:
+        return condition.full_prompt
+    if condition.prompt.strip() and spec.takes_prompt:
+        return condition.prompt.strip()
+    if spec.fixed_prompt is None:
+        raise ValueError(
+            f"condition {condition.name} has no prompt, which {condition.task.value} needs; add "
+            "one to conditions.jsonl"
+        )
+    return spec.fixed_prompt

@@ -1,0 +1,37 @@
+"""Reference pictures that are used again: on the disk, so that a run that stopped finds the same.
+
+A departure from the paper, off by default: the reference's noise comes from a fixed pool.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .samples import Sample
+
+
+class ReferenceStore:
+    """A folder of the fixed reference's latents, by condition and seed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, sample: Sample) -> Tensor | None:
+        """Return packed latents ``[S, 4C]``, float32, or None."""
+        path = self._path(sample)
+        return load_file(path)["latents"] if path.is_file() else None
+
+    def put(self, sample: Sample, latents: Tensor) -> None:
+        """Keep the latents of one reference."""
+        path = self._path(sample)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file({"latents": latents.detach().cpu().contiguous()}, temporary)
+        temporary.replace(path)
+
+    def _path(self, sample: Sample) -> Path:
+        return self._folder / sample.condition.name / f"{sample.reference_seed}.safetensors"

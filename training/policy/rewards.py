@@ -1,0 +1,239 @@
+"""From predicted latents to the loss, and back to its gradient at the latents.
+
+This is the judges' half of the gradient relay: decoding and judging are a function of x0 alone, so
+d loss / d x0 is computed here, and all activations of VAE and judges are gone before the policy's
+own backward pass begins. Exact, because x0 is all that the two halves share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ...fill.canvas import resize
+from ...fill.host import Host
+from ...fill.latents import decode_latents, unpack_latents, vae_factor
+from ...fill.models import FillModels
+from ...fill.task import Task
+from ...reward.qwen_vl import QwenJudge
+from ...world.conditions import draw_conditions
+from ..judge.pairs import Jitter
+from ..make_conditions import scene_of
+from ..objective import reward_loss
+from .config import WORST, PolicyTrainConfig
+from .forecast import reward_bytes
+from .samples import Batch, Sample
+
+Scores = dict[str, float]
+"""Reward by ``<task>.<dimension>``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Verdict:
+    """What a reward says about a batch."""
+
+    gradient: Tensor
+    """d (sum of the losses) / d x0, shaped like x0."""
+    losses: Tensor
+    """``[B]``."""
+    scores: tuple[Scores, ...]
+    """One per edit."""
+
+
+class Reward(Protocol):
+    """Compares what the policy predicts with the reference's picture."""
+
+    needs_reference: bool
+    """Whether the reference takes part at all."""
+
+    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
+        """Return the losses and their gradient.
+
+        Args:
+            batch: The edits.
+            x0: The policy's prediction, packed latents ``[B, S, 4C]``.
+            reference: The reference's, likewise.
+        """
+        ...
+
+
+class Decoder:
+    """Packed latents to the pictures that are judged; differentiable."""
+
+    def __init__(self, models: FillModels, paste_back: bool) -> None:
+        self._models = models
+        self._paste_back = paste_back
+        self._factor = vae_factor(models.vae_config)
+
+    def pictures(self, batch: Batch, packed: Tensor) -> list[Tensor]:
+        """Return a picture ``[3, H, W]``, 0..1, per edit: the crop at the size it is sampled at.
+
+        Pasted back as every node does; alpha is the same, the correction of colours is left out.
+        """
+        latents = unpack_latents(packed, *batch.size)
+        # One at a time: decoding has by far the largest activations of this half.
+        pixels = [decode_latents(self._models.vae.module, one[None])[0] for one in latents]
+        return [self._finish(batch, i, p) for i, p in enumerate(pixels)]
+
+    def _finish(self, batch: Batch, index: int, pixels: Tensor) -> Tensor:
+        job = batch.jobs[index]
+        width, height = job.content
+        picture = (pixels[:, :height, :width] / 2 + 0.5).clamp(0, 1)
+        if not self._paste_back:
+            return picture
+        source = (job.model_input()[0][:, :height, :width] / 2 + 0.5).to(picture)
+        return torch.lerp(source, picture, job.model_alpha().to(picture))
+
+
+class JudgeReward:
+    """The paper's reward: ``J_e = max(0, lambda - P("Yes" | evaluated, reference, q_e))``."""
+
+    needs_reference = True
+
+    def __init__(
+        self,
+        config: PolicyTrainConfig,
+        models: FillModels,
+        judges: Sequence[QwenJudge],
+        host: Host,
+    ) -> None:
+        self._config, self._models, self._judges, self._host = config, models, judges, host
+        self.decoder = Decoder(models, config.paste_back)
+        self.jitter = Jitter(shift=config.shift, blur=config.blur, noise=config.noise)
+
+    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
+        """See :class:`Reward`. Source: OneReward, sec. 4.4."""
+        parts = [self._models.vae, *(judge.part for judge in self._judges)]
+        room = reward_bytes(self._config, self._models, self._judges, batch.size, len(batch.jobs))
+        with (
+            self._host.resident(*parts, activation_bytes=room),
+            self._checkpointing(),
+            torch.enable_grad(),
+        ):
+            with torch.no_grad():
+                second = self.decoder.pictures(batch, reference)
+            leaf = x0.detach().requires_grad_(True)
+            first = self.decoder.pictures(batch, leaf)
+            pairs = [
+                self.jitter.apply(pair, generator)
+                for pair, generator in zip(
+                    zip(first, second, strict=True), batch.generators, strict=True
+                )
+            ]
+            answers = self.probabilities(batch.samples, pairs)
+            losses = torch.stack([reward_loss(p, self._config.reward_cap) for p in answers])
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        return Verdict(
+            gradient=gradient,
+            losses=losses.detach(),
+            scores=tuple(_scores(s, p) for s, p in zip(batch.samples, answers, strict=True)),
+        )
+
+    def probabilities(
+        self, samples: Sequence[Sample], pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[Tensor]:
+        """Return P("Yes") per dimension of every edit, ``[E]`` each; all in one pass per judge."""
+        each = [ask_judge(judge, samples, pairs, self._host) for judge in self._judges]
+        joined = [torch.stack(answers) for answers in zip(*each, strict=True)]
+        worst = self._config.ensemble == WORST
+        return [a.amin(dim=0) if worst else a.mean(dim=0) for a in joined]
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """Recompute activations of VAE and judges where the config asks for it."""
+        if not self._config.checkpointing:
+            yield
+            return
+        vae: Any = self._models.vae.module
+        judges: list[Any] = [judge.part.module for judge in self._judges]
+        vae.enable_gradient_checkpointing()
+        for module in judges:
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+            module.train()  # transformers recomputes only then; these models have no dropout
+        try:
+            yield
+        finally:
+            vae.disable_gradient_checkpointing()
+            for module in judges:
+                module.gradient_checkpointing_disable()
+                module.eval()
+
+
+def ask_judge(
+    judge: QwenJudge,
+    samples: Sequence[Sample],
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    host: Host,
+) -> list[Tensor]:
+    """Return P("Yes" | first, second, q) for every query of every edit, ``[E]`` each."""
+    host.check_cancelled()
+    with torch.no_grad():
+        second = judge.encode_many([pair[1].detach() for pair in pairs])
+    first = judge.encode_many([pair[0] for pair in pairs])
+    asked = [
+        (first[i], second[i], query) for i, sample in enumerate(samples) for query in sample.queries
+    ]
+    host.check_cancelled()
+    answers = judge.answer(asked)[:, 0].exp()
+    return list(answers.split([len(sample.queries) for sample in samples]))
+
+
+class OracleReward:
+    """The control experiment: minus the error against the true picture of a scene; no judge.
+
+    It tells a loop that does not work from a judge that does not: with this reward, quality has to
+    rise. It drives a loss with what no real user has, so nothing else may use it.
+    """
+
+    needs_reference = False
+
+    def __init__(self, config: PolicyTrainConfig, models: FillModels, host: Host) -> None:
+        self._config, self._models, self._host = config, models, host
+        self.decoder = Decoder(models, config.paste_back)
+
+    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
+        """See :class:`Reward`; the reference takes no part.
+
+        Raises:
+            ValueError: A condition is no scene of the toy world.
+        """
+        del reference
+        room = reward_bytes(self._config, self._models, (), batch.size, len(batch.jobs))
+        with self._host.resident(self._models.vae, activation_bytes=room), torch.enable_grad():
+            leaf = x0.detach().requires_grad_(True)
+            shown = self.decoder.pictures(batch, leaf)
+            losses = torch.stack([_error(batch, i, picture) for i, picture in enumerate(shown)])
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        losses = losses.detach()
+        scores = tuple(
+            {f"{sample.condition.task.value}.oracle": -float(loss)}
+            for sample, loss in zip(batch.samples, losses, strict=True)
+        )
+        return Verdict(gradient=gradient, losses=losses, scores=scores)
+
+
+def _error(batch: Batch, index: int, picture: Tensor) -> Tensor:
+    """Return the root mean square error over what is replaced, 0..1."""
+    job, name = batch.jobs[index], batch.samples[index].condition.name
+    scene = scene_of(name)
+    if scene is None:
+        raise ValueError(f"{name} is no scene of the toy world; oracle_control knows no other")
+    split, task, number = scene
+    kind = torch.tensor([list(Task).index(task)])
+    box = job.box
+    whole = draw_conditions(split, number, kind).target[0]
+    truth = resize(whole[:, box.top : box.bottom, box.left : box.right], *job.content).to(picture)
+    alpha = job.model_alpha().to(picture)
+    squares = (picture - truth).square().mean(dim=0)
+    # The small constant keeps the root's slope finite for a perfect picture.
+    return ((squares * alpha).sum() / alpha.sum() + 1e-8).sqrt()
+
+
+def _scores(sample: Sample, answers: Tensor) -> Scores:
+    cells = (f"{q.task.value}.{q.dimension.value}" for q in sample.queries)
+    return dict(zip(cells, answers.tolist(), strict=True))

@@ -1,0 +1,221 @@
+"""What a step works on: tasks by their probability, conditions, noises, and how far to walk.
+
+Everything of a step depends on the run's seed and the step's number alone, so that a run that
+stopped goes on with the same draws, on any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...fill.canvas import Job, make_jobs
+from ...fill.denoise import draw_noise
+from ...fill.encode import Encoded, encode_job
+from ...fill.guidance import Conditioning, Prompt
+from ...fill.host import Host
+from ...fill.latents import pack_latents, position_ids
+from ...fill.memory import Plan
+from ...fill.models import FillModels
+from ...fill.schedule import make_sigmas
+from ...fill.task import Task
+from ...reward.preference import split_of
+from ...reward.query import Query, queries_for
+from ..data import Condition, ConditionSet
+from ..pretrain.run import step_generator
+from .config import PolicyTrainConfig
+from .gate import Gate
+from .prompts import PromptStore, model_prompt
+
+_PLAN = Plan(rows=1, batched_cfg=True, tiled_vae=False)
+_MAX_SEED = 2**31
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """One edit of a step."""
+
+    condition: Condition
+    queries: tuple[Query, ...]
+    """What it is judged on; empty in the control experiment."""
+    noise_seed: int
+    """Of the policy's noise."""
+    reference_seed: int
+    """Of the reference's noise, another one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Edits of equal size that go through the models together."""
+
+    samples: tuple[Sample, ...]
+    jobs: tuple[Job, ...]
+    conditioning: Conditioning
+    noise: Tensor
+    """Packed latents ``[B, S, 4C]``, float32, of the policy."""
+    reference_noise: Tensor
+    """The same of the reference."""
+    sigmas: Tensor
+    """``steps + 1`` noise levels."""
+    size: tuple[int, int]
+    """Height and width in latents."""
+    generators: tuple[torch.Generator, ...]
+    """A source of randomness per edit, for what happens to it later in the step."""
+
+
+class SampleSource:
+    """The conditions of a run, ready to be drawn from.
+
+    Attributes:
+        train: Conditions to learn from, by task.
+        held_out: Conditions of the dev split.
+        settings: How pictures are sampled.
+    """
+
+    def __init__(
+        self,
+        config: PolicyTrainConfig,
+        conditions: ConditionSet,
+        models: FillModels,
+        gate: Gate,
+        host: Host,
+    ) -> None:
+        """Check the conditions and encode their prompts.
+
+        Raises:
+            ValueError: A file is missing or damaged, or nothing is left to learn from.
+        """
+        self._config, self._conditions, self._models = config, conditions, models
+        self._gate, self._host = gate, host
+        self.settings = config.settings(models.recipe)
+        self.train = self._by_task("train")
+        self.held_out = [c for found in self._by_task("dev").values() for c in found]
+        self._weights = {t: w for t, w in config.task_weights().items() if w and self.train[t]}
+        if not self._weights:
+            raise ValueError(
+                f"{conditions.folder} has no condition to learn from: each is of a task whose "
+                "weight is 0, or is judged only on what the judge cannot judge (gate "
+                f"{config.gate:g}), or is held out; add conditions or lower gate"
+            )
+        for task in (t for t, w in config.task_weights().items() if w and t not in self._weights):
+            host.say(f"{task.value} is left out: no conditions to learn from")
+        used = [*self.held_out, *(c for t in self._weights for c in self.train[t])]
+        conditions.check(used)
+        self.prompts = PromptStore(Path(config.run_folder) / "prompts", models)
+        texts = [model_prompt(c) for c in used]
+        self.prompts.prepare([*texts, self.settings.negative_prompt], host)
+
+    def draw(self, step: int, rank: int = 0, count: int = 1) -> tuple[list[Batch], int]:
+        """Return this process's edits of a step, and how many Euler steps the policy walks.
+
+        Source: OneReward, sec. 4.4: a task by its probability, a condition, two noises, one t.
+        """
+        generator = step_generator(self._config.seed, step)
+        stop = self._draw_stop(generator)
+        samples = [self._draw_sample(generator) for _ in range(self._config.batch)]
+        numbered = list(enumerate(samples))[rank::count]
+        return list(self.batches(numbered, step)), stop
+
+    def batches(self, numbered: Iterable[tuple[int, Sample]], step: int) -> Iterable[Batch]:
+        """Yield the edits in batches of equal size, at most ``micro_batch`` each."""
+        ready = []
+        for number, sample in numbered:
+            job, encoded = self._encode(sample.condition)
+            ready.append((encoded.size, number, sample, job, encoded))
+        ready.sort(key=lambda item: item[:2])
+        for _, group in groupby(ready, key=lambda item: item[0]):
+            same = list(group)
+            for start in range(0, len(same), self._config.micro_batch):
+                yield self._batch(same[start : start + self._config.micro_batch], step)
+
+    def sample(self, condition: Condition, noise_seed: int, reference_seed: int) -> Sample:
+        """Return an edit of a condition with everything it can be judged on."""
+        return Sample(
+            condition=condition,
+            queries=self._gate.allowed(queries_for(condition.task, condition.full_prompt)),
+            noise_seed=noise_seed,
+            reference_seed=reference_seed,
+        )
+
+    def _by_task(self, split: str) -> dict[Task, list[Condition]]:
+        found: dict[Task, list[Condition]] = {task: [] for task in Task}
+        for condition in self._conditions.conditions:
+            queries = queries_for(condition.task, condition.full_prompt)
+            is_judged = bool(self._gate.allowed(queries)) or not self._config.needs_judge
+            if split_of(condition.name) == split and is_judged:
+                found[condition.task].append(condition)
+        return found
+
+    def _draw_stop(self, generator: torch.Generator) -> int:
+        steps = self.settings.steps
+        last = min(round(self._config.t2 * steps), steps - 1)
+        first = min(round(self._config.t1 * steps), last)
+        return int(torch.randint(first, last + 1, (), generator=generator))
+
+    def _draw_sample(self, generator: torch.Generator) -> Sample:
+        tasks, weights = zip(*self._weights.items(), strict=True)
+        task = tasks[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]
+        found = self.train[task]
+        condition = found[int(torch.randint(len(found), (), generator=generator))]
+        seeds = torch.randint(_MAX_SEED, (2,), generator=generator).tolist()
+        if pool := self._config.reference_pool:
+            seeds[1] %= pool
+        return self.sample(condition, *seeds)
+
+    def _encode(self, condition: Condition) -> tuple[Job, Encoded]:
+        request = self._conditions.request(condition, config=self._config.fill())
+        (job,) = make_jobs(request, self._models, self.settings)
+        assert job is not None, "a request refuses an empty mask"
+        return job, encode_job(job, self._models, self._host, _PLAN, needs_source=False)
+
+    def _batch(
+        self, items: Sequence[tuple[tuple[int, int], int, Sample, Job, Encoded]], step: int
+    ) -> Batch:
+        size, numbers, samples, jobs, encoded = (list(v) for v in zip(*items, strict=True))
+        height, width = size[0]
+        device, tokens = self._host.device, encoded[0].conditioning.shape[0]
+        return Batch(
+            samples=tuple(samples),
+            jobs=tuple(jobs),
+            conditioning=self._conditioning(samples, encoded),
+            noise=self._noise([s.noise_seed for s in samples], size[0]),
+            reference_noise=self._noise([s.reference_seed for s in samples], size[0]),
+            sigmas=make_sigmas(self._models.scheduler_config, self.settings.steps, tokens).to(
+                device
+            ),
+            size=(height, width),
+            generators=tuple(
+                step_generator(self._config.seed + 1 + number, step, purpose=1)
+                for number in numbers
+            ),
+        )
+
+    def _conditioning(self, samples: Sequence[Sample], encoded: Sequence[Encoded]) -> Conditioning:
+        device, dtype = self._host.device, self._models.transformer.dtype
+        prompts = [self.prompts.get(model_prompt(s.condition)) for s in samples]
+        positive = Prompt(
+            sequence=torch.stack([p.sequence for p in prompts]),
+            pooled=torch.stack([p.pooled for p in prompts]),
+        )
+        negative = None
+        if self.settings.true_cfg != 1.0:
+            negative = self.prompts.get(self.settings.negative_prompt).to(device, dtype)
+        height, width = encoded[0].size
+        return Conditioning(
+            packed=torch.stack([e.conditioning for e in encoded]).to(device, dtype),
+            image_ids=position_ids(height, width, device),
+            positive=positive.to(device, dtype),
+            negative=negative,
+            true_cfg=self.settings.true_cfg,
+            guidance=self.settings.guidance if self._models.has_guidance else None,
+        )
+
+    def _noise(self, seeds: Sequence[int], size: tuple[int, int]) -> Tensor:
+        channels = self._models.vae_config["latent_channels"]
+        noise = torch.stack([draw_noise(channels, size, seed) for seed in seeds])
+        return pack_latents(noise).to(self._host.device)

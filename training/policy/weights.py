@@ -1,0 +1,258 @@
+"""The policy: one transformer that can stand for itself, for its reference, and for its average.
+
+No second model is kept. A LoRA's fixed reference is the model with the adapter off; every other
+stand-in is put into the same parameters for as long as it is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...fill.adapters import apply_adapters
+from ...fill.models import FillModels
+from ..pretrain.run import Snapshot, flatten_optimizer, restore_optimizer
+from .config import ADAM_8BIT, ATTENTION, DYNAMIC, LORA, PolicyTrainConfig
+
+NAME = "policy"
+"""PEFT's name of the adapter in training."""
+_ATTENTION = r"to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out"
+_MLP = r"ff\.net\.0\.proj|ff\.net\.2|ff_context\.net\.0\.proj|ff_context\.net\.2|proj_mlp|proj_out"
+_BLOCK = r"(single_)?transformer_blocks\.\d+\.(attn\.)?"
+
+
+class Policy:
+    """What is trained: parameters in the model's precision, and float32 copies that learn.
+
+    Attributes:
+        module: The transformer.
+        parameters: What is trained, by name.
+        masters: The same in float32: what the optimiser changes.
+        ema: Their moving average, ``decay * ema + (1 - decay) * masters`` after every step.
+    """
+
+    def __init__(self, models: FillModels, config: PolicyTrainConfig, device: torch.device) -> None:
+        """Put a fresh adapter on the transformer, or free all its weights.
+
+        Raises:
+            RuntimeError: The weights were made in inference mode and cannot be trained.
+            ImportError: The 8-bit optimiser is not installed.
+        """
+        self._config = config
+        self._models = models
+        self.module: Any = models.transformer.module
+        apply_adapters(self.module, models.adapters)
+        self._frozen = list({a.name: None for a in models.adapters})
+        self.module.requires_grad_(False)
+        self.parameters = self._free()
+        if any(p.is_inference() for p in self.parameters.values()):
+            raise RuntimeError(
+                "the transformer's weights were made in inference mode; free the models in ComfyUI "
+                "and run again"
+            )
+        self.masters = {
+            name: nn.Parameter(p.detach().to(device, torch.float32, copy=True))
+            for name, p in self.parameters.items()
+        }
+        for master in self.masters.values():
+            master.grad = torch.zeros_like(master)
+        self.ema = {name: m.detach().clone() for name, m in self.masters.items()}
+        self._start: dict[str, Tensor] | None = None
+        if config.mode != LORA:
+            self._start = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
+        self.optimizer = _make_optimizer(list(self.masters.values()), config)
+        if config.checkpointing:
+            self.module.enable_gradient_checkpointing()
+
+    @contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """Let the model be what the policy is compared with.
+
+        Source: OneReward, alg. 1 (the start) and alg. 2 (the moving average).
+        """
+        stand_in = self.as_ema if self._config.algorithm == DYNAMIC else self.as_start
+        with stand_in():
+            yield
+
+    @contextmanager
+    def as_start(self) -> Iterator[None]:
+        """Let the model be as it was before training."""
+        if self._start is not None:
+            with self._as(self._start):
+                yield
+            return
+        self._activate(self._frozen)
+        try:
+            yield
+        finally:
+            self._activate([*self._frozen, NAME])
+
+    @contextmanager
+    def as_ema(self) -> Iterator[None]:
+        """Let the model be the policy's moving average."""
+        with self._as(self.ema):
+            yield
+
+    @contextmanager
+    def as_result(self) -> Iterator[None]:
+        """Let the model be what is saved: the policy or its moving average."""
+        with self._as(self.ema if self._config.result == "ema" else self.masters):
+            yield
+
+    def take_gradients(self) -> None:
+        """Add the parameters' gradients to the masters', in float32, and clear them.
+
+        Half precision would lose small summands, so nothing is accumulated there.
+        """
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                grad = self.masters[name].grad
+                assert grad is not None, "masters keep their gradients"
+                grad += parameter.grad.to(grad.device, torch.float32)
+                parameter.grad = None
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients taken so far."""
+        return [m.grad for m in self.masters.values() if m.grad is not None]
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients taken so far, of a step that was not finished too."""
+        for grad in self.gradients():
+            grad.zero_()
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def update(self, learning_rate: float) -> None:
+        """Do the optimiser's step and move the average."""
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()
+        decay = self._config.ema_decay
+        for name, master in self.masters.items():
+            self.ema[name].lerp_(master, 1 - decay)
+        self._put(self.masters)
+
+    def weights(self, which: str) -> dict[str, Tensor]:
+        """Return ``policy`` or ``ema`` weights by parameter name, float32."""
+        return {k: v.detach() for k, v in (self.ema if which == "ema" else self.masters).items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything a checkpoint needs."""
+        return {
+            **{f"weights.{k}": v.detach() for k, v in self.masters.items()},
+            **{f"ema.{k}": v for k, v in self.ema.items()},
+            **flatten_optimizer(self.optimizer, "adam"),
+        }
+
+    @torch.no_grad()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: It is of another model or adapter.
+        """
+        for prefix, own in (("weights", self.masters), ("ema", self.ema)):
+            _check_same(snapshot.tensors, prefix, own)
+            for name, tensor in own.items():
+                tensor.copy_(snapshot.tensors[f"{prefix}.{name}"])
+        restore_optimizer(self.optimizer, snapshot.tensors, "adam")
+        self._put(self.masters)
+
+    @torch.no_grad()
+    def release(self) -> None:
+        """Leave the transformer as it was found."""
+        if self._config.checkpointing:
+            self.module.disable_gradient_checkpointing()
+        if self._start is not None:
+            self._put(self._start)
+        self.module.requires_grad_(False)
+        if self._start is None:
+            self.module.delete_adapters(NAME)
+            apply_adapters(self.module, self._models.adapters)
+            if not self._frozen:
+                self.module.unload_lora()
+
+    def _free(self) -> dict[str, nn.Parameter]:
+        if self._config.mode != LORA:
+            self.module.requires_grad_(True)
+            return dict(self.module.named_parameters())
+        from peft import LoraConfig
+
+        targets = lora_targets(self.module, self._config.layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(self._config.seed)
+            self.module.add_adapter(LoraConfig(**self._config.lora(targets)), adapter_name=NAME)
+        for name, parameter in self.module.named_parameters():
+            if f".{NAME}." in name:
+                # PEFT makes adapters float32, but a user's model runs them in its own precision.
+                parameter.data = parameter.data.to(self._models.transformer.dtype)
+        self._activate([*self._frozen, NAME])
+        return {k: p for k, p in self.module.named_parameters() if f".{NAME}." in k}
+
+    def _activate(self, names: list[str]) -> None:
+        """Make exactly these adapters take part; PEFT then asks for gradients, most not ours."""
+        if names:
+            self.module.enable_adapters()
+            self.module.set_adapter(names)
+        else:
+            self.module.disable_adapters()
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(f".{NAME}." in name)
+
+    @contextmanager
+    def _as(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        self._put(weights)
+        try:
+            yield
+        finally:
+            self._put(self.masters)
+
+    @torch.no_grad()
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(weights[name])
+
+
+def lora_targets(module: nn.Module, layers: str) -> list[str]:
+    """Return the full names of the block layers an adapter goes on."""
+    leaf = _ATTENTION if layers == ATTENTION else f"{_ATTENTION}|{_MLP}"
+    wanted = re.compile(f"{_BLOCK}({leaf})")
+    plain = (
+        name.removesuffix(".base_layer")
+        for name, m in module.named_modules()
+        if isinstance(m, nn.Linear) and ".lora_" not in name
+    )
+    return [name for name in plain if wanted.fullmatch(name)]
+
+
+def _make_optimizer(masters: list[nn.Parameter], config: PolicyTrainConfig) -> Any:
+    if config.optimizer != ADAM_8BIT:
+        return torch.optim.AdamW(masters, lr=0.0, weight_decay=0.0)
+    try:
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "the 8-bit optimiser needs the package bitsandbytes; install it with: pip install "
+            "bitsandbytes, or choose adamw"
+        ) from error
+    return AdamW8bit(masters, lr=0.0, weight_decay=0.0)
+
+
+def _check_same(tensors: Mapping[str, Tensor], prefix: str, own: Mapping[str, Tensor]) -> None:
+    stored = {
+        key.removeprefix(prefix + "."): tuple(tensor.shape)
+        for key, tensor in tensors.items()
+        if key.startswith(prefix + ".")
+    }
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    if stored != expected:
+        other = sorted(k for k in stored.keys() | expected if stored.get(k) != expected.get(k))
+        raise ValueError(
+            f"the checkpoint is of another model or adapter ({other[0]} and {len(other) - 1} more "
+            "differ); choose another run_folder"
+        )
