@@ -57,7 +57,8 @@ class RunFolder:
                     f"{self.path} holds a run with other settings ({differences}); "
                     "choose another run_folder or restore them"
                 )
-        write_text(stored, config.to_json())
+        if not stored.exists() or stored.read_text() != config.to_json():
+            write_text(stored, config.to_json())
 
     def append_curve(self, record: Mapping[str, float | str]) -> None:
         """Add a line to the curve."""
@@ -176,8 +177,10 @@ class Clock:
 class Trainer(Protocol):
     """What a stage needs of the thing it trains."""
 
-    step: int
-    """Steps done."""
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
 
     def train_step(self) -> float:
         """Do one step; return the loss."""
