@@ -1,8 +1,11 @@
 """Settings of the judge's two stages: learning to see, learning to compare."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from ...fill.config import check_limits, setting
+from ...reward.judge import JudgeConfig
+from ...reward.judging import VIEWS
 from ..pretrain.config import RunConfig, require
 from .build import JudgeShape
 
@@ -11,7 +14,27 @@ _HEAD = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeeConfig(RunConfig):
+class LearnConfig(RunConfig):
+    """Learning all weights of a small judge."""
+
+    steps: int = 8000
+    """Steps of this run."""
+    decay_steps: int = 3000
+    """Steps at the end over which the learning rate falls linearly to zero."""
+    warmup_steps: int = 200
+    """Steps of linear warm-up."""
+    learning_rate: float = 6e-4
+    """AdamW's peak, for embeddings, norms and biases."""
+    matrix_learning_rate: float = 1e-3
+    """Muon's peak, for the matrices of both towers."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        require(self.steps >= self.decay_steps >= 0, "decay_steps is more than steps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeeConfig(LearnConfig):
     """Learning to see: questions about procedural pictures, answered with one token."""
 
     width: int = 160
@@ -24,22 +47,12 @@ class SeeConfig(RunConfig):
     """Its layers."""
     patch_size: int = 8
     """Side of a patch in px; two by two patches make one token."""
-    steps: int = 8000
-    """Steps of this run."""
-    decay_steps: int = 3000
-    """Steps at the end over which the learning rate falls linearly to zero."""
-    warmup_steps: int = 200
-    """Steps of linear warm-up."""
     pictures: int = 32
     """Pictures per step; each is encoded once."""
     questions: int = 96
     """Questions per step, each about one of two pictures; 0 trains the vision tower alone."""
     probe_weight: float = 1.0
     """Weight of the probe's loss beside that of the answers."""
-    learning_rate: float = 6e-4
-    """AdamW's peak, for embeddings, norms and biases."""
-    matrix_learning_rate: float = 1e-3
-    """Muon's peak, for the matrices of both towers."""
     test_pictures: int = 512
     """Held-out pictures of the dev split that the accuracy is measured on."""
     test_every: int = 1000
@@ -59,7 +72,7 @@ class SeeConfig(RunConfig):
         )
 
     def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
+        LearnConfig.__post_init__(self)
         for name in ("width", "vision_width"):
             value = getattr(self, name)
             require(value >= 32 and value % 32 == 0, f"{name} {value} is no multiple of 32")
@@ -73,69 +86,180 @@ class SeeConfig(RunConfig):
             "there is nothing to learn: questions and probe_weight are both 0",
         )
         require(self.patch_size in (4, 8, 16), f"patch_size is {self.patch_size}; use 4, 8 or 16")
-        require(self.steps >= self.decay_steps >= 0, "decay_steps is more than steps")
         require(self.test_every >= 1, f"test_every is {self.test_every}; use at least 1")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareConfig(LearnConfig):
+    """Learning to compare: eq. 3 on candidates that the oracle scored."""
+
+    judge_folder: str
+    """The judge to start from: one that learned to see."""
+    pool_folder: str
+    """Candidates, as written by `training.judge.gather`."""
+    margin: float = 0.1
+    """Least difference of the oracle's scores (0..1) that makes a pair; less is hardly any."""
+    pairs: int = 24
+    """Pairs of pictures per step, each asked about every dimension in which it differs."""
+    questions: int = 24
+    """Questions of the first stage per step, so that the judge goes on seeing; 0 asks none."""
+    pictures: int = 24
+    """Pictures those questions are about."""
+    shift: int = 2
+    """Largest random shift of both pictures per axis, in px."""
+    blur: float = 0.15
+    """Share of pairs that are blurred, 0..1."""
+    noise: float = 0.03
+    """Largest standard deviation of noise added to both pictures, 0..1."""
+    attack_share: float = 0.25
+    """Share of pairs whose pictures are changed against the judge before it learns them."""
+    attack_steps: int = 2
+    """Ascent steps of such an attack."""
+    attack_size: float = 8 / 255
+    """Largest change of a pixel by it; smooth attacks may change three times as much."""
+    test_every: int = 200
+    """Steps between two measurements on the dev split."""
+
+    def __post_init__(self) -> None:
+        LearnConfig.__post_init__(self)
+        require(bool(self.judge_folder), "judge_folder is empty; name the judge to start from")
+        require(bool(self.pool_folder), "pool_folder is empty; name the folder of candidates")
+        require(0 < self.margin < 1, f"margin is {self.margin}; use more than 0 and less than 1")
+        for name in ("pairs", "test_every"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
+        for name in ("questions", "shift", "noise", "attack_steps", "attack_size"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
+        require(self.pictures >= 2, "pictures is 1; a question needs two")
+        for name in ("blur", "attack_share"):
+            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; use 0 to 1")
+
+
 MODES = ("lora", "full")
+PRECISIONS = ("auto", "bf16", "fp32")
+PAPER_RATE, LORA_RATE = 1e-6, 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeTrainConfig(RunConfig):
     """Learning to compare: eq. 3 on preference pairs."""
 
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (
+        *("steps", "threads", "stop_step", "max_minutes", "checkpoint_minutes", "log_every"),
+        *("test_every", "test_pairs", "micro_batch", "gradient_checkpointing"),
+    )
+
     judge_folder: str
     """The judge to start from."""
     data_folder: str
     """Preference data; its train split is learned, its dev split measured."""
-    mode: str = "lora"
-    """``lora``: an adapter on the language model; ``full``: all weights."""
-    rank: int = 16
-    """Rank of the adapter."""
-    alpha: float = 16.0
-    """Scale of the adapter times its rank."""
-    steps: int = 1000
-    """Steps of this run."""
-    warmup_steps: int = 50
-    """Steps of linear warm-up."""
-    batch: int = 16
-    """Pairs per step (paper: 16)."""
-    learning_rate: float = 1e-6
-    """AdamW's, constant after the warm-up (paper: 1e-6 for all weights; adapters take 1e-4)."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay."""
-    clip_norm: float = 1.0
-    """Largest norm of the gradient; longer ones are shortened."""
+    mode: str = setting(
+        "lora",
+        "lora = an adapter on the language model; full = all weights (takes 16 bytes each).",
+        options=MODES,
+    )
+    rank: int = setting(16, "Rank of the adapter.", min=1, max=512, step=1)
+    alpha: float = setting(
+        16.0, "Strength of the adapter, times its rank.", min=0.01, max=4096.0, step=1.0
+    )
+    steps: int = setting(
+        1000,
+        "Steps of the whole run; a finished run goes on if you raise it.",
+        min=1,
+        max=10_000_000,
+        step=10,
+    )
+    warmup_steps: int = setting(50, "Steps of linear warm-up.", min=0, max=1_000_000, step=1)
+    batch: int = setting(16, "Pairs per step (paper: 16).", min=1, max=4096, step=1)
+    learning_rate: float = setting(
+        -1.0,
+        "AdamW's, constant after the warm-up; -1 = 1e-4 for an adapter, 1e-6 for all weights (the "
+        "paper's).",
+        min=-1.0,
+        max=1.0,
+        step=1e-7,
+    )
+    weight_decay: float = setting(0.0, "Decoupled weight decay.", min=0.0, max=1.0, step=0.01)
+    clip_norm: float = setting(
+        1.0, "Largest norm of the gradient; longer ones are shortened.", min=1e-6, max=1e6, step=0.1
+    )
     max_pixels: int = 512 * 512
     """Largest picture the judge sees, in px."""
-    shift: int = 0
-    """Largest random shift of both pictures per axis, in px."""
-    blur: float = 0.0
-    """Share of pairs that are blurred, 0..1."""
-    noise: float = 0.0
-    """Largest standard deviation of noise added to both pictures, 0..1."""
-    test_every: int = 100
-    """Steps between two measurements on the dev split."""
-    test_pairs: int = 512
-    """Dev pairs that are measured at most."""
+    shift: int = setting(
+        0, "Largest random shift of both pictures per axis, in px.", min=0, max=256, step=1
+    )
+    blur: float = setting(0.0, "Share of pairs that are blurred.", min=0.0, max=1.0, step=0.05)
+    noise: float = setting(
+        0.0,
+        "Largest standard deviation of noise added to both pictures, in units of 0..1.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+    )
+    test_every: int = setting(
+        100, "Steps between two measurements on held-out pairs.", min=1, max=1_000_000, step=10
+    )
+    test_pairs: int = setting(
+        512, "Held-out pairs that are measured at most.", min=1, max=1_000_000, step=16
+    )
+    view: str = setting(
+        VIEWS[0],
+        "What the judge sees of a picture; ask the trained judge with the same view.",
+        options=VIEWS,
+    )
+    precision: str = setting(
+        "auto",
+        "Data type of frozen weights and of the computation; what is trained is always fp32. auto "
+        "= bf16 on a GPU, fp32 on a CPU.",
+        options=PRECISIONS,
+    )
+    micro_batch: int = setting(
+        4, "Pairs computed at once; fewer take less memory and more time.", min=1, max=4096, step=1
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        "Compute activations a second time instead of keeping them: much less memory, a third more "
+        "time. A 7B judge needs it on 24 GB.",
+    )
+    judge_adapter: str = ""
+    """Adapter that the judge wears and training goes on with; of the same rank and alpha."""
+    liger_kernel: bool = setting(
+        False, "Fused kernels of the package liger-kernel; needs a CUDA GPU."
+    )
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
+        check_limits(self)
         require(bool(self.judge_folder), "judge_folder is empty; name the judge to start from")
         require(bool(self.data_folder), "data_folder is empty; name the preference data")
-        require(self.mode in MODES, f"mode is {self.mode!r}; choose one of: {', '.join(MODES)}")
-        for name in ("rank", "steps", "batch", "test_every", "test_pairs"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
-        for name in ("warmup_steps", "learning_rate", "weight_decay", "shift", "noise"):
-            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
-        for name in ("alpha", "clip_norm"):
-            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; use more than 0")
-        require(0 <= self.blur <= 1, f"blur is {self.blur}; use 0 to 1")
+        require(
+            self.learning_rate >= 0 or self.learning_rate == -1,
+            f"learning_rate is {self.learning_rate}; use 0 or more, or -1 for the usual one",
+        )
+        require(
+            self.mode == "lora" or not self.judge_adapter,
+            "the judge wears an adapter, so mode must be lora; or load the judge without it",
+        )
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate after the warm-up."""
+        if self.learning_rate >= 0:
+            return self.learning_rate
+        return LORA_RATE if self.mode == "lora" else PAPER_RATE
+
+    def judge(self) -> JudgeConfig:
+        """Return which judge to load for training; its adapter is put on by the trainer."""
+        return JudgeConfig(
+            folder=self.judge_folder,
+            precision="fp32" if self.mode == "full" else self.precision,
+            max_pixels=self.max_pixels,
+            liger_kernel=self.liger_kernel,
+        )
 
     def adapter(self) -> dict[str, Any]:
         """Return the arguments of PEFT's ``LoraConfig``."""
-        return {"r": self.rank, "lora_alpha": self.alpha, "target_modules": list(LORA_TARGETS)}
+        return {"r": self.rank, "lora_alpha": self.alpha, "target_modules": LORA_TARGETS}
 
 
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Linear layers of the language model; the vision tower names its own differently."""
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""Linear layers of the language model; the vision tower's feed-forward layers are named alike."""

@@ -3,6 +3,7 @@
 The engine (`fill`) serves one request at a time; this runs its own parts over hundreds of scenes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,18 @@ import torch
 from torch import Tensor
 
 from ...fill.latents import decode_latents, unpack_latents, vae_factor
-from ...fill.sampler import sample
-from ...fill.schedule import make_sigmas
+from ...fill.sampler import add_noise, sample
+from ...fill.schedule import late_part, make_sigmas
 from ...world.canvas import SIZE
 from ...world.conditions import Conditions
-from .models import FillParts, encode_prompts, fill_condition, predict_velocity, prompt_ids
+from .models import (
+    FillParts,
+    encode_packed,
+    encode_prompts,
+    fill_condition,
+    predict_velocity,
+    prompt_ids,
+)
 
 if TYPE_CHECKING:
     from diffusers import FlowMatchEulerDiscreteScheduler
@@ -45,6 +53,8 @@ class SampleSettings:
     true_cfg: float = 1.0
     """Scale of classifier-free guidance; 1 = off."""
     negative_prompt: str = ""
+    strength: float = 1.0
+    """Share of the schedule to run, above 0; below 1 it starts from the noised source."""
     seed: int = 0
 
 
@@ -53,21 +63,37 @@ def sample_scenes(parts: FillParts, conditions: Conditions, settings: SampleSett
     """Sample every scene; returns float32 `[B, 3, 64, 64]` in 0..1, not composited."""
     generator = torch.Generator().manual_seed(settings.seed)
     rows = torch.arange(len(conditions)).split(_BATCH)
+    batches = [conditions.select(part) for part in rows]
     return torch.cat(
-        [_sample_batch(parts, conditions.select(part), settings, generator) for part in rows]
+        [
+            decode_packed(parts, sample_packed(parts, batch, settings, generator))
+            for batch in batches
+        ]
     )
 
 
-def _sample_batch(
-    parts: FillParts, conditions: Conditions, settings: SampleSettings, generator: torch.Generator
+@torch.no_grad()
+def sample_packed(
+    parts: FillParts,
+    conditions: Conditions,
+    settings: SampleSettings,
+    generator: torch.Generator,
+    on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    packed = fill_condition(parts.vae, conditions.source * 2 - 1, conditions.mask)
+    """Sample all scenes at once; returns packed latents `[B, N, 4C]`.
+
+    Args:
+        parts: The model.
+        conditions: The scenes.
+        settings: How to sample; its seed is not used.
+        generator: Source of the noise.
+        on_step: Called with each step's index and its estimate of the picture, packed.
+    """
+    source = conditions.source * 2 - 1
+    packed = fill_condition(parts.vae, source, conditions.mask)
     text = encode_prompts(parts, prompt_ids(parts, conditions.prompts))
     negative = [settings.negative_prompt] * len(conditions)
     other = encode_prompts(parts, prompt_ids(parts, negative))
-    side = SIZE // vae_factor(parts.vae.config)
-    tokens, channels = (side // 2) ** 2, 4 * parts.vae.config["latent_channels"]
-    noise = torch.randn(len(conditions), tokens, channels, generator=generator)
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         level = sigma.expand(len(x))
@@ -77,6 +103,23 @@ def _sample_batch(
         unwanted = predict_velocity(parts, x, level, packed, other)
         return unwanted + settings.true_cfg * (wanted - unwanted)
 
+    tokens, channels = (_side(parts) // 2) ** 2, 4 * parts.vae.config["latent_channels"]
     sigmas = make_sigmas(build_scheduler().config, settings.steps, tokens)
-    latents = unpack_latents(sample(velocity, noise, sigmas), side, side)
-    return (decode_latents(parts.vae, latents) / 2 + 0.5).clamp(0, 1)
+    sigmas = late_part(sigmas, settings.strength)
+    noise = torch.randn(len(conditions), tokens, channels, generator=generator)
+    start = noise
+    if settings.strength < 1:
+        start = add_noise(encode_packed(parts.vae, source), noise, sigmas[0])
+    return sample(velocity, start, sigmas, on_step)
+
+
+@torch.no_grad()
+def decode_packed(parts: FillParts, latents: Tensor) -> Tensor:
+    """Decode packed latents `[B, N, 4C]` into pictures float32 `[B, 3, 64, 64]` in 0..1."""
+    side = _side(parts)
+    pixels = decode_latents(parts.vae, unpack_latents(latents, side, side))
+    return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+
+def _side(parts: FillParts) -> int:
+    return SIZE // vae_factor(parts.vae.config)

@@ -16,7 +16,7 @@ from onereward.reward.qwen_vl import Encoded, QwenJudge
 from onereward.training.judge.config import SeeConfig
 from onereward.training.judge.probe import make_probe
 from onereward.training.judge.questions import KINDS, Gallery, draw_gallery, draw_questions
-from onereward.training.judge.see import SeeTrainer, train_to_see
+from onereward.training.judge.see import SeeTrainer, answer, encode, train_to_see
 from onereward.world.conditions import draw_conditions
 from onereward.world.lettering import LETTERS
 from onereward.world.shapes import COLOURS, SHAPE_NAMES
@@ -94,7 +94,8 @@ def test_marks_say_what_a_cell_shows() -> None:
         else:
             _, named, shape = prompt.split(" ")
             marked = thing > 0
-            assert marked.any() and set(thing[marked].tolist()) == {1 + shapes.index(shape)}
+            assert marked.any()
+            assert set(thing[marked].tolist()) == {1 + shapes.index(shape)}
             assert set(colour[marked].tolist()) == {1 + colours.index(named)}
             assert not place.any()
         differs = (gallery.images[row] - scenes.target[row]).abs().mean(0) > 0
@@ -112,7 +113,9 @@ def test_the_probe_reads_each_cell_from_the_token_that_covers_it() -> None:
         changed[token] = 0
         with torch.no_grad():
             probe.head.weight.normal_(generator=torch.Generator().manual_seed(1))
-            before, after = (probe([Encoded(tokens=t, rows=4, cols=4)])[0][0] for t in (tokens, changed))
+            before, after = (
+                probe([Encoded(tokens=t, rows=4, cols=4)])[0][0] for t in (tokens, changed)
+            )
         cells = (before != after).any(0).nonzero().tolist()
         top, left = token // 4 * 2, token % 4 * 2
         assert cells == [[y, x] for y in (top, top + 1) for x in (left, left + 1)]
@@ -133,8 +136,8 @@ def test_every_answer_is_one_token(tmp_path: Path) -> None:
     gallery = draw_gallery(Split.TRAIN, 2, 60)
     tokenizer = trainer.judge.tokenizer
     answers = {value for known in gallery.facts for value in known.values()}
-    for answer in sorted(answers | set(COLOURS)):
-        assert len(tokenizer.encode(answer, add_special_tokens=False)) == 1, answer
+    for word in sorted(answers | set(COLOURS)):
+        assert len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
 
 
 def test_the_vocabulary_is_the_same_in_every_process() -> None:
@@ -171,8 +174,8 @@ def test_stop_and_resume_equals_no_stop(tmp_path: Path) -> None:
         JudgeConfig(folder=str(tmp_path / "whole" / "judge"), precision="fp32"),
         torch.device("cpu"),
     ).part.module.state_dict()
-    learned = {k: v for k, v in again.parameters.items() if not k.startswith("probe.")}
-    assert len(learned) < len(again.parameters)
+    learned = {k: v for k, v in again.learner.parameters.items() if not k.startswith("probe.")}
+    assert len(learned) < len(again.learner.parameters)
     for name, value in learned.items():
         assert torch.equal(value, expected[name]), name
 
@@ -188,15 +191,9 @@ def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
     asked = draw_questions(gallery, 8, torch.Generator().manual_seed(0))
     losses = []
     for _ in range(40):
-        for optimizer in (trainer.muon, trainer.adam):
-            optimizer.param_groups[0]["lr"] = 3e-3
-        logits, answers = trainer.answer(trainer.encode(gallery), asked)
+        logits, answers = answer(trainer.judge, encode(trainer.judge, gallery), asked)
         loss = torch.nn.functional.cross_entropy(logits, answers)
-        loss.backward()
-        for optimizer in (trainer.muon, trainer.adam):
-            optimizer.step()
-            optimizer.zero_grad()
-        losses.append(float(loss.detach()))
+        losses.append(trainer.learner.learn(loss))
     assert losses[-1] < 0.1 * losses[0]
 
 

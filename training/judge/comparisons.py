@@ -1,0 +1,129 @@
+"""Pairs of candidates: which two pictures of a scene are compared, and what the oracle says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...fill.task import Dimension, Task
+from ...reward.query import Query
+from ...world.conditions import TASKS
+from ...world.oracle import DIMENSIONS
+from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates
+
+_MIX = (
+    ((FULL,), (FULL,), 0.30),
+    ((ONE_STEP,), (FULL,), 0.25),  # what the policy is rewarded for
+    ((ONE_STEP,), (ONE_STEP,), 0.10),
+    ((PATTERN,), (), 0.20),  # against the picture it was laid over
+    ((FAULT,), (FULL, TRUTH), 0.15),
+)
+"""Kinds of the two pictures, and how often."""
+_VISIBLE = 3
+"""Least mean change of a pattern under the mask that counts, of 255."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two pictures of a group, and for every clear difference which one wins."""
+
+    group: int
+    pictures: tuple[int, int]
+    task: Task
+    prompt: str
+    winners: tuple[tuple[Dimension, int], ...]
+    """Dimension, and 0 or 1: the place of the better picture."""
+
+    def queries(self) -> list[tuple[Query, int]]:
+        """Return each question with the place of the better picture."""
+        return [(Query(self.task, d, self.prompt), place) for d, place in self.winners]
+
+
+def compare(
+    pool: Candidates, group: int, pictures: tuple[int, int], margin: float
+) -> Comparison | None:
+    """Compare two pictures of a group; None if they hardly differ in any dimension.
+
+    A pattern counts as a fault in every dimension: a judge that lets it pass in one of them can be
+    fooled through that one.
+    """
+    gaps = (pool.scores[group, pictures[0]] - pool.scores[group, pictures[1]]).float()
+    spoiled = [
+        place
+        for place in (0, 1)
+        if pool.spoils[group, pictures[place]] == pictures[1 - place]
+        and _is_visible(pool, group, pictures)
+    ]
+    winners = []
+    for name, gap in zip(DIMENSIONS, gaps.tolist(), strict=True):
+        if gap != gap:  # NaN: the task is not judged on it
+            continue
+        if spoiled and abs(gap) < margin:
+            winners.append((Dimension(name), 1 - spoiled[0]))
+        elif abs(gap) >= margin:
+            winners.append((Dimension(name), int(gap < 0)))
+    if not winners:
+        return None
+    return Comparison(
+        group=group,
+        pictures=pictures,
+        task=Task(TASKS[int(pool.task[group])]),
+        prompt=pool.prompts[group],
+        winners=tuple(winners),
+    )
+
+
+def _is_visible(pool: Candidates, group: int, pictures: tuple[int, int]) -> bool:
+    first, second = (pool.images[group, m].float() for m in pictures)
+    change = (first - second).abs().mean(0)[pool.masks[group] > 0]
+    return bool(change.mean() >= _VISIBLE)
+
+
+def draw_comparisons(
+    pool: Candidates, num: int, margin: float, generator: torch.Generator
+) -> list[Comparison]:
+    """Draw comparisons of all kinds, tasks equally often, in random order of the two pictures."""
+    weights = torch.tensor([share for _, _, share in _MIX])
+    rows = [(pool.task == task).nonzero()[:, 0] for task in range(len(TASKS))]
+    rows = [found for found in rows if len(found)]
+    drawn: list[Comparison] = []
+    while len(drawn) < num:
+        luck = torch.rand(4, generator=generator).tolist()
+        of_task = rows[len(drawn) % len(rows)]
+        group = int(of_task[int(luck[0] * len(of_task))])
+        kinds = _MIX[int(torch.multinomial(weights, 1, generator=generator))]
+        first = _pick(pool.kinds, kinds[0], luck[1])
+        second = (
+            _pick(pool.kinds, kinds[1], luck[2]) if kinds[1] else int(pool.spoils[group, first])
+        )
+        pictures = (first, second) if luck[3] < 0.5 else (second, first)
+        found = None if first == second else compare(pool, group, pictures, margin)
+        if found is not None:
+            drawn.append(found)
+    return drawn
+
+
+def _pick(kinds: Tensor, wanted: tuple[int, ...], luck: float) -> int:
+    places = [m for m, kind in enumerate(kinds.tolist()) if kind in wanted]
+    return places[int(luck * len(places))]
+
+
+def best_and_worst(pool: Candidates, margin: float, kind: int = FULL) -> Iterator[Comparison]:
+    """Yield, per group and dimension, the best against the worst of a kind, as in sec. 4.2."""
+    places = (pool.kinds == kind).nonzero()[:, 0]
+    for group in range(len(pool)):
+        scores = pool.scores[group, places].float()
+        for column, name in enumerate(DIMENSIONS):
+            values = scores[:, column]
+            if values.isnan().any() or float(values.max() - values.min()) < margin:
+                continue
+            yield Comparison(
+                group=group,
+                pictures=(int(places[values.argmax()]), int(places[values.argmin()])),
+                task=Task(TASKS[int(pool.task[group])]),
+                prompt=pool.prompts[group],
+                winners=((Dimension(name), 0),),
+            )

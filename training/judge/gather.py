@@ -1,0 +1,83 @@
+"""Make the pool of candidates that the bundled judge learns from.
+
+`python -m onereward.training.judge.gather config.json`
+"""
+
+import argparse
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ...world.splits import Split
+from ..collect import CollectConfig
+from ..pretrain.config import JsonConfig, require
+from ..pretrain.models import load_folder
+from .candidates import BATCH, draw_candidates, save_candidates
+
+log = logging.getLogger("onereward.training")
+
+FIRST_INDEX = 100_000_000
+"""Scenes of the pool: far from those that the fill model and the first stage were trained on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatherConfig(JsonConfig):
+    """What to gather."""
+
+    pool_folder: str
+    """Where the files go, one per batch of 32 scenes."""
+    fill_folder: str
+    """The fill model."""
+    batches: tuple[int, int, int] = (80, 16, 40)
+    """Batches of the train, dev and test split; tasks come in turn."""
+    seed: int = 0
+    """Decides settings and noise."""
+    threads: int = 1
+    """CPU threads."""
+    max_minutes: float = 60.0
+    """Stops after this time; the same command goes on from there."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.pool_folder), "pool_folder is empty; name a folder for the candidates")
+        require(bool(self.fill_folder), "fill_folder is empty; name the fill model's folder")
+        require(len(self.batches) == 3, f"batches are {self.batches}; give three numbers")
+        require(min(self.batches) >= 0, f"batches are {self.batches}; use 0 or more")
+        require(0 <= self.seed < 2**31, f"seed is {self.seed}; use 0 to 2147483647")
+
+
+def files_of(pool: Path, split: Split) -> list[Path]:
+    """Return the files of a split, in order."""
+    return sorted(pool.glob(f"{split.value}-*.safetensors"))
+
+
+def gather(config: GatherConfig) -> None:
+    """Make what is missing; a file stands for a whole batch or is not there."""
+    torch.set_num_threads(config.threads)
+    pool, parts = Path(config.pool_folder), load_folder(Path(config.fill_folder))
+    pool.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * config.max_minutes
+    for split, count in zip(Split, config.batches, strict=True):
+        for number in range(count):
+            path = pool / f"{split.value}-{number:05d}.safetensors"
+            if path.exists() or time.monotonic() > end:
+                continue
+            settings = CollectConfig(seed=config.seed)
+            made = draw_candidates(parts, split, FIRST_INDEX + number, settings)
+            save_candidates(made, path)
+            log.info("%s: %d groups", path.name, BATCH)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    gather(GatherConfig.load(arguments.config))
+
+
+if __name__ == "__main__":
+    main()
