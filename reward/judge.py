@@ -37,6 +37,12 @@ class JudgeConfig:
         max=1 << 26,
         step=28 * 28,
     )
+    adapter: str = ""
+    """Folder of a LoRA adapter in PEFT format that the judge wears; empty: none."""
+    liger_kernel: bool = setting(
+        False,
+        "Fused kernels of the package liger-kernel, on a CUDA GPU: faster, the same answers.",
+    )
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""

@@ -16,7 +16,15 @@ from .query import Query, queries_for
 from .qwen_vl import QwenJudge
 from .score import Contest, Ranking, judge_pair, pick_best
 
-VIEWS = ("whole picture", "around the mask")
+VIEWS = (
+    "whole picture",
+    "around the mask",
+    "beside the source",
+    "around the mask, beside the source",
+)
+"""A judge that was trained with one of them should be asked with the same."""
+MARK = (1.0, 0.3, 0.2)
+"""Colour of the mask on a source that is shown; half of it."""
 CROP_FACTOR = 1.5
 """Side of the crop around the mask, in sides of the mask's box."""
 BYTES_PER_PIXEL = 16 * 1024
@@ -29,28 +37,78 @@ class View:
 
     kind: str = VIEWS[0]
     mask: torch.Tensor | None = None
-    """``[1 or B, H, W]``, 1 = repainted; needed for ``around the mask``."""
+    """``[1 or B, H, W]``, 1 = repainted; needed around the mask, marked on a source."""
+    source: torch.Tensor | None = None
+    """``[1 or B, H, W, 3]``, 0..1: the picture before the edit; needed beside the source."""
 
     def __post_init__(self) -> None:
-        """Refuse an unknown view, or a crop without a mask."""
-        if self.kind not in VIEWS:
-            raise ValueError(f"view is {self.kind!r}; choose one of: {', '.join(VIEWS)}")
-        if self.kind == VIEWS[1] and (self.mask is None or not bool((self.mask > 0).any())):
+        """Refuse an unknown view, or one without what it shows."""
+        check_view(self.kind)
+        if self.is_crop and (self.mask is None or not bool((self.mask > 0).any())):
             raise ValueError("the view around the mask needs a mask that is not empty")
+        if self.is_beside and self.source is None:
+            raise ValueError("the view beside the source needs the source; connect it")
 
-    def box(self, index: int, height: int, width: int) -> Box:
-        """Return what is shown of picture ``index``."""
-        whole = Box(0, 0, width, height)
-        if self.mask is None or self.kind == VIEWS[0]:
-            return whole
+    @property
+    def is_crop(self) -> bool:
+        """Whether only the surroundings of the mask are shown."""
+        return self.kind in (VIEWS[1], VIEWS[3])
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether the source stands to the left."""
+        return self.kind in VIEWS[2:]
+
+    def show(self, picture: torch.Tensor, index: int = 0) -> torch.Tensor:
+        """Return what the judge sees of picture ``[H, W, 3]`` number ``index``: ``[3, h, w]``.
+
+        Raises:
+            ValueError: Mask or source is not as large as the picture.
+        """
+        height, width, _ = picture.shape
+        box = self.box(index, height, width)
+        shown = [picture]
+        if self.is_beside:
+            shown.insert(0, self._marked_source(index, height, width).to(picture))
+        cut = [p[box.top : box.bottom, box.left : box.right].permute(2, 0, 1) for p in shown]
+        return torch.cat(cut, dim=2)
+
+    def _marked_source(self, index: int, height: int, width: int) -> torch.Tensor:
+        assert self.source is not None, "checked when the view was made"
+        source = self.source[index % len(self.source)].cpu().float()
+        if tuple(source.shape) != (height, width, 3):
+            raise ValueError(
+                f"source is {source.shape[1]}x{source.shape[0]} px but the pictures are "
+                f"{width}x{height} px; give the source that they were made from"
+            )
+        if self.mask is None:
+            return source
+        mask = self._mask(index, height, width)[..., None].cpu().float()
+        return source * (1 - mask / 2) + torch.tensor(MARK) * mask / 2
+
+    def _mask(self, index: int, height: int, width: int) -> torch.Tensor:
+        assert self.mask is not None, "asked for only where there is one"
         if tuple(self.mask.shape[-2:]) != (height, width):
             raise ValueError(
                 f"mask is {self.mask.shape[-1]}x{self.mask.shape[-2]} px but the pictures are "
                 f"{width}x{height} px; use the mask that they were made with"
             )
         masks = self.mask.reshape(-1, height, width)
-        found = bounding_box(masks[index % len(masks)].cpu())
+        return masks[index % len(masks)]
+
+    def box(self, index: int, height: int, width: int) -> Box:
+        """Return what is shown of picture ``index``."""
+        whole = Box(0, 0, width, height)
+        if not self.is_crop:
+            return whole
+        found = bounding_box(self._mask(index, height, width).cpu())
         return whole if found is None else context_box(found, (width, height), CROP_FACTOR, 16)
+
+
+def check_view(kind: str) -> None:
+    """Raise ValueError if there is no such view."""
+    if kind not in VIEWS:
+        raise ValueError(f"view is {kind!r}; choose one of: {'; '.join(VIEWS)}")
 
 
 def score_pairs(
@@ -141,10 +199,7 @@ def chosen_queries(
 
 def _shown(picture: torch.Tensor, view: View, index: int, host: Host) -> torch.Tensor:
     """Return what the judge sees, ``[3, h, w]``, on the host's device."""
-    height, width, _ = picture.shape
-    box = view.box(index, height, width)
-    seen = picture[box.top : box.bottom, box.left : box.right].permute(2, 0, 1)
-    return seen.to(host.device, torch.float32).clamp(0, 1)
+    return view.show(picture, index).to(host.device, torch.float32).clamp(0, 1)
 
 
 def _room(judge: QwenJudge, num_pictures: int) -> int:

@@ -85,15 +85,21 @@ class PreferenceSet:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for name in (PAIRS, GROUPS):
-            _drop_torn_line(folder / name)
+            drop_torn_line(folder / name)
 
     def add(self, preference: Preference) -> None:
         """Append a pair; it is on the disk when this returns."""
-        _append(self.folder / PAIRS, _to_json(preference))
+        append_line(self.folder / PAIRS, _to_json(preference))
 
     def add_group(self, group: CandidateGroup) -> None:
         """Append a candidate group; it is on the disk when this returns."""
-        _append(self.folder / GROUPS, _to_json(group))
+        append_line(self.folder / GROUPS, _to_json(group))
+
+    def replace_pairs(self, pairs: Iterable[Preference]) -> None:
+        """Put these pairs in the place of all there are, at once."""
+        temporary = self.folder / (PAIRS + ".tmp")
+        temporary.write_text("".join(_to_json(p) + "\n" for p in pairs), encoding="utf-8")
+        os.replace(temporary, self.folder / PAIRS)
 
     def pairs(self) -> list[Preference]:
         """Return all pairs.
@@ -152,6 +158,9 @@ def _check_names(record: Preference | CandidateGroup) -> None:
 
 def _to_json(record: Preference | CandidateGroup) -> str:
     values = asdict(record)
+    for name in ("source_file_name", "mask_file_name"):
+        # ``datasets`` takes null for "no picture", and "" for the folder itself.
+        values[name] = values[name] or None
     values["task"] = record.task.value
     if isinstance(record, Preference):
         values["dimension"] = record.dimension.value
@@ -171,6 +180,8 @@ def _from_json(cls: type[T], line: str) -> T:
     for name in ("file_names", "settings"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
+    for name in ("source_file_name", "mask_file_name"):
+        values[name] = values.get(name) or ""
     return cls(**values)
 
 
@@ -188,14 +199,16 @@ def _read(path: Path, cls: type[T]) -> list[T]:
     return records
 
 
-def _append(path: Path, line: str) -> None:
+def append_line(path: Path, line: str) -> None:
+    """Append a line; it is on the disk when this returns."""
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-def _drop_torn_line(path: Path) -> None:
+def drop_torn_line(path: Path) -> None:
+    """Cut off what follows the last line break: a line that a crash left unfinished."""
     if not path.exists():
         return
     data = path.read_bytes()

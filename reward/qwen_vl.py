@@ -6,6 +6,7 @@ at the one position where the answer begins; no other row of logits is computed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,9 @@ from torch import nn
 
 from ..fill.files import num_bytes, read_json, read_weights
 from ..fill.parts import Part
+from .adapter import WEIGHTS, check_adapter, put_on, read_notes
 from .judge import JudgeConfig, JudgeError
+from .liger import check_liger, use_liger
 from .preprocess import PatchConfig, read_patch_config, to_patches
 from .query import Query
 
@@ -59,6 +62,7 @@ class QwenJudge:
     """A judge in a transformers folder; weights are read when a host first makes it resident.
 
     Attributes:
+        config: What it was made from.
         part: The whole model, for the host.
         patches: How pictures are cut.
     """
@@ -69,16 +73,20 @@ class QwenJudge:
         Raises:
             FileNotFoundError: A file is missing.
             ValueError: Pickled or damaged weights.
-            JudgeError: No Qwen-VL model, or no single-token Yes and No.
+            JudgeError: No Qwen-VL model, an adapter for another question, or kernels that cannot
+                run here.
         """
+        self.config = config
         self._folder = Path(config.folder)
+        if config.liger_kernel:
+            check_liger(device)
         values = read_json(self._folder / "config.json")
         if values.get("model_type") not in MODEL_TYPES:
             raise JudgeError(
                 f"{self._folder} is a {values.get('model_type')} model, but a judge needs "
                 "Qwen2.5-VL or Qwen2-VL; choose such a folder"
             )
-        self._class = MODEL_TYPES[values["model_type"]]
+        self._type = values["model_type"]
         self._image_token = int(values["image_token_id"])
         self.patches: PatchConfig = read_patch_config(
             read_json(self._folder / "preprocessor_config.json"), config.max_pixels
@@ -86,8 +94,40 @@ class QwenJudge:
         auto = torch.float32 if device.type == "cpu" else torch.bfloat16
         dtype = DTYPES.get(config.precision, auto)
         size = num_bytes(read_weights(self._folder), dtype.itemsize)
+        if config.adapter:
+            size += num_bytes(check_adapter(Path(config.adapter)), torch.float32.itemsize)
         self._questions: dict[str, list[int]] = {}
         self.part = Part("judge", lambda: self._load(dtype), size, dtype)
+
+    @property
+    def folder(self) -> Path:
+        """What makes this judge what it is: its adapter's folder, else its own."""
+        return Path(self.config.adapter) if self.config.adapter else self._folder
+
+    @property
+    def label(self) -> str:
+        """A name for records: the model's, and the adapter's if it wears one."""
+        adapter = Path(self.config.adapter)
+        worn = f"+{adapter.parent.name}/{adapter.name}" if self.config.adapter else ""
+        return f"{self._folder.name}{worn}"
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What its training noted, such as the view of the pictures; empty if it is unknown."""
+        return read_notes(self.folder)
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest that changes when judge, adapter or what it sees of pictures changes."""
+        made = hashlib.blake2b(digest_size=8)
+        files = sorted(self._folder.glob("*.safetensors"))
+        if self.config.adapter:
+            files.append(Path(self.config.adapter) / WEIGHTS)
+        for file in files:
+            stat = file.stat()
+            made.update(f"{file.name}|{stat.st_size}|{stat.st_mtime_ns}|".encode())
+        made.update(f"{self.patches.max_pixels}|{self.part.dtype}".encode())
+        return made.hexdigest()
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -221,7 +261,7 @@ class QwenJudge:
     def _load(self, dtype: torch.dtype) -> nn.Module:
         import transformers
 
-        model, info = getattr(transformers, self._class).from_pretrained(
+        model, info = getattr(transformers, MODEL_TYPES[self._type]).from_pretrained(
             str(self._folder),
             dtype=dtype,
             local_files_only=True,
@@ -233,4 +273,8 @@ class QwenJudge:
             raise JudgeError(
                 f"{self._folder} lacks {len(missing)} weights ({missing[0]} ...); download it again"
             )
+        if self.config.liger_kernel:
+            use_liger(model, self._type)
+        if self.config.adapter:
+            put_on(model, Path(self.config.adapter))
         return model

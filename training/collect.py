@@ -20,6 +20,8 @@ from ..fill.models import FillModels
 from ..fill.pipeline import run_fill
 from ..reward.preference import CandidateGroup, PreferenceSet
 from .data import Condition, ConditionSet, save_picture
+from .processes import Processes
+from .progress import PartHost
 
 log = logging.getLogger("onereward.training")
 
@@ -40,12 +42,18 @@ class CollectConfig:
     """Least and most noise to start from."""
     negative_prompts: tuple[str, ...] = ("nsfw", "blurry", "low quality", "")
     """One is drawn for each candidate (the paper's four)."""
+    guidance: tuple[float, float] = (-1.0, -1.0)
+    """Least and most embedded guidance; -1 and -1: as the model's recipe says."""
+    max_conditions: int = 0
+    """Stop after this many conditions; 0: all."""
 
     def __post_init__(self) -> None:
         """Refuse empty ranges and values that sampling does not take."""
         if not 1 <= self.num_candidates <= 64:
             raise ValueError(f"num_candidates is {self.num_candidates}, but 1 to 64 is expected")
-        for name in ("steps", "true_cfg", "strength"):
+        if self.max_conditions < 0:
+            raise ValueError(f"max_conditions is {self.max_conditions}, but 0 or more is expected")
+        for name in ("steps", "true_cfg", "strength", "guidance"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} goes from {low} to {high}; give the smaller value first")
@@ -56,6 +64,7 @@ class CollectConfig:
                 steps=self.steps[low_or_high],
                 true_cfg=self.true_cfg[low_or_high],
                 strength=self.strength[low_or_high],
+                guidance=self.guidance[low_or_high],
             )
 
 
@@ -65,22 +74,34 @@ def collect(
     data: PreferenceSet,
     config: CollectConfig,
     host: Host,
+    processes: Processes | None = None,
 ) -> int:
     """Make the candidates of every condition that the data does not have yet; return how many.
 
     A group is listed only when all its pictures are written, so a run that stopped goes on with the
-    first condition that is not whole.
+    first condition that is not whole. Several processes share the conditions out; the first writes
+    the list, in the same order as one process would.
+
+    Raises:
+        OSError: The disk is full; what was listed is whole, and the same run goes on from there.
     """
+    processes = processes or Processes()
     known = {group.condition for group in data.groups()}
-    made = 0
-    for number, condition in enumerate(conditions.conditions):
-        if condition.name in known:
-            continue
+    wanted = conditions.conditions[: config.max_conditions or None]
+    missing = [condition for condition in wanted if condition.name not in known]
+    processes.wait()
+    for start in range(0, len(missing), processes.count):
         host.check_cancelled()
-        host.say(f"condition {number + 1} of {len(conditions.conditions)}: {condition.name}")
-        data.add_group(_make_group(conditions, condition, models, data.folder, config, host))
-        made += config.num_candidates
-    return made
+        mine = missing[start : start + processes.count][processes.rank :][:1]
+        group = None
+        for condition in mine:
+            log.info("condition %d of %d: %s", start + 1, len(missing), condition.name)
+            part = PartHost(host, start, len(missing))
+            group = _make_group(conditions, condition, models, data.folder, config, part)
+        for made in processes.gather(group):
+            if made is not None and processes.is_main:
+                data.add_group(made)
+    return len(missing) * config.num_candidates
 
 
 def draw_settings(config: CollectConfig, condition: str) -> Iterator[tuple[FillConfig, int]]:
@@ -91,15 +112,21 @@ def draw_settings(config: CollectConfig, condition: str) -> Iterator[tuple[FillC
         a, b, c = torch.rand(3, generator=generator).tolist()
         prompt = int(torch.randint(len(config.negative_prompts), (), generator=generator))
         seed = int(torch.randint(2**31, (), generator=generator))
+        d = float(torch.rand((), generator=generator)) if config.guidance != (-1.0, -1.0) else 0.0
         yield (
             FillConfig(
-                steps=round(config.steps[0] + a * (config.steps[1] - config.steps[0])),
-                true_cfg=config.true_cfg[0] + b * (config.true_cfg[1] - config.true_cfg[0]),
-                strength=config.strength[0] + c * (config.strength[1] - config.strength[0]),
+                steps=round(_between(config.steps, a)),
+                true_cfg=_between(config.true_cfg, b),
+                strength=_between(config.strength, c),
+                guidance=_between(config.guidance, d),
                 negative_prompt=config.negative_prompts[prompt],
             ),
             seed,
         )
+
+
+def _between(limits: tuple[float, float], share: float) -> float:
+    return limits[0] + share * (limits[1] - limits[0])
 
 
 def _make_group(
@@ -117,7 +144,8 @@ def _make_group(
     save_picture(place / "mask.png", mask[0])
     names, settings = [], []
     for number, (fill, seed) in enumerate(draw_settings(config, condition.name)):
-        result = run_fill(conditions.request(condition, config=fill, seed=seed), models, host)
+        part = PartHost(host, number, config.num_candidates)
+        result = run_fill(conditions.request(condition, config=fill, seed=seed), models, part)
         save_picture(place / f"{number}.png", result.image[0])
         names.append(f"images/{condition.name}/{number}.png")
         settings.append(asdict(fill) | {"seed": seed})

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...reward.preference import Preference, PreferenceSet
+from ...reward.judging import VIEWS, View
+from ...reward.preference import CandidateGroup, Preference, PreferenceSet
 from ...reward.query import Query
 from ..data import read_picture
 
@@ -78,11 +79,38 @@ def draw_batch(pairs: Sequence[Preference], step: int, batch: int, seed: int) ->
     return chosen
 
 
-def pictures_of(data: PreferenceSet, pair: Preference) -> tuple[Tensor, Tensor]:
-    """Return winner and loser of a pair, each ``[3, H, W]``, 0..1."""
+def pictures_of(
+    data: PreferenceSet, pair: Preference, view: str = VIEWS[0]
+) -> tuple[Tensor, Tensor]:
+    """Return what the judge sees of winner and loser, each ``[3, H, W]``, 0..1.
+
+    Raises:
+        ValueError: A picture cannot be read, the two differ in size, or the view needs a source or
+            a mask that the pair does not have.
+    """
     names = (pair.winner_file_name, pair.loser_file_name)
-    winner, loser = (read_picture(data.picture(name)).permute(2, 0, 1) for name in names)
-    return winner, loser
+    winner, loser = (read_picture(data.picture(name)) for name in names)
+    if winner.shape != loser.shape:
+        raise ValueError(
+            f"{names[0]} is {winner.shape[1]}x{winner.shape[0]} px but {names[1]} is "
+            f"{loser.shape[1]}x{loser.shape[0]} px; compare pictures of the same size"
+        )
+    seen = view_of(data, pair, view)
+    return seen.show(winner), seen.show(loser)
+
+
+def view_of(data: PreferenceSet, record: Preference | CandidateGroup, kind: str) -> View:
+    """Return a view with the source and the mask of a pair or a group."""
+    mask = source = None
+    if kind != VIEWS[0]:
+        if record.mask_file_name:
+            mask = read_picture(data.picture(record.mask_file_name), "L")[None]
+        if record.source_file_name:
+            source = read_picture(data.picture(record.source_file_name))[None]
+    try:
+        return View(kind=kind, mask=mask, source=source)
+    except ValueError as error:
+        raise ValueError(f"condition {record.condition}: {error}") from error
 
 
 def query_of(pair: Preference) -> Query:

@@ -1,144 +1,155 @@
-"""Teach a judge preferences.
+"""Teach a judge preferences: eq. 3 of OneReward, an adapter or all weights.
 
-`python -m onereward.training.judge.train config.json`
+`onereward train-judge config.json`, in one process or under `accelerate launch`.
 """
 
 import argparse
 import logging
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...reward.judge import JudgeConfig, JudgeError
+from ...fill.host import Host
+from ...reward.adapter import adapter_parameters, put_on, write_notes
+from ...reward.judge import JudgeError
 from ...reward.preference import Preference, PreferenceSet, by_split
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
+from ..host import TrainingHost, stopped_by_signals
 from ..objective import preference_loss
 from ..pretrain.run import (
+    Clock,
     RunFolder,
     Snapshot,
+    first_snapshot,
     flatten_optimizer,
     restore_optimizer,
-    run_stage,
     step_generator,
 )
+from ..processes import Processes
 from .config import JudgeTrainConfig
-from .pairs import Jitter, draw_batch, pictures_of, query_of
+from .evaluate import answer_pairs, ask_both_ways, on_device
+from .memory import training_bytes
+from .pairs import Jitter, draw_batch, pictures_of
 
 log = logging.getLogger("onereward.training")
+
+OnRecord = Callable[[Mapping[str, float]], None]
+"""Called with every line of the curve."""
 
 
 class JudgeTrainer:
     """One run: judge, data, optimiser and the next step to do."""
 
-    def __init__(self, config: JudgeTrainConfig) -> None:
-        """Load judge and data.
+    def __init__(
+        self,
+        config: JudgeTrainConfig,
+        host: Host | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        """Open the data and load the judge, a copy of its own.
 
         Raises:
             ValueError: The data has no pair to learn from.
-            JudgeError: The folder holds no judge.
+            JudgeError: The folder holds no judge, or the adapter does not fit.
         """
         self.config = config
+        self.processes = processes or Processes()
+        self.host = host or TrainingHost(self.processes.device)
         self.data = PreferenceSet(Path(config.data_folder))
         self.splits = by_split(self.data.pairs())
         if not self.splits["train"]:
             raise ValueError(
                 f"{config.data_folder} holds no pairs of its train split; collect more"
             )
-        judge = JudgeConfig(
-            folder=config.judge_folder, precision="fp32", max_pixels=config.max_pixels
-        )
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.judge = QwenJudge(judge, self.device)
+        self.judge = QwenJudge(config.judge(), self.host.device)
         _ = self.judge.answer_ids
-        self.judge.part.module.to(self.device)
-        self.parameters = _trainable(self.judge.part.module, config)
-        self.adam = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=0.0,
-            betas=(0.9, 0.98),
-            weight_decay=config.weight_decay,
-        )
+        _make_trainable(self.judge.part.module, config)
         self.step = 0
+        self.is_updating = False
+        """Whether weights and optimiser are half changed: no state to save."""
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name; first asked for when the judge is where it stays."""
+        return trained_parameters(self.judge.part.module, self.config)
+
+    @cached_property
+    def adam(self) -> torch.optim.AdamW:
+        """The optimiser; its rate is set at every step."""
+        decay = self.config.weight_decay
+        return torch.optim.AdamW(
+            self.parameters.values(), lr=0.0, betas=(0.9, 0.98), weight_decay=decay
+        )
 
     def train_step(self) -> float:
-        """Do one step of eq. 3; return the loss.
+        """Do one step of eq. 3; return the loss of this process's share.
 
         Raises:
             RuntimeError: If the loss is not finite.
         """
         config = self.config
-        rate = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-        self.adam.param_groups[0]["lr"] = rate
-        batch = draw_batch(self.splits["train"], self.step, config.batch, config.seed)
-        log_yes, log_no = self.answer(batch, step_generator(config.seed, self.step))
-        loss = preference_loss(log_yes, log_no)
-        if not torch.isfinite(loss):
-            raise RuntimeError(
-                f"the loss of step {self.step} is not finite; the last checkpoint in "
-                f"{config.run_folder} is good: go on from it with a lower learning_rate"
-            )
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm)
-        self.adam.step()
+        whole = draw_batch(
+            self.splits["train"], self.step, config.batch * self.processes.count, config.seed
+        )
+        first = self.processes.rank * config.batch
+        total = 0.0
         self.adam.zero_grad()
-        self.step += 1
-        return float(loss.detach())
+        with self._computing():
+            for start in range(0, config.batch, config.micro_batch):
+                self.host.check_cancelled()
+                places = range(start, min(start + config.micro_batch, config.batch))
+                share = len(places) / config.batch
+                loss = self.loss(whole, [first + place for place in places]) * share
+                self._check_finite(loss)
+                loss.backward()
+                total += float(loss.detach())
+        self._update()
+        return total
 
-    def answer(
-        self, pairs: Sequence[Preference], generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return log P("Yes") with the winner first and log P("No") with the loser first, ``[B]``.
-
-        Args:
-            pairs: What to ask about; every picture is encoded once.
-            generator: Source of the jitter; None: undisturbed.
-        """
+    def loss(self, whole: Sequence[Preference], places: Sequence[int]) -> Tensor:
+        """Return eq. 3 over some pairs of a step; each pair has a jitter of its own."""
         config = self.config
         jitter = Jitter(shift=config.shift, blur=config.blur, noise=config.noise)
-        pictures: list[Tensor] = []
-        for pair in pairs:
-            both = pictures_of(self.data, pair)
-            drawn = both if generator is None else jitter.apply(both, generator)
-            pictures.extend(picture.to(self.device) for picture in drawn)
-        encoded = self.judge.encode_many(pictures)
-        asked = []
-        for number, pair in enumerate(pairs):
-            winner, loser, query = encoded[2 * number], encoded[2 * number + 1], query_of(pair)
-            asked += [(winner, loser, query), (loser, winner, query)]
-        answers = self.judge.answer(asked)
-        return answers[0::2, 0], answers[1::2, 1]
+        pairs = [whole[place] for place in places]
+        pictures = []
+        for place, pair in zip(places, pairs, strict=True):
+            generator = step_generator(config.seed, self.step * len(whole) + place)
+            both = jitter.apply(pictures_of(self.data, pair, config.view), generator)
+            pictures.append(on_device(both, self.host.device))
+        answers = ask_both_ways(self.judge, pictures, pairs)
+        return preference_loss(answers[:, 0, 0], answers[:, 1, 1])
 
     @torch.no_grad()
     def report(self, split: str = "dev") -> JudgeReport:
         """Return accuracy, consistency and calibration on a held-out split."""
-        pairs = self.splits[split][: self.config.test_pairs]
-        answers: list[Answer] = []
-        for start in range(0, len(pairs), self.config.batch):
-            answers += self._answers(pairs[start : start + self.config.batch])
-        return make_report(answers)
+        return make_report(self.answers(split))
 
-    def _answers(self, pairs: Sequence[Preference]) -> list[Answer]:
-        encoded = [
-            self.judge.encode_many([picture.to(self.device) for picture in both])
-            for both in (pictures_of(self.data, pair) for pair in pairs)
-        ]
-        asked = []
-        for pair, (winner, loser) in zip(pairs, encoded, strict=True):
-            asked += [(winner, loser, query_of(pair)), (loser, winner, query_of(pair))]
-        yes = self.judge.answer(asked)[:, 0].exp().tolist()
-        return [
-            Answer(criterion=(pair.task, pair.dimension), winner_first=a, loser_first=b)
-            for pair, a, b in zip(pairs, yes[0::2], yes[1::2], strict=True)
-        ]
+    def answers(self, split: str = "dev") -> list[Answer]:
+        """Return the answers about a held-out split; every process asks about its share."""
+        pairs = self.splits[split][: self.config.test_pairs]
+        mine = pairs[self.processes.rank :: self.processes.count]
+        with self._computing():
+            answers = answer_pairs(
+                self.judge,
+                self.data,
+                mine,
+                lambda *_: self.host.check_cancelled(),
+                self.config.view,
+            )
+        return [answer for part in self.processes.gather(answers) for answer in part]
 
     def snapshot(self, seconds: float) -> Snapshot:
         """Return what the run needs to go on."""
-        tensors = {f"weights.{k}": p for k, p in self.parameters.items()}
+        tensors: dict[str, Tensor] = {f"weights.{k}": p for k, p in self.parameters.items()}
+        tensors["processes"] = torch.tensor(self.processes.count)
         return Snapshot(
             step=self.step,
             seconds=seconds,
@@ -147,66 +158,239 @@ class JudgeTrainer:
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
-        """Take over weights and optimiser state."""
+        """Take over weights and optimiser state; ValueError if they are another set-up's."""
+        count = int(snapshot.tensors.get("processes", torch.tensor(1)))
+        if count != self.processes.count:
+            raise ValueError(
+                f"this run was started on {count} processes and goes on with as many, but there "
+                f"are {self.processes.count}"
+            )
         for name, parameter in self.parameters.items():
             parameter.copy_(snapshot.tensors[f"weights.{name}"])
         restore_optimizer(self.adam, snapshot.tensors, "adam")
         self.step = snapshot.step
 
+    def export(self, run: Path) -> Path:
+        """Write the result as a folder that loads by itself: the whole judge, or its adapter."""
+        is_full = self.config.mode == "full"
+        current = run / ("judge" if is_full else "adapter")
+        fresh = current.with_name(current.name + ".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        if is_full:
+            # Weights in other shards would be taken for the new ones.
+            weights = shutil.ignore_patterns("*.safetensors*", "*.bin*", "report.json")
+            shutil.copytree(self.config.judge_folder, fresh, ignore=weights)
+        model: Any = self.judge.part.module
+        model.save_pretrained(fresh)
+        write_notes(
+            fresh,
+            base=Path(self.config.judge_folder).name,
+            steps=self.step,
+            view=self.config.view,
+            max_pixels=self.config.max_pixels,
+        )
+        shutil.rmtree(current, ignore_errors=True)
+        fresh.rename(current)
+        return current
 
-def _trainable(model: Any, config: JudgeTrainConfig) -> dict[str, nn.Parameter]:
-    """Put the adapter on, or free all weights; return what is trained, by name."""
-    if config.mode == "full":
-        model.requires_grad_(True)
-        return dict(model.named_parameters())
-    from peft import LoraConfig
+    def _update(self) -> None:
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        self.processes.sum(gradients)
+        for gradient in gradients:
+            gradient /= self.processes.count
+        nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
+        warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
+        self.adam.param_groups[0]["lr"] = self.config.peak_rate * warm
+        self.is_updating = True
+        self.adam.step()
+        self.adam.zero_grad()
+        self.step += 1
+        self.is_updating = False
 
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(config.seed)
-        model.add_adapter(LoraConfig(**config.adapter()))
-    found = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    def _check_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise RuntimeError(
+                f"the loss of step {self.step} is not finite; the last checkpoint in "
+                f"{self.config.run_folder} is good: go on from it with a lower learning_rate"
+            )
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        """Compute in bfloat16 where all weights are kept in float32 on a GPU."""
+        device, wanted = self.host.device.type, self.config.precision
+        is_half = wanted == "bf16" or (wanted == "auto" and device == "cuda")
+        if self.config.mode == "full" and is_half:
+            return torch.autocast(device, torch.bfloat16)
+        return nullcontext()
+
+
+def trained_parameters(model: nn.Module, config: JudgeTrainConfig) -> dict[str, nn.Parameter]:
+    """Return what is trained, by name."""
+    return dict(model.named_parameters()) if config.mode == "full" else adapter_parameters(model)
+
+
+def _make_trainable(model: Any, config: JudgeTrainConfig) -> None:
+    """Put the adapter on, in float32, or free all weights."""
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()  # transformers recomputes only then; these models have no dropout
+    if config.mode == "lora" and config.judge_adapter:
+        put_on(model, Path(config.judge_adapter))
+        _check_rank(model, config)
+    elif config.mode == "lora":
+        from peft import LoraConfig
+
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(config.seed)
+            model.add_adapter(LoraConfig(**config.adapter()))
+    found = trained_parameters(model, config)
     if not found:
         raise JudgeError(f"{config.judge_folder} has none of the layers an adapter goes on")
-    return found
+    for parameter in found.values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
 
 
-def train_judge(config: JudgeTrainConfig) -> None:
-    """Train until done or out of time; `judge/` or `adapter/` in the run folder is the result."""
-    torch.set_num_threads(config.threads)
-    folder, trainer = RunFolder(config), JudgeTrainer(config)
-
-    def measure() -> dict[str, float]:
-        if trainer.step % config.test_every or not trainer.splits["dev"]:
-            return {}
-        cells = trainer.report().cells.items()
-        return {f"{t.value}.{d.value}": round(cell.accuracy, 4) for (t, d), cell in cells}
-
-    run_stage(folder, trainer, config, config.steps, measure)
-    export(trainer, folder.path)
+def _check_rank(model: Any, config: JudgeTrainConfig) -> None:
+    (worn,) = model.peft_config.values()
+    if (worn.r, worn.lora_alpha) != (config.rank, config.alpha):
+        raise ValueError(
+            f"the adapter that the judge wears has rank {worn.r} and alpha {worn.lora_alpha:g}, "
+            f"but {config.rank} and {config.alpha:g} are set; set those of the adapter"
+        )
 
 
-def export(trainer: JudgeTrainer, run: Path) -> Path:
-    """Write the result as a folder that loads by itself: the whole judge, or its adapter."""
-    is_full = trainer.config.mode == "full"
-    current = run / ("judge" if is_full else "adapter")
-    fresh = current.with_name(current.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    if is_full:
-        shutil.copytree(trainer.config.judge_folder, fresh)
-    model: Any = trainer.judge.part.module
-    model.save_pretrained(fresh)
-    shutil.rmtree(current, ignore_errors=True)
-    fresh.rename(current)
-    return current
+def train_judge(
+    config: JudgeTrainConfig,
+    host: Host | None = None,
+    processes: Processes | None = None,
+    on_record: OnRecord | None = None,
+) -> Path:
+    """Train until done, out of time or cancelled; return the folder of the adapter or judge.
+
+    A run that was cancelled or killed goes on from its last checkpoint, exactly.
+
+    Raises:
+        ValueError: The data cannot be learned from, or the folder holds another run.
+        JudgeError: The folder holds no judge.
+    """
+    processes = processes or Processes()
+    host = host or TrainingHost(processes.device)
+    with torch.inference_mode(False), torch.enable_grad():
+        trainer = JudgeTrainer(config, host, processes)
+        host.say(describe(trainer))
+        trained = trained_parameters(trainer.judge.part.module, config)
+        need = training_bytes(trainer.judge, config, trained.values())
+        with host.resident(trainer.judge.part, activation_bytes=need):
+            return _Run(trainer, on_record).train()
 
 
-def main() -> None:
+def describe(trainer: JudgeTrainer) -> str:
+    """Say what there is to learn from."""
+    splits = trainer.splits
+    cells = Counter(f"{p.task.value} {p.dimension.value}" for p in splits["train"])
+    counts = ", ".join(f"{name} {num}" for name, num in sorted(cells.items()))
+    held_out = (
+        f"{len(splits['dev'])} held out"
+        if splits["dev"]
+        else ("none held out: accuracy cannot be measured until there are more conditions")
+    )
+    return f"{len(splits['train'])} pairs to learn from ({counts}); {held_out}"
+
+
+class _Run:
+    """A run in progress."""
+
+    def __init__(self, trainer: JudgeTrainer, on_record: OnRecord | None) -> None:
+        self.trainer, self.config, self.host = trainer, trainer.config, trainer.host
+        self.processes, self.on_record = trainer.processes, on_record
+        self.losses: list[float] = []
+        if self.processes.is_main:
+            self.folder = RunFolder(self.config)
+        self.processes.wait()
+        if not self.processes.is_main:
+            self.folder = RunFolder(self.config)
+        stored = first_snapshot(self.folder, self.config)
+        if stored:
+            trainer.restore(stored)
+            if self.processes.is_main:
+                self.folder.cut_curve(stored.step)
+        self.clock = Clock(self.config, stored.seconds if stored else 0.0)
+
+    def train(self) -> Path:
+        """Do the steps; save however they end."""
+        try:
+            while not self.processes.any(self.is_over()):
+                self.losses.append(self.trainer.train_step())
+                self.after_step()
+        finally:
+            # Half an optimiser's step is no state to go on from; the last checkpoint is.
+            if not self.trainer.is_updating:
+                self.save()
+        self.processes.wait()
+        return self.folder.path / ("judge" if self.config.mode == "full" else "adapter")
+
+    def is_over(self) -> bool:
+        """Whether all steps are done or the time is up."""
+        return self.trainer.step >= self.config.steps or self.clock.is_over(self.trainer.step)
+
+    def after_step(self) -> None:
+        """Do what is due after a step: a line of the curve, a measurement, a checkpoint."""
+        step = self.trainer.step
+        is_last = step >= self.config.steps
+        record: dict[str, float] = {}
+        if (step % self.config.test_every == 0 or is_last) and self.trainer.splits["dev"]:
+            record = accuracies(self.trainer.report())
+        if record or step % self.config.log_every == 0 or is_last:
+            self.record(record)
+        self.host.progress(step, self.config.steps)
+        if self.processes.any(self.clock.wants_checkpoint()):
+            self.save()
+
+    def record(self, measured: Mapping[str, float]) -> None:
+        """Write a line of the curve, with the mean loss since the last one."""
+        losses = [loss for part in self.processes.gather(self.losses) for loss in part]
+        self.losses = []
+        line = {"step": self.trainer.step, "seconds": round(self.clock.seconds(), 1)}
+        line |= {"loss": round(sum(losses) / len(losses), 4), **measured}
+        if not self.processes.is_main:
+            return
+        self.folder.append_curve(line)
+        log.info("%s %s", self.folder.path.name, line)
+        if self.on_record is not None:
+            self.on_record(line)
+
+    def save(self) -> None:
+        """Write the checkpoint, and the result so far."""
+        if self.processes.is_main:
+            self.folder.save(self.trainer.snapshot(self.clock.seconds()))
+            self.trainer.export(self.folder.path)
+
+
+def accuracies(report: JudgeReport) -> dict[str, float]:
+    """Return a report's accuracy over all pairs and per cell, for the curve."""
+    cells = report.cells.items()
+    num = sum(cell.num_pairs for _, cell in cells)
+    mean = sum(cell.accuracy * cell.num_pairs for _, cell in cells) / num
+    each = {f"{t.value}.{d.value}": round(cell.accuracy, 4) for (t, d), cell in cells}
+    return {"accuracy": round(mean, 4), **each}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    arguments = parser.parse_args()
+    path = parser.parse_args(arguments).config
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train_judge(JudgeTrainConfig.load(arguments.config))
+    run_headless(JudgeTrainConfig.load(path))
+
+
+def run_headless(config: JudgeTrainConfig) -> Path:
+    """Train in a plain process, or in one of many under ``accelerate launch``."""
+    torch.set_num_threads(config.threads)
+    processes = Processes()
+    host = TrainingHost(processes.device)
+    with stopped_by_signals(host.stop):
+        return train_judge(config, host, processes)
 
 
 if __name__ == "__main__":

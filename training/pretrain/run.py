@@ -65,6 +65,12 @@ class RunFolder:
         with (self.path / "curve.jsonl").open("a") as curve:
             curve.write(json.dumps(dict(record)) + "\n")
 
+    def read_curve(self) -> list[dict[str, float]]:
+        """Return all whole lines of the curve."""
+        path = self.path / "curve.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+
     def cut_curve(self, step: int) -> None:
         """Drop the lines after `step`, of a run that goes on from there."""
         path = self.path / "curve.jsonl"

@@ -63,6 +63,20 @@ def test_columns_are_those_of_an_image_folder(tmp_path: Path) -> None:
     }
 
 
+def test_pairs_can_be_replaced_at_once(tmp_path: Path) -> None:
+    data = PreferenceSet(tmp_path)
+    data.add(pair(0))
+    data.replace_pairs([pair(1), pair(2)])
+    assert PreferenceSet(tmp_path).pairs() == [pair(1), pair(2)]
+
+
+def test_a_picture_that_is_not_there_is_null(tmp_path: Path) -> None:
+    """For ``datasets`` an empty file name is the folder itself."""
+    PreferenceSet(tmp_path).add(pair())
+    assert json.loads((tmp_path / PAIRS).read_text())["source_file_name"] is None
+    assert PreferenceSet(tmp_path).pairs() == [pair()]
+
+
 @pytest.mark.parametrize("cut", [1, 7, 40])
 def test_a_torn_last_line_is_dropped_and_nothing_else(tmp_path: Path, cut: int) -> None:
     data = PreferenceSet(tmp_path)

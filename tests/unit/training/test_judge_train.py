@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from onereward.fill.task import Dimension, Task
+from onereward.reward.judge import JudgeConfig, JudgeError
 from onereward.reward.preference import Preference, PreferenceSet, split_of
+from onereward.reward.qwen_vl import QwenJudge
 from onereward.training.judge.config import JudgeTrainConfig
+from onereward.training.judge.evaluate import ask_both_ways
 from onereward.training.judge.pairs import Jitter, draw_batch, pictures_of
 from onereward.training.judge.train import JudgeTrainer, train_judge
-from support.judges import make_judge
+from onereward.training.pretrain.run import RunFolder
+from support.hosts import CancelledError, RecordingHost
+from support.judges import BUNDLED_LIKE, make_judge
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +88,129 @@ def test_stop_and_resume_equals_no_stop(
     assert [second.train_step(), second.train_step()] == losses[2:]
     for name, parameter in second.parameters.items():
         assert torch.equal(parameter, whole.parameters[name]), name
+
+
+def test_pieces_of_a_step_add_up_to_the_step(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """Micro-batches and checkpointing change memory, not the update; every pair has its jitter."""
+    updates = []
+    for changes in ({}, {"micro_batch": 1}, {"micro_batch": 3, "gradient_checkpointing": True}):
+        trainer = JudgeTrainer(config(tmp_path, judge_folder, data_folder, **changes))
+        trainer.train_step()
+        updates.append(torch.cat([p.detach().flatten() for p in trainer.parameters.values()]))
+    assert torch.allclose(updates[0], updates[1], atol=1e-5)
+    assert torch.allclose(updates[0], updates[2], atol=1e-5)
+
+
+def test_an_adapter_goes_on_the_language_model_alone(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    trainer = JudgeTrainer(config(tmp_path, judge_folder, data_folder))
+    assert trainer.parameters
+    assert all(".language_model." in name for name in trainer.parameters)
+    frozen = [p for n, p in trainer.judge.part.module.named_parameters() if "lora" not in n]
+    assert not any(p.requires_grad for p in frozen)
+
+
+def test_half_precision_weights_wear_full_precision_adapters(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    trainer = JudgeTrainer(config(tmp_path, judge_folder, data_folder, precision="bf16"))
+    assert math.isfinite(trainer.train_step())
+    assert {p.dtype for p in trainer.parameters.values()} == {torch.float32}
+    assert trainer.judge.part.dtype is torch.bfloat16
+
+
+def test_a_cancelled_run_keeps_its_work_and_goes_on_exactly(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    whole = config(tmp_path / "whole", judge_folder, data_folder)
+    train_judge(whole, RecordingHost())
+    parts = config(tmp_path / "parts", judge_folder, data_folder)
+    with pytest.raises(CancelledError):
+        train_judge(parts, RecordingHost(cancel_at_call=4))
+    assert (tmp_path / "parts" / "adapter" / "adapter_model.safetensors").is_file()
+    train_judge(parts, RecordingHost())
+    made, expected = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("parts", "whole")
+    )
+    assert all(torch.equal(made[key], expected[key]) for key in expected)
+    curves = [(tmp_path / name / "curve.jsonl").read_text() for name in ("parts", "whole")]
+    steps = [[json.loads(line)["step"] for line in curve.splitlines()] for curve in curves]
+    assert steps[0] == steps[1] == [2, 4]
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_with_nothing_else(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    train_judge(config(tmp_path / "long", judge_folder, data_folder, steps=6), RecordingHost())
+    short = config(tmp_path / "short", judge_folder, data_folder, steps=3)
+    train_judge(short, RecordingHost())
+    train_judge(replace(short, steps=6), RecordingHost())
+    made, expected = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("short", "long")
+    )
+    assert all(torch.equal(made[key], expected[key]) for key in expected)
+    with pytest.raises(ValueError, match=r"rank: 16 -> 4"):
+        train_judge(replace(short, rank=4), RecordingHost())
+
+
+def test_a_trained_adapter_loads_and_answers_as_it_did_when_trained(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    settings = config(tmp_path / "run", judge_folder, data_folder, learning_rate=1e-2)
+    adapter = train_judge(settings, RecordingHost())
+    trainer = JudgeTrainer(settings)
+    snapshot = RunFolder(settings).load()
+    assert snapshot is not None
+    trainer.restore(snapshot)
+    judge = QwenJudge(
+        JudgeConfig(folder=str(judge_folder), adapter=str(adapter)), torch.device("cpu")
+    )
+    pair = trainer.data.pairs()[0]
+    both = [pictures_of(trainer.data, pair)]
+    with torch.no_grad():
+        expected = ask_both_ways(trainer.judge, both, [pair])
+        assert torch.equal(ask_both_ways(judge, both, [pair]), expected)
+        plain = QwenJudge(JudgeConfig(folder=str(judge_folder)), torch.device("cpu"))
+        assert not torch.allclose(ask_both_ways(plain, both, [pair]), expected)
+    assert judge.notes["view"] == "whole picture"
+    assert judge.label == f"{judge_folder.name}+run/adapter"
+    assert judge.identity != plain.identity
+    more = replace(settings, run_folder=str(tmp_path / "more"), judge_adapter=str(adapter))
+    with torch.no_grad():
+        assert torch.equal(ask_both_ways(JudgeTrainer(more).judge, both, [pair]), expected)
+    with pytest.raises(ValueError, match="rank 16 and alpha 16, but 4 and 16 are set"):
+        JudgeTrainer(replace(more, rank=4))
+
+
+def test_adapters_that_do_not_fit_are_refused(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    adapter = train_judge(config(tmp_path / "run", judge_folder, data_folder), RecordingHost())
+    wide = make_judge(tmp_path / "wide", replace(BUNDLED_LIKE, width=128))
+    worn = JudgeConfig(folder=str(wide), adapter=str(adapter))
+    with pytest.raises(JudgeError, match="is for another model"):
+        _ = QwenJudge(worn, torch.device("cpu")).part.module
+    notes = json.loads((adapter / "onereward.json").read_text())
+    (adapter / "onereward.json").write_text(json.dumps(notes | {"template_version": 0}))
+    with pytest.raises(JudgeError, match="version 0 of the judge's question"):
+        QwenJudge(replace(worn, folder=str(judge_folder)), torch.device("cpu"))
+    (adapter / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    with pytest.raises(ValueError, match="is a IA3 adapter"):
+        QwenJudge(replace(worn, folder=str(judge_folder)), torch.device("cpu"))
+
+
+def test_liger_kernel_says_what_it_lacks(judge_folder: Path) -> None:
+    settings = JudgeConfig(folder=str(judge_folder), liger_kernel=True)
+    with pytest.raises(JudgeError, match="needs a CUDA GPU"):
+        QwenJudge(settings, torch.device("cpu"))
+    if importlib.util.find_spec("liger_kernel") is None:
+        with pytest.raises(JudgeError, match="pip install liger-kernel"):
+            QwenJudge(settings, torch.device("cuda"))
 
 
 def test_rate_zero_changes_nothing(judge_folder: Path, data_folder: Path, tmp_path: Path) -> None:

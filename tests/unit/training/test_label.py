@@ -1,19 +1,29 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import JudgeConfig
-from onereward.reward.preference import CandidateGroup, PreferenceSet
+from onereward.reward.preference import CandidateGroup, Preference, PreferenceSet
 from onereward.reward.query import queries_for
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.score import judge_pair
 from onereward.training.data import save_picture
-from onereward.training.label import label_by_judge, label_group
-from support.hosts import RecordingHost
+from onereward.training.label import LABELS, LabelConfig, label, label_group
+from onereward.training.labellers import (
+    JudgeLabeller,
+    MetricLabeller,
+    OracleLabeller,
+    make_labeller,
+)
+from onereward.world.conditions import TASKS, draw_conditions
+from onereward.world.splits import Split
+from support.hosts import CancelledError, RecordingHost
 from support.judges import make_judge
 
 GROUP = CandidateGroup(
@@ -64,22 +74,130 @@ def test_scores_that_do_not_fit_are_refused() -> None:
         label_group(GROUP, {}, -1, "human")
 
 
-def test_a_judges_label_is_its_own_verdict(tmp_path: Path) -> None:
+def saved_group(data: PreferenceSet, pictures: torch.Tensor, **changes: Any) -> CandidateGroup:
+    """Save candidates and list them."""
+    values: dict[str, Any] = {"task": Task.FILL, "condition": "c", "prompt": "a red circle"}
+    values |= changes
+    names = tuple(f"{values['condition']}-{number}.png" for number in range(len(pictures)))
+    for name, picture in zip(names, pictures, strict=True):
+        save_picture(data.folder / name, picture)
+    group = CandidateGroup(file_names=names, **values)
+    data.add_group(group)
+    return group
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> PreferenceSet:
+    return PreferenceSet(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> QwenJudge:
+    folder = make_judge(tmp_path_factory.mktemp("judge"))
+    return QwenJudge(JudgeConfig(folder=str(folder)), torch.device("cpu"))
+
+
+def test_a_judges_label_is_its_own_verdict(data: PreferenceSet, judge: QwenJudge) -> None:
     """With two candidates the winner is the one the judge prefers in the swapped comparison."""
-    data = PreferenceSet(tmp_path / "data")
-    generator = torch.Generator().manual_seed(0)
-    pictures = torch.rand(2, 64, 64, 3, generator=generator)
-    for number, picture in enumerate(pictures):
-        save_picture(data.folder / f"{number}.png", picture)
-    group = CandidateGroup(
-        file_names=("0.png", "1.png"), task=Task.FILL, condition="c", prompt="a red circle"
-    )
-    judge = QwenJudge(JudgeConfig(folder=str(make_judge(tmp_path / "judge"))), torch.device("cpu"))
-    pairs = label_by_judge(group, data, judge, 0.0, RecordingHost())
+    pictures = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    saved_group(data, pictures)
+    report = label(data, JudgeLabeller(judge), 0.0, RecordingHost())
     rounded = (pictures * 255).round() / 255
     with torch.no_grad():
         a, b = judge.encode_many([p.permute(2, 0, 1) for p in rounded])
     verdict = judge_pair(judge, a, b, queries_for(Task.FILL, "a red circle")).probabilities
+    pairs = data.pairs()
     assert {p.dimension for p in pairs} == set(verdict)
+    assert sum(report.kept.values()) == len(pairs) == 4
     for pair in pairs:
-        assert (pair.winner_file_name == "0.png") == (verdict[pair.dimension] > 0.5)
+        chance = verdict[pair.dimension]
+        assert (pair.winner_file_name == "c-0.png") == (chance > 0.5)
+        assert pair.confidence == pytest.approx(max(chance, 1 - chance), abs=1e-6)
+        assert pair.judged_by == f"judge:{judge.label}"
+
+
+def test_a_cancelled_run_goes_on_and_another_margin_asks_nobody(
+    data: PreferenceSet, judge: QwenJudge
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for number in range(3):
+        saved_group(data, torch.rand(3, 32, 32, 3, generator=generator), condition=f"c{number}")
+    with pytest.raises(CancelledError):
+        label(data, JudgeLabeller(judge), 0.0, RecordingHost(cancel_at_call=10))
+    some = len((data.folder / LABELS).read_text().splitlines())
+    assert 0 < some < 3
+    human = Preference(
+        winner_file_name="a.png",
+        loser_file_name="b.png",
+        task=Task.FILL,
+        dimension=Dimension.STRUCTURE,
+        condition="c0",
+        judged_by="human",
+    )
+    data.add(human)
+    label(data, JudgeLabeller(judge), 0.0, RecordingHost())
+    assert len(data.pairs()) == 1 + 3 * 4
+    again = RecordingHost(cancel_at_call=1)
+    assert label(data, JudgeLabeller(judge), 1.0, again).dropped == 1.0
+    assert data.pairs() == [human], "pairs of others stay"
+
+
+def test_the_oracle_prefers_the_truth(data: PreferenceSet) -> None:
+    for task in Task:
+        scene = draw_conditions(Split.TRAIN, 7, torch.tensor([TASKS.index(task.value)]))
+        grey = torch.where(scene.mask[0, ..., None] > 0, 0.5, scene.source[0].permute(1, 2, 0))
+        pictures = torch.stack([grey, scene.target[0].permute(1, 2, 0)])
+        name = f"world-train-{task.value}-7"
+        saved_group(data, pictures, task=task, condition=name, prompt=scene.prompts[0])
+    label(data, OracleLabeller(), 0.1, RecordingHost())
+    pairs = data.pairs()
+    assert {pair.task for pair in pairs} == set(Task)
+    assert all(pair.winner_file_name.endswith("-1.png") for pair in pairs)
+    assert {pair.judged_by for pair in pairs} == {"oracle"}
+
+
+def test_metrics_see_a_seam(data: PreferenceSet) -> None:
+    clean = torch.full((32, 32, 3), 0.5)
+    seamed = clean.clone()
+    seamed[8:24, 8:24] = 0.9
+    mask = torch.zeros(32, 32)
+    mask[8:24, 8:24] = 1
+    save_picture(data.folder / "mask.png", mask)
+    saved_group(data, torch.stack([seamed, clean]), mask_file_name="mask.png")
+    label(data, MetricLabeller(), 0.2, RecordingHost())
+    (pair,) = data.pairs()
+    assert (pair.winner_file_name, pair.dimension) == ("c-1.png", Dimension.CONSISTENCY)
+    assert pair.judged_by == "metric:seam_step"
+
+
+def test_words_are_read_by_ocr_or_it_says_how_to_install_it(data: PreferenceSet) -> None:
+    save_picture(data.folder / "mask.png", torch.ones(64, 160))
+    pictures = torch.ones(2, 64, 160, 3)
+    saved_group(data, pictures, task=Task.TEXT, mask_file_name="mask.png", prompt='the words "AB"')
+    if importlib.util.find_spec("rapidocr") is None:
+        with pytest.raises(ImportError, match="pip install rapidocr"):
+            label(data, MetricLabeller(), 0.2, RecordingHost())
+    else:
+        assert label(data, MetricLabeller(), 0.2, RecordingHost()).dropped == 1.0
+
+
+def test_what_cannot_be_labelled_is_refused_before_any_work(
+    data: PreferenceSet, judge: QwenJudge
+) -> None:
+    host = RecordingHost()
+    with pytest.raises(ValueError, match="holds no candidates; collect some first"):
+        label(data, OracleLabeller(), 0.1, host)
+    group = saved_group(data, torch.rand(2, 32, 32, 3), condition="holiday")
+    with pytest.raises(ValueError, match=r"1 of 1 conditions are none \(holiday\)"):
+        label(data, OracleLabeller(), 0.1, host)
+    with pytest.raises(ValueError, match="holiday has no mask"):
+        label(data, MetricLabeller(), 0.1, host)
+    with pytest.raises(ValueError, match="no judge is connected"):
+        make_labeller(LabelConfig(), None)
+    with pytest.raises(ValueError, match="condition holiday: the view beside the source needs"):
+        label(data, JudgeLabeller(judge, "beside the source"), 0.1, host)
+    with pytest.raises(ValueError, match="choose one of: judge, metrics"):
+        LabelConfig(labeller="neighbour")
+    save_picture(data.folder / group.file_names[1], torch.rand(16, 32, 3))
+    with pytest.raises(ValueError, match="holiday differ in size"):
+        label(data, JudgeLabeller(judge), 0.1, host)

@@ -1,0 +1,97 @@
+"""Trained adapters of a judge: PEFT folders of safetensors, put on when the judge is loaded.
+
+Beside PEFT's own two files lies ``onereward.json``: which question and which view of the pictures
+the adapter was trained for. Adapters from elsewhere have none, and are taken as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..fill.files import TensorInfo, read_header, read_json
+from .judge import JudgeError
+from .query import TEMPLATE_VERSION
+
+CONFIG, WEIGHTS, NOTES = "adapter_config.json", "adapter_model.safetensors", "onereward.json"
+NAME = "default"
+"""PEFT's name of the one adapter on a judge."""
+_PREFIX = "base_model.model."
+# Modules had shorter names when older adapters were written.
+_RENAMED = {"model.layers.": "model.language_model.layers.", "visual.": "model.visual."}
+
+
+def check_adapter(folder: Path) -> dict[str, TensorInfo]:
+    """Return the tensors of an adapter, without loading anything.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: No LoRA adapter, or a damaged file.
+        JudgeError: It was trained for another question than this version asks.
+    """
+    kind = read_json(folder / CONFIG).get("peft_type")
+    if kind != "LORA":
+        raise ValueError(f"{folder} is a {kind} adapter, but a LoRA adapter is expected")
+    tensors, _ = read_header(folder / WEIGHTS)
+    version = read_notes(folder).get("template_version", TEMPLATE_VERSION)
+    if version != TEMPLATE_VERSION:
+        raise JudgeError(
+            f"{folder} was trained for version {version} of the judge's question, but this version "
+            f"asks version {TEMPLATE_VERSION}; train the adapter again"
+        )
+    return tensors
+
+
+def read_notes(folder: Path) -> dict[str, Any]:
+    """Return what training noted about an adapter or a judge; empty for one from elsewhere."""
+    return read_json(folder / NOTES) if (folder / NOTES).is_file() else {}
+
+
+def write_notes(folder: Path, **notes: Any) -> None:
+    """Note how an adapter or a judge was trained."""
+    values = {"format": 1, "template_version": TEMPLATE_VERSION, **notes}
+    (folder / NOTES).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def put_on(model: nn.Module, folder: Path) -> None:
+    """Put an adapter on a freshly loaded judge, in float32 as it was trained.
+
+    Raises:
+        JudgeError: It is for another model.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import load_file
+
+    judge: Any = model
+    judge.add_adapter(LoraConfig.from_pretrained(str(folder)), NAME)
+    slots = adapter_parameters(model)
+    filled: set[str] = set()
+    with torch.no_grad():
+        for key, value in load_file(folder / WEIGHTS).items():
+            name = _parameter_name(key, slots)
+            if name is None or slots[name].shape != value.shape:
+                raise JudgeError(
+                    f"{folder} is for another model: this judge has no place for {key} of shape "
+                    f"{list(value.shape)}"
+                )
+            slots[name].data = value.to(slots[name].device, torch.float32)
+            filled.add(name)
+    if missing := sorted(set(slots) - filled):
+        raise JudgeError(f"{folder} lacks {missing[0]}; the adapter is incomplete")
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the adapter's parameters by name, those that PEFT has put on the model."""
+    return {n: p for n, p in model.named_parameters() if f".{NAME}." in n and "lora_" in n}
+
+
+def _parameter_name(key: str, slots: dict[str, nn.Parameter]) -> str | None:
+    module, _, end = key.removeprefix(_PREFIX).partition(".lora_")
+    kind, _, leaf = end.partition(".")
+    names = [module, *(new + module.removeprefix(old) for old, new in _RENAMED.items())]
+    found = (f"{name}.lora_{kind}.{NAME}.{leaf}" for name in names)
+    return next((name for name in found if name in slots), None)

@@ -1,0 +1,71 @@
+"""Ask a judge about preference pairs whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ...reward.judging import VIEWS
+from ...reward.preference import Preference, PreferenceSet
+from ...reward.qwen_vl import QwenJudge
+from ...reward.report import Answer
+from .pairs import pictures_of, query_of
+
+BATCH = 4
+"""Pairs computed at once."""
+Both = tuple[Tensor, Tensor]
+"""What the judge sees of winner and loser, each ``[3, H, W]``, 0..1, on its device."""
+
+
+def ask_both_ways(
+    judge: QwenJudge, pictures: Sequence[Both], pairs: Sequence[Preference]
+) -> Tensor:
+    """Return log P("Yes") and log P("No"), ``[B, 2, 2]``: winner first, then loser first.
+
+    Every picture is encoded once; differentiable.
+    """
+    encoded = judge.encode_many([picture for both in pictures for picture in both])
+    asked = []
+    for number, pair in enumerate(pairs):
+        winner, loser, query = encoded[2 * number], encoded[2 * number + 1], query_of(pair)
+        asked += [(winner, loser, query), (loser, winner, query)]
+    return judge.answer(asked).reshape(len(pairs), 2, 2)
+
+
+@torch.no_grad()
+def answer_pairs(
+    judge: QwenJudge,
+    data: PreferenceSet,
+    pairs: Sequence[Preference],
+    tick: Callable[[int, int], None],
+    view: str = VIEWS[0],
+) -> list[Answer]:
+    """Return the judge's answers, for a report; the judge is on its device already.
+
+    Args:
+        judge: The judge.
+        data: Where the pictures are.
+        pairs: What to ask about.
+        tick: Called with the number of pairs done and of all (progress and cancel).
+        view: What the judge sees of the pictures.
+    """
+    device = next(judge.part.module.parameters()).device
+    answers: list[Answer] = []
+    for start in range(0, len(pairs), BATCH):
+        tick(start, len(pairs))
+        part = pairs[start : start + BATCH]
+        pictures = [on_device(pictures_of(data, pair, view), device) for pair in part]
+        yes = ask_both_ways(judge, pictures, part)[:, :, 0].exp().tolist()
+        answers += [
+            Answer(criterion=(pair.task, pair.dimension), winner_first=a, loser_first=b)
+            for pair, (a, b) in zip(part, yes, strict=True)
+        ]
+    return answers
+
+
+def on_device(both: Both, device: torch.device) -> Both:
+    """Move both pictures."""
+    winner, loser = both
+    return winner.to(device), loser.to(device)

@@ -1,0 +1,42 @@
+"""How much memory a step of judge training takes beside the weights; leans towards too much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from ...reward.judging import BYTES_PER_PIXEL
+from ...reward.qwen_vl import QwenJudge
+from .config import JudgeTrainConfig
+
+TEXT_TOKENS = 200
+"""Longest question with its chat template, in tokens."""
+WIDTHS_PER_LAYER, INNER_PER_LAYER = 14, 4
+"""Activations of one layer that its backward pass needs, in widths and in feed-forward widths."""
+
+
+def training_bytes(
+    judge: QwenJudge, config: JudgeTrainConfig, trained: Iterable[nn.Parameter]
+) -> int:
+    """Return the bytes of activations, gradients and optimiser state.
+
+    Args:
+        judge: The judge, loaded.
+        config: Batch sizes, precision, checkpointing.
+        trained: Its trained parameters; each takes a gradient and two averages in float32.
+    """
+    model: Any = judge.part.module
+    text = getattr(model.config, "text_config", model.config)
+    pixels_per_token = judge.patches.factor**2
+    tokens = 2 * judge.patches.max_pixels // pixels_per_token + TEXT_TOKENS
+    tokens *= 2 * config.micro_batch
+    value = 2 if config.mode == "full" else judge.part.dtype.itemsize
+    layer = tokens * value
+    layer *= WIDTHS_PER_LAYER * text.hidden_size + INNER_PER_LAYER * text.intermediate_size
+    kept = text.num_hidden_layers * layer
+    if config.gradient_checkpointing:
+        kept = text.num_hidden_layers * tokens * value * text.hidden_size + layer
+    vision = 2 * config.micro_batch * judge.patches.max_pixels * BYTES_PER_PIXEL
+    return int(kept + vision + 12 * sum(p.numel() for p in trained))

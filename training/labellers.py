@@ -1,0 +1,179 @@
+"""Who can label: a judge, metrics that need no judge, the oracle of the toy world."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..fill.host import Host
+from ..fill.task import Dimension, Task
+from ..reward.judging import VIEWS, rank_candidates
+from ..reward.metrics import seam_step, text_correct
+from ..reward.preference import CandidateGroup, PreferenceSet
+from ..reward.query import queries_for
+from ..reward.qwen_vl import QwenJudge
+from ..reward.score import METHODS, Contest
+from ..world import oracle
+from ..world.conditions import TASKS as WORLD_TASKS
+from ..world.conditions import draw_conditions
+from .data import read_picture
+from .judge.pairs import view_of
+from .label import LABELLERS, LabelConfig, Labeller, Verdict
+from .make_conditions import scene_of
+
+SEAM_SCALE = 0.1
+"""Step across the mask's border at which the seam score has fallen to 1/e."""
+_METRICS = {Dimension.CONSISTENCY: "seam_step", Dimension.TEXT_ALIGNMENT: "text_correct"}
+
+
+def make_labeller(config: LabelConfig, judge: QwenJudge | None) -> Labeller:
+    """Return the labeller that a config asks for; ValueError if it needs a judge."""
+    if config.labeller == LABELLERS[1]:
+        return MetricLabeller()
+    if config.labeller == LABELLERS[2]:
+        return OracleLabeller()
+    if judge is None:
+        raise ValueError("labeller is judge, but no judge is connected; connect one")
+    return JudgeLabeller(judge, config.view)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeLabeller:
+    """Lets a judge compare every two candidates; the score is the mean P(better than the others).
+
+    The pairs of its own labels teach a judge what it thinks already; they serve to pass on what a
+    larger judge knows, and as a start for people to correct.
+    """
+
+    judge: QwenJudge
+    view: str = VIEWS[0]
+
+    @property
+    def identity(self) -> str:
+        """The judge's own, and the view."""
+        return f"{self.judge.identity}|{self.view}"
+
+    def judged_by(self, dimension: Dimension) -> str:
+        """Return the judge's name."""
+        del dimension
+        return f"judge:{self.judge.label}"
+
+    def check(self, groups: Sequence[CandidateGroup]) -> None:
+        """Refuse a judge without Yes and No (JudgeError)."""
+        del groups
+        _ = self.judge.answer_ids
+
+    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+        """Compare every two candidates; every picture is encoded once."""
+        queries = queries_for(group.task, group.prompt)
+        contest = Contest(method=METHODS[1])
+        seen = view_of(data, group, self.view)
+        pictures = _pictures(group, data)
+        ranking = rank_candidates(self.judge, pictures, queries, host, seen, contest)
+        wins: dict[tuple[Dimension, int, int], float] = {}
+        chances: dict[Dimension, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for done in ranking.comparisons:
+            for dimension, p in done.judgement.probabilities.items():
+                for a, b, chance in (
+                    (done.first, done.second, p),
+                    (done.second, done.first, 1 - p),
+                ):
+                    wins[dimension, a, b] = chance
+                    chances[dimension][a].append(chance)
+        scores = {
+            dimension: [sum(each[i]) / len(each[i]) for i in range(len(pictures))]
+            for dimension, each in chances.items()
+        }
+        return Verdict(scores=scores, wins=wins)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLabeller:
+    """Numbers that mean what their names say; where no metric fits, nothing is labelled."""
+
+    @property
+    def identity(self) -> str:
+        """The metrics and their scale."""
+        return f"metrics|seam_step {SEAM_SCALE}|text_correct"
+
+    def judged_by(self, dimension: Dimension) -> str:
+        """Return the metric's name."""
+        return f"metric:{_METRICS.get(dimension, 'none')}"
+
+    def check(self, groups: Sequence[CandidateGroup]) -> None:
+        """Refuse groups without masks; ImportError if words are to be read without a reader."""
+        for group in groups:
+            if not group.mask_file_name:
+                raise ValueError(f"condition {group.condition} has no mask, which metrics need")
+        if any(group.task is Task.TEXT for group in groups):
+            text_correct(torch.zeros(1, 16, 16, 3), "x")
+
+    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+        """Measure every candidate."""
+        host.check_cancelled()
+        pictures = _pictures(group, data)
+        scores: dict[Dimension, list[float]] = {}
+        if group.task is not Task.REMOVE:
+            mask = read_picture(data.picture(group.mask_file_name), "L").expand(
+                len(pictures), -1, -1
+            )
+            steps = seam_step(pictures, mask).clamp(min=0)
+            scores[Dimension.CONSISTENCY] = torch.exp(-steps / SEAM_SCALE).tolist()
+        if group.task is Task.TEXT:
+            scores[Dimension.TEXT_ALIGNMENT] = text_correct(pictures, _quoted(group.prompt))
+        return Verdict(scores=scores)
+
+
+@dataclass(frozen=True, slots=True)
+class OracleLabeller:
+    """The toy world's own truth."""
+
+    @property
+    def identity(self) -> str:
+        """There is one oracle."""
+        return "toy world oracle"
+
+    def judged_by(self, dimension: Dimension) -> str:
+        """Return the oracle's name."""
+        del dimension
+        return "oracle"
+
+    def check(self, groups: Sequence[CandidateGroup]) -> None:
+        """Refuse conditions that are no scenes of the toy world."""
+        others = [group.condition for group in groups if scene_of(group.condition) is None]
+        if others:
+            raise ValueError(
+                f"the oracle knows scenes of the toy world only, but {len(others)} of "
+                f"{len(groups)} conditions are none ({others[0]}); label with a judge or metrics"
+            )
+
+    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+        """Score every candidate."""
+        host.check_cancelled()
+        scene = scene_of(group.condition)
+        assert scene is not None, "checked before"
+        split, task, index = scene
+        pictures = _pictures(group, data).permute(0, 3, 1, 2)
+        drawn = draw_conditions(split, index, torch.tensor([WORLD_TASKS.index(task.value)]))
+        rows = torch.zeros(len(pictures), dtype=torch.long)
+        scores = oracle.judge(pictures, drawn.select(rows)).scores
+        known = {Dimension(name): values.tolist() for name, values in scores.items()}
+        return Verdict(scores={d: v for d, v in known.items() if math.isfinite(sum(v))})
+
+
+def _pictures(group: CandidateGroup, data: PreferenceSet) -> Tensor:
+    """Read all candidates, ``[N, H, W, 3]``."""
+    read = [read_picture(data.picture(name)) for name in group.file_names]
+    if len({tuple(picture.shape) for picture in read}) > 1:
+        raise ValueError(f"the candidates of condition {group.condition} differ in size")
+    return torch.stack(read)
+
+
+def _quoted(prompt: str) -> str:
+    """Return the words of a text prompt: what stands in double quotes."""
+    return " ".join(prompt.split('"')[1::2])
