@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...fill.host import Host
 from ...fill.memory import NotEnoughMemory, is_out_of_memory
 from ...fill.models import FillModels, load_fill_models
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import read_report
-from ..data import ConditionSet
+from ..data import ConditionSet, save_picture
 from ..loop import PolicyTrainer, Surroundings
 from ..pretrain.run import Clock, RunFolder, first_snapshot
 from ..processes import Processes
 from .adapter import write_adapter
+from .board import draw_board
 from .config import LORA, PolicyTrainConfig
 from .gate import ALL_CELLS, Gate, make_gate
 from .references import ReferenceStore
 from .rewards import JudgeReward, OracleReward, Reward
 from .samples import SampleSource
+from .watch import Watch
 from .weights import Policy
 
 log = logging.getLogger("onereward.training")
@@ -42,7 +46,7 @@ class Loaded:
     held_out_judge: QwenJudge | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PolicyResult:
     """What a run has come to."""
 
@@ -51,7 +55,11 @@ class PolicyResult:
     step: int
     """Steps done."""
     notes: tuple[str, ...]
-    """What the user should know."""
+    """What the user should know: cells left out, why it stopped."""
+    board: Tensor
+    """Curves and pictures, ``[H, W, 3]``, 0..1."""
+    curve: tuple[Mapping[str, float], ...]
+    """A record per step."""
 
 
 def load(config: PolicyTrainConfig, device: torch.device) -> Loaded:
@@ -115,7 +123,8 @@ class PolicyRun:
             )
         conditions = ConditionSet(Path(config.conditions_folder))
         self.gate = _gate(config)
-        for note in self.gate.notes:
+        self.notes = list(self.gate.notes)
+        for note in self.notes:
             host.say(note)
         self.folder = RunFolder(config)
         source = SampleSource(config, conditions, loaded.models, self.gate, host)
@@ -132,10 +141,14 @@ class PolicyRun:
             reward = JudgeReward(config, loaded.models, loaded.judges, host)
         policy = Policy(loaded.models, config, host.device)
         self.trainer = PolicyTrainer(config, policy, source, reward, surroundings)
+        self.watch = Watch(self.trainer, loaded.judges, loaded.held_out_judge)
         stored = first_snapshot(self.folder, config)
         if stored:
             self.trainer.restore(stored)
+            self.watch.restore(stored.tensors)
             self.folder.cut_curve(stored.step)
+        self.curve = self.folder.read_curve()
+        self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self.clock = Clock(config, stored.seconds if stored else 0.0)
 
     def train(self) -> None:
@@ -151,31 +164,72 @@ class PolicyRun:
                 raise NotEnoughMemory(_advice(self.config)) from error
             raise
         self.save()
+        self.keep_best()
 
     def is_over(self) -> bool:
-        """Whether all steps are done or the time is up."""
-        return self.trainer.step >= self.config.steps or self.clock.is_over(self.trainer.step)
+        """Whether all steps are done, the time is up, or there is a reason to stop."""
+        if self.trainer.step >= self.config.steps or self.clock.is_over(self.trainer.step):
+            return True
+        return self.watch.reason_to_stop() is not None
 
     def step(self) -> None:
         """Do one step, and what is due after it."""
         record = self.trainer.train_step()
-        step, seconds = self.trainer.step, self.clock.seconds()
-        line = {"step": step, "seconds": round(seconds, 2)}
-        line |= {name: round(value, 6) for name, value in record.items()}
+        step, seconds = self.trainer.step, round(self.clock.seconds(), 2)
         if self.processes.is_main:
-            self.folder.append_curve(line)
-        if step % self.config.log_every == 0:
-            log.info("%s %s", self.folder.path.name, line)
-        self.host.progress(step, self.config.steps)
+            if self.watch.is_due():
+                record |= self.look()
+            rounded = {name: round(value, 6) for name, value in record.items()}
+            self.curve.append({"step": step, "seconds": seconds, **rounded})
+            self.folder.append_curve(self.curve[-1])
+            if step % self.config.log_every == 0:
+                log.info("%s %s", self.folder.path.name, self.curve[-1])
+            self.host.progress(step, self.config.steps, self.board)
         if self.clock.wants_checkpoint():
             self.save()
+
+    def look(self) -> dict[str, float]:
+        """Look at held-out conditions; keep the weights, the best and the last few."""
+        look = self.watch.look()
+        self.rows = look.rows
+        results = self.folder.path / "results"
+        results.mkdir(exist_ok=True)
+        name = f"step-{self.trainer.step:06d}"
+        if self.watch.is_best(look):
+            self.export(results / f"best{self.ending}")
+        self.export(results / f"{name}{self.ending}")
+        for old in sorted(results.glob(f"step-*{self.ending}"))[: -self.config.keep]:
+            _remove(old)
+        save_picture(self.folder.path / "board.png", self.board())
+        return look.record()
+
+    def board(self) -> Tensor:
+        """Return curves and pictures so far, ``[H, W, 3]``, 0..1."""
+        return draw_board(self.curve, self.rows)
 
     def save(self) -> None:
         """Write the checkpoint and the weights."""
         if not self.processes.is_main:
             return
-        self.folder.save(self.trainer.snapshot(self.clock.seconds()))
+        snapshot = self.trainer.snapshot(self.clock.seconds())
+        self.folder.save(replace(snapshot, tensors=snapshot.tensors | self.watch.tensors()))
         self.export(self.folder.path / self.name)
+
+    def keep_best(self) -> None:
+        """Make the best look the result of a run that stopped itself."""
+        reason = self.watch.reason_to_stop()
+        best = self.folder.path / "results" / f"best{self.ending}"
+        if reason is None or not self.processes.is_main:
+            return
+        self.notes.append(reason)
+        self.host.say(reason)
+        if best.exists():
+            _copy(best, self.folder.path / self.name)
+
+    @property
+    def ending(self) -> str:
+        """Of every result's name: a file of a LoRA, a folder of a transformer."""
+        return Path(self.name).suffix
 
     @property
     def name(self) -> str:
@@ -189,10 +243,10 @@ class PolicyRun:
             write_adapter(path, policy.weights(config.result), config, self.about())
             return
         fresh = path.with_name(path.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
+        _remove(fresh)
         with policy.as_result():
             policy.module.save_pretrained(fresh)
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
         fresh.rename(path)
 
     def about(self) -> dict[str, Any]:
@@ -212,7 +266,11 @@ class PolicyRun:
     def result(self) -> PolicyResult:
         """Return what the run has come to."""
         return PolicyResult(
-            path=self.folder.path / self.name, step=self.trainer.step, notes=self.gate.notes
+            path=self.folder.path / self.name,
+            step=self.trainer.step,
+            notes=tuple(self.notes),
+            board=self.board(),
+            curve=tuple(self.curve),
         )
 
 
@@ -220,6 +278,23 @@ def _gate(config: PolicyTrainConfig) -> Gate:
     if not config.needs_judge:
         return Gate(cells=frozenset(ALL_CELLS))
     return make_gate([read_report(Path(folder)) for folder in config.judge_folders], config.gate)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Replace a result by another; a stop in between leaves one of them whole."""
+    fresh = target.with_name(target.name + ".new")
+    _remove(fresh)
+    (shutil.copytree if source.is_dir() else shutil.copy)(source, fresh)
+    if target.is_dir():
+        _remove(target)
+    fresh.replace(target)
 
 
 def _advice(config: PolicyTrainConfig) -> str:

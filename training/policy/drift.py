@@ -1,0 +1,105 @@
+"""How pictures move away from the start's: the traces that a hacked reward leaves.
+
+Every measure is of the area that is replaced, on pictures made from the same noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LAPLACE = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]]) / 4
+_SMALL = 1e-4
+"""Below this a ratio would be one of rounding errors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """Differences between the policy's pictures and the start's."""
+
+    brightness: float
+    """Mean difference of the mean of the channels, -1..1."""
+    saturation: float
+    """Mean difference of the largest and the smallest channel's distance, -1..1."""
+    high_frequency: float
+    """Mean absolute Laplacian as a ratio; 1 = as at the start, lattices and noise raise it."""
+    diversity: float
+    """Distance of pictures from two noises as a ratio; 1 = as at the start, 0 = all alike."""
+    outside: float
+    """Change of the error where nothing should change, before it is pasted back; 0..1."""
+
+    def complaint(self) -> str | None:
+        """Return what has gone too far, or None. The limits are generous: training moves things."""
+        if abs(self.brightness) > MAX_BRIGHTNESS:
+            return f"brightness has moved by {self.brightness:+.2f}"
+        if abs(self.saturation) > MAX_SATURATION:
+            return f"saturation has moved by {self.saturation:+.2f}"
+        if self.high_frequency > MAX_HIGH_FREQUENCY:
+            return f"fine structure is {self.high_frequency:.2f} times the start's (lattice, noise)"
+        if self.diversity < MIN_DIVERSITY:
+            return f"pictures of different seeds are {self.diversity:.2f} times as different"
+        if self.outside > MAX_OUTSIDE:
+            return f"the error outside the mask has grown by {self.outside:.2f}"
+        return None
+
+
+MAX_BRIGHTNESS = MAX_SATURATION = 0.1
+MAX_HIGH_FREQUENCY = 1.5
+MIN_DIVERSITY = 0.5
+MAX_OUTSIDE = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shown:
+    """Pictures of one condition."""
+
+    source: Tensor
+    """``[3, H, W]``, 0..1."""
+    inside: Tensor
+    """``[H, W]``, bool: what is replaced."""
+    pictures: tuple[Tensor, Tensor]
+    """From two noises, ``[3, H, W]`` each, 0..1, not pasted back."""
+
+
+def measure_drift(start: Sequence[Shown], now: Sequence[Shown]) -> Drift:
+    """Compare pictures of the same conditions and noises; at least one condition."""
+    before, after = _means(start), _means(now)
+    ratio = {"high_frequency", "diversity"}
+    return Drift(
+        **{
+            f.name: (after[f.name] + _SMALL) / (before[f.name] + _SMALL)
+            if f.name in ratio
+            else after[f.name] - before[f.name]
+            for f in fields(Drift)
+        }
+    )
+
+
+def _means(shown: Sequence[Shown]) -> dict[str, float]:
+    each = [_measure(one) for one in shown]
+    return {name: sum(m[name] for m in each) / len(each) for name in each[0]}
+
+
+def _measure(shown: Shown) -> dict[str, float]:
+    pictures = torch.stack(shown.pictures)
+    inside, channels = shown.inside, pictures.amax(dim=1) - pictures.amin(dim=1)
+    difference = (pictures[0] - pictures[1]).square().mean(dim=0)
+    outside = (pictures - shown.source).abs().mean(dim=(0, 1))
+    return {
+        "brightness": float(pictures.mean(dim=(0, 1))[inside].mean()),
+        "saturation": float(channels.mean(dim=0)[inside].mean()),
+        "high_frequency": float(_laplacian(pictures)[inside].mean()),
+        "diversity": float(difference[inside].mean().sqrt()),
+        "outside": float(outside[~inside].mean()) if (~inside).any() else 0.0,
+    }
+
+
+def _laplacian(pictures: Tensor) -> Tensor:
+    """Return its absolute value averaged over pictures and channels, ``[H, W]``."""
+    flat = F.pad(pictures, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
+    kernel = _LAPLACE.to(pictures)[None, None]
+    return F.conv2d(flat, kernel)[:, 0].abs().mean(dim=0)

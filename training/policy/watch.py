@@ -1,0 +1,216 @@
+"""Looking at held-out conditions while training: is it better, and is it still sound?
+
+A rising reward proves nothing: a policy can paint what pleases the judge. So every now and then
+pictures of conditions that are never learned from are compared with the start's, by the judge, by
+one that no gradient has seen, and by plain measures of what a hacked reward leaves behind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from ...fill.task import Task
+from ...reward.qwen_vl import QwenJudge
+from ..data import Condition
+from ..loop import PolicyTrainer
+from .drift import Drift, Shown, measure_drift
+from .forecast import reward_bytes
+from .rewards import Decoder, ask_judge
+from .samples import Batch, Sample
+
+_SEEDS = (101, 202)
+"""Noises of the looks; the policy and the start get the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Look:
+    """One look."""
+
+    scores: dict[str, float]
+    """P(better than the start) by ``look.<cell>`` and ``held_out.<cell>``, and their means."""
+    drift: Drift
+    rows: list[tuple[Tensor, Tensor, Tensor]]
+    """Source, start and policy, ``[H, W, 3]``, 0..1, pasted back; one per condition."""
+
+    def record(self) -> dict[str, float]:
+        """Return everything as numbers for the curve."""
+        return self.scores | {f"drift.{name}": value for name, value in asdict(self.drift).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Picture:
+    sample: Sample
+    source: Tensor
+    inside: Tensor
+    raw: Tensor
+    pasted: Tensor
+
+
+class Watch:
+    """What the looks have come to; goes into the checkpoint."""
+
+    def __init__(
+        self, trainer: PolicyTrainer, judges: Sequence[QwenJudge], held_out: QwenJudge | None
+    ) -> None:
+        config = trainer.config
+        self._trainer, self._judges, self._held_out = trainer, judges, held_out
+        self._conditions = _spread(trainer.source.held_out, config.test_conditions)
+        self._start: list[_Picture] = []
+        self._complaint: str | None = None
+        self.best = -math.inf
+        self.stale = 0
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether there is anything to look at."""
+        return bool(self._conditions) and self._trainer.config.test_every > 0
+
+    def is_due(self) -> bool:
+        """Whether the step just done is one to look after."""
+        return self.is_possible and self._trainer.step % self._trainer.config.test_every == 0
+
+    @torch.no_grad()
+    def look(self) -> Look:
+        """Sample the held-out conditions and compare them with the start."""
+        policy = self._trainer.policy
+        if not self._start:
+            with policy.as_start():
+                self._start = self._sample()
+        with policy.as_result():
+            now = self._sample()
+        drift = measure_drift(_shown(self._start), _shown(now))
+        look = Look(scores=self._scores(now), drift=drift, rows=self._rows(now))
+        self._complaint = drift.complaint()
+        return look
+
+    def is_best(self, look: Look) -> bool:
+        """Take the look into account; return whether it is the best so far.
+
+        A held-out judge decides where there is one. A look that has drifted is never the best.
+        """
+        score = look.scores.get("held_out", look.scores.get("look"))
+        if score is None:
+            return False
+        if score > self.best and self._complaint is None:
+            self.best, self.stale = score, 0
+            return True
+        self.stale += 1
+        return False
+
+    def reason_to_stop(self) -> str | None:
+        """Return why the run should stop, for the user, or None."""
+        config = self._trainer.config
+        if config.stop_on_drift and self._complaint:
+            return f"stopped at step {self._trainer.step}: {self._complaint}"
+        if 0 < config.patience <= self.stale:
+            return f"stopped at step {self._trainer.step}: no better look for {self.stale} looks"
+        return None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint needs."""
+        state = [self.best, float(self.stale), float(self._complaint is not None)]
+        return {"watch": torch.tensor(state, dtype=torch.float64)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint."""
+        if "watch" in tensors:
+            best, stale, drifted = tensors["watch"].tolist()
+            self.best, self.stale = best, int(stale)
+            self._complaint = "the pictures had drifted" if drifted else None
+
+    def _sample(self) -> list[_Picture]:
+        """Return two pictures per condition, conditions in order, the second noises last."""
+        source, made = self._trainer.source, []
+        for seed in _SEEDS:
+            samples = [source.sample(c, seed + i, 0) for i, c in enumerate(self._conditions)]
+            found: dict[str, _Picture] = {}
+            for batch in source.batches(list(enumerate(samples)), 0):
+                found |= {p.sample.condition.name: p for p in self._finish(batch)}
+            made += [found[condition.name] for condition in self._conditions]
+        return made
+
+    def _finish(self, batch: Batch) -> list[_Picture]:
+        trainer, models = self._trainer, self._trainer.models
+        with trainer.policy_resident([batch]):
+            latents = trainer.walk(batch, batch.noise, len(batch.sigmas) - 1)
+        room = reward_bytes(trainer.config, models, (), batch.size, len(batch.jobs))
+        with trainer.host.resident(models.vae, activation_bytes=room):
+            raw = Decoder(models, paste_back=False).pictures(batch, latents)
+        made = []
+        for sample, job, picture in zip(batch.samples, batch.jobs, raw, strict=True):
+            width, height = job.content
+            source = (job.model_input()[0][:, :height, :width] / 2 + 0.5).clamp(0, 1)
+            alpha = job.model_alpha()
+            pixels = picture.cpu()
+            made.append(
+                _Picture(
+                    sample=sample,
+                    source=source,
+                    inside=alpha > 0.5,
+                    raw=pixels,
+                    pasted=torch.lerp(source, pixels, alpha),
+                )
+            )
+        return made
+
+    def _scores(self, now: Sequence[_Picture]) -> dict[str, float]:
+        each = {f"look.{k}": v for k, v in self._asked(self._judges, now).items()}
+        if each:
+            each["look"] = fmean(each.values())
+        if self._held_out is not None:
+            other = self._asked([self._held_out], now)
+            each |= {f"held_out.{k}": v for k, v in other.items()}
+            each["held_out"] = fmean(other.values())
+        return each
+
+    def _asked(self, judges: Sequence[QwenJudge], now: Sequence[_Picture]) -> dict[str, float]:
+        """Return P(better than the start) by cell, averaged over orders, pictures and judges."""
+        host, values = self._trainer.host, defaultdict(list)
+        for judge in judges:
+            config, models = self._trainer.config, self._trainer.models
+            shape = now[0].source.shape
+            room = reward_bytes(config, models, [judge], (shape[1], shape[2]), 1)
+            with host.resident(judge.part, activation_bytes=room):
+                for new, old in zip(now, self._start, strict=True):
+                    pair = (new.pasted.to(host.device), old.pasted.to(host.device))
+                    (forth,) = ask_judge(judge, [new.sample], [pair], host)
+                    (back,) = ask_judge(judge, [new.sample], [(pair[1], pair[0])], host)
+                    for query, p in zip(
+                        new.sample.queries, ((forth + 1 - back) / 2).tolist(), strict=True
+                    ):
+                        values[f"{query.task.value}.{query.dimension.value}"].append(p)
+        return {cell: fmean(found) for cell, found in sorted(values.items())}
+
+    def _rows(self, now: Sequence[_Picture]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        first = zip(now[: len(self._conditions)], self._start, strict=False)
+        return [
+            (
+                new.source.permute(1, 2, 0),
+                old.pasted.permute(1, 2, 0),
+                new.pasted.permute(1, 2, 0),
+            )
+            for new, old in first
+        ]
+
+
+def _spread(conditions: Sequence[Condition], num: int) -> list[Condition]:
+    """Take conditions of every task in turn."""
+    by_task = [[c for c in conditions if c.task is task] for task in Task]
+    turns = zip_longest(*by_task)
+    return [c for turn in turns for c in turn if c is not None][:num]
+
+
+def _shown(pictures: Sequence[_Picture]) -> list[Shown]:
+    half = len(pictures) // 2
+    return [
+        Shown(source=a.source, inside=a.inside, pictures=(a.raw, b.raw))
+        for a, b in zip(pictures[:half], pictures[half:], strict=True)
+    ]
