@@ -25,6 +25,8 @@ class Adapter:
 
     name: str
     """Unique per file and version of it; PEFT knows the adapter by this name."""
+    path: Path
+    """The file."""
     label: str
     """The file's name, for messages."""
     strength: float
@@ -62,6 +64,7 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     return Adapter(
         name="lora_" + hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(),
+        path=path,
         label=path.name,
         strength=strength,
         weights=weights,

@@ -40,6 +40,7 @@ class FillModels:
         vae: ``AutoencoderKL``.
         text_encoder: CLIP, for the pooled state.
         text_encoder_2: T5 encoder.
+        config: What it was loaded from; None if it was put together by hand.
         recipe: The settings it was trained for.
         transformer_source: Where the transformer comes from.
         adapters: LoRA adapters to be active in a run.
@@ -56,6 +57,7 @@ class FillModels:
         dtype: torch.dtype,
     ) -> None:
         """Take validated sources; :func:`load_fill_models` is the way in."""
+        self.config: ModelConfig | None = None
         self.recipe = recipe
         self.dtype = dtype
         self.adapters: tuple[Adapter, ...] = ()
@@ -134,7 +136,10 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
         scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     recipe = find_recipe(config.recipe, folder, given.get("transformer"))
     auto = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return FillModels(sources, tokenizers, scheduler, recipe, DTYPES.get(config.precision, auto))
+    dtype = DTYPES.get(config.precision, auto)
+    models = FillModels(sources, tokenizers, scheduler, recipe, dtype)
+    models.config = config
+    return models
 
 
 def _check_pipeline(folder: Path) -> None:
