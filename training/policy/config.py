@@ -24,7 +24,7 @@ class PolicyTrainConfig(RunConfig):
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         *("steps", "stop_step", "max_minutes", "checkpoint_minutes", "log_every", "threads"),
-        *("keep", "tensorboard"),
+        *("keep", "tensorboard", "patience", "stop_on_drift"),
     )
     """What may differ when a run goes on: none of it changes a weight."""
 
@@ -221,6 +221,21 @@ class PolicyTrainConfig(RunConfig):
         "conditions' own pictures, as a warm-up.",
         options=("reward", "supervised"),
     )
+    grow: int = setting(
+        -1,
+        "Px by which masks grow before they are repainted; -1 = as the task says, what users get.",
+        min=-1,
+        max=512,
+        step=1,
+    )
+    feather: int = setting(
+        -1,
+        "Px inside the grown mask over which the new picture fades into the old; -1 = as the task "
+        "says.",
+        min=-1,
+        max=512,
+        step=1,
+    )
     tensorboard: bool = setting(
         False, "Also write the curve for TensorBoard; needs the package tensorboard."
     )
@@ -290,6 +305,8 @@ class PolicyTrainConfig(RunConfig):
             true_cfg=self.true_cfg,
             guidance=self.guidance,
             target_size=self.target_size,
+            grow=self.grow,
+            feather=self.feather,
         )
 
     def settings(self, recipe: Recipe) -> Settings:

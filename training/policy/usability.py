@@ -1,0 +1,155 @@
+"""Share of usable pictures in the toy world, by its oracle, of a model and of adapters on it.
+
+`python -m onereward.training.policy.usability MODEL_FOLDER ADAPTER... --split dev`
+
+Every adapter gets the same scenes and noises as the model alone. Look at the dev split while
+developing, and at the test split once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import comb
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...reward.report import wilson_interval
+from ...world.conditions import TASKS, Conditions, draw_conditions
+from ...world.oracle import judge
+from ...world.splits import Split
+from ..pretrain.models import FillParts, load_folder
+from ..pretrain.sampling import SampleSettings, sample_scenes
+
+_BATCH_INDEX = 2_000
+"""Scenes that no other measurement looks at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskUsability:
+    """One task, before and after."""
+
+    task: str
+    count: int
+    before: float
+    """Share of usable pictures of the model alone."""
+    after: float
+    """The same with the adapter."""
+    interval: tuple[float, float]
+    """95 % interval of ``after`` (Wilson)."""
+    became_usable: int
+    stopped_being_usable: int
+    p: float
+    """Two-sided sign test on the pictures that changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scenes:
+    """Scenes with the noises they are sampled from."""
+
+    conditions: Conditions
+    sampling: SampleSettings
+
+    def usable(self, parts: FillParts) -> Tensor:
+        """Sample all scenes; return what the oracle says, bool ``[B]``."""
+        return judge(sample_scenes(parts, self.conditions, self.sampling), self.conditions).usable
+
+    def compare(self, before: Tensor, after: Tensor) -> list[TaskUsability]:
+        """Return a line per task, and one for all."""
+        task, everywhere = self.conditions.task, torch.ones_like(before)
+        rows = {name: task == number for number, name in enumerate(TASKS)} | {"all": everywhere}
+        return [_compare(name, before[r], after[r]) for name, r in rows.items() if r.any()]
+
+
+def draw_scenes(model: Path, split: Split, per_task: int, seed: int = 0) -> Scenes:
+    """Return scenes of a split, to be sampled as the model's recipe says."""
+    recipe = json.loads((model / "recipe.json").read_text(encoding="utf-8"))
+    tasks = torch.arange(len(TASKS)).repeat_interleave(per_task)
+    return Scenes(
+        conditions=draw_conditions(split, _BATCH_INDEX + seed, tasks),
+        sampling=SampleSettings(
+            steps=recipe["steps"],
+            true_cfg=recipe["true_cfg"],
+            negative_prompt=recipe["negative_prompt"],
+            seed=seed,
+        ),
+    )
+
+
+def load_with_adapter(model: Path, adapter: Path) -> FillParts:
+    """Return the model with a LoRA on its transformer."""
+    parts = load_folder(model)
+    parts.transformer.load_lora_adapter(str(adapter), prefix="transformer")
+    return parts
+
+
+def table(lines: Sequence[TaskUsability]) -> str:
+    """Return the lines as Markdown."""
+    head = ["task", "before", "after", "95 %", "+ / -", "p"]
+    body = [
+        [
+            line.task,
+            f"{line.before:.3f}",
+            f"{line.after:.3f}",
+            f"{line.interval[0]:.3f}-{line.interval[1]:.3f}",
+            f"+{line.became_usable} / -{line.stopped_being_usable}",
+            f"{line.p:.3f}",
+        ]
+        for line in lines
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
+
+
+def _compare(task: str, before: Tensor, after: Tensor) -> TaskUsability:
+    won, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    share = float(after.float().mean())
+    return TaskUsability(
+        task=task,
+        count=len(after),
+        before=float(before.float().mean()),
+        after=share,
+        interval=wilson_interval(share, len(after)),
+        became_usable=won,
+        stopped_being_usable=lost,
+        p=sign_test(won, lost),
+    )
+
+
+def sign_test(won: int, lost: int) -> float:
+    """Return the two-sided p of so uneven a split if both were equally likely."""
+    num = won + lost
+    tail = sum(comb(num, k) for k in range(min(won, lost) + 1)) / 2**num
+    return min(1.0, 2 * tail)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("adapters", type=Path, nargs="+")
+    parser.add_argument("--split", type=Split, default=Split.DEV)
+    parser.add_argument("--scenes", type=int, default=100, help="scenes per task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    scenes = draw_scenes(arguments.model, arguments.split, arguments.scenes, arguments.seed)
+    before = scenes.usable(load_folder(arguments.model))
+    found = {}
+    for adapter in arguments.adapters:
+        lines = scenes.compare(before, scenes.usable(load_with_adapter(arguments.model, adapter)))
+        found[str(adapter)] = [asdict(line) for line in lines]
+        sys.stdout.write(f"{adapter}\n{table(lines)}\n")
+        sys.stdout.flush()
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
