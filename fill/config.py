@@ -16,6 +16,7 @@ RECIPE_TEXT = "-1"
 """The same for the negative prompt, where an empty text already means no negative prompt."""
 
 CFG_MODES = ("auto", "batched", "sequential")
+KERNEL_MODES = ("auto", "on", "off")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 RECIPE_CHOICES = ("auto", "OneReward", "FLUX.1 Fill", "bundled")
 
@@ -214,6 +215,12 @@ class ModelConfig:
         "auto",
         "Data type of the weights; auto = bf16 on a GPU, fp32 on a CPU.",
         options=PRECISIONS,
+    )
+    kernels: str = setting(
+        "auto",
+        "Fused GPU kernels for the transformer: faster, and equal to rounding. auto = where a "
+        "supported NVIDIA GPU and Triton are found; on = or an error that says what is missing.",
+        options=KERNEL_MODES,
     )
 
     vae: str = ""

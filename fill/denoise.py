@@ -10,6 +10,7 @@ import torch
 
 from .adapters import apply_adapters
 from .encode import Encoded
+from .fused import apply_kernels
 from .guidance import Conditioning, Prompt, make_velocity
 from .host import Host, Preview
 from .latents import pack_latents, position_ids, unpack_latents, vae_factor
@@ -45,6 +46,7 @@ def denoise(
     passes = 1 if spec.negative is None or plan.batched_cfg else 2
     calls = _Calls(host, sum(len(_sigmas(c, spec, models)) - 1 for c in chunks) * passes)
     apply_adapters(models.transformer.module, models.adapters)
+    apply_kernels(models.transformer.module, models.kernels, host.device)
     prompts = 2 if spec.negative is not None and plan.batched_cfg else 1
     room = max(
         sample_bytes(models, len(c) * prompts, c[0][0].conditioning.shape[0]) for c in chunks

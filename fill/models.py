@@ -86,6 +86,11 @@ class FillModels:
         """Whether the transformer has a guidance embedding."""
         return bool(self.transformer_config.get("guidance_embeds", False))
 
+    @property
+    def kernels(self) -> str:
+        """Whether the transformer runs on fused kernels: ``auto``, ``on`` or ``off``."""
+        return self.config.kernels if self.config else "auto"
+
     @cached_property
     def tokenizer(self) -> Any:
         """CLIP's tokenizer."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .dispatch import KernelUnavailable, device_refusal, find, use_backend
+from .lora import lora_linear
 from .reference import QKV, Pair
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "gated_residual_adaln",
     "gelu_tanh",
     "joint_qkv_norm_rope",
+    "lora_linear",
     "qk_norm_rope",
     "use_backend",
 ]

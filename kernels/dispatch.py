@@ -27,7 +27,7 @@ BACKENDS = ("auto", "triton", "reference")
 _chosen: ContextVar[str] = ContextVar("onereward_kernel_backend", default="auto")
 
 
-def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
+def constant(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let torch.compile call a function while it traces and take the result as a constant.
 
     The same as ``torch.compiler.assume_constant_result``, which would import the whole compiler.
@@ -79,12 +79,12 @@ def find(operation: str, tensors: Mapping[str, torch.Tensor | None]) -> Callable
     return getattr(reference, operation)
 
 
-@_constant
+@constant
 def _backend_name() -> str:
     return _chosen.get()
 
 
-@_constant
+@constant
 def device_refusal(kind: str, index: int | None = None) -> str | None:
     """Say why Triton kernels cannot run on a device; None: they can.
 

@@ -84,6 +84,7 @@ class OneRewardLoadFill(io.ComfyNode):
                     "T5 file in models/text_encoders, for example t5xxl_fp8_e4m3fn."
                     "safetensors or GGUF, instead of the model folder's.",
                 ),
+                *config_inputs(ModelConfig, ("kernels",)),
             ],
             outputs=[
                 FillModelSocket.Output(
@@ -111,6 +112,7 @@ class OneRewardLoadFill(io.ComfyNode):
         precision: str = "auto",
         hub_id: str = "",
         allow_download: bool = False,
+        kernels: str = "auto",
         **files: str,
     ) -> io.NodeOutput:
         """Check folder and files and return the model."""
@@ -126,6 +128,7 @@ class OneRewardLoadFill(io.ComfyNode):
             precision=precision,
             tokenizer=str(clip),
             tokenizer_2=str(t5),
+            kernels=kernels,
         )
         if hub_id:
             hub.download(hub_id, host)

@@ -9,6 +9,9 @@ SLACK = 1.5
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3, torch.float64: 1e-14}
 """What is added for results whose plain path happens to be nearly exact."""
 
+MODEL_SLACK = 10
+"""How many times the floor two equal models may be apart after several blocks."""
+
 
 def error(found: Tensor, truth: Tensor) -> float:
     """Return the relative L2 distance from the truth; absolute where the truth is zero."""
@@ -30,3 +33,9 @@ def assert_as_exact(found: Tensor, plain: Tensor, truth: Tensor, what: str = "re
     assert found.dtype == plain.dtype, f"{what} is {found.dtype}, but {plain.dtype} is expected"
     limit = SLACK * error(plain, truth) + FLOOR[found.dtype]
     assert error(found, truth) <= limit, f"{what} is off by {error(found, truth):.2e} > {limit:.2e}"
+
+
+def assert_equal_models(found: Tensor, plain: Tensor, what: str = "result") -> None:
+    """Fail if two models that should compute the same are apart by more than rounding."""
+    limit = MODEL_SLACK * FLOOR[found.dtype]
+    assert error(found, plain) <= limit, f"{what} is off by {error(found, plain):.2e} > {limit:.2e}"

@@ -63,7 +63,7 @@ def test_optional_inputs_come_last_and_have_defaults(classes: dict[str, Any], no
     ("node_id", "config", "names"),
     [
         ("OneRewardSettings", FillConfig, [f.name for f in fields(FillConfig)]),
-        ("OneRewardLoadFill", ModelConfig, ["recipe", "precision"]),
+        ("OneRewardLoadFill", ModelConfig, ["recipe", "precision", "kernels"]),
         ("OneRewardConditions", ConditionsConfig, [f.name for f in fields(ConditionsConfig)]),
     ],
 )
