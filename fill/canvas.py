@@ -5,19 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from .geometry import Box, Extension, content_size, context_box, padding
 from .mask import bounding_box, feather, fill_holes, grow, normalise_mask
-from .models import FillModels
-from .recipe import Settings
+from .recipe import Recipe, Settings
 from .request import FillRequest
 from .task import TASKS, Task
 
 REFERENCE_SIDE = 1024
 """Task defaults for grow and feather are px of a context this large."""
+
+
+class Sizes(Protocol):
+    """What a model says about the size of its pictures."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings it was trained for."""
+        ...
+
+    @property
+    def multiple(self) -> int:
+        """Sides of a sampled picture are multiples of this."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +84,7 @@ def resize(pixels: torch.Tensor, width: int, height: int) -> torch.Tensor:
     )[0]
 
 
-def make_jobs(request: FillRequest, models: FillModels, settings: Settings) -> list[Job | None]:
+def make_jobs(request: FillRequest, models: Sizes, settings: Settings) -> list[Job | None]:
     """Return a job per picture; None for a picture whose mask is empty (it stays as it is)."""
     num = request.num_pictures
     images = request.image.detach().to("cpu", torch.float32).expand(num, -1, -1, -1)
@@ -98,7 +112,7 @@ def _all_masks(request: FillRequest, num: int) -> list[torch.Tensor]:
 
 def _make_job(
     request: FillRequest,
-    models: FillModels,
+    models: Sizes,
     settings: Settings,
     image: torch.Tensor,
     masks: Sequence[torch.Tensor],

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 import torch
 
 from .canvas import Job, make_jobs
-from .colour import correct_colour
 from .denoise import SampleSpec, denoise
 from .encode import Encoded, decode_latent, encode_job
 from .host import Host
-from .mask import composite
 from .memory import Plan, make_plan, with_retry
 from .models import FillModels
 from .recipe import Settings, departures, settle
 from .request import MAX_SEED, FillRequest, FillResult
+from .stitch import stitch
 from .task import Task
 from .text import check_characters, encode_prompts, truncation_note
 
@@ -129,7 +128,7 @@ class _Run:
         with self.timer.stage("decode"):
             pixels = decode_latent(latent, self.models, self.host, plan)
         with self.timer.stage("stitch"):
-            return _stitch(row.job, pixels, self.request.config.colour_correction)
+            return stitch(row.job, pixels, self.request.config.colour_correction)
 
 
 def _rows(
@@ -142,18 +141,6 @@ def _rows(
         for n in range(num)
         if job is not None and done is not None
     ]
-
-
-def _stitch(job: Job, pixels: torch.Tensor, correction: float) -> torch.Tensor:
-    box = job.box
-    rows, cols = slice(box.top, box.bottom), slice(box.left, box.right)
-    old, alpha = job.canvas[rows, cols], job.alpha[rows, cols]
-    # What the model repainted and what is not pasted are both no witness of the tone shift.
-    unknown = torch.maximum(alpha, job.repaint[rows, cols])
-    new = correct_colour(job.to_crop(pixels), old, unknown, correction)
-    canvas = job.canvas.clone()
-    canvas[rows, cols] = composite(new, old, alpha)
-    return canvas
 
 
 def _result(

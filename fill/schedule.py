@@ -31,12 +31,16 @@ def make_sigmas(
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(
         dict(scheduler_config), **overrides
     )
-    mu = _mu(scheduler.config, num_tokens) if scheduler.config.use_dynamic_shifting else None
+    mu = make_mu(scheduler.config, num_tokens) if scheduler.config.use_dynamic_shifting else None
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps).tolist(), mu=mu)
     return scheduler.sigmas.to(torch.float32)
 
 
-def _mu(config: Any, num_tokens: int) -> float:
+def make_mu(config: Mapping[str, Any], num_tokens: int) -> float:
+    """Return the exponent of the shift for a picture of so many packed latents.
+
+    Source: diffusers, ``calculate_shift``.
+    """
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     base, top = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     return base + (num_tokens - low) * (top - base) / (high - low)

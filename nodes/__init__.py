@@ -10,6 +10,7 @@ from .config import OneRewardSettings
 from .fill import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
 from .judge import OneRewardLoadJudge, OneRewardPickBest, OneRewardScore
 from .load import OneRewardLoadAdapter, OneRewardLoadFill
+from .native import OneRewardNativeInputs, OneRewardStitch, OneRewardToNative
 
 # At import, because ComfyUI 0.3.75 never calls on_load.
 folders.register()
@@ -31,5 +32,8 @@ class OneRewardExtension(ComfyExtension):
             OneRewardLoadJudge,
             OneRewardScore,
             OneRewardPickBest,
+            OneRewardNativeInputs,
+            OneRewardStitch,
+            OneRewardToNative,
             OneRewardConditions,
         ]

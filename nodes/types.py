@@ -12,3 +12,5 @@ JudgeSocket = io.Custom("ONEREWARD_JUDGE")
 """Carries :class:`~..reward.qwen_vl.QwenJudge`."""
 ConditionsSocket = io.Custom("ONEREWARD_CONDITIONS")
 """Carries :class:`~..training.data.ConditionSet`."""
+StitchSocket = io.Custom("ONEREWARD_STITCH")
+"""Carries :class:`~..fill.native.NativeEdit`."""

@@ -3,34 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from support.client import ComfyClient
 from support.edits import EditGraph
-from support.models import BUNDLED
-from support.server import ComfyServer
-
-RANK = 2
-
-
-@pytest.fixture
-def adapter(comfyui: ComfyServer) -> str:
-    """Write an adapter for every query projection of the bundled transformer; return its name."""
-    generator = torch.Generator().manual_seed(0)
-    weights = load_file(next((BUNDLED / "transformer").glob("*.safetensors")))
-    tensors = {}
-    for key, weight in weights.items():
-        if key.endswith("attn.to_q.weight"):
-            layer = f"transformer.{key.removesuffix('.weight')}"
-            rows, cols = weight.shape
-            tensors[f"{layer}.lora_A.weight"] = torch.randn(RANK, cols, generator=generator)
-            tensors[f"{layer}.lora_B.weight"] = torch.randn(rows, RANK, generator=generator)
-    folder = comfyui.base_directory / "models" / "loras" / "mine"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "queries.safetensors")
-    return "mine/queries.safetensors"
 
 
 def run(client: ComfyClient, example: str, *adapters: tuple[str, float]) -> np.ndarray:

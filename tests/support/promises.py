@@ -29,12 +29,26 @@ PROMISED: dict[str, list[str]] = {
         *("text_alignment", "consistency", "structure", "aesthetics", "removal_quality"),
         *("view", "mask"),
     ],
+    "OneRewardNativeInputs": [
+        *("clip", "vae", "image", "task", "prompt", "recipe", "words"),
+        *("left", "top", "right", "bottom", "mask", "model", "settings"),
+        *("stitch_mask", "context_mask"),
+    ],
+    "OneRewardStitch": ["image", "stitch"],
+    "OneRewardToNative": ["fill_model"],
     "OneRewardConditions": [
         *("name", "pictures", "task", "masks", "prompt", "words"),
         *("num_conditions", "max_side", "seed"),
     ],
 }
 OUTPUTS: dict[str, list[tuple[str, str]]] = {
+    "OneRewardNativeInputs": [
+        *(("positive", "positive"), ("negative", "negative"), ("latent", "latent")),
+        *(("stitch", "stitch"), ("shifted_model", "model"), ("steps", "steps")),
+        *(("cfg", "cfg"), ("sigmas", "sigmas")),
+    ],
+    "OneRewardStitch": [("result", "image"), ("result_mask", "mask")],
+    "OneRewardToNative": [("model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")],
     "OneRewardLoadFill": [("fill_model", "model")],
     "OneRewardLoadAdapter": [("adapted_model", "model")],
     "OneRewardSettings": [("settings", "settings")],

@@ -67,13 +67,43 @@ class TestFreeMemory(io.ComfyNode):
         return io.NodeOutput(image)
 
 
+class TestClipOfAnotherKind(io.ComfyNode):
+    """Makes a text encoder whose tokens are those of one CLIP alone, as SD 1.5 has it."""
+
+    __test__ = False
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestClipOfAnotherKind",
+            category="test",
+            inputs=[],
+            outputs=[io.Clip.Output("clip")],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(_OneClip())
+
+
+class _OneClip:
+    def clone(self) -> _OneClip:
+        return self
+
+    def set_tokenizer_option(self, name: str, value: int) -> None:
+        pass
+
+    def tokenize(self, text: str, **options: object) -> dict[str, object]:
+        return {"l": [[(text, 1.0)]]}
+
+
 class TestExtension(ComfyExtension):
     """The nodes above."""
 
     __test__ = False
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestPicture, TestFreeMemory]
+        return [TestPicture, TestFreeMemory, TestClipOfAnotherKind]
 
 
 async def comfy_entrypoint() -> TestExtension:

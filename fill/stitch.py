@@ -1,0 +1,28 @@
+"""Puts a sampled crop back into its picture; what the mask does not reach stays bit for bit."""
+
+from __future__ import annotations
+
+import torch
+
+from .canvas import Job
+from .colour import correct_colour
+from .mask import composite
+
+
+def stitch(job: Job, pixels: torch.Tensor, correction: float) -> torch.Tensor:
+    """Return the job's whole picture ``[H, W, 3]``, 0..1, with the new area in it.
+
+    Args:
+        job: The picture, its masks and its crop.
+        pixels: Decoded crop ``[3, h, w]``, -1..1, at the sampled size.
+        correction: Share of the tone shift to take back, 0..1.
+    """
+    box = job.box
+    rows, cols = slice(box.top, box.bottom), slice(box.left, box.right)
+    old, alpha = job.canvas[rows, cols], job.alpha[rows, cols]
+    # What the model repainted and what is not pasted are both no witness of the tone shift.
+    unknown = torch.maximum(alpha, job.repaint[rows, cols])
+    new = correct_colour(job.to_crop(pixels), old, unknown, correction)
+    canvas = job.canvas.clone()
+    canvas[rows, cols] = composite(new, old, alpha)
+    return canvas

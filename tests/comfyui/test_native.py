@@ -1,0 +1,125 @@
+"""The native graph in a real server: a KSampler at our recipe makes what our sampler makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.client import ComfyClient, Job
+from support.edits import TASK_INPUTS, EditGraph
+from support.graph import Link, output
+
+SEED = 11
+EXTENSION = {side: TASK_INPUTS["Extend"][side] for side in ("left", "top", "right", "bottom")}
+NATIVE: dict[str, dict[str, Any]] = {
+    "Fill": {"task": "fill", "prompt": "a red circle"},
+    "Extend": {"task": "extend", "prompt": "", **EXTENSION},
+    "Remove": {"task": "remove", "prompt": ""},
+    "Text": {"task": "text", "prompt": "", "words": "AB"},
+}
+# Of 255. Both sample in fp32, but the arithmetic of attention and text states is not in one order.
+MAX_DIFFERENCE, MEAN_DIFFERENCE = 4, 0.05
+
+
+def add_native(g: EditGraph, model: Link, image: Link, **inputs: Any) -> Link:
+    """Add the whole native graph behind a loaded model; return the stitched picture."""
+    native = g.add("OneRewardToNative", fill_model=model)
+    if inputs["task"] != "extend":
+        inputs["mask"] = output(image, 1)
+    edit = g.add(
+        "OneRewardNativeInputs",
+        clip=output(native, 1),
+        vae=output(native, 2),
+        image=image,
+        model=native,
+        recipe="bundled",
+        **inputs,
+    )
+    latent = g.add(
+        "KSampler",
+        model=output(edit, 4),
+        positive=edit,
+        negative=output(edit, 1),
+        latent_image=output(edit, 2),
+        steps=output(edit, 5),
+        cfg=output(edit, 6),
+        seed=SEED,
+        sampler_name="euler",
+        scheduler="simple",
+        denoise=1.0,
+    )
+    decoded = g.add("VAEDecode", samples=latent, vae=output(native, 2))
+    return g.add("OneRewardStitch", image=decoded, stitch=output(edit, 3))
+
+
+def pixels(client: ComfyClient, job: Job, node: str) -> np.ndarray:
+    assert job.succeeded, job.error
+    (picture,) = job.pictures(node)
+    return np.asarray(client.picture(picture).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("task", NATIVE)
+def test_a_ksampler_makes_what_our_sampler_makes(task: str, client: ComfyClient, example: str):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    ours = g.show(g.add_edit(task, image, seed=SEED, settings={"steps": -1}))
+    native = g.show(add_native(g, g.add_model(), image, **NATIVE[task]))
+    job = client.run(g.graph)
+    one, other = pixels(client, job, ours), pixels(client, job, native)
+    assert one.shape == other.shape
+    assert np.abs(one - other).max() <= MAX_DIFFERENCE
+    assert np.abs(one - other).mean() <= MEAN_DIFFERENCE
+
+
+def test_adapters_go_along(client: ComfyClient, example: str, adapter: str):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    model = g.add("OneRewardLoadAdapter", model=g.add_model(), adapter=adapter, strength=0.02)
+    ours = g.show(g.add_edit("Fill", image, model=model, seed=SEED, settings={"steps": -1}))
+    native = g.show(add_native(g, model, image, **NATIVE["Fill"]))
+    plain = g.show(add_native(g, g.add_model(), image, **NATIVE["Fill"]))
+    job = client.run(g.graph)
+    one, other = pixels(client, job, ours), pixels(client, job, native)
+    assert np.abs(one - other).max() <= MAX_DIFFERENCE
+    assert np.abs(other - pixels(client, job, plain)).max() > 3 * MAX_DIFFERENCE
+
+
+def test_a_clip_of_another_kind_is_refused(client: ComfyClient, example: str):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    native = g.add("OneRewardToNative", fill_model=g.add_model())
+    edit = g.add(
+        "OneRewardNativeInputs",
+        clip=g.add("TestClipOfAnotherKind"),
+        vae=output(native, 2),
+        image=image,
+        mask=output(image, 1),
+        task="fill",
+        prompt="a red circle",
+        recipe="bundled",
+    )
+    g.show(g.add("VAEDecode", samples=output(edit, 2), vae=output(native, 2)))
+    job = client.run(g.graph)
+    assert "FLUX needs CLIP-L and T5" in (job.error or "")
+
+
+def test_another_edits_picture_is_not_stitched(client: ComfyClient, example: str):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    native = g.add("OneRewardToNative", fill_model=g.add_model())
+    edit = g.add(
+        "OneRewardNativeInputs",
+        clip=output(native, 1),
+        vae=output(native, 2),
+        image=image,
+        mask=output(image, 1),
+        task="fill",
+        prompt="a red circle",
+        recipe="bundled",
+    )
+    small = g.add("ImageScaleBy", image=image, upscale_method="bilinear", scale_by=0.5)
+    g.show(g.add("OneRewardStitch", image=small, stitch=output(edit, 3)))
+    job = client.run(g.graph)
+    assert "connect the decoded latent of the same edit" in (job.error or "")
