@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
 
 from ...fill.config import FillConfig, ModelConfig, check_limits, setting
 from ...fill.recipe import Recipe, Settings, settle
@@ -13,6 +13,7 @@ from ..pretrain.config import RunConfig, require
 
 FIXED, DYNAMIC = "fixed", "dynamic"
 LORA, FULL = "lora", "full"
+_T = TypeVar("_T")
 ADAM, ADAM_8BIT = "adamw", "adamw 8-bit"
 MEAN, WORST = "mean", "worst"
 ATTENTION, LINEAR = "attention", "attention and mlp"
@@ -28,7 +29,7 @@ class PolicyTrainConfig(RunConfig):
     )
     """What may differ when a run goes on: none of it changes a weight."""
 
-    model: dict[str, str]
+    model: dict[str, Any]
     """The fill model: fields of :class:`~...fill.config.ModelConfig`, ``folder`` at least."""
     conditions_folder: str
     """What edits are made from; its train split is learned, its dev split watched."""
@@ -36,14 +37,12 @@ class PolicyTrainConfig(RunConfig):
     """LoRA files that stay on the model, frozen: part of the start and of the reference."""
     strengths: tuple[float, ...] = ()
     """Their strengths."""
-    judge_folders: tuple[str, ...] = ()
-    """The judges; several are asked the same and make an ensemble."""
-    judge_precision: str = "auto"
-    """Data type of the judges."""
-    max_pixels: int = 512 * 512
-    """Largest picture the judges see, in px."""
-    held_out_judge: str = ""
-    """A judge that no gradient ever sees; it watches for reward hacking and picks the best step."""
+    judges: tuple[dict[str, Any], ...] = ()
+    """The judges, each as fields of :class:`~...reward.judge.JudgeConfig`, ``folder`` at least;
+    several are asked the same and make an ensemble."""
+    held_out_judge: dict[str, Any] = field(default_factory=dict)
+    """A judge that no gradient ever sees; it watches for reward hacking and picks the best step.
+    Empty: none."""
     oracle_control: bool = False
     """Control experiment only: conditions of the toy world, whose truth is known, and minus the
     error against it as the reward. No judge takes part, and no real data has such a truth."""
@@ -256,12 +255,12 @@ class PolicyTrainConfig(RunConfig):
             f"{len(self.adapters)} adapters have {len(self.strengths)} strengths; give one each",
         )
         require(
-            not self.needs_judge or bool(self.judge_folders),
-            "judge_folders is empty; name the judge",
+            not self.needs_judge or bool(self.judges),
+            "judges is empty; name the folder of one",
         )
         require(
-            not (self.oracle_control and self.judge_folders),
-            "oracle_control takes the place of judges; leave judge_folders empty",
+            not (self.oracle_control and self.judges),
+            "oracle_control takes the place of judges; leave judges empty",
         )
         require(
             not (self.reference_pool and self.algorithm == DYNAMIC),
@@ -269,6 +268,8 @@ class PolicyTrainConfig(RunConfig):
             "fixed",
         )
         self.model_config()
+        self.judge_configs()
+        self.held_out_config()
         self.fill()
 
     @property
@@ -288,15 +289,17 @@ class PolicyTrainConfig(RunConfig):
 
     def model_config(self) -> ModelConfig:
         """Return what to load."""
-        unknown = sorted(set(self.model) - {f.name for f in fields(ModelConfig)})
-        require(not unknown, f"model has unknown settings {unknown}; see ModelConfig")
-        return ModelConfig(**self.model)
+        return _parsed(ModelConfig, self.model, "model")
 
-    def judge(self, folder: str) -> JudgeConfig:
-        """Return how to load a judge."""
-        return JudgeConfig(
-            folder=folder, precision=self.judge_precision, max_pixels=self.max_pixels
-        )
+    def judge_configs(self) -> tuple[JudgeConfig, ...]:
+        """Return the judges to load."""
+        return tuple(_parsed(JudgeConfig, judge, "judges") for judge in self.judges)
+
+    def held_out_config(self) -> JudgeConfig | None:
+        """Return the judge that only watches, or None."""
+        if not self.held_out_judge:
+            return None
+        return _parsed(JudgeConfig, self.held_out_judge, "held_out_judge")
 
     def fill(self) -> FillConfig:
         """Return the sampling settings, -1 where the recipe decides."""
@@ -316,3 +319,10 @@ class PolicyTrainConfig(RunConfig):
     def lora(self, targets: list[str]) -> dict[str, Any]:
         """Return the arguments of PEFT's ``LoraConfig``."""
         return {"r": self.rank, "lora_alpha": self.alpha, "target_modules": targets}
+
+
+def _parsed(cls: type[_T], values: dict[str, Any], name: str) -> _T:
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    require(not unknown, f"{name} has unknown settings {unknown}; it takes {sorted(known)}")
+    return cls(**values)

@@ -7,7 +7,7 @@ own backward pass begins. Exact, because x0 is all that the two halves share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...fill.canvas import resize
+from ...fill.canvas import Job, resize
 from ...fill.host import Host
 from ...fill.latents import decode_latents, unpack_latents, vae_factor
 from ...fill.models import FillModels
 from ...fill.task import Task
+from ...reward.judging import VIEWS, View
 from ...reward.qwen_vl import QwenJudge
 from ...world.conditions import draw_conditions
 from ..judge.pairs import Jitter
@@ -29,6 +30,7 @@ from .config import WORST, PolicyTrainConfig
 from .forecast import reward_bytes
 from .samples import Batch, Sample
 
+Pair = tuple[Tensor, Tensor]
 Scores = dict[str, float]
 """Reward by ``<task>.<dimension>``."""
 
@@ -119,13 +121,8 @@ class JudgeReward:
                 second = self.decoder.pictures(batch, reference)
             leaf = x0.detach().requires_grad_(True)
             first = self.decoder.pictures(batch, leaf)
-            pairs = [
-                self.jitter.apply(pair, generator)
-                for pair, generator in zip(
-                    zip(first, second, strict=True), batch.generators, strict=True
-                )
-            ]
-            answers = self.probabilities(batch.samples, pairs)
+            pairs = list(zip(first, second, strict=True))
+            answers = self.probabilities(batch, pairs)
             losses = torch.stack([reward_loss(p, self._config.reward_cap) for p in answers])
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         return Verdict(
@@ -134,11 +131,19 @@ class JudgeReward:
             scores=tuple(_scores(s, p) for s, p in zip(batch.samples, answers, strict=True)),
         )
 
-    def probabilities(
-        self, samples: Sequence[Sample], pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> list[Tensor]:
+    def probabilities(self, batch: Batch, pairs: Sequence[Pair]) -> list[Tensor]:
         """Return P("Yes") per dimension of every edit, ``[E]`` each; all in one pass per judge."""
-        each = [ask_judge(judge, samples, pairs, self._host) for judge in self._judges]
+        judged = [
+            Judged(sample=sample, pair=pair, mask=mask, source=source)
+            for sample, pair, (source, mask) in zip(
+                batch.samples, pairs, map(job_views, batch.jobs), strict=True
+            )
+        ]
+
+        def disturb(number: int, shown: Pair) -> Pair:
+            return self.jitter.apply(shown, batch.generators[number])
+
+        each = [ask_judge(judge, judged, self._host, disturb) for judge in self._judges]
         joined = [torch.stack(answers) for answers in zip(*each, strict=True)]
         worst = self._config.ensemble == WORST
         return [a.amin(dim=0) if worst else a.mean(dim=0) for a in joined]
@@ -164,23 +169,59 @@ class JudgeReward:
                 module.eval()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Judged:
+    """Two pictures of one edit, and what a judge may be shown beside them."""
+
+    sample: Sample
+    pair: Pair
+    """``[3, H, W]`` each, 0..1."""
+    mask: Tensor
+    """``[H, W]``, binary, 1 = repainted."""
+    source: Tensor
+    """``[3, H, W]``, 0..1: the picture before the edit."""
+
+
+def job_views(job: Job) -> tuple[Tensor, Tensor]:
+    """Return source ``[3, H, W]``, 0..1, and mask ``[H, W]`` of an edit as it is sampled."""
+    width, height = job.content
+    source = (job.model_input()[0][:, :height, :width] / 2 + 0.5).clamp(0, 1)
+    return source, (job.model_alpha() > 0.5).float()
+
+
 def ask_judge(
     judge: QwenJudge,
-    samples: Sequence[Sample],
-    pairs: Sequence[tuple[Tensor, Tensor]],
+    judged: Sequence[Judged],
     host: Host,
+    disturb: Callable[[int, Pair], Pair] = lambda _, pair: pair,
 ) -> list[Tensor]:
-    """Return P("Yes" | first, second, q) for every query of every edit, ``[E]`` each."""
+    """Return P("Yes" | first, second, q) for every query of every edit, ``[E]`` each.
+
+    Args:
+        judge: The judge; it is shown the pictures as it was in its own training.
+        judged: The edits; gradients reach their first pictures.
+        host: Polled for cancel.
+        disturb: Called with an edit's number and the pair that is about to be shown.
+    """
     host.check_cancelled()
+    kind = judge.notes.get("view", VIEWS[0])
+    shown = [disturb(number, _shown(one, kind)) for number, one in enumerate(judged)]
     with torch.no_grad():
-        second = judge.encode_many([pair[1].detach() for pair in pairs])
-    first = judge.encode_many([pair[0] for pair in pairs])
+        second = judge.encode_many([pair[1].detach() for pair in shown])
+    first = judge.encode_many([pair[0] for pair in shown])
     asked = [
-        (first[i], second[i], query) for i, sample in enumerate(samples) for query in sample.queries
+        (first[i], second[i], query) for i, one in enumerate(judged) for query in one.sample.queries
     ]
     host.check_cancelled()
     answers = judge.answer(asked)[:, 0].exp()
-    return list(answers.split([len(sample.queries) for sample in samples]))
+    return list(answers.split([len(one.sample.queries) for one in judged]))
+
+
+def _shown(judged: Judged, kind: str) -> Pair:
+    source = judged.source.permute(1, 2, 0)[None]
+    view = View(kind=kind, mask=judged.mask[None], source=source)
+    first, second = (view.show(picture.permute(1, 2, 0)) for picture in judged.pair)
+    return first, second
 
 
 class OracleReward:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,9 @@ def load(config: PolicyTrainConfig, device: torch.device) -> Loaded:
     models = load_fill_models(config.model_config(), device)
     for path, strength in zip(config.adapters, config.strengths, strict=True):
         models = models.with_adapter(Path(path), strength)
-    judges = [QwenJudge(config.judge(folder), device) for folder in config.judge_folders]
-    other = (
-        QwenJudge(config.judge(config.held_out_judge), device) if config.held_out_judge else None
-    )
+    judges = [QwenJudge(judge, device) for judge in config.judge_configs()]
+    watching = config.held_out_config()
+    other = QwenJudge(watching, device) if watching else None
     return Loaded(models=models, judges=tuple(judges), held_out_judge=other)
 
 
@@ -116,13 +115,14 @@ class PolicyRun:
         self, config: PolicyTrainConfig, host: Host, loaded: Loaded, processes: Processes
     ) -> None:
         self.config, self.host, self.processes = config, host, processes
+        self.loaded = loaded
         if processes.count > config.batch:
             raise ValueError(
                 f"batch is {config.batch}, but {processes.count} processes share it; give at least "
                 "one edit to each"
             )
         conditions = ConditionSet(Path(config.conditions_folder))
-        self.gate = _gate(config)
+        self.gate = _gate(config, loaded.judges)
         self.notes = list(self.gate.notes)
         for note in self.notes:
             host.say(note)
@@ -259,7 +259,7 @@ class PolicyRun:
             "objective": config.objective,
             "algorithm": config.algorithm,
             "step": self.trainer.step,
-            "judges": [Path(folder).name for folder in config.judge_folders],
+            "judges": [judge.label for judge in self.loaded.judges],
             "left_out": list(self.gate.notes),
         }
 
@@ -274,10 +274,10 @@ class PolicyRun:
         )
 
 
-def _gate(config: PolicyTrainConfig) -> Gate:
+def _gate(config: PolicyTrainConfig, judges: Sequence[QwenJudge]) -> Gate:
     if not config.needs_judge:
         return Gate(cells=frozenset(ALL_CELLS))
-    return make_gate([read_report(Path(folder)) for folder in config.judge_folders], config.gate)
+    return make_gate([read_report(judge.folder) for judge in judges], config.gate)
 
 
 def _remove(path: Path) -> None:

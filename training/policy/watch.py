@@ -23,7 +23,7 @@ from ..data import Condition
 from ..loop import PolicyTrainer
 from .drift import Drift, Shown, measure_drift
 from .forecast import reward_bytes
-from .rewards import Decoder, ask_judge
+from .rewards import Decoder, Judged, ask_judge, job_views
 from .samples import Batch, Sample
 
 _SEEDS = (101, 202)
@@ -49,7 +49,7 @@ class Look:
 class _Picture:
     sample: Sample
     source: Tensor
-    inside: Tensor
+    mask: Tensor
     raw: Tensor
     pasted: Tensor
 
@@ -146,17 +146,15 @@ class Watch:
             raw = Decoder(models, paste_back=False).pictures(batch, latents)
         made = []
         for sample, job, picture in zip(batch.samples, batch.jobs, raw, strict=True):
-            width, height = job.content
-            source = (job.model_input()[0][:, :height, :width] / 2 + 0.5).clamp(0, 1)
-            alpha = job.model_alpha()
+            source, mask = job_views(job)
             pixels = picture.cpu()
             made.append(
                 _Picture(
                     sample=sample,
                     source=source,
-                    inside=alpha > 0.5,
+                    mask=mask,
                     raw=pixels,
-                    pasted=torch.lerp(source, pixels, alpha),
+                    pasted=torch.lerp(source, pixels, job.model_alpha()),
                 )
             )
         return made
@@ -181,8 +179,11 @@ class Watch:
             with host.resident(judge.part, activation_bytes=room):
                 for new, old in zip(now, self._start, strict=True):
                     pair = (new.pasted.to(host.device), old.pasted.to(host.device))
-                    (forth,) = ask_judge(judge, [new.sample], [pair], host)
-                    (back,) = ask_judge(judge, [new.sample], [(pair[1], pair[0])], host)
+                    both = [
+                        Judged(sample=new.sample, pair=shown, mask=new.mask, source=new.source)
+                        for shown in (pair, (pair[1], pair[0]))
+                    ]
+                    forth, back = ask_judge(judge, both, host)
                     for query, p in zip(
                         new.sample.queries, ((forth + 1 - back) / 2).tolist(), strict=True
                     ):
@@ -211,6 +212,6 @@ def _spread(conditions: Sequence[Condition], num: int) -> list[Condition]:
 def _shown(pictures: Sequence[_Picture]) -> list[Shown]:
     half = len(pictures) // 2
     return [
-        Shown(source=a.source, inside=a.inside, pictures=(a.raw, b.raw))
+        Shown(source=a.source, inside=a.mask > 0.5, pictures=(a.raw, b.raw))
         for a, b in zip(pictures[:half], pictures[half:], strict=True)
     ]

@@ -98,7 +98,7 @@ def make_trainer(tmp_path: Path, algorithm: str, **changes: Any) -> ToyTrainer:
         "run_folder": str(tmp_path),
         "model": {"folder": "toy"},
         "conditions_folder": "toy",
-        "judge_folders": ("toy",),
+        "judges": ({"folder": "toy"},),
         "algorithm": algorithm,
         "mode": "full",
         "batch": BATCH,

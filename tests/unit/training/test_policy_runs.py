@@ -92,11 +92,8 @@ def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -
             assert isinstance(reward, JudgeReward)
             first = reward.decoder.pictures(batch, x0)
             second = reward.decoder.pictures(batch, reference)
-            pairs = [
-                reward.jitter.apply(pair, g)
-                for pair, g in zip(zip(first, second, strict=True), batch.generators, strict=True)
-            ]
-            answers = reward.probabilities(batch.samples, pairs)
+            pairs = list(zip(first, second, strict=True))
+            answers = reward.probabilities(batch, pairs)
             losses += [reward_loss(p, config.reward_cap) for p in answers]
         torch.stack(losses).mean().backward()
         norm = torch.cat([p.grad.flatten() for p in policy.parameters.values()]).norm()  # type: ignore[union-attr]

@@ -122,7 +122,7 @@ def test_a_run_looks_keeps_the_best_and_stops_itself(
         tmp_path,
         conditions,
         judge,
-        held_out_judge=str(judge),
+        held_out_judge={"folder": str(judge)},
         steps=9,
         batch=1,
         learning_rate=1e-4,
