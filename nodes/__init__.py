@@ -9,8 +9,10 @@ from .conditions import OneRewardConditions
 from .config import OneRewardSettings
 from .fill import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
 from .judge import OneRewardLoadJudge, OneRewardPickBest, OneRewardScore
+from .judge_training import OneRewardJudgeReport, OneRewardTrainJudge
 from .load import OneRewardLoadAdapter, OneRewardLoadFill
 from .native import OneRewardNativeInputs, OneRewardStitch, OneRewardToNative
+from .preference import OneRewardCollect, OneRewardLabel, OneRewardLoadPreferences
 
 # At import, because ComfyUI 0.3.75 never calls on_load.
 folders.register()
@@ -36,4 +38,9 @@ class OneRewardExtension(ComfyExtension):
             OneRewardStitch,
             OneRewardToNative,
             OneRewardConditions,
+            OneRewardCollect,
+            OneRewardLabel,
+            OneRewardLoadPreferences,
+            OneRewardTrainJudge,
+            OneRewardJudgeReport,
         ]

@@ -10,16 +10,22 @@ from pathlib import Path
 import folder_paths
 
 from ..fill.models import PIPELINES
+from ..reward.adapter import CONFIG as ADAPTER_CONFIG
 from ..reward.qwen_vl import MODEL_TYPES
+from ..reward.report import FILE_NAME as REPORT
 from . import model_files
 from .model_files import FROM_MODEL
 
 BUNDLED = "bundled (tiny)"
-"""Label of the model that comes with this pack."""
+"""Label of the model, and of the judge, that come with this pack."""
+BUNDLED_JUDGE = Path(__file__).parent.parent / "assets" / "judge"
 NO_FOLDER = "none: every part from a file"
 """Label for no model folder."""
 NO_ADAPTER = "none found: put LoRA files into models/loras"
-NO_JUDGE = "none found: put a Qwen2.5-VL folder into models/onereward"
+NO_JUDGE_ADAPTER = "none"
+"""Label for a judge as it is."""
+JUDGE_RUNS = "judges"
+"""Folder of judge training below output/onereward."""
 OUR_FOLDER = "onereward"
 _LANGUAGE_MODELS = "LLM"
 """Where other packs keep vision-language models; listed if ComfyUI knows the folder."""
@@ -56,14 +62,48 @@ def adapter_names() -> list[str]:
 
 
 def judge_names() -> list[str]:
-    """Return the vision-language models that can judge, or one line saying where to put one."""
+    """Return the judges a user can choose: the bundled one, models, and those trained here."""
     found = {name for name, folder in _folders(_judge_roots()) if _is_judge(folder)}
-    return sorted(found) or [NO_JUDGE]
+    return [BUNDLED, *sorted(found), *_trained("judge/config.json")]
+
+
+def judge_adapter_names() -> list[str]:
+    """Return the adapters for judges, none first: in the model folders, and those trained here."""
+    places = [
+        path.parent.relative_to(root).as_posix()
+        for root in _judge_roots()
+        for path in sorted(Path(root).glob("*/" + ADAPTER_CONFIG))
+    ]
+    return [NO_JUDGE_ADAPTER, *places, *_trained("adapter/" + ADAPTER_CONFIG)]
 
 
 def judge_folder(name: str) -> Path:
     """Return the folder of a chosen judge; raise FileNotFoundError if there is none."""
-    return _find(name, "judge", "preprocessor_config.json", _judge_roots())
+    file = "preprocessor_config.json"
+    if name == BUNDLED:
+        if not (BUNDLED_JUDGE / file).is_file():
+            raise FileNotFoundError(
+                "the bundled judge is not part of this copy of the pack; put a Qwen2.5-VL folder "
+                f"into models/{OUR_FOLDER} and choose it"
+            )
+        return BUNDLED_JUDGE
+    return _find(name, "judge", file, [*_judge_roots(), _trained_root()])
+
+
+def judge_adapter_folder(name: str) -> Path | None:
+    """Return the folder of a chosen adapter, None for none; raise FileNotFoundError."""
+    if name == NO_JUDGE_ADAPTER:
+        return None
+    return _find(name, "adapter", ADAPTER_CONFIG, [*_judge_roots(), _trained_root()])
+
+
+def _trained_root() -> str:
+    return os.path.join(folder_paths.get_output_directory(), OUR_FOLDER, JUDGE_RUNS)
+
+
+def _trained(file: str) -> list[str]:
+    root = Path(_trained_root())
+    return [path.parent.relative_to(root).as_posix() for path in sorted(root.glob("*/" + file))]
 
 
 def model_folder(name: str) -> Path | None:
@@ -103,10 +143,14 @@ def download_folder(hub_id: str) -> Path:
 
 
 def stamp(path: Path | None) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size in bytes and time of change of a file, or of all files in a folder."""
+    """Return name, size in bytes and time of change of a file, or of all files in a folder.
+
+    The report on a judge is left out: it says something about the judge and changes nothing.
+    """
     if path is None or not path.exists():
         return ()
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = [f for f in files if f.is_file() and f.name != REPORT]
     stats = [(str(f.relative_to(path)), f.stat()) for f in files]
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from comfy_api.latest import io
 from ..fill.task import TASKS, Dimension, Task
 from ..reward.judge import JudgeConfig, Judgement
 from ..reward.judging import VIEWS, View, chosen_queries, rank_candidates, score_pairs
+from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
-from ..reward.score import METHODS, Contest
+from ..reward.score import METHODS, Contest, Ranking
 from ..reward.table import Rows, table_picture, table_text
-from . import folders
+from ..training.save_ranking import picked_group, save_ranking
+from . import folders, work_folders
 from .host import ComfyHost
 from .inputs import config_inputs
+from .preference import KIND
 from .types import JudgeSocket
 
 _LOADED: weakref.WeakValueDictionary[Hashable, QwenJudge] = weakref.WeakValueDictionary()
@@ -43,10 +47,20 @@ class OneRewardLoadJudge(io.ComfyNode):
                     options=judges,
                     display_name="judge",
                     default=judges[0],
-                    tooltip="Folder of a Qwen2.5-VL or Qwen2-VL model in transformers format, in "
-                    "models/onereward or models/LLM.",
+                    tooltip="The bundled judge, or the folder of a Qwen2.5-VL or Qwen2-VL model "
+                    "in transformers format, in models/onereward or models/LLM.",
                 ),
                 *config_inputs(JudgeConfig, ("precision", "max_pixels")),
+                io.Combo.Input(
+                    "adapter",
+                    options=folders.judge_adapter_names(),
+                    display_name="adapter",
+                    default=folders.NO_JUDGE_ADAPTER,
+                    optional=True,
+                    tooltip="LoRA adapter in PEFT format for this judge: a folder in "
+                    "models/onereward, or one trained by OneReward Train Judge.",
+                ),
+                *config_inputs(JudgeConfig, ("liger_kernel",)),
             ],
             outputs=[
                 JudgeSocket.Output(
@@ -57,20 +71,33 @@ class OneRewardLoadJudge(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **values: Any) -> Hashable:
-        """Change when a file of the folder changes."""
+        """Change when a file of the judge or its adapter changes."""
+        adapter = values.get("adapter") or folders.NO_JUDGE_ADAPTER
         try:
-            return folders.stamp(folders.judge_folder(values["judge"]))
-        except FileNotFoundError:
+            places = folders.judge_folder(values["judge"]), folders.judge_adapter_folder(adapter)
+        except (FileNotFoundError, TypeError):
             return ()
+        return tuple(folders.stamp(place) for place in places)
 
     @classmethod
     def execute(
-        cls, judge: str, precision: str = "auto", max_pixels: int = 512 * 512
+        cls,
+        judge: str,
+        precision: str = "auto",
+        max_pixels: int = 512 * 512,
+        adapter: str = folders.NO_JUDGE_ADAPTER,
+        liger_kernel: bool = False,
     ) -> io.NodeOutput:
-        """Check the folder and return the judge."""
-        folder = folders.judge_folder(judge)
-        config = JudgeConfig(folder=str(folder), precision=precision, max_pixels=max_pixels)
-        key = (config, folders.stamp(folder))
+        """Check the folders and return the judge."""
+        folder, worn = folders.judge_folder(judge), folders.judge_adapter_folder(adapter)
+        config = JudgeConfig(
+            folder=str(folder),
+            precision=precision,
+            max_pixels=max_pixels,
+            adapter=str(worn or ""),
+            liger_kernel=liger_kernel,
+        )
+        key = (config, folders.stamp(folder), folders.stamp(worn))
         loaded = _LOADED.get(key)
         if loaded is None:
             loaded = _LOADED[key] = QwenJudge(config, ComfyHost().device)
@@ -107,6 +134,7 @@ class OneRewardScore(io.ComfyNode):
                     "position. Off: the reward of training, asked once.",
                 ),
                 *_view_inputs(),
+                _source_input(),
             ],
             outputs=[
                 io.Float.Output(
@@ -136,7 +164,8 @@ class OneRewardScore(io.ComfyNode):
         """Judge every pair."""
         queries = chosen_queries(_task(task), prompt)
         host = ComfyHost(cls.hidden.unique_id)
-        made = score_pairs(judge, (first, second), queries, host, View(**_view(**rest)), swap)
+        view = _view(judge, host, **rest)
+        made = score_pairs(judge, (first, second), queries, host, view, swap)
         rows = [(f"pair {i + 1}", j.probabilities, j.mean()) for i, j in enumerate(made)]
         mean = sum(row[2] for row in rows) / len(rows)
         return _report(host, rows, [_as_json(j) for j in made], mean)
@@ -173,6 +202,15 @@ class OneRewardPickBest(io.ComfyNode):
                 ),
                 *(_weight_input(dimension) for dimension in Dimension),
                 *_view_inputs(),
+                _source_input(),
+                io.String.Input(
+                    "save_as",
+                    display_name="save_as",
+                    default="",
+                    optional=True,
+                    tooltip="Name of preference data in output/onereward/preferences that the "
+                    "comparisons are added to, with who judged and how sure; empty: not saved.",
+                ),
             ],
             outputs=[
                 io.Image.Output("best", display_name="best", tooltip="The winner."),
@@ -197,19 +235,38 @@ class OneRewardPickBest(io.ComfyNode):
         task: str,
         prompt: str,
         method: str = METHODS[0],
+        save_as: str = "",
         **rest: Any,
     ) -> io.NodeOutput:
         """Rank the candidates."""
         weights = {d: rest.pop(d.value, 1.0) for d in Dimension}
         queries = chosen_queries(_task(task), prompt, weights)
         host, contest = ComfyHost(cls.hidden.unique_id), Contest(method=method, weights=weights)
-        ranking = rank_candidates(judge, candidates, queries, host, View(**_view(**rest)), contest)
+        folder = work_folders.work_folder(KIND, save_as) if save_as else None
+        view = _view(judge, host, **rest)
+        ranking = rank_candidates(judge, candidates, queries, host, view, contest)
+        if folder is not None:
+            _save(folder, (Task(task), prompt), candidates, ranking, (judge, view, host))
         rows = [
             (f"{i + 1}. candidate {n + 1}", {}, ranking.scores[n])
             for i, n in enumerate(ranking.order)
         ]
         ranked = candidates[list(ranking.order)]
         return _report(host, rows, _ranking_json(ranking), ranked[:1], ranked)
+
+
+def _save(
+    folder: Path,
+    asked: tuple[Task, str],
+    candidates: torch.Tensor,
+    ranking: Ranking,
+    by: tuple[QwenJudge, View, ComfyHost],
+) -> None:
+    judge, view, host = by
+    data = PreferenceSet(folder)
+    group = picked_group(data, *asked, candidates, (view.source, view.mask))
+    num = save_ranking(data, group, candidates, ranking, f"judge:{judge.label}")
+    host.say(f"{num} comparisons by {judge.label} saved in {folder}")
 
 
 def _report(host: ComfyHost, rows: Rows, report: Any, *values: Any) -> io.NodeOutput:
@@ -243,8 +300,18 @@ def _task(name: str) -> Task:
     return Task(name)
 
 
-def _view(view: str = VIEWS[0], mask: torch.Tensor | None = None) -> dict[str, Any]:
-    return {"kind": view, "mask": mask}
+def _view(
+    judge: QwenJudge,
+    host: ComfyHost,
+    view: str = VIEWS[0],
+    mask: torch.Tensor | None = None,
+    source: torch.Tensor | None = None,
+) -> View:
+    """Return the view, and say so if the judge was trained with another one."""
+    trained = judge.notes.get("view", view)
+    if trained != view:
+        host.say(f"this judge was trained with the view {trained!r}; it is asked with {view!r}")
+    return View(kind=view, mask=mask, source=source)
 
 
 def _judge_input() -> io.Input:
@@ -293,7 +360,8 @@ def _view_inputs() -> list[io.Input]:
             display_name="view",
             default=VIEWS[0],
             optional=True,
-            tooltip="What the judge sees; around the mask shows small edits larger.",
+            tooltip="What the judge sees: around the mask shows small edits larger, beside the "
+            "source shows what was there before, with the mask in red.",
         ),
         io.Mask.Input(
             "mask",
@@ -303,3 +371,13 @@ def _view_inputs() -> list[io.Input]:
             "around the mask.",
         ),
     ]
+
+
+def _source_input() -> io.Input:
+    return io.Image.Input(
+        "source",
+        display_name="source",
+        optional=True,
+        tooltip="The picture before the edit, RGB, as large as the pictures in px. For the views "
+        "beside the source.",
+    )

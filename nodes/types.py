@@ -14,3 +14,5 @@ ConditionsSocket = io.Custom("ONEREWARD_CONDITIONS")
 """Carries :class:`~..training.data.ConditionSet`."""
 StitchSocket = io.Custom("ONEREWARD_STITCH")
 """Carries :class:`~..fill.native.NativeEdit`."""
+PreferencesSocket = io.Custom("ONEREWARD_PREFERENCES")
+"""Carries :class:`~..reward.preference.PreferenceSet`."""

@@ -18,6 +18,7 @@ from ..world.splits import Split
 
 TOY_WORLDS = tuple(f"toy world ({split.value} split)" for split in Split)
 """Labels of the conditions that need no pictures."""
+NO_DATA = "none found: collect, or import pairs with `onereward import-pairs`"
 OUTPUT_MARK = " [output]"
 """ComfyUI's own way to say that a name is below the output folder."""
 _NAME = re.compile(r"\w[\w .-]{0,99}")
@@ -62,6 +63,24 @@ def picture_folders() -> list[str]:
     return [*TOY_WORLDS, *sorted(found)[:_MAX_LISTED]]
 
 
+def preference_folders() -> list[str]:
+    """Return the folders of preference data, or one line saying how to get some."""
+    found = []
+    for mark, root in _roots():
+        found += [name + mark for name in _data_below(Path(root), _MAX_DEPTH)]
+    return sorted(found)[:_MAX_LISTED] or [NO_DATA]
+
+
+def data_folder(label: str) -> Path:
+    """Return the folder of preference data of a label; raises as :func:`picture_folder`."""
+    folder = picture_folder(label)
+    if not any((folder / name).is_file() for name in (PAIRS, GROUPS)):
+        raise FileNotFoundError(
+            f"{folder} has neither {PAIRS} nor {GROUPS}; choose a folder of preference data"
+        )
+    return folder
+
+
 def picture_folder(label: str) -> Path:
     """Return the folder of a label.
 
@@ -74,12 +93,25 @@ def picture_folder(label: str) -> Path:
     # Links inside are followed, as for models; the name itself must not lead out.
     folder = Path(os.path.normpath(root / label.removesuffix(mark)))
     if not folder.is_relative_to(os.path.normpath(root)) or folder == root:
-        raise ValueError(f"pictures is {label!r}, which leaves {root}; choose one from the list")
+        raise ValueError(f"folder {label!r} leaves {root}; choose one from the list")
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {label!r}; put pictures into a folder below {root} and press R"
+            f"there is no folder {label!r} below {root}; put one there and press R"
         )
     return folder
+
+
+def _data_below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+    if not depth or not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        below = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    for entry in below:
+        name = prefix + entry.name
+        if any(os.path.isfile(os.path.join(entry.path, file)) for file in (PAIRS, GROUPS)):
+            yield name
+        else:
+            yield from _data_below(Path(entry.path), depth - 1, name + "/")
 
 
 def _roots() -> tuple[tuple[str, str], ...]:

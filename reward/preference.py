@@ -96,10 +96,13 @@ class PreferenceSet:
         append_line(self.folder / GROUPS, _to_json(group))
 
     def replace_pairs(self, pairs: Iterable[Preference]) -> None:
-        """Put these pairs in the place of all there are, at once."""
-        temporary = self.folder / (PAIRS + ".tmp")
-        temporary.write_text("".join(_to_json(p) + "\n" for p in pairs), encoding="utf-8")
-        os.replace(temporary, self.folder / PAIRS)
+        """Put these pairs in the place of all there are, at once; the same ones change no file."""
+        path, text = self.folder / PAIRS, "".join(_to_json(p) + "\n" for p in pairs)
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            return
+        temporary = path.with_name(PAIRS + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
 
     def pairs(self) -> list[Preference]:
         """Return all pairs.

@@ -150,14 +150,20 @@ def wilson_interval(share: float, num: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def report_table(report: JudgeReport) -> str:
-    """Return table 1 in Markdown: accuracy in %, its interval, and the number of pairs."""
+def report_cells(report: JudgeReport) -> list[list[str]]:
+    """Return the form of table 1: accuracy in %, its interval, and the number of pairs."""
     dimensions = [d for d in Dimension if any(cell[1] is d for cell in report.cells)]
-    head = ["", *(d.value.replace("_", " ") for d in dimensions)]
-    lines = [head, ["---"] * len(head)]
+    rows = [["", *(d.value.replace("_", " ") for d in dimensions)]]
     for task in Task:
         if any(cell[0] is task for cell in report.cells):
-            lines.append([task.value, *(_shown(report, (task, d)) for d in dimensions)])
+            rows.append([task.value, *(_shown(report, (task, d)) for d in dimensions)])
+    return rows
+
+
+def report_table(report: JudgeReport) -> str:
+    """Return table 1 in Markdown: accuracy in %, its interval, and the number of pairs."""
+    head, *rows = report_cells(report)
+    lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

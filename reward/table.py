@@ -39,7 +39,11 @@ def table_text(rows: Rows) -> str:
 
 def table_picture(rows: Rows) -> torch.Tensor:
     """Draw the table; ``[1, H, W, 3]``, float32, 0..1."""
-    cells = table_cells(rows)
+    return draw_cells(table_cells(rows))[None]
+
+
+def draw_cells(cells: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Draw rows of texts; ``[H, W, 3]``, float32, 0..1."""
     font = ImageFont.load_default(FONT_SIZE)
     widths = [
         round(max(font.getlength(row[i]) for row in cells)) + 2 * PADDING
@@ -54,4 +58,4 @@ def table_picture(rows: Rows) -> torch.Tensor:
             draw.text((left + PADDING, top + PADDING), text, fill=BLACK, font=font)
             left += width
         draw.line([(0, top + height - 1), (left, top + height - 1)], fill=GREY)
-    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)[None]
+    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)

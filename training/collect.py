@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def collect(
             group = _make_group(conditions, condition, models, data.folder, config, part)
         for made in processes.gather(group):
             if made is not None and processes.is_main:
-                data.add_group(made)
+                with _writing(data.folder):
+                    data.add_group(made)
     return len(missing) * config.num_candidates
 
 
@@ -125,6 +127,17 @@ def draw_settings(config: CollectConfig, condition: str) -> Iterator[tuple[FillC
         )
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"cannot write to {folder} ({error.strerror or error}); free some space and run again: "
+            "it goes on with the first condition that is not whole"
+        ) from error
+
+
 def _between(limits: tuple[float, float], share: float) -> float:
     return limits[0] + share * (limits[1] - limits[0])
 
@@ -139,14 +152,16 @@ def _make_group(
 ) -> CandidateGroup:
     image, mask = conditions.pictures(condition)
     place = folder / "images" / condition.name
-    place.mkdir(parents=True, exist_ok=True)
-    save_picture(place / "source.png", image[0])
-    save_picture(place / "mask.png", mask[0])
+    with _writing(folder):
+        place.mkdir(parents=True, exist_ok=True)
+        save_picture(place / "source.png", image[0])
+        save_picture(place / "mask.png", mask[0])
     names, settings = [], []
     for number, (fill, seed) in enumerate(draw_settings(config, condition.name)):
         part = PartHost(host, number, config.num_candidates)
         result = run_fill(conditions.request(condition, config=fill, seed=seed), models, part)
-        save_picture(place / f"{number}.png", result.image[0])
+        with _writing(folder):
+            save_picture(place / f"{number}.png", result.image[0])
         names.append(f"images/{condition.name}/{number}.png")
         settings.append(asdict(fill) | {"seed": seed})
     return CandidateGroup(

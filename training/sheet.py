@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data import ConditionSet
+from ..reward.preference import PreferenceSet
+from .data import ConditionSet, read_picture
 
 CELL = 160
 """Side of a picture's cell, in px."""
 GAP = 4
 NUM_SHOWN = 16
+NUM_GROUPS = 8
 MASK_COLOUR = (1.0, 0.3, 0.2)
 
 
@@ -40,6 +42,18 @@ def conditions_sheet(conditions: ConditionSet) -> Tensor:
         alpha = 0.5 * mask[..., None]
         shown.append(image * (1 - alpha) + torch.tensor(MASK_COLOUR) * alpha)
     return contact_sheet(shown, columns=4)
+
+
+def candidates_sheet(data: PreferenceSet) -> Tensor:
+    """Show the first groups, one per row: source, then candidates; ``[1, H, W, 3]``, 0..1."""
+    groups = data.groups()[:NUM_GROUPS]
+    columns = 1 + max((len(group.file_names) for group in groups), default=0)
+    shown: list[Tensor] = []
+    for group in groups:
+        names = [group.source_file_name, *group.file_names]
+        row = [read_picture(data.picture(name)) for name in names if name]
+        shown += [*row, *[torch.ones(1, 1, 3)] * (columns - len(row))]
+    return contact_sheet(shown, columns)
 
 
 def _shrunk(picture: Tensor) -> Tensor:

@@ -22,12 +22,14 @@ PROMISED: dict[str, list[str]] = {
         *("shift", "cfg_mode", "crop_to_context", "context_factor", "target_size", "grow"),
         *("feather", "fill_holes", "colour_correction"),
     ],
-    "OneRewardLoadJudge": ["judge", "precision", "max_pixels"],
-    "OneRewardScore": ["judge", "first", "second", "task", "prompt", "swap", "view", "mask"],
+    "OneRewardLoadJudge": ["judge", "precision", "max_pixels", "adapter", "liger_kernel"],
+    "OneRewardScore": [
+        *("judge", "first", "second", "task", "prompt", "swap", "view", "mask", "source"),
+    ],
     "OneRewardPickBest": [
         *("judge", "candidates", "task", "prompt", "method"),
         *("text_alignment", "consistency", "structure", "aesthetics", "removal_quality"),
-        *("view", "mask"),
+        *("view", "mask", "source", "save_as"),
     ],
     "OneRewardNativeInputs": [
         *("clip", "vae", "image", "task", "prompt", "recipe", "words"),
@@ -40,6 +42,20 @@ PROMISED: dict[str, list[str]] = {
         *("name", "pictures", "task", "masks", "prompt", "words"),
         *("num_conditions", "max_side", "seed"),
     ],
+    "OneRewardCollect": [
+        *("model", "conditions", "name", "num_candidates", "seed", "steps_min", "steps_max"),
+        *("true_cfg_min", "true_cfg_max", "strength_min", "strength_max"),
+        *("guidance_min", "guidance_max", "negative_prompts", "max_conditions"),
+    ],
+    "OneRewardLabel": ["preferences", "labeller", "margin", "view", "judge"],
+    "OneRewardLoadPreferences": ["data"],
+    "OneRewardTrainJudge": [
+        *("judge", "preferences", "name", "mode", "rank", "alpha", "steps", "warmup_steps"),
+        *("batch", "learning_rate", "weight_decay", "clip_norm", "shift", "blur", "noise"),
+        *("test_every", "test_pairs", "view", "precision", "micro_batch"),
+        *("gradient_checkpointing", "liger_kernel", "seed", "max_minutes"),
+    ],
+    "OneRewardJudgeReport": ["judge", "preferences", "name", "split", "max_pairs", "view"],
 }
 OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardNativeInputs": [
@@ -59,6 +75,11 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
         *(("table", "table"), ("report", "report")),
     ],
     "OneRewardConditions": [("condition_set", "conditions"), ("sheet", "sheet")],
+    "OneRewardCollect": [("candidate_data", "preferences"), ("sheet", "sheet")],
+    "OneRewardLabel": [("labelled_data", "preferences"), ("report", "report")],
+    "OneRewardLoadPreferences": [("loaded_data", "preferences")],
+    "OneRewardTrainJudge": [("trained_judge", "judge"), ("curve", "curve"), ("result", "folder")],
+    "OneRewardJudgeReport": [("picture", "picture"), ("text", "text"), ("report", "report")],
 } | {
     f"OneReward{task}": [("result", "image"), ("result_mask", "mask")]
     for task in ("Fill", "Extend", "Remove", "Text")

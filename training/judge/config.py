@@ -216,7 +216,7 @@ class JudgeTrainConfig(RunConfig):
         4, "Pairs computed at once; fewer take less memory and more time.", min=1, max=4096, step=1
     )
     gradient_checkpointing: bool = setting(
-        False,
+        True,
         "Compute activations a second time instead of keeping them: much less memory, a third more "
         "time. A 7B judge needs it on 24 GB.",
     )

@@ -31,10 +31,12 @@ from ..pretrain.run import (
     first_snapshot,
     flatten_optimizer,
     restore_optimizer,
+    saved_step,
     step_generator,
 )
 from ..processes import Processes
 from .config import JudgeTrainConfig
+from .curve import draw_curve, read_curve
 from .evaluate import answer_pairs, ask_both_ways, on_device
 from .memory import training_bytes
 from .pairs import Jitter, draw_batch, pictures_of
@@ -170,10 +172,9 @@ class JudgeTrainer:
         restore_optimizer(self.adam, snapshot.tensors, "adam")
         self.step = snapshot.step
 
-    def export(self, run: Path) -> Path:
+    def export(self) -> Path:
         """Write the result as a folder that loads by itself: the whole judge, or its adapter."""
-        is_full = self.config.mode == "full"
-        current = run / ("judge" if is_full else "adapter")
+        is_full, current = self.config.mode == "full", result_folder(self.config)
         fresh = current.with_name(current.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
         if is_full:
@@ -275,6 +276,9 @@ def train_judge(
     """
     processes = processes or Processes()
     host = host or TrainingHost(processes.device)
+    if is_finished(config):
+        host.say(f"all {config.steps} steps are done; raise steps to go on")
+        return result_folder(config)
     with torch.inference_mode(False), torch.enable_grad():
         trainer = JudgeTrainer(config, host, processes)
         host.say(describe(trainer))
@@ -282,6 +286,20 @@ def train_judge(
         need = training_bytes(trainer.judge, config, trained.values())
         with host.resident(trainer.judge.part, activation_bytes=need):
             return _Run(trainer, on_record).train()
+
+
+def result_folder(config: JudgeTrainConfig) -> Path:
+    """Return where the trained judge or its adapter is."""
+    return Path(config.run_folder) / ("judge" if config.mode == "full" else "adapter")
+
+
+def is_finished(config: JudgeTrainConfig) -> bool:
+    """Whether the run with exactly this config is done; ValueError if the folder holds another."""
+    folder = Path(config.run_folder)
+    if not (folder / "config.json").is_file() or not result_folder(config).is_dir():
+        return False
+    RunFolder(config)  # refuses another run's
+    return saved_step(folder) >= config.steps
 
 
 def describe(trainer: JudgeTrainer) -> str:
@@ -304,6 +322,7 @@ class _Run:
         self.trainer, self.config, self.host = trainer, trainer.config, trainer.host
         self.processes, self.on_record = trainer.processes, on_record
         self.losses: list[float] = []
+        self.curve: list[Mapping[str, float]] = []
         if self.processes.is_main:
             self.folder = RunFolder(self.config)
         self.processes.wait()
@@ -314,6 +333,7 @@ class _Run:
             trainer.restore(stored)
             if self.processes.is_main:
                 self.folder.cut_curve(stored.step)
+            self.curve = read_curve(self.folder.path)
         self.clock = Clock(self.config, stored.seconds if stored else 0.0)
 
     def train(self) -> Path:
@@ -327,7 +347,7 @@ class _Run:
             if not self.trainer.is_updating:
                 self.save()
         self.processes.wait()
-        return self.folder.path / ("judge" if self.config.mode == "full" else "adapter")
+        return result_folder(self.config)
 
     def is_over(self) -> bool:
         """Whether all steps are done or the time is up."""
@@ -342,7 +362,7 @@ class _Run:
             record = accuracies(self.trainer.report())
         if record or step % self.config.log_every == 0 or is_last:
             self.record(record)
-        self.host.progress(step, self.config.steps)
+        self.host.progress(step, self.config.steps, self.preview)
         if self.processes.any(self.clock.wants_checkpoint()):
             self.save()
 
@@ -355,15 +375,20 @@ class _Run:
         if not self.processes.is_main:
             return
         self.folder.append_curve(line)
+        self.curve.append(line)
         log.info("%s %s", self.folder.path.name, line)
         if self.on_record is not None:
             self.on_record(line)
+
+    def preview(self) -> Tensor:
+        """Draw the curve so far."""
+        return draw_curve(self.curve, self.config.steps)
 
     def save(self) -> None:
         """Write the checkpoint, and the result so far."""
         if self.processes.is_main:
             self.folder.save(self.trainer.snapshot(self.clock.seconds()))
-            self.trainer.export(self.folder.path)
+            self.trainer.export()
 
 
 def accuracies(report: JudgeReport) -> dict[str, float]:

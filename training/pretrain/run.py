@@ -110,6 +110,14 @@ class RunFolder:
         return None
 
 
+def saved_step(run: Path) -> int:
+    """Return the step of a run folder's checkpoint, -1 if there is none; reads no tensor."""
+    for name in ("checkpoint", "checkpoint.old"):
+        if (run / name / _STATE).exists():
+            return int(json.loads((run / name / _STATE).read_text())["step"])
+    return -1
+
+
 def first_snapshot(folder: RunFolder, config: RunConfig) -> Snapshot | None:
     """Return what a run starts from: its own checkpoint, an earlier stage's at step 0, or None."""
     stored = folder.load()

@@ -1,0 +1,257 @@
+"""Preference data: collect candidates, label them, or open a folder of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..fill.models import FillModels
+from ..reward.preference import GROUPS, PAIRS, PreferenceSet
+from ..reward.qwen_vl import QwenJudge
+from ..training.collect import CollectConfig
+from ..training.data import ConditionSet
+from ..training.jobs import CollectJob, LabelJob, describe_judge, describe_models
+from ..training.label import LabelConfig
+from ..training.sheet import candidates_sheet
+from . import folders, work_folders
+from .host import ComfyHost
+from .inputs import config_inputs
+from .types import ConditionsSocket, FillModelSocket, JudgeSocket, PreferencesSocket
+
+KIND = "preferences"
+DEFAULTS = CollectConfig()
+
+
+class OneRewardCollect(io.ComfyNode):
+    """Makes several candidates of every condition, with randomised settings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardCollect",
+            display_name="OneReward Collect",
+            category="OneReward",
+            description="Makes several candidates of every condition with randomised settings, to "
+            "be compared. Goes on where it was stopped.",
+            inputs=[
+                FillModelSocket.Input(
+                    "model", display_name="model", tooltip="The fill model whose results to judge."
+                ),
+                ConditionsSocket.Input(
+                    "conditions", display_name="conditions", tooltip="From OneReward Conditions."
+                ),
+                work_folders.name_input("output/onereward/preferences"),
+                _number("num_candidates", 1, 64, "Candidates per condition (paper: 4)."),
+                _number("seed", 0, 2**31 - 1, "Decides settings and noise of all candidates."),
+                *_range("steps", 1, 1000, "sampling steps"),
+                *_range("true_cfg", 0.0, 30.0, "true guidance; 1 = off"),
+                *_range("strength", 0.01, 1.0, "noise to start from; 1 = pure noise"),
+                *_range("guidance", -1.0, 100.0, "embedded guidance; -1 = the model's recipe"),
+                io.String.Input(
+                    "negative_prompts",
+                    display_name="negative_prompts",
+                    multiline=True,
+                    default="\n".join(DEFAULTS.negative_prompts),
+                    optional=True,
+                    tooltip="One per line, drawn at random (the paper's four); an empty line is "
+                    "none.",
+                ),
+                _number("max_conditions", 0, 10**9, "Stop after this many conditions; 0 = all."),
+            ],
+            outputs=[
+                _data_output("candidate_data", "The candidates, for OneReward Label."),
+                io.Image.Output(
+                    "sheet",
+                    display_name="sheet",
+                    tooltip="The first conditions, each with its candidates behind it.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str = "", **rest: Any) -> Hashable:
+        """Change when candidates come or go."""
+        return _stamps(name, GROUPS)
+
+    @classmethod
+    def execute(
+        cls, model: FillModels, conditions: ConditionSet, name: str, **rest: Any
+    ) -> io.NodeOutput:
+        """Collect what is missing."""
+        folder, host = work_folders.work_folder(KIND, name), ComfyHost(cls.hidden.unique_id)
+        job = CollectJob(
+            **describe_models(model),
+            conditions_folder=str(conditions.folder),
+            data_folder=str(folder),
+            settings=asdict(_collect_config(**rest)),
+            threads=torch.get_num_threads(),
+        )
+        data = job.run(host, models=model)
+        groups = data.groups()
+        num = sum(len(group.file_names) for group in groups)
+        host.say(f"{num} candidates of {len(groups)} conditions in {folder}")
+        return io.NodeOutput(data, candidates_sheet(data))
+
+
+class OneRewardLabel(io.ComfyNode):
+    """Says which candidate is the best and which the worst, per dimension."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardLabel",
+            display_name="OneReward Label",
+            category="OneReward",
+            description="Finds the best and the worst candidate per dimension, by a judge, by "
+            "metrics or by the toy world's oracle. Where they hardly differ there is no pair.",
+            inputs=[
+                _data_input("Candidates, from OneReward Collect."),
+                *config_inputs(LabelConfig),
+                JudgeSocket.Input(
+                    "judge",
+                    display_name="judge",
+                    optional=True,
+                    tooltip="For the labeller judge; from OneReward Load Judge.",
+                ),
+            ],
+            outputs=[
+                _data_output("labelled_data", "The same data with its pairs."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="Pairs per task and dimension, and the share that was dropped.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, preferences: PreferenceSet, judge: QwenJudge | None = None, **rest: Any
+    ) -> io.NodeOutput:
+        """Label what is not labelled."""
+        host = ComfyHost(cls.hidden.unique_id)
+        job = LabelJob(
+            data_folder=str(preferences.folder),
+            judge=describe_judge(judge),
+            settings=asdict(LabelConfig(**rest)),
+            threads=torch.get_num_threads(),
+        )
+        text = job.run(host, judge=judge).text()
+        host.say(text)
+        return io.NodeOutput(preferences, text, ui={"onereward": [{"table": text}]})
+
+
+class OneRewardLoadPreferences(io.ComfyNode):
+    """Opens a folder of preference data."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the list is read from the disk at every call."""
+        listed = work_folders.preference_folders()
+        return io.Schema(
+            node_id="OneRewardLoadPreferences",
+            display_name="OneReward Load Preferences",
+            category="OneReward",
+            description="Opens preference data: imported, saved by Pick Best, or made by another "
+            "workflow.",
+            inputs=[
+                io.Combo.Input(
+                    "data",
+                    options=listed,
+                    display_name="data",
+                    default=listed[0],
+                    tooltip="Folder with a metadata.jsonl or candidates.jsonl below ComfyUI's "
+                    "input or output folder.",
+                ),
+            ],
+            outputs=[_data_output("loaded_data", "For labelling, training and reports.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, data: str = "", **rest: Any) -> Hashable:
+        """Change when pairs or candidates come or go."""
+        try:
+            folder = work_folders.data_folder(data or "")
+        except (ValueError, FileNotFoundError):
+            return ()
+        return tuple(folders.stamp(folder / name) for name in (PAIRS, GROUPS))
+
+    @classmethod
+    def execute(cls, data: str) -> io.NodeOutput:
+        """Open the folder and read it once, so that damage shows here."""
+        opened = PreferenceSet(work_folders.data_folder(data))
+        num = f"{len(opened.pairs())} pairs, {len(opened.groups())} groups of candidates"
+        ComfyHost(cls.hidden.unique_id).say(num)
+        return io.NodeOutput(opened)
+
+
+def _collect_config(negative_prompts: str | None = None, **values: Any) -> CollectConfig:
+    """Turn the inputs into a config: least and most become one range."""
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        field, _, end = key.rpartition("_")
+        if end in ("min", "max"):
+            low, high = made.get(field, getattr(DEFAULTS, field))
+            made[field] = (value, high) if end == "min" else (low, value)
+        else:
+            made[key] = value
+    if negative_prompts is not None:
+        made["negative_prompts"] = tuple(negative_prompts.split("\n"))
+    return CollectConfig(**made)
+
+
+def _stamps(name: str, *files: str) -> Hashable:
+    try:
+        folder: Path = work_folders.work_folder(KIND, name)
+    except (ValueError, TypeError):
+        return ()
+    return tuple(folders.stamp(folder / file) for file in files)
+
+
+def _number(name: str, low: int, high: int, tooltip: str) -> io.Input:
+    return io.Int.Input(
+        name,
+        display_name=name,
+        default=getattr(DEFAULTS, name),
+        min=low,
+        max=high,
+        optional=True,
+        tooltip=tooltip,
+    )
+
+
+def _range(name: str, low: float, high: float, what: str) -> list[io.Input]:
+    kind, step = (io.Int, 1) if isinstance(low, int) else (io.Float, 0.05)
+    return [
+        kind.Input(
+            f"{name}_{end}",
+            display_name=f"{name}_{end}",
+            default=getattr(DEFAULTS, name)[place],
+            min=low,  # type: ignore[arg-type]
+            max=high,  # type: ignore[arg-type]
+            step=step,  # type: ignore[arg-type]
+            optional=True,
+            tooltip=f"{('Least', 'Most')[place]} {what}.",
+        )
+        for place, end in enumerate(("min", "max"))
+    ]
+
+
+def _data_input(tooltip: str) -> io.Input:
+    return PreferencesSocket.Input("preferences", display_name="preferences", tooltip=tooltip)
+
+
+def _data_output(name: str, tooltip: str) -> io.Output:
+    return PreferencesSocket.Output(name, display_name="preferences", tooltip=tooltip)

@@ -1,0 +1,182 @@
+"""Whole jobs around a judge, as JSON: what a node does, and what the command line does again.
+
+A node writes the file of its job beside the results, so that the same job runs without ComfyUI and
+on several GPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ..fill.config import ModelConfig
+from ..fill.host import Host
+from ..fill.models import FillModels, load_fill_models
+from ..reward.judge import JudgeConfig
+from ..reward.preference import PreferenceSet
+from ..reward.qwen_vl import QwenJudge
+from ..reward.report import JudgeReport, write_report
+from .collect import CollectConfig, collect
+from .data import ConditionSet
+from .judge.report import ReportConfig, report_on_judge, save_report
+from .label import LabelConfig, LabelReport, label
+from .labellers import make_labeller
+from .pretrain.config import JsonConfig
+from .pretrain.run import write_text
+from .processes import Processes
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectJob(JsonConfig):
+    """Make candidates of a folder of conditions."""
+
+    model: dict[str, str]
+    """The fill model: fields of :class:`~..fill.config.ModelConfig`."""
+    conditions_folder: str
+    """What edits are made from."""
+    data_folder: str
+    """Where candidates go."""
+    adapters: tuple[str, ...] = ()
+    """LoRA files on the model."""
+    strengths: tuple[float, ...] = ()
+    """Their strengths."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How candidates vary: fields of :class:`~.collect.CollectConfig`."""
+    threads: int = 1
+    """CPU threads of the command line."""
+
+    def run(
+        self,
+        host: Host,
+        processes: Processes | None = None,
+        models: FillModels | None = None,
+    ) -> PreferenceSet:
+        """Collect what is missing.
+
+        Args:
+            host: Memory, progress, cancel.
+            processes: Share the conditions out; None: those of the environment.
+            models: What a node has loaded already; None: load as the job says.
+        """
+        config = _settings(CollectConfig, self.settings)
+        conditions = ConditionSet(Path(self.conditions_folder))
+        data = _open(self.data_folder, "collect.json", self, processes)
+        loaded = models or self.load_models(host.device)
+        collect(conditions, loaded, data, config, host, processes)
+        return data
+
+    def load_models(self, device: torch.device) -> FillModels:
+        """Check the model's files; no weight is read yet."""
+        models = load_fill_models(_settings(ModelConfig, self.model), device)
+        for path, strength in zip(self.adapters, self.strengths, strict=True):
+            models = models.with_adapter(Path(path), strength)
+        return models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelJob(JsonConfig):
+    """Label the candidates of a data set."""
+
+    data_folder: str
+    """The data set."""
+    judge: dict[str, Any] = field(default_factory=dict)
+    """The judge: fields of :class:`~..reward.judge.JudgeConfig`; empty: none is needed."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Who labels and when: fields of :class:`~.label.LabelConfig`."""
+    threads: int = 1
+    """CPU threads of the command line."""
+
+    def run(
+        self,
+        host: Host,
+        processes: Processes | None = None,
+        judge: QwenJudge | None = None,
+    ) -> LabelReport:
+        """Label what is not labelled; arguments as for :meth:`CollectJob.run`."""
+        config = _settings(LabelConfig, self.settings)
+        if judge is None and self.judge:
+            judge = QwenJudge(_settings(JudgeConfig, self.judge), host.device)
+        labeller = make_labeller(config, judge)
+        data = _open(self.data_folder, "label.json", self, processes)
+        return label(data, labeller, config.margin, host, processes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportJob(JsonConfig):
+    """Report on a judge."""
+
+    data_folder: str
+    """Preference data."""
+    report_folder: str
+    """Where report.json, report.md and report.png go."""
+    judge: dict[str, Any]
+    """The judge: fields of :class:`~..reward.judge.JudgeConfig`."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Which pairs: fields of :class:`~.judge.report.ReportConfig`."""
+    threads: int = 1
+    """CPU threads of the command line."""
+
+    def run(
+        self,
+        host: Host,
+        processes: Processes | None = None,
+        judge: QwenJudge | None = None,
+    ) -> JudgeReport:
+        """Ask the judge and write the report, beside the judge too, where training looks for it."""
+        config = _settings(ReportConfig, self.settings)
+        judge = judge or QwenJudge(_settings(JudgeConfig, self.judge), host.device)
+        report = report_on_judge(
+            judge, PreferenceSet(Path(self.data_folder)), config, host, processes
+        )
+        if processes is None or processes.is_main:
+            folder = Path(self.report_folder)
+            save_report(folder, report, judge.label)
+            write_text(folder / "config.json", self.to_json())
+            try:
+                write_report(judge.folder, report)
+            except OSError as error:
+                host.say(f"the report is not beside the judge ({error.strerror or error})")
+        return report
+
+
+def describe_models(models: FillModels) -> dict[str, Any]:
+    """Return the fields of a job that load the same fill model again.
+
+    Raises:
+        ValueError: It was put together by hand.
+    """
+    if models.config is None:
+        raise ValueError("this fill model was not loaded from files; use a loader node")
+    return {
+        "model": asdict(models.config),
+        "adapters": tuple(str(adapter.path) for adapter in models.adapters),
+        "strengths": tuple(adapter.strength for adapter in models.adapters),
+    }
+
+
+def describe_judge(judge: QwenJudge | None) -> dict[str, Any]:
+    """Return the fields of a job that load the same judge again; empty for none."""
+    return asdict(judge.config) if judge is not None else {}
+
+
+def _settings(cls: type[T], values: dict[str, Any]) -> T:
+    """Make a config of JSON values; ValueError for keys that it does not have."""
+    unknown = sorted(set(values) - {f.name for f in fields(cls)})  # type: ignore[arg-type]
+    if unknown:
+        raise ValueError(f"{cls.__name__} has unknown keys: {', '.join(unknown)}; remove them")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _open(folder: str, name: str, job: JsonConfig, processes: Processes | None) -> PreferenceSet:
+    """Open a data set and note the job in it; the first process repairs what a crash left."""
+    if processes is None or processes.is_main:
+        data = PreferenceSet(Path(folder))
+        write_text(data.folder / name, job.to_json())
+    if processes is not None:
+        processes.wait()
+    return PreferenceSet(Path(folder))

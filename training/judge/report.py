@@ -1,0 +1,159 @@
+"""How good a judge is on held-out pairs: asked, written as files, drawn."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...fill.config import check_limits, setting
+from ...fill.host import Host
+from ...reward.judging import BYTES_PER_PIXEL, VIEWS
+from ...reward.preference import PreferenceSet, by_split
+from ...reward.qwen_vl import QwenJudge
+from ...reward.report import (
+    JudgeReport,
+    make_report,
+    report_cells,
+    report_table,
+    write_report,
+)
+from ...reward.table import draw_cells
+from ..plot import Series, plot, stack
+from ..pretrain.run import write_text
+from ..processes import Processes
+from .evaluate import BATCH, answer_pairs
+
+log = logging.getLogger("onereward.training")
+
+HELD_OUT = ("test", "dev", "test and dev")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """Which pairs a judge is asked about. The order of the fields is a promise."""
+
+    split: str = setting(
+        HELD_OUT[0],
+        "Held-out pairs to ask about: test (looked at by nobody before), dev (watched in "
+        "training), or both.",
+        options=HELD_OUT,
+    )
+    max_pairs: int = setting(
+        0, "Pairs to ask about at most, spread over all; 0 = all.", min=0, max=1_000_000, step=16
+    )
+    view: str = setting(VIEWS[0], "What the judge sees of the pictures.", options=VIEWS)
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of limits."""
+        check_limits(self)
+
+
+def report_on_judge(
+    judge: QwenJudge,
+    data: PreferenceSet,
+    config: ReportConfig,
+    host: Host,
+    processes: Processes | None = None,
+) -> JudgeReport:
+    """Ask a judge about held-out pairs, in both orders; several processes share them.
+
+    Raises:
+        ValueError: There are no pairs in these splits.
+    """
+    processes = processes or Processes()
+    splits = by_split(data.pairs())
+    pairs = [pair for name in config.split.split(" and ") for pair in splits[name]]
+    if config.max_pairs and len(pairs) > config.max_pairs:
+        chosen = np.linspace(0, len(pairs) - 1, config.max_pairs).round().astype(int)
+        pairs = [pairs[i] for i in chosen]
+    if not pairs:
+        raise ValueError(
+            f"{data.folder} holds no pairs of its {config.split} split, which takes a tenth of all "
+            "conditions; collect and label more, or choose another split"
+        )
+    _ = judge.answer_ids
+    room = 2 * BATCH * judge.patches.max_pixels * BYTES_PER_PIXEL
+    mine = pairs[processes.rank :: processes.count]
+
+    def tick(done: int, total: int) -> None:
+        host.check_cancelled()
+        host.progress(done, total)
+
+    with host.resident(judge.part, activation_bytes=room):
+        answers = answer_pairs(judge, data, mine, tick, config.view)
+    host.progress(len(mine), len(mine))
+    return make_report([answer for part in processes.gather(answers) for answer in part])
+
+
+def report_text(report: JudgeReport, label: str) -> str:
+    """Return the whole report in Markdown."""
+    consistency = [
+        f"{t.value}, {d.value.replace('_', ' ')}: {cell.swap_consistency:.1%}"
+        for (t, d), cell in report.cells.items()
+    ]
+    bins = [
+        f"| {one.low:.2f}-{one.high:.2f} | {one.num_pairs} | {one.mean_score:.3f} "
+        f"| {one.accuracy:.3f} |"
+        for one in report.calibration
+    ]
+    return "\n".join(
+        [
+            f"# {label} on held-out pairs",
+            "",
+            "Right answers in % (95 % interval, number of pairs), both orders averaged.",
+            "",
+            report_table(report),
+            "",
+            "Swapping the pictures swaps the answer:",
+            "",
+            *(f"- {line}" for line in consistency),
+            "",
+            "Calibration: how sure, and how often right.",
+            "",
+            "| confidence | pairs | mean confidence | right |",
+            "|---|---|---|---|",
+            *bins,
+            "",
+        ]
+    )
+
+
+def report_picture(report: JudgeReport) -> Tensor:
+    """Draw the table, swap consistency and the calibration plot; ``[1, H, W, 3]``, 0..1."""
+    bins = report.calibration
+    cells = report.cells.values()
+    num = sum(cell.num_pairs for cell in cells)
+    swapped = sum(cell.swap_consistency * cell.num_pairs for cell in cells) / num
+    line = [[f"swapping the pictures swaps the answer in {swapped:.1%} of {num} pairs"]]
+    curve = plot(
+        "Calibration: right answers by confidence (number of pairs)",
+        [
+            Series(name="ideal", points=[(0.5, 0.5), (1.0, 1.0)]),
+            Series(
+                name="judge",
+                points=[(one.mean_score, one.accuracy) for one in bins],
+                labels=[str(one.num_pairs) for one in bins],
+            ),
+        ],
+        (0.5, 1.0),
+        (0.0, 1.0),
+        "confidence",
+    )
+    return stack([draw_cells(report_cells(report)), draw_cells(line), curve])
+
+
+def save_report(folder: Path, report: JudgeReport, label: str) -> Tensor:
+    """Write report.json, report.md and report.png; return the picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = report_picture(report)
+    write_report(folder, report)
+    write_text(folder / "report.md", report_text(report, label))
+    values = (picture[0] * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(values).save(folder / "report.png")
+    return picture
