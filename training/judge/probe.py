@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...reward.qwen_vl import Encoded
-from .questions import CELL, MARK_SIZES, Gallery
+from ...world.marks import CELL
+from .questions import MARK_SIZES, Gallery
 
 
 class Probe(nn.Module):

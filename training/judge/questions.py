@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...world.canvas import SIZE
 from ...world.conditions import Conditions, draw_conditions
 from ...world.faults import plant_fault
-from ...world.lettering import CELL_WIDTH, LETTERS, MAX_LETTERS
+from ...world.lettering import LETTERS
+from ...world.marks import CELL, mark_cells
+from ...world.marks import MARK_SIZES as CELL_MARK_SIZES
+from ...world.marks import MARKS as CELL_MARKS
 from ...world.shapes import COLOUR_NAMES, COLOUR_VALUES, SHAPE_NAMES
 from ...world.splits import Split
 
@@ -37,18 +39,11 @@ _FAULT_SHARE = 0.5
 _ROUND = ("colour", "shape", "letter", "clean", "letter", "clean")
 """Kinds of questions in turn; what is learned slowly is asked more often."""
 _FILL, _TEXT = 0, 3
-CELL = 8
-"""Side of the smallest part of a picture that is marked, in px."""
 _SPOILED = 0.01
 """Mean difference from the truth from which a cell counts as faulty."""
-MARKS = ("thing", "colour", "place", "fault")
-"""What a cell is marked with: shape or letter, colour of the shape, letter's place in the word."""
-MARK_SIZES = (
-    1 + len(SHAPE_NAMES) + len(LETTERS),
-    1 + len(COLOUR_NAMES),
-    1 + MAX_LETTERS,
-    1 + len(_FAULTS),
-)
+MARKS = (*CELL_MARKS, "fault")
+"""What a cell is marked with."""
+MARK_SIZES = (*CELL_MARK_SIZES, 1 + len(_FAULTS))
 """Number of values of each mark; 0 is none."""
 
 
@@ -103,33 +98,9 @@ def draw_gallery(split: Split, index: int, num: int) -> Gallery:
 
 def _marks(conditions: Conditions, images: Tensor, fault_of: Tensor) -> Tensor:
     """Mark every cell with what it shows."""
-    covered = F.avg_pool2d(conditions.coverage, CELL) > 0.3
-    shape, has_shape = conditions.shape[:, None, None], conditions.shape[:, None, None] >= 0
-    colour = torch.cdist(conditions.ink, COLOUR_VALUES).argmin(1)[:, None, None]
-    place, letter = _letter_cells(conditions)
-    thing = torch.where(letter >= 0, 1 + len(SHAPE_NAMES) + letter, 0)
     spoiled = F.avg_pool2d((images - conditions.target).abs().mean(1), CELL) > _SPOILED
-    return torch.stack(
-        [
-            torch.where(covered & has_shape, 1 + shape, thing),
-            torch.where(covered & has_shape, 1 + colour, 0),
-            1 + place,
-            torch.where(spoiled, fault_of[:, None, None], 0),
-        ],
-        dim=1,
-    )
-
-
-def _letter_cells(conditions: Conditions) -> tuple[Tensor, Tensor]:
-    """Return place and letter of each cell whose centre lies in a word, else -1; `[B, 8, 8]`."""
-    centre = torch.arange(CELL // 2, SIZE, CELL)
-    x0, y0, x1, y1 = conditions.box[:, :, None, None].unbind(1)
-    x, y = centre[None, None, :], centre[None, :, None]
-    inside = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-    place = torch.where(inside, (x - x0) // CELL_WIDTH, 0).clamp(0, MAX_LETTERS - 1)
-    letter = conditions.letters.gather(1, place.flatten(1)).view_as(place)
-    shown = inside & (letter >= 0)
-    return torch.where(shown, place, -1), torch.where(shown, letter, -1)
+    fault = torch.where(spoiled, fault_of[:, None, None], 0)
+    return torch.cat([mark_cells(conditions), fault[:, None]], 1)
 
 
 def _facts(conditions: Conditions, is_faulty: Tensor) -> list[dict[str, str]]:

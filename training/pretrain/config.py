@@ -182,6 +182,9 @@ class FillTrainConfig(PhotoRunConfig):
     """Mean of the noise level's logit; 0 centres it on half noise."""
     sigma_spread: float = 1.1
     """Standard deviation of that logit."""
+    probe_weight: float = 0.0
+    """Weight of the probe's loss: half-way through the transformer every picture token has to say
+    what belongs there (thing, colour, letter's place)."""
     ema_decay: float = 0.999
     """Of the averaged weights, which are what is shipped."""
 
@@ -197,6 +200,7 @@ class FillTrainConfig(PhotoRunConfig):
         require(self.refresh_every >= 1, f"refresh_every is {self.refresh_every}; use at least 1")
         require(self.steps >= self.decay_steps >= 0, "decay_steps is more than steps")
         require(0 <= self.drop_prompt < 1, f"drop_prompt is {self.drop_prompt}; use 0 to 0.99")
+        require(self.probe_weight >= 0, f"probe_weight is {self.probe_weight}; use 0 or more")
         require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; use 0 to 0.9999")
         good = len(self.task_weights) == 4 and min(self.task_weights) >= 0 < sum(self.task_weights)
         require(good, f"task_weights are {self.task_weights}; give four, none below 0, not all 0")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...fill.latents import pack_mask, vae_factor
 from ...world.conditions import Conditions, draw_conditions
+from ...world.marks import mark_cells
 from ...world.splits import Split
 from .config import FillTrainConfig
 from .models import FillParts, encode_packed, fill_condition, prompt_ids
@@ -19,6 +20,7 @@ from .photographs import draw_photo_crops, find_photographs
 from .run import step_generator
 
 BLOCK = 64
+IGNORED = -100
 _PHOTO_CROPS = 8192
 # On a photograph the world's shapes and words matter less than continuing its texture.
 _PHOTO_TASK_WEIGHTS = (1.0, 3.0, 3.0, 1.0)
@@ -38,6 +40,8 @@ class Samples:
     """Int64 `[B, T]`."""
     clip_ids: Tensor
     """Int64 `[B, T]`."""
+    marks: Tensor
+    """Int64 `[B, 3, N]`: what each token's cell has to show; -100 where no prompt says so."""
 
 
 class ScenePool:
@@ -92,6 +96,7 @@ class ScenePool:
             weight=loss_weight(scenes.mask, latents, vae_factor(vae.config), keep).half(),
             t5_ids=t5_ids,
             clip_ids=clip_ids,
+            marks=mark_cells(scenes).flatten(2),
         )
 
     def draw(self, count: int, generator: torch.Generator) -> Samples:
@@ -101,6 +106,7 @@ class ScenePool:
         is_dropped = torch.rand(count, generator=generator) < self._config.drop_prompt
         names = ("t5_ids", "clip_ids")
         ids = {k: torch.stack([getattr(block, k)[row] for block, row in picked]) for k in names}
+        marks = torch.stack([block.marks[row] for block, row in picked])
         empty_t5, empty_clip = self._empty
         return Samples(
             latents=torch.stack([block.latents[row] for block, row in picked]).float(),
@@ -108,6 +114,7 @@ class ScenePool:
             weight=torch.stack([block.weight[row] for block, row in picked]).float(),
             t5_ids=torch.where(is_dropped[:, None], empty_t5, ids["t5_ids"]),
             clip_ids=torch.where(is_dropped[:, None], empty_clip, ids["clip_ids"]),
+            marks=marks.masked_fill(is_dropped[:, None, None], IGNORED),
         )
 
 

@@ -23,6 +23,7 @@ from .models import (
 )
 from .muon import Muon
 from .pool import Samples, ScenePool
+from .probe import TokenProbe
 from .run import (
     Clock,
     RunFolder,
@@ -75,6 +76,9 @@ class FillTrainer:
         vae = AutoencoderKL.from_pretrained(config.vae_folder)
         self.parts = build_parts(config, vae)
         named = self.parts.named_parameters()
+        self.probe = TokenProbe(self.parts) if config.probe_weight > 0 else None
+        if self.probe:
+            named |= {f"probe.{k}": p for k, p in self.probe.named_parameters()}
         self.parameters = named
         matrices = [p for name, p in named.items() if is_matrix(name, p)]
         others = [p for name, p in named.items() if not is_matrix(name, p)]
@@ -110,7 +114,10 @@ class FillTrainer:
                 f"the loss of step {self.step} is not finite; the last checkpoint in "
                 f"{config.run_folder} is good: go on from it with a lower learning_rate"
             )
-        losses.mean().backward()
+        loss = losses.mean()
+        if self.probe:
+            loss = loss + config.probe_weight * self.probe.loss(samples.marks)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         for optimizer in (self.muon, self.adam):
             optimizer.step()
@@ -135,7 +142,7 @@ class FillTrainer:
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
         """Take over weights, averages and, where the snapshot has them, optimiser states."""
-        tensors = snapshot.tensors
+        tensors = self._with_probe(snapshot.tensors)
         self._check_fit(tensors)
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
@@ -144,6 +151,16 @@ class FillTrainer:
             restore_optimizer(self.muon, tensors, "muon")
             restore_optimizer(self.adam, tensors, "adam")
         self.step = snapshot.step
+
+    def _with_probe(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Start the probe anew where a run begins from one that had none."""
+        fresh = {
+            f"{kind}.{name}": parameter
+            for kind in ("weights", "ema")
+            for name, parameter in self.parameters.items()
+            if name.startswith("probe.")
+        }
+        return {**fresh, **tensors}
 
     def _check_fit(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse weights of another architecture, naming the first that differs."""
@@ -211,6 +228,8 @@ def _report(folder: RunFolder, trainer: FillTrainer, clock: Clock, losses: list[
         "loss": float(torch.stack(losses).mean()) if losses else float("nan"),
         "learning_scale": trainer.learning_scale(),
     }
+    if trainer.probe:
+        record["probe"] = trainer.probe.take_mean()
     folder.append_curve(record)
     log.info("fill %s", record)
 
