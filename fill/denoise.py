@@ -8,6 +8,7 @@ from itertools import groupby
 
 import torch
 
+from ..kernels import use_backend
 from .adapters import apply_adapters
 from .encode import Encoded
 from .fused import apply_kernels
@@ -16,6 +17,7 @@ from .host import Host, Preview
 from .latents import pack_latents, position_ids, unpack_latents, vae_factor
 from .memory import Plan, sample_bytes
 from .models import FillModels
+from .modulation import make_table, place_modulation
 from .preview import preview_picture
 from .recipe import Settings
 from .sampler import add_noise, sample
@@ -51,6 +53,7 @@ def denoise(
     room = max(
         sample_bytes(models, len(c) * prompts, c[0][0].conditioning.shape[0]) for c in chunks
     )
+    place_modulation(models.transformer, host, room)
     made: list[torch.Tensor] = []
     with host.resident(models.transformer, activation_bytes=room):
         for chunk in chunks:
@@ -86,12 +89,18 @@ def _denoise_chunk(
     calls: _Calls,
 ) -> list[torch.Tensor]:
     height, width = chunk[0][0].size
-    sigmas = _sigmas(chunk, spec, models).to(device)
-    x = pack_latents(torch.stack([_start(row, models, sigmas[0].cpu()) for row in chunk])).to(
-        device
-    )
+    sigmas = _sigmas(chunk, spec, models)
+    x = pack_latents(torch.stack([_start(row, models, sigmas[0]) for row in chunk])).to(device)
     cond = _conditioning(chunk, spec, models, device)
-    velocity = make_velocity(models.transformer.module, cond, plan.batched_cfg, calls.before)
+    transformer = models.transformer.module
+    velocity = make_velocity(
+        transformer,
+        cond,
+        plan.batched_cfg,
+        calls.before,
+        is_mixed=False,
+        table=make_table(transformer, cond, sigmas[:-1]),
+    )
     factor, weights = vae_factor(models.vae_config), chunk[0][0].preview
 
     def on_step(_: int, x0: torch.Tensor) -> None:
@@ -100,7 +109,8 @@ def _denoise_chunk(
             lambda: preview_picture(unpack_latents(first, height, width)[0], weights, factor)
         )
 
-    packed = sample(velocity, x, sigmas, on_step)
+    with use_backend("reference" if models.kernels == "off" else "auto"):
+        packed = sample(velocity, x, sigmas, on_step, spec.settings.true_cfg)
     return list(unpack_latents(packed, height, width).cpu())
 
 

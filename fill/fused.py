@@ -44,7 +44,7 @@ def apply_kernels(transformer: nn.Module, mode: str, device: torch.device) -> No
     if reason is None:
         if not is_attached(transformer):
             attach(transformer)
-            _log_attached(describe_attention(device, _processor(transformer)))
+            _log_attached(describe_attention(device, _blocks(transformer)[0].attn.processor))
         return
     if mode == "on":
         raise kernels.KernelUnavailable(
@@ -66,7 +66,7 @@ def attach(transformer: nn.Module) -> None:
 def detach(transformer: nn.Module) -> None:
     """Give back the classes that :func:`attach` replaced."""
     for module in transformer.modules():
-        if _is_fused(type(module)):
+        if is_fused(module):
             module.__class__ = type(module).__base__  # type: ignore[assignment]
 
 
@@ -75,15 +75,30 @@ def is_attached(transformer: nn.Module) -> bool:
     return all(_fused_class(type(module)) is None for module in transformer.modules())
 
 
+def takes_modulation(transformer: nn.Module) -> bool:
+    """Tell whether a transformer takes ready-made modulation in every block."""
+    model: Any = transformer
+    return (
+        is_fused(transformer)
+        and not _has_hooked_blocks(model)
+        and all(_is_covered(block, True, None) for block in _blocks(model))
+    )
+
+
 def _refusal(transformer: nn.Module, device: torch.device) -> str | None:
     from diffusers import FluxTransformer2DModel
 
-    if type(transformer) is not FluxTransformer2DModel and not _is_fused(type(transformer)):
+    if type(transformer) is not FluxTransformer2DModel and not is_fused(transformer):
         return f"the transformer is a {type(transformer).__name__}, not a FluxTransformer2DModel"
     return kernels.device_refusal(device.type, device.index)
 
 
-def _is_fused(cls: type) -> bool:
+def is_fused(module: nn.Module) -> bool:
+    """Tell whether a module itself runs on the kernels."""
+    return _is_fused_class(type(module))
+
+
+def _is_fused_class(cls: type) -> bool:
     return cls.__dict__.get("is_onereward_fused", False)
 
 
@@ -180,8 +195,11 @@ def _transformer(  # noqa: PLR0913  (the arguments are those of diffusers)
 
 def _has_hooked_blocks(transformer: Any) -> bool:
     """Tell whether offload or caching hooks have replaced the forward of a block."""
-    blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
-    return any("forward" in vars(block) for block in blocks)
+    return any("forward" in vars(block) for block in _blocks(transformer))
+
+
+def _blocks(transformer: Any) -> tuple[Any, ...]:
+    return (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
 
 
 def _embedding(
@@ -343,11 +361,6 @@ def _plain_adapters(layer: Any) -> list[str]:
         for name in active
     )
     return active if is_plain else []
-
-
-def _processor(transformer: Any) -> Any:
-    blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
-    return blocks[0].attn.processor
 
 
 @functools.cache

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from .modulation import ModulationTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +54,9 @@ def make_velocity(
     cond: Conditioning,
     batched: bool = True,
     on_call: Callable[[], None] | None = None,
+    *,
+    is_mixed: bool = True,
+    table: ModulationTable | None = None,
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return ``velocity(x, sigma)`` for packed latents x ``[B, S, 4C]``, float32.
 
@@ -58,21 +65,27 @@ def make_velocity(
         cond: The conditioning, on the transformer's device and in its data type.
         batched: With guidance: both prompts in one call of twice the batch, else two calls.
         on_call: Called before every model call (progress and cancel).
+        is_mixed: With guidance: whether to mix the two velocities, or return the negative and the
+            positive ones, one batch after the other.
+        table: Ready-made modulation for every sigma that will be asked for.
     """
     tick = on_call or (lambda: None)
+    prompts = [cond.positive] if cond.negative is None else [cond.negative, cond.positive]
 
-    def call(x: torch.Tensor, sigma: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+    def call(x: torch.Tensor, sigma: torch.Tensor, start: int, count: int) -> torch.Tensor:
         tick()
-        return _predict(transformer, cond, x, sigma, prompts)
+        ready = table.at(float(sigma), start, count, x.shape[0]) if table else None
+        return _predict(transformer, cond, x, sigma, prompts[start : start + count], ready)
 
     def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        if cond.negative is None:
-            return call(x, sigma, [cond.positive])
-        prompts = [cond.negative, cond.positive]
-        if batched:
-            v_neg, v_pos = call(x, sigma, prompts).chunk(2)
+        count = len(prompts)
+        if batched or count == 1:
+            v = call(x, sigma, 0, count)
         else:
-            v_neg, v_pos = (call(x, sigma, [prompt]) for prompt in prompts)
+            v = torch.cat([call(x, sigma, i, 1) for i in range(count)])
+        if count == 1 or not is_mixed:
+            return v
+        v_neg, v_pos = v.chunk(2)
         return v_neg + cond.true_cfg * (v_pos - v_neg)
 
     return velocity
@@ -84,6 +97,7 @@ def _predict(
     x: torch.Tensor,
     sigma: torch.Tensor,
     prompts: list[Prompt],
+    modulation: dict[str, torch.Tensor] | None,
 ) -> torch.Tensor:
     batch = x.shape[0]
     hidden = torch.cat([x.to(cond.packed.dtype), cond.packed], dim=2).repeat(len(prompts), 1, 1)
@@ -91,14 +105,17 @@ def _predict(
     guidance = None
     if cond.guidance is not None:
         guidance = torch.full((rows,), cond.guidance, device=x.device, dtype=torch.float32)
+    # Only a fused transformer knows the argument.
+    ready: dict[str, Any] = {} if modulation is None else {"modulation": modulation}
     out = transformer(
         hidden_states=hidden,
-        timestep=sigma.to(hidden.dtype).expand(rows),
+        timestep=sigma.to(hidden.device, hidden.dtype).expand(rows),
         guidance=guidance,
         encoder_hidden_states=torch.cat([p.sequence.expand(batch, -1, -1) for p in prompts]),
         pooled_projections=torch.cat([p.pooled.expand(batch, -1) for p in prompts]),
         txt_ids=torch.zeros(prompts[0].sequence.shape[-2], 3, device=x.device),
         img_ids=cond.image_ids,
         return_dict=False,
+        **ready,
     )
     return out[0].float()

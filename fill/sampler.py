@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import torch
 
+from ..kernels import cfg_euler_step
+
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(x, sigma) to velocity, noise - picture; shaped like x, float32."""
+"""(x, sigma) to velocity, noise - picture; shaped like x, float32. Or, where the caller mixes,
+those of the negative and of the positive prompt, one batch after the other."""
 
 
 def predict_x0(x: torch.Tensor, sigma: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
@@ -23,20 +26,22 @@ def sample(
     x: torch.Tensor,
     sigmas: torch.Tensor,
     on_step: Callable[[int, torch.Tensor], None] | None = None,
+    true_cfg: float = 1.0,
 ) -> torch.Tensor:
     """Walk from ``sigmas[0]`` to ``sigmas[-1]`` in straight steps.
 
     Args:
         velocity: The model, wrapped.
         x: Start, float32, any shape.
-        sigmas: Strictly falling, float32, on x's device.
+        sigmas: Strictly falling, float32; on the CPU, or else every step waits for the device.
         on_step: Called with the step's index and the current estimate of the picture.
+        true_cfg: Scale between the velocities of two prompts, if ``velocity`` returns two.
     """
     for i in range(len(sigmas) - 1):
-        v = velocity(x, sigmas[i])
+        levels = (float(sigmas[i]), float(sigmas[i + 1]))
+        x, x0 = cfg_euler_step(x, velocity(x, sigmas[i]), levels, true_cfg)
         if on_step is not None:
-            on_step(i, predict_x0(x, sigmas[i], v))
-        x = x + (sigmas[i + 1] - sigmas[i]) * v
+            on_step(i, x0)
     return x
 
 

@@ -64,10 +64,11 @@ def find(operation: str, tensors: Mapping[str, torch.Tensor | None]) -> Callable
         KernelUnavailable: Under ``use_backend("triton")``, with the reasons.
     """
     chosen = _backend_name()
-    if chosen == "reference":
+    device = next(tensor.device for tensor in tensors.values() if tensor is not None)
+    # Triton's interpreter runs on the CPU, but only on demand: it is for tests.
+    if chosen == "reference" or (chosen == "auto" and device.type == "cpu"):
         return getattr(reference, operation)
     reasons = list(refusals(operation, tensors))
-    device = next(tensor.device for tensor in tensors.values() if tensor is not None)
     if not reasons and (reason := device_refusal(device.type, device.index)):
         reasons = [reason]
     if not reasons:
