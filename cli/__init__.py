@@ -1,4 +1,4 @@
-"""The command line: ``onereward ...`` or ``python -m onereward ...``; one module per command."""
+"""The command line: ``onereward ...`` or ``python -m onereward ...``; by topic."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import info, train, workflows
+from . import collect, info, label, pairs, report, train, train_judge, workflows
 from .version import package_version
 
-COMMANDS = (info, train, workflows)
+COMMANDS = (collect, label, train_judge, report, train, pairs, info, workflows)
 """Each has ``add_to(subparsers)``, which sets ``run``: parsed arguments to exit code."""
 
 

@@ -11,6 +11,8 @@ import folder_paths
 
 from ..fill.models import PIPELINES
 from ..reward.adapter import CONFIG as ADAPTER_CONFIG
+from ..reward.judge import BUNDLED as BUNDLED_JUDGE
+from ..reward.judge import judge_folder as judge_path
 from ..reward.qwen_vl import MODEL_TYPES
 from ..reward.report import FILE_NAME as REPORT
 from . import model_files
@@ -18,7 +20,6 @@ from .model_files import FROM_MODEL
 
 BUNDLED = "bundled (tiny)"
 """Label of the model, and of the judge, that come with this pack."""
-BUNDLED_JUDGE = Path(__file__).parent.parent / "assets" / "judge"
 NO_FOLDER = "none: every part from a file"
 """Label for no model folder."""
 NO_ADAPTER = "none found: put LoRA files into models/loras"
@@ -79,15 +80,10 @@ def judge_adapter_names() -> list[str]:
 
 def judge_folder(name: str) -> Path:
     """Return the folder of a chosen judge; raise FileNotFoundError if there is none."""
-    file = "preprocessor_config.json"
     if name == BUNDLED:
-        if not (BUNDLED_JUDGE / file).is_file():
-            raise FileNotFoundError(
-                "the bundled judge is not part of this copy of the pack; put a Qwen2.5-VL folder "
-                f"into models/{OUR_FOLDER} and choose it"
-            )
-        return BUNDLED_JUDGE
-    return _find(name, "judge", file, [*_judge_roots(), _trained_root()])
+        return judge_path(BUNDLED_JUDGE)
+    roots = [*_judge_roots(), _trained_root()]
+    return _find(name, "judge", "preprocessor_config.json", roots)
 
 
 def judge_adapter_folder(name: str) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,9 @@ from ..fill.task import Dimension
 from .query import Query
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+BUNDLED = "bundled"
+"""Stands for the judge that comes with this package, in place of a folder."""
+BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "judge"
 
 
 class JudgeError(RuntimeError):
@@ -23,8 +27,8 @@ class JudgeError(RuntimeError):
 class JudgeConfig:
     """Which judge to load and how it looks at pictures."""
 
-    folder: str = ""
-    """Folder of a Qwen2.5-VL or Qwen2-VL checkpoint in transformers format."""
+    folder: str = BUNDLED
+    """Folder of a Qwen2.5-VL or Qwen2-VL checkpoint in transformers format, or ``bundled``."""
     precision: str = setting(
         "auto",
         "Data type of the weights; auto = bf16 on a GPU, fp32 on a CPU.",
@@ -49,6 +53,18 @@ class JudgeConfig:
         check_limits(self)
         if not self.folder:
             raise ValueError("no judge folder given; choose a judge in the loader")
+
+
+def judge_folder(name: str) -> Path:
+    """Return the folder of a judge; FileNotFoundError if the bundled one is absent."""
+    if name != BUNDLED:
+        return Path(name)
+    if not (BUNDLED_FOLDER / "config.json").is_file():
+        raise FileNotFoundError(
+            "the bundled judge is not part of this copy of the pack; choose a Qwen2.5-VL folder, "
+            "which ComfyUI looks for in models/onereward"
+        )
+    return BUNDLED_FOLDER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

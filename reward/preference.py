@@ -89,15 +89,15 @@ class PreferenceSet:
 
     def add(self, preference: Preference) -> None:
         """Append a pair; it is on the disk when this returns."""
-        append_line(self.folder / PAIRS, _to_json(preference))
+        append_line(self.folder / PAIRS, to_line(preference))
 
     def add_group(self, group: CandidateGroup) -> None:
         """Append a candidate group; it is on the disk when this returns."""
-        append_line(self.folder / GROUPS, _to_json(group))
+        append_line(self.folder / GROUPS, to_line(group))
 
     def replace_pairs(self, pairs: Iterable[Preference]) -> None:
         """Put these pairs in the place of all there are, at once; the same ones change no file."""
-        path, text = self.folder / PAIRS, "".join(_to_json(p) + "\n" for p in pairs)
+        path, text = self.folder / PAIRS, "".join(to_line(p) + "\n" for p in pairs)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             return
         temporary = path.with_name(PAIRS + ".tmp")
@@ -159,7 +159,8 @@ def _check_names(record: Preference | CandidateGroup) -> None:
             raise ValueError(f"{name!r} leaves the folder of the data; do not use this data")
 
 
-def _to_json(record: Preference | CandidateGroup) -> str:
+def to_line(record: Preference | CandidateGroup) -> str:
+    """Return a record as its line of JSON."""
     values = asdict(record)
     for name in ("source_file_name", "mask_file_name"):
         # ``datasets`` takes null for "no picture", and "" for the folder itself.

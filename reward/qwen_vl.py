@@ -19,7 +19,7 @@ from torch import nn
 from ..fill.files import num_bytes, read_json, read_weights
 from ..fill.parts import Part
 from .adapter import WEIGHTS, check_adapter, put_on, read_notes
-from .judge import JudgeConfig, JudgeError
+from .judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, JudgeError, judge_folder
 from .liger import check_liger, use_liger
 from .preprocess import PatchConfig, read_patch_config, to_patches
 from .query import Query
@@ -77,7 +77,7 @@ class QwenJudge:
                 run here.
         """
         self.config = config
-        self._folder = Path(config.folder)
+        self._folder = judge_folder(config.folder)
         if config.liger_kernel:
             check_liger(device)
         values = read_json(self._folder / "config.json")
@@ -109,7 +109,8 @@ class QwenJudge:
         """A name for records: the model's, and the adapter's if it wears one."""
         adapter = Path(self.config.adapter)
         worn = f"+{adapter.parent.name}/{adapter.name}" if self.config.adapter else ""
-        return f"{self._folder.name}{worn}"
+        name = BUNDLED if self._folder == BUNDLED_FOLDER else self._folder.name
+        return f"{name}{worn}"
 
     @property
     def notes(self) -> dict[str, Any]:

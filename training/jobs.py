@@ -15,14 +15,14 @@ import torch
 from ..fill.config import ModelConfig
 from ..fill.host import Host
 from ..fill.models import FillModels, load_fill_models
-from ..reward.judge import JudgeConfig
+from ..reward.judge import BUNDLED, JudgeConfig
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..reward.report import JudgeReport, write_report
 from .collect import CollectConfig, collect
 from .data import ConditionSet
 from .judge.report import ReportConfig, report_on_judge, save_report
-from .label import LabelConfig, LabelReport, label
+from .label import LABELLERS, LabelConfig, LabelReport, label
 from .labellers import make_labeller
 from .pretrain.config import JsonConfig
 from .pretrain.run import write_text
@@ -84,7 +84,7 @@ class LabelJob(JsonConfig):
 
     data_folder: str
     """The data set."""
-    judge: dict[str, Any] = field(default_factory=dict)
+    judge: dict[str, Any] = field(default_factory=lambda: {"folder": BUNDLED})
     """The judge: fields of :class:`~..reward.judge.JudgeConfig`; empty: none is needed."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Who labels and when: fields of :class:`~.label.LabelConfig`."""
@@ -99,7 +99,7 @@ class LabelJob(JsonConfig):
     ) -> LabelReport:
         """Label what is not labelled; arguments as for :meth:`CollectJob.run`."""
         config = _settings(LabelConfig, self.settings)
-        if judge is None and self.judge:
+        if judge is None and self.judge and config.labeller == LABELLERS[0]:
             judge = QwenJudge(_settings(JudgeConfig, self.judge), host.device)
         labeller = make_labeller(config, judge)
         data = _open(self.data_folder, "label.json", self, processes)
@@ -114,7 +114,7 @@ class ReportJob(JsonConfig):
     """Preference data."""
     report_folder: str
     """Where report.json, report.md and report.png go."""
-    judge: dict[str, Any]
+    judge: dict[str, Any] = field(default_factory=lambda: {"folder": BUNDLED})
     """The judge: fields of :class:`~..reward.judge.JudgeConfig`."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Which pairs: fields of :class:`~.judge.report.ReportConfig`."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...fill.config import check_limits, setting
-from ...reward.judge import JudgeConfig
+from ...reward.judge import BUNDLED, JudgeConfig
 from ...reward.judging import VIEWS
 from ..pretrain.config import RunConfig, require
 from .build import JudgeShape
@@ -148,10 +148,10 @@ class JudgeTrainConfig(RunConfig):
         *("test_every", "test_pairs", "micro_batch", "gradient_checkpointing"),
     )
 
-    judge_folder: str
-    """The judge to start from."""
     data_folder: str
     """Preference data; its train split is learned, its dev split measured."""
+    judge_folder: str = BUNDLED
+    """The judge to start from; ``bundled``, or a folder."""
     mode: str = setting(
         "lora",
         "lora = an adapter on the language model; full = all weights (takes 16 bytes each).",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...fill.host import Host
 from ...reward.adapter import adapter_parameters, put_on, write_notes
-from ...reward.judge import JudgeError
+from ...reward.judge import JudgeError, judge_folder
 from ...reward.preference import Preference, PreferenceSet, by_split
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
@@ -175,17 +175,18 @@ class JudgeTrainer:
     def export(self) -> Path:
         """Write the result as a folder that loads by itself: the whole judge, or its adapter."""
         is_full, current = self.config.mode == "full", result_folder(self.config)
+        start = judge_folder(self.config.judge_folder)
         fresh = current.with_name(current.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
         if is_full:
             # Weights in other shards would be taken for the new ones.
             weights = shutil.ignore_patterns("*.safetensors*", "*.bin*", "report.json")
-            shutil.copytree(self.config.judge_folder, fresh, ignore=weights)
+            shutil.copytree(start, fresh, ignore=weights)
         model: Any = self.judge.part.module
         model.save_pretrained(fresh)
         write_notes(
             fresh,
-            base=Path(self.config.judge_folder).name,
+            base=start.name,
             steps=self.step,
             view=self.config.view,
             max_pixels=self.config.max_pixels,

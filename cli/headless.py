@@ -1,0 +1,52 @@
+"""What the commands that compute have in common: threads, processes, Ctrl-C, one-line errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..training.host import TrainingHost
+    from ..training.processes import Processes
+
+STOPPED = 130
+"""Exit code of a run that the user stopped, as shells have it."""
+
+
+def run_headless(
+    threads: int, folder: str, job: Callable[[TrainingHost, Processes], str | None]
+) -> int:
+    """Run a job in this process, or its share of it under ``accelerate launch``.
+
+    Args:
+        threads: CPU threads.
+        folder: Where the work is; named when the user stops it.
+        job: Does the work; the first process writes what it returns to standard output.
+
+    Returns:
+        0; 1 for a judge that cannot answer, or a library that is missing; 130 if the user stopped.
+    """
+    import torch
+
+    from ..reward.judge import JudgeError
+    from ..training.host import Stopped, TrainingHost, stopped_by_signals
+    from ..training.processes import Processes
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(threads)
+    processes = Processes()
+    host = TrainingHost(processes.device)
+    try:
+        with stopped_by_signals(host.stop):
+            text = job(host, processes)
+    except Stopped:
+        sys.stderr.write(f"onereward: stopped; the same command goes on in {folder}\n")
+        return STOPPED
+    except (JudgeError, ImportError, MemoryError) as error:
+        sys.stderr.write(f"onereward: {error}\n")
+        return 1
+    if text and processes.is_main:
+        sys.stdout.write(text.rstrip("\n") + "\n")
+    return 0

@@ -1,0 +1,231 @@
+"""Preference data in from people's own lists, and out as image folders that others load.
+
+A list is a ``.csv`` with a header or a ``.jsonl``, one pair per row; picture names are relative to
+the list's folder. Columns: ``winner``, ``loser``, ``task``, ``dimension``; ``source`` (the picture
+before the edit) or ``condition`` (any name), because pairs of one condition must never fall into
+different splits; and, where known, ``mask``, ``prompt``, ``judged_by``, ``confidence``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..fill.task import Dimension, Task
+from .preference import PAIRS, Preference, PreferenceSet, by_split, to_line
+
+PICTURES = ("winner", "loser", "source", "mask")
+REQUIRED = ("winner", "loser", "task", "dimension")
+COLUMNS = (*PICTURES, "task", "dimension", "condition", "prompt", "judged_by", "confidence")
+FOLDER = "images/imported"
+SPLIT_NAMES = {"train": "train", "dev": "validation", "test": "test"}
+"""What ``datasets`` calls the splits."""
+
+
+def import_pairs(path: Path, folder: Path) -> int:
+    """Copy the pictures of a list into preference data and add its pairs.
+
+    Every row is checked before anything is written; pairs that are there already are not added
+    again.
+
+    Args:
+        path: The list.
+        folder: The data; made if there is none.
+
+    Returns:
+        The number of new pairs.
+
+    Raises:
+        ValueError: A row is no pair, or a picture cannot be read; names file and row.
+        OSError: A file cannot be read or written.
+    """
+    found: list[tuple[Preference, dict[str, Path]]] = []
+    for number, row in enumerate(_rows(path), start=1):
+        try:
+            found.append(_pair(row, path.parent))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path}, row {number}: {error}") from error
+    if not found:
+        raise ValueError(f"{path} lists no pairs; give one row per pair")
+    data = PreferenceSet(folder)
+    known = set(map(to_line, data.pairs()))
+    num = 0
+    for pair, pictures in found:
+        line = to_line(pair)
+        if line in known:
+            continue
+        for name, source in pictures.items():
+            _copy(source, folder / name)
+        data.add(pair)
+        known.add(line)
+        num += 1
+    return num
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written."""
+
+    counts: Mapping[str, int]
+    """Pairs per split."""
+    left_out: tuple[str, ...]
+    """Columns that were left out."""
+
+
+def export_pairs(folder: Path, target: Path, judged_by: str = "") -> Exported:
+    """Write the pairs as one image folder per split; ``load_dataset(target)`` reads it as it is.
+
+    ``datasets`` wants the same types in every split, and null has one of its own: sources or masks
+    that no pair of some split has are left out of all.
+
+    Args:
+        folder: Preference data.
+        target: Where to; must not be there yet.
+        judged_by: Only pairs of this judge; empty: all.
+
+    Returns:
+        The number of pairs per split, and the columns that were left out.
+
+    Raises:
+        ValueError: The target is there, there are no such pairs, or a picture is missing.
+    """
+    if target.exists():
+        raise ValueError(f"{target} is there already; name a folder that is not")
+    if not (folder / PAIRS).is_file():
+        raise ValueError(f"{folder} has no {PAIRS}; name a folder of preference data with pairs")
+    data = PreferenceSet(folder)
+    pairs = [pair for pair in data.pairs() if judged_by in ("", pair.judged_by)]
+    if not pairs:
+        raise ValueError(f"{folder} holds no pairs{f' judged by {judged_by}' * bool(judged_by)}")
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    splits = {SPLIT_NAMES[name]: part for name, part in by_split(pairs).items() if part}
+    left_out = tuple(
+        name
+        for name in ("source_file_name", "mask_file_name")
+        if not all(any(getattr(pair, name) for pair in part) for part in splits.values())
+    )
+    for name, part in splits.items():
+        _write_split(data, part, left_out, fresh / name)
+    fresh.rename(target)
+    return Exported(counts={name: len(part) for name, part in splits.items()}, left_out=left_out)
+
+
+def _write_split(
+    data: PreferenceSet, pairs: Sequence[Preference], left_out: Sequence[str], place: Path
+) -> None:
+    place.mkdir(parents=True)
+    lines = []
+    for pair in pairs:
+        line = {k: v for k, v in json.loads(to_line(pair)).items() if k not in left_out}
+        for column, name in line.items():
+            if not column.endswith("_file_name") or not name:
+                continue
+            if not data.picture(name).is_file():
+                raise ValueError(f"{data.folder / name} is missing; remove the pairs that name it")
+            _copy(data.picture(name), place / name)
+        # Settings differ from judge to judge, and with them their type.
+        lines.append(json.dumps(line | {"settings": json.dumps(line["settings"])}))
+    (place / PAIRS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix.lower() == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                yield {key: value for key, value in row.items() if value}
+    elif path.suffix.lower() == ".jsonl":
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, row {number} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, row {number} is no JSON object of columns")
+            yield {key: value for key, value in row.items() if value not in (None, "")}
+    else:
+        raise ValueError(f"{path} is neither .csv nor .jsonl; give a list in one of these formats")
+
+
+def _pair(row: Mapping[str, Any], folder: Path) -> tuple[Preference, dict[str, Path]]:
+    """Return a pair of one row, and where the pictures that it names come from."""
+    if unknown := sorted(map(str, set(row) - set(COLUMNS))):
+        raise ValueError(f"unknown columns {', '.join(unknown)}; known are {', '.join(COLUMNS)}")
+    if absent := [name for name in REQUIRED if name not in row]:
+        raise ValueError(f"{', '.join(absent)} missing")
+    if "source" not in row and "condition" not in row:
+        raise ValueError("give source or condition, so that one condition stays in one split")
+    sources = {name: folder / str(row[name]) for name in PICTURES if name in row}
+    _check_pictures(sources)
+    names = {name: _name_of(path) for name, path in sources.items()}
+    pair = Preference(
+        winner_file_name=names["winner"],
+        loser_file_name=names["loser"],
+        task=_member(Task, "task", row["task"]),
+        dimension=_member(Dimension, "dimension", row["dimension"]),
+        condition="",
+        source_file_name=names.get("source", ""),
+        mask_file_name=names.get("mask", ""),
+        prompt=str(row.get("prompt", "")),
+        judged_by=str(row.get("judged_by", "human")),
+        confidence=float(row.get("confidence", 1.0)),
+    )
+    condition = str(row.get("condition") or _condition_of(pair))
+    return replace(pair, condition=condition), {names[n]: path for n, path in sources.items()}
+
+
+def _member(kind: Any, name: str, value: Any) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(member.value for member in kind)
+        raise ValueError(f"{name} is {value!r}; choose one of: {known}") from None
+
+
+def _condition_of(pair: Preference) -> str:
+    parts = (pair.source_file_name, pair.mask_file_name, pair.task.value, pair.prompt)
+    return f"imported-{hashlib.blake2b('|'.join(parts).encode(), digest_size=8).hexdigest()}"
+
+
+def _check_pictures(sources: Mapping[str, Path]) -> None:
+    sizes = {}
+    for name, path in sources.items():
+        try:
+            with Image.open(path) as picture:
+                picture.load()
+                sizes[name] = picture.size
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read as a picture ({error})") from error
+    width, height = sizes["winner"]
+    for name, size in sizes.items():
+        if size != (width, height):
+            raise ValueError(
+                f"{name} is {size[0]}x{size[1]} px but winner is {width}x{height} px; give "
+                "pictures of the same size"
+            )
+
+
+def _name_of(path: Path) -> str:
+    """Name a picture by what is in it: the same one is stored once."""
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return f"{FOLDER}/{digest}{path.suffix.lower()}"
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".tmp")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
