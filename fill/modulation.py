@@ -8,6 +8,7 @@ short those weights stay in host memory and pass through the device once per run
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -70,8 +71,13 @@ class ModulationTable:
 
 
 def make_table(transformer: Any, cond: Conditioning, sigmas: Tensor) -> ModulationTable | None:
-    """Return the table of a run; None if the transformer takes none, or learns in these layers."""
+    """Return the table of a run; None if the transformer takes none.
+
+    Nor is there one while these layers learn, or where they come to the device with their blocks.
+    """
     if not takes_modulation(transformer) or _is_learning(transformer):
+        return None
+    if any(_is_elsewhere(norm.linear, cond) for _, norm in modulated_norms(transformer)):
         return None
     return ModulationTable(transformer, cond, sigmas)
 
@@ -132,6 +138,12 @@ def place_modulation(part: Part, host: Host, activation_bytes: int) -> None:
 def num_bytes(layer: nn.Module) -> int:
     """Return the size of a layer's weights, in bytes."""
     return sum(p.numel() * p.element_size() for p in layer.parameters())
+
+
+def _is_elsewhere(layer: nn.Module, cond: Conditioning) -> bool:
+    tensors = chain(layer.parameters(), layer.buffers())
+    device = cond.packed.device
+    return type(layer) is not HostLinear and any(t.device != device for t in tensors)
 
 
 def _is_learning(transformer: Any) -> bool:

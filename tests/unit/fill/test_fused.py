@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from onereward import kernels
 from onereward.fill import fused
+from onereward.fill.recompute import checkpoint_blocks
 from support.models import bundled_models
 from support.tolerance import assert_as_exact, assert_equal_models, error
 
@@ -199,15 +201,41 @@ def test_other_kinds_of_adapter_go_through_peft(transformer: Any):
         assert_equal_models(call(transformer, given)[0], before)
 
 
-def test_checkpointing_gives_the_same_gradients(transformer: Any):
-    fused.attach(transformer)
+class AttentionCounter(TorchDispatchMode):
+    """Counts how often attention is computed, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = self.backward = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if "scaled_dot_product" in name:
+            self.backward += "backward" in name
+            self.forward += "backward" not in name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("keep_attention", [False, True], ids=["whole", "selective"])
+@pytest.mark.parametrize("is_fused", [True, False], ids=["fused", "diffusers"])
+def test_checkpointing_gives_the_same_gradients(
+    transformer: Any, is_fused: bool, keep_attention: bool
+):
+    if is_fused:
+        fused.attach(transformer)
+    parameters = add_lora(transformer, "lora")
     given = inputs(transformer)
     with kernels.use_backend("reference"):
-        plain = call(transformer, given)
-        transformer.enable_gradient_checkpointing()
-        for ours, theirs in zip(call(transformer, given), plain, strict=True):
-            assert torch.equal(ours, theirs)
+        plain = call(transformer, given, parameters)
+        checkpoint_blocks(transformer, keep_attention)
+        with AttentionCounter() as counter:
+            found = call(transformer, given, parameters)
         transformer.disable_gradient_checkpointing()
+    for ours, theirs in zip(found, plain, strict=True):
+        assert torch.equal(ours, theirs)
+    num_blocks = 2
+    assert counter.backward == num_blocks
+    assert counter.forward == (num_blocks if keep_attention else 2 * num_blocks)
 
 
 @pytest.mark.usefixtures("demand_triton")

@@ -117,6 +117,11 @@ def test_no_table_where_it_would_be_wrong(transformer: Any) -> None:
     assert make_table(transformer, cond, SIGMAS) is not None
     transformer.norm_out.linear.bias.requires_grad_(True)
     assert make_table(transformer, cond, SIGMAS) is None, "what learns changes between the steps"
+    transformer.requires_grad_(False)
+    layer = transformer.norm_out.linear
+    transformer.norm_out.linear = copy.deepcopy(layer).to("meta")
+    assert make_table(transformer, cond, SIGMAS) is None, "it comes later, with its block"
+    transformer.norm_out.linear = layer
 
 
 class ShortHost(RecordingHost):
