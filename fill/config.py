@@ -17,6 +17,7 @@ RECIPE_TEXT = "-1"
 
 CFG_MODES = ("auto", "batched", "sequential")
 KERNEL_MODES = ("auto", "on", "off")
+OFFLOAD_MODES = ("auto", "on", "off")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 RECIPE_CHOICES = ("auto", "OneReward", "FLUX.1 Fill", "bundled")
 
@@ -233,6 +234,20 @@ class ModelConfig:
     """Folder of CLIP's tokenizer, for a ``text_encoder`` that needs another than ``folder`` has."""
     tokenizer_2: str = ""
     """Folder of T5's tokenizer, likewise."""
+    offload: str = setting(
+        "auto",
+        "Whether blocks of the transformer wait in the computer's memory and pass through the "
+        "GPU as they are needed: slower, but a 24 GB model runs on a 12 GB card. auto = as many "
+        "as do not fit; on = all.",
+        options=OFFLOAD_MODES,
+    )
+    memory_limit: float = setting(
+        0.0,
+        "GB of GPU memory that an edit may use, weights included; 0 = all that is free.",
+        min=0.0,
+        max=1024.0,
+        step=0.5,
+    )
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""

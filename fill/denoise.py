@@ -15,7 +15,7 @@ from .fused import apply_kernels
 from .guidance import Conditioning, Prompt, make_velocity
 from .host import Host, Preview
 from .latents import pack_latents, position_ids, unpack_latents, vae_factor
-from .memory import Plan, sample_bytes
+from .memory import Plan, placed, sample_bytes
 from .models import FillModels
 from .modulation import make_table, place_modulation
 from .preview import preview_picture
@@ -55,7 +55,7 @@ def denoise(
     )
     place_modulation(models.transformer, host, room)
     made: list[torch.Tensor] = []
-    with host.resident(models.transformer, activation_bytes=room):
+    with placed(models.transformer, host, room, plan.weight_bytes):
         for chunk in chunks:
             made.extend(_denoise_chunk(chunk, spec, models, host.device, plan, calls))
     return made

@@ -146,6 +146,14 @@ def _single_file(folder: Path) -> list[Path]:
     )
 
 
+def tensor_bytes(tensors: dict[str, TensorInfo], float_bytes: int) -> dict[str, int]:
+    """Return the memory of each tensor once floating-point values are ``float_bytes`` wide."""
+    return {
+        name: t.numel * (float_bytes if t.dtype in FLOAT_BYTES else 8)
+        for name, t in tensors.items()
+    }
+
+
 def num_bytes(tensors: dict[str, TensorInfo], float_bytes: int) -> int:
-    """Return the memory of the tensors once floating-point values are ``float_bytes`` wide."""
-    return sum(t.numel * (float_bytes if t.dtype in FLOAT_BYTES else 8) for t in tensors.values())
+    """Return the memory of all of them."""
+    return sum(tensor_bytes(tensors, float_bytes).values())

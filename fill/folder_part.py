@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .checkpoint.modules import class_of
-from .files import num_bytes, read_json, read_weights
+from .files import read_json, read_weights, tensor_bytes
 
 
 class FolderPart:
@@ -37,7 +37,11 @@ class FolderPart:
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Return the memory of the loaded weights, in bytes."""
-        return num_bytes(self.tensors, dtype.itemsize)
+        return sum(self.tensor_bytes(dtype).values())
+
+    def tensor_bytes(self, dtype: torch.dtype) -> dict[str, int]:
+        """Return the same for every weight, by name."""
+        return tensor_bytes(self.tensors, dtype.itemsize)
 
     def load(self, dtype: torch.dtype) -> nn.Module:
         """Read the weights and convert them to ``dtype``.

@@ -32,6 +32,18 @@ class Host(Protocol):
         """
         ...
 
+    def streamed(
+        self, part: Part, *, weight_bytes: int, activation_bytes: int
+    ) -> AbstractContextManager[None]:
+        """Let a part compute on the device inside the context while most of it is in host memory.
+
+        Args:
+            part: A model with blocks; no gradient flows through it.
+            weight_bytes: What its weights may take on the device.
+            activation_bytes: Memory the computation needs beside them, in bytes.
+        """
+        ...
+
     def free_bytes(self, *parts: Part) -> int:
         """Return the memory left for activations if exactly these parts were on the device."""
         ...

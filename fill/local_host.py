@@ -10,6 +10,7 @@ import torch
 
 from .host import Preview
 from .parts import Part
+from .streaming import stream_blocks
 
 logger = logging.getLogger("onereward.fill")
 
@@ -43,6 +44,13 @@ class LocalHost:
                 with torch.inference_mode(False), torch.no_grad():
                     for part in parts:
                         part.module.to("cpu")
+
+    @contextmanager
+    def streamed(self, part: Part, *, weight_bytes: int, activation_bytes: int) -> Iterator[None]:
+        """Let the part's blocks pass through the device for the time of the context."""
+        del activation_bytes
+        with stream_blocks(part.module, self._device, weight_bytes):
+            yield
 
     def free_bytes(self, *parts: Part) -> int:
         """Return the free memory of the device less what the parts will take."""

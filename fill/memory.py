@@ -6,14 +6,17 @@ The estimates serve planning only and lean towards too much: a wrong one costs s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
+from ..kernels import device_refusal
 from .host import Host
 from .models import FillModels
+from .parts import Part
 
 logger = logging.getLogger("onereward.fill")
 T = TypeVar("T")
@@ -23,6 +26,7 @@ MAX_TOKENS_PER_CALL = 16384
 MAX_ROWS = 16
 STATES_PER_BLOCK = 30
 """Tensors as large as the hidden states alive at the peak of an eager block, fp32 RoPE included."""
+MODULATION_LAYERS = ("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear")
 TILE_PIXELS = 2 << 20
 """Pictures with more pixels are encoded and decoded in tiles."""
 
@@ -33,7 +37,7 @@ class NotEnoughMemory(torch.OutOfMemoryError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a run is cut into model calls."""
+    """How a run is cut into model calls, and where the transformer's weights are meanwhile."""
 
     rows: int
     """Pictures per model call."""
@@ -41,11 +45,26 @@ class Plan:
     """Negative and positive prompt in one call."""
     tiled_vae: bool
     """Encode and decode in tiles."""
+    weight_bytes: int | None = None
+    """What the transformer's weights take on the device while its blocks pass through; None: all of
+    them stay there."""
+    least_bytes: int | None = None
+    """The least ``weight_bytes`` that works; None: blocks cannot or must not pass through."""
 
     def leaner(self) -> Plan | None:
         """Return the plan to try after an out-of-memory error; None if there is none."""
         lean = replace(self, rows=1, batched_cfg=False, tiled_vae=True)
+        if lean == self:
+            lean = replace(self, weight_bytes=self.least_bytes)
         return None if lean == self else lean
+
+    def describe(self) -> str:
+        """Say what is lean about the plan."""
+        pictures = "one picture" if self.rows == 1 else f"{self.rows} pictures"
+        calls = f"{pictures} and {'both prompts' if self.batched_cfg else 'one prompt'} at a time"
+        if self.weight_bytes is None:
+            return calls
+        return f"{calls}, {_size(self.weight_bytes)} of the transformer on the device"
 
 
 def sample_bytes(models: FillModels, rows: int, num_tokens: int) -> int:
@@ -65,21 +84,147 @@ def vae_bytes(models: FillModels, pixels: int) -> int:
 def make_plan(
     models: FillModels, host: Host, num_tokens: int, num_rows: int, uses_cfg: bool, cfg_mode: str
 ) -> Plan:
-    """Choose rows per call and batched or sequential guidance by the free memory."""
+    """Choose placement of the weights, rows per call and batched or sequential guidance.
+
+    By the memory that the host says is free, headers and configs; no weight has to be loaded yet.
+
+    Args:
+        models: The fill model.
+        host: Where it will run.
+        num_tokens: Packed latents of the largest picture.
+        num_rows: Pictures of the run.
+        uses_cfg: Whether the negative prompt takes part.
+        cfg_mode: ``auto``, ``batched`` or ``sequential``.
+    """
     tokens = num_tokens + models.recipe.max_sequence_length
     passes = 2 if uses_cfg else 1
-    free = host.free_bytes(models.transformer)
-    fits = max(free // max(sample_bytes(models, 1, num_tokens), 1), 1)
+    one = max(sample_bytes(models, 1, num_tokens), 1)
+    part, budget = models.transformer, weight_budget(models.transformer, models, host, one)
+    least = part.least_bytes if _may_stream(models, host) else None
+    # Streamed, the weights get what the calls leave over: few large calls fetch them less often.
+    free = host.free_bytes(part) + (0 if budget is None else part.num_bytes - (least or 0))
+    fits = max(free // one, 1)
     batched = uses_cfg and (cfg_mode == "batched" or (cfg_mode == "auto" and fits >= 2))
     if batched:
         fits = max(fits // passes, 1)
     rows = max(min(num_rows, fits, MAX_TOKENS_PER_CALL // (tokens * passes), MAX_ROWS), 1)
+    if budget is not None:
+        budget = weight_budget(part, models, host, rows * (passes if batched else 1) * one)
     pixels = num_tokens * models.multiple**2
-    return Plan(rows=rows, batched_cfg=batched, tiled_vae=pixels > TILE_PIXELS)
+    return Plan(
+        rows=rows,
+        batched_cfg=batched,
+        tiled_vae=pixels > TILE_PIXELS,
+        weight_bytes=budget,
+        least_bytes=least,
+    )
+
+
+def weight_budget(part: Part, models: FillModels, host: Host, room: int) -> int | None:
+    """Return what a part's weights may take on the device; None if all of them do, and stay.
+
+    Args:
+        part: The transformer or a text encoder.
+        models: Whose part it is; its settings can forbid streaming, or ask for it.
+        host: Where it will run.
+        room: Bytes that the computation needs beside the weights.
+    """
+    if part.least_bytes is None or not _may_stream(models, host):
+        return None
+    if models.offload == "on":
+        return part.least_bytes
+    kept = _modulation_bytes(models, host) if part is models.transformer else 0
+    left = host.free_bytes(part) + kept - room
+    return None if left >= 0 else max(part.least_bytes, part.num_bytes - kept + left)
+
+
+def _may_stream(models: FillModels, host: Host) -> bool:
+    if models.offload == "auto":
+        return host.device.type != "cpu"  # whose memory holds all weights anyway
+    return models.offload == "on"
+
+
+def _modulation_bytes(models: FillModels, host: Host) -> int:
+    """Return what :func:`~.modulation.place_modulation` can still leave in host memory."""
+    source, part = models.transformer_source, models.transformer
+    if models.kernels == "off" or source.is_quantised:
+        return 0
+    if device_refusal(host.device.type, host.device.index) is not None:
+        return 0
+    adapted = {key.split(".lora_")[0] for adapter in models.adapters for key in adapter.weights}
+    total = sum(
+        info.numel * models.dtype.itemsize
+        for name, info in models.transformer_tensors.items()
+        if (layer := name.rpartition(".")[0]).endswith(MODULATION_LAYERS)
+        and f"transformer.{layer}" not in adapted
+    )
+    already = source.num_bytes(models.dtype) - part.num_bytes
+    return max(total - already, 0)
+
+
+@contextmanager
+def placed(
+    part: Part, host: Host, activation_bytes: int, weight_bytes: int | None
+) -> Iterator[None]:
+    """Have a part on the device inside the context, or let its blocks pass through it."""
+    if weight_bytes is None:
+        with host.resident(part, activation_bytes=activation_bytes):
+            yield
+    else:
+        with host.streamed(part, weight_bytes=weight_bytes, activation_bytes=activation_bytes):
+            yield
+
+
+class LimitedHost:
+    """A host that pretends to have less memory: for plans, and to leave room for others.
+
+    Args:
+        host: The real one.
+        limit: Bytes that weights and computation may take together.
+    """
+
+    def __init__(self, host: Host, limit: int) -> None:
+        self._host = host
+        self._limit = limit
+
+    def free_bytes(self, *parts: Part) -> int:
+        """Return what is left within the limit."""
+        left = self._limit - sum(part.num_bytes for part in parts)
+        return min(self._host.free_bytes(*parts), left)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+
+def limited(models: FillModels, host: Host) -> Host:
+    """Return the host as the model's settings let it be used."""
+    limit = int(models.memory_limit * 2**30)
+    return cast("Host", LimitedHost(host, limit)) if limit else host
+
+
+def summary(models: FillModels, host: Host) -> str:
+    """Say what sits where when the model makes one picture of its own size; nothing is loaded."""
+    host = limited(models, host)
+    side, uses_cfg = models.recipe.target_size, models.recipe.true_cfg != 1.0
+    tokens = (side // models.multiple) ** 2
+    plan = make_plan(models, host, tokens, 1, uses_cfg, "auto")
+    room = sample_bytes(models, 2 if plan.batched_cfg else 1, tokens)
+    part, free = models.transformer, host.free_bytes()
+    weights, where = part.num_bytes, "stays on the device"
+    if plan.weight_bytes is not None:
+        weights = plan.weight_bytes
+        where = f"passes through the device, {_size(weights)} at a time"
+    elif host.free_bytes(part) < room:
+        weights -= _modulation_bytes(models, host)
+    text = f"{side} px: the transformer ({_size(part.num_bytes)}) {where}; "
+    text += f"{_size(weights + room)} of {_size(free)} free memory at the peak"
+    if weights + room <= free:
+        return text
+    return f"{text}: does not fit; {_ADVICE}"
 
 
 def with_retry(plan: Plan, run: Callable[[Plan], T], host: Host) -> T:
-    """Run a plan; after an out-of-memory error run the leanest one once.
+    """Run a plan; after an out-of-memory error run the next leaner one, once.
 
     Raises:
         NotEnoughMemory: It does not fit either; says what to change.
@@ -92,7 +237,7 @@ def with_retry(plan: Plan, run: Callable[[Plan], T], host: Host) -> T:
             raise
         if lean is None:
             raise NotEnoughMemory(_advice(host)) from error
-    host.say("out of memory: trying once more with one picture and one prompt at a time")
+    host.say(f"out of memory: trying once more with {lean.describe()}")
     try:
         return run(lean)
     except (RuntimeError, MemoryError) as error:
@@ -108,9 +253,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+_ADVICE = (
+    "choose an fp8 or GGUF file, lower target_size in the settings, or free memory by unloading "
+    "other models"
+)
+
+
 def _advice(host: Host) -> str:
     return (
         f"not enough memory on {host.device} even for one picture and one prompt at a time; lower "
-        "target_size in the settings, keep crop_to_context on, use a smaller picture, or free "
-        "memory by unloading other models"
+        "target_size in the settings, keep crop_to_context on, use a smaller picture, choose an "
+        "fp8 or GGUF file, or free memory by unloading other models"
     )
+
+
+def _size(num_bytes: int) -> str:
+    mib = num_bytes / 2**20
+    return f"{mib / 1024:.1f} GB" if mib >= 100 else f"{mib:.0f} MB"

@@ -17,7 +17,7 @@ from .config import PARTS, ModelConfig
 from .files import read_json
 from .folder_part import FolderPart
 from .latents import vae_factor
-from .parts import Part
+from .parts import Part, least_bytes
 from .recipe import Recipe, find_recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -90,6 +90,16 @@ class FillModels:
     def kernels(self) -> str:
         """Whether the transformer runs on fused kernels: ``auto``, ``on`` or ``off``."""
         return self.config.kernels if self.config else "auto"
+
+    @property
+    def offload(self) -> str:
+        """Whether blocks may pass through the device: ``auto``, ``on`` or ``off``."""
+        return self.config.offload if self.config else "auto"
+
+    @property
+    def memory_limit(self) -> float:
+        """Gigabytes of the device's memory that a run may take; 0 = what is free."""
+        return self.config.memory_limit if self.config else 0.0
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -221,7 +231,9 @@ def _find_tokenizer(
 
 
 def _part(source: Source, dtype: torch.dtype) -> Part:
-    return Part(source.part, lambda: source.load(dtype), source.num_bytes(dtype), dtype)
+    sizes = source.tensor_bytes(dtype)
+    least = None if source.part == "vae" else least_bytes(sizes)
+    return Part(source.part, lambda: source.load(dtype), sum(sizes.values()), dtype, least)
 
 
 def _load_tokenizer(folder: Path) -> Any:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from torch import nn
+
+NUM_SLOTS = 2
+"""Blocks on a device at the same time while all pass through it: one computes, one arrives."""
 
 
 class Part:
@@ -19,15 +23,23 @@ class Part:
     Attributes:
         name: What it is: ``transformer``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
         num_bytes: Size of its weights once loaded, in bytes.
+        least_bytes: What they take on a device at least while its blocks pass through, in bytes;
+            None if it has no blocks.
         dtype: Data type of its floating-point weights.
         handle: Bookkeeping of the host that manages the part; lives as long as the part does.
     """
 
     def __init__(
-        self, name: str, load: Callable[[], nn.Module], num_bytes: int, dtype: torch.dtype
+        self,
+        name: str,
+        load: Callable[[], nn.Module],
+        num_bytes: int,
+        dtype: torch.dtype,
+        least_bytes: int | None = None,
     ) -> None:
         self.name = name
         self.num_bytes = num_bytes
+        self.least_bytes = least_bytes
         self.dtype = dtype
         self.handle: Any = None
         self._load = load
@@ -45,10 +57,42 @@ class Part:
         A model born in inference mode could never be trained, hence the explicit way out of it.
         """
         if self._module is None:
+            self._check_host_memory()
             with torch.inference_mode(False), torch.no_grad():
                 self._module = self._load().eval().requires_grad_(False)
         return self._module
 
+    def _check_host_memory(self) -> None:
+        """Raise MemoryError if the weights are larger than the computer's memory.
+
+        Without this check the system would end the process half-way through.
+        """
+        import psutil
+
+        free = psutil.virtual_memory().available + psutil.swap_memory().free
+        if self.num_bytes > free:
+            raise MemoryError(
+                f"{self.name} takes {self.num_bytes / 2**30:.1f} GB of the computer's memory, but "
+                f"{free / 2**30:.1f} GB are free; choose an fp8 or GGUF file, or close other "
+                "programs"
+            )
+
     def forget(self) -> None:
         """Take the weights out of all memory; the next use reads them again."""
         self.handle = self._module = None
+
+
+def least_bytes(tensor_bytes: Mapping[str, int]) -> int | None:
+    """Return what a model takes on a device while its blocks pass through; None without blocks.
+
+    Args:
+        tensor_bytes: Size of every weight by its name; blocks are numbered, ``blocks.0.attn``.
+    """
+    blocks: dict[str, int] = {}
+    outside = 0
+    for name, size in tensor_bytes.items():
+        if match := re.match(r"(.*?\.\d+)\.", name):
+            blocks[match[1]] = blocks.get(match[1], 0) + size
+        else:
+            outside += size
+    return outside + NUM_SLOTS * max(blocks.values()) if blocks else None

@@ -14,7 +14,7 @@ from .canvas import Job, make_jobs
 from .denoise import SampleSpec, denoise
 from .encode import Encoded, decode_latent, encode_job
 from .host import Host
-from .memory import Plan, make_plan, with_retry
+from .memory import Plan, limited, make_plan, with_retry
 from .models import FillModels
 from .recipe import Settings, departures, settle
 from .request import MAX_SEED, FillRequest, FillResult
@@ -49,8 +49,8 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
         ValueError: The words have characters that the model cannot write.
         NotEnoughMemory: It does not fit; the message says what to change.
     """
-    config = request.config
-    settings = settle(config, models.recipe)
+    host = limited(models, host)
+    settings = settle(request.config, models.recipe)
     notes = _notes(request, models)
     for note in notes:
         host.say(note)
@@ -58,8 +58,11 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
     with timer.stage("prepare"):
         jobs = make_jobs(request, models, settings)
     run = _Run(request, models, host, settings, jobs, timer)
+    plan = run.plan()
+    if plan.weight_bytes is not None:
+        host.say(f"the model is larger than the free memory: {plan.describe()}")
     with torch.no_grad():
-        pictures = with_retry(run.plan(), run.pictures, host)
+        pictures = with_retry(plan, run.pictures, host)
     return _result(request, jobs, pictures, notes, timer)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from .guidance import Prompt
 from .host import Host
+from .memory import placed, weight_budget
 from .models import FillModels
 from .parts import Part
 
@@ -27,8 +28,9 @@ def encode_prompts(models: FillModels, texts: Sequence[str], host: Host) -> list
     known = {text: models.prompts.get((text, length)) for text in texts}
     new = [text for text, found in known.items() if found is None]
     if new:
-        pooled = _encode(models.text_encoder, _clip_ids(models, new), "pooler_output", host)
-        sequences = _encode(models.text_encoder_2, _t5_ids(models, new), "last_hidden_state", host)
+        clip, t5 = models.text_encoder, models.text_encoder_2
+        pooled = _encode(clip, models, _clip_ids(models, new), "pooler_output", host)
+        sequences = _encode(t5, models, _t5_ids(models, new), "last_hidden_state", host)
         logger.debug("encoded %d prompts", len(new))
         for text, *states in zip(new, sequences, pooled, strict=True):
             known[text] = models.prompts.put((text, length), tuple(states))
@@ -74,9 +76,11 @@ def _tokenize(tokenizer: Any, texts: list[str], length: int) -> torch.Tensor:
     ).input_ids
 
 
-def _encode(part: Part, ids: torch.Tensor, output: str, host: Host) -> torch.Tensor:
+def _encode(
+    part: Part, models: FillModels, ids: torch.Tensor, output: str, host: Host
+) -> torch.Tensor:
     host.check_cancelled()
     # A transformer layer holds some ten states of its width; the widest T5 is 10240 in its middle.
-    activation_bytes = ids.numel() * 64 * 1024
-    with host.resident(part, activation_bytes=activation_bytes), torch.no_grad():
+    room = ids.numel() * 64 * 1024
+    with placed(part, host, room, weight_budget(part, models, host, room)), torch.no_grad():
         return getattr(part.module(ids.to(host.device)), output).cpu()

@@ -18,6 +18,7 @@ from server import PromptServer
 
 from ..fill.host import Preview
 from ..fill.parts import Part
+from ..fill.streaming import stream_blocks
 
 log = logging.getLogger("onereward.nodes")
 
@@ -99,6 +100,18 @@ class ComfyHost:
         patchers = [managed(part) for part in parts]
         mm.load_models_gpu(patchers, memory_required=activation_bytes, force_full_load=True)
         yield
+        for part in parts:
+            if part.name.startswith("text_encoder"):
+                _unload(part)  # prompts are kept encoded; the transformer needs the room
+
+    @contextmanager
+    def streamed(self, part: Part, *, weight_bytes: int, activation_bytes: int) -> Iterator[None]:
+        """Let the part's blocks pass through the device; ComfyUI unloads other models as needed."""
+        _unload(part)
+        if self.device.type != "cpu":
+            mm.free_memory(weight_bytes + activation_bytes, self.device)
+        with stream_blocks(part.module, self.device, weight_bytes):
+            yield
 
     def free_bytes(self, *parts: Part) -> int:
         """Return the memory left for activations if exactly these parts were on the device."""
@@ -165,6 +178,17 @@ def managed(part: Part) -> ManagedModule:
     if part.handle is None:
         part.handle = ManagedModule(Holder(part.module), mm.get_torch_device(), _rest_device(part))
     return part.handle
+
+
+def _unload(part: Part) -> None:
+    """Take a part off the device, if ComfyUI has it there."""
+    for entry in list(mm.current_loaded_models):
+        if entry.model is part.handle is not None:
+            entry.model_unload()
+            mm.current_loaded_models.remove(entry)
+    if part.is_loaded:
+        with torch.inference_mode(False), torch.no_grad():
+            part.module.to("cpu")
 
 
 def _rest_device(part: Part) -> torch.device:

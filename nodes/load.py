@@ -10,12 +10,14 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..fill.config import PARTS, ModelConfig
+from ..fill.memory import summary
 from ..fill.models import FillModels, load_fill_models
 from . import folders, hub, model_files
 from .host import ComfyHost
 from .inputs import config_inputs
 from .types import FillModelSocket
 
+LAST_SETTINGS = ("kernels", "offload", "memory_limit")
 _LOADED: weakref.WeakValueDictionary[Hashable, FillModels] = weakref.WeakValueDictionary()
 """Models in use, by settings and files: a loader that runs again must not make a second copy of a
 large model. Weak, so that a model goes when its last user does."""
@@ -84,7 +86,7 @@ class OneRewardLoadFill(io.ComfyNode):
                     "T5 file in models/text_encoders, for example t5xxl_fp8_e4m3fn."
                     "safetensors or GGUF, instead of the model folder's.",
                 ),
-                *config_inputs(ModelConfig, ("kernels",)),
+                *config_inputs(ModelConfig, LAST_SETTINGS),
             ],
             outputs=[
                 FillModelSocket.Output(
@@ -112,15 +114,15 @@ class OneRewardLoadFill(io.ComfyNode):
         precision: str = "auto",
         hub_id: str = "",
         allow_download: bool = False,
-        kernels: str = "auto",
-        **files: str,
+        **rest: Any,
     ) -> io.NodeOutput:
         """Check folder and files and return the model."""
+        settings = {name: rest.pop(name) for name in LAST_SETTINGS if name in rest}
         host = ComfyHost(cls.hidden.unique_id)
         hub_id = hub_id.strip()
         if hub_id:
             hub.check_download(hub_id, allow_download)
-        values = {"model": model, "transformer": transformer, "hub_id": hub_id, **files}
+        values = {"model": model, "transformer": transformer, "hub_id": hub_id, **rest}
         clip, t5 = model_files.tokenizer_folders()
         config = ModelConfig(
             **_places(values),
@@ -128,11 +130,13 @@ class OneRewardLoadFill(io.ComfyNode):
             precision=precision,
             tokenizer=str(clip),
             tokenizer_2=str(t5),
-            kernels=kernels,
+            **settings,
         )
         if hub_id:
             hub.download(hub_id, host)
-        return io.NodeOutput(_load(config, host))
+        models = _load(config, host)
+        host.say(summary(models, host))
+        return io.NodeOutput(models)
 
 
 class OneRewardLoadAdapter(io.ComfyNode):

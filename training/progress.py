@@ -34,6 +34,14 @@ class PartHost:
         """Have the parts on the device inside the context."""
         return self._host.resident(*parts, activation_bytes=activation_bytes)
 
+    def streamed(
+        self, part: Part, *, weight_bytes: int, activation_bytes: int
+    ) -> AbstractContextManager[None]:
+        """Let a part compute on the device while most of it is in host memory."""
+        return self._host.streamed(
+            part, weight_bytes=weight_bytes, activation_bytes=activation_bytes
+        )
+
     def free_bytes(self, *parts: Part) -> int:
         """Return the memory left for activations if exactly these parts were on the device."""
         return self._host.free_bytes(*parts)

@@ -97,7 +97,11 @@ class FilePart:
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Return the memory of the loaded weights, in bytes."""
-        return sum(target.num_bytes(dtype.itemsize) for target in self._targets.values())
+        return sum(self.tensor_bytes(dtype).values())
+
+    def tensor_bytes(self, dtype: torch.dtype) -> dict[str, int]:
+        """Return the same for every weight, by name."""
+        return {name: target.num_bytes(dtype.itemsize) for name, target in self._targets.items()}
 
     def load(self, dtype: torch.dtype) -> nn.Module:
         """Read the weights, one tensor at a time.

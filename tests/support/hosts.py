@@ -23,6 +23,7 @@ class RecordingHost(LocalHost):
         super().__init__("cpu")
         self.lines: list[str] = []
         self.resident_names: list[tuple[str, ...]] = []
+        self.streamed_names: list[str] = []
         self.steps: list[tuple[int, int]] = []
         self.previews: list[torch.Tensor] = []
         self.calls = 0
@@ -34,6 +35,13 @@ class RecordingHost(LocalHost):
         self.resident_names.append(tuple(part.name for part in parts))
         assert activation_bytes > 0
         with super().resident(*parts, activation_bytes=activation_bytes):
+            yield
+
+    @contextmanager
+    def streamed(self, part: Part, *, weight_bytes: int, activation_bytes: int) -> Iterator[None]:
+        self.streamed_names.append(part.name)
+        assert activation_bytes > 0
+        with super().streamed(part, weight_bytes=weight_bytes, activation_bytes=activation_bytes):
             yield
 
     def free_bytes(self, *parts: Part) -> int:

@@ -7,7 +7,7 @@ COMMON = ["seed", "settings", "stitch_mask", "context_mask"]
 PROMISED: dict[str, list[str]] = {
     "OneRewardLoadFill": [
         *("model", "transformer", "recipe", "precision", "hub_id", "allow_download"),
-        *("vae", "clip", "t5", "kernels"),
+        *("vae", "clip", "t5", "kernels", "offload", "memory_limit"),
     ],
     "OneRewardLoadAdapter": ["model", "adapter", "strength"],
     "OneRewardFill": ["model", "image", "mask", "prompt", *COMMON],

@@ -135,3 +135,37 @@ def test_lines_are_shown_together_and_once(nodes: ModuleType, monkeypatch: pytes
     for line in ("one", "two", "one"):
         host.say(line)
     assert sent == [("one", "7"), ("one\ntwo", "7")]
+
+
+def test_text_encoders_leave_as_soon_as_they_are_done(nodes: ModuleType, mm: Any):
+    encoder, transformer, host = make_part("text_encoder_2"), make_part(), nodes.host.ComfyHost()
+    with host.resident(encoder, activation_bytes=1):
+        assert [m.model for m in mm.current_loaded_models] == [encoder.handle]
+    assert mm.current_loaded_models == []
+    with host.resident(transformer, activation_bytes=1):
+        assert [m.model for m in mm.current_loaded_models] == [transformer.handle]
+    assert mm.current_loaded_models[0].model is transformer.handle
+
+
+def test_a_streamed_part_is_not_managed_meanwhile(nodes: ModuleType, mm: Any):
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    part, host = Part("transformer", Blocks, 240, torch.float32, 160), nodes.host.ComfyHost()
+    x = torch.ones(1, 4)
+    with torch.inference_mode():
+        with host.resident(part, activation_bytes=1):
+            truth = part.module(x)
+        with host.streamed(part, weight_bytes=160, activation_bytes=1):
+            assert mm.current_loaded_models == []
+            assert torch.equal(part.module(x), truth)
+        with host.resident(part, activation_bytes=1):
+            assert torch.equal(part.module(x), truth)
+    assert not any(p.is_inference() for p in part.module.parameters())

@@ -59,11 +59,14 @@ def test_optional_inputs_come_last_and_have_defaults(classes: dict[str, Any], no
             assert takes_rest, given.id
 
 
+LAST_SETTINGS = ["kernels", "offload", "memory_limit"]
+
+
 @pytest.mark.parametrize(
     ("node_id", "config", "names"),
     [
         ("OneRewardSettings", FillConfig, [f.name for f in fields(FillConfig)]),
-        ("OneRewardLoadFill", ModelConfig, ["recipe", "precision", "kernels"]),
+        ("OneRewardLoadFill", ModelConfig, ["recipe", "precision", *LAST_SETTINGS]),
         ("OneRewardConditions", ConditionsConfig, [f.name for f in fields(ConditionsConfig)]),
     ],
 )

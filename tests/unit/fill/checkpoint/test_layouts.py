@@ -112,10 +112,9 @@ def test_every_fp8_value_is_the_same_with_and_without_the_devices_help():
         )
 
 
-def models_of(**files: Path) -> FillModels:
-    config = ModelConfig(
-        folder=str(BUNDLED), precision="bf16", **{name: str(path) for name, path in files.items()}
-    )
+def models_of(offload: str = "auto", **files: Path) -> FillModels:
+    places: dict[str, Any] = {name: str(path) for name, path in files.items()}
+    config = ModelConfig(folder=str(BUNDLED), precision="bf16", offload=offload, **places)
     return load_fill_models(config, CPU)
 
 
@@ -167,6 +166,16 @@ def test_quantised_files_make_nearly_the_picture_of_the_folder(
         files["text_encoder"] = write("text_encoder", precision)
     difference = (picture(models_of(**files)) - truth).abs().mean().item()
     assert 0 < difference < DIFFERENCE[precision]
+
+
+@pytest.mark.parametrize("precision", ["scaled", "Q8_0"])
+def test_packed_weights_are_streamed_packed(precision: str, write: Any):
+    files = {"transformer": write("transformer", precision)}
+    streamed = models_of(offload="on", **files)
+    assert streamed.transformer.num_bytes < models_of().transformer.num_bytes
+    assert torch.equal(picture(streamed), picture(models_of(**files)))
+    packed = [m.packed for m in streamed.transformer.module.modules() if hasattr(m, "packed")]
+    assert all(p.dtype == torch.uint8 for p in packed)
 
 
 def test_shards_are_read_as_one(tmp_path: Path, file_tensors: Any, folder_tensors: Any):

@@ -1,0 +1,190 @@
+"""Plans: what sits where, for memory of every size, on the published model's own sizes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from onereward.fill import memory
+from onereward.fill.files import TensorInfo
+from onereward.fill.memory import LimitedHost, Plan, make_plan, sample_bytes, summary, weight_budget
+from onereward.fill.parts import Part, least_bytes
+from onereward.fill.recipe import ONEREWARD
+from support.published import TRANSFORMER
+
+GIB = 2**30
+DOUBLE, SINGLE = 19, 38
+TOKENS = (1024 // 16) ** 2
+
+
+def published_sizes() -> dict[str, int]:
+    """Return the weights of FLUX.1-Fill-dev in bf16, from its own classes."""
+    from accelerate import init_empty_weights
+    from diffusers import FluxTransformer2DModel
+
+    config: dict[str, Any] = TRANSFORMER | {"num_layers": DOUBLE, "num_single_layers": SINGLE}
+    with init_empty_weights():
+        model = FluxTransformer2DModel(**config)
+    return {name: 2 * p.numel() for name, p in model.named_parameters()}
+
+
+SIZES = published_sizes()
+
+
+@dataclass
+class Source:
+    is_quantised: bool = False
+
+    def num_bytes(self, dtype: torch.dtype) -> int:
+        return sum(SIZES.values()) // (4 if self.is_quantised else 1)
+
+
+@dataclass
+class Models:
+    """What a plan needs of a fill model, with the published sizes."""
+
+    offload: str = "auto"
+    memory_limit: float = 0.0
+    kernels: str = "auto"
+    transformer_source: Source = field(default_factory=Source)
+    adapters: tuple[Any, ...] = ()
+    recipe: Any = ONEREWARD
+    dtype: torch.dtype = torch.bfloat16
+    multiple: int = 16
+    transformer_config: dict[str, Any] = field(default_factory=lambda: TRANSFORMER)
+
+    def __post_init__(self) -> None:
+        size = self.transformer_source.num_bytes(self.dtype)
+        least = least_bytes(SIZES)
+        assert least is not None
+        share = size / sum(SIZES.values())
+        self.transformer = Part(
+            "transformer", lambda: torch.nn.Identity(), size, self.dtype, math.ceil(least * share)
+        )
+        self.transformer_tensors = {
+            name: TensorInfo("BF16", (size // 2,)) for name, size in SIZES.items()
+        }
+
+
+class Card:
+    """A GPU with so much free memory."""
+
+    def __init__(self, gib: float) -> None:
+        self.device = torch.device("cuda", 0)
+        self._free = int(gib * GIB)
+
+    def free_bytes(self, *parts: Part) -> int:
+        return self._free - sum(part.num_bytes for part in parts)
+
+
+@pytest.fixture(autouse=True)
+def kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "device_refusal", lambda *_: None)
+
+
+def plan_for(models: Any, gib: float, rows: int = 1, cfg_mode: str = "auto") -> Plan:
+    host: Any = Card(gib)
+    return make_plan(models, host, TOKENS, rows, uses_cfg=True, cfg_mode=cfg_mode)
+
+
+def test_the_published_model_has_the_size_it_has():
+    assert 22 * GIB < sum(SIZES.values()) < 22.3 * GIB
+
+
+@pytest.mark.parametrize(
+    ("gib", "is_streamed"), [(79, False), (31, False), (23, False), (15.5, True), (11.5, True)]
+)
+def test_what_fits_stays_and_what_does_not_passes_through(gib: float, is_streamed: bool):
+    models = Models()
+    plan = plan_for(models, gib)
+    assert (plan.weight_bytes is not None) == is_streamed
+    rows = 2 if plan.batched_cfg else 1
+    used = sample_bytes(models, rows, TOKENS) + (plan.weight_bytes or 0)  # type: ignore[arg-type]
+    assert used <= gib * GIB
+    if is_streamed:
+        assert plan.batched_cfg, "one call for both prompts fetches the blocks once"
+
+
+def test_24_gb_hold_the_model_only_without_its_modulation():
+    assert plan_for(Models(), 22.5).weight_bytes is None
+    assert plan_for(Models(kernels="off"), 22.5).weight_bytes is not None
+
+
+def test_what_is_in_host_memory_already_is_counted_once():
+    models = Models()
+    host: Any = Card(17.5)
+    kept = memory._modulation_bytes(models, host)  # type: ignore[arg-type]
+    assert 4 * GIB < kept < 7 * GIB
+    before = plan_for(models, 17.5)
+    models.transformer.num_bytes -= kept  # as place_modulation leaves it
+    assert memory._modulation_bytes(models, host) == 0  # type: ignore[arg-type]
+    assert plan_for(models, 17.5) == before
+
+
+def test_adapted_modulation_stays():
+    class Adapter:
+        weights = dict.fromkeys(
+            f"transformer.{name.removesuffix('.weight')}.lora_A.weight" for name in SIZES
+        )
+
+    assert memory._modulation_bytes(Models(adapters=(Adapter(),)), Card(24)) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("gib", [6, 8, 12, 16, 20])
+def test_the_budget_is_what_the_calls_leave(gib: int):
+    models, host = Models(kernels="off"), Card(gib)
+    room = GIB
+    budget: Any = weight_budget(models.transformer, models, host, room)  # type: ignore[arg-type]
+    assert budget == gib * GIB - room
+
+
+def test_settings_overrule_the_free_memory():
+    assert plan_for(Models(offload="on"), 79).weight_bytes == least_bytes(SIZES)
+    assert plan_for(Models(offload="off"), 8).weight_bytes is None
+    models: Any = Models(memory_limit=12.0)
+    host: Any = Card(79)
+    plan = make_plan(models, memory.limited(models, host), TOKENS, 1, True, "auto")
+    assert plan == plan_for(models, 12)
+
+
+def test_a_limit_is_no_more_than_there_is():
+    host: Any = Card(10)
+    assert LimitedHost(host, 12 * GIB).free_bytes() == 10 * GIB
+    assert LimitedHost(host, 4 * GIB).free_bytes() == 4 * GIB
+    assert LimitedHost(host, 4 * GIB).device == host.device
+
+
+def test_after_the_last_resident_plan_comes_a_streamed_one():
+    plan = plan_for(Models(), 79, rows=4)
+    first = plan.leaner()
+    assert first is not None
+    assert (first.rows, first.batched_cfg, first.weight_bytes) == (1, False, None)
+    second = first.leaner()
+    assert second is not None
+    assert second.weight_bytes == least_bytes(SIZES)
+    assert "of the transformer on the device" in second.describe()
+    assert second.leaner() is None
+    assert plan_for(Models(offload="off"), 79).leaner().leaner() is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("gib", "words"),
+    [(79, "stays on the device"), (12, "passes through the device"), (2, "does not fit")],
+)
+def test_the_summary_says_what_sits_where(gib: int, words: str):
+    models: Any = Models()
+    host: Any = Card(gib)
+    text = summary(models, host)
+    assert words in text
+    assert "1024 px: the transformer (22.2 GB)" in text
+    assert ("choose an fp8 or GGUF file" in text) == (gib == 2)
+
+
+def test_a_model_larger_than_the_computer_is_refused_unread():
+    part = Part("transformer", lambda: pytest.fail("read"), 1 << 60, torch.bfloat16)
+    with pytest.raises(MemoryError, match=r"transformer takes .* GB of the computer's memory"):
+        _ = part.module
