@@ -193,7 +193,7 @@ class PolicyTrainer:
     def means(self, verdicts: Sequence[Verdict]) -> dict[str, float]:
         """Return loss and rewards, averaged over the edits of all processes."""
         own = [
-            {"loss": float(loss), "reward": fmean(scores.values()), **scores}
+            {"loss": float(loss)} | ({"reward": fmean(scores.values())} if scores else {}) | scores
             for verdict in verdicts
             for loss, scores in zip(verdict.losses, verdict.scores, strict=True)
         ]

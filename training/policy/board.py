@@ -41,11 +41,15 @@ def draw_board(curve: Sequence[Record], rows: Sequence[tuple[Tensor, ...]] = ())
 
 
 def reward_lines(curve: Sequence[Record]) -> dict[str, list[tuple[float, float]]]:
-    """Return (step, smoothed reward) by cell; a cell has no point where no edit was drawn."""
+    """Return (step, smoothed reward) by cell; a cell has no point where no edit was drawn.
+
+    Where nothing is rewarded (supervised learning) the loss is the one line.
+    """
     lines: dict[str, list[tuple[float, float]]] = {}
+    whole = "reward" if any("reward" in record for record in curve) else "loss"
     for record in curve:
         for name, value in record.items():
-            if name == "reward" or (name.count(".") == 1 and not name.startswith(_NO_REWARD)):
+            if name == whole or (name.count(".") == 1 and not name.startswith(_NO_REWARD)):
                 line = lines.setdefault(name, [])
                 past = line[-1][1] if line else value
                 line.append((record["step"], _SMOOTH * past + (1 - _SMOOTH) * value))
@@ -76,7 +80,7 @@ def _draw_curves(curve: Sequence[Record]) -> Image.Image:
     draw.text((_MARGIN, bottom + 8), "step 0", fill="black", font=font)
     draw.text((right - 20, bottom + 8), f"{last:.0f}", fill="black", font=font)
     for number, (name, line) in enumerate(sorted(lines.items())):
-        colour = "black" if name == "reward" else _COLOURS[number % len(_COLOURS)]
+        colour = "black" if name in ("reward", "loss") else _COLOURS[number % len(_COLOURS)]
         if len(line) > 1:
             draw.line([place(*point) for point in line], fill=colour, width=2)
         label = f"{name.replace('_', ' ')} {line[-1][1]:.2f}"

@@ -256,7 +256,11 @@ class PolicyTrainConfig(RunConfig):
         )
         require(
             not self.needs_judge or bool(self.judges),
-            "judges is empty; name the folder of one",
+            "judges is empty; connect a judge, or name the folder of one",
+        )
+        require(
+            self.needs_reward or not self.oracle_control,
+            "oracle_control is a reward, but the objective is supervised; set it to reward",
         )
         require(
             not (self.oracle_control and self.judges),

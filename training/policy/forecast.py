@@ -1,23 +1,132 @@
 """How much memory a run takes, told before anything is loaded.
 
-The counts are of the published architecture (packed tokens, saved tensors per block) and lean
-towards too much; `benchmarks/rl_step.py` puts them beside measured peaks.
+The counts are of the published architectures: tensors that autograd keeps per block, counted with
+saved-tensor hooks on diffusers' and transformers' own modules, with attention that keeps no scores
+(flash, memory-efficient); `benchmarks/rl_step.py` puts the forecast beside measured peaks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from ...fill.files import read_json
+from ...fill.host import Host
 from ...fill.latents import vae_factor
 from ...fill.memory import sample_bytes
 from ...fill.models import FillModels
+from ...fill.task import TASKS
+from ...reward.judging import VIEWS
 from ...reward.qwen_vl import QwenJudge
-from .config import PolicyTrainConfig
+from .config import ADAM_8BIT, ATTENTION, LORA, PolicyTrainConfig
+from .weights import target_pattern
+
+HALF, SINGLE = 2, 4
+"""Bytes of a number in half and in single precision."""
+_KEPT = {
+    (HALF, "attention"): (15.2, 14.2),
+    (HALF, "linear"): (20.3, 19.2),
+    (HALF, "full"): (28.1, 25.1),
+    (SINGLE, "attention"): (13.2, 12.1),
+    (SINGLE, "linear"): (18.2, 17.2),
+    (SINGLE, "full"): (24.1, 21.1),
+}
+"""Tensors as large as the hidden states that a double and a single block keep for their backward
+pass, by bytes per number and by what is trained. Half precision keeps some in float32."""
+_BACKWARD = 12
+"""Such tensors that a block's backward pass makes on the way."""
+_VAE_KEPT, _VAE_BLOCK, _VAE_BORDERS = 44.5, 22.0, 6.4
+"""Numbers per pixel and channel of the widest resolution that the decoder keeps with two layers per
+block: all; those of its largest block; what stands between blocks, which checkpointing keeps."""
+_TEXT = (7, 3)
+"""Numbers per token that a layer of the judge keeps, in widths and in inner widths."""
+_VISION = (10, 3)
+TEXT_TOKENS = 200
+"""Longest question with its chat template, in tokens."""
+_GB = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What is in memory together, in bytes."""
+
+    name: str
+    weights: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.activations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """Memory of a run, in bytes; weights that a stage does not need may leave the device."""
+
+    stages: tuple[Stage, ...]
+    trained: int
+    """What is trained: float32 copies, gradients, optimiser, average; in memory all the time."""
+    free: int
+    """What the device has to give."""
+    remedy: str = ""
+    """What to change if it does not fit."""
+
+    @property
+    def peak(self) -> int:
+        """The largest stage and what is trained."""
+        return self.trained + max(stage.total for stage in self.stages)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device can hold the peak."""
+        return self.peak <= self.free
+
+    def text(self) -> str:
+        """Return one line for the user."""
+        stages = ", ".join(f"{stage.name} {stage.total / _GB:.2f}" for stage in self.stages)
+        line = (
+            f"memory forecast: peak {self.peak / _GB:.2f} GB of {self.free / _GB:.1f} GB free "
+            f"({stages}, training state {self.trained / _GB:.2f})"
+        )
+        return f"{line}: fits" if self.fits else f"{line}: does not fit; {self.remedy}"
+
+
+def make_forecast(
+    config: PolicyTrainConfig, models: FillModels, judges: Sequence[QwenJudge], host: Host
+) -> Forecast:
+    """Forecast a run, and if it does not fit, look for settings under which it would."""
+    free = host.free_bytes()
+    forecast = _forecast(config, models, judges, free)
+    if forecast.fits:
+        return forecast
+    return replace(forecast, remedy=_remedy(config, models, judges, free))
 
 
 def policy_bytes(config: PolicyTrainConfig, models: FillModels, shape: Sequence[int]) -> int:
-    """Return the activations of the policy's step with gradient, in bytes."""
-    return sample_bytes(models, shape[0], shape[1])
+    """Return the activations of the policy's step with gradient, in bytes.
+
+    Args:
+        config: What is trained, and whether activations are recomputed.
+        models: The fill model.
+        shape: Edits that go through it at once, and tokens of each.
+    """
+    architecture = models.transformer_config
+    num_double, num_single = architecture["num_layers"], architecture["num_single_layers"]
+    width = architecture["num_attention_heads"] * architecture["attention_head_dim"]
+    guided = config.settings(models.recipe).true_cfg != 1.0 and config.needs_reward
+    rows = shape[0] * (2 if guided else 1)
+    itemsize = models.dtype.itemsize
+    state = rows * (shape[1] + models.recipe.max_sequence_length) * width * itemsize
+    kind = ("attention" if config.layers == ATTENTION else "linear") if _is_lora(config) else "full"
+    double, single = _KEPT[SINGLE if itemsize >= SINGLE else HALF, kind]
+    kept = num_double * double + num_single * single
+    if config.checkpointing:
+        kept = num_double + num_single + max(double, single)
+    return max(math.ceil((kept + _BACKWARD) * state), sample_bytes(models, rows, shape[1]))
 
 
 def reward_bytes(
@@ -27,6 +136,128 @@ def reward_bytes(
     size: tuple[int, int],
     rows: int,
 ) -> int:
-    """Return the activations of decoding and judging with gradient, in bytes."""
+    """Return the activations of decoding and judging with gradient, in bytes.
+
+    Args:
+        config: Whether activations are recomputed.
+        models: The fill model.
+        judges: Those that are asked.
+        size: Height and width in latents.
+        rows: Edits that are judged at once.
+    """
     pixels = size[0] * size[1] * vae_factor(models.vae_config) ** 2
-    return rows * pixels * 4
+    values = models.vae.dtype.itemsize * models.vae_config["block_out_channels"][0]
+    decoder = rows * _VAE_KEPT * (models.vae_config.get("layers_per_block", 2) + 1) / 3
+    if config.checkpointing:
+        decoder = rows * _VAE_BORDERS + _VAE_BLOCK
+    asked = sum(_judge_bytes(config, judge, pixels, rows) for judge in judges)
+    return math.ceil(decoder * values * pixels) + asked
+
+
+def trained_bytes(config: PolicyTrainConfig, models: FillModels) -> int:
+    """Return the bytes of what is trained: copies, gradients, optimiser state and average."""
+    itemsize = models.dtype.itemsize
+    own = itemsize if _is_lora(config) else 0  # all weights are counted as the transformer's
+    adam = 2 if config.optimizer == ADAM_8BIT else 8
+    return num_trained(config, models) * (own + itemsize + 4 + 4 + adam + 4)
+
+
+def num_trained(config: PolicyTrainConfig, models: FillModels) -> int:
+    """Return how many numbers are trained, from the headers of the files."""
+    tensors = models.transformer_tensors
+    if not _is_lora(config):
+        return sum(math.prod(info.shape) for info in tensors.values())
+    wanted = target_pattern(config.layers)
+    sides = [
+        sum(info.shape)
+        for name, info in tensors.items()
+        if name.endswith(".weight") and wanted.fullmatch(name.removesuffix(".weight"))
+    ]
+    return config.rank * sum(sides)
+
+
+def _forecast(
+    config: PolicyTrainConfig, models: FillModels, judges: Sequence[QwenJudge], free: int
+) -> Forecast:
+    side = config.settings(models.recipe).target_size
+    tokens, factor = side**2 // models.multiple**2, vae_factor(models.vae_config)
+    rows = min(config.micro_batch, config.batch)
+    texts = models.text_encoder.num_bytes + models.text_encoder_2.num_bytes
+    stages = [
+        Stage(name="prompts", weights=texts, activations=0),
+        Stage(
+            name="policy",
+            weights=models.transformer.num_bytes,
+            activations=policy_bytes(config, models, (rows, tokens)),
+        ),
+    ]
+    if config.needs_reward:
+        latents = (side // factor, side // factor)
+        stages.append(
+            Stage(
+                name="decoding and judging",
+                weights=models.vae.num_bytes + sum(judge.part.num_bytes for judge in judges),
+                activations=reward_bytes(config, models, judges, latents, rows),
+            )
+        )
+    return Forecast(stages=tuple(stages), trained=trained_bytes(config, models), free=free)
+
+
+def _remedy(
+    config: PolicyTrainConfig, models: FillModels, judges: Sequence[QwenJudge], free: int
+) -> str:
+    done: list[str] = []
+    for words, leaner in _leaner(config, models):
+        done.append(words)
+        found = _forecast(leaner, models, judges, free)
+        if found.fits:
+            return f"with {', '.join(done)} it would take {found.peak / _GB:.2f} GB"
+    return (
+        f"change all of: {', '.join(done) or 'nothing is left of the settings'}; and load the fill "
+        "model from an fp8 or GGUF file, or use a smaller judge"
+    )
+
+
+def _leaner(
+    config: PolicyTrainConfig, models: FillModels
+) -> Iterator[tuple[str, PolicyTrainConfig]]:
+    """Yield what saves memory, each on top of those before; what costs least comes first."""
+    side = config.settings(models.recipe).target_size
+    changes: list[tuple[bool, str, dict[str, Any]]] = [
+        (config.micro_batch > 1, "micro_batch 1", {"micro_batch": 1}),
+        (not config.checkpointing, "checkpointing on", {"checkpointing": True}),
+        (not _is_lora(config), "mode lora", {"mode": LORA}),
+        (side > 512, "target_size 512", {"target_size": 512}),
+        (config.optimizer != ADAM_8BIT, f"optimizer {ADAM_8BIT}", {"optimizer": ADAM_8BIT}),
+    ]
+    for is_open, words, change in changes:
+        if is_open:
+            config = replace(config, **change)
+            yield words, config
+
+
+def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows: int) -> int:
+    values = read_json(Path(judge.config.folder) / "config.json")
+    text, vision = values.get("text_config", values), values.get("vision_config", {})
+    # Qwen2-VL names its vision widths differently.
+    width = vision.get("embed_dim", vision.get("hidden_size", 1280))
+    inner = vision.get("intermediate_size", int(width * vision.get("mlp_ratio", 4)))
+    is_beside = judge.notes.get("view", VIEWS[0]) in VIEWS[2:]
+    shown = min(pixels * (2 if is_beside else 1), judge.patches.max_pixels)
+    merged = shown // judge.patches.factor**2
+    patches = merged * judge.patches.merge_size**2
+    most = max(len(spec.dimensions) for spec in TASKS.values())
+    layer_of_text = _TEXT[0] * text["hidden_size"] + _TEXT[1] * text["intermediate_size"]
+    layer_of_vision = _VISION[0] * width + _VISION[1] * inner
+    tokens = most * (2 * merged + TEXT_TOKENS)
+    if config.checkpointing:
+        kept = tokens * (text["num_hidden_layers"] * text["hidden_size"] + layer_of_text)
+        kept += patches * (vision.get("depth", 32) * width + layer_of_vision)
+    else:
+        kept = tokens * text["num_hidden_layers"] * layer_of_text
+        kept += patches * vision.get("depth", 32) * layer_of_vision
+    return rows * kept * judge.part.dtype.itemsize
+
+
+def _is_lora(config: PolicyTrainConfig) -> bool:
+    return config.mode == LORA

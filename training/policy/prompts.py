@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class PromptStore:
 
     def _write(self, text: str, prompt: Prompt) -> None:
         path = self._path(text)
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         save_file({"sequence": prompt.sequence, "pooled": prompt.pooled}, temporary)
         temporary.replace(path)
 

@@ -17,17 +17,20 @@ from ...fill.memory import NotEnoughMemory, is_out_of_memory
 from ...fill.models import FillModels, load_fill_models
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import read_report
-from ..data import ConditionSet, save_picture
+from ..data import ConditionSet, read_picture, save_picture
 from ..loop import PolicyTrainer, Surroundings
-from ..pretrain.run import Clock, RunFolder, first_snapshot
+from ..pretrain.run import Clock, RunFolder, first_snapshot, saved_step
 from ..processes import Processes
 from .adapter import write_adapter
 from .board import draw_board
 from .config import LORA, PolicyTrainConfig
+from .forecast import Forecast, make_forecast
 from .gate import ALL_CELLS, Gate, make_gate
 from .references import ReferenceStore
 from .rewards import JudgeReward, OracleReward, Reward
 from .samples import SampleSource
+from .supervised import SupervisedTrainer
+from .tensorboard import TensorBoard
 from .watch import Watch
 from .weights import Policy
 
@@ -35,6 +38,8 @@ log = logging.getLogger("onereward.training")
 
 ADAPTER, TRANSFORMER = "adapter.safetensors", "transformer"
 """The result in the run folder: a LoRA, or a transformer's folder."""
+BOARD = "board.png"
+"""Curves and pictures in the run folder, as of the last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,16 +101,50 @@ def train_policy(
         RuntimeError: The loss is not finite.
     """
     processes = processes or Processes()
+    if done := finished(config):
+        host.say(f"all {config.steps} steps are done; raise steps to go on")
+        return done
     with torch.inference_mode(False), torch.enable_grad():
         loaded = loaded or load(config, host.device)
-        for judge in loaded.judges:
-            _ = judge.answer_ids  # refuses a judge without Yes and No before any weight is read
+        host.say(check(config, host, loaded).text())
         run = PolicyRun(config, host, loaded, processes)
         try:
             run.train()
         finally:
-            run.trainer.policy.release()
+            run.close()
     return run.result()
+
+
+def check(config: PolicyTrainConfig, host: Host, loaded: Loaded) -> Forecast:
+    """Return how much memory a run takes and whether it fits; no weight is read.
+
+    Raises:
+        JudgeError: A judge cannot answer Yes and No.
+    """
+    judges = [*loaded.judges, *([loaded.held_out_judge] if loaded.held_out_judge else [])]
+    for judge in judges:
+        _ = judge.answer_ids
+    return make_forecast(config, loaded.models, loaded.judges, host)
+
+
+def finished(config: PolicyTrainConfig) -> PolicyResult | None:
+    """Return what a run has come to that has done all its steps; None if there is more to do.
+
+    Raises:
+        ValueError: The folder holds a run with other settings.
+    """
+    run = Path(config.run_folder)
+    path, board = run / _result_name(config), run / BOARD
+    if not board.is_file() or not path.exists() or saved_step(run) < config.steps:
+        return None
+    folder = RunFolder(config)
+    return PolicyResult(
+        path=path,
+        step=saved_step(run),
+        notes=(),
+        board=read_picture(board),
+        curve=tuple(folder.read_curve()),
+    )
 
 
 class PolicyRun:
@@ -126,8 +165,12 @@ class PolicyRun:
         self.notes = list(self.gate.notes)
         for note in self.notes:
             host.say(note)
+        if not processes.is_main:
+            processes.wait()  # for the folder, and for prompts that are encoded once
         self.folder = RunFolder(config)
         source = SampleSource(config, conditions, loaded.models, self.gate, host)
+        if processes.is_main:
+            processes.wait()
         surroundings = Surroundings(
             models=loaded.models,
             host=host,
@@ -140,7 +183,8 @@ class PolicyRun:
         else:
             reward = JudgeReward(config, loaded.models, loaded.judges, host)
         policy = Policy(loaded.models, config, host.device)
-        self.trainer = PolicyTrainer(config, policy, source, reward, surroundings)
+        kind = PolicyTrainer if config.needs_reward else SupervisedTrainer
+        self.trainer = kind(config, policy, source, reward, surroundings)
         self.watch = Watch(self.trainer, loaded.judges, loaded.held_out_judge)
         stored = first_snapshot(self.folder, config)
         if stored:
@@ -150,6 +194,15 @@ class PolicyRun:
         self.curve = self.folder.read_curve()
         self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self.clock = Clock(config, stored.seconds if stored else 0.0)
+        self.log: TensorBoard | None = None
+        if config.tensorboard and processes.is_main:
+            self.log = TensorBoard(self.folder.path, self.trainer.step)
+
+    def close(self) -> None:
+        """Leave the model as it was found."""
+        self.trainer.policy.release()
+        if self.log is not None:
+            self.log.close()
 
     def train(self) -> None:
         """Do the steps; save however they end."""
@@ -182,6 +235,8 @@ class PolicyRun:
             rounded = {name: round(value, 6) for name, value in record.items()}
             self.curve.append({"step": step, "seconds": seconds, **rounded})
             self.folder.append_curve(self.curve[-1])
+            if self.log is not None:
+                self.log.add(self.curve[-1])
             if step % self.config.log_every == 0:
                 log.info("%s %s", self.folder.path.name, self.curve[-1])
             self.host.progress(step, self.config.steps, self.board)
@@ -200,7 +255,8 @@ class PolicyRun:
         self.export(results / f"{name}{self.ending}")
         for old in sorted(results.glob(f"step-*{self.ending}"))[: -self.config.keep]:
             _remove(old)
-        save_picture(self.folder.path / "board.png", self.board())
+        if self.log is not None:
+            self.log.add_picture(self.board(), self.trainer.step)
         return look.record()
 
     def board(self) -> Tensor:
@@ -214,6 +270,7 @@ class PolicyRun:
         snapshot = self.trainer.snapshot(self.clock.seconds())
         self.folder.save(replace(snapshot, tensors=snapshot.tensors | self.watch.tensors()))
         self.export(self.folder.path / self.name)
+        save_picture(self.folder.path / BOARD, self.board())
 
     def keep_best(self) -> None:
         """Make the best look the result of a run that stopped itself."""
@@ -234,7 +291,7 @@ class PolicyRun:
     @property
     def name(self) -> str:
         """The result's name in the folder."""
-        return ADAPTER if self.config.mode == LORA else TRANSFORMER
+        return _result_name(self.config)
 
     def export(self, path: Path) -> None:
         """Write the weights as others can load them."""
@@ -261,7 +318,14 @@ class PolicyRun:
             "step": self.trainer.step,
             "judges": [judge.label for judge in self.loaded.judges],
             "left_out": list(self.gate.notes),
+            "scores": self.scores(),
         }
+
+    def scores(self) -> dict[str, float]:
+        """Return what the last look at held-out conditions said: P(better than the start)."""
+        looks = (r for r in reversed(self.curve) if any(k.startswith("drift.") for k in r))
+        last = next(looks, {})
+        return {k: v for k, v in last.items() if k.startswith(("look", "held_out"))}
 
     def result(self) -> PolicyResult:
         """Return what the run has come to."""
@@ -272,6 +336,10 @@ class PolicyRun:
             board=self.board(),
             curve=tuple(self.curve),
         )
+
+
+def _result_name(config: PolicyTrainConfig) -> str:
+    return ADAPTER if config.mode == LORA else TRANSFORMER
 
 
 def _gate(config: PolicyTrainConfig, judges: Sequence[QwenJudge]) -> Gate:

@@ -34,6 +34,8 @@ from .prompts import PromptStore, model_prompt
 
 _PLAN = Plan(rows=1, batched_cfg=True, tiled_vae=False)
 _MAX_SEED = 2**31
+LEARNED = (Task.FILL, Task.TEXT)
+"""What supervised learning learns: tasks whose conditions show the truth under their masks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,11 +63,13 @@ class Batch:
     reference_noise: Tensor
     """The same of the reference."""
     sigmas: Tensor
-    """``steps + 1`` noise levels."""
+    """``steps + 1`` noise levels, on the CPU."""
     size: tuple[int, int]
     """Height and width in latents."""
     generators: tuple[torch.Generator, ...]
     """A source of randomness per edit, for what happens to it later in the step."""
+    truth: Tensor | None = None
+    """Packed latents ``[B, S, 4C]``, float32, of the whole pictures; supervised learning only."""
 
 
 class SampleSource:
@@ -147,7 +151,8 @@ class SampleSource:
         for condition in self._conditions.conditions:
             queries = queries_for(condition.task, condition.full_prompt)
             is_judged = bool(self._gate.allowed(queries)) or not self._config.needs_judge
-            if split_of(condition.name) == split and is_judged:
+            is_known = self._config.needs_reward or condition.task in LEARNED
+            if split_of(condition.name) == split and is_judged and is_known:
                 found[condition.task].append(condition)
         return found
 
@@ -171,29 +176,33 @@ class SampleSource:
         request = self._conditions.request(condition, config=self._config.fill())
         (job,) = make_jobs(request, self._models, self.settings)
         assert job is not None, "a request refuses an empty mask"
-        return job, encode_job(job, self._models, self._host, _PLAN, needs_source=False)
+        needs_source = not self._config.needs_reward
+        return job, encode_job(job, self._models, self._host, _PLAN, needs_source)
 
     def _batch(
         self, items: Sequence[tuple[tuple[int, int], int, Sample, Job, Encoded]], step: int
     ) -> Batch:
         size, numbers, samples, jobs, encoded = (list(v) for v in zip(*items, strict=True))
         height, width = size[0]
-        device, tokens = self._host.device, encoded[0].conditioning.shape[0]
+        tokens = encoded[0].conditioning.shape[0]
         return Batch(
             samples=tuple(samples),
             jobs=tuple(jobs),
             conditioning=self._conditioning(samples, encoded),
             noise=self._noise([s.noise_seed for s in samples], size[0]),
             reference_noise=self._noise([s.reference_seed for s in samples], size[0]),
-            sigmas=make_sigmas(self._models.scheduler_config, self.settings.steps, tokens).to(
-                device
-            ),
+            sigmas=make_sigmas(self._models.scheduler_config, self.settings.steps, tokens),
             size=(height, width),
             generators=tuple(
                 step_generator(self._config.seed + 1 + number, step, purpose=1)
                 for number in numbers
             ),
+            truth=self._truth(encoded),
         )
+
+    def _truth(self, encoded: Sequence[Encoded]) -> Tensor | None:
+        latents = [e.source for e in encoded if e.source is not None]
+        return pack_latents(torch.stack(latents)).to(self._host.device) if latents else None
 
     def _conditioning(self, samples: Sequence[Sample], encoded: Sequence[Encoded]) -> Conditioning:
         device, dtype = self._host.device, self._models.transformer.dtype

@@ -108,7 +108,8 @@ class Watch:
     def reason_to_stop(self) -> str | None:
         """Return why the run should stop, for the user, or None."""
         config = self._trainer.config
-        if config.stop_on_drift and self._complaint:
+        # Supervised learning is meant to move pictures.
+        if config.stop_on_drift and config.needs_reward and self._complaint:
             return f"stopped at step {self._trainer.step}: {self._complaint}"
         if 0 < config.patience <= self.stale:
             return f"stopped at step {self._trainer.step}: no better look for {self.stale} looks"

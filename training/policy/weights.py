@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...fill.adapters import apply_adapters
+from ...fill.fused import apply_kernels
 from ...fill.models import FillModels
 from ..pretrain.run import Snapshot, flatten_optimizer, restore_optimizer
 from .config import ADAM_8BIT, ATTENTION, DYNAMIC, LORA, PolicyTrainConfig
@@ -68,6 +69,7 @@ class Policy:
         self.optimizer = _make_optimizer(list(self.masters.values()), config)
         if config.checkpointing:
             self.module.enable_gradient_checkpointing()
+        apply_kernels(self.module, models.kernels, device)
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -220,14 +222,19 @@ class Policy:
 
 def lora_targets(module: nn.Module, layers: str) -> list[str]:
     """Return the full names of the block layers an adapter goes on."""
-    leaf = _ATTENTION if layers == ATTENTION else f"{_ATTENTION}|{_MLP}"
-    wanted = re.compile(f"{_BLOCK}({leaf})")
+    wanted = target_pattern(layers)
     plain = (
         name.removesuffix(".base_layer")
         for name, m in module.named_modules()
         if isinstance(m, nn.Linear) and ".lora_" not in name
     )
     return [name for name in plain if wanted.fullmatch(name)]
+
+
+def target_pattern(layers: str) -> re.Pattern[str]:
+    """Return what the full name of a block layer with an adapter matches."""
+    leaf = _ATTENTION if layers == ATTENTION else f"{_ATTENTION}|{_MLP}"
+    return re.compile(f"{_BLOCK}({leaf})")
 
 
 def _make_optimizer(masters: list[nn.Parameter], config: PolicyTrainConfig) -> Any:

@@ -110,7 +110,7 @@ def make_trainer(tmp_path: Path, algorithm: str, **changes: Any) -> ToyTrainer:
     }
     config = PolicyTrainConfig(**values | changes)
     part = SimpleNamespace(module=ToyField(), dtype=torch.float64)
-    models: Any = SimpleNamespace(transformer=part, adapters=())
+    models: Any = SimpleNamespace(transformer=part, adapters=(), kernels="off")
     source: Any = ToySource()
     surroundings = Surroundings(
         models=models,

@@ -1,0 +1,75 @@
+"""The supervised warm-up: learn to paint what is under the mask in the conditions' own pictures.
+
+Flow matching on masked pictures, ``E || v(x_sigma, sigma) - (noise - picture) ||^2``, with the same
+adapter, files and looks as the reinforcement learning that may follow. No judge takes part. Source:
+rectified flow (arXiv 2209.03003); FLUX.1 Fill's conditioning as in sampling.
+
+Fill and text are learned. What an extension continues with, or what is behind an object to be
+removed, the conditions' own pictures do not show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...fill.guidance import Conditioning
+from ...fill.sampler import add_noise
+from ..loop import PolicyTrainer
+from .rewards import Verdict
+from .samples import Batch
+
+
+class SupervisedTrainer(PolicyTrainer):
+    """Trains the policy on pictures instead of verdicts."""
+
+    def train_step(self) -> dict[str, float]:
+        """Do one iteration; return loss and gradient norm.
+
+        Raises:
+            RuntimeError: Loss or gradient is not finite; nothing has been changed.
+        """
+        self.policy.clear_gradients()
+        batches, _ = self.source.draw(self.step, self.processes.rank, self.processes.count)
+        verdicts = []
+        with self.policy_resident(batches), torch.enable_grad():
+            for batch in batches:
+                losses = self.losses(batch)
+                (losses.sum() / self.config.batch).backward()
+                self.policy.take_gradients()
+                scores = tuple({} for _ in batch.samples)
+                verdicts.append(Verdict(gradient=losses, losses=losses.detach(), scores=scores))
+            return self.update(verdicts)
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Return the flow-matching loss of every edit, ``[B]``, at a noise level of its own."""
+        assert batch.truth is not None, "drawn with the truth for this objective"
+        levels = [draw_sigma(batch.sigmas, generator) for generator in batch.generators]
+        sigma = torch.tensor(levels, device=batch.noise.device)
+        x = add_noise(batch.truth, batch.noise, sigma[:, None, None])
+        plain = replace(batch, conditioning=self.plain(batch.conditioning))
+        velocity = self.model(plain)(x, sigma)
+        return (velocity - (batch.noise - batch.truth)).square().mean(dim=(1, 2))
+
+    def plain(self, sampled: Conditioning) -> Conditioning:
+        """Return the conditioning without true guidance: what is learned is the plain velocity.
+
+        A model that is sampled without true guidance has guidance distilled into its embedding; 1
+        is none there.
+        """
+        guidance = sampled.guidance
+        if guidance is not None and sampled.true_cfg == 1.0 and self.config.guidance < 0:
+            guidance = 1.0
+        return replace(sampled, negative=None, true_cfg=1.0, guidance=guidance)
+
+
+def draw_sigma(sigmas: Tensor, generator: torch.Generator) -> float:
+    """Return a random level of a sampling schedule: as often as sampling passes it.
+
+    Between two levels of the schedule every level is equally likely.
+    """
+    place = float(torch.rand((), generator=generator)) * (len(sigmas) - 1)
+    index = min(int(place), len(sigmas) - 2)
+    return float(torch.lerp(sigmas[index], sigmas[index + 1], place - index))
