@@ -85,13 +85,13 @@ def _is_visible(pool: Candidates, group: int, pictures: tuple[int, int]) -> bool
 def draw_comparisons(
     pool: Candidates, num: int, margin: float, generator: torch.Generator
 ) -> list[Comparison]:
-    """Draw comparisons of all kinds, tasks equally often, in random order of the two pictures."""
+    """Draw comparisons of all kinds, tasks equally often."""
     weights = torch.tensor([share for _, _, share in _MIX])
     rows = [(pool.task == task).nonzero()[:, 0] for task in range(len(TASKS))]
     rows = [found for found in rows if len(found)]
     drawn: list[Comparison] = []
     while len(drawn) < num:
-        luck = torch.rand(4, generator=generator).tolist()
+        luck = torch.rand(3, generator=generator).tolist()
         of_task = rows[len(drawn) % len(rows)]
         group = int(of_task[int(luck[0] * len(of_task))])
         kinds = _MIX[int(torch.multinomial(weights, 1, generator=generator))]
@@ -99,8 +99,7 @@ def draw_comparisons(
         second = (
             _pick(pool.kinds, kinds[1], luck[2]) if kinds[1] else int(pool.spoils[group, first])
         )
-        pictures = (first, second) if luck[3] < 0.5 else (second, first)
-        found = None if first == second else compare(pool, group, pictures, margin)
+        found = None if first == second else compare(pool, group, (first, second), margin)
         if found is not None:
             drawn.append(found)
     return drawn

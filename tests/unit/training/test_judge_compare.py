@@ -1,0 +1,331 @@
+"""The judge's second stage: honest candidates, fair pairs, bounded attacks, exact resume."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from onereward.fill.task import Dimension
+from onereward.reward.judge import JudgeConfig
+from onereward.reward.qwen_vl import QwenJudge
+from onereward.training.collect import CollectConfig
+from onereward.training.judge.build import JudgeShape
+from onereward.training.judge.candidates import (
+    FAULT,
+    FULL,
+    ONE_STEP,
+    PATTERN,
+    TRUTH,
+    Candidates,
+    draw_candidates,
+    lay_pattern,
+    load_candidates,
+    save_candidates,
+)
+from onereward.training.judge.compare import (
+    CompareTrainer,
+    attack,
+    comparison_loss,
+    pictures_of,
+    train_to_compare,
+)
+from onereward.training.judge.comparisons import (
+    Comparison,
+    best_and_worst,
+    compare,
+    draw_comparisons,
+)
+from onereward.training.judge.config import CompareConfig
+from onereward.training.judge.gather import FIRST_INDEX, GatherConfig, gather
+from onereward.training.judge.learner import load_whole_judge
+from onereward.training.pretrain.models import load_folder
+from onereward.world.conditions import draw_conditions
+from onereward.world.oracle import DIMENSIONS, judge
+from onereward.world.splits import Split
+from support.judges import make_judge
+
+ASSETS = Path(__file__).parents[3] / "assets" / "fill"
+QUICK = CollectConfig(num_candidates=2, steps=(2, 3))
+GROUPS = 8
+MARGIN = 0.1
+NAN = float("nan")
+# An 8 px patch as in the bundled judge, every picture seen whole.
+SHAPE = JudgeShape(
+    width=32, layers=1, heads=1, vision_width=32, vision_layers=1, vision_heads=1, full_layers=(0,)
+)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Candidates:
+    """Candidates of the bundled model for eight scenes."""
+    return draw_candidates(load_folder(ASSETS), Split.TRAIN, 77, QUICK, GROUPS)
+
+
+@pytest.fixture(scope="module")
+def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A judge with random weights."""
+    return make_judge(tmp_path_factory.mktemp("judge"), SHAPE)
+
+
+def same(first: Candidates, second: Candidates) -> bool:
+    """Whether every tensor and prompt is equal; NaN equals NaN."""
+    for name in (f.name for f in fields(Candidates)):
+        a, b = getattr(first, name), getattr(second, name)
+        if isinstance(a, torch.Tensor):
+            a, b = a.nan_to_num(-1.0), b.nan_to_num(-1.0)
+            if not torch.equal(a, b):
+                return False
+        elif a != b:
+            return False
+    return True
+
+
+def test_candidates_are_scored_by_the_oracle_and_keep_the_source(pool: Candidates) -> None:
+    """The oracle, asked again about the stored pictures, says the same but for the rounding."""
+    scenes = draw_conditions(Split.TRAIN, 77, torch.arange(GROUPS) % 4)
+    assert pool.prompts == scenes.prompts
+    kinds = [FULL] * 2 + [ONE_STEP] * 2 + [TRUTH, FAULT] + [PATTERN] * 2
+    assert pool.kinds.tolist() == kinds
+    outside = pool.masks[:, None] == 0
+    for number in range(len(kinds)):
+        pictures = pool.images[:, number].float() / 255
+        verdict = judge(pictures, scenes)
+        for column, name in enumerate(DIMENSIONS):
+            stored, now = pool.scores[:, number, column].float(), verdict.scores[name]
+            assert torch.equal(stored.isnan(), now.isnan())
+            assert torch.allclose(stored, now, atol=0.06, equal_nan=True), name
+        kept = (pictures - scenes.source).abs() * outside
+        assert kept.max() <= 0.5 / 255 + 1e-6
+
+
+def test_the_truth_is_better_than_its_fault_on_average(pool: Candidates) -> None:
+    truth, fault = (pool.kinds.tolist().index(kind) for kind in (TRUTH, FAULT))
+    gaps = (pool.scores[:, truth] - pool.scores[:, fault]).float()
+    assert gaps.nanmean() > 0.1
+    assert pool.usable[:, truth].float().mean() > pool.usable[:, fault].float().mean()
+
+
+def test_same_arguments_give_the_same_candidates(pool: Candidates, tmp_path: Path) -> None:
+    again = draw_candidates(load_folder(ASSETS), Split.TRAIN, 77, QUICK, GROUPS)
+    assert same(again, pool)
+    save_candidates(pool, tmp_path / "a.safetensors")
+    assert same(load_candidates([tmp_path / "a.safetensors"]), pool)
+    twice = load_candidates([tmp_path / "a.safetensors"] * 2)
+    assert len(twice) == 2 * len(pool)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_no_candidates_are_refused() -> None:
+    with pytest.raises(FileNotFoundError, match=r"training\.judge\.gather"):
+        load_candidates([])
+
+
+def test_patterns_change_the_mask_only() -> None:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand(64, 3, 64, 64, generator=generator) * 0.8 + 0.1
+    masks = (torch.rand(64, 64, 64, generator=generator) < 0.5).float()
+    laid = lay_pattern(images, masks, generator)
+    assert laid.min() >= 0
+    assert laid.max() <= 1
+    changed = (laid - images).abs()
+    assert (changed * (1 - masks[:, None])).max() == 0
+    # Dots may miss a mask; all others are seen under it.
+    is_changed = changed.flatten(1).amax(1) > 0.02
+    assert is_changed.float().mean() > 0.9
+
+
+def hand_made(scores: list[list[list[float]]], kinds: list[int], spoils: list[int]) -> Candidates:
+    """Groups of the remove task with given scores; every picture is one flat grey."""
+    table = torch.tensor(scores)
+    groups, num = table.shape[:2]
+    greys = torch.arange(num, dtype=torch.uint8) * 20
+    return Candidates(
+        images=greys.view(1, num, 1, 1, 1).expand(groups, num, 3, 64, 64).contiguous(),
+        scores=table.half(),
+        usable=torch.zeros(groups, num, dtype=torch.bool),
+        kinds=torch.tensor(kinds, dtype=torch.uint8),
+        spoils=torch.tensor([spoils] * groups),
+        task=torch.zeros(groups, dtype=torch.int64),
+        masks=torch.ones(groups, 64, 64, dtype=torch.uint8),
+        prompts=["a red circle"] * groups,
+    )
+
+
+def test_a_pair_asks_about_clear_differences_only() -> None:
+    made = hand_made(
+        [[[0.9, 0.50, 0.2, 0.85, NAN], [0.5, 0.55, 0.6, 0.9, NAN]]], [FULL] * 2, [-1] * 2
+    )
+    found = compare(made, 0, (0, 1), MARGIN)
+    assert found is not None
+    assert dict(found.winners) == {Dimension.TEXT_ALIGNMENT: 0, Dimension.STRUCTURE: 1}
+    assert compare(made, 0, (0, 1), 0.6) is None
+    turned = compare(made, 0, (1, 0), MARGIN)
+    assert turned is not None
+    assert dict(turned.winners) == {Dimension.TEXT_ALIGNMENT: 1, Dimension.STRUCTURE: 0}
+
+
+def test_a_pattern_loses_in_every_dimension_unless_the_oracle_says_otherwise() -> None:
+    rows = [[0.9, 0.5, 0.2, 0.8, NAN], [0.88, 0.52, 0.5, 0.3, NAN]]
+    made = hand_made([rows], [FULL, PATTERN], [-1, 0])
+    found = compare(made, 0, (1, 0), MARGIN)
+    assert found is not None
+    assert dict(found.winners) == {
+        Dimension.TEXT_ALIGNMENT: 1,
+        Dimension.CONSISTENCY: 1,
+        Dimension.STRUCTURE: 0,
+        Dimension.AESTHETICS: 1,
+    }
+
+
+def test_a_pattern_nobody_sees_is_no_fault() -> None:
+    rows = [[0.9, 0.5, 0.2, 0.8, NAN], [0.9, 0.5, 0.2, 0.8, NAN]]
+    made = hand_made([rows], [FULL, PATTERN], [-1, 0])
+    faint = replace(made, images=made.images // 20)
+    assert compare(made, 0, (0, 1), MARGIN) is not None
+    assert compare(faint, 0, (0, 1), MARGIN) is None
+
+
+def test_best_and_worst_per_dimension() -> None:
+    rows = [[0.1, 0.50, 0.2, NAN, NAN], [0.9, 0.55, 0.6, NAN, NAN], [0.5, 0.52, 0.9, NAN, NAN]]
+    made = hand_made([rows], [FULL] * 3, [-1] * 3)
+    found = {one.winners[0][0]: one.pictures for one in best_and_worst(made, MARGIN)}
+    assert found == {Dimension.TEXT_ALIGNMENT: (1, 0), Dimension.STRUCTURE: (2, 0)}
+
+
+def test_comparisons_are_drawn_evenly(pool: Candidates) -> None:
+    drawn = draw_comparisons(pool, 400, MARGIN, torch.Generator().manual_seed(0))
+    tasks = [one.task for one in drawn]
+    assert {tasks.count(task) for task in set(tasks)} == {100}
+    drawn_kinds = {int(pool.kinds[m]) for one in drawn for m in one.pictures}
+    assert drawn_kinds == {FULL, ONE_STEP, TRUTH, FAULT, PATTERN}
+
+
+def drawn_from(pool: Candidates, num: int = 6) -> list[Comparison]:
+    return draw_comparisons(pool, num, MARGIN, torch.Generator().manual_seed(1))
+
+
+def test_the_loss_is_equation_3(pool: Candidates, judge_folder: Path) -> None:
+    """Against probabilities asked one by one, put together in float64 by hand."""
+    config = JudgeConfig(folder=str(judge_folder), precision="fp32")
+    one_by_one = QwenJudge(config, torch.device("cpu"))
+    drawn = drawn_from(pool)
+    pictures = pictures_of(pool, drawn)
+    terms = []
+    for pair, one in zip(pictures, drawn, strict=True):
+        for query, place in one.queries():
+            winner, loser = one_by_one.encode_many([pair[place], pair[1 - place]])
+            with torch.no_grad():
+                first = one_by_one.answer([(winner, loser, query)])[0].double()
+                second = one_by_one.answer([(loser, winner, query)])[0].double()
+            terms.append(-0.5 * (first[0] + second[1]))
+    loss = comparison_loss(load_whole_judge(judge_folder), pictures, drawn)
+    assert abs(loss.item() - torch.stack(terms).mean().item()) < 0.02  # bfloat16 products
+
+
+def test_attacks_stay_small_and_in_the_mask(pool: Candidates, judge_folder: Path) -> None:
+    victim, drawn = load_whole_judge(judge_folder), drawn_from(pool)
+    pictures = pictures_of(pool, drawn)
+    masks = torch.stack([pool.masks[one.group] for one in drawn]).float()
+    settings = compare_config(judge_folder, Path(), attack_steps=3, attack_size=0.03)
+    attacked = attack(victim, pictures, drawn, masks, settings)
+    change = (attacked - pictures).abs()
+    assert (change * (1 - masks[:, None, None])).max() == 0
+    assert change[0::2].max() <= 0.03 + 1e-6
+    assert change[1::2].max() <= 0.09 + 1e-6
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    with torch.no_grad():
+        before, after = (comparison_loss(victim, p, drawn) for p in (pictures, attacked))
+    assert after > before
+    assert not attacked.requires_grad
+    assert all(p.grad is None for p in victim.part.module.parameters())
+
+
+def compare_config(folder: Path, pool: Path, **changes: object) -> CompareConfig:
+    small = CompareConfig(
+        run_folder=str(pool / "run"),
+        judge_folder=str(folder),
+        pool_folder=str(pool / "pool"),
+        steps=4,
+        decay_steps=2,
+        warmup_steps=1,
+        pairs=4,
+        questions=4,
+        pictures=4,
+        attack_steps=1,
+        test_every=4,
+        log_every=2,
+    )
+    return replace(small, **changes)
+
+
+@pytest.fixture
+def pool_folder(tmp_path: Path, pool: Candidates) -> Path:
+    """A folder with the same candidates as train and dev split."""
+    (tmp_path / "pool").mkdir()
+    for split in (Split.TRAIN, Split.DEV):
+        save_candidates(pool, tmp_path / "pool" / f"{split.value}-00000.safetensors")
+    return tmp_path
+
+
+def test_stop_and_resume_equals_no_stop(pool_folder: Path, judge_folder: Path) -> None:
+    settings = compare_config(judge_folder, pool_folder)
+    train_to_compare(settings)
+    run = CompareTrainer(settings)
+    run.train_step()
+    run.train_step()
+    again = CompareTrainer(settings)
+    again.restore(run.snapshot(0.0))
+    again.train_step()
+    again.train_step()
+    config = JudgeConfig(folder=str(pool_folder / "run" / "judge"), precision="fp32")
+    expected = QwenJudge(config, torch.device("cpu")).part.module.state_dict()
+    assert again.learner.parameters
+    for name, value in again.learner.parameters.items():
+        assert torch.equal(value, expected[name]), name
+    curve = (pool_folder / "run" / "curve.jsonl").read_text()
+    for name in ("one_step", "fault", "pattern"):
+        assert f'"{name}"' in curve
+
+
+def test_gathering_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Split, int]] = []
+
+    def draw(parts: object, split: Split, index: int, config: CollectConfig) -> Candidates:
+        made.append((split, index - FIRST_INDEX))
+        return hand_made([[[0.0] * 5]], [FULL], [-1])
+
+    monkeypatch.setattr("onereward.training.judge.gather.draw_candidates", draw)
+    settings = GatherConfig(
+        pool_folder=str(tmp_path / "pool"), fill_folder=str(ASSETS), batches=(2, 1, 1)
+    )
+    gather(settings)
+    whole = [(Split.TRAIN, 0), (Split.TRAIN, 1), (Split.DEV, 0), (Split.TEST, 0)]
+    assert made == whole
+    (tmp_path / "pool" / "train-00001.safetensors").unlink()
+    gather(settings)
+    assert made == [*whole, (Split.TRAIN, 1)]
+    gather(replace(settings, batches=(3, 1, 1), max_minutes=0.0))
+    assert len(made) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judge_folder": ""}, "judge_folder is empty"),
+        ({"margin": 0.0}, "margin is 0.0"),
+        ({"pairs": 0}, "pairs is 0"),
+        ({"pictures": 1}, "a question needs two"),
+        ({"attack_share": 1.5}, "attack_share is 1.5"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare_config(Path("judge"), tmp_path, **changes)
