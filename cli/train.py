@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .headless import run_headless
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -25,22 +25,18 @@ def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; return 0, or 130 if the user stopped it."""
-    import torch
-
-    from ..training.host import Stopped, TrainingHost, stopped_by_signals
     from ..training.policy.config import PolicyTrainConfig
-    from ..training.policy.run import train_policy
-    from ..training.processes import Processes
+    from ..training.policy.run import check, load, train_policy
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config, processes = PolicyTrainConfig.load(arguments.config), Processes()
-    torch.set_num_threads(config.threads)
-    host = TrainingHost(processes.device)
-    try:
-        with stopped_by_signals(host.stop):
-            result = train_policy(config, host, processes=processes)
-    except Stopped:
-        sys.stderr.write(f"onereward: stopped; the same command goes on in {config.run_folder}\n")
-        return 130
-    sys.stdout.write(f"{result.path}\n")
-    return 0
+    config = PolicyTrainConfig.load(arguments.config)
+    if arguments.check:
+        return run_headless(
+            config.threads,
+            config.run_folder,
+            lambda host, _: check(config, host, load(config, host.device)).text(),
+        )
+    return run_headless(
+        config.threads,
+        config.run_folder,
+        lambda host, processes: str(train_policy(config, host, processes=processes).path),
+    )

@@ -58,7 +58,7 @@ def keeping(weights: nn.Module) -> Iterator[Kept]:
 def flux(num_double: int, num_single: int, dtype: torch.dtype) -> Any:
     from diffusers import FluxTransformer2DModel
 
-    return FluxTransformer2DModel(
+    model: Any = FluxTransformer2DModel(
         patch_size=1,
         in_channels=384,
         out_channels=64,
@@ -69,7 +69,8 @@ def flux(num_double: int, num_single: int, dtype: torch.dtype) -> Any:
         joint_attention_dim=256,
         pooled_projection_dim=64,
         guidance_embeds=True,
-    ).to(dtype)
+    )
+    return model.to(dtype)
 
 
 def kept_by_flux(model: Any, config: PolicyTrainConfig, dtype: torch.dtype) -> int:
