@@ -49,6 +49,7 @@ from torch import Tensor, nn
 from ..fill.guidance import make_velocity
 from ..fill.host import Host
 from ..fill.models import FillModels
+from ..fill.modulation import make_table
 from ..fill.sampler import Velocity, predict_x0, sample
 from .policy.config import PolicyTrainConfig
 from .policy.forecast import policy_bytes
@@ -122,17 +123,23 @@ class PolicyTrainer:
 
     def walk(self, batch: Batch, noise: Tensor, stop: int) -> Tensor:
         """Return where ``stop`` Euler steps lead from the noise."""
-        return sample(self.model(batch), noise, batch.sigmas[: stop + 1])
+        sigmas = batch.sigmas[: stop + 1]
+        return sample(self.model(batch, sigmas[:-1]), noise, sigmas)
 
     def velocity(self, batch: Batch, x: Tensor, stop: int) -> Tensor:
         """Return the model's prediction after ``stop`` steps; with or without gradient the same."""
         return self.model(batch)(x, batch.sigmas[stop])
 
-    def model(self, batch: Batch) -> Velocity:
-        """Return the transformer as a velocity function; polls for cancel before every call."""
-        return make_velocity(
-            self.policy.module, batch.conditioning, on_call=self.host.check_cancelled
-        )
+    def model(self, batch: Batch, sigmas: Tensor | None = None) -> Velocity:
+        """Return the transformer as a velocity function; polls for cancel before every call.
+
+        Args:
+            batch: What it is conditioned on.
+            sigmas: Noise levels that will be asked for, where they are several and known.
+        """
+        module, conditioning = self.policy.module, batch.conditioning
+        table = None if sigmas is None else make_table(module, conditioning, sigmas)
+        return make_velocity(module, conditioning, on_call=self.host.check_cancelled, table=table)
 
     def policy_resident(self, batches: Sequence[Batch]) -> AbstractContextManager[None]:
         """Have the policy on the device, with room for its step with gradient."""

@@ -17,6 +17,7 @@ _T = TypeVar("_T")
 ADAM, ADAM_8BIT = "adamw", "adamw 8-bit"
 MEAN, WORST = "mean", "worst"
 ATTENTION, LINEAR = "attention", "attention and mlp"
+OFF, BLOCKS, KEEP_ATTENTION = "off", "blocks", "blocks, attention kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +194,11 @@ class PolicyTrainConfig(RunConfig):
         max=1024,
         step=1,
     )
-    checkpointing: bool = setting(
-        False, "Recompute activations in the backward pass: less memory, a third more time."
+    checkpointing: str = setting(
+        OFF,
+        "Recompute activations in the backward pass: far less memory, up to a third more time; "
+        "with the attention's outputs kept a little of both.",
+        options=(OFF, BLOCKS, KEEP_ATTENTION),
     )
     optimizer: str = setting(
         ADAM,

@@ -21,7 +21,7 @@ from ...fill.models import FillModels
 from ...fill.task import TASKS
 from ...reward.judging import VIEWS
 from ...reward.qwen_vl import QwenJudge
-from .config import ADAM_8BIT, ATTENTION, LORA, PolicyTrainConfig
+from .config import ADAM_8BIT, ATTENTION, BLOCKS, KEEP_ATTENTION, LORA, OFF, PolicyTrainConfig
 from .weights import target_pattern
 
 HALF, SINGLE = 2, 4
@@ -124,8 +124,9 @@ def policy_bytes(config: PolicyTrainConfig, models: FillModels, shape: Sequence[
     kind = ("attention" if config.layers == ATTENTION else "linear") if _is_lora(config) else "full"
     double, single = _KEPT[SINGLE if itemsize >= SINGLE else HALF, kind]
     kept = num_double * double + num_single * single
-    if config.checkpointing:
-        kept = num_double + num_single + max(double, single)
+    if config.checkpointing != OFF:
+        per_block = 2 if config.checkpointing == KEEP_ATTENTION else 1
+        kept = per_block * (num_double + num_single) + max(double, single)
     return max(math.ceil((kept + _BACKWARD) * state), sample_bytes(models, rows, shape[1]))
 
 
@@ -148,7 +149,7 @@ def reward_bytes(
     pixels = size[0] * size[1] * vae_factor(models.vae_config) ** 2
     values = models.vae.dtype.itemsize * models.vae_config["block_out_channels"][0]
     decoder = rows * _VAE_KEPT * (models.vae_config.get("layers_per_block", 2) + 1) / 3
-    if config.checkpointing:
+    if config.checkpointing != OFF:
         decoder = rows * _VAE_BORDERS + _VAE_BLOCK
     asked = sum(_judge_bytes(config, judge, pixels, rows) for judge in judges)
     return math.ceil(decoder * values * pixels) + asked
@@ -225,7 +226,7 @@ def _leaner(
     side = config.settings(models.recipe).target_size
     changes: list[tuple[bool, str, dict[str, Any]]] = [
         (config.micro_batch > 1, "micro_batch 1", {"micro_batch": 1}),
-        (not config.checkpointing, "checkpointing on", {"checkpointing": True}),
+        (config.checkpointing != BLOCKS, "checkpointing of blocks", {"checkpointing": BLOCKS}),
         (not _is_lora(config), "mode lora", {"mode": LORA}),
         (side > 512, "target_size 512", {"target_size": 512}),
         (config.optimizer != ADAM_8BIT, f"optimizer {ADAM_8BIT}", {"optimizer": ADAM_8BIT}),
@@ -250,7 +251,7 @@ def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows:
     layer_of_text = _TEXT[0] * text["hidden_size"] + _TEXT[1] * text["intermediate_size"]
     layer_of_vision = _VISION[0] * width + _VISION[1] * inner
     tokens = most * (2 * merged + TEXT_TOKENS)
-    if config.checkpointing:
+    if config.checkpointing != OFF:
         kept = tokens * (text["num_hidden_layers"] * text["hidden_size"] + layer_of_text)
         kept += patches * (vision.get("depth", 32) * width + layer_of_vision)
     else:

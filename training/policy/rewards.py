@@ -26,7 +26,7 @@ from ...world.conditions import draw_conditions
 from ..judge.pairs import Jitter
 from ..make_conditions import scene_of
 from ..objective import reward_loss
-from .config import WORST, PolicyTrainConfig
+from .config import OFF, WORST, PolicyTrainConfig
 from .forecast import reward_bytes
 from .samples import Batch, Sample
 
@@ -151,7 +151,7 @@ class JudgeReward:
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:
         """Recompute activations of VAE and judges where the config asks for it."""
-        if not self._config.checkpointing:
+        if self._config.checkpointing == OFF:
             yield
             return
         vae: Any = self._models.vae.module

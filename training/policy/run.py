@@ -369,6 +369,6 @@ def _advice(config: PolicyTrainConfig) -> str:
     return (
         "not enough memory for a step of training; the run is saved and goes on with the same "
         f"settings but, in a new run, a smaller target_size (now {config.target_size}), "
-        f"micro_batch 1 (now {config.micro_batch}), checkpointing on (now "
-        f"{'on' if config.checkpointing else 'off'}) or a lower rank (now {config.rank})"
+        f"micro_batch 1 (now {config.micro_batch}), checkpointing of blocks (now "
+        f"{config.checkpointing}) or a lower rank (now {config.rank})"
     )

@@ -17,8 +17,17 @@ from torch import Tensor, nn
 from ...fill.adapters import apply_adapters
 from ...fill.fused import apply_kernels
 from ...fill.models import FillModels
+from ...fill.recompute import checkpoint_blocks
 from ..pretrain.run import Snapshot, flatten_optimizer, restore_optimizer
-from .config import ADAM_8BIT, ATTENTION, DYNAMIC, LORA, PolicyTrainConfig
+from .config import (
+    ADAM_8BIT,
+    ATTENTION,
+    DYNAMIC,
+    KEEP_ATTENTION,
+    LORA,
+    OFF,
+    PolicyTrainConfig,
+)
 
 NAME = "policy"
 """PEFT's name of the adapter in training."""
@@ -67,8 +76,8 @@ class Policy:
         if config.mode != LORA:
             self._start = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
         self.optimizer = _make_optimizer(list(self.masters.values()), config)
-        if config.checkpointing:
-            self.module.enable_gradient_checkpointing()
+        if config.checkpointing != OFF:
+            checkpoint_blocks(self.module, config.checkpointing == KEEP_ATTENTION)
         apply_kernels(self.module, models.kernels, device)
 
     @contextmanager
@@ -168,7 +177,7 @@ class Policy:
     @torch.no_grad()
     def release(self) -> None:
         """Leave the transformer as it was found."""
-        if self._config.checkpointing:
+        if self._config.checkpointing != OFF:
             self.module.disable_gradient_checkpointing()
         if self._start is not None:
             self._put(self._start)

@@ -86,7 +86,7 @@ class ToySource:
 
 
 class ToyTrainer(PolicyTrainer):
-    def model(self, batch: Batch) -> Any:
+    def model(self, batch: Batch, sigmas: Tensor | None = None) -> Any:
         return self.policy.module
 
     def policy_resident(self, batches: Any) -> AbstractContextManager[None]:

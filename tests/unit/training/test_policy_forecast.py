@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from onereward.training.policy.config import PolicyTrainConfig
+from onereward.fill.recompute import checkpoint_blocks
+from onereward.training.policy.config import OFF, PolicyTrainConfig
 from onereward.training.policy.forecast import (
     make_forecast,
     num_trained,
@@ -80,8 +81,8 @@ def kept_by_flux(model: Any, config: PolicyTrainConfig, dtype: torch.dtype) -> i
     if config.mode == "lora":
         model.add_adapter(LoraConfig(**config.lora(lora_targets(model, config.layers))))
         model.to(dtype)
-    if config.checkpointing:
-        model.enable_gradient_checkpointing()
+    if config.checkpointing != OFF:
+        checkpoint_blocks(model)
     with keeping(model) as kept:
         out = model(
             hidden_states=torch.zeros(1, TOKENS, 384, dtype=dtype),
@@ -111,7 +112,7 @@ def models_like(num_double: int, num_single: int, dtype: torch.dtype) -> Any:
         {"layers": "attention"},
         {"layers": "attention and mlp"},
         {"mode": "full"},
-        {"checkpointing": True},
+        {"checkpointing": "blocks"},
     ],
     ids=["attention", "linear", "full", "checkpointed"],
 )
@@ -124,7 +125,7 @@ def test_what_a_block_of_the_transformer_keeps(
     told = [policy_bytes(config, models_like(*shape, dtype), (1, TOKENS)) for shape in shapes]
     for i in (1, 2):
         assert told[i] - told[0] == pytest.approx(kept[i] - kept[0], rel=0.02)
-    if not config.checkpointing:
+    if config.checkpointing == OFF:
         assert kept[0] < told[0] < 1.3 * kept[0]
 
 
@@ -185,4 +186,4 @@ def test_a_run_that_does_not_fit_is_told_what_to_change(tmp_path: Path) -> None:
     assert not tight.fits
     assert "does not fit; with micro_batch 1 it would take" in tight.text()
     hopeless = check(config, RecordingHost(free=1 << 20), loaded)
-    assert "change all of: micro_batch 1, checkpointing on" in hopeless.text()
+    assert "change all of: micro_batch 1, checkpointing of blocks" in hopeless.text()

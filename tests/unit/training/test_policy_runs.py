@@ -62,7 +62,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -> None:
     """d loss / d weights in two halves is what autograd gives from pictures to weights at once."""
-    config = policy_config(tmp_path, conditions, judge, true_cfg=2.0, checkpointing=True)
+    config = policy_config(tmp_path, conditions, judge, true_cfg=2.0, checkpointing="blocks")
     run = PolicyRun(config, RecordingHost(), loaded_for(config), Processes())
     trainer, policy = run.trainer, run.trainer.policy
     # A fresh LoRA starts at zero, where half of its gradients vanish.
