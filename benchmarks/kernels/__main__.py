@@ -1,0 +1,129 @@
+"""Fused kernels beside eager and compiled PyTorch: operations, calls, pictures, gradient steps.
+
+Everything is measured in one process, in turn, on random weights::
+
+    python benchmarks/kernels --out DIR
+
+writes ``DIR/kernels.json`` and ``DIR/kernels.md``, anew after every row, so that a run that is cut
+off keeps what it has. ``--parts`` chooses. ``--small --device cpu`` rehearses it all, tiny and with
+plain PyTorch in place of the kernels; with these in Triton's interpreter if ``TRITON_INTERPRET`` is
+1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("operations", "accuracy", "calls", "images", "gradient_steps", "memory")
+
+
+def main() -> int:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(description="fused kernels beside eager and compiled")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the report")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--small", action="store_true", help="tiny sizes: a rehearsal")
+    parser.add_argument("--rounds", type=int, help="measurements of each operation")
+    args = parser.parse_args()
+    load_package()
+    args.out.mkdir(parents=True, exist_ok=True)
+    return run(args)
+
+
+def load_package() -> None:
+    """Make the repository importable as ``onereward`` where it is not installed."""
+    if importlib.util.find_spec("onereward") is not None:
+        return
+    spec = importlib.util.spec_from_file_location(
+        "onereward", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["onereward"] = module
+    spec.loader.exec_module(module)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Go through the parts; one that fails leaves the others alone."""
+    import torch
+    from report import environment, write
+    from timing import copy_speed
+
+    from onereward import kernels
+
+    device = torch.device(args.device)
+    # On a GPU nothing may fall back in silence.
+    is_rehearsal = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1"
+    backend = "reference" if is_rehearsal else "triton"
+    rounds = args.rounds or (1 if args.small else 50)
+    report: dict[str, Any] = {"environment": environment(device), "failed": {}}
+    report["copy_gb_s"] = [copy_speed(device, rounds)]
+    for part, rows in parts(args, device, rounds).items():
+        begin = time.perf_counter()
+        found: list[dict[str, Any]] = report.setdefault(part, [])
+        try:
+            with kernels.use_backend(backend):
+                for row in rows():
+                    found.append(row)
+                    write(args.out, report)
+        except (RuntimeError, ValueError, AssertionError, ImportError) as error:
+            report["failed"][part] = f"{type(error).__name__}: {str(error)[:500]}"
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        sys.stdout.write(f"{part}: {len(found)} rows in {time.perf_counter() - begin:.0f} s\n")
+        sys.stdout.flush()
+    report["copy_gb_s"].append(copy_speed(device, rounds))
+    write(args.out, report)
+    sys.stdout.write((args.out / "kernels.md").read_text())
+    return 1 if report["failed"] else 0
+
+
+def parts(
+    args: argparse.Namespace, device: Any, rounds: int
+) -> dict[str, Callable[[], Iterator[dict[str, Any]]]]:
+    """Return what yields the rows of each chosen part, in the order that memory asks for."""
+    import operations
+    import torch
+    import variants as forms
+    import whole_model
+
+    scale = forms.SMALL if args.small else forms.FLUX
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+
+    def operation_rows() -> Iterator[dict[str, Any]]:
+        for shape in operations.SMALL if args.small else operations.FLUX:
+            yield from operations.measure(shape, device, dtype, rounds, scale.backend)
+
+    @cache
+    def variants() -> forms.Variants:
+        torch.compiler.reset()
+        return forms.Variants(scale, device, dtype)
+
+    def model_rows(measure: Callable[..., Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+        return measure(variants())
+
+    measures = {
+        "accuracy": whole_model.measure_accuracy,
+        "calls": whole_model.measure_calls,
+        "images": whole_model.measure_images,
+        "gradient_steps": whole_model.measure_gradient_steps,
+        "memory": whole_model.measure_memory,
+    }
+    made: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {"operations": operation_rows}
+    made |= {name: partial(model_rows, measure) for name, measure in measures.items()}
+    return {name: made[name] for name in PARTS if name in args.parts}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
