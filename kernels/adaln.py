@@ -106,7 +106,8 @@ def _adaln_bwd_kernel(
         if CLAMP:
             # The clamp passes no gradient where it took effect.
             d = tl.where(tl.abs(h) < LIMIT, d, 0.0)
-        tl.store(d_residual_ptr + out, cast(d, d_residual_ptr.dtype.element_ty), mask=live)
+        if HAS_NORM or CLAMP:
+            tl.store(d_residual_ptr + out, cast(d, d_residual_ptr.dtype.element_ty), mask=live)
         if HAS_UPDATE:
             made = cast(gate * d, d_update_ptr.dtype.element_ty)
             tl.store(d_update_ptr + out, made, mask=live)
@@ -157,11 +158,11 @@ def _fake_bwd(
     dh: Tensor | None, dy: Tensor | None, h: Tensor, gate: Tensor | None, update: Tensor | None,
     scale: Tensor | None, eps: float, clamp: bool, needs: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
-    del dh, dy, update, eps, clamp
+    del dh, dy, update, eps
     batch, _, width = h.shape
     vectors = zip(needs, (gate, scale, scale), strict=True)
     return [
-        h.new_empty(h.shape),
+        h.new_empty(h.shape if _changes_residual(h, scale, clamp) else 0),
         h.new_empty(h.shape if gate is not None else 0),
         *(h.new_empty(0) if v is None or not n else v.new_empty(batch, width) for n, v in vectors),
     ]
@@ -196,6 +197,11 @@ def _launch_bwd(
         if needs[i]:
             made[2 + i].copy_(total.sum(1))
     return made
+
+
+def _changes_residual(h: Tensor, scale: Tensor | None, clamp: bool) -> bool:
+    """Tell whether the gradient of the residual is another than that of the result."""
+    return scale is not None or (clamp and h.dtype is torch.float16)
 
 
 def _unit_stride(x: Tensor) -> Tensor:
@@ -233,7 +239,7 @@ class _Adaln(torch.autograd.Function):
     ) -> Pair:
         h, y = forward(residual, gate, update, scale, shift, eps, clamp)
         kept = update if ctx.needs_input_grad[1] else None
-        needs_h = scale is not None or (clamp and residual.dtype is torch.float16)
+        needs_h = _changes_residual(residual, scale, clamp)
         saved = (residual if gate is None else h) if needs_h else None
         ctx.save_for_backward(saved, gate, kept, scale)
         ctx.eps, ctx.clamp = eps, clamp
@@ -253,7 +259,7 @@ class _Adaln(torch.autograd.Function):
             h, gate, update, scale, ctx.eps, ctx.clamp, needs,
         )  # fmt: skip
         return (
-            made[0],
+            made[0] if _changes_residual(h, scale, ctx.clamp) else dh,
             made[2] if wants_gate else None,
             made[1] if wants_update else None,
             made[3] if wants_scale else None,
