@@ -23,6 +23,7 @@ import demo_pictures  # noqa: E402
 from support.client import ApiError, ComfyClient, Graph, Job  # noqa: E402
 from support.graph import load_graph, nodes_of  # noqa: E402
 from support.server import ComfyServer  # noqa: E402
+from support.workflows import runs_here  # noqa: E402
 
 OUTPUT = ROOT / "demo-output"
 EDITS = {
@@ -40,7 +41,7 @@ def main() -> int:
     parser.add_argument("--workflows", type=Path, default=ROOT / "workflows" / "api")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    paths = sorted(arguments.workflows.glob("*.json"))
+    paths = [path for path in sorted(arguments.workflows.glob("*.json")) if runs_here(path)]
     if not paths:
         sys.exit(f"no workflow in {arguments.workflows}")
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,10 @@ def _draw(
             draw.ellipse((left - 3, top - 3, left + 3, top + 3), fill=colour)
     font = ImageFont.load_default(FONT_SIZE - 2)
     for (left, top), label in zip(points, labels, strict=False):
-        draw.text((left + 5, top - 4), label, fill=colour, font=font, anchor="lb")
+        fits = left + 5 + font.getlength(label) < WIDTH
+        draw.text(
+            (left + (5 if fits else -5), top - 4), label, colour, font, "lb" if fits else "rb"
+        )
 
 
 def stack(pictures: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from support.browser import Browser
 from support.client import ComfyClient, Job
 from support.graph import load_graph
 from support.server import PACK_FOLDER
-from support.workflows import API_FOLDER, templates
+from support.workflows import API_FOLDER, runs_here, templates
 
 JOB_TIMEOUT_S = 300.0
 POLL_INTERVAL_S = 0.1
@@ -50,6 +50,8 @@ def test_template_survives_saving_and_loading(browser: Browser, template: Path):
 
 @EVERY_TEMPLATE
 def test_template_runs_from_the_front_end(browser: Browser, client: ComfyClient, template: Path):
+    if not runs_here(template):
+        pytest.skip("the bundled judge is not in this checkout")
     num_errors = len(browser.console)
     load(browser, template)
     job = queue(browser, client)

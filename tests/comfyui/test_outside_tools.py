@@ -12,7 +12,7 @@ import pytest
 
 from support import machine
 from support.server import ComfyServer
-from support.workflows import api_workflows, templates
+from support.workflows import api_workflows, runs_here, templates
 
 TOOLS = machine.ROOT / ".cache" / "tools-venv" / "bin"
 TIMEOUT_S = 300
@@ -48,7 +48,9 @@ def run_tool(
 
 
 @pytest.mark.parametrize(
-    "workflow", templates() + api_workflows(), ids=lambda path: f"{path.parent.name}/{path.stem}"
+    "workflow",
+    filter(runs_here, templates() + api_workflows()),
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
 def test_comfy_cli_runs_every_workflow(
     workflow: Path, comfyui: ComfyServer, example: str, home: dict[str, str]

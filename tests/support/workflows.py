@@ -24,6 +24,12 @@ def api_workflows() -> list[Path]:
     return sorted(API_FOLDER.glob("*.json"))
 
 
+def runs_here(workflow: Path) -> bool:
+    """Tell whether the bundled models that a workflow names are in this checkout."""
+    needs_judge = '"OneRewardLoadJudge"' in workflow.read_text("utf-8")
+    return not needs_judge or (machine.ROOT / "assets" / "judge" / "config.json").is_file()
+
+
 def example_picture() -> Image.Image:
     """Return a small picture with an erased area, which LoadImage hands out as the mask."""
     picture = Image.linear_gradient("L").resize((SIZE, SIZE)).convert("RGBA")

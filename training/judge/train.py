@@ -325,6 +325,7 @@ class _Run:
         self.losses: list[float] = []
         self.curve: list[Mapping[str, float]] = []
         if self.processes.is_main:
+            _forget_unstarted(Path(self.config.run_folder))
             self.folder = RunFolder(self.config)
         self.processes.wait()
         if not self.processes.is_main:
@@ -345,7 +346,7 @@ class _Run:
                 self.after_step()
         finally:
             # Half an optimiser's step is no state to go on from; the last checkpoint is.
-            if not self.trainer.is_updating:
+            if self.trainer.step and not self.trainer.is_updating:
                 self.save()
         self.processes.wait()
         return result_folder(self.config)
@@ -390,6 +391,12 @@ class _Run:
         if self.processes.is_main:
             self.folder.save(self.trainer.snapshot(self.clock.seconds()))
             self.trainer.export()
+
+
+def _forget_unstarted(run: Path) -> None:
+    """Free the folder of a run that failed before its first step for other settings."""
+    if saved_step(run) < 0:
+        (run / "config.json").unlink(missing_ok=True)
 
 
 def accuracies(report: JudgeReport) -> dict[str, float]:

@@ -1,0 +1,372 @@
+"""Collect, label, train and report in the real server, and the same jobs from the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from onereward import cli
+from onereward.fill.task import Dimension, Task
+from onereward.reward.judge import BUNDLED_FOLDER
+from onereward.reward.preference import CandidateGroup, Preference, PreferenceSet
+from onereward.training.data import save_picture
+from onereward.training.jobs import CollectJob
+from support.client import ApiError, ComfyClient, Event, Graph
+from support.graph import GraphBuilder, Link, output
+from support.judges import make_judge
+from support.server import ComfyServer
+
+JUDGE = "chain-judge"
+FROM_MODEL = "from the model folder"
+WORLD = "toy world (train split)"
+QUICK = {"num_candidates": 2, "steps_min": 1, "steps_max": 2}
+SHORT = {"steps": 3, "warmup_steps": 1, "batch": 2, "test_every": 3}
+NUM = 20
+"""Scenes of the toy world, with some for every split."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def judge_folder(comfyui: ComfyServer) -> Iterator[Path]:
+    folder = comfyui.base_directory / "models" / "onereward" / JUDGE
+    folder.mkdir(parents=True)
+    yield make_judge(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def work(comfyui: ComfyServer) -> Path:
+    """Where results go."""
+    return comfyui.base_directory / "output" / "onereward"
+
+
+class Chain(GraphBuilder):
+    """A graph from conditions to a report; every part is added when it is asked for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def collect(self, num: int = NUM, **inputs: Any) -> Link:
+        model = self.add("OneRewardLoadFill", model="bundled (tiny)", transformer=FROM_MODEL)
+        scenes = self.add(
+            "OneRewardConditions", name=self.name, pictures=WORLD, task="all", num_conditions=num
+        )
+        values = {"model": model, "conditions": scenes, "name": self.name}
+        return self.add("OneRewardCollect", **values | QUICK | inputs)
+
+    def label(self, data: Link, **inputs: Any) -> Link:
+        values = {"preferences": data, "labeller": "toy world oracle", "margin": 0.0}
+        return self.add("OneRewardLabel", **values | inputs)
+
+    def load_judge(self, **inputs: Any) -> Link:
+        return self.add("OneRewardLoadJudge", **{"judge": JUDGE} | inputs)
+
+    def train(self, data: Link, **inputs: Any) -> Link:
+        judge = self.load_judge()
+        values = {"judge": judge, "preferences": data, "name": self.name}
+        return self.add("OneRewardTrainJudge", **values | SHORT | inputs)
+
+    def report(self, judge: Link, data: Link, **inputs: Any) -> Link:
+        values = {"judge": judge, "preferences": data, "name": self.name, "split": "test and dev"}
+        return self.add("OneRewardJudgeReport", **values | inputs)
+
+    def whole(self) -> Graph:
+        data = self.label(self.collect())
+        shown = self.report(self.train(data), data)
+        self.add("PreviewImage", images=shown)
+        return self.graph
+
+
+@pytest.fixture(scope="module")
+def made(comfyui: ComfyServer) -> Graph:
+    """Run the whole chain once; return its graph."""
+    graph = Chain("chain").whole()
+    job = ComfyClient(comfyui.url).run(graph)
+    assert job.succeeded, job.error
+    return graph
+
+
+def test_from_conditions_to_a_report_in_one_graph(client: ComfyClient, made: Graph, work: Path):
+    data = PreferenceSet(work / "preferences" / "chain")
+    assert len(data.groups()) == NUM
+    assert {pair.judged_by for pair in data.pairs()} == {"oracle"}
+    assert (work / "judges" / "chain" / "adapter" / "adapter_model.safetensors").is_file()
+    files = {path.name for path in (work / "judge-reports" / "chain").iterdir()}
+    assert files == {"config.json", "report.json", "report.md", "report.png"}
+    client.run(made)  # once more, since the folders have changed
+    assert client.run(made).executed_nodes == []
+
+
+def test_the_commands_make_the_same_from_the_nodes_files(
+    made: Graph, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Candidates, labels, adapter and report of one process, without ComfyUI."""
+    first, again = work / "preferences" / "chain", tmp_path / "data"
+    job = replace(CollectJob.load(first / "collect.json"), data_folder=str(again))
+    (tmp_path / "collect.json").write_text(job.to_json())
+    run("collect", tmp_path / "collect.json")
+    assert (again / "candidates.jsonl").read_text() == (first / "candidates.jsonl").read_text()
+    for group in PreferenceSet(again).groups():
+        for name in group.file_names:
+            assert (again / name).read_bytes() == (first / name).read_bytes()
+    run("label", moved(first / "label.json", tmp_path, data_folder=again))
+    assert (again / "metadata.jsonl").read_text() == (first / "metadata.jsonl").read_text()
+    judge = work / "judges" / "chain"
+    config = moved(judge / "config.json", tmp_path, data_folder=again, run_folder=tmp_path / "run")
+    run("train-judge", config)
+    trained, expected = (
+        load_file(folder / "adapter" / "adapter_model.safetensors")
+        for folder in (tmp_path / "run", judge)
+    )
+    assert all(torch.equal(trained[key], expected[key]) for key in expected)
+    capsys.readouterr()
+    report = work / "judge-reports" / "chain"
+    run("report", moved(report / "config.json", tmp_path, report_folder=tmp_path / "report"))
+    assert "| remove |" in capsys.readouterr().out
+    found = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert found == json.loads((report / "report.json").read_text())
+
+
+def run(command: str, config: Path) -> None:
+    assert cli.main([command, str(config)]) == 0
+
+
+def moved(config: Path, folder: Path, **paths: Path) -> Path:
+    """Write a copy of a config with other folders."""
+    values = json.loads(config.read_text()) | {key: str(path) for key, path in paths.items()}
+    path = folder / f"{config.stem}-{len(list(folder.iterdir()))}.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_the_trained_adapter_can_be_chosen_and_judges(client: ComfyClient, made: Graph, work: Path):
+    assert "chain/adapter" in choices(client, "OneRewardLoadJudge", "adapter")
+    means = []
+    for adapter in ("none", "chain/adapter"):
+        g = Chain("scores")
+        judge = g.load_judge(adapter=adapter)
+        pictures = [solid(g, colour) for colour in (0xFF2010, 0x1020FF)]
+        values = {"task": "remove", "prompt": "", "swap": False}
+        made_by = g.add(
+            "OneRewardScore", judge=judge, first=pictures[0], second=pictures[1], **values
+        )
+        shown = g.add("PreviewAny", source=made_by)
+        job = client.run(g.graph)
+        assert job.succeeded, job.error
+        means.append(job.outputs[shown[0]]["text"][0])
+    assert means[0] != means[1]
+
+
+def test_what_pick_best_compares_becomes_data(client: ComfyClient, work: Path):
+    g = Chain("picked")
+    batch = solid(g, 0xFF0000)
+    for colour in (0x00FF00, 0x0000FF):
+        batch = g.add("ImageBatch", image1=batch, image2=solid(g, colour))
+    values = {"task": "fill", "prompt": "a red circle", "view": "beside the source"}
+    best = g.add(
+        "OneRewardPickBest",
+        judge=g.load_judge(),
+        candidates=batch,
+        source=solid(g, 0x808080),
+        save_as="picked",
+        **values,
+    )
+    g.add("PreviewImage", images=best)
+    assert client.run(g.graph).succeeded
+    data = PreferenceSet(work / "preferences" / "picked")
+    (group,) = data.groups()
+    assert len(group.file_names) == 3
+    assert data.picture(group.source_file_name).is_file()
+    pairs = data.pairs()
+    assert {pair.judged_by for pair in pairs} == {f"judge:{JUDGE}"}
+    assert {pair.prompt for pair in pairs} == {"a red circle"}
+    assert all(0.5 < pair.confidence <= 1 for pair in pairs)
+    label = "onereward/preferences/picked [output]"
+    assert label in choices(client, "OneRewardLoadPreferences", "data")
+    g = Chain("loaded")
+    relabelled = g.label(
+        g.add("OneRewardLoadPreferences", data=label), labeller="judge", judge=g.load_judge()
+    )
+    g.add("PreviewAny", source=output(relabelled, 1))
+    assert client.run(g.graph).succeeded
+
+
+def solid(g: GraphBuilder, colour: int) -> Link:
+    return g.add("EmptyImage", width=64, height=64, batch_size=1, color=colour)
+
+
+def choices(client: ComfyClient, node: str, name: str) -> list[str]:
+    inputs = client.object_info(node)["input"]
+    found = (inputs.get("required", {}) | inputs.get("optional", {}))[name]
+    return found[1].get("options", found[0])
+
+
+def test_cancel_while_collecting_keeps_whole_conditions(client: ComfyClient, work: Path):
+    def graph() -> Graph:
+        g = Chain("stopped")
+        g.collect(num=6, steps_max=8)
+        return g.graph
+
+    first = cancelled(client, graph(), "3")
+    assert first.was_interrupted
+    data = PreferenceSet(work / "preferences" / "stopped")
+    assert len(data.groups()) < 6
+    assert client.run(graph()).succeeded
+    assert len(data.groups()) == 6
+
+
+def test_cancel_while_training_keeps_the_steps(client: ComfyClient, made: Graph, work: Path):
+    def graph(steps: int) -> Graph:
+        g = Chain("cut")
+        data = g.add("OneRewardLoadPreferences", data="onereward/preferences/chain [output]")
+        g.train(data, steps=steps)
+        return g.graph
+
+    assert cancelled(client, graph(100_000), "3").was_interrupted
+    state = work / "judges" / "cut" / "checkpoint" / "state.json"
+    done = json.loads(state.read_text())["step"]
+    assert done > 0
+    assert (work / "judges" / "cut" / "adapter").is_dir()
+    job = client.run(graph(done + 2))
+    assert job.succeeded, job.error
+    assert json.loads(state.read_text())["step"] == done + 2
+    steps = [
+        json.loads(line)["step"]
+        for line in (work / "judges" / "cut" / "curve.jsonl").read_text().splitlines()
+    ]
+    assert steps == sorted(set(steps))
+
+
+def cancelled(client: ComfyClient, graph: Graph, node: str) -> Any:
+    """Run a graph and cancel when a node is past its second step."""
+
+    def is_at_work(event: Event) -> bool:
+        return event.kind == "progress" and event.data["node"] == node and event.data["value"] > 1
+
+    with client.listen() as listener:
+        prompt_id = client.queue(graph)
+        listener.until(is_at_work)
+        client.interrupt(prompt_id)
+        return listener.finish(prompt_id)
+
+
+def preference_data(folder: Path, *, damaged: bool = False) -> str:
+    """Write pairs of both splits with pictures; return the folder's label."""
+    data = PreferenceSet(folder)
+    for number in range(30):
+        for name, level in (("a", 0.9), ("b", 0.1)):
+            save_picture(folder / f"{number}-{name}.png", torch.full((32, 32, 3), level))
+        names = {"winner_file_name": f"{number}-a.png", "loser_file_name": f"{number}-b.png"}
+        task = {"task": Task.REMOVE, "dimension": Dimension.REMOVAL_QUALITY}
+        data.add(Preference(**names, **task, condition=str(number)))
+        if damaged:
+            (folder / f"{number}-b.png").write_bytes(b"no picture")
+    return f"{folder.name} [output]"
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "message"),
+    [
+        ("../x", {}, "name is '../x', but up to 100 letters"),
+        ("bad", {"num_candidates": 65}, "65"),
+        ("bad", {"steps_min": 9, "steps_max": 3}, "steps goes from 9 to 3; give the smaller value"),
+        ("bad", {"strength_min": 0.9, "strength_max": 0.5}, "strength goes from 0.9 to 0.5"),
+    ],
+    ids=["name", "number", "steps", "strength"],
+)
+def test_bad_collecting_is_refused(
+    client: ComfyClient, name: str, inputs: dict[str, Any], message: str
+):
+    g = Chain("refused")
+    g.collect(num=1, **{"name": name} | inputs)
+    refused(client, g.graph, message)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"labeller": "judge"}, "no judge is connected; connect one"),
+        ({"labeller": "neighbour"}, "labeller"),
+        ({}, "the oracle knows scenes of the toy world only"),
+        ({"labeller": "metrics"}, "has no mask, which metrics need"),
+    ],
+    ids=["judge", "labeller", "oracle", "metrics"],
+)
+def test_bad_labelling_is_refused(
+    client: ComfyClient, work: Path, inputs: dict[str, Any], message: str
+):
+    g = Chain("refused")
+    label = "onereward/preferences/picked [output]"
+    if inputs.get("labeller") == "metrics":
+        label = unmasked(work)
+    g.label(g.add("OneRewardLoadPreferences", data=label), **inputs)
+    refused(client, g.graph, message)
+
+
+def unmasked(work: Path) -> str:
+    """Write candidates without a mask; return the folder's label."""
+    data = PreferenceSet(work.parent / "unmasked")
+    if not data.groups():
+        data.add_group(CandidateGroup(file_names=("a.png",), task=Task.FILL, condition="c"))
+    return "unmasked [output]"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "inputs", "message"),
+    [
+        (False, {"name": "a/b"}, "name is 'a/b'"),
+        (False, {"view": "beside the source"}, "needs the source"),
+        (False, {"mode": "half"}, "mode"),
+        (False, {"learning_rate": -0.5}, "learning_rate is -0.5; use 0 or more, or -1"),
+        (True, {}, "cannot be read as a picture"),
+    ],
+    ids=["name", "view", "mode", "rate", "damaged"],
+)
+def test_bad_training_is_refused(
+    client: ComfyClient, work: Path, damaged: bool, inputs: dict[str, Any], message: str
+):
+    folder = work.parent / ("damaged-pairs" if damaged else "whole-pairs")
+    g = Chain("refused")
+    data = g.add("OneRewardLoadPreferences", data=preference_data(folder, damaged=damaged))
+    g.train(data, **inputs)
+    refused(client, g.graph, message)
+
+
+def test_data_without_pairs_is_refused(client: ComfyClient, work: Path):
+    label = unmasked(work)
+    g = Chain("refused")
+    g.train(g.add("OneRewardLoadPreferences", data=label))
+    refused(client, g.graph, "holds no pairs of its train split")
+    g = Chain("refused")
+    g.report(g.load_judge(), g.add("OneRewardLoadPreferences", data=label))
+    refused(client, g.graph, "holds no pairs of its test and dev split")
+    for bad, message in (("nowhere", "there is no folder"), ("../models", "leaves")):
+        g = Chain("refused")
+        data = g.add("OneRewardLoadPreferences", data=bad)
+        g.report(g.load_judge(), data)
+        refused(client, g.graph, message)
+
+
+@pytest.mark.skipif(BUNDLED_FOLDER.is_dir(), reason="the bundled judge is there")
+def test_an_absent_bundled_judge_is_named(client: ComfyClient):
+    g = Chain("refused")
+    g.add("PreviewAny", source=g.add("OneRewardLoadJudge", judge="bundled (tiny)"))
+    refused(client, g.graph, "the bundled judge is not part of this copy of the pack")
+
+
+def refused(client: ComfyClient, graph: Graph, message: str) -> None:
+    """Run a graph that must fail with one sentence, before it runs or while it does."""
+    try:
+        made = [client.run(graph).error or "it ran"]
+    except ApiError as error:
+        made = error.messages()
+    assert any(message in text for text in made), made
+    assert not any("\n" in text for text in made), made
