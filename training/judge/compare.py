@@ -63,7 +63,7 @@ class CompareTrainer:
         """
         config, pool = self.config, self.pool
         generator = step_generator(config.seed, self.step)
-        drawn = draw_comparisons(pool, config.pairs, config.margin, generator)
+        drawn = draw_comparisons(pool, config.pairs, config.margin, generator, config.pattern_share)
         pictures = self._disturbed(pictures_of(pool, drawn), generator)
         num = round(config.attack_share * len(drawn))
         if num:
@@ -87,13 +87,15 @@ class CompareTrainer:
     def measure(self) -> dict[str, float]:
         """Return held-out accuracies: per cell on finished pictures, and per kind of pair."""
         margin, pool = self.config.margin, self.held_out
-        report = report_on(self.judge, pool, list(best_and_worst(pool, margin)))
-        found = {f"{t.value}.{d.value}": c.accuracy for (t, d), c in report.cells.items()}
+        finished = list(best_and_worst(pool, margin))
+        cells = report_on(self.judge, pool, finished).cells if finished else {}
+        found = {f"{t.value}.{d.value}": c.accuracy for (t, d), c in cells.items()}
         for name, pairs in kinds_of_pairs(pool, margin).items():
-            cells = report_on(self.judge, pool, pairs).cells.values()
-            found[name] = sum(c.accuracy * c.num_pairs for c in cells) / sum(
-                c.num_pairs for c in cells
-            )
+            if not pairs:
+                continue
+            of_kind = report_on(self.judge, pool, pairs).cells.values()
+            total = sum(cell.num_pairs for cell in of_kind)
+            found[name] = sum(cell.accuracy * cell.num_pairs for cell in of_kind) / total
         return {name: round(value, 4) for name, value in found.items()}
 
     def snapshot(self, seconds: float) -> Snapshot:

@@ -15,13 +15,12 @@ from ...world.oracle import DIMENSIONS
 from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates
 
 _MIX = (
-    ((FULL,), (FULL,), 0.30),
-    ((ONE_STEP,), (FULL,), 0.25),  # what the policy is rewarded for
-    ((ONE_STEP,), (ONE_STEP,), 0.10),
-    ((PATTERN,), (), 0.20),  # against the picture it was laid over
-    ((FAULT,), (FULL, TRUTH), 0.15),
+    ((FULL,), (FULL,), 0.4),
+    ((ONE_STEP,), (FULL,), 0.3),  # what the policy is rewarded for
+    ((ONE_STEP,), (ONE_STEP,), 0.1),
+    ((FAULT,), (FULL, TRUTH), 0.2),
 )
-"""Kinds of the two pictures, and how often."""
+"""Kinds of the two pictures, and how often, beside the patterns."""
 _VISIBLE = 3
 """Least mean change of a pattern under the mask that counts, of 255."""
 
@@ -83,10 +82,27 @@ def _is_visible(pool: Candidates, group: int, pictures: tuple[int, int]) -> bool
 
 
 def draw_comparisons(
-    pool: Candidates, num: int, margin: float, generator: torch.Generator
+    pool: Candidates,
+    num: int,
+    margin: float,
+    generator: torch.Generator,
+    pattern_share: float = 0.2,
 ) -> list[Comparison]:
-    """Draw comparisons of all kinds, tasks equally often."""
-    weights = torch.tensor([share for _, _, share in _MIX])
+    """Draw comparisons of all kinds, tasks equally often.
+
+    Args:
+        pool: The candidates.
+        num: How many.
+        margin: Least difference of scores that counts.
+        generator: Decides which.
+        pattern_share: Share of those drawn (before `margin` drops some) that show a picture
+            against itself under a fine pattern.
+    """
+    # A pattern's rival is the picture it was laid over.
+    mix: list[tuple[tuple[int, ...], tuple[int, ...], float]]
+    mix = [(a, b, share * (1 - pattern_share)) for a, b, share in _MIX]
+    mix.append(((PATTERN,), (), pattern_share))
+    weights = torch.tensor([share for _, _, share in mix])
     rows = [(pool.task == task).nonzero()[:, 0] for task in range(len(TASKS))]
     rows = [found for found in rows if len(found)]
     drawn: list[Comparison] = []
@@ -94,7 +110,7 @@ def draw_comparisons(
         luck = torch.rand(3, generator=generator).tolist()
         of_task = rows[len(drawn) % len(rows)]
         group = int(of_task[int(luck[0] * len(of_task))])
-        kinds = _MIX[int(torch.multinomial(weights, 1, generator=generator))]
+        kinds = mix[int(torch.multinomial(weights, 1, generator=generator))]
         first = _pick(pool.kinds, kinds[0], luck[1])
         second = (
             _pick(pool.kinds, kinds[1], luck[2]) if kinds[1] else int(pool.spoils[group, first])

@@ -111,6 +111,8 @@ class CompareConfig(LearnConfig):
     """Share of pairs that are blurred, 0..1."""
     noise: float = 0.03
     """Largest standard deviation of noise added to both pictures, 0..1."""
+    pattern_share: float = 0.2
+    """Share of pairs that show a picture against itself under a fine pattern."""
     attack_share: float = 0.25
     """Share of pairs whose pictures are changed against the judge before it learns them."""
     attack_steps: int = 2
@@ -130,7 +132,7 @@ class CompareConfig(LearnConfig):
         for name in ("questions", "shift", "noise", "attack_steps", "attack_size"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
         require(self.pictures >= 2, "pictures is 1; a question needs two")
-        for name in ("blur", "attack_share"):
+        for name in ("blur", "pattern_share", "attack_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; use 0 to 1")
 
 
@@ -166,7 +168,7 @@ class JudgeTrainConfig(RunConfig):
         "Steps of the whole run; a finished run goes on if you raise it.",
         min=1,
         max=10_000_000,
-        step=10,
+        step=1,
     )
     warmup_steps: int = setting(50, "Steps of linear warm-up.", min=0, max=1_000_000, step=1)
     batch: int = setting(16, "Pairs per step (paper: 16).", min=1, max=4096, step=1)
@@ -196,10 +198,10 @@ class JudgeTrainConfig(RunConfig):
         step=0.01,
     )
     test_every: int = setting(
-        100, "Steps between two measurements on held-out pairs.", min=1, max=1_000_000, step=10
+        100, "Steps between two measurements on held-out pairs.", min=1, max=1_000_000, step=1
     )
     test_pairs: int = setting(
-        512, "Held-out pairs that are measured at most.", min=1, max=1_000_000, step=16
+        512, "Held-out pairs that are measured at most.", min=1, max=1_000_000, step=1
     )
     view: str = setting(
         VIEWS[0],

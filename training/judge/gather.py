@@ -33,6 +33,8 @@ class GatherConfig(JsonConfig):
     """The fill model."""
     batches: tuple[int, int, int] = (80, 16, 40)
     """Batches of the train, dev and test split; tasks come in turn."""
+    steps: tuple[int, int] = (4, 16)
+    """Fewest and most sampling steps."""
     seed: int = 0
     """Decides settings and noise."""
     threads: int = 1
@@ -46,6 +48,7 @@ class GatherConfig(JsonConfig):
         require(len(self.batches) == 3, f"batches are {self.batches}; give three numbers")
         require(min(self.batches) >= 0, f"batches are {self.batches}; use 0 or more")
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; use 0 to 2147483647")
+        CollectConfig(steps=self.steps)
 
 
 def files_of(pool: Path, split: Split) -> list[Path]:
@@ -64,7 +67,7 @@ def gather(config: GatherConfig) -> None:
             path = pool / f"{split.value}-{number:05d}.safetensors"
             if path.exists() or time.monotonic() > end:
                 continue
-            settings = CollectConfig(seed=config.seed)
+            settings = CollectConfig(seed=config.seed, steps=config.steps)
             made = draw_candidates(parts, split, FIRST_INDEX + number, settings)
             save_candidates(made, path)
             log.info("%s: %d groups", path.name, BATCH)

@@ -184,7 +184,7 @@ class FillTrainConfig(PhotoRunConfig):
     """Standard deviation of that logit."""
     probe_weight: float = 0.0
     """Weight of the probe's loss: half-way through the transformer every picture token has to say
-    what belongs there (thing, colour, letter's place)."""
+    what belongs there (thing, colour, letter's place), and every letter its place in the word."""
     ema_decay: float = 0.999
     """Of the averaged weights, which are what is shipped."""
 

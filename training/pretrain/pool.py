@@ -42,6 +42,8 @@ class Samples:
     """Int64 `[B, T]`."""
     marks: Tensor
     """Int64 `[B, 3, N]`: what each token's cell has to show; -100 where no prompt says so."""
+    places: Tensor
+    """Int64 `[B, T]`: the place in the word of each of the T5's tokens; -100 for other tokens."""
 
 
 class ScenePool:
@@ -57,6 +59,7 @@ class ScenePool:
             generator = step_generator(config.seed, 0, purpose=1)
             self._photos = draw_photo_crops(paths, _PHOTO_CROPS, generator)
         self._empty = prompt_ids(parts, [""])
+        self._quotes = [parts.t5_tokenizer.convert_tokens_to_ids(mark) for mark in ('▁"', '"')]
 
     def fill_up(self, renewals: int) -> None:
         """Encode what the pool holds after a number of renewals."""
@@ -97,6 +100,7 @@ class ScenePool:
             t5_ids=t5_ids,
             clip_ids=clip_ids,
             marks=mark_cells(scenes).flatten(2),
+            places=letter_places(t5_ids, *self._quotes),
         )
 
     def draw(self, count: int, generator: torch.Generator) -> Samples:
@@ -104,9 +108,8 @@ class ScenePool:
         rows = torch.randint(len(self._blocks) * BLOCK, (count,), generator=generator).tolist()
         picked = [(self._blocks[row // BLOCK], row % BLOCK) for row in rows]
         is_dropped = torch.rand(count, generator=generator) < self._config.drop_prompt
-        names = ("t5_ids", "clip_ids")
+        names = ("t5_ids", "clip_ids", "marks", "places")
         ids = {k: torch.stack([getattr(block, k)[row] for block, row in picked]) for k in names}
-        marks = torch.stack([block.marks[row] for block, row in picked])
         empty_t5, empty_clip = self._empty
         return Samples(
             latents=torch.stack([block.latents[row] for block, row in picked]).float(),
@@ -114,8 +117,22 @@ class ScenePool:
             weight=torch.stack([block.weight[row] for block, row in picked]).float(),
             t5_ids=torch.where(is_dropped[:, None], empty_t5, ids["t5_ids"]),
             clip_ids=torch.where(is_dropped[:, None], empty_clip, ids["clip_ids"]),
-            marks=marks.masked_fill(is_dropped[:, None, None], IGNORED),
+            marks=ids["marks"].masked_fill(is_dropped[:, None, None], IGNORED),
+            places=ids["places"].masked_fill(is_dropped[:, None], IGNORED),
         )
+
+
+def letter_places(ids: Tensor, opening: int, closing: int) -> Tensor:
+    """Return the place, from 0, of each token between the first quotes; -100 for other tokens.
+
+    Args:
+        ids: int64 `[B, T]`; one token per letter.
+        opening: id of the opening quote.
+        closing: id of the closing quote.
+    """
+    is_open = (ids == opening).cumsum(1) - (ids == opening).long()
+    inside = (is_open > 0) & ((ids == closing).cumsum(1) == 0)
+    return torch.where(inside, inside.cumsum(1) - 1, IGNORED)
 
 
 def loss_weight(mask: Tensor, latents: Tensor, factor: int, keep: float) -> Tensor:

@@ -116,7 +116,7 @@ class FillTrainer:
             )
         loss = losses.mean()
         if self.probe:
-            loss = loss + config.probe_weight * self.probe.loss(samples.marks)
+            loss = loss + config.probe_weight * self.probe.loss(samples)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         for optimizer in (self.muon, self.adam):

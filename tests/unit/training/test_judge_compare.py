@@ -41,8 +41,15 @@ from onereward.training.judge.comparisons import (
 from onereward.training.judge.config import CompareConfig
 from onereward.training.judge.gather import FIRST_INDEX, GatherConfig, gather
 from onereward.training.judge.learner import load_whole_judge
+from onereward.training.judge.robustness import (
+    PushSettings,
+    find_contests,
+    push_latents,
+    push_pixels,
+    wins,
+)
 from onereward.training.pretrain.models import load_folder
-from onereward.world.conditions import draw_conditions
+from onereward.world.conditions import TASKS, draw_conditions
 from onereward.world.oracle import DIMENSIONS, judge
 from onereward.world.splits import Split
 from support.judges import make_judge
@@ -61,7 +68,7 @@ SHAPE = JudgeShape(
 @pytest.fixture(scope="module")
 def pool() -> Candidates:
     """Candidates of the bundled model for eight scenes."""
-    return draw_candidates(load_folder(ASSETS), Split.TRAIN, 77, QUICK, GROUPS)
+    return draw_candidates(load_folder(ASSETS), Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +92,7 @@ def same(first: Candidates, second: Candidates) -> bool:
 
 def test_candidates_are_scored_by_the_oracle_and_keep_the_source(pool: Candidates) -> None:
     """The oracle, asked again about the stored pictures, says the same but for the rounding."""
-    scenes = draw_conditions(Split.TRAIN, 77, torch.arange(GROUPS) % 4)
+    scenes = draw_conditions(Split.TRAIN, FIRST_INDEX, torch.arange(GROUPS) % 4)
     assert pool.prompts == scenes.prompts
     kinds = [FULL] * 2 + [ONE_STEP] * 2 + [TRUTH, FAULT] + [PATTERN] * 2
     assert pool.kinds.tolist() == kinds
@@ -109,7 +116,7 @@ def test_the_truth_is_better_than_its_fault_on_average(pool: Candidates) -> None
 
 
 def test_same_arguments_give_the_same_candidates(pool: Candidates, tmp_path: Path) -> None:
-    again = draw_candidates(load_folder(ASSETS), Split.TRAIN, 77, QUICK, GROUPS)
+    again = draw_candidates(load_folder(ASSETS), Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
     assert same(again, pool)
     save_candidates(pool, tmp_path / "a.safetensors")
     assert same(load_candidates([tmp_path / "a.safetensors"]), pool)
@@ -289,6 +296,41 @@ def test_stop_and_resume_equals_no_stop(pool_folder: Path, judge_folder: Path) -
     curve = (pool_folder / "run" / "curve.jsonl").read_text()
     for name in ("one_step", "fault", "pattern"):
         assert f'"{name}"' in curve
+
+
+def test_contests_set_an_unusable_candidate_against_a_usable_picture(pool_folder: Path) -> None:
+    """The oracle, asked about the scenes drawn anew, agrees."""
+    contests = find_contests(pool_folder / "pool", Split.TRAIN, num=5)
+    assert 1 <= len(contests.bad) <= 5
+    assert not judge(contests.bad, contests.conditions).usable.any()
+    assert judge(contests.good, contests.conditions).usable.all()
+    for number, queries in enumerate(contests.queries):
+        assert {query.task.value for query in queries} == {TASKS[contests.conditions.task[number]]}
+    with pytest.raises(FileNotFoundError):
+        find_contests(pool_folder / "pool", Split.TEST, num=5)
+
+
+def test_pushed_pictures_win_more_and_stay_within_the_limit(
+    pool_folder: Path, judge_folder: Path
+) -> None:
+    victim = load_whole_judge(judge_folder)
+    contests = find_contests(pool_folder / "pool", Split.TRAIN, num=4)
+    settings = PushSettings(steps=4, pixel_limit=0.03)
+    pushed = {
+        "pixels": push_pixels(victim, contests, settings),
+        "latents": push_latents(victim, contests, settings, load_folder(ASSETS)),
+    }
+    with torch.no_grad():
+        before = wins(victim, contests.bad, contests)
+    for name, pictures in pushed.items():
+        change = (pictures - contests.bad).abs()
+        kept = 1 - contests.conditions.mask[:, None]
+        assert (change * kept).max() <= 0.5 / 255 + 1e-6, name
+        assert change.max() > 0, name
+        if name == "pixels":
+            assert change.max() <= 0.03 + 1e-6
+            with torch.no_grad():
+                assert (wins(victim, pictures, contests) > before).all()
 
 
 def test_gathering_goes_on_where_it_stopped(
