@@ -7,12 +7,15 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support import machine
-from support.client import ComfyClient
-from support.server import ComfyServer
+
+if TYPE_CHECKING:  # what they import is needed for servers only
+    from support.client import ComfyClient
+    from support.server import ComfyServer
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_PACK = ROOT / "tests" / "support" / "test_pack"
@@ -57,6 +60,8 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
 
     Beside the plugin are the test pack's nodes, which make faulty input.
     """
+    from support.server import ComfyServer
+
     base = tmp_path_factory.mktemp("comfyui")
     with ComfyServer(base, other_packs=(TEST_PACK,)) as server:
         yield server
@@ -65,6 +70,8 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
 @pytest.fixture
 def client(comfyui: ComfyServer) -> ComfyClient:
     """A client of the running server, with its own client id."""
+    from support.client import ComfyClient
+
     return ComfyClient(comfyui.url)
 
 
@@ -75,6 +82,6 @@ def pytest_runtest_makereport(
     """Show what the server logged when a test that used it fails."""
     report = yield
     server = getattr(item, "funcargs", {}).get("comfyui")
-    if report.failed and isinstance(server, ComfyServer):
+    if report.failed and server is not None:
         report.sections.append(("ComfyUI log, last lines", server.log_tail()))
     return report
