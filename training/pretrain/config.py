@@ -185,6 +185,8 @@ class FillTrainConfig(PhotoRunConfig):
     probe_weight: float = 0.0
     """Weight of the probe's loss: half-way through the transformer every picture token has to say
     what belongs there (thing, colour, letter's place), and every letter its place in the word."""
+    start_anew: tuple[str, ...] = ()
+    """Weights, by the end of their names, that do not come from `init_from` but begin anew."""
     ema_decay: float = 0.999
     """Of the averaged weights, which are what is shipped."""
 

@@ -59,7 +59,7 @@ class ScenePool:
             generator = step_generator(config.seed, 0, purpose=1)
             self._photos = draw_photo_crops(paths, _PHOTO_CROPS, generator)
         self._empty = prompt_ids(parts, [""])
-        self._quotes = [parts.t5_tokenizer.convert_tokens_to_ids(mark) for mark in ('▁"', '"')]
+        self._quotes: list[int] = parts.t5_tokenizer.convert_tokens_to_ids(['▁"', '"'])  # type: ignore[assignment]
 
     def fill_up(self, renewals: int) -> None:
         """Encode what the pool holds after a number of renewals."""

@@ -142,7 +142,7 @@ class FillTrainer:
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
         """Take over weights, averages and, where the snapshot has them, optimiser states."""
-        tensors = self._with_probe(snapshot.tensors)
+        tensors = self._with_fresh(snapshot)
         self._check_fit(tensors)
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
@@ -152,15 +152,21 @@ class FillTrainer:
             restore_optimizer(self.adam, tensors, "adam")
         self.step = snapshot.step
 
-    def _with_probe(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Start the probe anew where a run begins from one that had none."""
-        fresh = {
+    def _with_fresh(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """Replace what a run begins anew: what the config names, a probe that there was not."""
+        own = {
             f"{kind}.{name}": parameter
             for kind in ("weights", "ema")
             for name, parameter in self.parameters.items()
-            if name.startswith("probe.")
         }
-        return {**fresh, **tensors}
+        is_first = snapshot.step == 0
+        fresh = {
+            key
+            for key in own
+            if (key not in snapshot.tensors and ".probe." in key)
+            or (is_first and key.endswith(self.config.start_anew))
+        }
+        return {**snapshot.tensors, **{key: own[key] for key in fresh}}
 
     def _check_fit(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse weights of another architecture, naming the first that differs."""
