@@ -64,20 +64,15 @@ class SeeTrainer:
 
         `marked_...` are the probe's: of the cells with such a mark, the share it gets right.
         """
-        right: dict[str, list[float]] = defaultdict(list)
+        marked: dict[str, list[float]] = defaultdict(list)
         for index in range(-(-self.config.test_pictures // _TEST_BATCH)):
             gallery = draw_gallery(Split.DEV, index, _TEST_BATCH)
-            encoded = encode(self.judge, gallery)
-            for name, values in self.right_marks(encoded, gallery).items():
-                right[name] += values
-            if self.config.questions:
-                generator = step_generator(0, index, purpose=1)
-                asked = draw_questions(gallery, 4 * _TEST_BATCH, generator)
-                logits, answers = answer(self.judge, encoded, asked)
-                hits = (logits.argmax(-1) == answers).tolist()
-                for one, is_right in zip(asked, hits, strict=True):
-                    right[one.kind].append(float(is_right))
-        return {kind: round(sum(values) / len(values), 4) for kind, values in right.items()}
+            for name, values in self.right_marks(encode(self.judge, gallery), gallery).items():
+                marked[name] += values
+        found = {name: round(sum(values) / len(values), 4) for name, values in marked.items()}
+        if self.config.questions:
+            found |= sight_accuracy(self.judge, Split.DEV, self.config.test_pictures)
+        return found
 
     def right_marks(self, encoded: list[Encoded], gallery: Gallery) -> dict[str, list[float]]:
         """Return for every marked cell whether the probe is right, per kind of mark."""
@@ -110,6 +105,19 @@ def answer(judge: QwenJudge, encoded: list[Encoded], asked: list[Sight]) -> tupl
         )
     ids = [judge.tokenizer.convert_tokens_to_ids(one.answer) for one in asked]
     return logits, torch.tensor(ids)
+
+
+@torch.no_grad()
+def sight_accuracy(judge: QwenJudge, split: Split, num: int) -> dict[str, float]:
+    """Return the share of right answers per kind of question, on about `num` pictures."""
+    right: dict[str, list[float]] = defaultdict(list)
+    for index in range(-(-num // _TEST_BATCH)):
+        gallery = draw_gallery(split, index, _TEST_BATCH)
+        asked = draw_questions(gallery, 4 * _TEST_BATCH, step_generator(0, index, purpose=1))
+        logits, answers = answer(judge, encode(judge, gallery), asked)
+        for one, is_right in zip(asked, (logits.argmax(-1) == answers).tolist(), strict=True):
+            right[one.kind].append(float(is_right))
+    return {kind: round(sum(values) / len(values), 4) for kind, values in sorted(right.items())}
 
 
 def train_to_see(config: SeeConfig) -> None:

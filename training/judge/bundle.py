@@ -1,0 +1,274 @@
+"""Bundle a judge: weights in half the size, its report on held-out pairs, its card.
+
+`python -m onereward.training.judge.bundle RUN_FOLDER POOL_FOLDER FILL_FOLDER TARGET`
+
+`RUN_FOLDER` is a finished run of `training.judge.compare`. The test split of the pool is looked at
+here and nowhere else. Everything is measured on the bundled weights; the same command writes the
+same numbers again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...reward.query import TEMPLATE_VERSION
+from ...reward.report import FILE_NAME as REPORT
+from ...reward.report import JudgeReport, report_table, write_report
+from ...world.conditions import TASKS
+from ...world.oracle import DIMENSIONS
+from ...world.splits import Split
+from ..pretrain.models import load_folder
+from ..pretrain.run import write_text
+from .candidates import FULL, Candidates, load_candidates
+from .compare import kinds_of_pairs, report_on
+from .comparisons import best_and_worst
+from .config import CompareConfig
+from .gather import files_of
+from .learner import load_whole_judge
+from .robustness import PushSettings, find_contests, measure_robustness
+from .see import sight_accuracy
+
+log = logging.getLogger("onereward.training")
+
+EVALUATION = "evaluation.json"
+_CONTESTS = 200
+_PICTURES = 512
+PUBLISHED: dict[str, dict[str, float]] = {
+    "fill": {
+        "text_alignment": 83.77,
+        "consistency": 74.23,
+        "structure": 74.63,
+        "aesthetics": 72.10,
+    },
+    "extend": {
+        "text_alignment": 80.36,
+        "consistency": 72.50,
+        "structure": 74.29,
+        "aesthetics": 71.10,
+    },
+    "remove": {"removal_quality": 84.93},
+}
+"""Accuracy in % of the paper's judge (table 1), on people's preferences."""
+
+
+def save_small(judge_folder: Path, target: Path) -> None:
+    """Copy a judge with its weights in bfloat16."""
+    from transformers import AutoModelForImageTextToText
+
+    shutil.copytree(judge_folder, target)
+    model = AutoModelForImageTextToText.from_pretrained(judge_folder, dtype=torch.bfloat16)
+    model.save_pretrained(target)
+
+
+def kept_shares(pool: Candidates, margin: float) -> dict[str, float]:
+    """Return per task and dimension the share of scenes whose best and worst differ clearly."""
+    scores = pool.scores[:, pool.kinds == FULL].float()
+    is_clear = scores.amax(1) - scores.amin(1) >= margin
+    is_judged = ~scores.isnan().any(1)
+    shares: dict[str, float] = {}
+    for task, task_name in enumerate(TASKS):
+        for column, name in enumerate(DIMENSIONS):
+            rows = (pool.task == task) & is_judged[:, column]
+            if rows.any():
+                shares[f"{task_name}.{name}"] = round(
+                    float(is_clear[rows, column].float().mean()), 4
+                )
+    return shares
+
+
+def evaluate_judge(
+    folder: Path, pool_folder: Path, fill_folder: Path, margin: float
+) -> tuple[JudgeReport, dict[str, Any]]:
+    """Measure a judge on the pool's test split; returns the report and all other numbers."""
+    judge, pool = load_whole_judge(folder), load_candidates(files_of(pool_folder, Split.TEST))
+    report = report_on(judge, pool, list(best_and_worst(pool, margin)))
+    log.info("report\n%s", report_table(report))
+    kinds = {
+        name: _summary(report_on(judge, pool, pairs))
+        for name, pairs in kinds_of_pairs(pool, margin).items()
+    }
+    contests = find_contests(pool_folder, Split.TEST, _CONTESTS)
+    settings = PushSettings()
+    numbers: dict[str, Any] = {
+        "template_version": TEMPLATE_VERSION,
+        "margin": margin,
+        "sights": sight_accuracy(judge, Split.TEST, _PICTURES),
+        "kinds_of_pairs": kinds,
+        "kept": kept_shares(pool, margin),
+        "push": asdict(settings),
+        "robustness": measure_robustness(judge, contests, settings, load_folder(fill_folder)),
+    }
+    return report, numbers
+
+
+def _summary(report: JudgeReport) -> dict[str, float]:
+    cells = report.cells.values()
+    total = sum(cell.num_pairs for cell in cells)
+    right = sum(cell.accuracy * cell.num_pairs for cell in cells)
+    return {"accuracy": round(right / total, 4), "questions": total}
+
+
+def training_records(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return config, steps and hours of each run that made the judge, in order."""
+    records = []
+    for run in runs:
+        config = json.loads((run / "config.json").read_text())
+        state = json.loads((run / "checkpoint" / "state.json").read_text())
+        hours = round(state["seconds"] / 3600, 2)
+        records.append({"steps": state["step"], "hours": hours, "config": config})
+    return records
+
+
+def bundle(
+    run: Path, pool: Path, fill: Path, target: Path, before: Sequence[Path], rival: Path | None
+) -> None:
+    """Write the bundle; the old one stays until the new one is whole."""
+    config = CompareConfig.load(run / "config.json")
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    save_small(run / "judge", fresh)
+    report, numbers = evaluate_judge(fresh, pool, fill, config.margin)
+    numbers["training"] = training_records([*before, run])
+    if rival is not None:
+        other = rival.with_name(rival.name + ".small")
+        shutil.rmtree(other, ignore_errors=True)
+        save_small(rival / "judge", other)
+        _, others = evaluate_judge(other, pool, fill, config.margin)
+        numbers["without_adversarial_pairs"] = others["robustness"]
+        shutil.rmtree(other)
+    write_report(fresh, report)
+    write_text(fresh / EVALUATION, json.dumps(numbers, indent=2) + "\n")
+    write_text(fresh / "README.md", card(report, numbers, _megabytes(fresh)))
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
+
+
+def card(report: JudgeReport, numbers: dict[str, Any], megabytes: float) -> str:
+    """Return the card: measured numbers alone."""
+    return "\n\n".join(
+        [
+            _HEAD.format(megabytes=megabytes),
+            "## Accuracy on finished candidates of the test split\n\n"
+            "In %, with the 95 % interval and the number of pairs (best against worst of four, one "
+            "pair per scene); a pair counts as right by the mean over both orders.\n\n"
+            + report_table(report),
+            "Published judge (7B, people's preferences), in %:\n\n" + _published(),
+            "## Other pairs and questions\n\n" + _others(numbers),
+            "## Hardly any difference\n\n"
+            f"A pair needs scores that differ by {numbers['margin']} or more. Share of scenes that "
+            "keep one, in %:\n\n" + _kept(numbers["kept"]),
+            "## Robustness\n\n" + _robustness(numbers),
+            "## Training\n\n" + _training(numbers["training"]),
+        ]
+    )
+
+
+_HEAD = """# Bundled judge
+
+Qwen2.5-VL's architecture in the small ({megabytes:.1f} MB, bfloat16), trained from scratch on the
+procedural world (`world/`): first to see, then to compare candidates of the bundled fill model as
+the world's oracle does. It is for development, tests and for showing that the loop works; it knows
+nothing of pictures beyond 64x64 scenes of its world.
+
+This page is written by `python -m onereward.training.judge.bundle`."""
+
+
+def _published() -> str:
+    columns = list(DIMENSIONS)
+    lines = [f"| | {' | '.join(c.replace('_', ' ') for c in columns)} |", "|---" * 6 + "|"]
+    for task, row in PUBLISHED.items():
+        values = [f"{row[c]:.1f}" if c in row else "" for c in columns]
+        lines.append(f"| {task} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def _others(numbers: dict[str, Any]) -> str:
+    lines = ["| what | right | questions |", "|---|---|---|"]
+    names = {
+        "one_step": "one-step prediction against a finished picture",
+        "fault": "planted fault against the truth",
+        "pattern": "fine pattern against the picture below it",
+    }
+    for key, name in names.items():
+        row = numbers["kinds_of_pairs"][key]
+        lines.append(f"| {name} | {100 * row['accuracy']:.1f} % | {row['questions']} |")
+    for kind, share in numbers["sights"].items():
+        lines.append(f"| seeing: {kind} | {100 * share:.1f} % | |")
+    return "\n".join(lines)
+
+
+def _kept(kept: dict[str, float]) -> str:
+    lines = ["| task | dimension | kept |", "|---|---|---|"]
+    for cell, share in kept.items():
+        task, _, dimension = cell.partition(".")
+        lines.append(f"| {task} | {dimension.replace('_', ' ')} | {100 * share:.0f} |")
+    return "\n".join(lines)
+
+
+def _robustness(numbers: dict[str, Any]) -> str:
+    push, other = numbers["push"], numbers.get("without_adversarial_pairs")
+    text = (
+        "How often a picture that the oracle calls unusable wins against a usable one of the same "
+        f"scene, untouched and after {push['steps']} Adam steps on P(Yes) inside the mask: at most "
+        f"{255 * push['pixel_limit']:.0f}/255 per pixel, or {push['latent_limit']} of a latent's "
+        "deviation.\n\n| change | bundled judge | trained without adversarial pairs | contests |\n"
+        "|---|---|---|---|\n"
+    )
+    rows = []
+    for name, row in numbers["robustness"].items():
+        low, high = row["interval"]
+        ours = f"{100 * row['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
+        rows.append(f"| {name} | {ours} | {_other_rate(other, name)} | {row['contests']} |")
+    return text + "\n".join(rows)
+
+
+def _other_rate(other: dict[str, Any] | None, name: str) -> str:
+    if other is None:
+        return "not measured"
+    low, high = other[name]["interval"]
+    return f"{100 * other[name]['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _training(records: list[dict[str, Any]]) -> str:
+    lines = ["| run | steps | hours on one CPU core |", "|---|---|---|"]
+    for record in records:
+        name = Path(record["config"]["run_folder"]).name
+        lines.append(f"| {name} | {record['steps']} | {record['hours']} |")
+    return "\n".join(lines) + f"\n\nConfigs: `{EVALUATION}`. Gate of training: `{REPORT}`.\n"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("run", "pool", "fill", "target"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--before", type=Path, nargs="*", default=[], help="earlier runs")
+    parser.add_argument("--rival", type=Path, help="a run without adversarial pairs")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    bundle(
+        arguments.run,
+        arguments.pool,
+        arguments.fill,
+        arguments.target,
+        arguments.before,
+        arguments.rival,
+    )
+
+
+if __name__ == "__main__":
+    main()
