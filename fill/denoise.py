@@ -8,10 +8,9 @@ from itertools import groupby
 
 import torch
 
-from ..kernels import use_backend
 from .adapters import apply_adapters
 from .encode import Encoded
-from .fused import apply_kernels
+from .fused import apply_kernels, use_kernels
 from .guidance import Conditioning, Prompt, make_velocity
 from .host import Host, Preview
 from .latents import pack_latents, position_ids, unpack_latents, vae_factor
@@ -109,7 +108,7 @@ def _denoise_chunk(
             lambda: preview_picture(unpack_latents(first, height, width)[0], weights, factor)
         )
 
-    with use_backend("reference" if models.kernels == "off" else "auto"):
+    with use_kernels(models.kernels):
         packed = sample(velocity, x, sigmas, on_step, spec.settings.true_cfg)
     return list(unpack_latents(packed, height, width).cpu())
 

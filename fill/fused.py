@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -53,6 +54,11 @@ def apply_kernels(transformer: nn.Module, mode: str, device: torch.device) -> No
     detach(transformer)
     if mode == "auto":
         _log_absent(reason)
+
+
+def use_kernels(mode: str) -> AbstractContextManager[None]:
+    """Let operations outside of the transformer follow the same setting."""
+    return kernels.use_backend("reference" if mode == "off" else "auto")
 
 
 def attach(transformer: nn.Module) -> None:

@@ -124,12 +124,22 @@ def place_modulation(part: Part, host: Host, activation_bytes: int) -> None:
         and not _is_learning(part.module)
         and host.free_bytes(part) - held < activation_bytes
     )
+    if not is_short:
+        return_modulation(part)
+        return
     with torch.inference_mode(False), torch.no_grad():
         for layer in layers:
-            if is_short and type(layer) is nn.Linear:
+            if type(layer) is nn.Linear:
                 layer.to("cpu").__class__ = HostLinear
                 part.num_bytes -= num_bytes(layer)
-            elif not is_short and type(layer) is HostLinear:
+
+
+def return_modulation(part: Part) -> None:
+    """Undo :func:`place_modulation`."""
+    with torch.inference_mode(False), torch.no_grad():
+        for _, norm in modulated_norms(part.module):
+            layer = norm.linear
+            if type(layer) is HostLinear:
                 layer.__class__ = nn.Linear  # type: ignore[assignment]
                 layer.to(next(part.module.parameters()).device)
                 part.num_bytes += num_bytes(layer)

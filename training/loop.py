@@ -46,6 +46,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
+from ..fill.fused import use_kernels
 from ..fill.guidance import make_velocity
 from ..fill.host import Host
 from ..fill.models import FillModels
@@ -124,7 +125,8 @@ class PolicyTrainer:
     def walk(self, batch: Batch, noise: Tensor, stop: int) -> Tensor:
         """Return where ``stop`` Euler steps lead from the noise."""
         sigmas = batch.sigmas[: stop + 1]
-        return sample(self.model(batch, sigmas[:-1]), noise, sigmas)
+        with use_kernels(self.models.kernels):
+            return sample(self.model(batch, sigmas[:-1]), noise, sigmas)
 
     def velocity(self, batch: Batch, x: Tensor, stop: int) -> Tensor:
         """Return the model's prediction after ``stop`` steps; with or without gradient the same."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...fill.adapters import apply_adapters
 from ...fill.fused import apply_kernels
 from ...fill.models import FillModels
+from ...fill.modulation import return_modulation
 from ...fill.recompute import checkpoint_blocks
 from ..pretrain.run import Snapshot, flatten_optimizer, restore_optimizer
 from .config import (
@@ -78,6 +79,7 @@ class Policy:
         self.optimizer = _make_optimizer(list(self.masters.values()), config)
         if config.checkpointing != OFF:
             checkpoint_blocks(self.module, config.checkpointing == KEEP_ATTENTION)
+        return_modulation(models.transformer)  # an edit may have left it in host memory
         apply_kernels(self.module, models.kernels, device)
 
     @contextmanager

@@ -12,6 +12,7 @@ import torch
 from onereward import kernels
 from onereward.kernels import dispatch, reference
 from onereward.kernels.constraints import TABLE
+from support.machine import ROOT
 
 X, VECTOR = torch.ones(1, 2, 6), torch.ones(1, 6)
 HEADS, WEIGHT, ANGLE = torch.ones(1, 2, 3, 4), torch.ones(4), torch.ones(2, 2)
@@ -84,8 +85,9 @@ def test_unknown_backend_is_refused():
         kernels.use_backend("cuda").__enter__()
 
 
+LOAD = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest\n"
+"""The package need not be installed."""
 WITHOUT_TRITON = """
-import sys
 sys.modules["triton"] = None  # importing it now fails
 import torch
 from onereward import kernels
@@ -100,7 +102,7 @@ with kernels.use_backend("triton"):
 
 
 def test_works_without_triton():
-    command = [sys.executable, "-c", WITHOUT_TRITON]
+    command = [sys.executable, "-c", LOAD + WITHOUT_TRITON]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     value, message = done.stdout.splitlines()
@@ -109,6 +111,6 @@ def test_works_without_triton():
 
 
 def test_triton_is_imported_at_the_first_use_only():
-    code = "import sys, onereward.kernels; print('triton' in sys.modules)"
+    code = LOAD + "import onereward.kernels; print('triton' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
