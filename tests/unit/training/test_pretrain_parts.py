@@ -1,6 +1,7 @@
 """Muon, tokenizers, loss weights and the exported folder against independent truths."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from onereward.training.pretrain.config import FillTrainConfig
 from onereward.training.pretrain.export import export_pipeline
 from onereward.training.pretrain.models import load_folder
 from onereward.training.pretrain.muon import Muon, orthogonalise
-from onereward.training.pretrain.pool import loss_weight
+from onereward.training.pretrain.pool import IGNORED, letter_places, loss_weight
 from onereward.training.pretrain.report.photo_probe import replicate_edges
 from onereward.training.pretrain.sampling import SampleSettings, sample_scenes
 from onereward.training.pretrain.tokenizers import (
@@ -21,6 +22,7 @@ from onereward.training.pretrain.tokenizers import (
     NEGATIVE_PROMPTS,
     build_clip_tokenizer,
     build_t5_tokenizer,
+    tokenize,
 )
 from onereward.training.pretrain.transformer import FillTrainer
 from onereward.world.conditions import draw_conditions
@@ -58,6 +60,31 @@ def test_t5_spells_words_letter_by_letter_and_knows_every_prompt():
         ids = tokenizer(prompt).input_ids
         assert tokenizer.unk_token_id not in ids, prompt
         assert len(ids) <= MAX_TOKENS
+
+
+def test_letters_know_their_place_in_the_word():
+    """Against the words of the prompts; other prompts have no places."""
+    tokenizer = build_t5_tokenizer()
+    prompts = ['the words "ABQZ"', 'the words "K"', "a red circle", ""]
+    ids = torch.tensor(tokenize(tokenizer, prompts))
+    places = letter_places(ids, *tokenizer.convert_tokens_to_ids(['▁"', '"']))
+    for prompt, row, one in zip(prompts, places, ids, strict=True):
+        word = prompt.split('"')[1] if '"' in prompt else ""
+        letters = tokenizer.convert_ids_to_tokens(one[row >= 0].tolist())
+        assert "".join(letters) == word
+        assert row[row >= 0].tolist() == list(range(len(word)))
+        assert (row[row < 0] == IGNORED).all()
+
+
+def test_the_t5_starts_out_looking_one_to_four_tokens_back(fill_config: FillTrainConfig):
+    t5 = FillTrainer(replace(fill_config, width=128)).parts.t5
+    t5.set_attn_implementation("eager")
+    ids = torch.arange(10, 22)[None]
+    shares = t5(ids, output_attentions=True).attentions[0][0]
+    for head in range(4):
+        for token in range(head + 1, 12):
+            assert shares[head, token].argmax() == token - 1 - head
+            assert shares[head, token].max() > 0.5
 
 
 def test_clip_separates_all_colours_and_shapes():

@@ -12,7 +12,7 @@ from onereward.training.pretrain.config import FillTrainConfig, VaeTrainConfig
 from onereward.training.pretrain.export import export_pipeline, load_run
 from onereward.training.pretrain.photographs import find_photographs
 from onereward.training.pretrain.run import RunFolder, Snapshot, load_snapshot
-from onereward.training.pretrain.transformer import train_fill
+from onereward.training.pretrain.transformer import FillTrainer, train_fill
 from onereward.training.pretrain.vae import train_vae
 
 
@@ -45,6 +45,7 @@ def test_vae_run_that_stopped_equals_one_that_did_not(vae_config: VaeTrainConfig
 def test_fill_run_that_stopped_equals_one_that_did_not(
     fill_config: FillTrainConfig, tmp_path: Path
 ):
+    fill_config = replace(fill_config, probe_weight=0.5)
     whole = replace(fill_config, run_folder=str(tmp_path / "whole"))
     train_fill(whole)
     train_fill(replace(fill_config, stop_step=3))
@@ -73,6 +74,35 @@ def test_a_stage_starts_from_another_runs_checkpoint(fill_config: FillTrainConfi
     before, now = load_snapshot(first).tensors, _checkpoint(after).tensors
     for name in (n for n in now if n.startswith("weights.")):
         assert torch.equal(before[name], now[name]), name
+
+
+def test_a_stage_begins_some_weights_anew(fill_config: FillTrainConfig, tmp_path: Path):
+    """And a probe that the earlier run did not have; all others come from that run."""
+    train_fill(fill_config)
+    first = Path(fill_config.run_folder) / "checkpoint"
+    after = replace(
+        fill_config,
+        run_folder=str(tmp_path / "after"),
+        init_from=str(first),
+        start_anew=("SelfAttention.q.weight", "relative_attention_bias.weight"),
+        probe_weight=0.5,
+        learning_rate=0.0,
+        matrix_learning_rate=0.0,
+        steps=2,
+    )
+    before, trainer = load_snapshot(first), FillTrainer(after)
+    fresh = {name: p.clone() for name, p in trainer.parameters.items()}
+    trainer.restore(replace(before, step=0))
+    renewed = {name for name in fresh if name.endswith(after.start_anew)}
+    assert len(renewed) == 3  # two layers share one bias
+    for name, parameter in trainer.parameters.items():
+        is_new = name in renewed or name.startswith("probe.")
+        expected = fresh[name] if is_new else before.tensors[f"weights.{name}"]
+        assert torch.equal(parameter, expected), name
+    train_fill(after)
+    assert not any(
+        name.startswith("probe.") for name in load_run(Path(after.run_folder)).named_parameters()
+    )
 
 
 def test_a_stage_starts_from_exported_weights(fill_config: FillTrainConfig, tmp_path: Path):
