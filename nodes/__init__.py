@@ -12,6 +12,8 @@ from .judge import OneRewardLoadJudge, OneRewardPickBest, OneRewardScore
 from .judge_training import OneRewardJudgeReport, OneRewardTrainJudge
 from .load import OneRewardLoadAdapter, OneRewardLoadFill
 from .native import OneRewardNativeInputs, OneRewardStitch, OneRewardToNative
+from .policy_results import OneRewardCompare, OneRewardSaveAdapter
+from .policy_training import OneRewardTrain, OneRewardTrainSettings
 from .preference import OneRewardCollect, OneRewardLabel, OneRewardLoadPreferences
 
 # At import, because ComfyUI 0.3.75 never calls on_load.
@@ -43,4 +45,8 @@ class OneRewardExtension(ComfyExtension):
             OneRewardLoadPreferences,
             OneRewardTrainJudge,
             OneRewardJudgeReport,
+            OneRewardTrain,
+            OneRewardTrainSettings,
+            OneRewardSaveAdapter,
+            OneRewardCompare,
         ]

@@ -16,3 +16,5 @@ StitchSocket = io.Custom("ONEREWARD_STITCH")
 """Carries :class:`~..fill.native.NativeEdit`."""
 PreferencesSocket = io.Custom("ONEREWARD_PREFERENCES")
 """Carries :class:`~..reward.preference.PreferenceSet`."""
+TrainSettingsSocket = io.Custom("ONEREWARD_TRAIN_SETTINGS")
+"""Carries :class:`~.policy_training.TrainSettings`."""

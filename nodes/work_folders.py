@@ -42,12 +42,27 @@ def work_folder(kind: str, name: str) -> Path:
     Raises:
         ValueError: The name is not a plain name.
     """
+    _check_name(name)
+    return Path(folder_paths.get_output_directory()) / "onereward" / kind / name
+
+
+def new_adapter_file(name: str) -> tuple[Path, str]:
+    """Return where an adapter of this name goes, and its name in ComfyUI's lists.
+
+    Raises:
+        ValueError: The name is not a plain name.
+    """
+    _check_name(name)
+    label = f"onereward/{name}.safetensors"
+    return Path(folder_paths.get_folder_paths("loras")[0]) / label, label
+
+
+def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name.endswith((".", " ")):
         raise ValueError(
             f"name is {name!r}, but up to 100 letters, digits, spaces, '.', '_' and '-' are "
             "expected, with a letter or digit first"
         )
-    return Path(folder_paths.get_output_directory()) / "onereward" / kind / name
 
 
 def world_split(label: str) -> Split | None:

@@ -56,6 +56,23 @@ PROMISED: dict[str, list[str]] = {
         *("gradient_checkpointing", "liger_kernel", "seed", "max_minutes"),
     ],
     "OneRewardJudgeReport": ["judge", "preferences", "name", "split", "max_pairs", "view"],
+    "OneRewardTrain": [
+        *("model", "conditions", "name", "judge", "steps", "algorithm", "mode", "rank", "batch"),
+        *("micro_batch", "learning_rate", "reward_cap", "target_size", "gate", "checkpointing"),
+        *("objective", "seed", "max_minutes", "second_judge", "held_out_judge", "settings"),
+    ],
+    "OneRewardTrainSettings": [
+        *("alpha", "layers", "warmup_steps", "clip_norm", "ema_decay", "result"),
+        *("sampling_steps", "true_cfg", "guidance", "t1", "t2", "weight_fill", "weight_extend"),
+        *("weight_remove", "weight_text", "ensemble", "paste_back", "shift", "blur", "noise"),
+        *("pull", "reference_pool", "optimizer", "test_every", "test_conditions", "patience"),
+        *("stop_on_drift", "keep", "grow", "feather", "tensorboard"),
+    ],
+    "OneRewardSaveAdapter": ["model", "name", "precision", "overwrite"],
+    "OneRewardCompare": [
+        *("first", "second", "conditions", "judge", "split", "num_conditions", "num_seeds"),
+        *("seed", "margin", "settings"),
+    ],
 }
 OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardNativeInputs": [
@@ -80,6 +97,13 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardLoadPreferences": [("loaded_data", "preferences")],
     "OneRewardTrainJudge": [("trained_judge", "judge"), ("curve", "curve"), ("result", "folder")],
     "OneRewardJudgeReport": [("picture", "picture"), ("text", "text"), ("report", "report")],
+    "OneRewardTrain": [
+        *(("trained_model", "model"), ("board", "board")),
+        *(("result", "file"), ("notes", "notes")),
+    ],
+    "OneRewardTrainSettings": [("train_settings", "settings")],
+    "OneRewardSaveAdapter": [("saved", "file")],
+    "OneRewardCompare": [("sheet", "sheet"), ("table", "table")],
 } | {
     f"OneReward{task}": [("result", "image"), ("result_mask", "mask")]
     for task in ("Fill", "Extend", "Remove", "Text")

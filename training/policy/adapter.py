@@ -17,7 +17,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import PolicyTrainConfig
 from .weights import NAME
 
 KEY = "onereward"
@@ -28,20 +27,19 @@ _PEFT_KEY = "lora_adapter_metadata"
 def write_adapter(
     path: Path,
     weights: Mapping[str, Tensor],
-    config: PolicyTrainConfig,
     about: Mapping[str, Any],
+    scale: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a LoRA; the file is whole or not there.
 
     Args:
         path: A ``.safetensors`` file.
-        weights: By parameter name of the transformer, float32.
-        config: Rank and alpha.
+        weights: By parameter name of the transformer, float32, all of one rank.
         about: What it is and how it was made, JSON.
+        scale: Alpha / rank.
         dtype: Data type in the file.
     """
-    scale = config.alpha / config.rank
     tensors = {
         _public(name): (w * scale if ".lora_B." in name else w)
         .detach()
@@ -51,7 +49,8 @@ def write_adapter(
         for name, w in weights.items()
     }
     modules = sorted({name.split(".lora_")[0].removeprefix("transformer.") for name in tensors})
-    peft = {"r": config.rank, "lora_alpha": config.rank, "target_modules": modules}
+    rank = next(t.shape[0] for name, t in tensors.items() if ".lora_A." in name)
+    peft = {"r": rank, "lora_alpha": rank, "target_modules": modules}
     metadata = {
         "format": "pt",
         KEY: json.dumps(dict(about)),

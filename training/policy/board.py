@@ -66,7 +66,7 @@ def _draw_curves(curve: Sequence[Record]) -> Image.Image:
     lines = reward_lines(curve)
     right, bottom = WIDTH - _LEGEND, HEIGHT - _MARGIN
     values = [value for line in lines.values() for _, value in line]
-    low, high = (min(*values, 0.0), max(*values, 1.0)) if len(values) > 1 else (0.0, 1.0)
+    low, high = _limits(values)
     last = max((record["step"] for record in curve), default=1)
 
     def place(step: float, value: float) -> tuple[float, float]:
@@ -86,6 +86,14 @@ def _draw_curves(curve: Sequence[Record]) -> Image.Image:
         label = f"{name.replace('_', ' ')} {line[-1][1]:.2f}"
         draw.text((right + 8, _MARGIN / 2 + 16 * number), label, fill=colour, font=font)
     return picture
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """Return the axis: 0 to 1 for probabilities, else as far as the values go."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return low, max(high, low + 1e-6)
 
 
 def _widened(picture: Tensor, width: int) -> Tensor:

@@ -68,7 +68,11 @@ class PolicyTrainConfig(RunConfig):
     )
     rank: int = setting(16, "Rank of the LoRA.", min=1, max=512, step=1)
     alpha: float = setting(
-        16.0, "Scale of the LoRA times its rank; equal to the rank: 1.", min=0.01, max=1024.0
+        -1.0,
+        "Scale of the LoRA times its rank; -1 = the rank, a scale of 1.",
+        min=-1.0,
+        max=1024.0,
+        step=1.0,
     )
     layers: str = setting(
         LINEAR,
@@ -252,6 +256,10 @@ class PolicyTrainConfig(RunConfig):
             0 < self.reward_cap <= 1,
             f"lambda (reward_cap) is {self.reward_cap}, but more than 0 and at most 1 is expected",
         )
+        require(
+            self.alpha > 0 or self.alpha == -1,
+            f"alpha is {self.alpha}, but more than 0, or -1 for the rank, is expected",
+        )
         require(self.t1 <= self.t2, f"t1 is {self.t1}, more than t2, {self.t2}; swap them")
         require(any(self.task_weights().values()), "all four task weights are 0; raise one")
         require(
@@ -324,9 +332,15 @@ class PolicyTrainConfig(RunConfig):
         """Return the sampling settings for a model."""
         return settle(self.fill(), recipe)
 
+    @property
+    def lora_scale(self) -> float:
+        """What the adapter's output is multiplied by: alpha / rank."""
+        return 1.0 if self.alpha == -1 else self.alpha / self.rank
+
     def lora(self, targets: list[str]) -> dict[str, Any]:
         """Return the arguments of PEFT's ``LoraConfig``."""
-        return {"r": self.rank, "lora_alpha": self.alpha, "target_modules": targets}
+        alpha = self.lora_scale * self.rank
+        return {"r": self.rank, "lora_alpha": alpha, "target_modules": targets}
 
 
 def _parsed(cls: type[_T], values: dict[str, Any], name: str) -> _T:

@@ -297,7 +297,7 @@ class PolicyRun:
         """Write the weights as others can load them."""
         policy, config = self.trainer.policy, self.config
         if config.mode == LORA:
-            write_adapter(path, policy.weights(config.result), config, self.about())
+            write_adapter(path, policy.weights(config.result), self.about(), config.lora_scale)
             return
         fresh = path.with_name(path.name + ".new")
         _remove(fresh)

@@ -62,7 +62,7 @@ class Watch:
     ) -> None:
         config = trainer.config
         self._trainer, self._judges, self._held_out = trainer, judges, held_out
-        self._conditions = _spread(trainer.source.held_out, config.test_conditions)
+        self._conditions = spread(trainer.source.held_out, config.test_conditions)
         self._start: list[_Picture] = []
         self._complaint: str | None = None
         self.best = -math.inf
@@ -203,7 +203,7 @@ class Watch:
         ]
 
 
-def _spread(conditions: Sequence[Condition], num: int) -> list[Condition]:
+def spread(conditions: Sequence[Condition], num: int) -> list[Condition]:
     """Take conditions of every task in turn."""
     by_task = [[c for c in conditions if c.task is task] for task in Task]
     turns = zip_longest(*by_task)

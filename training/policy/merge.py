@@ -1,0 +1,94 @@
+"""All adapters of a model as one LoRA: exactly the same model from one file.
+
+Low-rank terms add up by standing side by side: the sum of ``s_i B_i A_i`` is ``[s_1 B_1, s_2 B_2]
+[A_1; A_2]``. So the rounds of a policy that was trained in several become one file.
+"""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...fill.adapters import PREFIX, Adapter
+from ...fill.models import FillModels
+from .adapter import read_about, write_adapter
+
+
+def save_adapters(
+    path: Path, models: FillModels, dtype: torch.dtype, overwrite: bool = False
+) -> None:
+    """Write a model's adapters, at their strengths, as one file.
+
+    Raises:
+        ValueError: The model has no adapter, or the file is there and another.
+        OSError: The file cannot be written.
+    """
+    if not models.adapters:
+        raise ValueError(
+            "this model has no adapter to save; connect the model output of OneReward Train (mode "
+            "lora) or of OneReward Load Adapter"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    try:
+        write_adapter(fresh, merge_adapters(models.adapters), _about(models), dtype=dtype)
+        if path.exists() and not overwrite and not filecmp.cmp(path, fresh, shallow=False):
+            raise ValueError(
+                f"{path} is there already and another adapter; choose another name, or turn "
+                "overwrite on"
+            )
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def merge_adapters(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
+    """Return ``<layer>.lora_A.weight`` and ``<layer>.lora_B.weight``, float32, of their sum.
+
+    Every layer gets the largest rank; what one lacks is filled with zeros, which change nothing.
+    """
+    terms: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for adapter in adapters:
+        for layer in _layers(adapter):
+            down, up = (adapter.weights[f"{PREFIX}{layer}.lora_{k}.weight"].float() for k in "AB")
+            scale = adapter.strength * _scale(adapter, layer, down.shape[0])
+            terms.setdefault(layer, []).append((down, up * scale))
+    rank = max(sum(down.shape[0] for down, _ in each) for each in terms.values())
+    merged = {}
+    for layer, each in terms.items():
+        down, up = torch.cat([d for d, _ in each]), torch.cat([u for _, u in each], dim=1)
+        missing = rank - down.shape[0]
+        merged[f"{layer}.lora_A.weight"] = torch.nn.functional.pad(down, (0, 0, 0, missing))
+        merged[f"{layer}.lora_B.weight"] = torch.nn.functional.pad(up, (0, missing))
+    return merged
+
+
+def _layers(adapter: Adapter) -> list[str]:
+    ending = ".lora_A.weight"
+    keys = [key for key in adapter.weights if key.endswith(ending)]
+    return [key.removeprefix(PREFIX).removesuffix(ending) for key in keys]
+
+
+def _scale(adapter: Adapter, layer: str, rank: int) -> float:
+    """Return what PEFT multiplies a layer's term by: alpha / rank."""
+    if adapter.metadata:
+        known: Mapping[str, Any] = adapter.metadata
+        ranks, alphas = (known.get(f"{name}_pattern") or {} for name in ("rank", "alpha"))
+        whole = known.get("lora_alpha", known.get("r", rank))
+        return float(alphas.get(layer, whole)) / float(ranks.get(layer, known.get("r", rank)))
+    alpha = adapter.alphas.get(f"{PREFIX}{layer}.alpha")
+    return 1.0 if alpha is None else float(alpha) / rank
+
+
+def _about(models: FillModels) -> dict[str, Any]:
+    made = [
+        {"file": a.label, "strength": a.strength, **read_about(a.path)} for a in models.adapters
+    ]
+    if len(made) == 1 and made[0]["strength"] == 1.0:
+        return made[0]
+    return {"recipe": models.recipe.name, "adapters": made}
