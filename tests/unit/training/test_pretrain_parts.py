@@ -67,7 +67,8 @@ def test_letters_know_their_place_in_the_word():
     tokenizer = build_t5_tokenizer()
     prompts = ['the words "ABQZ"', 'the words "K"', "a red circle", ""]
     ids = torch.tensor(tokenize(tokenizer, prompts))
-    places = letter_places(ids, *tokenizer.convert_tokens_to_ids(['▁"', '"']))
+    quotes: Any = tokenizer.convert_tokens_to_ids(['▁"', '"'])
+    places = letter_places(ids, *quotes)
     for prompt, row, one in zip(prompts, places, ids, strict=True):
         word = prompt.split('"')[1] if '"' in prompt else ""
         letters = tokenizer.convert_ids_to_tokens(one[row >= 0].tolist())
