@@ -10,8 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onereward import kernels
+from onereward.kernels.dispatch import is_interpreted
+
+from .machine import has_gpu
 
 Run = Callable[..., Tensor | Sequence[Tensor]]
+DEVICE = torch.device("cuda" if has_gpu() and not is_interpreted() else "cpu")
+"""Where the kernels are tested: compiled on a GPU, else in Triton's interpreter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +33,18 @@ class Case:
     """Puts special values into the inputs."""
 
     def inputs(self, seed: int = 0) -> list[Tensor]:
-        """Draw the inputs, float64, with values that every data type can hold."""
+        """Draw the inputs, float64, on the device, with values that every data type can hold."""
         generator = torch.Generator().manual_seed(seed)
         made = [torch.randn(s, generator=generator, dtype=torch.float64) for s in self.shapes]
         self.edit(made)
-        return [x.to(torch.bfloat16).to(torch.float16).double() for x in made]
+        return [x.to(torch.bfloat16).to(torch.float16).double().to(DEVICE) for x in made]
 
 
 def angles(tokens: int, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine ``[S, D / 2]``; the first token is not rotated."""
     theta = torch.arange(tokens)[:, None] * torch.linspace(1, 0.1, dim // 2)[None]
     wide = torch.float64 if dtype is torch.float64 else torch.float32
-    return theta.cos().to(wide), theta.sin().to(wide)
+    return theta.cos().to(DEVICE, wide), theta.sin().to(DEVICE, wide)
 
 
 def _plain_rope(x: Tensor, weight: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
@@ -155,7 +160,7 @@ def _blend(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(7)
     keep = torch.tensor([0.0, 1.0, 0.25, 0.5]).expand(*like.shape[:-1], 4).contiguous()
     source, noise = torch.randn(2, *like.shape, generator=generator).to(torch.bfloat16)
-    return keep.to(like.dtype), source.to(like.dtype), noise.to(like.dtype)
+    return keep.to(like), source.to(like), noise.to(like)
 
 
 def _kept(latents: Tensor, velocity: Tensor) -> Sequence[Tensor]:
@@ -249,7 +254,5 @@ def run(
     if not with_gradient:
         return made
     generator = torch.Generator().manual_seed(99)
-    weights = [
-        torch.randn(m.shape, generator=generator).to(torch.bfloat16).to(m.dtype) for m in made
-    ]
+    weights = [torch.randn(m.shape, generator=generator).to(torch.bfloat16).to(m) for m in made]
     return [*made, *torch.autograd.grad(made, leaves, weights)]

@@ -1,6 +1,7 @@
 """The fused transformer against diffusers' own, forward and backward, and that it comes off again.
 
-The kernels run in Triton's interpreter, which takes milliseconds per row: sequences are short.
+Without a GPU the kernels run in Triton's interpreter, which takes milliseconds per row: sequences
+are short.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from onereward import kernels
 from onereward.fill import fused
 from onereward.fill.recompute import checkpoint_blocks
+from support.kernel_cases import DEVICE
 from support.models import bundled_models
 from support.tolerance import assert_as_exact, assert_equal_models, error
 
-CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # in a sigmoid: right
 
 
@@ -31,7 +32,7 @@ def bundled() -> nn.Module:
     model: Any = copy.deepcopy(bundled_models().transformer.module)
     model.transformer_blocks = model.transformer_blocks[:1]
     model.single_transformer_blocks = model.single_transformer_blocks[:1]
-    return model
+    return model.to(DEVICE)
 
 
 @pytest.fixture
@@ -49,16 +50,16 @@ def inputs(model: Any, dtype: torch.dtype = torch.float32, batch: int = 2) -> di
     config = model.config
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(torch.bfloat16).to(dtype)
+        return torch.randn(*shape, generator=generator).to(torch.bfloat16).to(DEVICE, dtype)
 
     return {
         "hidden_states": draw(batch, 2, config.in_channels).requires_grad_(),
         "encoder_hidden_states": draw(batch, 1, config.joint_attention_dim),
         "pooled_projections": draw(batch, config.pooled_projection_dim),
-        "timestep": torch.full((batch,), 0.5, dtype=dtype),
-        "guidance": torch.full((batch,), 3.5),
-        "img_ids": torch.tensor([[0.0, 0.0, 1.0], [0.0, 5.0, 2.0]]),
-        "txt_ids": torch.zeros(1, 3),
+        "timestep": torch.full((batch,), 0.5, dtype=dtype, device=DEVICE),
+        "guidance": torch.full((batch,), 3.5, device=DEVICE),
+        "img_ids": torch.tensor([[0.0, 0.0, 1.0], [0.0, 5.0, 2.0]], device=DEVICE),
+        "txt_ids": torch.zeros(1, 3, device=DEVICE),
         "return_dict": False,
     }
 
@@ -66,7 +67,7 @@ def inputs(model: Any, dtype: torch.dtype = torch.float32, batch: int = 2) -> di
 def call(model: Any, given: dict[str, Any], parameters: tuple[Tensor, ...] = ()) -> list[Tensor]:
     """Return the output, and the gradients of the picture's tokens and of parameters."""
     (output,) = model(**given)
-    weights = torch.linspace(-1, 1, output.numel()).view_as(output).to(output.dtype)
+    weights = torch.linspace(-1, 1, output.numel()).view_as(output).to(output)
     wanted = (given["hidden_states"], *parameters)
     return [output, *torch.autograd.grad(output, wanted, weights)]
 
@@ -82,7 +83,7 @@ def demand_triton() -> Iterator[None]:
 def test_as_exact_as_diffusers(transformer: Any, dtype: torch.dtype):
     truth = call(transformer.double(), inputs(transformer, torch.float64))
     plain = call(transformer.to(dtype), inputs(transformer, dtype))
-    fused.apply_kernels(transformer, "on", CPU)
+    fused.apply_kernels(transformer, "on", DEVICE)
     found = call(transformer, inputs(transformer, dtype))
     for i, (ours, theirs, exact) in enumerate(zip(found, plain, truth, strict=True)):
         assert_as_exact(ours, theirs, exact, f"result {i}")
@@ -104,6 +105,7 @@ def test_flux_width_equals_diffusers():
         parameter.uniform_(-1, 1, generator=generator)
         if parameter.ndim > 1:
             parameter.mul_((3 / parameter.shape[-1]) ** 0.5)
+    model.to(DEVICE)
     given = inputs(model, batch=1)
     plain = call(model, given)
     fused.attach(model)
@@ -143,7 +145,7 @@ def add_lora(transformer: Any, name: str, **options: Any) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(len(found))
     with torch.no_grad():
         for parameter in found:
-            parameter.normal_(0, 0.05, generator=generator)
+            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
     return tuple(found)
 
 
@@ -246,10 +248,11 @@ def test_a_block_compiles_without_graph_breaks(transformer: Any, kind: str):
     width = transformer.inner_dim
     generator = torch.Generator().manual_seed(1)
     image, text, temb = (
-        torch.randn(*shape, generator=generator)
+        torch.randn(*shape, generator=generator).to(DEVICE)
         for shape in ((1, 2, width), (1, 1, width), (1, width))
     )
-    full = transformer.pos_embed(torch.cat([torch.zeros(1, 3), inputs(transformer)["img_ids"]]))
+    given = inputs(transformer)
+    full = transformer.pos_embed(torch.cat([given["txt_ids"], given["img_ids"]]))
     eager = block(image, text, temb, full)
     torch.compiler.reset()
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")(image, text, temb, full)
@@ -276,7 +279,7 @@ def test_blocks_with_offload_hooks_give_the_same(transformer: Any, order: str):
 
 def test_what_is_not_fused_goes_through_diffusers(transformer: Any):
     given = inputs(transformer)
-    residuals = [torch.ones(2, 2, transformer.inner_dim)]
+    residuals = [torch.ones(2, 2, transformer.inner_dim, device=DEVICE)]
     special = given | {
         "controlnet_block_samples": residuals,
         "joint_attention_kwargs": {"scale": 1},
@@ -304,20 +307,20 @@ def test_modes(transformer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest
     fused._log_absent.cache_clear()
     with caplog.at_level(logging.INFO, "onereward.fill"):
         for _ in range(2):
-            fused.apply_kernels(transformer, "auto", CPU)
-    assert [r.message for r in caplog.records] == [
-        "the transformer runs without fused kernels: the interpreter is for tests"
-    ]
-    fused.apply_kernels(transformer, "on", CPU)
+            fused.apply_kernels(transformer, "auto", torch.device("cpu"))
+    (message,) = [r.message for r in caplog.records]
+    assert message.startswith("the transformer runs without fused kernels: ")
+    assert message.endswith("the interpreter is for tests" if DEVICE.type == "cpu" else "expected")
+    fused.apply_kernels(transformer, "on", DEVICE)
     assert fused.is_attached(transformer)
-    fused.apply_kernels(transformer, "off", CPU)
+    fused.apply_kernels(transformer, "off", DEVICE)
     assert not fused.is_attached(transformer)
     monkeypatch.setattr(kernels, "device_refusal", lambda *_: "Triton is not installed")
     with pytest.raises(
         kernels.KernelUnavailable, match=r"cannot run: Triton is not installed; set"
     ):
-        fused.apply_kernels(transformer, "on", CPU)
+        fused.apply_kernels(transformer, "on", DEVICE)
     with pytest.raises(
         kernels.KernelUnavailable, match="is a Linear, not a FluxTransformer2DModel"
     ):
-        fused.apply_kernels(nn.Linear(1, 1), "on", CPU)
+        fused.apply_kernels(nn.Linear(1, 1), "on", DEVICE)

@@ -7,7 +7,7 @@ import torch
 
 from onereward import kernels
 from onereward.kernels import adaln, cfg_euler, gelu, norm_rope
-from support.kernel_cases import CASES, Case, Run, angles, run
+from support.kernel_cases import CASES, DEVICE, Case, Run, angles, run
 from support.tolerance import assert_as_exact
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,8 +78,8 @@ def test_gradients_are_those_of_finite_differences():
 
 
 def test_float16_is_clamped_where_diffusers_does():
-    big = torch.tensor([[[60000.0, -60000.0, 1.0, 2.0]]], dtype=torch.float16)
-    gate = torch.ones(1, 4, dtype=torch.float16)
+    big = torch.tensor([[[60000.0, -60000.0, 1.0, 2.0]]], dtype=torch.float16, device=DEVICE)
+    gate = torch.ones(1, 4, dtype=torch.float16, device=DEVICE)
     grads = []
     for backend in ("triton", "reference"):
         leaf = big.clone().requires_grad_()
@@ -96,7 +96,7 @@ def test_kept_pixels_follow_the_source_bit_for_bit(backend: str):
     (x, v, source, noise) = (
         t.float().detach() for t in _tiny((1, 2, 8), (1, 2, 8), (1, 2, 8), (1, 2, 8))
     )
-    keep = torch.zeros(1, 2, 4)
+    keep = torch.zeros(1, 2, 4, device=DEVICE)
     keep[..., 1] = 1
     with kernels.use_backend(backend):
         last, _ = kernels.cfg_euler_step(x, v, (0.5, 0.0), blend=(keep, source, noise))
@@ -126,8 +126,8 @@ def test_wrong_velocity_or_keep_is_refused():
 
 
 def test_operators_are_registered_correctly():
-    q, w, a = torch.randn(1, 2, 2, 4), torch.randn(4), torch.randn(2, 2)
-    x, vector = torch.randn(1, 2, 6), torch.randn(1, 6)
+    shapes = ((1, 2, 2, 4), (4,), (2, 2), (1, 2, 6), (1, 6))
+    q, w, a, x, vector = (torch.randn(shape, device=DEVICE) for shape in shapes)
     calls = [
         (norm_rope.forward, ([q], [q], [], [w, w], a, a, 1e-6)),
         (norm_rope.backward, (q, q, [q], [q], [w, w], a, a, 1e-6, True)),
