@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def apply_kernels(transformer: nn.Module, mode: str, device: torch.device) -> No
 
 def use_kernels(mode: str) -> AbstractContextManager[None]:
     """Let operations outside of the transformer follow the same setting."""
-    return kernels.use_backend("reference" if mode == "off" else "auto")
+    return kernels.use_backend("reference") if mode == "off" else nullcontext()
 
 
 def attach(transformer: nn.Module) -> None:

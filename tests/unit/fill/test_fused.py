@@ -18,9 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from onereward import kernels
 from onereward.fill import fused
+from onereward.fill.config import FillConfig, ModelConfig
+from onereward.fill.local_host import LocalHost
+from onereward.fill.models import load_fill_models
+from onereward.fill.pipeline import run_fill
 from onereward.fill.recompute import checkpoint_blocks
+from onereward.fill.request import FillRequest
+from onereward.fill.task import Task
 from support.kernel_cases import DEVICE
-from support.models import bundled_models
+from support.models import BUNDLED, bundled_models
 from support.tolerance import assert_as_exact, assert_equal_models, error
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # in a sigmoid: right
@@ -111,6 +117,29 @@ def test_flux_width_equals_diffusers():
     fused.attach(model)
     for ours, theirs in zip(call(model, given), plain, strict=True):
         assert_equal_models(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("demand_triton")
+def test_pictures_are_the_same():
+    """A whole edit with the bundled model and guidance, kernels on and off."""
+    made = []
+    for mode in ("off", "on"):
+        config = ModelConfig(folder=str(BUNDLED), precision="fp32", kernels=mode)
+        models = load_fill_models(config, DEVICE)
+        mask = torch.zeros(1, 16, 16)
+        mask[:, 4:12, 4:12] = 1
+        request = FillRequest(
+            task=Task.FILL,
+            image=torch.linspace(0, 1, 16 * 16 * 3).view(1, 16, 16, 3),
+            mask=mask,
+            prompt="a red circle",
+            config=FillConfig(steps=2, crop_to_context=False),
+        )
+        made.append(run_fill(request, models, LocalHost(DEVICE)).image)
+        assert fused.is_attached(models.transformer.module) == (mode == "on")
+    assert not torch.equal(*made), "the kernels took part"
+    assert_equal_models(made[1], made[0])
 
 
 def test_taking_it_off_is_exact(transformer: Any):
