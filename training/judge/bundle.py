@@ -69,10 +69,10 @@ def save_small(judge_folder: Path, target: Path) -> None:
     model.save_pretrained(target)
 
 
-def kept_shares(pool: Candidates, margin: float) -> dict[str, float]:
+def kept_shares(pool: Candidates, margins: Sequence[float]) -> dict[str, float]:
     """Return per task and dimension the share of scenes whose best and worst differ clearly."""
     scores = pool.scores[:, pool.kinds == FULL].float()
-    is_clear = scores.amax(1) - scores.amin(1) >= margin
+    is_clear = scores.amax(1) - scores.amin(1) >= torch.tensor(margins)
     is_judged = ~scores.isnan().any(1)
     shares: dict[str, float] = {}
     for task, task_name in enumerate(TASKS):
@@ -86,24 +86,24 @@ def kept_shares(pool: Candidates, margin: float) -> dict[str, float]:
 
 
 def evaluate_judge(
-    folder: Path, pool_folder: Path, fill_folder: Path, margin: float
+    folder: Path, pool_folder: Path, fill_folder: Path, margins: Sequence[float]
 ) -> tuple[JudgeReport, dict[str, Any]]:
     """Measure a judge on the pool's test split; returns the report and all other numbers."""
     judge, pool = load_whole_judge(folder), load_candidates(files_of(pool_folder, Split.TEST))
-    report = report_on(judge, pool, list(best_and_worst(pool, margin)))
+    report = report_on(judge, pool, list(best_and_worst(pool, margins)))
     log.info("report\n%s", report_table(report))
     kinds = {
         name: _summary(report_on(judge, pool, pairs))
-        for name, pairs in kinds_of_pairs(pool, margin).items()
+        for name, pairs in kinds_of_pairs(pool, margins).items()
     }
     contests = find_contests(pool_folder, Split.TEST, _CONTESTS)
     settings = PushSettings()
     numbers: dict[str, Any] = {
         "template_version": TEMPLATE_VERSION,
-        "margin": margin,
+        "margins": dict(zip(DIMENSIONS, margins, strict=True)),
         "sights": sight_accuracy(judge, Split.TEST, _PICTURES),
         "kinds_of_pairs": kinds,
-        "kept": kept_shares(pool, margin),
+        "kept": kept_shares(pool, margins),
         "push": asdict(settings),
         "robustness": measure_robustness(judge, contests, settings, load_folder(fill_folder)),
     }
@@ -136,13 +136,13 @@ def bundle(
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     save_small(run / "judge", fresh)
-    report, numbers = evaluate_judge(fresh, pool, fill, config.margin)
+    report, numbers = evaluate_judge(fresh, pool, fill, config.margins)
     numbers["training"] = training_records([*before, run])
     if rival is not None:
         other = rival.with_name(rival.name + ".small")
         shutil.rmtree(other, ignore_errors=True)
         save_small(rival / "judge", other)
-        _, others = evaluate_judge(other, pool, fill, config.margin)
+        _, others = evaluate_judge(other, pool, fill, config.margins)
         numbers["without_adversarial_pairs"] = others["robustness"]
         shutil.rmtree(other)
     write_report(fresh, report)
@@ -168,8 +168,10 @@ def card(report: JudgeReport, numbers: dict[str, Any], megabytes: float) -> str:
             "Published judge (7B, people's preferences), in %:\n\n" + _published(),
             "## Other pairs and questions\n\n" + _others(numbers),
             "## Hardly any difference\n\n"
-            f"A pair needs scores that differ by {numbers['margin']} or more. Share of scenes that "
-            "keep one, in %:\n\n" + _kept(numbers["kept"]),
+            "A pair needs scores that differ by "
+            + ", ".join(f"{m} ({name.replace('_', ' ')})" for name, m in numbers["margins"].items())
+            + ". Share of scenes that keep one, in %:\n\n"
+            + _kept(numbers["kept"]),
             "## Robustness\n\n" + _robustness(numbers),
             "## Training\n\n" + _training(numbers["training"]),
         ]

@@ -63,7 +63,9 @@ class CompareTrainer:
         """
         config, pool = self.config, self.pool
         generator = step_generator(config.seed, self.step)
-        drawn = draw_comparisons(pool, config.pairs, config.margin, generator, config.pattern_share)
+        drawn = draw_comparisons(
+            pool, config.pairs, config.margins, generator, config.pattern_share
+        )
         pictures = self._disturbed(pictures_of(pool, drawn), generator)
         num = round(config.attack_share * len(drawn))
         if num:
@@ -86,11 +88,11 @@ class CompareTrainer:
 
     def measure(self) -> dict[str, float]:
         """Return held-out accuracies: per cell on finished pictures, and per kind of pair."""
-        margin, pool = self.config.margin, self.held_out
-        finished = list(best_and_worst(pool, margin))
+        margins, pool = self.config.margins, self.held_out
+        finished = list(best_and_worst(pool, margins))
         cells = report_on(self.judge, pool, finished).cells if finished else {}
         found = {f"{t.value}.{d.value}": c.accuracy for (t, d), c in cells.items()}
-        for name, pairs in kinds_of_pairs(pool, margin).items():
+        for name, pairs in kinds_of_pairs(pool, margins).items():
             if not pairs:
                 continue
             of_kind = report_on(self.judge, pool, pairs).cells.values()
@@ -186,7 +188,7 @@ def report_on(judge: QwenJudge, pool: Candidates, drawn: Sequence[Comparison]) -
     return make_report(answers)
 
 
-def kinds_of_pairs(pool: Candidates, margin: float) -> dict[str, list[Comparison]]:
+def kinds_of_pairs(pool: Candidates, margins: Sequence[float]) -> dict[str, list[Comparison]]:
     """Return held-out comparisons by kind, one per group, beside those of finished pictures."""
     kinds = pool.kinds.tolist()
     full, one_step, truth, fault, pattern = map(
@@ -199,7 +201,7 @@ def kinds_of_pairs(pool: Candidates, margin: float) -> dict[str, list[Comparison
         "pattern": [(g, (pattern, int(pool.spoils[g, pattern]))) for g in groups],
     }
     return {
-        name: [found for g, both in pairs if (found := compare(pool, g, both, margin))]
+        name: [found for g, both in pairs if (found := compare(pool, g, both, margins))]
         for name, pairs in wanted.items()
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +42,7 @@ class Comparison:
 
 
 def compare(
-    pool: Candidates, group: int, pictures: tuple[int, int], margin: float
+    pool: Candidates, group: int, pictures: tuple[int, int], margins: Sequence[float]
 ) -> Comparison | None:
     """Compare two pictures of a group; None if they hardly differ in any dimension.
 
@@ -57,7 +57,7 @@ def compare(
         and _is_visible(pool, group, pictures)
     ]
     winners = []
-    for name, gap in zip(DIMENSIONS, gaps.tolist(), strict=True):
+    for name, gap, margin in zip(DIMENSIONS, gaps.tolist(), margins, strict=True):
         if gap != gap:  # NaN: the task is not judged on it
             continue
         if spoiled and abs(gap) < margin:
@@ -84,7 +84,7 @@ def _is_visible(pool: Candidates, group: int, pictures: tuple[int, int]) -> bool
 def draw_comparisons(
     pool: Candidates,
     num: int,
-    margin: float,
+    margins: Sequence[float],
     generator: torch.Generator,
     pattern_share: float = 0.2,
 ) -> list[Comparison]:
@@ -93,9 +93,9 @@ def draw_comparisons(
     Args:
         pool: The candidates.
         num: How many.
-        margin: Least difference of scores that counts.
+        margins: Least difference that counts, per dimension of the oracle.
         generator: Decides which.
-        pattern_share: Share of those drawn (before `margin` drops some) that show a picture
+        pattern_share: Share of those drawn (before the margins drop some) that show a picture
             against itself under a fine pattern.
     """
     # A pattern's rival is the picture it was laid over.
@@ -115,7 +115,7 @@ def draw_comparisons(
         second = (
             _pick(pool.kinds, kinds[1], luck[2]) if kinds[1] else int(pool.spoils[group, first])
         )
-        found = None if first == second else compare(pool, group, (first, second), margin)
+        found = None if first == second else compare(pool, group, (first, second), margins)
         if found is not None:
             drawn.append(found)
     return drawn
@@ -126,12 +126,14 @@ def _pick(kinds: Tensor, wanted: tuple[int, ...], luck: float) -> int:
     return places[int(luck * len(places))]
 
 
-def best_and_worst(pool: Candidates, margin: float, kind: int = FULL) -> Iterator[Comparison]:
+def best_and_worst(
+    pool: Candidates, margins: Sequence[float], kind: int = FULL
+) -> Iterator[Comparison]:
     """Yield, per group and dimension, the best against the worst of a kind, as in sec. 4.2."""
     places = (pool.kinds == kind).nonzero()[:, 0]
     for group in range(len(pool)):
         scores = pool.scores[group, places].float()
-        for column, name in enumerate(DIMENSIONS):
+        for column, (name, margin) in enumerate(zip(DIMENSIONS, margins, strict=True)):
             values = scores[:, column]
             if values.isnan().any() or float(values.max() - values.min()) < margin:
                 continue

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from ...fill.config import check_limits, setting
 from ...reward.judge import BUNDLED, JudgeConfig
 from ...reward.judging import VIEWS
+from ...world.oracle import DIMENSIONS
 from ..pretrain.config import RunConfig, require
 from .build import JudgeShape
 
@@ -97,8 +98,10 @@ class CompareConfig(LearnConfig):
     """The judge to start from: one that learned to see."""
     pool_folder: str
     """Candidates, as written by `training.judge.gather`."""
-    margin: float = 0.1
-    """Least difference of the oracle's scores (0..1) that makes a pair; less is hardly any."""
+    margins: tuple[float, ...] = (0.07, 0.065, 0.03, 0.04, 0.055)
+    """Least difference of the oracle's scores (0..1) that makes a pair, in the order of its
+    dimensions; less is hardly any. Fixed before training so that of the first pool's groups at
+    least 60 % keep a pair in each dimension; how widely a score spreads differs."""
     pairs: int = 24
     """Pairs of pictures per step, each asked about every dimension in which it differs."""
     questions: int = 24
@@ -126,7 +129,8 @@ class CompareConfig(LearnConfig):
         LearnConfig.__post_init__(self)
         require(bool(self.judge_folder), "judge_folder is empty; name the judge to start from")
         require(bool(self.pool_folder), "pool_folder is empty; name the folder of candidates")
-        require(0 < self.margin < 1, f"margin is {self.margin}; use more than 0 and less than 1")
+        good = len(self.margins) == len(DIMENSIONS) and all(0 < m < 1 for m in self.margins)
+        require(good, f"margins are {self.margins}; give {len(DIMENSIONS)} between 0 and 1")
         for name in ("pairs", "test_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
         for name in ("questions", "shift", "noise", "attack_steps", "attack_size"):

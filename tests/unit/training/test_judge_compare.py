@@ -57,7 +57,7 @@ from support.judges import make_judge
 ASSETS = Path(__file__).parents[3] / "assets" / "fill"
 QUICK = CollectConfig(num_candidates=2, steps=(2, 3))
 GROUPS = 8
-MARGIN = 0.1
+MARGINS = (0.1,) * 5
 NAN = float("nan")
 # An 8 px patch as in the bundled judge, every picture seen whole.
 SHAPE = JudgeShape(
@@ -165,11 +165,11 @@ def test_a_pair_asks_about_clear_differences_only() -> None:
     made = hand_made(
         [[[0.9, 0.50, 0.2, 0.85, NAN], [0.5, 0.55, 0.6, 0.9, NAN]]], [FULL] * 2, [-1] * 2
     )
-    found = compare(made, 0, (0, 1), MARGIN)
+    found = compare(made, 0, (0, 1), MARGINS)
     assert found is not None
     assert dict(found.winners) == {Dimension.TEXT_ALIGNMENT: 0, Dimension.STRUCTURE: 1}
-    assert compare(made, 0, (0, 1), 0.6) is None
-    turned = compare(made, 0, (1, 0), MARGIN)
+    assert compare(made, 0, (0, 1), (0.6,) * 5) is None
+    turned = compare(made, 0, (1, 0), MARGINS)
     assert turned is not None
     assert dict(turned.winners) == {Dimension.TEXT_ALIGNMENT: 1, Dimension.STRUCTURE: 0}
 
@@ -177,7 +177,7 @@ def test_a_pair_asks_about_clear_differences_only() -> None:
 def test_a_pattern_loses_in_every_dimension_unless_the_oracle_says_otherwise() -> None:
     rows = [[0.9, 0.5, 0.2, 0.8, NAN], [0.88, 0.52, 0.5, 0.3, NAN]]
     made = hand_made([rows], [FULL, PATTERN], [-1, 0])
-    found = compare(made, 0, (1, 0), MARGIN)
+    found = compare(made, 0, (1, 0), MARGINS)
     assert found is not None
     assert dict(found.winners) == {
         Dimension.TEXT_ALIGNMENT: 1,
@@ -191,19 +191,19 @@ def test_a_pattern_nobody_sees_is_no_fault() -> None:
     rows = [[0.9, 0.5, 0.2, 0.8, NAN], [0.9, 0.5, 0.2, 0.8, NAN]]
     made = hand_made([rows], [FULL, PATTERN], [-1, 0])
     faint = replace(made, images=made.images // 20)
-    assert compare(made, 0, (0, 1), MARGIN) is not None
-    assert compare(faint, 0, (0, 1), MARGIN) is None
+    assert compare(made, 0, (0, 1), MARGINS) is not None
+    assert compare(faint, 0, (0, 1), MARGINS) is None
 
 
 def test_best_and_worst_per_dimension() -> None:
     rows = [[0.1, 0.50, 0.2, NAN, NAN], [0.9, 0.55, 0.6, NAN, NAN], [0.5, 0.52, 0.9, NAN, NAN]]
     made = hand_made([rows], [FULL] * 3, [-1] * 3)
-    found = {one.winners[0][0]: one.pictures for one in best_and_worst(made, MARGIN)}
+    found = {one.winners[0][0]: one.pictures for one in best_and_worst(made, MARGINS)}
     assert found == {Dimension.TEXT_ALIGNMENT: (1, 0), Dimension.STRUCTURE: (2, 0)}
 
 
 def test_comparisons_are_drawn_evenly(pool: Candidates) -> None:
-    drawn = draw_comparisons(pool, 400, MARGIN, torch.Generator().manual_seed(0))
+    drawn = draw_comparisons(pool, 400, MARGINS, torch.Generator().manual_seed(0))
     tasks = [one.task for one in drawn]
     assert {tasks.count(task) for task in set(tasks)} == {100}
     drawn_kinds = {int(pool.kinds[m]) for one in drawn for m in one.pictures}
@@ -211,7 +211,7 @@ def test_comparisons_are_drawn_evenly(pool: Candidates) -> None:
 
 
 def drawn_from(pool: Candidates, num: int = 6) -> list[Comparison]:
-    return draw_comparisons(pool, num, MARGIN, torch.Generator().manual_seed(1))
+    return draw_comparisons(pool, num, MARGINS, torch.Generator().manual_seed(1))
 
 
 def test_the_loss_is_equation_3(pool: Candidates, judge_folder: Path) -> None:
@@ -360,7 +360,7 @@ def test_gathering_goes_on_where_it_stopped(
     ("changes", "message"),
     [
         ({"judge_folder": ""}, "judge_folder is empty"),
-        ({"margin": 0.0}, "margin is 0.0"),
+        ({"margins": (0.1,)}, "give 5 between"),
         ({"pairs": 0}, "pairs is 0"),
         ({"pictures": 1}, "a question needs two"),
         ({"attack_share": 1.5}, "attack_share is 1.5"),
