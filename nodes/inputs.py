@@ -35,7 +35,8 @@ def _field_input(f: Field[Any]) -> io.Input:
     if isinstance(f.default, bool):
         return io.Boolean.Input(f.name, **common)
     if isinstance(f.default, int):
-        return io.Int.Input(f.name, **limits, **common)
+        # A seed of data or of a run stays: the front end changes it after a run if nothing is said.
+        return io.Int.Input(f.name, control_after_generate=False, **limits, **common)
     if isinstance(f.default, float):
         return io.Float.Input(f.name, **limits, **common)
     return io.String.Input(f.name, **common)

@@ -56,6 +56,7 @@ class OneRewardTrainJudge(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**31 - 1,
+                    control_after_generate=False,
                     optional=True,
                     tooltip="Decides the adapter's first weights, the order of the pairs and the "
                     "jitter.",
@@ -157,6 +158,11 @@ class OneRewardJudgeReport(io.ComfyNode):
                 io.String.Output(
                     "report", display_name="report", tooltip="The numbers as JSON, as in the file."
                 ),
+                JudgeSocket.Output(
+                    "reported_judge",
+                    display_name="judge",
+                    tooltip="The same judge, now with a report: for the gate of OneReward Train.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -179,7 +185,8 @@ class OneRewardJudgeReport(io.ComfyNode):
         text, numbers = report_text(made, judge.label), (folder / "report.json").read_text("utf-8")
         host.say(f"report in {folder}")
         shown = {"table": text, "report": json.loads(numbers)}
-        return io.NodeOutput(report_picture(made), text, numbers, ui={"onereward": [shown]})
+        picture = report_picture(made)
+        return io.NodeOutput(picture, text, numbers, judge, ui={"onereward": [shown]})
 
 
 def _starting_judge(judge: QwenJudge) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class OneRewardTrain(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**31 - 1,
+                    control_after_generate=False,
                     optional=True,
                     tooltip="Decides the adapter's first weights, the order of the conditions and "
                     "all noise.",

@@ -227,6 +227,7 @@ def _number(name: str, low: int, high: int, tooltip: str) -> io.Input:
         default=getattr(DEFAULTS, name),
         min=low,
         max=high,
+        control_after_generate=False,
         optional=True,
         tooltip=tooltip,
     )

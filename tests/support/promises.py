@@ -96,7 +96,10 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardLabel": [("labelled_data", "preferences"), ("report", "report")],
     "OneRewardLoadPreferences": [("loaded_data", "preferences")],
     "OneRewardTrainJudge": [("trained_judge", "judge"), ("curve", "curve"), ("result", "folder")],
-    "OneRewardJudgeReport": [("picture", "picture"), ("text", "text"), ("report", "report")],
+    "OneRewardJudgeReport": [
+        *(("picture", "picture"), ("text", "text")),
+        *(("report", "report"), ("reported_judge", "judge")),
+    ],
     "OneRewardTrain": [
         *(("trained_model", "model"), ("board", "board")),
         *(("result", "file"), ("notes", "notes")),

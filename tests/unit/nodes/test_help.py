@@ -11,7 +11,7 @@ from support import machine
 from support.promises import OUTPUTS, PROMISED
 
 DOCS = machine.ROOT / "web" / "docs"
-MAX_PICTURES_BYTES = 300_000
+MAX_PICTURES_BYTES = 400_000
 
 
 def sections(node_id: str) -> dict[str, str]:
