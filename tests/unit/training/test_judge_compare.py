@@ -294,7 +294,7 @@ def test_stop_and_resume_equals_no_stop(pool_folder: Path, judge_folder: Path) -
     for name, value in again.learner.parameters.items():
         assert torch.equal(value, expected[name]), name
     curve = (pool_folder / "run" / "curve.jsonl").read_text()
-    for name in ("one_step", "fault", "pattern"):
+    for name in ("fault", "pattern"):
         assert f'"{name}"' in curve
 
 
