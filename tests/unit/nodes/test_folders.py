@@ -87,6 +87,37 @@ def test_absolute_names_are_refused(nodes: ModuleType, models_dir: Path):
         nodes.folders.adapter_file(f"../secret/{os.path.basename(secret)}")
 
 
+def test_judges_and_their_adapters_are_listed_wherever_they_are(
+    nodes: ModuleType, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(models_dir / "output"))
+    runs = models_dir / "output" / "onereward" / "judges"
+    places = {
+        "judge": [models_dir / "onereward" / "qwen", runs / "mine" / "judge"],
+        "adapter": [models_dir / "onereward" / "likes-cats", runs / "other" / "adapter"],
+    }
+    for folder in places["judge"]:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+        (folder / "preprocessor_config.json").write_text("{}")
+    for folder in places["adapter"]:
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+    judges, adapters = nodes.folders.judge_names(), nodes.folders.judge_adapter_names()
+    assert judges == [nodes.folders.BUNDLED, "qwen", "mine/judge"]
+    assert adapters == [nodes.folders.NO_JUDGE_ADAPTER, "likes-cats", "other/adapter"]
+    assert [nodes.folders.judge_folder(name) for name in judges[1:]] == places["judge"]
+    found = [nodes.folders.judge_adapter_folder(name) for name in adapters]
+    assert found == [None, *places["adapter"]]
+    for name in ("../secret", "mine", "", str(places["judge"][0].parent)):
+        with pytest.raises(FileNotFoundError):
+            nodes.folders.judge_folder(name)
+        with pytest.raises(FileNotFoundError):
+            nodes.folders.judge_adapter_folder(name)
+
+
 def test_stamp_changes_with_a_file(nodes: ModuleType, models_dir: Path):
     folder = pipeline(models_dir / "onereward" / "mine")
     before = nodes.folders.stamp(folder)

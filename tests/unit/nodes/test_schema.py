@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 
 from onereward.fill.config import FillConfig, ModelConfig
+from onereward.reward.judge import JudgeConfig
+from onereward.training.judge.config import JudgeTrainConfig
+from onereward.training.judge.report import ReportConfig
+from onereward.training.label import LabelConfig
 from onereward.training.make_conditions import ConditionsConfig
 from support.promises import OUTPUTS, PROMISED
 
@@ -68,6 +72,14 @@ LAST_SETTINGS = ["kernels", "offload", "memory_limit"]
         ("OneRewardSettings", FillConfig, [f.name for f in fields(FillConfig)]),
         ("OneRewardLoadFill", ModelConfig, ["recipe", "precision", *LAST_SETTINGS]),
         ("OneRewardConditions", ConditionsConfig, [f.name for f in fields(ConditionsConfig)]),
+        ("OneRewardLoadJudge", JudgeConfig, ["precision", "max_pixels", "liger_kernel"]),
+        ("OneRewardLabel", LabelConfig, [f.name for f in fields(LabelConfig)]),
+        ("OneRewardJudgeReport", ReportConfig, [f.name for f in fields(ReportConfig)]),
+        (
+            "OneRewardTrainJudge",
+            JudgeTrainConfig,
+            [f.name for f in fields(JudgeTrainConfig) if "help" in f.metadata],
+        ),
     ],
 )
 def test_schema_equals_the_config(

@@ -158,6 +158,15 @@ def test_a_finished_run_goes_on_with_more_steps_and_with_nothing_else(
         train_judge(replace(short, rank=4), RecordingHost())
 
 
+def test_a_run_that_failed_before_its_first_step_frees_its_name(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    blind = config(tmp_path / "run", judge_folder, data_folder, view="beside the source")
+    with pytest.raises(ValueError, match="needs the source"):
+        train_judge(blind, RecordingHost())
+    train_judge(replace(blind, view="whole picture"), RecordingHost())
+
+
 def test_a_trained_adapter_loads_and_answers_as_it_did_when_trained(
     judge_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
