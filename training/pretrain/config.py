@@ -99,10 +99,13 @@ class PhotoRunConfig(RunConfig):
     """Where unpacked photo packages lie, besides scikit-image's own data."""
     photo_share: float = 0.3
     """Share of samples on photographs; 0 trains without any."""
+    device: str = "cpu"
+    """Where it learns: cpu or cuda. Scenes are painted on the CPU, over 1000 a second."""
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require(0 <= self.photo_share < 1, f"photo_share is {self.photo_share}; use 0 to 0.99")
+        require(self.device in ("cpu", "cuda"), f"device is {self.device!r}; use cpu or cuda")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +28,8 @@ _STEPS, _TARGET_SIZE = 20, 64
 
 def load_run(run_folder: Path) -> FillParts:
     """Return a run's parts with its averaged weights."""
-    trainer = FillTrainer(FillTrainConfig.load(run_folder / "config.json"))
+    config = FillTrainConfig.load(run_folder / "config.json")
+    trainer = FillTrainer(replace(config, device="cpu"))
     trainer.restore(load_snapshot(run_folder / "checkpoint"))
     trainer.use_average()
     return trainer.parts

@@ -35,6 +35,12 @@ class FillParts:
     t5_tokenizer: "T5Tokenizer"
     clip_tokenizer: "CLIPTokenizer"
 
+    def to(self, device: torch.device) -> "FillParts":
+        """Move every module; returns self."""
+        for module in (*self.trained_modules().values(), self.vae):
+            module.to(device)
+        return self
+
     def trained_modules(self) -> dict[str, nn.Module]:
         """Return the modules that are trained together, by name."""
         return {"transformer": self.transformer, "t5": self.t5, "clip": self.clip}
@@ -209,7 +215,7 @@ def predict_velocity(
         guidance=torch.full_like(sigma, GUIDANCE),
         encoder_hidden_states=states,
         pooled_projections=pooled,
-        txt_ids=torch.zeros(states.shape[1], 3),
+        txt_ids=torch.zeros(states.shape[1], 3, device=states.device),
         img_ids=position_ids(side, side, tokens.device),
         return_dict=False,
     )[0]

@@ -5,7 +5,7 @@ What a block holds depends on the number of renewals alone: a run that stops and
 the pool exactly.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -44,6 +44,10 @@ class Samples:
     """Int64 `[B, 3, N]`: what each token's cell has to show; -100 where no prompt says so."""
     places: Tensor
     """Int64 `[B, T]`: the place in the word of each of the T5's tokens; -100 for other tokens."""
+
+    def to(self, device: torch.device) -> "Samples":
+        """Return the samples on a device."""
+        return Samples(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 class ScenePool:
@@ -88,10 +92,13 @@ class ScenePool:
         return draw_conditions(Split.TRAIN, number, tasks, self._photos[chosen].float() / 255)
 
     def _encode(self, scenes: Conditions) -> Samples:
-        vae, keep = self._parts.vae, self._config.keep_weight
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = encode_packed(vae, scenes.target * 2 - 1)
-            condition = fill_condition(vae, scenes.source * 2 - 1, scenes.mask)
+        vae, keep, device = self._parts.vae, self._config.keep_weight, self._parts.vae.device
+        target, source, mask = (
+            pixels.to(device) for pixels in (scenes.target, scenes.source, scenes.mask)
+        )
+        with torch.autocast(device.type, torch.bfloat16):
+            latents = encode_packed(vae, target * 2 - 1).cpu()
+            condition = fill_condition(vae, source * 2 - 1, mask).cpu()
         t5_ids, clip_ids = prompt_ids(self._parts, scenes.prompts)
         return Samples(
             latents=latents.half(),

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .config import RunConfig
+from .config import PhotoRunConfig, RunConfig
 
 log = logging.getLogger("onereward.training")
 
@@ -89,7 +90,7 @@ class RunFolder:
             save_file(tensors, fresh / _TENSORS)
             state = {"step": snapshot.step, "seconds": snapshot.seconds}
             write_text(fresh / _STATE, json.dumps(state))
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
             shutil.rmtree(fresh, ignore_errors=True)
             raise OSError(
                 f"cannot write a checkpoint to {self.path} ({error}); free some space and run "
@@ -108,6 +109,16 @@ class RunFolder:
             if (self.path / name / _STATE).exists():
                 return load_snapshot(self.path / name)
         return None
+
+
+def training_device(config: PhotoRunConfig) -> torch.device:
+    """Return the device a config names; RuntimeError if this machine has none."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            "the config says device cuda, but PyTorch finds no GPU here; install a CUDA build of "
+            "PyTorch or set device to cpu"
+        )
+    return torch.device(config.device)
 
 
 def saved_step(run: Path) -> int:

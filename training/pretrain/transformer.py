@@ -32,6 +32,7 @@ from .run import (
     flatten_optimizer,
     restore_optimizer,
     step_generator,
+    training_device,
 )
 
 log = logging.getLogger("onereward.training")
@@ -52,7 +53,7 @@ def flow_loss(parts: FillParts, samples: Samples, sigma: Tensor, noise: Tensor) 
     """Return the weighted squared error of the velocity, one number per sample `[B]`."""
     level = sigma[:, None, None]
     noisy = (1 - level) * samples.latents + level * noise
-    with torch.autocast("cpu", torch.bfloat16), PlainAttention():
+    with torch.autocast(noise.device.type, torch.bfloat16), PlainAttention():
         text = encode_prompts(parts, (samples.t5_ids, samples.clip_ids))
         velocity = predict_velocity(parts, noisy, sigma, samples.condition, text)
     error = (velocity.float() - (noise - samples.latents)).square()
@@ -74,10 +75,12 @@ class FillTrainer:
 
         self.config = config
         vae = AutoencoderKL.from_pretrained(config.vae_folder)
-        self.parts = build_parts(config, vae)
+        self.device = training_device(config)
+        self.parts = build_parts(config, vae).to(self.device)
         named = self.parts.named_parameters()
-        self.probe = TokenProbe(self.parts) if config.probe_weight > 0 else None
-        if self.probe:
+        self.probe = None
+        if config.probe_weight > 0:
+            self.probe = TokenProbe(self.parts).to(self.device)
             named |= {f"probe.{k}": p for k, p in self.probe.named_parameters()}
         self.parameters = named
         matrices = [p for name, p in named.items() if is_matrix(name, p)]
@@ -108,7 +111,8 @@ class FillTrainer:
         generator = step_generator(config.seed, self.step, purpose=6)
         sigma = draw_sigma(config, generator)
         noise = torch.randn(samples.latents.shape, generator=generator)
-        losses = flow_loss(self.parts, samples, sigma, noise)
+        samples = samples.to(self.device)
+        losses = flow_loss(self.parts, samples, sigma.to(self.device), noise.to(self.device))
         if not torch.isfinite(losses).all():
             raise RuntimeError(
                 f"the loss of step {self.step} is not finite; the last checkpoint in "

@@ -23,6 +23,7 @@ from .run import (
     flatten_optimizer,
     restore_optimizer,
     step_generator,
+    training_device,
 )
 
 log = logging.getLogger("onereward.training")
@@ -94,7 +95,7 @@ def _random_crops(pixels: Tensor, count: int, generator: torch.Generator) -> Ten
 
 def vae_loss(vae: Any, pixels: Tensor, config: VaeTrainConfig, noise: Tensor) -> Tensor:
     """Reconstruction, edges, local colour and KL; `pixels` `[B, 3, H, W]` in -1..1."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(pixels.device.type, torch.bfloat16):
         posterior = vae.encode(pixels).latent_dist
         latents = posterior.mean + posterior.std * noise
         decoded = vae.decode(latents).sample
@@ -142,7 +143,8 @@ class VaeTrainer:
 
     def __init__(self, config: VaeTrainConfig) -> None:
         self.config = config
-        self.vae = build_vae(config)
+        self.device = training_device(config)
+        self.vae = build_vae(config).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.vae.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=0.0, fused=True
         )
@@ -169,9 +171,8 @@ class VaeTrainer:
         shape = (len(pixels), self.config.latent_channels, *(s // scale for s in pixels.shape[2:]))
         generator = step_generator(self.config.seed, self.step, purpose=4)
         noise = torch.randn(shape, generator=generator)
-        loss = vae_loss(
-            self.vae, pixels.contiguous(memory_format=torch.channels_last), self.config, noise
-        )
+        pixels = pixels.to(self.device).contiguous(memory_format=torch.channels_last)
+        loss = vae_loss(self.vae, pixels, self.config, noise.to(self.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
         self.optimizer.step()
@@ -202,7 +203,7 @@ def train_vae(config: VaeTrainConfig) -> Path:
     if stored:
         trainer.restore(stored)
     clock = Clock(config, stored.seconds if stored else 0.0)
-    probe = PictureSource(config, Split.DEV).draw(0)
+    probe = PictureSource(config, Split.DEV).draw(0).to(trainer.device)
     losses: list[float] = []
     while trainer.step < config.crop_steps + config.full_steps and not clock.is_over(trainer.step):
         losses.append(trainer.train_step(trainer.batch()))
@@ -212,7 +213,7 @@ def train_vae(config: VaeTrainConfig) -> Path:
         if clock.wants_checkpoint():
             folder.save(trainer.snapshot(clock.seconds()))
     folder.save(trainer.snapshot(clock.seconds()))
-    normalise_latents(trainer.vae, trainer.source.draw(0))
+    normalise_latents(trainer.vae, trainer.source.draw(0).to(trainer.device))
     trainer.vae.save_pretrained(folder.path / "vae")
     return folder.path / "vae"
 

@@ -188,6 +188,14 @@ def test_missing_photographs_say_what_to_do(tmp_path: Path):
         find_photographs((str(tmp_path),), is_held_out=False)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_says_what_to_do(fill_config: FillTrainConfig, vae_config: VaeTrainConfig):
+    with pytest.raises(RuntimeError, match="set device to cpu"):
+        train_fill(replace(fill_config, device="cuda"))
+    with pytest.raises(RuntimeError, match="set device to cpu"):
+        train_vae(replace(vae_config, device="cuda"))
+
+
 def test_not_finite_loss_stops_the_run(fill_config: FillTrainConfig):
     with pytest.raises(RuntimeError, match=r"loss of step [0-9]+ is not finite"):
         train_fill(replace(fill_config, learning_rate=1e30, warmup_steps=1, steps=6))
