@@ -6,7 +6,8 @@ probabilities, which is checked first. Run in turn (A B B A), with nothing else 
 
     .venv/bin/python benchmarks/judge_speed.py --candidates 8 --rounds 5
 
-Uses the judge's architecture with untrained weights unless ``--judge`` names a folder.
+Uses the bundled judge unless ``--judge`` names a folder; where it is absent, its architecture with
+untrained weights, which take the same time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 
 from onereward.fill.local_host import LocalHost
 from onereward.fill.task import Task
-from onereward.reward.judge import JudgeConfig
+from onereward.reward.judge import BUNDLED_FOLDER, JudgeConfig
 from onereward.reward.judging import View, rank_candidates
 from onereward.reward.query import Query, queries_for
 from onereward.reward.qwen_vl import QwenJudge
@@ -138,7 +139,9 @@ def as_table(times: dict[str, list[float]], difference: float, args: argparse.Na
 
 
 def _load_judge(folder: Path | None, scratch: Path) -> QwenJudge:
-    if folder is None:
+    if folder is None and BUNDLED_FOLDER.is_dir():
+        folder = BUNDLED_FOLDER
+    elif folder is None:
         build_judge(scratch, JudgeShape(), seed=0)
     return QwenJudge(JudgeConfig(folder=str(folder or scratch)), torch.device("cpu"))
 
