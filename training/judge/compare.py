@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...reward.qwen_vl import Asked, QwenJudge
+from ...reward.qwen_vl import Asked, Encoded, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
 from ...world.splits import Split
 from ..objective import preference_loss
 from ..pretrain.run import RunFolder, Snapshot, run_stage, step_generator
+from .appraisal import Appraisal, appraisal_loss
 from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates, load_candidates
 from .comparisons import Comparison, best_and_worst, compare, draw_comparisons
 from .config import CompareConfig
@@ -48,7 +49,9 @@ class CompareTrainer:
         self.pool = load_candidates(files_of(pool, Split.TRAIN))
         self.held_out = load_candidates(files_of(pool, Split.DEV))
         self.judge = load_whole_judge(Path(config.judge_folder))
-        self.learner = Learner(self.judge, config)
+        width: int = self.judge.part.module.config.text_config.hidden_size  # type: ignore[union-attr]
+        self.appraisal = Appraisal(width)
+        self.learner = Learner(self.judge, config, self.appraisal)
 
     @property
     def step(self) -> int:
@@ -71,7 +74,14 @@ class CompareTrainer:
         if num:
             masks = torch.stack([pool.masks[one.group] for one in drawn[:num]]).float()
             pictures[:num] = attack(self.judge, pictures[:num], drawn[:num], masks, config)
-        loss = comparison_loss(self.judge, pictures, drawn)
+        encoded = encode_pairs(self.judge, pictures)
+        loss = comparison_loss(self.judge, encoded, drawn)
+        if config.score_weight:
+            rows = torch.tensor([one.group for one in drawn]).repeat_interleave(2)
+            shown = torch.tensor([one.pictures for one in drawn]).flatten()
+            logits = self.appraisal(encoded, pool.task[rows])
+            scores = pool.scores[rows, shown].float()
+            loss = loss + config.score_weight * appraisal_loss(logits, scores)
         if config.questions:
             index = config.seed * 10_000_000 + self.step
             gallery = draw_gallery(Split.TRAIN, index, config.pictures)
@@ -114,9 +124,14 @@ def pictures_of(pool: Candidates, drawn: Sequence[Comparison]) -> Tensor:
     return torch.stack([pool.images[one.group, list(one.pictures)] for one in drawn]).float() / 255
 
 
-def _asked(judge: QwenJudge, pictures: Tensor, drawn: Sequence[Comparison]) -> list[Asked]:
+def encode_pairs(judge: QwenJudge, pictures: Tensor) -> list[Encoded]:
+    """Encode `[N, 2, 3, H, W]`; returns both pictures of each pair in turn, `2 N`."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return judge.encode_many(list(pictures.flatten(0, 1)))
+
+
+def _asked(encoded: Sequence[Encoded], drawn: Sequence[Comparison]) -> list[Asked]:
     """Return every question twice: with the better picture first, and with it second."""
-    encoded = judge.encode_many(list(pictures.flatten(0, 1)))
     asked: list[Asked] = []
     for number, one in enumerate(drawn):
         pair = encoded[2 * number : 2 * number + 2]
@@ -126,10 +141,12 @@ def _asked(judge: QwenJudge, pictures: Tensor, drawn: Sequence[Comparison]) -> l
     return asked
 
 
-def comparison_loss(judge: QwenJudge, pictures: Tensor, drawn: Sequence[Comparison]) -> Tensor:
-    """Return eq. 3 over all questions of the comparisons."""
+def comparison_loss(
+    judge: QwenJudge, encoded: Sequence[Encoded], drawn: Sequence[Comparison]
+) -> Tensor:
+    """Return eq. 3 over all questions of the comparisons; `encoded` as by `encode_pairs`."""
     with torch.autocast("cpu", torch.bfloat16):
-        answers = judge.answer(_asked(judge, pictures, drawn))
+        answers = judge.answer(_asked(encoded, drawn))
     return preference_loss(answers[0::2, 0], answers[1::2, 1])
 
 
@@ -161,7 +178,9 @@ def attack(
     change = torch.zeros_like(pictures)
     for _ in range(config.attack_steps):
         moved = (pictures + change).clamp(0, 1).requires_grad_(True)
-        (uphill,) = torch.autograd.grad(comparison_loss(judge, moved, drawn), moved)
+        (uphill,) = torch.autograd.grad(
+            comparison_loss(judge, encode_pairs(judge, moved), drawn), moved
+        )
         direction = torch.where(is_smooth, _coarse(uphill), uphill).sign()
         change = (change + 2 * size / config.attack_steps * direction).clamp(-size, size) * where
     return (pictures + change).clamp(0, 1)
@@ -179,7 +198,8 @@ def report_on(judge: QwenJudge, pool: Candidates, drawn: Sequence[Comparison]) -
     answers: list[Answer] = []
     for start in range(0, len(drawn), _TEST_BATCH):
         part = drawn[start : start + _TEST_BATCH]
-        yes = judge.answer(_asked(judge, pictures_of(pool, part), part))[:, 0].exp().tolist()
+        encoded = judge.encode_many(list(pictures_of(pool, part).flatten(0, 1)))
+        yes = judge.answer(_asked(encoded, part))[:, 0].exp().tolist()
         queries = [query for one in part for query, _ in one.queries()]
         answers += [
             Answer(criterion=query.criterion, winner_first=a, loser_first=b)

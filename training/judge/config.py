@@ -104,6 +104,8 @@ class CompareConfig(LearnConfig):
     least 60 % keep a pair in each dimension; how widely a score spreads differs."""
     pairs: int = 24
     """Pairs of pictures per step, each asked about every dimension in which it differs."""
+    score_weight: float = 1.0
+    """Weight of saying each picture's own scores, by a head that is left behind; 0 has no head."""
     questions: int = 24
     """Questions of the first stage per step, so that the judge goes on seeing; 0 asks none."""
     pictures: int = 24
@@ -133,7 +135,7 @@ class CompareConfig(LearnConfig):
         require(good, f"margins are {self.margins}; give {len(DIMENSIONS)} between 0 and 1")
         for name in ("pairs", "test_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
-        for name in ("questions", "shift", "noise", "attack_steps", "attack_size"):
+        for name in ("score_weight", "questions", "shift", "noise", "attack_steps", "attack_size"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
         require(self.pictures >= 2, "pictures is 1; a question needs two")
         for name in ("blur", "pattern_share", "attack_share"):

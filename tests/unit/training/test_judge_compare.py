@@ -29,6 +29,7 @@ from onereward.training.judge.compare import (
     CompareTrainer,
     attack,
     comparison_loss,
+    encode_pairs,
     pictures_of,
     train_to_compare,
 )
@@ -228,7 +229,8 @@ def test_the_loss_is_equation_3(pool: Candidates, judge_folder: Path) -> None:
                 first = one_by_one.answer([(winner, loser, query)])[0].double()
                 second = one_by_one.answer([(loser, winner, query)])[0].double()
             terms.append(-0.5 * (first[0] + second[1]))
-    loss = comparison_loss(load_whole_judge(judge_folder), pictures, drawn)
+    learner = load_whole_judge(judge_folder)
+    loss = comparison_loss(learner, encode_pairs(learner, pictures), drawn)
     assert abs(loss.item() - torch.stack(terms).mean().item()) < 0.02  # bfloat16 products
 
 
@@ -245,7 +247,9 @@ def test_attacks_stay_small_and_in_the_mask(pool: Candidates, judge_folder: Path
     assert attacked.min() >= 0
     assert attacked.max() <= 1
     with torch.no_grad():
-        before, after = (comparison_loss(victim, p, drawn) for p in (pictures, attacked))
+        before, after = (
+            comparison_loss(victim, encode_pairs(victim, p), drawn) for p in (pictures, attacked)
+        )
     assert after > before
     assert not attacked.requires_grad
     assert all(p.grad is None for p in victim.part.module.parameters())
@@ -292,7 +296,8 @@ def test_stop_and_resume_equals_no_stop(pool_folder: Path, judge_folder: Path) -
     expected = QwenJudge(config, torch.device("cpu")).part.module.state_dict()
     assert again.learner.parameters
     for name, value in again.learner.parameters.items():
-        assert torch.equal(value, expected[name]), name
+        if not name.startswith("probe."):  # the head is left behind
+            assert torch.equal(value, expected[name]), name
     curve = (pool_folder / "run" / "curve.jsonl").read_text()
     for name in ("fault", "pattern"):
         assert f'"{name}"' in curve
