@@ -177,6 +177,12 @@ class FillConfig:
         max=1.0,
         step=0.05,
     )
+    hold_source: bool = setting(
+        False,
+        "While sampling, keep what is outside of the mask on the source's own way from noise to "
+        "picture. Off, as the models were trained: they paint it, too, and it is replaced in the "
+        "end.",
+    )
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""

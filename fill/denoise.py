@@ -35,6 +35,7 @@ class SampleSpec:
     settings: Settings
     strength: float
     shift: float
+    holds_source: bool = False
 
 
 def denoise(
@@ -89,7 +90,8 @@ def _denoise_chunk(
 ) -> list[torch.Tensor]:
     height, width = chunk[0][0].size
     sigmas = _sigmas(chunk, spec, models)
-    x = pack_latents(torch.stack([_start(row, models, sigmas[0]) for row in chunk])).to(device)
+    noise = torch.stack([_noise(row, models) for row in chunk])
+    x = pack_latents(_start(chunk, noise, sigmas[0])).to(device)
     cond = _conditioning(chunk, spec, models, device)
     transformer = models.transformer.module
     velocity = make_velocity(
@@ -108,15 +110,34 @@ def _denoise_chunk(
             lambda: preview_picture(unpack_latents(first, height, width)[0], weights, factor)
         )
 
+    blend = _blend(chunk, noise, device) if spec.holds_source else None
     with use_kernels(models.kernels):
-        packed = sample(velocity, x, sigmas, on_step, spec.settings.true_cfg)
+        packed = sample(velocity, x, sigmas, on_step, spec.settings.true_cfg, blend)
     return list(unpack_latents(packed, height, width).cpu())
 
 
-def _start(row: Row, models: FillModels, sigma: torch.Tensor) -> torch.Tensor:
+def _noise(row: Row, models: FillModels) -> torch.Tensor:
     encoded, seed = row
-    noise = draw_noise(models.vae_config["latent_channels"], encoded.size, seed)
-    return noise if encoded.source is None else add_noise(encoded.source, noise, sigma)
+    return draw_noise(models.vae_config["latent_channels"], encoded.size, seed)
+
+
+def _sources(chunk: list[Row]) -> torch.Tensor | None:
+    found = [row[0].source for row in chunk if row[0].source is not None]
+    return torch.stack(found) if found else None
+
+
+def _start(chunk: list[Row], noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    sources = _sources(chunk)
+    return noise if sources is None else add_noise(sources, noise, sigma)
+
+
+def _blend(
+    chunk: list[Row], noise: torch.Tensor, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    sources = _sources(chunk)
+    assert sources is not None, "encoding makes the source if it is to be held"
+    keep = torch.stack([row[0].keep for row in chunk])
+    return keep.to(device), pack_latents(sources).to(device), pack_latents(noise).to(device)
 
 
 def _conditioning(

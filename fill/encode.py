@@ -25,7 +25,9 @@ class Encoded:
     conditioning: torch.Tensor
     """Masked-image latents and mask, packed: ``[S, 4C + 4ff]``."""
     source: torch.Tensor | None
-    """Latents ``[C, h, w]`` of the unmasked picture, where sampling starts from it."""
+    """Latents ``[C, h, w]`` of the unmasked picture, where sampling starts from it or holds it."""
+    keep: torch.Tensor
+    """Packed ``[S, 4]``: 1 where all pixels of a latent are kept, else 0."""
     preview: torch.Tensor
     """Weights of the latent preview."""
     size: tuple[int, int]
@@ -33,7 +35,7 @@ class Encoded:
 
 
 def encode_job(job: Job, models: FillModels, host: Host, plan: Plan, needs_source: bool) -> Encoded:
-    """Encode the masked picture (and the unmasked one for strength below 1), once per content.
+    """Encode the masked picture (and, if needed, the unmasked one), once per content.
 
     Source: diffusers, ``FluxFillPipeline.prepare_mask_latents`` (the masked area is grey, i.e. 0).
     """
@@ -45,6 +47,7 @@ def encode_job(job: Job, models: FillModels, host: Host, plan: Plan, needs_sourc
     return Encoded(
         conditioning=packed,
         source=source,
+        keep=pack_latents(1 - torch.nn.functional.max_pool2d(mask[None, None], factor))[0],
         preview=fit_preview(masked, pixels * (1 - mask)),
         size=(masked.shape[1], masked.shape[2]),
     )

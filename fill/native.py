@@ -104,12 +104,18 @@ def prepare_native(request: FillRequest, recipe: Recipe, factor: int) -> NativeE
         factor: Pixels per latent and side of the VAE; 8 for FLUX.
 
     Raises:
-        ValueError: All masks are empty, the crops differ in size, or the strength is not 1.
+        ValueError: All masks are empty, the crops differ in size, or a setting is for our sampler
+            only.
     """
     if request.config.strength != 1.0:
         raise ValueError(
             f"strength is {request.config.strength}, but a native sampler has its own; leave it at "
             "1 and set denoise there"
+        )
+    if request.config.hold_source:
+        raise ValueError(
+            "hold_source is on, but that is a matter of the sampler, which is not ours here; turn "
+            "it off"
         )
     settings = settle(request.config, recipe)
     multiple = 2 * factor

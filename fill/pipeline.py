@@ -99,7 +99,8 @@ class _Run:
         """Return the finished pictures ``[H, W, 3]``, candidates of one job next to each other."""
         spec = self.sample_spec()
         with self.timer.stage("encode"):
-            needs_source = self.request.config.strength < 1
+            config = self.request.config
+            needs_source = config.strength < 1 or config.hold_source
             encoded = [
                 job and encode_job(job, self.models, self.host, plan, needs_source)
                 for job in self.jobs
@@ -124,6 +125,7 @@ class _Run:
             settings=self.settings,
             strength=self.request.config.strength,
             shift=self.request.config.shift,
+            holds_source=self.request.config.hold_source,
         )
 
     def finish(self, row: _Row, latent: torch.Tensor, plan: Plan) -> torch.Tensor:

@@ -27,6 +27,7 @@ def sample(
     sigmas: torch.Tensor,
     on_step: Callable[[int, torch.Tensor], None] | None = None,
     true_cfg: float = 1.0,
+    blend: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Walk from ``sigmas[0]`` to ``sigmas[-1]`` in straight steps.
 
@@ -36,10 +37,12 @@ def sample(
         sigmas: Strictly falling, float32; on the CPU, or else every step waits for the device.
         on_step: Called with the step's index and the current estimate of the picture.
         true_cfg: Scale between the velocities of two prompts, if ``velocity`` returns two.
+        blend: Keep, source and noise, see :func:`~..kernels.cfg_euler_step`: what is kept follows
+            the source's straight path.
     """
     for i in range(len(sigmas) - 1):
         levels = (float(sigmas[i]), float(sigmas[i + 1]))
-        x, x0 = cfg_euler_step(x, velocity(x, sigmas[i]), levels, true_cfg)
+        x, x0 = cfg_euler_step(x, velocity(x, sigmas[i]), levels, true_cfg, blend)
         if on_step is not None:
             on_step(i, x0)
     return x

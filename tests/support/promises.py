@@ -20,7 +20,7 @@ PROMISED: dict[str, list[str]] = {
     "OneRewardSettings": [
         *("steps", "true_cfg", "guidance", "negative_prompt", "num_candidates", "strength"),
         *("shift", "cfg_mode", "crop_to_context", "context_factor", "target_size", "grow"),
-        *("feather", "fill_holes", "colour_correction"),
+        *("feather", "fill_holes", "colour_correction", "hold_source"),
     ],
     "OneRewardLoadJudge": ["judge", "precision", "max_pixels", "adapter", "liger_kernel"],
     "OneRewardScore": [

@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from onereward.fill import pipeline
 from onereward.fill.config import FillConfig
 from onereward.fill.geometry import Extension
+from onereward.fill.latents import unpack_latents
 from onereward.fill.memory import NotEnoughMemory
+from onereward.fill.native import prepare_native
 from onereward.fill.pipeline import run_fill
+from onereward.fill.recipe import ONEREWARD
 from onereward.fill.request import FillRequest, FillResult
 from onereward.fill.task import Task
 from support.hosts import CancelledError, RecordingHost
@@ -129,6 +133,46 @@ def test_extend_takes_a_mask_where_the_source_is_on_its_canvas() -> None:
     assert (result.mask[mask == 1] == 1).all()
     assert torch.equal(result.image[result.mask == 0], image[result.mask == 0])
     assert (result.mask[:, 24:40, 24:40] == 0).all()
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["held", "free"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_a_held_source_is_kept_in_latents(
+    strength: float, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, made = [], []
+    encode, decode = pipeline.encode_job, pipeline.decode_latent
+    monkeypatch.setattr(
+        pipeline, "encode_job", lambda *args: sources.append(encode(*args)) or sources[-1]
+    )
+    monkeypatch.setattr(
+        pipeline, "decode_latent", lambda *args: made.append(args[0]) or decode(*args)
+    )
+    mask = torch.cat([square(64, 64, 21, 22, 24), square(64, 64, 2, 2, 8)])
+    config = {"hold_source": holds, "strength": strength, "crop_to_context": False}
+    run(image=picture(batch=2), mask=mask, config=config)
+    assert len(made) == 2
+    for encoded, latents in zip(sources, made, strict=True):
+        keep = unpack_latents(encoded.keep[None], *encoded.size)[0, 0].bool()
+        assert 0.3 < keep.float().mean() < 1
+        if holds:
+            assert torch.equal(latents[:, keep], encoded.source[:, keep])
+            assert not torch.equal(latents[:, ~keep], encoded.source[:, ~keep])
+        elif encoded.source is not None:
+            assert not torch.equal(latents[:, keep], encoded.source[:, keep])
+
+
+@pytest.mark.parametrize("setting", [{"strength": 0.5}, {"hold_source": True}], ids=str)
+def test_native_sampling_refuses_settings_of_our_sampler(setting: dict[str, Any]) -> None:
+    request = FillRequest(
+        task=Task.FILL,
+        image=picture(),
+        mask=square(64, 64, 20, 20, 24),
+        prompt="a red circle",
+        config=FillConfig(**setting),
+    )
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} is .*, but"):
+        prepare_native(request, ONEREWARD, factor=8)
 
 
 def test_candidates_can_be_reproduced_alone() -> None:
