@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,6 +39,9 @@ def write_adapter(
         about: What it is and how it was made, JSON.
         scale: Alpha / rank.
         dtype: Data type in the file.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     tensors = {
         _public(name): (w * scale if ".lora_B." in name else w)
@@ -57,8 +60,13 @@ def write_adapter(
         _PEFT_KEY: json.dumps({f"transformer.{k}": v for k, v in peft.items()}),
     }
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(path)
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"cannot write {path} ({error}); free some space and run again") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_about(path: Path) -> dict[str, Any]:

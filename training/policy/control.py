@@ -2,10 +2,10 @@
 
 `python -m onereward.training.policy.control RUN_FOLDER`
 
-Trains the bundled model with minus the error against the true picture as reward, the one place
-where the oracle's truth drives a loss, and measures usability on the dev split before and after.
-Usability has to rise: then a run whose reward rises and whose quality falls has a bad judge, not a
-broken loop. Takes minutes; the exit code says whether it did.
+Trains the bundled model with minus the error against the nearest right result as reward, the one
+place where the toy world's truth drives a loss, and measures usability on the dev split before and
+after. Usability has to rise: then a run whose reward rises and whose quality falls has a bad judge,
+not a broken loop. Takes minutes; the exit code says whether it did.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "fill"
 
 
 def control_config(run: Path, conditions: Path, steps: int, seed: int = 0) -> PolicyTrainConfig:
-    """Return the settings of the control; those of the prototype that showed a gain."""
+    """Return the settings of the control."""
     return PolicyTrainConfig(
         run_folder=str(run),
         model={"folder": str(BUNDLED), "precision": "fp32"},
@@ -41,7 +41,8 @@ def control_config(run: Path, conditions: Path, steps: int, seed: int = 0) -> Po
         steps=steps,
         batch=16,
         micro_batch=16,
-        learning_rate=5e-4,
+        learning_rate=2e-4,
+        t1=0.5,
         grow=0,
         feather=0,
         test_every=0,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...fill.canvas import Job, resize
+from ...fill.canvas import Job
 from ...fill.host import Host
 from ...fill.latents import decode_latents, unpack_latents, vae_factor
 from ...fill.models import FillModels
@@ -23,6 +23,7 @@ from ...fill.task import Task
 from ...reward.judging import VIEWS, View
 from ...reward.qwen_vl import QwenJudge
 from ...world.conditions import draw_conditions
+from ...world.nearest import nearest_truth
 from ..judge.pairs import Jitter
 from ..make_conditions import scene_of
 from ..objective import reward_loss
@@ -225,7 +226,7 @@ def _shown(judged: Judged, kind: str) -> Pair:
 
 
 class OracleReward:
-    """The control experiment: minus the error against the true picture of a scene; no judge.
+    """The control experiment: minus the error against the right result of a scene; no judge.
 
     It tells a loop that does not work from a judge that does not: with this reward, quality has to
     rise. It drives a loss with what no real user has, so nothing else may use it.
@@ -265,10 +266,14 @@ def _error(batch: Batch, index: int, picture: Tensor) -> Tensor:
     if scene is None:
         raise ValueError(f"{name} is no scene of the toy world; oracle_control knows no other")
     split, task, number = scene
-    kind = torch.tensor([list(Task).index(task)])
-    box = job.box
-    whole = draw_conditions(split, number, kind).target[0]
-    truth = resize(whole[:, box.top : box.bottom, box.left : box.right], *job.content).to(picture)
+    drawn = draw_conditions(split, number, torch.tensor([list(Task).index(task)]))
+    height, width = job.canvas.shape[:2]
+    if job.content != (width, height):
+        raise ValueError(
+            f"{name} is {width}x{height} px but sampled at {job.content[0]}x{job.content[1]}; "
+            f"oracle_control needs target_size {width}"
+        )
+    truth = nearest_truth(picture.detach().cpu()[None], drawn)[0].to(picture)
     alpha = job.model_alpha().to(picture)
     squares = (picture - truth).square().mean(dim=0)
     # The small constant keeps the root's slope finite for a perfect picture.
