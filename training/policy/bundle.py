@@ -1,0 +1,63 @@
+"""Train the adapters that are bundled, and measure them by the oracle on the dev split.
+
+`python -m onereward.training.policy.bundle training/policy/fixed.json training/policy/dynamic.json`
+
+Makes the conditions (scenes of the train split), trains each config, or goes on with it, and writes
+`usability.json` and the adapter into its run folder. No training reads the oracle; the test split
+is for `usability`, once, at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from ...world.splits import Split
+from ..host import TrainingHost, stopped_by_signals
+from ..pretrain.models import load_folder
+from .config import PolicyTrainConfig
+from .control import make_scenes
+from .run import train_policy
+from .usability import draw_scenes, load_with_adapter, table
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("configs", type=Path, nargs="+")
+    parser.add_argument("--conditions", type=int, default=2000, help="scenes to learn from")
+    parser.add_argument("--scenes", type=int, default=200, help="dev scenes per task")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for path in arguments.configs:
+        config = PolicyTrainConfig.load(path)
+        torch.set_num_threads(config.threads)
+        make_scenes(Path(config.conditions_folder), arguments.conditions)
+        host = TrainingHost("cpu")
+        with stopped_by_signals(host.stop):
+            train_policy(config, host)
+        measure(config, arguments.scenes)
+
+
+def measure(config: PolicyTrainConfig, scenes: int) -> None:
+    """Write the usability of every kept result of a run, and of its last state."""
+    model, run = Path(config.model["folder"]), Path(config.run_folder)
+    dev = draw_scenes(model, Split.DEV, scenes)
+    before = dev.usable(load_folder(model))
+    found = {}
+    for adapter in [*sorted((run / "results").glob("*.safetensors")), run / "adapter.safetensors"]:
+        lines = dev.compare(before, dev.usable(load_with_adapter(model, adapter)))
+        found[adapter.name] = [asdict(line) for line in lines]
+        sys.stdout.write(f"{adapter}\n{table(lines)}\n")
+        sys.stdout.flush()
+        (run / "usability.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
