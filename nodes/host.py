@@ -17,6 +17,7 @@ from PIL import Image
 from server import PromptServer
 
 from ..fill.host import Preview
+from ..fill.modulation import HostLinear, num_bytes
 from ..fill.parts import Part
 from ..fill.streaming import stream_blocks
 
@@ -58,6 +59,15 @@ class ManagedModule(ModelPatcher):
         """Move everything back."""
         with torch.inference_mode(False), torch.no_grad():
             super().unpatch_model(*args, **kwargs)
+
+    def model_size(self) -> int:
+        """Return what is moved to the device, in bytes: some layers may stay in host memory."""
+        kept = sum(num_bytes(m) for m in self.model.modules() if isinstance(m, HostLinear))
+        return super().model_size() - kept
+
+    def loaded_size(self) -> int:
+        """Return what is on the device, in bytes; which layers stay may change meanwhile."""
+        return self.model_size() if super().loaded_size() > 0 else 0
 
     def partially_unload(self, *args: Any, **kwargs: Any) -> int:
         """Free nothing, whereupon ComfyUI unloads the whole model."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from onereward.fill.modulation import HostLinear
 from onereward.fill.parts import Part
 
 
@@ -61,6 +62,21 @@ def test_moves_in_inference_mode_leave_weights_trainable(nodes: ModuleType):
     assert module.weight.device.type == "meta"
     assert not module.weight.is_inference()
     assert patcher.partially_unload(torch.device("cpu"), 1) == 0
+
+
+def test_weights_that_stay_in_host_memory_are_not_counted(nodes: ModuleType):
+    module = nn.Sequential(nn.Linear(4, 4), HostLinear(8, 8))
+    patcher = nodes.host.ManagedModule(
+        nodes.host.Holder(module), torch.device("meta"), torch.device("cpu")
+    )
+    assert patcher.loaded_size() == 0
+    for _ in range(2):
+        assert patcher.model_size() == 4 * (4 * 4 + 4)
+        patcher.load(torch.device("meta"))
+        assert [p.device.type for p in module.parameters()] == ["meta"] * 2 + ["cpu"] * 2
+        assert patcher.loaded_size() == 4 * (4 * 4 + 4)
+    module[1].__class__ = nn.Linear  # type: ignore[assignment]  (given back)
+    assert patcher.loaded_size() == patcher.model_size() == 4 * (4 * 4 + 4 + 8 * 8 + 8)
 
 
 def test_too_little_memory_is_refused_before_anything_is_read(
