@@ -1,0 +1,256 @@
+"""``onereward edit TASK PICTURE``: an edit of a picture, or of a folder of them, without ComfyUI.
+
+A picture's mask is ``<name>_mask.png`` beside it, ``masks/<name>.png``, or what is erased
+(transparent) in it; ``<name>.txt`` beside it says what to paint where no option does. EXIF data and
+colour profile are kept. What is there already is not made again, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .headless import STOPPED
+from .version import PACKAGE_ROOT
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from ..fill.config import FillConfig
+    from ..fill.models import FillModels
+    from ..fill.photo import Photo
+    from ..fill.request import FillRequest
+
+TASKS = ("fill", "extend", "remove", "text")
+SIDES = ("left", "top", "right", "bottom")
+BUNDLED = PACKAGE_ROOT / "assets" / "fill"
+OUTPUT = "edited"
+"""Folder beside the source, where none is named."""
+PLACES = {
+    "transformer": "folder or file of a transformer instead of the model's own",
+    "vae": "VAE file instead of the model's own",
+    "text_encoder": "CLIP-L file instead of the model's own",
+    "text_encoder_2": "T5 file instead of the model's own",
+    "tokenizer": "folder of CLIP's tokenizer, for files without a model folder",
+    "tokenizer_2": "folder of T5's tokenizer, likewise",
+}
+
+
+def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add this command to the command line."""
+    parser = subparsers.add_parser("edit", help="edit a picture, or a folder of them")
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("source", type=Path, help="picture or folder of pictures")
+    parser.add_argument(
+        "--output", type=Path, help=f"folder for the results; {OUTPUT}/ beside the source if absent"
+    )
+    parser.add_argument("--mask", type=Path, help="mask of a single picture, white = repaint")
+    parser.add_argument("--prompt", default="", help="what to paint, or how letters look")
+    parser.add_argument("--words", default="", help="text: the words; \\n between lines")
+    for side in SIDES:
+        parser.add_argument(f"--{side}", type=int, default=0, help="extend: new px on this side")
+    parser.add_argument("--aspect", default="", help="extend: W:H of the new picture")
+    parser.add_argument("--anchor", default="center", help="extend: where the source sits on it")
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture; then counts up")
+    parser.add_argument("--overwrite", action="store_true", help="make again what is there")
+    parser.add_argument(
+        "--format", default="", help="ending of the results, as png; else as before"
+    )
+    _add_model(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, help="folder in diffusers format; else the bundled")
+    for name, text in PLACES.items():
+        parser.add_argument(f"--{name}", default="", help=text)
+    parser.add_argument(
+        "--adapter",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("FILE", "STRENGTH"),
+        help="LoRA, with its strength if not 1; can be given again",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any setting of OneReward Settings and of the loader, as steps=28 or offload=on",
+    )
+    parser.add_argument("--device", default="", help="cpu, cuda, ...; else a GPU if there is one")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Edit; return 0, 1 if a picture failed, 130 if the user stopped."""
+    from ..fill.local_host import LocalHost
+    from ..fill.memory import summary
+    from ..fill.photo import list_photos
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    jobs = list(_jobs(arguments, list_photos(arguments.source)))
+    settings, loading = _settings(arguments.set)
+    host = LocalHost(arguments.device or None)
+    models = _load(arguments, loading, host.device)
+    host.say(summary(models, host))
+    try:
+        failed = sum(not _edit(job, arguments, settings, models, host) for job in jobs)
+    except KeyboardInterrupt:
+        sys.stderr.write("onereward: stopped; the same command goes on\n")
+        return STOPPED
+    if failed:
+        sys.stderr.write(f"onereward: {failed} of {len(jobs)} pictures failed\n")
+    return 1 if failed else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One picture to edit."""
+
+    source: Path
+    target: Path
+    seed: int
+
+
+def _jobs(arguments: argparse.Namespace, sources: list[Path]) -> Iterator[_Job]:
+    from ..fill.photo import ENDS
+
+    if arguments.mask is not None and arguments.source.is_dir():
+        raise ValueError("--mask is for a single picture; a folder has one file for each")
+    end = "." + arguments.format.lower().lstrip(".") if arguments.format else ""
+    if end and end not in ENDS:
+        raise ValueError(f"--format is {arguments.format}; choose one of: {', '.join(ENDS)}")
+    folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
+    output = arguments.output or folder / OUTPUT
+    for number, source in enumerate(sources):
+        target = output / (source.stem + (end or source.suffix))
+        if target.resolve() == source.resolve():
+            raise ValueError(f"{target} is the source itself; choose another --output")
+        yield _Job(source, target, arguments.seed + number)
+
+
+def _edit(
+    job: _Job, arguments: argparse.Namespace, settings: FillConfig, models: FillModels, host: Any
+) -> bool:
+    """Make one picture; return False, with the reason on stderr, if that failed."""
+    from ..fill.photo import read_photo, save_photo
+    from ..fill.pipeline import run_fill
+
+    targets = _targets(job.target, settings.num_candidates)
+    if not arguments.overwrite and all(target.is_file() for target in targets):
+        host.say(f"{job.target} is there already")
+        return True
+    try:
+        photo = read_photo(job.source, arguments.mask)
+        result = run_fill(_request(photo, job.seed, arguments, settings), models, host)
+        for pixels, target in zip(result.image, targets, strict=True):
+            save_photo(photo, pixels, target)
+            sys.stdout.write(f"{target}\n")
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        # RuntimeError: out of memory, or kernels that cannot run; the others may still succeed.
+        sys.stderr.write(f"onereward: {job.source.name}: {error}\n")
+        return False
+    return True
+
+
+def _targets(target: Path, num_candidates: int) -> list[Path]:
+    if num_candidates == 1:
+        return [target]
+    return [target.with_stem(f"{target.stem}-{number}") for number in range(num_candidates)]
+
+
+def _request(
+    photo: Photo, seed: int, arguments: argparse.Namespace, settings: FillConfig
+) -> FillRequest:
+    from ..fill.geometry import Extension, extension_for_aspect
+    from ..fill.request import FillRequest
+    from ..fill.task import Task
+
+    task = Task(arguments.task)
+    words, prompt = arguments.words.replace("\\n", "\n"), arguments.prompt
+    if task is Task.TEXT:
+        words = words or photo.text
+    else:
+        prompt = prompt or photo.text
+    extension = None
+    if task is Task.EXTEND:
+        height, width = photo.pixels.shape[:2]
+        sides = {side: getattr(arguments, side) for side in SIDES}
+        extension = (
+            extension_for_aspect(width, height, arguments.aspect, arguments.anchor)
+            if arguments.aspect
+            else Extension(**sides)
+        )
+    elif photo.mask is None:
+        raise ValueError(
+            f"it has no mask; save one as {photo.path.stem}_mask.png beside it, or erase the area"
+        )
+    return FillRequest(
+        task=task,
+        image=photo.pixels[None],
+        mask=None if extension or photo.mask is None else photo.mask[None],
+        prompt=prompt,
+        words=words,
+        extension=extension,
+        seed=seed,
+        config=settings,
+    )
+
+
+def _settings(given: list[str]) -> tuple[FillConfig, dict[str, Any]]:
+    """Return the settings of the edit, and those of loading."""
+    from ..fill.config import FillConfig, ModelConfig
+
+    editing = {f.name: f for f in fields(FillConfig)}
+    loading = {f.name: f for f in fields(ModelConfig) if f.metadata}
+    values: dict[str, Any] = {}
+    for item in given:
+        name, sign, text = item.partition("=")
+        known = editing.get(name) or loading.get(name)
+        if known is None or not sign:
+            names = ", ".join([*editing, *loading])
+            raise ValueError(f"--set {item}: NAME=VALUE is expected, with NAME one of: {names}")
+        values[name] = _parse(name, text, known.default)
+    return (
+        FillConfig(**{name: value for name, value in values.items() if name in editing}),
+        {name: value for name, value in values.items() if name in loading},
+    )
+
+
+def _parse(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"--set {name}={text}: true or false is expected")
+        return text.lower() == "true"
+    try:
+        return type(default)(text)
+    except ValueError as error:
+        raise ValueError(f"--set {name}={text}: a number is expected") from error
+
+
+def _load(arguments: argparse.Namespace, loading: dict[str, Any], device: Any) -> FillModels:
+    from ..fill.config import PARTS, ModelConfig
+    from ..fill.models import load_fill_models
+
+    places = {name: getattr(arguments, name) for name in PLACES}
+    folder = arguments.model
+    if folder is None and not all(places[part] for part in PARTS):
+        folder = BUNDLED
+    models = load_fill_models(ModelConfig(folder=str(folder or ""), **places, **loading), device)
+    for file, *strength in arguments.adapter:
+        models = models.with_adapter(Path(file), _strength(strength))
+    return models
+
+
+def _strength(given: list[str]) -> float:
+    try:
+        (value,) = map(float, given or ["1"])
+    except ValueError as error:
+        raise ValueError("--adapter takes a file and at most one number") from error
+    return value

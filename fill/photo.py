@@ -1,0 +1,204 @@
+"""Picture files as people have them: read with their masks, written with what they carried.
+
+A picture's mask is the file ``<name>_mask.*`` beside it or ``masks/<name>.*``, white where to
+repaint, or else what is erased (transparent) in the picture. A text file ``<name>.txt`` is what to
+paint. EXIF data and colour profile go along; the turn that EXIF tells is made, and no longer told.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from .exif import EXIF_FOLDER, GPS_FOLDER, make_upright, with_size
+
+ENDS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+MASK_END = "_mask"
+MASK_FOLDER = "masks"
+_SAVING: Mapping[str, Mapping[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
+}
+_PIXEL_TAGS = {*range(254, 267), *range(273, 285), *range(286, 298), *range(317, 340), 347, 34675}
+_FOLDERS = (EXIF_FOLDER, GPS_FOLDER)
+_COMPUTED_MODES = ("CMYK", "LAB", "YCbCr", "HSV")
+"""Modes whose colours are converted by their profile; the others just spell RGB differently."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Photo:
+    """A picture from a file."""
+
+    path: Path
+    pixels: torch.Tensor
+    """``[H, W, 3]``, float32, 0..1, in the colours of its profile."""
+    mask: torch.Tensor | None
+    """``[H, W]``, float32, 1 = repaint; None: it has none."""
+    text: str
+    """What the text file beside it says; may be empty."""
+    alpha: torch.Tensor | None = field(repr=False)
+    """``[H, W]``: transparency that is no mask, because there is another."""
+    carried: Mapping[str, Any] = field(repr=False)
+    """EXIF data, colour profile and resolution, as Pillow saves them."""
+
+
+def list_photos(place: Path) -> list[Path]:
+    """Return a picture itself, or the pictures of a folder by name, masks left out.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, or no picture in it.
+    """
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise FileNotFoundError(f"{place} is neither a picture nor a folder")
+    files = [path for path in place.iterdir() if path.suffix.lower() in ENDS and path.is_file()]
+    found = sorted(path for path in files if not path.stem.endswith(MASK_END))
+    if not found:
+        raise FileNotFoundError(f"{place} holds no picture ({', '.join(ENDS)})")
+    return found
+
+
+def read_photo(path: Path, mask: Path | None = None) -> Photo:
+    """Read a picture with its mask, turned upright.
+
+    Args:
+        path: The picture.
+        mask: File of its mask; None: what belongs to it by name, else its transparency.
+
+    Raises:
+        FileNotFoundError: The mask that was named is missing.
+        ValueError: A file cannot be read, or the mask has another size.
+    """
+    picture = _open(path)
+    alpha = None
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        alpha = _to_tensor(picture.convert("RGBA").getchannel("A"))
+    file = mask or _mask_file(path)
+    if file is not None:
+        area, kept = _read_mask(file, path, picture.size), alpha
+    else:
+        area, kept = None if alpha is None else 1 - alpha, None
+    pixels, profile = _to_rgb(picture)
+    note = path.with_suffix(".txt")
+    return Photo(
+        path=path,
+        pixels=_to_tensor(pixels),
+        mask=area,
+        text=note.read_text("utf-8").strip() if note.is_file() else "",
+        alpha=kept,
+        carried=_carried(picture, profile),
+    )
+
+
+def save_photo(photo: Photo, pixels: torch.Tensor, path: Path) -> None:
+    """Write a picture with what its source carried, completely or not at all.
+
+    Args:
+        photo: The source.
+        pixels: ``[H, W, 3]``, 0..1; any size.
+        path: Where to; its ending decides the format. JPEG is encoded again, the others are exact.
+    """
+    values = (pixels.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    picture = Image.fromarray(values)
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    if photo.alpha is not None and photo.alpha.shape == pixels.shape[:2] and kind != "JPEG":
+        picture.putalpha(Image.fromarray((photo.alpha * 255).round().to(torch.uint8).numpy()))
+    carried = dict(photo.carried)
+    if "exif" in carried:
+        carried["exif"] = with_size(carried["exif"], *picture.size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            picture.save(file, kind, **carried, **_SAVING.get(kind, {}))
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            turned = ImageOps.exif_transpose(picture)
+            # Pillow's own turning writes all of it anew, and loses letters beyond ASCII.
+            turned.info["exif"] = make_upright(picture.info.get("exif") or _tiff_exif(picture))
+            return turned
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name} cannot be read as a picture ({error})") from error
+
+
+def _mask_file(path: Path) -> Path | None:
+    stems = (path.with_name(path.stem + MASK_END), path.parent / MASK_FOLDER / path.stem)
+    files = (Path(f"{stem}{end}") for stem in stems for end in ENDS)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _read_mask(file: Path, path: Path, size: tuple[int, int]) -> torch.Tensor:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; it is to be the mask of {path.name}")
+    mask = _open(file)
+    if mask.size != size:
+        raise ValueError(
+            f"the mask {file.name} is {mask.width}x{mask.height} px but {path.name} is "
+            f"{size[0]}x{size[1]} px; make the mask from this picture"
+        )
+    return _to_tensor(mask.convert("L"))
+
+
+def _to_rgb(picture: Image.Image) -> tuple[Image.Image, bytes | None]:
+    """Return the picture in RGB and the profile that now belongs to its values."""
+    profile = picture.info.get("icc_profile")
+    if picture.mode.startswith("I"):  # 16 bits of grey
+        values = np.asarray(picture, dtype=np.float64) / 65535 * 255
+        return Image.fromarray(values.round().astype(np.uint8)).convert("RGB"), None
+    if profile and picture.mode in _COMPUTED_MODES:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        made = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+        assert made is not None, "a new picture was asked for"
+        return made, target.tobytes()
+    return picture.convert("RGB"), profile if _is_rgb(profile) else None
+
+
+def _is_rgb(profile: bytes | None) -> bool:
+    # Bytes 16 to 20 of every profile are its colour space.
+    return profile is not None and profile[16:20] == b"RGB "
+
+
+def _carried(picture: Image.Image, profile: bytes | None) -> dict[str, Any]:
+    carried: dict[str, Any] = {}
+    if picture.info["exif"]:
+        carried["exif"] = picture.info["exif"]
+    if profile:
+        carried["icc_profile"] = profile
+    if "dpi" in picture.info:
+        carried["dpi"] = picture.info["dpi"]
+    return carried
+
+
+def _tiff_exif(picture: Image.Image) -> bytes:
+    """Return the data of a TIFF, which has them among the tags that describe its pixels."""
+    exif = picture.getexif()
+    kept = Image.Exif()
+    for tag in set(exif) - _PIXEL_TAGS - set(_FOLDERS):
+        kept[tag] = exif[tag]
+    inner = {tag: values for tag in _FOLDERS if (values := exif.get_ifd(tag))}
+    for tag, values in inner.items():
+        kept.get_ifd(tag).update(values)
+    return kept.tobytes() if kept or inner else b""
+
+
+def _to_tensor(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)

@@ -1,0 +1,216 @@
+"""``onereward edit``: the engine's own picture, with everything its file carried."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from onereward import cli
+from onereward.fill.config import FillConfig
+from onereward.fill.photo import list_photos, read_photo, save_photo
+from onereward.fill.pipeline import run_fill
+from onereward.fill.request import FillRequest
+from onereward.fill.task import Task
+from support.hosts import RecordingHost
+from support.models import bundled_models
+
+FAST = ("--set", "steps=2", "--set", "precision=fp32", "--device", "cpu")
+ARTIST, ORIENTATION, EXIF_IFD, WIDTH_TAG, LENS_TAG = 0x013B, 0x0112, 0x8769, 0xA002, 0xA434
+ROTATED = 6
+"""The camera was held on its side: shown turned clockwise by 90 degrees."""
+ZOE = "Zoë".encode()
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def draw(width: int = 64, height: int = 48) -> Image.Image:
+    generator = np.random.default_rng(0)
+    small = generator.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def mask_for(picture: Image.Image) -> Image.Image:
+    mask = Image.new("L", picture.size)
+    mask.paste(255, (20, 12, 40, 30))
+    return mask
+
+
+def exif(orientation: int = 1) -> bytes:
+    data = Image.Exif()
+    data[ARTIST] = "Zo??"
+    data[ORIENTATION] = orientation
+    data.get_ifd(EXIF_IFD)[WIDTH_TAG] = 999
+    data.get_ifd(EXIF_IFD)[LENS_TAG] = "50 mm"
+    return data.tobytes().replace(b"Zo??", ZOE)  # UTF-8, as many programs write it
+
+
+def edit(*arguments: object) -> int:
+    return cli.main(["edit", *map(str, arguments), *FAST])
+
+
+@pytest.mark.parametrize("end", [".jpg", ".png", ".webp", ".tif"])
+def test_exif_and_colour_profile_are_kept(end: str, tmp_path: Path):
+    source = tmp_path / f"a photo{end}"
+    draw().save(source, exif=exif(), icc_profile=SRGB, dpi=(300, 300), quality=95)
+    photo = read_photo(source)
+    save_photo(photo, photo.pixels, tmp_path / "edited" / source.name)
+    with Image.open(tmp_path / "edited" / source.name) as made:
+        data = made.getexif()
+        assert made.info["icc_profile"] == SRGB
+        if end in (".jpg", ".png"):
+            assert made.info["dpi"][0] == pytest.approx(300, abs=0.1)
+        assert end == ".tif" or ZOE in made.info["exif"]
+        assert data[ARTIST].startswith("Zo")
+        assert data.get_ifd(EXIF_IFD)[LENS_TAG] == "50 mm"
+        assert data.get_ifd(EXIF_IFD)[WIDTH_TAG] == 64
+
+
+def test_a_picture_taken_sideways_comes_back_upright(tmp_path: Path):
+    source = tmp_path / "sideways.jpg"
+    picture = draw()
+    picture.transpose(Image.Transpose.ROTATE_90).save(
+        source, exif=exif(ROTATED), quality=100, subsampling=0
+    )
+    photo = read_photo(source)
+    truth = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+    assert (photo.pixels - truth).abs().mean() < 0.01
+    save_photo(photo, photo.pixels, tmp_path / "upright.png")
+    with Image.open(tmp_path / "upright.png") as made:
+        assert made.size == picture.size
+        assert made.getexif().get(ORIENTATION, 1) == 1
+        assert ZOE in made.info["exif"]
+
+
+def test_a_folder_makes_what_the_engine_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "masks").mkdir()
+    picture = draw()
+    picture.save(tmp_path / "a.png")
+    mask_for(picture).save(tmp_path / "masks" / "a.png")
+    erased = picture.copy()
+    erased.putalpha(mask_for(picture).point(lambda value: 255 - value))
+    erased.save(tmp_path / "b.png")
+    (tmp_path / "b.txt").write_text("a blue square")
+    assert [path.name for path in list_photos(tmp_path)] == ["a.png", "b.png"]
+    out = tmp_path / "out"
+    assert edit("fill", tmp_path, "--output", out, "--seed", 5, "--prompt", "a red circle") == 0
+    assert capsys.readouterr().out.split() == [str(out / "a.png"), str(out / "b.png")]
+    values = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+    mask = torch.from_numpy(np.asarray(mask_for(picture), dtype=np.float32) / 255)[None]
+    for number, name in enumerate("ab"):
+        request = FillRequest(
+            task=Task.FILL,
+            image=values,
+            mask=mask,
+            prompt="a red circle",
+            seed=5 + number,
+            config=FillConfig(steps=2),
+        )
+        truth = run_fill(request, bundled_models(), RecordingHost()).image[0]
+        found = np.asarray(Image.open(out / f"{name}.png").convert("RGB"))
+        assert np.array_equal(found, (truth * 255).round().to(torch.uint8).numpy())
+
+
+def test_what_is_there_is_not_made_again(tmp_path: Path):
+    draw().save(tmp_path / "a.png")
+    mask_for(draw()).save(tmp_path / "a_mask.png")
+    made = tmp_path / "edited" / "a.png"
+    made.parent.mkdir()
+    made.write_bytes(b"mine")
+    assert edit("remove", tmp_path) == 0
+    assert made.read_bytes() == b"mine"
+    assert edit("remove", tmp_path, "--overwrite") == 0
+    assert Image.open(made).size == (64, 48)
+    assert sorted(path.name for path in made.parent.iterdir()) == ["a.png"]
+
+
+def test_extend_and_text_and_candidates(tmp_path: Path):
+    draw().save(tmp_path / "a.jpg", exif=exif())
+    assert edit("extend", tmp_path / "a.jpg", "--right", 16, "--format", "png") == 0
+    with Image.open(tmp_path / "edited" / "a.png") as made:
+        assert made.size == (80, 48)
+        assert made.getexif().get_ifd(EXIF_IFD)[WIDTH_TAG] == 80
+    mask_for(draw()).save(tmp_path / "m.png")
+    words = ("--words", "AB", "--mask", tmp_path / "m.png", "--set", "num_candidates=2")
+    assert edit("text", tmp_path / "a.jpg", *words) == 0
+    assert (tmp_path / "edited" / "a-0.jpg").is_file()
+    assert (tmp_path / "edited" / "a-1.jpg").is_file()
+
+
+def test_transparency_that_is_no_mask_is_kept(tmp_path: Path):
+    picture = draw()
+    alpha = Image.linear_gradient("L").resize(picture.size)
+    picture.putalpha(alpha)
+    picture.save(tmp_path / "a.png")
+    mask_for(picture).save(tmp_path / "a_mask.png")
+    photo = read_photo(tmp_path / "a.png")
+    save_photo(photo, photo.pixels, tmp_path / "b.png")
+    made = Image.open(tmp_path / "b.png")
+    assert np.array_equal(np.asarray(made.getchannel("A")), np.asarray(alpha))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "I;16", "1", "LA"])
+def test_every_mode_is_read_in_rgb(mode: str, tmp_path: Path):
+    grey = Image.linear_gradient("L").resize((32, 32))
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
+    if mode == "I;16":
+        Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(path)
+    else:
+        grey.convert(mode).save(path)
+    photo = read_photo(path)
+    assert photo.pixels.shape == (32, 32, 3)
+    if mode not in ("1", "P"):
+        truth = torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255)
+        assert (photo.pixels.mean(-1) - truth).abs().max() < 0.02
+
+
+def test_one_bad_picture_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    draw().save(tmp_path / "a.png")
+    mask_for(draw()).save(tmp_path / "a_mask.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    draw().save(tmp_path / "c.png")
+    draw(32, 32).save(tmp_path / "d.png")
+    mask_for(draw()).save(tmp_path / "d_mask.png")
+    assert edit("remove", tmp_path) == 1
+    said = capsys.readouterr().err
+    assert "b.png: b.png cannot be read as a picture" in said
+    assert "c.png: it has no mask; save one as c_mask.png" in said
+    assert "d_mask.png is 64x48 px but d.png is 32x32 px" in said
+    assert "3 of 4 pictures failed" in said
+    assert (tmp_path / "edited" / "a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{}/none.png"], "is neither a picture nor a folder"),
+        (["{}", "--mask", "{}/a.png"], "--mask is for a single picture"),
+        (["{}", "--set", "stepps=3"], "NAME=VALUE is expected"),
+        (["{}", "--set", "steps=x"], "a number is expected"),
+        (["{}", "--set", "true_cfg=-0.5"], "true_cfg is -0.5"),
+        (["{}", "--set", "offload=maybe"], "offload is 'maybe'"),
+        (["{}", "--output", "{}"], "is the source itself"),
+        (["{}", "--format", "gif"], "--format is gif"),
+        (["{}", "--adapter", "x.safetensors", "1", "2"], "at most one number"),
+        (["{}", "--adapter", "{}/x.safetensors"], "x.safetensors is missing"),
+        (["{}", "--model", "{}"], "model_index.json is missing"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    draw().save(tmp_path / "a.png")
+    assert edit("remove", *(text.replace("{}", str(tmp_path)) for text in arguments)) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("onereward: ")
+    assert message in said
+
+
+def test_help_is_there(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["edit", "--help"])
+    assert ended.value.code == 0
+    assert json.dumps("steps=28")[1:-1] in capsys.readouterr().out
