@@ -17,6 +17,7 @@ import importlib.util
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny sizes: a rehearsal")
     parser.add_argument("--rounds", type=int, help="measurements of each operation")
+    parser.add_argument("--commit", help="what is measured, where git cannot tell")
     args = parser.parse_args()
     load_package()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -68,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     backend = "reference" if is_rehearsal else "triton"
     rounds = args.rounds or (1 if args.small else 50)
     report: dict[str, Any] = {"environment": environment(device), "failed": {}}
+    if args.commit:
+        report["environment"]["commit"] = args.commit
     report["copy_gb_s"] = [copy_speed(device, rounds)]
     for part, rows in parts(args, device, rounds).items():
         begin = time.perf_counter()
@@ -77,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
                 for row in rows():
                     found.append(row)
                     write(args.out, report)
-        except (RuntimeError, ValueError, AssertionError, ImportError) as error:
+        except Exception as error:  # noqa: BLE001  (one part must not cost the others their GPU)
+            traceback.print_exc()
             report["failed"][part] = f"{type(error).__name__}: {str(error)[:500]}"
             if device.type == "cuda":
                 torch.cuda.empty_cache()

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 Call = Callable[[], object]
-SLEEP_CYCLES = 1_000_000
-"""About half a millisecond, in which the host queues a whole call: gaps between short kernels are
+SLEEP_CYCLES = 3_000_000
+"""Over a millisecond, in which the host queues a whole call: gaps between short kernels are
 then not measured as theirs."""
 
 
