@@ -13,7 +13,15 @@ from comfy_api.latest import io
 
 from ..fill.task import TASKS, Dimension, Task
 from ..reward.judge import JudgeConfig, Judgement
-from ..reward.judging import VIEWS, View, chosen_queries, rank_candidates, score_pairs
+from ..reward.judging import (
+    VIEWS,
+    View,
+    chosen_queries,
+    measure_views,
+    rank_candidates,
+    score_pairs,
+)
+from ..reward.metrics import quoted
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..reward.score import METHODS, Contest, Ranking
@@ -146,6 +154,12 @@ class OneRewardScore(io.ComfyNode):
                 io.String.Output(
                     "report", display_name="report", tooltip="All values as JSON, one per pair."
                 ),
+                io.String.Output(
+                    "metrics",
+                    display_name="metrics",
+                    tooltip="Numbers that need no judge, as JSON: seam step, difference outside "
+                    "the mask (with a source), words read right (task text, by OCR).",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -168,7 +182,10 @@ class OneRewardScore(io.ComfyNode):
         made = score_pairs(judge, (first, second), queries, host, view, swap)
         rows = [(f"pair {i + 1}", j.probabilities, j.mean()) for i, j in enumerate(made)]
         mean = sum(row[2] for row in rows) / len(rows)
-        return _report(host, rows, [_as_json(j) for j in made], mean)
+        words = quoted(prompt) if Task(task) is Task.TEXT else ""
+        metrics = measure_views({"first": first, "second": second}, view, words, host)
+        shown = _report(host, rows, [_as_json(j) for j in made], mean)
+        return io.NodeOutput(*shown.args, json.dumps(metrics), ui=shown.ui)
 
 
 class OneRewardPickBest(io.ComfyNode):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from ..fill.host import Host
 from ..fill.mask import bounding_box
 from ..fill.task import Dimension, Task
 from .judge import Judgement
+from .metrics import measure, text_correct
 from .query import Query, queries_for
 from .qwen_vl import QwenJudge
 from .score import Contest, Ranking, judge_pair, pick_best
@@ -146,6 +147,38 @@ def score_pairs(
             a, b = judge.encode_many(pair)
             made.append(judge_pair(judge, a, b, queries, swap))
         host.progress(num, num)
+    return made
+
+
+def measure_views(
+    batches: Mapping[str, torch.Tensor], view: View, words: str, host: Host
+) -> dict[str, dict[str, list[float | None]]]:
+    """Measure what needs no judge, and say it; what cannot be measured here is said, too.
+
+    Args:
+        batches: Pictures ``[B, H, W, 3]``, 0..1, by name.
+        view: Has mask and source; without a mask there is nothing to measure.
+        words: What should be readable; empty: nothing is read.
+        host: Where it is said.
+
+    Returns:
+        For each batch the metrics by name, one number per picture.
+    """
+    if view.mask is None or not bool(view.mask.any()):
+        return {}
+    mask = view.mask.reshape(-1, *view.mask.shape[-2:])
+    made: dict[str, dict[str, list[float | None]]] = {}
+    for name, pictures in batches.items():
+        try:
+            made[name] = measure(pictures, mask, view.source)
+            if words:
+                made[name]["text_correct"] = list(text_correct(pictures, words))
+        except (ValueError, ImportError) as reason:
+            host.say(f"not measured: {reason}")
+    for name, metrics in made.items():
+        for metric, values in metrics.items():
+            numbers = ", ".join("-" if v is None else f"{v:.3f}" for v in values)
+            host.say(f"{name}, {metric.replace('_', ' ')}: {numbers}")
     return made
 
 

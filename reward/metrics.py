@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import Any
@@ -99,6 +100,44 @@ def text_correct(image: torch.Tensor, words: str) -> list[float]:
         read = set(_normalise(" ".join(getattr(found, "txts", None) or ())))
         scores.append(sum(word in read for word in wanted) / len(wanted))
     return scores
+
+
+def measure(
+    pictures: torch.Tensor, mask: torch.Tensor, source: torch.Tensor | None = None
+) -> dict[str, list[float | None]]:
+    """Return what can be measured without reading, by name, one number per picture.
+
+    Args:
+        pictures: ``[B, H, W, 3]``, 0..1.
+        mask: ``[1 or B, H, W]``, 1 = repainted.
+        source: ``[1 or B, H, W, 3]``, 0..1; None: nothing is said about the outside.
+
+    Raises:
+        ValueError: Mask or source is not as large as the pictures.
+    """
+    masks = _fit("mask", mask, pictures.shape[:3])
+    steps = seam_step(pictures, masks).tolist()
+    made: dict[str, list[float | None]] = {
+        "seam_step": [None if math.isnan(step) else step for step in steps]
+    }
+    if source is not None:
+        sources = _fit("source", source, pictures.shape)
+        made["outside_difference"] = list(outside_difference(pictures, sources, masks).tolist())
+    return made
+
+
+def quoted(prompt: str) -> str:
+    """Return the words that a prompt asks for: what stands in double quotes."""
+    return " ".join(prompt.split('"')[1::2])
+
+
+def _fit(name: str, values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    if values.shape[1:] != shape[1:] or len(values) not in (1, shape[0]):
+        raise ValueError(
+            f"{name} has shape {list(values.shape)}, but {list(shape)} is expected; give the one "
+            "that the pictures were made with"
+        )
+    return values.to(torch.float32).expand(shape)
 
 
 def _normalise(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..fill.host import Host
 from ..fill.task import Dimension, Task
 from ..reward.judging import VIEWS, rank_candidates
-from ..reward.metrics import seam_step, text_correct
+from ..reward.metrics import quoted, seam_step, text_correct
 from ..reward.preference import CandidateGroup, PreferenceSet
 from ..reward.query import queries_for
 from ..reward.qwen_vl import QwenJudge
@@ -125,7 +125,7 @@ class MetricLabeller:
             steps = seam_step(pictures, mask).clamp(min=0)
             scores[Dimension.CONSISTENCY] = torch.exp(-steps / SEAM_SCALE).tolist()
         if group.task is Task.TEXT:
-            scores[Dimension.TEXT_ALIGNMENT] = text_correct(pictures, _quoted(group.prompt))
+            scores[Dimension.TEXT_ALIGNMENT] = text_correct(pictures, quoted(group.prompt))
         return Verdict(scores=scores)
 
 
@@ -172,8 +172,3 @@ def _pictures(group: CandidateGroup, data: PreferenceSet) -> Tensor:
     if len({tuple(picture.shape) for picture in read}) > 1:
         raise ValueError(f"the candidates of condition {group.condition} differ in size")
     return torch.stack(read)
-
-
-def _quoted(prompt: str) -> str:
-    """Return the words of a text prompt: what stands in double quotes."""
-    return " ".join(prompt.split('"')[1::2])

@@ -123,3 +123,29 @@ def test_a_missing_judge_says_where_to_put_one(client: ComfyClient):
     job = client.run(g.graph)
     assert job.error is not None
     assert "choose one from the list" in job.error
+
+
+def test_a_folder_that_is_no_judge_is_named(client: ComfyClient, comfyui: ComfyServer):
+    folder = comfyui.base_directory / "models" / "onereward" / "llama"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "preprocessor_config.json").write_text("{}")
+    g = GraphBuilder()
+    g.add("PreviewAny", source=g.add("OneRewardLoadJudge", judge="llama"))
+    job = client.run(g.graph)
+    assert job.error is not None
+    assert "is a llama model, but a judge needs" in job.error
+    assert "\n" not in job.error
+
+
+def test_metrics_stand_beside_the_judge(client: ComfyClient, judge_folder: Path, example: str):
+    g = GraphBuilder()
+    judge, image = g.add("OneRewardLoadJudge", judge=NAME), g.add("LoadImage", image=example)
+    inverted = g.add("ImageInvert", image=image)
+    values = {"task": "remove", "prompt": "", "mask": output(image, 1), "source": image}
+    made = g.add("OneRewardScore", judge=judge, first=image, second=inverted, **values)
+    shown = g.add("PreviewAny", source=output(made, 3))
+    metrics = report_of(client.run(g.graph), shown[0])
+    assert metrics["first"]["outside_difference"] == [0.0]
+    assert metrics["second"]["outside_difference"][0] > 0.3
+    assert set(metrics["first"]) == {"seam_step", "outside_difference"}

@@ -86,7 +86,10 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardLoadAdapter": [("adapted_model", "model")],
     "OneRewardSettings": [("settings", "settings")],
     "OneRewardLoadJudge": [("loaded_judge", "judge")],
-    "OneRewardScore": [("mean", "mean"), ("table", "table"), ("report", "report")],
+    "OneRewardScore": [
+        *(("mean", "mean"), ("table", "table")),
+        *(("report", "report"), ("metrics", "metrics")),
+    ],
     "OneRewardPickBest": [
         *(("best", "best"), ("ranked", "ranked")),
         *(("table", "table"), ("report", "report")),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import pytest
 import torch
 
-from onereward.reward.judging import View
+from onereward.reward.judging import View, measure_views
+from support.hosts import RecordingHost
 
 
 def test_the_view_beside_the_source_shows_both_and_marks_the_mask() -> None:
@@ -43,3 +45,21 @@ def test_a_source_of_another_size_is_refused() -> None:
     view = View(kind="beside the source", source=torch.zeros(1, 16, 16, 3))
     with pytest.raises(ValueError, match="source is 16x16 px but the pictures are 32x32 px"):
         view.show(torch.zeros(32, 32, 3))
+
+
+def test_what_cannot_be_measured_is_said_and_the_rest_stays() -> None:
+    pictures = {"first": torch.rand(2, 32, 32, 3), "second": torch.rand(1, 32, 32, 3)}
+    mask = torch.zeros(32, 32)
+    mask[8:16, 8:16] = 1
+    host = RecordingHost()
+    made = measure_views(pictures, View(mask=mask, source=torch.rand(1, 32, 32, 3)), "AB", host)
+    assert {name: len(m["seam_step"]) for name, m in made.items()} == {"first": 2, "second": 1}
+    assert all("outside_difference" in metrics for metrics in made.values())
+    if importlib.util.find_spec("rapidocr") is None:
+        assert any("pip install rapidocr" in line for line in host.lines)
+    assert any(line.startswith("second, seam step: ") for line in host.lines)
+    wrong = RecordingHost()
+    assert measure_views(pictures, View(mask=mask[:16]), "", wrong) == {}
+    assert "not measured: mask has shape [1, 16, 32]" in wrong.lines[0]
+    # Load Image gives an empty mask where a picture has none.
+    assert measure_views(pictures, View(mask=torch.zeros(64, 64)), "", RecordingHost()) == {}

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from onereward.reward.metrics import outside_difference, seam_step, text_correct
+from onereward.reward.metrics import measure, outside_difference, quoted, seam_step, text_correct
 
 
 def frame() -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,3 +53,22 @@ def test_text_needs_words_and_says_how_to_get_the_reader() -> None:
     if importlib.util.find_spec("rapidocr") is None:
         with pytest.raises(ImportError, match="pip install rapidocr"):
             text_correct(image, "AB")
+
+
+def test_everything_that_can_be_measured_has_its_name() -> None:
+    image, mask = frame()
+    changed = image + 0.25
+    made = measure(torch.cat([image, changed]), mask, image)
+    assert set(made) == {"seam_step", "outside_difference"}
+    assert made["outside_difference"] == pytest.approx([0.0, 0.25])
+    assert made["seam_step"] == pytest.approx(seam_step(image, mask).tolist() * 2, abs=1e-6)
+    assert measure(image, torch.ones_like(mask)) == {"seam_step": [None]}
+    with pytest.raises(ValueError, match="mask has shape"):
+        measure(image, mask[:, :8])
+    with pytest.raises(ValueError, match="source has shape"):
+        measure(image, mask, image[:, :8])
+
+
+def test_words_are_what_stands_in_quotes() -> None:
+    assert quoted('the words "AB", and in the next line "C D"') == "AB C D"
+    assert quoted("no words") == ""
