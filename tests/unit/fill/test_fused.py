@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from onereward import kernels
-from onereward.fill import fused
+from onereward.fill import attention, fused
 from onereward.fill.config import FillConfig, ModelConfig
 from onereward.fill.local_host import LocalHost
 from onereward.fill.models import load_fill_models
@@ -271,7 +271,11 @@ def test_checkpointing_gives_the_same_gradients(
 
 @pytest.mark.usefixtures("demand_triton")
 @pytest.mark.parametrize("kind", ["transformer_blocks", "single_transformer_blocks"])
-def test_a_block_compiles_without_graph_breaks(transformer: Any, kind: str):
+@pytest.mark.parametrize("is_hopper", [False, True], ids=["older", "hopper"])
+def test_a_block_compiles_without_graph_breaks(
+    transformer: Any, kind: str, is_hopper: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(attention, "is_hopper", lambda *_: is_hopper)
     fused.attach(transformer)
     block = getattr(transformer, kind)[0]
     width = transformer.inner_dim
