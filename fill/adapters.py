@@ -12,11 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from .checkpoint.identify import describe
+from .checkpoint.stored import open_checkpoint
 from .files import TensorInfo, read_header
 
 logger = logging.getLogger("onereward.fill")
 PREFIX = "transformer."
 INPUT_LAYER = "x_embedder"
+LYCORIS = (".lokr_", ".hada_", ".oft_")
+UNETS = ("lora_unet_down_blocks_", "lora_unet_input_blocks_", "unet.down_blocks.")
+"""How the layers of SDXL and Stable Diffusion are called in LoRA files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +61,7 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
         raise ValueError(
             f"{path.name} is no .safetensors file; other formats can run code when opened"
         )
-    read_header(path)
+    _check_kind(path)
     weights, alphas, metadata = _convert(path)
     weights = _widen_input(path.name, weights, base)
     _check_fit(path.name, weights, base)
@@ -71,6 +76,20 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
         alphas=alphas,
         metadata=metadata,
     )
+
+
+def _check_kind(path: Path) -> None:
+    """Raise ValueError, with what it is, for a file that is no LoRA or one of another family."""
+    keys = list(read_header(path)[0])
+    if any(mark in key for key in keys for mark in LYCORIS):
+        found = "a LyCORIS adapter (LoKr or LoHa)"
+    elif any(key.startswith(UNETS) for key in keys):
+        found = "a LoRA of SDXL or Stable Diffusion"
+    elif not any("lora" in key.lower() for key in keys):
+        found = describe(open_checkpoint(path))[0]
+    else:
+        return
+    raise ValueError(f"{path.name} is {found}, but a LoRA of a FLUX.1 transformer is needed here")
 
 
 def _convert(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], dict | None]:

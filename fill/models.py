@@ -146,10 +146,10 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
         _find_tokenizer("text_encoder", sources, folder, config.tokenizer),
         _find_tokenizer("text_encoder_2", sources, folder, config.tokenizer_2),
     )
-    scheduler = FLUX_SCHEDULER
-    if folder is not None:
-        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    recipe = find_recipe(config.recipe, folder, given.get("transformer"))
+    scheduler, owner = FLUX_SCHEDULER, _own_settings(folder, sources["transformer"])
+    if owner is not None:
+        scheduler = read_json(owner / "scheduler" / "scheduler_config.json")
+    recipe = find_recipe(config.recipe, owner, given.get("transformer"))
     auto = torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype = DTYPES.get(config.precision, auto)
     models = FillModels(sources, tokenizers, scheduler, recipe, dtype)
@@ -190,9 +190,9 @@ def _check_fit(parts: dict[str, Source]) -> None:
     expected = 4 * (2 * latent + vae_factor(vae) ** 2)
     if transformer["in_channels"] != expected:
         raise ValueError(
-            f"the transformer in {where} has {transformer['in_channels']} input channels, "
-            f"but a Fill model with this VAE has {expected}; choose FLUX.1-Fill-dev or a model "
-            "made from it"
+            f"the transformer in {where} has {transformer['in_channels']} input channels"
+            f"{_family(transformer['in_channels'], 4 * latent)}, but a Fill model with this VAE "
+            f"has {expected}; choose FLUX.1-Fill-dev or a model made from it"
         )
     widths = {
         "text_encoder": (parts["text_encoder"].config.get("hidden_size"), "pooled_projection_dim"),
@@ -204,6 +204,29 @@ def _check_fit(parts: dict[str, Source]) -> None:
                 f"{name} is {width} wide, but the transformer in {where} expects "
                 f"{transformer.get(key)}; these parts belong to different models"
             )
+
+
+def _family(channels: int, latent: int) -> str:
+    """Say which FLUX takes so many channels, where ``latent`` are those of a packed latent."""
+    if channels == latent:
+        return " (as FLUX.1-dev, -schnell, Krea and Kontext have)"
+    return " (as FLUX.1 Depth and Canny have)" if channels == 2 * latent else ""
+
+
+def _own_settings(folder: Path | None, source: Source) -> Path | None:
+    """Return the model folder if its recipe and scheduler are meant for a transformer of this size.
+
+    They belong to the folder's own transformer: any other model that takes only VAE or text
+    encoders from there has a recipe of its own.
+    """
+    config = folder / "transformer" / "config.json" if folder is not None else None
+    if config is None or not config.is_file():
+        return folder
+    own = read_json(config)
+    return folder if all(own.get(key) == source.config.get(key) for key in _SIZES) else None
+
+
+_SIZES = ("in_channels", "num_layers", "num_single_layers", "num_attention_heads")
 
 
 def _find_tokenizer(

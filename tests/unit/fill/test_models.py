@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from onereward.fill.config import ModelConfig
 from onereward.fill.files import read_header, read_weights
 from onereward.fill.models import load_fill_models
+from onereward.fill.recipe import FLUX_FILL
 from support.hosts import RecordingHost
 from support.models import BUNDLED
 
@@ -178,3 +179,17 @@ def test_headers_say_what_the_library_loads() -> None:
     assert {k: v.shape for k, v in infos.items()} == {
         k: tuple(v.shape) for k, v in load_file(path).items()
     }
+
+
+def test_a_folders_recipe_is_not_for_a_transformer_of_another_size(tmp_path: Path) -> None:
+    """The bundled model lends VAE and encoders; settings made for it would spoil a real model."""
+    other = tmp_path / "transformer"
+    shutil.copytree(BUNDLED / "transformer", other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"num_layers": 19}))
+    loaded = load_fill_models(ModelConfig(folder=str(BUNDLED), transformer=str(other)), CPU)
+    assert loaded.recipe == FLUX_FILL
+    same = tmp_path / "same"
+    shutil.copytree(BUNDLED / "transformer", same)
+    loaded = load_fill_models(ModelConfig(folder=str(BUNDLED), transformer=str(same)), CPU)
+    assert loaded.recipe.name == "bundled"

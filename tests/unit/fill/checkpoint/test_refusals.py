@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from onereward.fill.adapters import read_adapter
 from onereward.fill.checkpoint.part import FilePart
 from onereward.fill.checkpoint.stored import Reader
 from onereward.fill.config import ModelConfig
@@ -52,14 +53,16 @@ def test_a_foreign_file_is_named(name: str, tmp_path: Path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("channels", [64, 128], ids=["dev-or-kontext", "depth-or-canny"])
+@pytest.mark.parametrize(
+    ("channels", "family"), [(64, "FLUX.1-dev, .* Kontext"), (128, "Depth and Canny")]
+)
 def test_another_flux_is_told_by_its_input_channels(
-    channels: int, tmp_path: Path, file_tensors: Any
+    channels: int, family: str, tmp_path: Path, file_tensors: Any
 ):
     tensors = dict(file_tensors["transformer"])
     tensors["img_in.weight"] = torch.zeros(tensors["img_in.weight"].shape[0], channels // 2)
     path = checkpoints.save(tmp_path / "dev.safetensors", tensors)
-    with pytest.raises(ValueError, match=f"{channels // 2} input channels"):
+    with pytest.raises(ValueError, match=f"{channels // 2} input channels .as .*{family}"):
         load_fill_models(
             ModelConfig(folder=str(BUNDLED), transformer=str(path)), torch.device("cpu")
         )
@@ -178,3 +181,27 @@ def test_halves_of_different_models_are_refused(tmp_path: Path, file_tensors: An
     path = checkpoints.save(tmp_path / "fill.safetensors", tensors)
     with pytest.raises(ValueError, match="mixes different models"):
         FilePart("transformer", path, CONFIG)
+
+
+ADAPTERS = {
+    "sdxl": (tensors_named("lora_unet_down_blocks_1_to_q.lora_down.weight"), "a LoRA of SDXL"),
+    "lokr": (tensors_named("lycoris_double_blocks_0.lokr_w1"), "a LyCORIS adapter"),
+    "t5": (
+        tensors_named("encoder.block.0.layer.0.SelfAttention.q.weight"),
+        "the T5 encoder",
+    ),
+    "vae": (tensors_named("decoder.conv1.weight"), "a VAE of another family"),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_what_is_no_lora_of_flux_is_named(name: str, tmp_path: Path):
+    tensors, words = ADAPTERS[name]
+    path = checkpoints.save(tmp_path / f"{name}.safetensors", tensors)
+    with pytest.raises(ValueError, match=f"{words}.* a LoRA of a FLUX.1 transformer is needed"):
+        read_adapter(path, 1.0, {})
+
+
+def test_a_transformer_in_the_adapters_slot_is_named(write: Any):
+    with pytest.raises(ValueError, match=r"is a FLUX\.1 Fill transformer, but a LoRA"):
+        read_adapter(write("transformer", "bf16"), 1.0, {})
