@@ -19,7 +19,7 @@ from ...reward.qwen_vl import QwenJudge
 from ...reward.report import read_report
 from ..data import ConditionSet, read_picture, save_picture
 from ..loop import PolicyTrainer, Surroundings
-from ..pretrain.run import Clock, RunFolder, first_snapshot, saved_step
+from ..pretrain.run import Clock, RunFolder, Snapshot, first_snapshot, saved_step
 from ..processes import Processes
 from .adapter import write_adapter
 from .board import draw_board
@@ -182,21 +182,30 @@ class PolicyRun:
             reward = OracleReward(config, loaded.models, host)
         else:
             reward = JudgeReward(config, loaded.models, loaded.judges, host)
+        stored = first_snapshot(self.folder, config)
+        self.log: TensorBoard | None = None
+        if config.tensorboard and processes.is_main:
+            self.log = TensorBoard(self.folder.path, stored.step if stored else 0)
         policy = Policy(loaded.models, config, host.device)
         kind = PolicyTrainer if config.needs_reward else SupervisedTrainer
         self.trainer = kind(config, policy, source, reward, surroundings)
         self.watch = Watch(self.trainer, loaded.judges, loaded.held_out_judge)
-        stored = first_snapshot(self.folder, config)
         if stored:
-            self.trainer.restore(stored)
-            self.watch.restore(stored.tensors)
-            self.folder.cut_curve(stored.step)
+            self.restore(stored)
         self.curve = self.folder.read_curve()
         self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self.clock = Clock(config, stored.seconds if stored else 0.0)
-        self.log: TensorBoard | None = None
-        if config.tensorboard and processes.is_main:
-            self.log = TensorBoard(self.folder.path, self.trainer.step)
+
+    def restore(self, stored: Snapshot) -> None:
+        """Go on from a checkpoint; the model is left as it was found if it is another's."""
+        try:
+            self.trainer.restore(stored)
+        except BaseException:
+            self.close()
+            raise
+        self.watch.restore(stored.tensors)
+        if self.processes.is_main:
+            self.folder.cut_curve(stored.step)
 
     def close(self) -> None:
         """Leave the model as it was found."""

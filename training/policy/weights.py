@@ -56,9 +56,18 @@ class Policy:
         """
         self._config = config
         self._models = models
+        self._start: dict[str, Tensor] | None = None
         self.module: Any = models.transformer.module
         apply_adapters(self.module, models.adapters)
         self._frozen = list({a.name: None for a in models.adapters})
+        try:
+            self._set_up(device)
+        except BaseException:
+            self.release()
+            raise
+
+    def _set_up(self, device: torch.device) -> None:
+        config = self._config
         self.module.requires_grad_(False)
         self.parameters = self._free()
         if any(p.is_inference() for p in self.parameters.values()):
@@ -73,14 +82,14 @@ class Policy:
         for master in self.masters.values():
             master.grad = torch.zeros_like(master)
         self.ema = {name: m.detach().clone() for name, m in self.masters.items()}
-        self._start: dict[str, Tensor] | None = None
         if config.mode != LORA:
             self._start = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
         self.optimizer = _make_optimizer(list(self.masters.values()), config)
         if config.checkpointing != OFF:
             checkpoint_blocks(self.module, config.checkpointing == KEEP_ATTENTION)
-        return_modulation(models.transformer)  # an edit may have left it in host memory
-        apply_kernels(self.module, models.kernels, device)
+        # An edit may have left it in host memory.
+        return_modulation(self._models.transformer)
+        apply_kernels(self.module, self._models.kernels, device)
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -184,7 +193,7 @@ class Policy:
         if self._start is not None:
             self._put(self._start)
         self.module.requires_grad_(False)
-        if self._start is None:
+        if NAME in (getattr(self.module, "peft_config", None) or {}):
             self.module.delete_adapters(NAME)
             apply_adapters(self.module, self._models.adapters)
             if not self._frozen:

@@ -161,6 +161,26 @@ def test_the_model_is_left_as_it_was_found(judge: Path, conditions: Path, tmp_pa
             assert not p.requires_grad
 
 
+def test_a_run_that_cannot_begin_leaves_the_model_too(
+    judge: Path, conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer: Any = bundled_models().transformer.module
+    names = [name for name, _ in transformer.named_parameters()]
+    train(policy_config(tmp_path / "a", conditions, judge, steps=1))
+    other = {"init_from": str(tmp_path / "a" / "checkpoint"), "rank": 8}
+    with pytest.raises(ValueError, match="the checkpoint is of another model or adapter"):
+        train(policy_config(tmp_path / "b", conditions, judge, **other))
+    assert [name for name, _ in transformer.named_parameters()] == names
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ImportError, match="needs the package bitsandbytes"):
+        train(policy_config(tmp_path / "c", conditions, judge, optimizer="adamw 8-bit"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="needs the package tensorboard"):
+        train(policy_config(tmp_path / "d", conditions, judge, tensorboard=True))
+    assert [name for name, _ in transformer.named_parameters()] == names
+    assert not any(p.requires_grad for p in transformer.parameters())
+
+
 def test_fixed_reference_is_the_start(judge: Path, conditions: Path, tmp_path: Path) -> None:
     """With the adapter off the trained model is bit for bit the model before."""
     config = policy_config(tmp_path, conditions, judge)
