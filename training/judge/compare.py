@@ -17,7 +17,7 @@ from ...reward.report import Answer, JudgeReport, make_report
 from ...world.splits import Split
 from ..objective import preference_loss
 from ..pretrain.run import RunFolder, Snapshot, run_stage, step_generator
-from .appraisal import Appraisal, appraisal_loss
+from .appraisal import Appraisal, differences_in
 from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates, load_candidates
 from .comparisons import Comparison, best_and_worst, compare, draw_comparisons
 from .config import CompareConfig
@@ -47,10 +47,12 @@ class CompareTrainer:
         self.config = config
         pool = Path(config.pool_folder)
         self.pool = load_candidates(files_of(pool, Split.TRAIN))
+        self.differences = differences_in(pool, Split.TRAIN)
         self.held_out = load_candidates(files_of(pool, Split.DEV))
         self.judge = load_whole_judge(Path(config.judge_folder))
         width: int = self.judge.part.module.config.text_config.hidden_size  # type: ignore[union-attr]
-        self.appraisal = Appraisal(width)
+        side = self.judge.patches.patch_size * self.judge.patches.merge_size
+        self.appraisal = Appraisal(width, side)
         self.learner = Learner(self.judge, config, self.appraisal)
 
     @property
@@ -64,8 +66,24 @@ class CompareTrainer:
         Raises:
             RuntimeError: If the loss is not finite.
         """
-        config, pool = self.config, self.pool
+        config = self.config
         generator = step_generator(config.seed, self.step)
+        losses: list[Tensor] = []
+        if config.pairs:
+            losses.append(self._compared(generator))
+        if config.appraised:
+            losses.append(config.score_weight * self._appraised(generator))
+        if config.questions:
+            index = config.seed * 10_000_000 + self.step
+            gallery = draw_gallery(Split.TRAIN, index, config.pictures)
+            asked = draw_questions(gallery, config.questions, generator)
+            sights = answer(self.judge, encode(self.judge, gallery), asked)
+            losses.append(F.cross_entropy(*sights))
+        return self.learner.learn(torch.stack(losses).sum())
+
+    def _compared(self, generator: torch.Generator) -> Tensor:
+        """Return the loss of a step's pairs."""
+        config, pool = self.config, self.pool
         drawn = draw_comparisons(
             pool, config.pairs, config.margins, generator, config.pattern_share
         )
@@ -75,20 +93,23 @@ class CompareTrainer:
             masks = torch.stack([pool.masks[one.group] for one in drawn[:num]]).float()
             pictures[:num] = attack(self.judge, pictures[:num], drawn[:num], masks, config)
         encoded = encode_pairs(self.judge, pictures)
-        loss = comparison_loss(self.judge, encoded, drawn)
-        if config.score_weight:
-            rows = torch.tensor([one.group for one in drawn]).repeat_interleave(2)
-            shown = torch.tensor([one.pictures for one in drawn]).flatten()
-            logits = self.appraisal(encoded, pool.task[rows])
-            scores = pool.scores[rows, shown].float()
-            loss = loss + config.score_weight * appraisal_loss(logits, scores)
-        if config.questions:
-            index = config.seed * 10_000_000 + self.step
-            gallery = draw_gallery(Split.TRAIN, index, config.pictures)
-            asked = draw_questions(gallery, config.questions, generator)
-            sights = answer(self.judge, encode(self.judge, gallery), asked)
-            loss = loss + F.cross_entropy(*sights)
-        return self.learner.learn(loss)
+        rows = torch.tensor([one.group for one in drawn]).repeat_interleave(2)
+        shown = torch.tensor([one.pictures for one in drawn]).flatten()
+        scores = pool.scores[rows, shown].float()
+        said = self.appraisal.score_loss(encoded, pool.task[rows], scores)
+        return comparison_loss(self.judge, encoded, drawn) + config.score_weight * said
+
+    def _appraised(self, generator: torch.Generator) -> Tensor:
+        """Return the head's loss on single pictures."""
+        pool, num = self.pool, self.config.appraised
+        rows = torch.randint(len(pool), (num,), generator=generator)
+        shown = torch.randint(pool.images.shape[1], (num,), generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            encoded = self.judge.encode_many(list(pool.images[rows, shown].float() / 255))
+        scores = pool.scores[rows, shown].float()
+        said = self.appraisal.score_loss(encoded, pool.task[rows], scores)
+        seen = self.appraisal.difference_loss(encoded, self.differences[rows, shown].float())
+        return said + seen
 
     def _disturbed(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         config = self.config

@@ -103,9 +103,13 @@ class CompareConfig(LearnConfig):
     dimensions; less is hardly any. Fixed before training so that of the first pool's groups at
     least 60 % keep a pair in each dimension; how widely a score spreads differs."""
     pairs: int = 24
-    """Pairs of pictures per step, each asked about every dimension in which it differs."""
+    """Pairs of pictures per step, each asked about every dimension in which it differs; 0 trains
+    the vision tower alone."""
+    appraised: int = 24
+    """Single pictures per step, besides the pairs, whose scores and differences from the truth a
+    head has to say that is left behind."""
     score_weight: float = 1.0
-    """Weight of saying each picture's own scores, by a head that is left behind; 0 has no head."""
+    """Weight of the head's loss."""
     questions: int = 24
     """Questions of the first stage per step, so that the judge goes on seeing; 0 asks none."""
     pictures: int = 24
@@ -133,9 +137,21 @@ class CompareConfig(LearnConfig):
         require(bool(self.pool_folder), "pool_folder is empty; name the folder of candidates")
         good = len(self.margins) == len(DIMENSIONS) and all(0 < m < 1 for m in self.margins)
         require(good, f"margins are {self.margins}; give {len(DIMENSIONS)} between 0 and 1")
-        for name in ("pairs", "test_every"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
-        for name in ("score_weight", "questions", "shift", "noise", "attack_steps", "attack_size"):
+        require(self.test_every >= 1, f"test_every is {self.test_every}; use at least 1")
+        require(
+            self.pairs + self.appraised + self.questions > 0,
+            "there is nothing to learn: pairs, appraised and questions are all 0",
+        )
+        for name in (
+            "pairs",
+            "appraised",
+            "score_weight",
+            "questions",
+            "shift",
+            "noise",
+            "attack_steps",
+            "attack_size",
+        ):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
         require(self.pictures >= 2, "pictures is 1; a question needs two")
         for name in ("blur", "pattern_share", "attack_share"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ...world.conditions import TASKS, Conditions, draw_conditions
 from ...world.splits import Split
 from ..collect import CollectConfig
 from ..pretrain.config import JsonConfig, require
@@ -54,6 +55,12 @@ class GatherConfig(JsonConfig):
 def files_of(pool: Path, split: Split) -> list[Path]:
     """Return the files of a split, in order."""
     return sorted(pool.glob(f"{split.value}-*.safetensors"))
+
+
+def scenes_of(path: Path, num: int) -> Conditions:
+    """Draw the scenes again whose candidates a file holds."""
+    split, _, number = path.stem.rpartition("-")
+    return draw_conditions(Split(split), FIRST_INDEX + int(number), torch.arange(num) % len(TASKS))
 
 
 def gather(config: GatherConfig) -> None:

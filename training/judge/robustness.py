@@ -25,14 +25,14 @@ from ...fill.task import Dimension, Task
 from ...reward.query import Query
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import wilson_interval
-from ...world.conditions import TASKS, Conditions, draw_conditions, join_conditions
+from ...world.conditions import TASKS, Conditions, join_conditions
 from ...world.oracle import DIMENSIONS, composite
 from ...world.oracle import judge as ask_oracle
 from ...world.splits import Split
 from ..pretrain.models import FillParts, load_folder
 from ..pretrain.run import write_text
 from .candidates import FULL, TRUTH, Candidates, load_candidates
-from .gather import FIRST_INDEX, files_of
+from .gather import files_of, scenes_of
 from .learner import load_whole_judge
 
 log = logging.getLogger("onereward.training")
@@ -91,8 +91,7 @@ def find_contests(pool: Path, split: Split, num: int) -> Contests:
         raise FileNotFoundError(f"{pool} has no candidates of the {split.value} split")
     for path in files:
         made = load_candidates([path])
-        index = FIRST_INDEX + int(path.stem.rpartition("-")[2])
-        scenes = draw_conditions(split, index, torch.arange(len(made)) % len(TASKS))
+        scenes = scenes_of(path, len(made))
         for row in range(len(made)):
             rivals = _rivals(made, row)
             if rivals is None or len(bad) == num:

@@ -264,6 +264,7 @@ def compare_config(folder: Path, pool: Path, **changes: object) -> CompareConfig
         decay_steps=2,
         warmup_steps=1,
         pairs=4,
+        appraised=4,
         questions=4,
         pictures=4,
         attack_steps=1,
@@ -366,7 +367,7 @@ def test_gathering_goes_on_where_it_stopped(
     [
         ({"judge_folder": ""}, "judge_folder is empty"),
         ({"margins": (0.1,)}, "give 5 between"),
-        ({"pairs": 0}, "pairs is 0"),
+        ({"pairs": 0, "appraised": 0, "questions": 0}, "nothing to learn"),
         ({"pictures": 1}, "a question needs two"),
         ({"attack_share": 1.5}, "attack_share is 1.5"),
     ],
