@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import folders
+from .batch import OneRewardLoadFolder
 from .conditions import OneRewardConditions
 from .config import OneRewardSettings
 from .fill import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
@@ -39,6 +40,7 @@ class OneRewardExtension(ComfyExtension):
             OneRewardNativeInputs,
             OneRewardStitch,
             OneRewardToNative,
+            OneRewardLoadFolder,
             OneRewardConditions,
             OneRewardCollect,
             OneRewardLabel,

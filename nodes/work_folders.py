@@ -78,6 +78,11 @@ def picture_folders() -> list[str]:
     return [*TOY_WORLDS, *sorted(found)[:_MAX_LISTED]]
 
 
+def is_folder(label: str) -> bool:
+    """Tell the label of a folder from those of the toy world."""
+    return label not in TOY_WORLDS
+
+
 def preference_folders() -> list[str]:
     """Return the folders of preference data, or one line saying how to get some."""
     found = []

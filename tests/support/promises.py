@@ -38,6 +38,7 @@ PROMISED: dict[str, list[str]] = {
     ],
     "OneRewardStitch": ["image", "stitch"],
     "OneRewardToNative": ["fill_model"],
+    "OneRewardLoadFolder": ["folder", "first", "count", "needs_mask"],
     "OneRewardConditions": [
         *("name", "pictures", "task", "masks", "prompt", "words"),
         *("num_conditions", "max_side", "seed"),
@@ -82,6 +83,9 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
     ],
     "OneRewardStitch": [("result", "image"), ("result_mask", "mask")],
     "OneRewardToNative": [("model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")],
+    "OneRewardLoadFolder": [
+        *(("images", "image"), ("masks", "mask"), ("names", "name"), ("texts", "text")),
+    ],
     "OneRewardLoadFill": [("fill_model", "model")],
     "OneRewardLoadAdapter": [("adapted_model", "model")],
     "OneRewardSettings": [("settings", "settings")],

@@ -105,6 +105,17 @@ def write_published(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+def write_transformer(folder: Path, **changes: Any) -> None:
+    """Write only a transformer of that width, about 1 GB in bf16."""
+    from diffusers import FluxTransformer2DModel
+
+    config: dict[str, Any] = TRANSFORMER | changes
+    with torch.device("meta"):
+        module = FluxTransformer2DModel(**config)
+    _fill(module)
+    module.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+
+
 def _fill(module: Any) -> None:
     """Give a module from the meta device bf16 weights: small noise, and ones for norms."""
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,135 @@
+"""A folder of pictures with their masks, handed out one by one to whatever follows."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+
+import torch
+from comfy_api.latest import io
+
+from ..fill.photo import Photo, list_photos, read_photo
+from . import folders, work_folders
+from .host import ComfyHost
+
+
+class OneRewardLoadFolder(io.ComfyNode):
+    """Loads pictures and masks of a folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the list is read from the disk at every call."""
+        names = folder_names()
+        return io.Schema(
+            node_id="OneRewardLoadFolder",
+            display_name="OneReward Load Folder",
+            category="OneReward",
+            description="Hands out the pictures of a folder with their masks, one after the other: "
+            "everything behind this node runs once for each.",
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=names,
+                    display_name="folder",
+                    default=names[0],
+                    tooltip="Folder below ComfyUI's input or output folder. A mask is "
+                    "<name>_mask.png beside its picture, masks/<name>.png, or the erased area.",
+                ),
+                io.Int.Input(
+                    "first",
+                    display_name="first",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    optional=True,
+                    tooltip="Pictures to pass over, in the order of their names.",
+                ),
+                io.Int.Input(
+                    "count",
+                    display_name="count",
+                    default=16,
+                    min=1,
+                    max=1024,
+                    optional=True,
+                    tooltip="Most pictures to take; all of them are in memory during the job.",
+                ),
+                io.Boolean.Input(
+                    "needs_mask",
+                    display_name="needs_mask",
+                    default=True,
+                    optional=True,
+                    tooltip="Leave out pictures without a mask; off = give them an empty one, as "
+                    "OneReward Extend ignores it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "images", display_name="image", is_output_list=True, tooltip="The pictures."
+                ),
+                io.Mask.Output(
+                    "masks", display_name="mask", is_output_list=True, tooltip="1 = repaint."
+                ),
+                io.String.Output(
+                    "names",
+                    display_name="name",
+                    is_output_list=True,
+                    tooltip="onereward/<folder>/<name>, for filename_prefix of Save Image.",
+                ),
+                io.String.Output(
+                    "texts",
+                    display_name="text",
+                    is_output_list=True,
+                    tooltip="What <name>.txt beside the picture says, for a prompt.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str | None = None, **_: object) -> Hashable:
+        """Change when a file in the folder changes."""
+        try:
+            return folders.stamp(work_folders.picture_folder(folder or ""))
+        except (ValueError, FileNotFoundError):
+            return ()
+
+    @classmethod
+    def execute(
+        cls, folder: str, first: int = 0, count: int = 16, needs_mask: bool = True
+    ) -> io.NodeOutput:
+        """Read the pictures."""
+        place = work_folders.picture_folder(folder)
+        files = list_photos(place)
+        photos = [read_photo(file) for file in files[first : first + count]]
+        taken = [photo for photo in photos if photo.mask is not None or not needs_mask]
+        if not taken:
+            raise ValueError(_nothing(place, len(files), first, len(photos)))
+        host = ComfyHost(cls.hidden.unique_id)
+        host.say(f"{len(taken)} of {len(files)} pictures in {place.name}")
+        if len(taken) < len(photos):
+            host.say(f"{len(photos) - len(taken)} have no mask and are left out")
+        return io.NodeOutput(
+            [photo.pixels[None] for photo in taken],
+            [_mask(photo)[None] for photo in taken],
+            [f"onereward/{place.name}/{photo.path.stem}" for photo in taken],
+            [photo.text for photo in taken],
+        )
+
+
+def folder_names() -> list[str]:
+    """Return the folders that hold pictures, or one line saying where to put one."""
+    found = [name for name in work_folders.picture_folders() if work_folders.is_folder(name)]
+    return found or ["none found: put a folder of pictures into ComfyUI's input folder"]
+
+
+def _mask(photo: Photo) -> torch.Tensor:
+    return torch.zeros(photo.pixels.shape[:2]) if photo.mask is None else photo.mask
+
+
+def _nothing(place: Path, total: int, first: int, read: int) -> str:
+    if not read:
+        return f"{place.name} holds {total} pictures, but first is {first}; lower it"
+    return (
+        f"none of {read} pictures in {place.name} has a mask; save one as <name>_mask.png beside "
+        "each, or erase the area"
+    )
