@@ -2,9 +2,9 @@
 
 `python benchmarks/rl_step.py MODEL_FOLDER JUDGE_FOLDER CONDITIONS_FOLDER [--size 512 ...]`
 
-On a GPU the peak is what torch's allocator held at most. On a CPU it is the activations alone: the
-process's resident memory, read every 2 ms, over what it was after the first step; weights and
-libraries are in memory by then. Times are medians over the steps after the first.
+The peak is what torch's allocator held at most, on a GPU. On a CPU there is none: what a process
+holds says little, because its allocator keeps what was freed. Times are medians over the steps
+after the first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import platform
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,33 +32,6 @@ from onereward.training.host import TrainingHost  # noqa: E402
 from onereward.training.policy.config import PolicyTrainConfig  # noqa: E402
 from onereward.training.policy.run import PolicyRun, check, load  # noqa: E402
 from onereward.training.processes import Processes  # noqa: E402
-
-
-class Peak:
-    """The most memory that was held since it was made."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._process = device, psutil.Process()
-        self._start = self._now()
-        self._most, self._ended = self._start, threading.Event()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            threading.Thread(target=self._watch, daemon=True).start()
-
-    def _now(self) -> int:
-        return self._process.memory_info().rss
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.002):
-            self._most = max(self._most, self._now())
-
-    def num_bytes(self) -> int:
-        """Return it and stop watching."""
-        self._ended.set()
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        return self._most - self._start
 
 
 class Stages:
@@ -142,11 +113,9 @@ def measure(config: PolicyTrainConfig, host: TrainingHost) -> dict[str, Any]:
         try:
             trainer.train_step()
             stages.seconds.clear()
-            peak = Peak(host.device)
             for _ in range(config.steps):
                 with stages.measure("whole step"):
                     trainer.train_step()
-            most = peak.num_bytes()
         finally:
             run.close()
     times = {
@@ -154,8 +123,6 @@ def measure(config: PolicyTrainConfig, host: TrainingHost) -> dict[str, Any]:
         for label, found in stages.seconds.items()
         if (per_step := len(found) // config.steps)
     }
-    is_gpu = host.device.type == "cuda"
-    told = forecast.peak if is_gpu else max(stage.activations for stage in forecast.stages)
     return {
         "device": torch.cuda.get_device_name() if host.device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
@@ -163,10 +130,16 @@ def measure(config: PolicyTrainConfig, host: TrainingHost) -> dict[str, Any]:
         "micro_batch": config.micro_batch,
         "checkpointing": config.checkpointing,
         "seconds": {label: round(value, 3) for label, value in times.items()},
-        "peak_gb": round(most / 1e9, 3),
-        "forecast_gb": round(told / 1e9, 3),
-        "forecast_over_peak": round(told / most, 3),
+        "forecast_gb": round(forecast.peak / 1e9, 3),
+        **_peak(host.device, forecast.peak),
     }
+
+
+def _peak(device: torch.device, forecast: int) -> dict[str, float]:
+    if device.type != "cuda":
+        return {}
+    most = torch.cuda.max_memory_allocated(device)
+    return {"peak_gb": round(most / 1e9, 3), "forecast_over_peak": round(forecast / most, 3)}
 
 
 def _processor() -> str:
