@@ -156,3 +156,36 @@ def test_a_file_that_changes_after_the_check_is_refused(tmp_path: Path, file_ten
     os.utime(path, ns=(1, 1))
     with pytest.raises(ValueError, match="was changed while it was in use"):
         part.load(torch.bfloat16)
+
+
+@pytest.mark.parametrize("precision", ["scaled", "Q8_0"])
+def test_kohya_and_flux_dev_loras_work_beside_packed_weights(
+    precision: str, write: Any, tmp_path: Path
+):
+    part = FilePart("transformer", write("transformer", precision), CONFIG)
+    module: Any = part.load(torch.float32)
+    generator = torch.Generator().manual_seed(3)
+    width, channels = part.tensors["x_embedder.weight"].shape
+    latents = part.tensors["proj_out.weight"].shape[0]
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    down, up = draw(RANK, width), draw(3 * width, RANK)
+    first_down, first_up = draw(RANK, latents), draw(width, RANK)
+    fused, first = "lora_unet_double_blocks_0_img_attn_qkv", "transformer.x_embedder"
+    kohya = {f"{fused}.lora_down.weight": down, f"{fused}.lora_up.weight": up}
+    kohya[f"{fused}.alpha"] = torch.tensor(float(RANK))
+    dev = {f"{first}.lora_A.weight": first_down, f"{first}.lora_B.weight": first_up}
+    x, packed = draw(3, width), draw(3, channels)
+    layers = [f"transformer_blocks.0.attn.to_{name}" for name in "qkv"]
+    before = [module.get_submodule(layer)(x) for layer in layers]
+    embedded = module.x_embedder(packed)
+    files = [save(tmp_path / "kohya.safetensors", kohya), save(tmp_path / "dev.safetensors", dev)]
+    apply_adapters(module, [read_adapter(file, 1.0, part.tensors) for file in files])
+    for layer, plain, rows in zip(layers, before, up.chunk(3), strict=True):
+        expected = plain + (x @ down.T) @ rows.T
+        torch.testing.assert_close(module.get_submodule(layer)(x), expected, rtol=1e-4, atol=1e-3)
+    # The latents come first among the channels of Fill; the rest is not touched.
+    expected = embedded + (packed[:, :latents] @ first_down.T) @ first_up.T
+    torch.testing.assert_close(module.x_embedder(packed), expected, rtol=1e-4, atol=1e-3)
