@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ from .see import sight_accuracy
 log = logging.getLogger("onereward.training")
 
 EVALUATION = "evaluation.json"
-_CONTESTS = 200
 _PICTURES = 512
 PUBLISHED: dict[str, dict[str, float]] = {
     "fill": {
@@ -86,28 +85,24 @@ def kept_shares(pool: Candidates, margins: Sequence[float]) -> dict[str, float]:
 
 
 def evaluate_judge(
-    folder: Path, pool_folder: Path, fill_folder: Path, margins: Sequence[float]
+    folder: Path, pool_folder: Path, margins: Sequence[float]
 ) -> tuple[JudgeReport, dict[str, Any]]:
-    """Measure a judge on the pool's test split; returns the report and all other numbers."""
+    """Measure a judge on the pool's test split; returns the report and other numbers."""
     judge, pool = load_whole_judge(folder), load_candidates(files_of(pool_folder, Split.TEST))
     report = report_on(judge, pool, list(best_and_worst(pool, margins)))
     log.info("report\n%s", report_table(report))
     kinds = {
         name: _summary(report_on(judge, pool, pairs))
         for name, pairs in kinds_of_pairs(pool, margins).items()
+        if pairs
     }
-    contests = find_contests(pool_folder, Split.TEST, _CONTESTS)
-    settings = PushSettings()
-    numbers: dict[str, Any] = {
+    return report, {
         "template_version": TEMPLATE_VERSION,
         "margins": dict(zip(DIMENSIONS, margins, strict=True)),
         "sights": sight_accuracy(judge, Split.TEST, _PICTURES),
         "kinds_of_pairs": kinds,
         "kept": kept_shares(pool, margins),
-        "push": asdict(settings),
-        "robustness": measure_robustness(judge, contests, settings, load_folder(fill_folder)),
     }
-    return report, numbers
 
 
 def _summary(report: JudgeReport) -> dict[str, float]:
@@ -128,28 +123,55 @@ def training_records(runs: Sequence[Path]) -> list[dict[str, Any]]:
     return records
 
 
-def bundle(
-    run: Path, pool: Path, fill: Path, target: Path, before: Sequence[Path], rival: Path | None
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleSettings:
+    """What is bundled, and what it is measured on."""
+
+    run: Path
+    """Finished run of the last stage."""
+    pool: Path
+    """Candidates; the test split is used."""
+    fill: Path
+    """The fill model, for attacks on latents."""
+    target: Path
+    """Where the bundle goes."""
+    before: tuple[Path, ...] = ()
+    """Runs of earlier stages, in order, for the record."""
+    rival: Path | None = None
+    """A run without adversarial pairs, whose robustness stands beside."""
+    contests: int = 200
+    """Pictures that are tried to be made winners."""
+    push: PushSettings = PushSettings()
+    """How."""
+
+
+def bundle(settings: BundleSettings) -> None:
     """Write the bundle; the old one stays until the new one is whole."""
-    config = CompareConfig.load(run / "config.json")
+    config, target = CompareConfig.load(settings.run / "config.json"), settings.target
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    save_small(run / "judge", fresh)
-    report, numbers = evaluate_judge(fresh, pool, fill, config.margins)
-    numbers["training"] = training_records([*before, run])
-    if rival is not None:
-        other = rival.with_name(rival.name + ".small")
+    save_small(settings.run / "judge", fresh)
+    report, numbers = evaluate_judge(fresh, settings.pool, config.margins)
+    numbers["push"] = asdict(settings.push)
+    numbers["robustness"] = _robustness_of(fresh, settings)
+    numbers["training"] = training_records([*settings.before, settings.run])
+    if settings.rival is not None:
+        other = target.with_name(target.name + ".rival")
         shutil.rmtree(other, ignore_errors=True)
-        save_small(rival / "judge", other)
-        _, others = evaluate_judge(other, pool, fill, config.margins)
-        numbers["without_adversarial_pairs"] = others["robustness"]
+        save_small(settings.rival / "judge", other)
+        numbers["without_adversarial_pairs"] = _robustness_of(other, settings)
         shutil.rmtree(other)
     write_report(fresh, report)
     write_text(fresh / EVALUATION, json.dumps(numbers, indent=2) + "\n")
     write_text(fresh / "README.md", card(report, numbers, _megabytes(fresh)))
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
+
+
+def _robustness_of(folder: Path, settings: BundleSettings) -> dict[str, Any]:
+    contests = find_contests(settings.pool, Split.TEST, settings.contests)
+    parts = load_folder(settings.fill)
+    return dict(measure_robustness(load_whole_judge(folder), contests, settings.push, parts))
 
 
 def _megabytes(folder: Path) -> float:
@@ -205,7 +227,9 @@ def _others(numbers: dict[str, Any]) -> str:
         "pattern": "fine pattern against the picture below it",
     }
     for key, name in names.items():
-        row = numbers["kinds_of_pairs"][key]
+        row = numbers["kinds_of_pairs"].get(key)
+        if row is None:
+            continue
         lines.append(f"| {name} | {100 * row['accuracy']:.1f} % | {row['questions']} |")
     for kind, share in numbers["sights"].items():
         lines.append(f"| seeing: {kind} | {100 * share:.1f} % | |")
@@ -259,16 +283,20 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--before", type=Path, nargs="*", default=[], help="earlier runs")
     parser.add_argument("--rival", type=Path, help="a run without adversarial pairs")
+    parser.add_argument("--contests", type=int, default=200)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     bundle(
-        arguments.run,
-        arguments.pool,
-        arguments.fill,
-        arguments.target,
-        arguments.before,
-        arguments.rival,
+        BundleSettings(
+            run=arguments.run,
+            pool=arguments.pool,
+            fill=arguments.fill,
+            target=arguments.target,
+            before=tuple(arguments.before),
+            rival=arguments.rival,
+            contests=arguments.contests,
+        )
     )
 
 

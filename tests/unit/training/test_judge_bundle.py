@@ -1,0 +1,91 @@
+"""Bundling: half the size, numbers that can be asked for again, a card made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from onereward.reward.report import read_report
+from onereward.training.collect import CollectConfig
+from onereward.training.judge.build import JudgeShape
+from onereward.training.judge.bundle import BundleSettings, bundle, evaluate_judge, kept_shares
+from onereward.training.judge.candidates import draw_candidates, load_candidates, save_candidates
+from onereward.training.judge.compare import train_to_compare
+from onereward.training.judge.config import CompareConfig
+from onereward.training.judge.gather import FIRST_INDEX
+from onereward.training.judge.robustness import PushSettings
+from onereward.training.pretrain.models import load_folder
+from onereward.world.splits import Split
+from support.judges import make_judge
+
+ASSETS = Path(__file__).parents[3] / "assets" / "fill"
+SHAPE = JudgeShape(
+    width=32, layers=1, heads=1, vision_width=32, vision_layers=1, vision_heads=1, full_layers=(0,)
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pool and a run of two steps on it."""
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / "pool").mkdir()
+    parts, quick = load_folder(ASSETS), CollectConfig(num_candidates=2, steps=(2, 3))
+    for split in Split:
+        made = draw_candidates(parts, split, FIRST_INDEX, quick, 12)
+        save_candidates(made, folder / "pool" / f"{split.value}-00000.safetensors")
+    train_to_compare(
+        CompareConfig(
+            run_folder=str(folder / "run"),
+            judge_folder=str(make_judge(folder / "start", SHAPE)),
+            pool_folder=str(folder / "pool"),
+            steps=2,
+            decay_steps=0,
+            pairs=2,
+            appraised=2,
+            questions=2,
+            pictures=2,
+            attack_share=0.0,
+            test_every=5,
+        )
+    )
+    return folder
+
+
+def test_a_bundle_holds_the_run_in_half_its_size_and_says_what_was_measured(run: Path) -> None:
+    settings = BundleSettings(
+        run=run / "run",
+        pool=run / "pool",
+        fill=ASSETS,
+        target=run / "bundle",
+        contests=2,
+        push=PushSettings(steps=2),
+    )
+    bundle(settings)
+    bundled = load_file(run / "bundle" / "model.safetensors")
+    for name, value in load_file(run / "run" / "judge" / "model.safetensors").items():
+        assert torch.equal(bundled[name], value.to(torch.bfloat16)), name
+    margins = CompareConfig.load(run / "run" / "config.json").margins
+    report, numbers = evaluate_judge(run / "bundle", run / "pool", margins)
+    stored = json.loads((run / "bundle" / "evaluation.json").read_text())
+    assert read_report(run / "bundle") == report
+    assert stored["kinds_of_pairs"] == numbers["kinds_of_pairs"]
+    assert stored["training"][0]["steps"] == 2
+    card = (run / "bundle" / "README.md").read_text()
+    for (task, _), cell in report.cells.items():
+        assert task.value in card
+        assert f"{100 * cell.accuracy:.1f}" in card
+    assert not list(run.glob("bundle.*"))
+
+
+def test_kept_shares_count_the_scenes_that_differ(run: Path) -> None:
+    """Counted again, scene by scene."""
+    pool = load_candidates([run / "pool" / "test-00000.safetensors"])
+    rows = [row for row in range(len(pool)) if pool.task[row] == 2]
+    gaps = [float(abs(pool.scores[row, 0, 4] - pool.scores[row, 1, 4])) for row in rows]
+    for margin in (0.0, 0.02, 0.9):
+        share = kept_shares(pool, (margin,) * 5)["remove.removal_quality"]
+        assert share == pytest.approx(sum(gap >= margin for gap in gaps) / len(gaps), abs=1e-4)
