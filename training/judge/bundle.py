@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ class BundleSettings:
     """A run without adversarial pairs, whose robustness stands beside."""
     contests: int = 200
     """Pictures that are tried to be made winners."""
-    push: PushSettings = PushSettings()
+    push: PushSettings = field(default_factory=PushSettings)
     """How."""
 
 
