@@ -32,6 +32,8 @@ EDITS = {
     "OneRewardRemove": "remove",
     "OneRewardText": "text",
 }
+NATIVE = "OneRewardNativeInputs"
+"""Prepares an edit for a KSampler; its input `task` says which."""
 PHOTOGRAPH_WORKFLOW = "remove"
 
 
@@ -127,12 +129,13 @@ def _reason(job: Job) -> str:
 
 def _tasks_by_picture(graph: Graph) -> dict[str, str]:
     """Return, for every LoadImage node, the task of the first edit that its picture reaches."""
+    edits = [(edit, task) for kind, task in EDITS.items() for edit in nodes_of(graph, kind)]
+    edits += [(edit, graph[edit]["inputs"]["task"]) for edit in nodes_of(graph, NATIVE)]
     tasks: dict[str, str] = {}
-    for class_type, task in EDITS.items():
-        for edit in nodes_of(graph, class_type):
-            for node in _ancestors(graph, edit):
-                if graph[node]["class_type"] == "LoadImage":
-                    tasks.setdefault(node, task)
+    for edit, task in edits:
+        for node in _ancestors(graph, edit):
+            if graph[node]["class_type"] == "LoadImage":
+                tasks.setdefault(node, task)
     return tasks
 
 
