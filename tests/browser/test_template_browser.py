@@ -36,6 +36,9 @@ def opened(browser: Browser) -> Iterator[Browser]:
 
 def test_every_template_has_a_card_with_a_thumbnail(opened: Browser):
     for template in templates():
+        # Thumbnails are loaded when they come into sight.
+        opened.wait_for(card(template.stem))
+        opened.evaluate(f"{card(template.stem)}.scrollIntoView() ?? null")
         opened.wait_for(f"{card(template.stem)}?.querySelector('img')?.naturalWidth > 0")
 
 
