@@ -13,7 +13,7 @@ from support.edits import TASK_INPUTS, EditGraph
 from support.graph import Link, load_graph, nodes_of, output
 from support.server import ComfyServer
 from support.template_files import PICTURES
-from support.workflows import HOLE, SIZE, api_workflows, example_picture
+from support.workflows import HOLE, SIZE, api_workflows, example_picture, runs_here
 
 SOURCE = np.asarray(example_picture().convert("RGB"))
 EXTENDED = {"OneRewardExtend": (96, 64)}
@@ -26,13 +26,14 @@ def pixels(client: ComfyClient, job: Job, node: str) -> list[np.ndarray]:
     return [np.asarray(client.picture(p).convert("RGB")) for p in job.pictures(node)]
 
 
-@pytest.mark.parametrize("path", api_workflows(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", filter(runs_here, api_workflows()), ids=lambda path: path.stem)
 def test_shipped_workflow_runs(path: Path, client: ComfyClient, example: str):
     graph = load_graph(path)
     job = client.run(graph)
     assert job.succeeded, job.error
     saved = nodes_of(graph, "SaveImage")
-    assert saved
+    # What judges or trains shows its pictures and keeps its files in folders of its own.
+    assert saved or any(job.pictures(node) for node in graph)
     for node in saved:
         edit = graph[graph[node]["inputs"]["images"][0]]["class_type"]
         references = job.pictures(node)

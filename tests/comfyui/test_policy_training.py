@@ -117,7 +117,7 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_comfyuis_loader(
     g.add("OneRewardSaveAdapter", model=trained, name="mine", precision="fp32")
     job = client.run(g.graph)
     before, after = pixels(client, job, plain), pixels(client, job, ours)
-    assert np.abs(before - after).max() > 3 * MAX_DIFFERENCE
+    assert np.abs(before - after).max() > 2 * MAX_DIFFERENCE
     lora = "onereward/mine.safetensors"
     file = comfyui.base_directory / "models" / "loras" / lora
     with safe_open(file, framework="pt") as opened:
