@@ -229,7 +229,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing file": (remove_file, "config.json is missing"),
     "pickled weights": (pickle_weights, "has only pickled weights"),
     "another pipeline": (change_class, "is a StableDiffusionPipeline folder"),
-    "no fill transformer": (change_channels, "has 64 input channels (as FLUX.1 Depth and Canny have), but a Fill model"),
+    "no fill transformer": (
+        change_channels,
+        "has 64 input channels (as FLUX.1 Depth and Canny have), but a Fill model",
+    ),
     "truncated weights": (cut_off, "it is cut off or damaged, download it again"),
     "no tokenizer": (drop_tokenizer, "holds no tokenizer"),
     "broken recipe": (break_recipe, "recipe.json is not a recipe"),
