@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io
@@ -15,12 +15,14 @@ from ..reward.qwen_vl import QwenJudge
 from ..training.data import ConditionSet
 from ..training.jobs import describe_models
 from ..training.policy.config import LORA, PolicyTrainConfig
-from ..training.policy.run import Loaded, PolicyResult, train_policy
 from ..training.pretrain.run import saved_step
 from . import work_folders
 from .host import ComfyHost
 from .inputs import config_inputs
 from .types import ConditionsSocket, FillModelSocket, JudgeSocket, TrainSettingsSocket
+
+if TYPE_CHECKING:
+    from ..training.policy.run import PolicyResult
 
 KIND = "policies"
 MAIN = (
@@ -150,6 +152,8 @@ class OneRewardTrain(io.ComfyNode):
         **rest: Any,
     ) -> io.NodeOutput:
         """Train, or go on."""
+        from ..training.policy.run import Loaded, train_policy  # the loop; nodes start without
+
         judges = tuple(one for one in (judge, second_judge) if one is not None)
         config = PolicyTrainConfig(
             **describe_models(model),

@@ -150,6 +150,13 @@ def wilson_interval(share: float, num: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
+def sign_test(won: int, lost: int) -> float:
+    """Return the two-sided p of so uneven a split if both were equally likely."""
+    num = won + lost
+    tail = sum(math.comb(num, k) for k in range(min(won, lost) + 1)) / 2**num
+    return min(1.0, 2 * tail)
+
+
 def report_cells(report: JudgeReport) -> list[list[str]]:
     """Return the form of table 1: accuracy in %, its interval, and the number of pairs."""
     dimensions = [d for d in Dimension if any(cell[1] is d for cell in report.cells)]

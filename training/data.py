@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,10 @@ def _picture_size(path: Path) -> tuple[int, int]:
 
 def _unreadable(path: Path, error: OSError) -> ValueError:
     return ValueError(f"{path} cannot be read as a picture ({error}); remove what names it")
+
+
+def spread(conditions: Sequence[Condition], num: int) -> list[Condition]:
+    """Take conditions of every task in turn."""
+    by_task = [[c for c in conditions if c.task is task] for task in Task]
+    turns = zip_longest(*by_task)
+    return [c for turn in turns for c in turn if c is not None][:num]

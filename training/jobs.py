@@ -23,7 +23,6 @@ from .collect import CollectConfig, collect
 from .data import ConditionSet
 from .judge.report import ReportConfig, report_on_judge, save_report
 from .label import LABELLERS, LabelConfig, LabelReport, label
-from .labellers import make_labeller
 from .pretrain.config import JsonConfig
 from .pretrain.run import write_text
 from .processes import Processes
@@ -98,6 +97,8 @@ class LabelJob(JsonConfig):
         judge: QwenJudge | None = None,
     ) -> LabelReport:
         """Label what is not labelled; arguments as for :meth:`CollectJob.run`."""
+        from .labellers import make_labeller  # with the whole toy world; nodes start without
+
         config = _settings(LabelConfig, self.settings)
         if judge is None and self.judge and config.labeller == LABELLERS[0]:
             judge = QwenJudge(_settings(JudgeConfig, self.judge), host.device)

@@ -14,8 +14,8 @@ from support.client import ApiError, ComfyClient
 from support.graph import GraphBuilder
 from support.server import PACK_FOLDER, ComfyServer
 
-MAX_IMPORT_S = 0.8
-"""ComfyUI rounds to 0.1 s; 0.3 to 0.5 s were seen on a slow machine with two cores."""
+MAX_IMPORT_S = 0.5
+"""ComfyUI rounds to 0.1 s; 0.2 s on two busy cores."""
 
 
 def test_plugin_is_imported_in_time(comfyui: ComfyServer):

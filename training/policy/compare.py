@@ -20,15 +20,12 @@ from ...reward.metrics import seam_step
 from ...reward.preference import split_of
 from ...reward.query import queries_for
 from ...reward.qwen_vl import QwenJudge
-from ...reward.report import wilson_interval
-from ...world import oracle
+from ...reward.report import sign_test, wilson_interval
 from ...world.conditions import TASKS, draw_conditions
-from ..data import Condition, ConditionSet
+from ..data import Condition, ConditionSet, spread
 from ..make_conditions import scene_of
 from ..progress import PartHost
 from ..sheet import contact_sheet
-from .usability import sign_test
-from .watch import spread
 
 ALL = "all"
 GOOD, SAME, BAD = "good", "same", "bad"
@@ -102,6 +99,8 @@ class ComparedPair:
         if scene is None:
             return None
         split, task, index = scene
+        from ...world import oracle  # only a comparison in the toy world needs it
+
         drawn = draw_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
         pictures = torch.stack([self.first, self.second]).permute(0, 3, 1, 2)
         said = oracle.judge(pictures, drawn.select(torch.zeros(2, dtype=torch.long))).usable

@@ -13,13 +13,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import comb
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ...reward.report import wilson_interval
+from ...reward.report import sign_test, wilson_interval
 from ...world.conditions import TASKS, Conditions, draw_conditions
 from ...world.oracle import judge
 from ...world.splits import Split
@@ -118,13 +117,6 @@ def _compare(task: str, before: Tensor, after: Tensor) -> TaskUsability:
         stopped_being_usable=lost,
         p=sign_test(won, lost),
     )
-
-
-def sign_test(won: int, lost: int) -> float:
-    """Return the two-sided p of so uneven a split if both were equally likely."""
-    num = won + lost
-    tail = sum(comb(num, k) for k in range(min(won, lost) + 1)) / 2**num
-    return min(1.0, 2 * tail)
 
 
 def main() -> None:

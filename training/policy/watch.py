@@ -11,15 +11,13 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from ...fill.task import Task
 from ...reward.qwen_vl import QwenJudge
-from ..data import Condition
+from ..data import spread
 from ..loop import PolicyTrainer
 from .drift import Drift, Shown, measure_drift
 from .forecast import reward_bytes
@@ -201,13 +199,6 @@ class Watch:
             )
             for new, old in first
         ]
-
-
-def spread(conditions: Sequence[Condition], num: int) -> list[Condition]:
-    """Take conditions of every task in turn."""
-    by_task = [[c for c in conditions if c.task is task] for task in Task]
-    turns = zip_longest(*by_task)
-    return [c for turn in turns for c in turn if c is not None][:num]
 
 
 def _shown(pictures: Sequence[_Picture]) -> list[Shown]:
