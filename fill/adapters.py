@@ -15,9 +15,9 @@ from torch import nn
 from .checkpoint.identify import describe
 from .checkpoint.stored import open_checkpoint
 from .files import TensorInfo, read_header
+from .lora_file import PREFIX, read_lora
 
 logger = logging.getLogger("onereward.fill")
-PREFIX = "transformer."
 INPUT_LAYER = "x_embedder"
 LYCORIS = (".lokr_", ".hada_", ".oft_")
 UNETS = ("lora_unet_down_blocks_", "lora_unet_input_blocks_", "unet.down_blocks.")
@@ -36,15 +36,12 @@ class Adapter:
     """The file's name, for messages."""
     strength: float
     weights: Mapping[str, torch.Tensor]
-    """``transformer.<module>.lora_A.weight`` and ``lora_B``, on the CPU."""
-    alphas: Mapping[str, float]
-    """``transformer.<module>.alpha`` where the file has them."""
-    metadata: Mapping[str, Any] | None
-    """PEFT's config of the adapter, if the file carries it."""
+    """``transformer.<module>.lora_A.weight`` and ``lora_B``, on the CPU; their product is what is
+    added to the module's weight at strength 1."""
 
 
 def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) -> Adapter:
-    """Read a LoRA in diffusers format, or in one that diffusers converts.
+    """Read a LoRA of a FLUX.1 transformer, under whatever names its trainer gave the layers.
 
     Args:
         path: A safetensors file.
@@ -62,8 +59,7 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
             f"{path.name} is no .safetensors file; other formats can run code when opened"
         )
     _check_kind(path)
-    weights, alphas, metadata = _convert(path)
-    weights = _widen_input(path.name, weights, base)
+    weights = _widen_input(path.name, read_lora(path, base), base)
     _check_fit(path.name, weights, base)
     stat = path.stat()
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
@@ -73,8 +69,6 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
         label=path.name,
         strength=strength,
         weights=weights,
-        alphas=alphas,
-        metadata=metadata,
     )
 
 
@@ -90,31 +84,6 @@ def _check_kind(path: Path) -> None:
     else:
         return
     raise ValueError(f"{path.name} is {found}, but a LoRA of a FLUX.1 transformer is needed here")
-
-
-def _convert(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], dict | None]:
-    from diffusers.loaders import FluxLoraLoaderMixin
-
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            weights, alphas, metadata = FluxLoraLoaderMixin.lora_state_dict(
-                str(path.parent),
-                weight_name=path.name,
-                return_alphas=True,
-                return_lora_metadata=True,
-                local_files_only=True,
-                use_safetensors=True,
-            )
-    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{path.name} is no LoRA for a FLUX transformer ({error})") from error
-    kept = {k: v for k, v in weights.items() if k.startswith(PREFIX)}
-    if len(kept) < len(weights):
-        logger.warning(
-            "%s: %d tensors that belong to no transformer are not used",
-            path.name,
-            len(weights) - len(kept),
-        )
-    return kept, dict(alphas or {}), metadata or None
 
 
 def _widen_input(
@@ -142,22 +111,16 @@ def _widen_input(
 def _check_fit(
     name: str, weights: Mapping[str, torch.Tensor], base: Mapping[str, TensorInfo]
 ) -> None:
-    pairs = 0
+    """Raise ValueError if a layer takes another input; outputs were checked by the reader."""
     for key, value in weights.items():
         module, _, end = key.removeprefix(PREFIX).partition(".lora_")
-        if not end:
-            continue
-        target = base.get(f"{module}.weight")
-        if target is None:
-            raise ValueError(f"{name} is for another model: this transformer has no layer {module}")
-        axis = 1 if end.startswith("A") else 0
-        if len(target.shape) != 2 or value.shape[axis] != target.shape[axis]:
+        columns = base[f"{module}.weight"].shape[1]
+        if end.startswith("A") and value.shape[1] != columns:
             raise ValueError(
-                f"{name} is for another model: {module} is {list(target.shape)} here, but the LoRA "
-                f"has {list(value.shape)} for it"
+                f"{name} is for another model: {module} takes {columns} channels here, but the "
+                f"LoRA has {value.shape[1]} for it"
             )
-        pairs += 1
-    if not pairs:
+    if not weights:
         raise ValueError(f"{name} holds no LoRA weights for the transformer; choose a FLUX LoRA")
 
 
@@ -184,14 +147,10 @@ def apply_adapters(transformer: nn.Module, adapters: Sequence[Adapter]) -> None:
 
 
 def _attach(model: Any, adapter: Adapter) -> None:
-    metadata = dict(adapter.metadata) if adapter.metadata else None
     model.load_lora_adapter(
         {k: v.clone() for k, v in adapter.weights.items()},
         prefix=PREFIX.rstrip("."),
         adapter_name=adapter.name,
-        # diffusers refuses both at once; the metadata says the same and more.
-        network_alphas=None if metadata else dict(adapter.alphas) or None,
-        metadata=metadata,
     )
     # PEFT makes adapters fp32, which would widen the activations of a half-precision model.
     dtype = model.dtype  # of its floating-point weights; packed ones are integers

@@ -6,7 +6,7 @@ Low-rank terms add up by standing side by side: the sum of ``s_i B_i A_i`` is ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,7 @@ def merge_adapters(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
     for adapter in adapters:
         for layer in _layers(adapter):
             down, up = (adapter.weights[f"{PREFIX}{layer}.lora_{k}.weight"].float() for k in "AB")
-            scale = adapter.strength * _scale(adapter, layer, down.shape[0])
-            terms.setdefault(layer, []).append((down, up * scale))
+            terms.setdefault(layer, []).append((down, up * adapter.strength))
     rank = max(sum(down.shape[0] for down, _ in each) for each in terms.values())
     merged = {}
     for layer, each in terms.items():
@@ -88,17 +87,6 @@ def _layers(adapter: Adapter) -> list[str]:
     ending = ".lora_A.weight"
     keys = [key for key in adapter.weights if key.endswith(ending)]
     return [key.removeprefix(PREFIX).removesuffix(ending) for key in keys]
-
-
-def _scale(adapter: Adapter, layer: str, rank: int) -> float:
-    """Return what PEFT multiplies a layer's term by: alpha / rank."""
-    if adapter.metadata:
-        known: Mapping[str, Any] = adapter.metadata
-        ranks, alphas = (known.get(f"{name}_pattern") or {} for name in ("rank", "alpha"))
-        whole = known.get("lora_alpha", known.get("r", rank))
-        return float(alphas.get(layer, whole)) / float(ranks.get(layer, known.get("r", rank)))
-    alpha = adapter.alphas.get(f"{PREFIX}{layer}.alpha")
-    return 1.0 if alpha is None else float(alpha) / rank
 
 
 def _about(models: FillModels) -> dict[str, Any]:
