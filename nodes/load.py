@@ -161,8 +161,8 @@ class OneRewardLoadAdapter(io.ComfyNode):
                     "adapter",
                     options=folders.adapter_names(),
                     display_name="adapter",
-                    tooltip="LoRA file (.safetensors) in models/loras, made for Fill or FLUX.1-dev by "
-                    "any common trainer.",
+                    tooltip="LoRA file (.safetensors) in models/loras, made for Fill or "
+                    "FLUX.1-dev by any common trainer.",
                 ),
                 io.Float.Input(
                     "strength",
