@@ -1,80 +1,108 @@
 """A head that says how good a single picture is: a richer lesson than which of two is better.
 
-A pair teaches one bit per dimension; a picture's own scores are numbers, and its difference from
-the true result is one number per 8x8 px cell. The head reads both from what the vision tower passes
-on, so that the tower learns what the oracle looks at; the judge's answer then only has to compare.
-It is trained beside the judge and left behind.
+A pair teaches one bit per dimension. A single picture has scores, a rank among other results of
+its scene, and, per 8x8 px cell, what is wrong with it: the head reads all of that from what the
+vision tower passes on, so that the tower learns what the oracle looks at and the judge's answer
+only has to compare. It is trained beside the judge and left behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...reward.qwen_vl import Encoded
-from ...world.conditions import TASKS
+from ...world.conditions import TASKS, Conditions
 from ...world.marks import CELL
-from ...world.oracle import DIMENSIONS
-from ...world.splits import Split
-from .candidates import load_candidates
-from .gather import files_of, scenes_of
+from ...world.nearest import nearest_truth
+from ...world.oracle import DIMENSIONS, composite
 
-_FAINT = 0.02
-"""A mean difference of a cell, 0..1, from which on the measure grows slowly."""
+NUM_MAPS = 6
+"""Numbers per cell: colour offset (3), fine error, error, share under the mask."""
+_OFFSET, _FINE, _FAINT = 0.05, 0.005, 0.02
+"""Sizes, 0..1, from which on offset, fine error and error are measured ever more coarsely."""
 
 
 class Appraisal(nn.Module):
-    """Linear layers on tokens: scores from their mean, differences from each."""
+    """Linear layers on tokens: scores and ranks from their mean, maps from each."""
 
     def __init__(self, width: int, token_side: int) -> None:
         """Make an untrained head for tokens of ``token_side`` px."""
         super().__init__()
         self._cells = token_side // CELL
         self.scores = nn.Linear(width, len(TASKS) * len(DIMENSIONS))
-        self.differences = nn.Linear(width, self._cells**2)
+        self.utilities = nn.Linear(width, len(TASKS) * len(DIMENSIONS))
+        self.maps = nn.Linear(width, NUM_MAPS * self._cells**2)
         # What the tokens carry should decide the first answers, not the head's chance weights.
-        for layer in (self.scores, self.differences):
+        for layer in (self.scores, self.utilities, self.maps):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def score_loss(self, encoded: Sequence[Encoded], task: Tensor, scores: Tensor) -> Tensor:
-        """Return the mean cross entropy against scores, above its least possible value.
+    def utility(self, encoded: Sequence[Encoded], task: Tensor) -> Tensor:
+        """Return how good pictures are, `[N, D]`: the difference of two is the logit of a win."""
+        return self._of_task(self.utilities, encoded, task)
+
+    def loss(
+        self, encoded: Sequence[Encoded], task: Tensor, scores: Tensor, maps: Tensor, margin: Tensor
+    ) -> Tensor:
+        """Return the sum of the losses of scores, ranks and maps.
+
+        Scores: cross entropy above its least possible value. Ranks: minus the log-probability that
+        the better of two pictures of a scene wins (Bradley and Terry, 1952). Maps: squared error.
 
         Args:
-            encoded: the pictures.
-            task: int64 `[N]`.
-            scores: float32 `[N, D]` in 0..1; NaN where a task is not judged on a dimension.
+            encoded: G scenes times P pictures, the pictures of a scene together.
+            task: int64 `[G P]`.
+            scores: float32 `[G, P, D]` in 0..1; NaN where a task is not judged on a dimension.
+            maps: float32 `[G P, NUM_MAPS, 8, 8]`.
+            margin: float32 `[D]`: smaller differences of scores rank nothing.
         """
-        means = torch.stack([one.tokens.float().mean(0) for one in encoded])
-        logits = self.scores(means).view(len(means), len(TASKS), len(DIMENSIONS))
-        logits = logits[torch.arange(len(means)), task]
         is_judged = ~scores.isnan()
         wanted = scores[is_judged].clamp(0.01, 0.99)
+        logits = self._of_task(self.scores, encoded, task).view_as(scores)[is_judged]
         least = F.binary_cross_entropy(wanted, wanted)
-        return F.binary_cross_entropy_with_logits(logits[is_judged], wanted) - least
+        said = F.binary_cross_entropy_with_logits(logits, wanted) - least
+        utility = self.utility(encoded, task).view_as(scores)
+        is_better = (scores[:, :, None] - scores[:, None]) >= margin
+        lead = (utility[:, :, None] - utility[:, None])[is_better]
+        ranked = F.softplus(-lead).mean() if len(lead) else lead.sum()
+        return said + ranked + F.mse_loss(self.read_maps(encoded), maps)
 
-    def difference_loss(self, encoded: Sequence[Encoded], differences: Tensor) -> Tensor:
-        """Return the mean squared error against `differences`, float32 `[N, 8, 8]`."""
+    def read_maps(self, encoded: Sequence[Encoded]) -> Tensor:
+        """Return the maps that tokens show, `[N, NUM_MAPS, 8, 8]`."""
         tokens = torch.stack([one.tokens.float() for one in encoded])
         rows, cols, side = encoded[0].rows, encoded[0].cols, self._cells
-        out = self.differences(tokens).view(len(encoded), rows, cols, side, side)
-        return F.mse_loss(out.transpose(2, 3).flatten(3, 4).flatten(1, 2), differences)
+        out = self.maps(tokens).view(len(encoded), rows, cols, side, side, NUM_MAPS)
+        return out.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+    def _of_task(self, layer: nn.Linear, encoded: Sequence[Encoded], task: Tensor) -> Tensor:
+        means = torch.stack([one.tokens.float().mean(0) for one in encoded])
+        values = layer(means).view(len(means), len(TASKS), len(DIMENSIONS))
+        return values[torch.arange(len(means)), task]
 
 
-def differences_in(pool: Path, split: Split) -> Tensor:
-    """Return how far each candidate's cells are from the true result, float16 `[G, M, 8, 8]`.
+@torch.no_grad()
+def maps_of(images: Tensor, conditions: Conditions) -> Tensor:
+    """Return what is wrong with results, cell by cell of 8x8 px, float32 `[B, NUM_MAPS, 8, 8]`.
 
-    The measure is log(1 + d / 0.02) of the mean absolute difference d; order as by
-    `load_candidates`.
+    Measured against the nearest right result: asinh(o / 0.05) of the mean offset o per colour,
+    log(1 + f / 0.005) of the RMS f of what a 3x3 blur removes from the error, log(1 + e / 0.02) of
+    the mean absolute error e, and the share of the cell under the mask.
+
+    Args:
+        images: float32 `[B, 3, 64, 64]` in 0..1, one per scene.
+        conditions: The scenes.
     """
-    found: list[Tensor] = []
-    for path in files_of(pool, split):
-        made = load_candidates([path])
-        target = scenes_of(path, len(made)).target[:, None]
-        change = (made.images.float() / 255 - target).abs().mean(2)
-        found.append((F.avg_pool2d(change, CELL) / _FAINT).log1p().half())
-    return torch.cat(found)
+    error = composite(images, conditions) - nearest_truth(images, conditions)
+    fine = error - F.avg_pool2d(error, 3, 1, 1, count_include_pad=False)
+    power = fine.square().mean(1, keepdim=True)
+    parts = (
+        (F.avg_pool2d(error, CELL) / _OFFSET).asinh(),
+        (F.avg_pool2d(power, CELL).sqrt() / _FINE).log1p(),
+        (F.avg_pool2d(error.abs().mean(1, keepdim=True), CELL) / _FAINT).log1p(),
+        F.avg_pool2d(conditions.mask[:, None], CELL),
+    )
+    return torch.cat(parts, 1)

@@ -7,31 +7,39 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...reward.qwen_vl import Asked, Encoded, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
+from ...world.oracle import DIMENSIONS, composite
 from ...world.splits import Split
 from ..objective import preference_loss
 from ..pretrain.run import RunFolder, Snapshot, run_stage, step_generator
-from .appraisal import Appraisal, differences_in
+from .appraisal import Appraisal, maps_of
+from .attacks import attack
+from .blends import blended_pairs, draw_blends, scenes_of_all, score
 from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates, load_candidates
 from .comparisons import Comparison, best_and_worst, compare, draw_comparisons
 from .config import CompareConfig
 from .gather import files_of
 from .learner import Learner, load_whole_judge
 from .pairs import Jitter
+from .probe import make_probe, probe_loss
 from .questions import draw_gallery, draw_questions
 from .see import answer, encode
+
+if TYPE_CHECKING:
+    from .probe import Probe
 
 log = logging.getLogger("onereward.training")
 
 _TEST_BATCH = 64
-_SMOOTH_CELL = 4
-_SMOOTH_FACTOR = 3.0
+_PER_SCENE = 4
+"""Results of a scene that are ranked against each other."""
 
 
 class CompareTrainer:
@@ -46,14 +54,22 @@ class CompareTrainer:
         """
         self.config = config
         pool = Path(config.pool_folder)
-        self.pool = load_candidates(files_of(pool, Split.TRAIN))
-        self.differences = differences_in(pool, Split.TRAIN)
+        files = files_of(pool, Split.TRAIN)
+        self.pool = load_candidates(files)
+        self.scenes = scenes_of_all(files, len(self.pool) // len(files))
         self.held_out = load_candidates(files_of(pool, Split.DEV))
         self.judge = load_whole_judge(Path(config.judge_folder))
         width: int = self.judge.part.module.config.text_config.hidden_size  # type: ignore[union-attr]
         side = self.judge.patches.patch_size * self.judge.patches.merge_size
-        self.appraisal = Appraisal(width, side)
-        self.learner = Learner(self.judge, config, self.appraisal)
+        self.heads = nn.ModuleDict(
+            {"appraisal": Appraisal(width, side), "marks": make_probe(width, side, config.seed)}
+        )
+        self.learner = Learner(self.judge, config, self.heads)
+
+    @property
+    def appraisal(self) -> Appraisal:
+        """The head that says how good single pictures are."""
+        return cast("Appraisal", self.heads["appraisal"])
 
     @property
     def step(self) -> int:
@@ -73,43 +89,71 @@ class CompareTrainer:
             losses.append(self._compared(generator))
         if config.appraised:
             losses.append(config.score_weight * self._appraised(generator))
-        if config.questions:
-            index = config.seed * 10_000_000 + self.step
-            gallery = draw_gallery(Split.TRAIN, index, config.pictures)
-            asked = draw_questions(gallery, config.questions, generator)
-            sights = answer(self.judge, encode(self.judge, gallery), asked)
-            losses.append(F.cross_entropy(*sights))
+        if config.pictures:
+            losses.append(self._seen(generator))
         return self.learner.learn(torch.stack(losses).sum())
 
     def _compared(self, generator: torch.Generator) -> Tensor:
         """Return the loss of a step's pairs."""
         config, pool = self.config, self.pool
-        drawn = draw_comparisons(
-            pool, config.pairs, config.margins, generator, config.pattern_share
+        num = round(config.blend_share * config.pairs)
+        drawn, blends = blended_pairs(pool, self.scenes, num, config.margins, generator)
+        found = draw_comparisons(
+            pool, config.pairs - num, config.margins, generator, config.pattern_share
         )
-        pictures = self._disturbed(pictures_of(pool, drawn), generator)
+        pictures = torch.cat([blends, pictures_of(pool, found)])
+        drawn += found
+        order = torch.randperm(len(drawn), generator=generator)
+        drawn, pictures = [drawn[k] for k in order.tolist()], pictures[order]
+        pictures = self._disturbed(pictures, generator)
         num = round(config.attack_share * len(drawn))
         if num:
             masks = torch.stack([pool.masks[one.group] for one in drawn[:num]]).float()
-            pictures[:num] = attack(self.judge, pictures[:num], drawn[:num], masks, config)
-        encoded = encode_pairs(self.judge, pictures)
-        rows = torch.tensor([one.group for one in drawn]).repeat_interleave(2)
-        shown = torch.tensor([one.pictures for one in drawn]).flatten()
-        scores = pool.scores[rows, shown].float()
-        said = self.appraisal.score_loss(encoded, pool.task[rows], scores)
-        return comparison_loss(self.judge, encoded, drawn) + config.score_weight * said
+            pictures[:num] = attack_pairs(self.judge, pictures[:num], drawn[:num], masks, config)
+        return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
 
     def _appraised(self, generator: torch.Generator) -> Tensor:
         """Return the head's loss on single pictures."""
-        pool, num = self.pool, self.config.appraised
-        rows = torch.randint(len(pool), (num,), generator=generator)
-        shown = torch.randint(pool.images.shape[1], (num,), generator=generator)
+        config, pool = self.config, self.pool
+        rows = torch.randint(len(pool), (config.appraised // _PER_SCENE,), generator=generator)
+        made = draw_blends(pool, self.scenes, rows, _PER_SCENE, generator)
+        images, task = composite(made.images, made.conditions), pool.task[made.rows]
+        num = round(config.attack_share * len(images))
+        if num:
+            chosen = torch.randperm(len(images), generator=generator)[:num]
+            sign = torch.randint(2, (num, 1), generator=generator) * 2 - 1
+            wanted = ~pool.scores[made.rows[chosen], 0].isnan()
+            images[chosen] = attack(
+                lambda moved: (sign * wanted * self._utility(moved, task[chosen])).sum(),
+                images[chosen],
+                made.conditions.mask[chosen][:, None],
+                config.attack_steps,
+                config.attack_size,
+            )
+        # Asked after the attack: noise is a fault, whoever made it.
+        scores = score(images, made.conditions).view(len(rows), _PER_SCENE, -1)
+        maps = maps_of(images, made.conditions)
+        least = torch.tensor(config.margins) / 2
+        return self.appraisal.loss(self._encode(images), task, scores, maps, least)
+
+    def _utility(self, images: Tensor, task: Tensor) -> Tensor:
+        return self.appraisal.utility(self._encode(images), task)
+
+    def _encode(self, images: Tensor) -> list[Encoded]:
         with torch.autocast("cpu", torch.bfloat16):
-            encoded = self.judge.encode_many(list(pool.images[rows, shown].float() / 255))
-        scores = pool.scores[rows, shown].float()
-        said = self.appraisal.score_loss(encoded, pool.task[rows], scores)
-        seen = self.appraisal.difference_loss(encoded, self.differences[rows, shown].float())
-        return said + seen
+            return self.judge.encode_many(list(images))
+
+    def _seen(self, generator: torch.Generator) -> Tensor:
+        """Return the loss of the first stage's lessons."""
+        config = self.config
+        index = config.seed * 10_000_000 + self.step
+        gallery = draw_gallery(Split.TRAIN, index, config.pictures)
+        encoded = encode(self.judge, gallery)
+        loss = probe_loss(cast("Probe", self.heads["marks"])(encoded), gallery)
+        if config.questions:
+            asked = draw_questions(gallery, config.questions, generator)
+            loss = loss + F.cross_entropy(*answer(self.judge, encoded, asked))
+        return loss
 
     def _disturbed(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         config = self.config
@@ -129,7 +173,23 @@ class CompareTrainer:
             of_kind = report_on(self.judge, pool, pairs).cells.values()
             total = sum(cell.num_pairs for cell in of_kind)
             found[name] = sum(cell.accuracy * cell.num_pairs for cell in of_kind) / total
+        if finished:
+            found["appraisal"] = self._head_accuracy(finished)
         return {name: round(value, 4) for name, value in found.items()}
+
+    @torch.no_grad()
+    def _head_accuracy(self, drawn: Sequence[Comparison]) -> float:
+        """Return how often the head alone puts the better picture first."""
+        right: list[bool] = []
+        for start in range(0, len(drawn), _TEST_BATCH):
+            part = drawn[start : start + _TEST_BATCH]
+            task = self.held_out.task[[one.group for one in part]].repeat_interleave(2)
+            pictures = pictures_of(self.held_out, part).flatten(0, 1)
+            lead = self._utility(pictures, task).view(len(part), 2, -1).diff(dim=1)[:, 0]
+            for one, row in zip(part, lead, strict=True):
+                for name, place in one.winners:
+                    right.append(bool(row[DIMENSIONS.index(name.value)] > 0) == bool(place))
+        return sum(right) / len(right)
 
     def snapshot(self, seconds: float) -> Snapshot:
         """Return what the run needs to go on."""
@@ -171,17 +231,17 @@ def comparison_loss(
     return preference_loss(answers[0::2, 0], answers[1::2, 1])
 
 
-def attack(
+def attack_pairs(
     judge: QwenJudge,
     pictures: Tensor,
     drawn: Sequence[Comparison],
     masks: Tensor,
     config: CompareConfig,
 ) -> Tensor:
-    """Change pictures a little, under their masks, so that the judge errs most.
+    """Change pictures under their masks so that the judge errs most.
 
-    Every other pair is changed pixel by pixel, the rest smoothly (4x4 px) and three times as much,
-    as a policy would.
+    In every second pair of either kind of change both pictures are changed, in the others the loser
+    alone, as by a policy that is judged against a reference. Who wins stays as it was.
 
     Args:
         judge: The judge.
@@ -189,28 +249,19 @@ def attack(
         drawn: What they are compared on.
         masks: float32 `[N, H, W]`, 1 = repainted.
         config: Steps and size.
-
-    Source: A. Madry et al., "Towards deep learning models resistant to adversarial attacks"
-    (2018): projected sign ascent.
     """
-    is_smooth = (torch.arange(len(drawn)) % 2 == 1).view(-1, 1, 1, 1, 1)
-    size = config.attack_size * torch.where(is_smooth, _SMOOTH_FACTOR, 1.0)
-    where = masks[:, None, None]
-    change = torch.zeros_like(pictures)
-    for _ in range(config.attack_steps):
-        moved = (pictures + change).clamp(0, 1).requires_grad_(True)
-        (uphill,) = torch.autograd.grad(
-            comparison_loss(judge, encode_pairs(judge, moved), drawn), moved
-        )
-        direction = torch.where(is_smooth, _coarse(uphill), uphill).sign()
-        change = (change + 2 * size / config.attack_steps * direction).clamp(-size, size) * where
-    return (pictures + change).clamp(0, 1)
-
-
-def _coarse(values: Tensor) -> Tensor:
-    """Average `[N, 2, 3, H, W]` over cells of 4x4."""
-    flat = F.avg_pool2d(values.flatten(0, 1), _SMOOTH_CELL)
-    return F.interpolate(flat, scale_factor=_SMOOTH_CELL).view_as(values)
+    where = masks[:, None, None].repeat(1, 2, 1, 1, 1)
+    for number, one in enumerate(drawn):
+        places = {place for _, place in one.winners}
+        if number % 4 < 2 and len(places) == 1:
+            where[number, places.pop()] = 0
+    return attack(
+        lambda moved: comparison_loss(judge, encode_pairs(judge, moved), drawn),
+        pictures,
+        where,
+        config.attack_steps,
+        config.attack_size,
+    )
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ class Comparison:
 
     group: int
     pictures: tuple[int, int]
+    """Places among the group's candidates; -1 for pictures that are not."""
     task: Task
     prompt: str
     winners: tuple[tuple[Dimension, int], ...]
@@ -56,14 +57,37 @@ def compare(
         if pool.spoils[group, pictures[place]] == pictures[1 - place]
         and _is_visible(pool, group, pictures)
     ]
+    better = 1 - spoiled[0] if spoiled else None
+    return as_comparison(pool, group, gaps.tolist(), margins, pictures, better)
+
+
+def as_comparison(
+    pool: Candidates,
+    group: int,
+    gaps: Sequence[float],
+    margins: Sequence[float],
+    pictures: tuple[int, int] = (-1, -1),
+    better: int | None = None,
+) -> Comparison | None:
+    """Say who wins where; None if two pictures hardly differ in any dimension.
+
+    Args:
+        pool: The candidates.
+        group: Which scene.
+        gaps: Score of the first less that of the second, per dimension of the oracle; NaN where
+            the task is not judged on it.
+        margins: Least difference that counts.
+        pictures: The two candidates; -1 for pictures that are not among them.
+        better: The place of the picture that wins where the scores hardly differ; None: nobody.
+    """
     winners = []
-    for name, gap, margin in zip(DIMENSIONS, gaps.tolist(), margins, strict=True):
-        if gap != gap:  # NaN: the task is not judged on it
+    for name, gap, margin in zip(DIMENSIONS, gaps, margins, strict=True):
+        if gap != gap:  # NaN
             continue
-        if spoiled and abs(gap) < margin:
-            winners.append((Dimension(name), 1 - spoiled[0]))
-        elif abs(gap) >= margin:
+        if abs(gap) >= margin:
             winners.append((Dimension(name), int(gap < 0)))
+        elif better is not None:
+            winners.append((Dimension(name), better))
     if not winners:
         return None
     return Comparison(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...fill.config import check_limits, setting
+from ...fill.config import PACKED_PRECISIONS, check_limits, setting
 from ...reward.judge import BUNDLED, JudgeConfig
 from ...reward.judging import VIEWS
 from ...world.oracle import DIMENSIONS
@@ -106,14 +106,16 @@ class CompareConfig(LearnConfig):
     """Pairs of pictures per step, each asked about every dimension in which it differs; 0 trains
     the vision tower alone."""
     appraised: int = 24
-    """Single pictures per step, besides the pairs, whose scores and differences from the truth a
-    head has to say that is left behind."""
+    """Single pictures per step, besides the pairs, whose scores, ranks and faults a head has to
+    say that is left behind; a multiple of 4."""
+    blend_share: float = 0.5
+    """Share of pairs whose pictures lie between two candidates."""
     score_weight: float = 1.0
     """Weight of the head's loss."""
     questions: int = 24
-    """Questions of the first stage per step, so that the judge goes on seeing; 0 asks none."""
+    """Questions of the first stage per step, so that the judge goes on answering; 0 asks none."""
     pictures: int = 24
-    """Pictures those questions are about."""
+    """Pictures of the first stage per step, so that the tower goes on seeing; 0 shows none."""
     shift: int = 2
     """Largest random shift of both pictures per axis, in px."""
     blur: float = 0.15
@@ -142,6 +144,7 @@ class CompareConfig(LearnConfig):
             self.pairs + self.appraised + self.questions > 0,
             "there is nothing to learn: pairs, appraised and questions are all 0",
         )
+        require(self.appraised % 4 == 0, f"appraised is {self.appraised}, not a multiple of 4")
         for name in (
             "pairs",
             "appraised",
@@ -153,13 +156,14 @@ class CompareConfig(LearnConfig):
             "attack_size",
         ):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
-        require(self.pictures >= 2, "pictures is 1; a question needs two")
-        for name in ("blur", "pattern_share", "attack_share"):
+        enough = 2 if self.questions else 0
+        require(self.pictures >= enough, f"pictures is {self.pictures}; questions need two")
+        for name in ("blend_share", "blur", "pattern_share", "attack_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; use 0 to 1")
 
 
 MODES = ("lora", "full")
-PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp32", *PACKED_PRECISIONS)
 PAPER_RATE, LORA_RATE = 1e-6, 1e-4
 
 
@@ -233,7 +237,8 @@ class JudgeTrainConfig(RunConfig):
     precision: str = setting(
         "auto",
         "Data type of frozen weights and of the computation; what is trained is always fp32. auto "
-        "= bf16 on a GPU, fp32 on a CPU.",
+        "= bf16 on a GPU, fp32 on a CPU. fp8, nf4 = as auto, but the language model's layers are "
+        "packed into a half or a quarter of bf16; an adapter trains beside them.",
         options=PRECISIONS,
     )
     micro_batch: int = setting(
@@ -262,6 +267,11 @@ class JudgeTrainConfig(RunConfig):
         require(
             self.mode == "lora" or not self.judge_adapter,
             "the judge wears an adapter, so mode must be lora; or load the judge without it",
+        )
+        require(
+            self.mode == "lora" or self.precision not in PACKED_PRECISIONS,
+            f"mode full trains all weights, but in precision {self.precision} they are packed and "
+            "frozen; set mode to lora, or another precision",
         )
 
     @property

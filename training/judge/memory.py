@@ -39,4 +39,5 @@ def training_bytes(
     if config.gradient_checkpointing:
         kept = text.num_hidden_layers * tokens * value * text.hidden_size + layer
     vision = 2 * config.micro_batch * judge.patches.max_pixels * BYTES_PER_PIXEL
-    return int(kept + vision + 12 * sum(p.numel() for p in trained))
+    state = 12 * sum(p.numel() for p in trained)
+    return int(kept + vision + state + judge.expansion_bytes)

@@ -27,7 +27,7 @@ from onereward.training.judge.candidates import (
 )
 from onereward.training.judge.compare import (
     CompareTrainer,
-    attack,
+    attack_pairs,
     comparison_loss,
     encode_pairs,
     pictures_of,
@@ -239,8 +239,12 @@ def test_attacks_stay_small_and_in_the_mask(pool: Candidates, judge_folder: Path
     pictures = pictures_of(pool, drawn)
     masks = torch.stack([pool.masks[one.group] for one in drawn]).float()
     settings = compare_config(judge_folder, Path(), attack_steps=3, attack_size=0.03)
-    attacked = attack(victim, pictures, drawn, masks, settings)
+    attacked = attack_pairs(victim, pictures, drawn, masks, settings)
     change = (attacked - pictures).abs()
+    for number in (0, 1, 4, 5):  # the loser alone, where one picture loses everywhere
+        places = {place for _, place in drawn[number].winners}
+        if len(places) == 1:
+            assert change[number, places.pop()].max() == 0
     assert (change * (1 - masks[:, None, None])).max() == 0
     assert change[0::2].max() <= 0.03 + 1e-6
     assert change[1::2].max() <= 0.09 + 1e-6
@@ -368,7 +372,8 @@ def test_gathering_goes_on_where_it_stopped(
         ({"judge_folder": ""}, "judge_folder is empty"),
         ({"margins": (0.1,)}, "give 5 between"),
         ({"pairs": 0, "appraised": 0, "questions": 0}, "nothing to learn"),
-        ({"pictures": 1}, "a question needs two"),
+        ({"pictures": 1}, "questions need two"),
+        ({"appraised": 6}, "not a multiple of 4"),
         ({"attack_share": 1.5}, "attack_share is 1.5"),
     ],
 )

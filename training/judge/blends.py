@@ -1,0 +1,96 @@
+"""Pictures between candidates: endless results of one scene, each with the oracle's own scores.
+
+A model makes a few candidates per scene, and slowly. Mixing two of them, all over or place by
+place, gives results with as much of each one's faults as chance wants; the oracle scores them
+exactly, a hundred times faster than a model could paint them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...world.canvas import SIZE
+from ...world.conditions import Conditions, join_conditions
+from ...world.oracle import DIMENSIONS, composite, judge
+from .candidates import Candidates
+from .comparisons import Comparison, as_comparison
+from .gather import scenes_of
+
+_PLAIN, _EVEN = 0.35, 0.6
+"""Chance of an unmixed picture, and of that or an even mixture; the rest varies in place."""
+_PLACES = 4
+"""Places along an axis that a mixture varies between."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Blends:
+    """Mixed results, `G` scenes times `P` pictures, the pictures of a scene together."""
+
+    images: Tensor
+    """Float32 `[G P, 3, 64, 64]` in 0..1."""
+    conditions: Conditions
+    """Their scenes, `G P`."""
+    rows: Tensor
+    """Int64 `[G P]`: their groups among the candidates."""
+
+
+def scenes_of_all(paths: Sequence[Path], num: int) -> Conditions:
+    """Draw the scenes again of all groups of files that hold `num` each."""
+    return join_conditions([scenes_of(path, num) for path in paths])
+
+
+def draw_blends(
+    pool: Candidates, scenes: Conditions, rows: Tensor, num: int, generator: torch.Generator
+) -> Blends:
+    """Draw `num` results for each of the groups `rows` (int64 `[G]`)."""
+    rows = rows.repeat_interleave(num)
+    total, kinds = len(rows), pool.images.shape[1]
+    members = torch.randint(kinds, (2, total), generator=generator)
+    first, second = (pool.images[rows, member].float() / 255 for member in members)
+    images = torch.lerp(first, second, _draw_weights(total, generator))
+    return Blends(images=images, conditions=scenes.select(rows), rows=rows)
+
+
+def _draw_weights(num: int, generator: torch.Generator) -> Tensor:
+    """Return how much of the second picture shows, `[num, 1, 64, 64]` in 0..1."""
+    luck, level, steep = torch.rand(3, num, 1, 1, 1, generator=generator)
+    coarse = torch.rand(num, 1, _PLACES, _PLACES, generator=generator)
+    smooth = F.interpolate(coarse, SIZE, mode="bicubic", align_corners=True)
+    places = ((smooth - level) * (4 + 36 * steep)).sigmoid()
+    return torch.where(luck < _PLAIN, 0.0, torch.where(luck < _EVEN, level, places))
+
+
+def score(images: Tensor, conditions: Conditions) -> Tensor:
+    """Return the oracle's scores, float32 `[N, D]` in 0..1, NaN where none."""
+    scores = judge(images, conditions).scores
+    return torch.stack([scores[name] for name in DIMENSIONS], 1)
+
+
+def blended_pairs(
+    pool: Candidates,
+    scenes: Conditions,
+    num: int,
+    margins: Sequence[float],
+    generator: torch.Generator,
+) -> tuple[list[Comparison], Tensor]:
+    """Draw at most `num` pairs of mixed results that differ clearly.
+
+    Returns:
+        The comparisons, and their pictures, float32 `[M, 2, 3, 64, 64]` in 0..1.
+    """
+    rows = torch.randint(len(pool), (num,), generator=generator)
+    made = draw_blends(pool, scenes, rows, 2, generator)
+    scores = score(made.images, made.conditions).view(num, 2, -1)
+    images = composite(made.images, made.conditions).view(num, 2, *made.images.shape[1:])
+    gaps = (scores[:, 0] - scores[:, 1]).tolist()
+    found = [
+        as_comparison(pool, row, gap, margins) for row, gap in zip(rows.tolist(), gaps, strict=True)
+    ]
+    kept = [n for n, one in enumerate(found) if one is not None]
+    return [one for one in found if one is not None], images[kept]
