@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import folders
 from .batch import OneRewardLoadFolder
+from .benchmark import OneRewardBenchmark
 from .conditions import OneRewardConditions
 from .config import OneRewardSettings
 from .fill import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
@@ -51,4 +52,5 @@ class OneRewardExtension(ComfyExtension):
             OneRewardTrainSettings,
             OneRewardSaveAdapter,
             OneRewardCompare,
+            OneRewardBenchmark,
         ]

@@ -54,6 +54,69 @@ def seam_step(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return across.value() - torch.nan_to_num(beside.value())
 
 
+def tone_step(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return how far colours on the two sides of the mask's border are apart.
+
+    Along the border, the mean absolute difference of the mean colour inside the mask and the mean
+    colour outside it, each over a window of an eighth of the picture's shorter side.
+
+    Args:
+        image: ``[B, H, W, 3]``, 0..1.
+        mask: ``[B, H, W]``, 1 = repainted.
+
+    Returns:
+        ``[B]``, 0..1; 0 = the same tone on both sides; NaN where the mask has no border.
+    """
+    inside = (mask > 0.5).float()[:, None]
+    pixels, reach = image.permute(0, 3, 1, 2), _reach(image)
+    step = (_local_mean(pixels, inside, reach) - _local_mean(pixels, 1 - inside, reach)).abs()
+    border = (_grown(inside, 1) * _grown(1 - inside, 1))[:, 0]
+    return (step.mean(dim=1) * border).sum(dim=(1, 2)) / border.sum(dim=(1, 2))
+
+
+def texture_gap(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return how much busier or emptier the mask is than what lies around it.
+
+    The absolute binary logarithm of the ratio of the mean steps between neighbours, both of them
+    inside the mask, and both of them outside but within an eighth of the picture's shorter side of
+    it. A step of 1/255 is added to both, below which nothing can be seen.
+
+    Args:
+        image: ``[B, H, W, 3]``, 0..1.
+        mask: ``[B, H, W]``, 1 = repainted.
+
+    Returns:
+        ``[B]``; 0 = as busy, 1 = twice or half as busy; NaN where one side is empty.
+    """
+    inside = mask > 0.5
+    around = (_grown(inside.float()[:, None], _reach(image))[:, 0] > 0) & ~inside
+    means = []
+    for where in (inside, around):
+        mean = _Mean(len(image))
+        for axis in (1, 2):
+            size = image.shape[axis]
+            a, b = image.narrow(axis, 0, size - 1), image.narrow(axis, 1, size - 1)
+            both = where.narrow(axis, 0, size - 1) & where.narrow(axis, 1, size - 1)
+            mean.add((a - b).abs().mean(dim=-1), both)
+        means.append(mean.value() + 1 / 255)
+    return (means[0] / means[1]).log2().abs()
+
+
+def _reach(image: torch.Tensor) -> int:
+    return max(min(image.shape[1:3]) // 16, 1)
+
+
+def _grown(area: torch.Tensor, by: int) -> torch.Tensor:
+    return torch.nn.functional.max_pool2d(area, 2 * by + 1, 1, by)
+
+
+def _local_mean(pixels: torch.Tensor, where: torch.Tensor, reach: int) -> torch.Tensor:
+    def pool(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(x, 2 * reach + 1, 1, reach)
+
+    return pool(pixels * where) / pool(where).clamp(min=1e-6)
+
+
 def _near_border(inside: torch.Tensor) -> torch.Tensor:
     grown = torch.nn.functional.max_pool2d(inside.float()[:, None], 5, 1, 2)[:, 0]
     return (grown > 0) & ~inside

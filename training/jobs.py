@@ -1,4 +1,4 @@
-"""Whole jobs around a judge, as JSON: what a node does, and what the command line does again.
+"""Whole jobs as JSON: what a node does, and what the command line does again.
 
 A node writes the file of its job beside the results, so that the same job runs without ComfyUI and
 on several GPUs.
@@ -12,13 +12,16 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..fill.config import ModelConfig
+from ..fill.config import FillConfig, ModelConfig
 from ..fill.host import Host
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import BUNDLED, JudgeConfig
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..reward.report import JudgeReport, write_report
+from .benchmark.config import BenchmarkConfig
+from .benchmark.report import Report
+from .benchmark.run import Contenders, benchmark
 from .collect import CollectConfig, collect
 from .data import ConditionSet
 from .judge.report import ReportConfig, report_on_judge, save_report
@@ -71,10 +74,9 @@ class CollectJob(JsonConfig):
 
     def load_models(self, device: torch.device) -> FillModels:
         """Check the model's files; no weight is read yet."""
-        models = load_fill_models(_settings(ModelConfig, self.model), device)
-        for path, strength in zip(self.adapters, self.strengths, strict=True):
-            models = models.with_adapter(Path(path), strength)
-        return models
+        return _described(
+            {"model": self.model, "adapters": self.adapters, "strengths": self.strengths}, device
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,65 @@ class ReportJob(JsonConfig):
             except OSError as error:
                 host.say(f"the report is not beside the judge ({error.strerror or error})")
         return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkJob(JsonConfig):
+    """Measure a model on a folder of conditions, alone or beside a rival."""
+
+    model: dict[str, Any]
+    """As :func:`describe_models` says: ``model``, ``adapters``, ``strengths``."""
+    conditions_folder: str
+    """What edits are made from."""
+    benchmark_folder: str
+    """Where pictures, results and the report go."""
+    rival: dict[str, Any] = field(default_factory=dict)
+    """Like the model; empty: none."""
+    judge: dict[str, Any] = field(default_factory=lambda: {"folder": BUNDLED})
+    """The judge: fields of :class:`~..reward.judge.JudgeConfig`; empty: none."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Which conditions, how many: fields of :class:`~.benchmark.config.BenchmarkConfig`."""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """How both models sample: fields of :class:`~..fill.config.FillConfig`."""
+    threads: int = 1
+    """CPU threads of the command line."""
+
+    def run(self, host: Host, contenders: Contenders | None = None) -> Report:
+        """Make what is missing and write the report.
+
+        Args:
+            host: Memory, progress, cancel.
+            contenders: What a node has loaded already; None: load as the job says.
+        """
+        folder = Path(self.benchmark_folder)
+        config, fill = (
+            _settings(BenchmarkConfig, self.settings),
+            _settings(FillConfig, self.sampling),
+        )
+        conditions = ConditionSet(Path(self.conditions_folder))
+        contenders = contenders or self._load(host.device)
+        report = benchmark(contenders, conditions, config, folder, host, fill)
+        write_text(folder / "config.json", self.to_json())
+        return report
+
+    def _load(self, device: torch.device) -> Contenders:
+        """Check all files; no weight is read yet."""
+        return Contenders(
+            model=_described(self.model, device),
+            rival=_described(self.rival, device) if self.rival else None,
+            judge=QwenJudge(_settings(JudgeConfig, self.judge), device) if self.judge else None,
+        )
+
+
+def _described(values: dict[str, Any], device: torch.device) -> FillModels:
+    """Load what :func:`describe_models` described; ValueError if it names no model."""
+    if not values.get("model"):
+        raise ValueError("the job names no model; give it as the file of a node's run does")
+    models = load_fill_models(_settings(ModelConfig, values["model"]), device)
+    adapters, strengths = values.get("adapters", ()), values.get("strengths", ())
+    for path, strength in zip(adapters, strengths, strict=True):
+        models = models.with_adapter(Path(path), strength)
+    return models
 
 
 def describe_models(models: FillModels) -> dict[str, Any]:

@@ -74,6 +74,10 @@ PROMISED: dict[str, list[str]] = {
         *("first", "second", "conditions", "judge", "split", "num_conditions", "num_seeds"),
         *("seed", "margin", "settings"),
     ],
+    "OneRewardBenchmark": [
+        *("model", "conditions", "name", "rival", "judge", "split", "num_conditions", "num_seeds"),
+        *("seed", "best_of", "margin", "max_seam", "max_tone", "read_text", "settings"),
+    ],
 }
 OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardNativeInputs": [
@@ -114,6 +118,7 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardTrainSettings": [("train_settings", "settings")],
     "OneRewardSaveAdapter": [("saved", "file")],
     "OneRewardCompare": [("sheet", "sheet"), ("table", "table")],
+    "OneRewardBenchmark": [("sheet", "sheet"), ("table", "table"), ("report", "report")],
 } | {
     f"OneReward{task}": [("result", "image"), ("result_mask", "mask")]
     for task in ("Fill", "Extend", "Remove", "Text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 import torch
@@ -15,20 +15,24 @@ from ...fill.host import Host
 from ...fill.models import FillModels
 from ...fill.pipeline import run_fill
 from ...fill.task import Dimension, Task
-from ...reward.judging import VIEWS, View, score_pairs
 from ...reward.metrics import seam_step
-from ...reward.preference import split_of
-from ...reward.query import queries_for
 from ...reward.qwen_vl import QwenJudge
-from ...reward.report import sign_test, wilson_interval
-from ...world.conditions import TASKS, draw_conditions
-from ..data import Condition, ConditionSet, spread
-from ..make_conditions import scene_of
+from ..benchmark.verdicts import (
+    BAD,
+    GOOD,
+    SAME,
+    Edit,
+    ask,
+    choose,
+    count_votes,
+    usable_in_world,
+    vote,
+)
+from ..data import Condition, ConditionSet
 from ..progress import PartHost
 from ..sheet import contact_sheet
 
 ALL = "all"
-GOOD, SAME, BAD = "good", "same", "bad"
 MAX_ROWS = 12
 
 
@@ -79,14 +83,6 @@ class ComparedPair:
         """Its mean over the dimensions."""
         return fmean(self.chances.values()) if self.chances else None
 
-    def vote(self, margin: float) -> str | None:
-        """Return what the first is beside the second; None without a judge."""
-        if self.chance is None:
-            return None
-        if abs(self.chance - 0.5) <= margin:
-            return SAME
-        return GOOD if self.chance > 0.5 else BAD
-
     def seams(self) -> tuple[float, float]:
         """Return the visible step across the mask's border of both; 0 = none, NaN: no border."""
         both = torch.stack([self.first, self.second])
@@ -95,16 +91,8 @@ class ComparedPair:
 
     def usable(self) -> tuple[bool, bool] | None:
         """Return what the toy world's oracle says of both; None if this is no scene of it."""
-        scene = scene_of(self.condition.name)
-        if scene is None:
-            return None
-        split, task, index = scene
-        from ...world import oracle  # only a comparison in the toy world needs it
-
-        drawn = draw_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
-        pictures = torch.stack([self.first, self.second]).permute(0, 3, 1, 2)
-        said = oracle.judge(pictures, drawn.select(torch.zeros(2, dtype=torch.long))).usable
-        return bool(said[0]), bool(said[1])
+        said = usable_in_world(self.condition, (self.first, self.second))
+        return (said[0], said[1]) if said else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -141,14 +129,13 @@ class Comparison:
         chances = [pair.chance for pair in pairs if pair.chance is not None]
         if not chances:
             return {}
-        votes = [pair.vote(self.margin) for pair in pairs]
-        good, bad = votes.count(GOOD), votes.count(BAD)
-        told = {vote: str(votes.count(vote)) for vote in (GOOD, SAME, BAD)}
+        votes = count_votes([vote(chance, self.margin) for chance in chances])
+        told = {name: str(getattr(votes, name)) for name in (GOOD, SAME, BAD)}
         told["P(first better)"] = f"{fmean(chances):.3f}"
         decided = "-", "-"
-        if good + bad:
-            low, high = wilson_interval(good / (good + bad), good + bad)
-            decided = f"{low:.2f}-{high:.2f}", f"{sign_test(good, bad):.3f}"
+        if votes.interval is not None:
+            low, high = votes.interval
+            decided = f"{low:.2f}-{high:.2f}", f"{votes.p:.3f}"
         return told | dict(zip(("good of decided, 95 %", "p"), decided, strict=True))
 
 
@@ -176,7 +163,7 @@ def compare(
     """
     if judge is not None:
         _ = judge.answer_ids
-    chosen = _chosen(conditions, config)
+    chosen = choose(conditions, config.split, config.num_conditions)
     conditions.check(chosen)
     edits = [(condition, seed) for condition in chosen for seed in range(config.num_seeds)]
     made: list[list[Tensor]] = []
@@ -198,41 +185,9 @@ def compare(
     return Comparison(pairs=tuple(pairs), margin=config.margin)
 
 
-def _chosen(conditions: ConditionSet, config: CompareConfig) -> list[Condition]:
-    found = [c for c in conditions.conditions if config.split in (ALL, split_of(c.name))]
-    if not found:
-        raise ValueError(
-            f"{conditions.folder} has no conditions of its {config.split} split, which takes a "
-            "tenth of all; make more, or choose another split"
-        )
-    return spread(found, config.num_conditions)
-
-
 def _judged(pair: ComparedPair, judge: QwenJudge, host: Host) -> ComparedPair:
-    queries = queries_for(pair.condition.task, pair.condition.full_prompt)
-    view = View(
-        kind=judge.notes.get("view", VIEWS[0]), mask=pair.mask[None], source=pair.source[None]
-    )
-    # Pictures are the long part and have moved the bar.
-    (said,) = score_pairs(
-        judge, (pair.first[None], pair.second[None]), queries, _Quiet(host, 0, 1), view
-    )
-    return ComparedPair(
-        condition=pair.condition,
-        source=pair.source,
-        mask=pair.mask,
-        first=pair.first,
-        second=pair.second,
-        chances=said.probabilities,
-    )
-
-
-class _Quiet(PartHost):
-    """Moves no bar; cancel works."""
-
-    def progress(self, done: int, total: int, preview: object = None) -> None:
-        del done, total, preview
-        self.check_cancelled()
+    edit = Edit(condition=pair.condition, source=pair.source, mask=pair.mask, picture=pair.first)
+    return replace(pair, chances=ask(judge, edit, pair.second, host))
 
 
 def _measures(pairs: Sequence[ComparedPair]) -> dict[str, str]:

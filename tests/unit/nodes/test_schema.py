@@ -12,6 +12,7 @@ import pytest
 
 from onereward.fill.config import FillConfig, ModelConfig
 from onereward.reward.judge import JudgeConfig
+from onereward.training.benchmark.config import BenchmarkConfig
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig
 from onereward.training.label import LabelConfig
@@ -75,6 +76,7 @@ LAST_SETTINGS = ["kernels", "offload", "memory_limit"]
         ("OneRewardLoadJudge", JudgeConfig, ["precision", "max_pixels", "liger_kernel"]),
         ("OneRewardLabel", LabelConfig, [f.name for f in fields(LabelConfig)]),
         ("OneRewardJudgeReport", ReportConfig, [f.name for f in fields(ReportConfig)]),
+        ("OneRewardBenchmark", BenchmarkConfig, [f.name for f in fields(BenchmarkConfig)]),
         (
             "OneRewardTrainJudge",
             JudgeTrainConfig,

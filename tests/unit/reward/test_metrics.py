@@ -5,7 +5,15 @@ import importlib.util
 import pytest
 import torch
 
-from onereward.reward.metrics import measure, outside_difference, quoted, seam_step, text_correct
+from onereward.reward.metrics import (
+    measure,
+    outside_difference,
+    quoted,
+    seam_step,
+    text_correct,
+    texture_gap,
+    tone_step,
+)
 
 
 def frame() -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,3 +80,23 @@ def test_everything_that_can_be_measured_has_its_name() -> None:
 def test_words_are_what_stands_in_quotes() -> None:
     assert quoted('the words "AB", and in the next line "C D"') == "AB C D"
     assert quoted("no words") == ""
+
+
+def test_tone_step_is_the_difference_of_two_flat_halves() -> None:
+    image, mask = torch.full((2, 32, 48, 3), 0.25), torch.zeros(2, 32, 48)
+    mask[:, :, :20] = 1
+    image[1, :, :20] = torch.tensor([0.75, 0.25, 0.5])
+    assert tone_step(image, mask).tolist() == pytest.approx([0, 0.25], abs=1e-6)
+    assert tone_step(image, torch.ones_like(mask)).isnan().all()
+
+
+def test_texture_gap_counts_in_powers_of_two() -> None:
+    stripes = (torch.arange(48) % 2 - 0.5)[None, None, :, None].expand(1, 48, 48, 3)
+    mask = torch.zeros(1, 48, 48)
+    mask[:, 16:32, 16:32] = 1
+    strength = torch.where(mask > 0, 0.4, 0.1)[..., None]
+    # Steps count along one axis of two, and so does the smallest visible one that is added.
+    expected = (torch.tensor([0.4, 0.1]) / 2 + 1 / 255).log2().diff().abs().item()
+    assert texture_gap(0.5 + stripes * strength, mask).item() == pytest.approx(expected, abs=0.05)
+    assert texture_gap(0.5 + stripes * 0.1, mask).item() == pytest.approx(0, abs=0.05)
+    assert texture_gap(stripes, torch.ones_like(mask)).isnan().all()

@@ -1,0 +1,27 @@
+"""``onereward benchmark config.json``: what OneReward Benchmark does, without ComfyUI."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .headless import run_headless
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add this command to the command line."""
+    parser = subparsers.add_parser("benchmark", help="measure a model on a folder of conditions")
+    parser.add_argument("config", type=Path, help="config.json in the folder of a benchmark")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make what is missing; write the files of the benchmark and its tables."""
+    from ..training.jobs import BenchmarkJob
+
+    job = BenchmarkJob.load(arguments.config)
+    return run_headless(job.threads, job.benchmark_folder, lambda host, _: job.run(host).text())

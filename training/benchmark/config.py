@@ -1,0 +1,67 @@
+"""What is measured: the fields of the node OneReward Benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...fill.config import check_limits, setting
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkConfig:
+    """Which conditions, how many pictures of each. The order of the fields is a promise."""
+
+    split: str = setting(
+        ALL,
+        "Which conditions: all, or if the model was trained on this folder those it has not "
+        "learned from: dev (watched in training), test (looked at by nobody before).",
+        options=(ALL, "dev", "test", "train"),
+    )
+    num_conditions: int = setting(
+        0, "Conditions at most, the tasks in turn; 0 = all.", min=0, max=100_000, step=1
+    )
+    num_seeds: int = setting(1, "Edits of each condition.", min=1, max=100, step=1)
+    seed: int = setting(0, "Of the first edit of a condition.", min=0, max=2**31 - 1, step=1)
+    best_of: int = setting(
+        1,
+        "Candidates of the model per edit, of which the judge keeps the best; the rival always "
+        "makes one.",
+        min=1,
+        max=64,
+        step=1,
+    )
+    margin: float = setting(
+        0.05,
+        "How far from one half the judge's P(better than the rival) has to be; nearer counts as "
+        "same.",
+        min=0.0,
+        max=0.5,
+        step=0.01,
+    )
+    max_seam: float = setting(
+        0.05,
+        "A picture is sound if the step across the mask's border is at most this (0..1), and "
+        "nothing else is wrong.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+    )
+    max_tone: float = setting(
+        0.1,
+        "extend and remove: a picture is sound if the colours on both sides of the border differ "
+        "by at most this (0..1).",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+    )
+    read_text: bool = setting(
+        False,
+        "text: read the words, too, which all have to be right in a sound picture. Needs the "
+        "package rapidocr.",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of limits."""
+        check_limits(self)
