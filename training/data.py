@@ -23,7 +23,10 @@ from ..fill.request import FillRequest
 from ..fill.task import Task, text_prompt
 
 FILE_NAME = "conditions.jsonl"
-_KEYS = {"name", "task", "image_file_name", "mask_file_name", "prompt", "words"}
+_KEYS = {
+    *("name", "task", "image_file_name", "mask_file_name", "prompt", "words"),
+    "result_file_name",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,8 @@ class Condition:
     prompt: str = ""
     words: str = ""
     """text only: the words to write; ``prompt`` then says how they look."""
+    result_file_name: str = ""
+    """The picture after the edit, if it is known: what supervised learning learns to paint."""
 
     def __post_init__(self) -> None:
         """Refuse names that leave the folder, and a task without what it needs."""
@@ -45,7 +50,8 @@ class Condition:
             raise ValueError(
                 f"name is {self.name!r}, but letters, digits, '.', '_' and '-' are expected"
             )
-        for file in (self.image_file_name, self.mask_file_name):
+        names = (self.image_file_name, self.mask_file_name, self.result_file_name or "none")
+        for file in names:
             if not file or Path(file).is_absolute() or ".." in Path(file).parts:
                 raise ValueError(f"{file!r} is no file of the folder")
 
@@ -103,13 +109,27 @@ class ConditionSet:
             ValueError: A file is missing or no picture, or a mask is not as large as its picture.
         """
         for condition in conditions:
-            names = (condition.image_file_name, condition.mask_file_name)
-            image, mask = (_picture_size(self.folder / name) for name in names)
-            if image != mask:
-                raise ValueError(
-                    f"the mask of condition {condition.name} is {mask[0]}x{mask[1]} px but its "
-                    f"picture is {image[0]}x{image[1]} px; make the mask from the picture"
-                )
+            image = _picture_size(self.folder / condition.image_file_name)
+            others = {"mask": condition.mask_file_name, "result": condition.result_file_name}
+            for what, name in others.items():
+                size = _picture_size(self.folder / name) if name else image
+                if size != image:
+                    raise ValueError(
+                        f"the {what} of condition {condition.name} is {size[0]}x{size[1]} px but "
+                        f"its picture is {image[0]}x{image[1]} px; make the {what} from the picture"
+                    )
+
+    def result(self, condition: Condition) -> Tensor:
+        """Return the picture after the edit, ``[1, H, W, 3]``, float32, 0..1.
+
+        The condition's own picture where no other is known: it shows what is under the mask.
+
+        Raises:
+            ValueError: The file is missing or no picture; names it.
+        """
+        return read_picture(
+            self.folder / (condition.result_file_name or condition.image_file_name)
+        )[None]
 
     def request(self, condition: Condition, **settings: Any) -> FillRequest:
         """Return the request that makes this edit; further fields as for :class:`FillRequest`."""
@@ -154,7 +174,8 @@ def save_picture(path: Path, pixels: Tensor) -> None:
 
 
 def _to_json(condition: Condition) -> str:
-    values = {key: getattr(condition, key) for key in sorted(_KEYS)}
+    keys = sorted(_KEYS if condition.result_file_name else _KEYS - {"result_file_name"})
+    values = {key: getattr(condition, key) for key in keys}
     return json.dumps(values | {"task": condition.task.value}, ensure_ascii=False)
 
 

@@ -7,7 +7,7 @@ stopped goes on with the same draws, on any number of processes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -35,7 +35,8 @@ from .prompts import PromptStore, model_prompt
 _PLAN = Plan(rows=1, batched_cfg=True, tiled_vae=False)
 _MAX_SEED = 2**31
 LEARNED = (Task.FILL, Task.TEXT)
-"""What supervised learning learns: tasks whose conditions show the truth under their masks."""
+"""What supervised learning learns from pictures alone: tasks whose conditions show the truth under
+their masks. Any task is learned from conditions that name a result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -151,7 +152,8 @@ class SampleSource:
         for condition in self._conditions.conditions:
             queries = queries_for(condition.task, condition.full_prompt)
             is_judged = bool(self._gate.allowed(queries)) or not self._config.needs_judge
-            is_known = self._config.needs_reward or condition.task in LEARNED
+            shows_truth = condition.task in LEARNED or bool(condition.result_file_name)
+            is_known = self._config.needs_reward or shows_truth
             if split_of(condition.name) == split and is_judged and is_known:
                 found[condition.task].append(condition)
         return found
@@ -174,9 +176,11 @@ class SampleSource:
 
     def _encode(self, condition: Condition) -> tuple[Job, Encoded]:
         request = self._conditions.request(condition, config=self._config.fill())
+        needs_source = not self._config.needs_reward
+        if needs_source:
+            request = replace(request, image=self._conditions.result(condition))
         (job,) = make_jobs(request, self._models, self.settings)
         assert job is not None, "a request refuses an empty mask"
-        needs_source = not self._config.needs_reward
         return job, encode_job(job, self._models, self._host, _PLAN, needs_source)
 
     def _batch(

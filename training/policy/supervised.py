@@ -4,8 +4,8 @@ Flow matching on masked pictures, ``E || v(x_sigma, sigma) - (noise - picture) |
 adapter, files and looks as the reinforcement learning that may follow. No judge takes part. Source:
 rectified flow (arXiv 2209.03003); FLUX.1 Fill's conditioning as in sampling.
 
-Fill and text are learned. What an extension continues with, or what is behind an object to be
-removed, the conditions' own pictures do not show.
+Fill and text are learned from the conditions' own pictures. What an extension continues with, or
+what is behind an object to be removed, these do not show; conditions that name a result picture do.
 """
 
 from __future__ import annotations
