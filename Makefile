@@ -4,7 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 
-.PHONY: help setup demo test lint comfyui workflows release-check clean
+.PHONY: help setup demo test lint comfyui workflows reproduce release-check clean
 
 help:
 	@echo "make demo           edit pictures in a real ComfyUI; results in demo-output/"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint           ruff and pyright only"
 	@echo "make comfyui        start ComfyUI with this plugin and print its address"
 	@echo "make workflows      write workflows/api/ anew from the front end (needs Chromium)"
+	@echo "make reproduce      the paper's findings in the small: hours on 2 cores; QUICK=1: minutes"
 	@echo "make release-check  refuse what must not be published"
 
 setup:
@@ -36,6 +37,13 @@ comfyui:
 
 workflows: setup
 	@$(RUN) scripts/export_workflows.py
+
+# PHOTOS=FOLDER adds photographs, AGAIN=1 measures again and compares; it goes on after any stop.
+reproduce:
+	@$(PYTHON) scripts/setup_env.py venv
+	@OMP_NUM_THREADS=1 $(RUN) -m onereward.training.reproduce \
+		training/reproduce/$(if $(QUICK),quick,full).json \
+		$(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(AGAIN),--again)
 
 release-check: setup
 	@$(RUN) scripts/release_check.py
