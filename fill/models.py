@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 
 from .adapters import Adapter, read_adapter
 from .cache import TensorCache
+from .checkpoint.packing import expansion_bytes
 from .checkpoint.part import FilePart
 from .checkpoint.shapes import FLUX_SCHEDULER
-from .config import PARTS, ModelConfig
+from .config import PACKED_PRECISIONS, PARTS, ModelConfig
 from .files import read_json
 from .folder_part import FolderPart
 from .latents import vae_factor
+from .packed_part import PackedPart
 from .parts import Part, least_bytes
 from .recipe import Recipe, find_recipe
 
@@ -28,8 +31,10 @@ PROMPT_CACHE_BYTES = 256 << 20
 PICTURE_CACHE_BYTES = 512 << 20
 
 
-Source = FolderPart | FilePart
+Source = FolderPart | FilePart | PackedPart
 """Where a part comes from."""
+EncodeTexts = Callable[[Sequence[str]], list[tuple[torch.Tensor, torch.Tensor]]]
+"""Texts to T5's states ``[L, D]`` and CLIP's pooled state ``[P]`` of each, on the CPU."""
 
 
 class FillModels:
@@ -46,6 +51,7 @@ class FillModels:
         adapters: LoRA adapters to be active in a run.
         prompts: Encoded prompts by text.
         pictures: Encoded pictures by content.
+        encode_texts: What stands in for the text encoders, if they are another program's.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class FillModels:
         self.text_encoder_2 = _part(sources["text_encoder_2"], dtype)
         self.prompts = TensorCache(PROMPT_CACHE_BYTES)
         self.pictures = TensorCache(PICTURE_CACHE_BYTES)
+        self.encode_texts: EncodeTexts | None = None
 
     @property
     def multiple(self) -> int:
@@ -85,6 +92,12 @@ class FillModels:
     def has_guidance(self) -> bool:
         """Whether the transformer has a guidance embedding."""
         return bool(self.transformer_config.get("guidance_embeds", False))
+
+    @property
+    def expansion_bytes(self) -> int:
+        """What the transformer's largest packed layer takes while it is used; 0 without any."""
+        precision = self.config.precision if self.config else ""
+        return expansion_bytes(self.transformer_tensors, precision)
 
     @property
     def kernels(self) -> str:
@@ -140,8 +153,9 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
     if folder is not None:
         _check_pipeline(folder)
     given = {name: Path(path) for name in PARTS if (path := getattr(config, name))}
-    sources = {name: _source(name, given.get(name), folder) for name in PARTS}
-    _check_fit(sources)
+    stored = {name: _source(name, given.get(name), folder) for name in PARTS}
+    sources: dict[str, Source] = dict(stored)
+    check_fit(sources)
     tokenizers = (
         _find_tokenizer("text_encoder", sources, folder, config.tokenizer),
         _find_tokenizer("text_encoder_2", sources, folder, config.tokenizer_2),
@@ -152,6 +166,8 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
     recipe = find_recipe(config.recipe, owner, given.get("transformer"))
     auto = torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype = DTYPES.get(config.precision, auto)
+    if config.precision in PACKED_PRECISIONS:
+        sources["transformer"] = PackedPart(stored["transformer"], config.precision)
     models = FillModels(sources, tokenizers, scheduler, recipe, dtype)
     models.config = config
     return models
@@ -166,7 +182,7 @@ def _check_pipeline(folder: Path) -> None:
         )
 
 
-def _source(name: str, given: Path | None, folder: Path | None) -> Source:
+def _source(name: str, given: Path | None, folder: Path | None) -> FolderPart | FilePart:
     """Return where a part comes from: what was given for it, else the model folder."""
     if given is None:
         assert folder is not None, "ModelConfig asks for a folder or for every part"
@@ -178,7 +194,8 @@ def _source(name: str, given: Path | None, folder: Path | None) -> Source:
     return FilePart(name, given, base)
 
 
-def _check_fit(parts: dict[str, Source]) -> None:
+def check_fit(parts: Mapping[str, Any]) -> None:
+    """Raise ValueError if the configs of the four parts do not belong to one Fill model."""
     transformer, vae = parts["transformer"].config, parts["vae"].config
     where = parts["transformer"].path
     if transformer.get("_class_name") != "FluxTransformer2DModel":
@@ -256,7 +273,8 @@ def _find_tokenizer(
 def _part(source: Source, dtype: torch.dtype) -> Part:
     sizes = source.tensor_bytes(dtype)
     least = None if source.part == "vae" else least_bytes(sizes)
-    return Part(source.part, lambda: source.load(dtype), sum(sizes.values()), dtype, least)
+    loading = source.loading_bytes(dtype) if isinstance(source, PackedPart) else None
+    return Part(source.part, lambda: source.load(dtype), sum(sizes.values()), dtype, least, loading)
 
 
 def _load_tokenizer(folder: Path) -> Any:

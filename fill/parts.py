@@ -25,6 +25,7 @@ class Part:
         num_bytes: Size of its weights once loaded, in bytes.
         least_bytes: What they take on a device at least while its blocks pass through, in bytes;
             None if it has no blocks.
+        loading_bytes: What host memory holds while they are read, in bytes.
         dtype: Data type of its floating-point weights.
         handle: Bookkeeping of the host that manages the part; lives as long as the part does.
     """
@@ -36,10 +37,12 @@ class Part:
         num_bytes: int,
         dtype: torch.dtype,
         least_bytes: int | None = None,
+        loading_bytes: int | None = None,
     ) -> None:
         self.name = name
         self.num_bytes = num_bytes
         self.least_bytes = least_bytes
+        self.loading_bytes = num_bytes if loading_bytes is None else loading_bytes
         self.dtype = dtype
         self.handle: Any = None
         self._load = load
@@ -70,10 +73,10 @@ class Part:
         import psutil
 
         free = psutil.virtual_memory().available + psutil.swap_memory().free
-        if self.num_bytes > free:
+        if self.loading_bytes > free:
             raise MemoryError(
-                f"{self.name} takes {self.num_bytes / 2**30:.1f} GB of the computer's memory, but "
-                f"{free / 2**30:.1f} GB are free; choose an fp8 or GGUF file, or close other "
+                f"{self.name} takes {self.loading_bytes / 2**30:.1f} GB of the computer's memory, "
+                f"but {free / 2**30:.1f} GB are free; choose an fp8 or GGUF file, or close other "
                 "programs"
             )
 

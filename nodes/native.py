@@ -18,12 +18,16 @@ from ..fill.request import FillRequest
 from ..fill.task import Task
 from . import folders
 from .host import ComfyHost
-from .native_model import T5_KEY, native_clip, native_model, native_vae
+from .from_native import NativeModels
+from .native_model import native_clip, native_model, native_vae
+from .native_text import encode_text
 from .types import FillModelSocket, SettingsSocket, StitchSocket
 
 BUNDLED_RECIPE = "bundled"
 RECIPES = (ONEREWARD.name, FLUX_FILL.name, BUNDLED_RECIPE)
 SIDES = ("left", "top", "right", "bottom")
+_CLIP = "FLUX's two text encoders: clip_l and t5xxl."
+_VAE = "FLUX's VAE: ae.safetensors."
 
 
 class OneRewardNativeInputs(io.ComfyNode):
@@ -68,7 +72,7 @@ class OneRewardNativeInputs(io.ComfyNode):
             "concat_mask": hole,
         }
         positive, negative = (
-            node_helpers.conditioning_set_values(_encode_text(clip, text, edit.recipe), values)
+            node_helpers.conditioning_set_values(encode_text(clip, text, edit.recipe), values)
             for text in (request.full_prompt(), edit.settings.negative_prompt)
         )
         latent = {"samples": _encode(vae, pixels)}
@@ -148,15 +152,50 @@ class OneRewardToNative(io.ComfyNode):
     @classmethod
     def execute(cls, fill_model: FillModels) -> io.NodeOutput:
         """Build the three."""
+        if isinstance(fill_model, NativeModels):
+            return io.NodeOutput(*fill_model.native)
         host = ComfyHost(cls.hidden.unique_id)
         if fill_model.transformer_source.is_quantised:
             host.say(
-                "the weights are expanded here; to keep them small, load this file with ComfyUI's "
-                "own loader"
+                "the weights are expanded here; to keep them small, load an fp8 or GGUF file "
+                "with ComfyUI's own loader"
             )
         return io.NodeOutput(
             native_model(fill_model), native_clip(fill_model, host), native_vae(fill_model, host)
         )
+
+
+class OneRewardFromNative(io.ComfyNode):
+    """Turns ComfyUI's loaded model into ours."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardFromNative",
+            display_name="OneReward From Native",
+            category="OneReward",
+            description="Lets our edits run on the MODEL, CLIP and VAE that ComfyUI has loaded, "
+            "with their LoRAs and patches, without a second copy in memory or on disk.",
+            inputs=[
+                io.Model.Input(
+                    "model", display_name="MODEL", tooltip="FLUX.1 Fill, or a model made from it."
+                ),
+                io.Clip.Input("clip", display_name="CLIP", tooltip=_CLIP),
+                io.Vae.Input("vae", display_name="VAE", tooltip=_VAE),
+                _recipe_input(),
+            ],
+            outputs=[
+                FillModelSocket.Output(
+                    "fill_model", display_name="model", tooltip="For the edits and adapters."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, vae: Any, recipe: str) -> io.NodeOutput:
+        """Check that the three are those of FLUX.1 Fill and return the model."""
+        return io.NodeOutput(NativeModels(model, clip, vae, _recipe(recipe)))
 
 
 def _recipe(name: str) -> Recipe:
@@ -192,23 +231,6 @@ def _encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     return vae.encode((pixels / 2 + 0.5).permute(0, 2, 3, 1))
 
 
-def _encode_text(clip: Any, text: str, recipe: Recipe) -> list[Any]:
-    """Encode a prompt as our sampler does: as long as the model was trained, without weights.
-
-    Raises:
-        ValueError: The text encoders are not those of FLUX.
-    """
-    clip = clip.clone()
-    clip.set_tokenizer_option(f"{T5_KEY}_min_length", recipe.max_sequence_length)
-    tokens = clip.tokenize(text, disable_weights=True)
-    if T5_KEY not in tokens:
-        raise ValueError(
-            f"clip has tokens for {', '.join(tokens)}, but FLUX needs CLIP-L and T5; load clip_l "
-            "and t5xxl with DualCLIPLoader, type flux"
-        )
-    return clip.encode_from_tokens_scheduled(tokens)
-
-
 def _with_shift(model: Any, mu: float) -> Any:
     """Return the model with the schedule's shift for this size; the original stays as it is."""
 
@@ -232,10 +254,8 @@ def _summary(edit: NativeEdit) -> str:
 
 def _native_inputs() -> list[io.Input]:
     return [
-        io.Clip.Input(
-            "clip", display_name="clip", tooltip="FLUX's two text encoders: clip_l and t5xxl."
-        ),
-        io.Vae.Input("vae", display_name="vae", tooltip="FLUX's VAE: ae.safetensors."),
+        io.Clip.Input("clip", display_name="clip", tooltip=_CLIP),
+        io.Vae.Input("vae", display_name="vae", tooltip=_VAE),
         io.Image.Input("image", display_name="image", tooltip="The picture to edit."),
         io.Combo.Input(
             "task",
@@ -251,14 +271,18 @@ def _native_inputs() -> list[io.Input]:
             default="",
             tooltip="fill and extend: what to paint; text: how the letters look; remove: not used.",
         ),
-        io.Combo.Input(
-            "recipe",
-            options=list(RECIPES),
-            display_name="recipe",
-            default=RECIPES[0],
-            tooltip="The settings your checkpoint was trained for.",
-        ),
+        _recipe_input(),
     ]
+
+
+def _recipe_input() -> io.Input:
+    return io.Combo.Input(
+        "recipe",
+        options=list(RECIPES),
+        display_name="recipe",
+        default=RECIPES[0],
+        tooltip="The settings your checkpoint was trained for.",
+    )
 
 
 def _optional_inputs() -> list[io.Input]:

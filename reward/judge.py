@@ -9,11 +9,10 @@ from typing import Any, Protocol
 
 import torch
 
-from ..fill.config import check_limits, setting
+from ..fill.config import PRECISIONS, check_limits, setting
 from ..fill.task import Dimension
 from .query import Query
 
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 BUNDLED = "bundled"
 """Stands for the judge that comes with this package, in place of a folder."""
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "judge"
@@ -31,7 +30,9 @@ class JudgeConfig:
     """Folder of a Qwen2.5-VL or Qwen2-VL checkpoint in transformers format, or ``bundled``."""
     precision: str = setting(
         "auto",
-        "Data type of the weights; auto = bf16 on a GPU, fp32 on a CPU.",
+        "Data type of the weights; auto = bf16 on a GPU, fp32 on a CPU. fp8, nf4 = as auto, but "
+        "the language model's layers are packed into a half or a quarter of bf16: a little off, "
+        "slower.",
         options=PRECISIONS,
     )
     max_pixels: int = setting(

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..fill.files import num_bytes, read_json, read_weights
+from ..fill.checkpoint.packing import expansion_bytes, pack_linears, packed_bytes
+from ..fill.config import PACKED_PRECISIONS
+from ..fill.files import num_bytes, read_json, read_weights, tensor_bytes
 from ..fill.parts import Part
 from .adapter import WEIGHTS, check_adapter, put_on, read_notes
 from .judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, JudgeError, judge_folder
@@ -65,6 +67,7 @@ class QwenJudge:
         config: What it was made from.
         part: The whole model, for the host.
         patches: How pictures are cut.
+        expansion_bytes: What the largest packed layer takes while it is used; 0 without any.
     """
 
     def __init__(self, config: JudgeConfig, device: torch.device) -> None:
@@ -93,11 +96,15 @@ class QwenJudge:
         )
         auto = torch.float32 if device.type == "cpu" else torch.bfloat16
         dtype = DTYPES.get(config.precision, auto)
-        size = num_bytes(read_weights(self._folder), dtype.itemsize)
+        tensors = read_weights(self._folder)
+        sizes = tensor_bytes(tensors, dtype.itemsize)
+        size = sum(packed_bytes(tensors, sizes, config.precision).values())
+        self.expansion_bytes = expansion_bytes(tensors, config.precision)
         if config.adapter:
             size += num_bytes(check_adapter(Path(config.adapter)), torch.float32.itemsize)
         self._questions: dict[str, list[int]] = {}
-        self.part = Part("judge", lambda: self._load(dtype), size, dtype)
+        loading = max(size, sum(sizes.values()))
+        self.part = Part("judge", lambda: self._load(dtype), size, dtype, None, loading)
 
     @property
     def folder(self) -> Path:
@@ -128,6 +135,8 @@ class QwenJudge:
             stat = file.stat()
             made.update(f"{file.name}|{stat.st_size}|{stat.st_mtime_ns}|".encode())
         made.update(f"{self.patches.max_pixels}|{self.part.dtype}".encode())
+        if self.config.precision in PACKED_PRECISIONS:
+            made.update(self.config.precision.encode())
         return made.hexdigest()
 
     @cached_property
@@ -274,6 +283,7 @@ class QwenJudge:
             raise JudgeError(
                 f"{self._folder} lacks {len(missing)} weights ({missing[0]} ...); download it again"
             )
+        pack_linears(model, self.config.precision)
         if self.config.liger_kernel:
             use_liger(model, self._type)
         if self.config.adapter:

@@ -22,9 +22,11 @@ class QuantisedLinear(nn.Linear):
         packed: uint8 ``[out_features, bytes per row]``.
         in_features: Columns of the expanded weight.
         dtype: Type to expand to; activations have it too.
-        scale: float32, one value or ``[out_features, 1]``, or None.
+        scale: float32, as :func:`~.codec.expand` takes it, or None.
         bias: ``[out_features]`` in ``dtype``, or None.
     """
+
+    scale: torch.Tensor | None
 
     def __init__(
         self,
@@ -42,7 +44,8 @@ class QuantisedLinear(nn.Linear):
         self.kind = kind
         self.compute_dtype = dtype  # PEFT gives adapters this type
         self.packed = nn.Parameter(packed, requires_grad=False)
-        self.scale = None if scale is None else nn.Parameter(scale, requires_grad=False)
+        # No parameter: libraries take a model's data type from its first floating-point one.
+        self.register_buffer("scale", scale)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
-from ...fill.config import FillConfig, ModelConfig, check_limits, setting
+from ...fill.config import PACKED_PRECISIONS, FillConfig, ModelConfig, check_limits, setting
 from ...fill.recipe import Recipe, Settings, settle
 from ...fill.task import Task
 from ...reward.judge import JudgeConfig
@@ -283,7 +283,12 @@ class PolicyTrainConfig(RunConfig):
             "reference_pool needs the fixed reference of alg. 1; set it to 0 or the algorithm to "
             "fixed",
         )
-        self.model_config()
+        precision = self.model_config().precision
+        require(
+            self.mode == LORA or precision not in PACKED_PRECISIONS,
+            f"mode full trains all weights, but in precision {precision} they are packed and "
+            "frozen; set mode to lora, or load the model in another precision",
+        )
         self.judge_configs()
         self.held_out_config()
         self.fill()

@@ -127,7 +127,8 @@ def policy_bytes(config: PolicyTrainConfig, models: FillModels, shape: Sequence[
     if config.checkpointing != OFF:
         per_block = 2 if config.checkpointing == KEEP_ATTENTION else 1
         kept = per_block * (num_double + num_single) + max(double, single)
-    return max(math.ceil((kept + _BACKWARD) * state), sample_bytes(models, rows, shape[1]))
+    made = max(math.ceil((kept + _BACKWARD) * state), sample_bytes(models, rows, shape[1]))
+    return made + models.expansion_bytes
 
 
 def reward_bytes(
@@ -215,7 +216,7 @@ def _remedy(
             return f"with {', '.join(done)} it would take {found.peak / _GB:.2f} GB"
     return (
         f"change all of: {', '.join(done) or 'nothing is left of the settings'}; and load the fill "
-        "model from an fp8 or GGUF file, or use a smaller judge"
+        "model and the judge in precision nf4 or fp8, or a smaller judge"
     )
 
 
@@ -257,7 +258,7 @@ def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows:
     else:
         kept = tokens * text["num_hidden_layers"] * layer_of_text
         kept += patches * vision.get("depth", 32) * layer_of_vision
-    return rows * kept * judge.part.dtype.itemsize
+    return rows * kept * judge.part.dtype.itemsize + judge.expansion_bytes
 
 
 def _is_lora(config: PolicyTrainConfig) -> bool:

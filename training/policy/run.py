@@ -120,7 +120,13 @@ def check(config: PolicyTrainConfig, host: Host, loaded: Loaded) -> Forecast:
 
     Raises:
         JudgeError: A judge cannot answer Yes and No.
+        ValueError: All weights are to learn, but they are packed.
     """
+    if config.mode != LORA and loaded.models.transformer_source.is_quantised:
+        raise ValueError(
+            f"mode full trains all weights, but those of {loaded.models.transformer_source.path} "
+            "are packed and frozen; set mode to lora, or choose a bf16 or fp16 file"
+        )
     judges = [*loaded.judges, *([loaded.held_out_judge] if loaded.held_out_judge else [])]
     for judge in judges:
         _ = judge.answer_ids

@@ -13,7 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from onereward.fill.config import ModelConfig
+from onereward.fill.models import load_fill_models
 from onereward.fill.recompute import checkpoint_blocks
+from onereward.reward.judge import JudgeConfig
+from onereward.reward.qwen_vl import QwenJudge
 from onereward.training.policy.config import OFF, PolicyTrainConfig
 from onereward.training.policy.forecast import (
     make_forecast,
@@ -23,6 +27,7 @@ from onereward.training.policy.forecast import (
 )
 from onereward.training.policy.run import check
 from onereward.training.policy.weights import Policy, lora_targets
+from support.headers import write_flux_fill, write_qwen
 from support.hosts import RecordingHost
 from support.judges import make_judge
 from support.models import bundled_models
@@ -102,7 +107,9 @@ def models_like(num_double: int, num_single: int, dtype: torch.dtype) -> Any:
     recipe = replace(bundled_models().recipe, max_sequence_length=TEXT)
     architecture = {"num_layers": num_double, "num_single_layers": num_single}
     heads = {"num_attention_heads": HEADS, "attention_head_dim": WIDTH // HEADS}
-    return SimpleNamespace(transformer_config=architecture | heads, recipe=recipe, dtype=dtype)
+    return SimpleNamespace(
+        transformer_config=architecture | heads, recipe=recipe, dtype=dtype, expansion_bytes=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
@@ -187,3 +194,38 @@ def test_a_run_that_does_not_fit_is_told_what_to_change(tmp_path: Path) -> None:
     assert "does not fit; with micro_batch 1 it would take" in tight.text()
     hopeless = check(config, RecordingHost(free=1 << 20), loaded)
     assert "change all of: micro_batch 1, checkpointing of blocks" in hopeless.text()
+
+
+def test_24_gb_train_a_12b_model_by_a_7b_judge_at_512(tmp_path: Path) -> None:
+    """With both packed: even if no weight ever leaves the device for another's sake."""
+    flux, qwen = write_flux_fill(tmp_path / "flux"), write_qwen(tmp_path / "qwen")
+    free = 24 * 10**9 - 1_500_000_000  # what context, workspaces and fragments leave
+    forecasts = {}
+    for precision in ("bf16", "fp8", "nf4"):
+        model: dict[str, Any] = {"folder": str(flux), "precision": precision}
+        config = policy_config(
+            tmp_path / "run",
+            tmp_path,
+            qwen,
+            model=model,
+            micro_batch=1,
+            checkpointing="blocks",
+            target_size=512,
+            rank=16,
+        )
+        # Loaded for a GPU: what is frozen computes in bf16.
+        models = load_fill_models(ModelConfig(**model), torch.device("cuda"))
+        judge = QwenJudge(JudgeConfig(folder=str(qwen), precision=precision), torch.device("cuda"))
+        forecasts[precision] = make_forecast(config, models, [judge], RecordingHost(free=free))
+    nf4 = forecasts["nf4"]
+    assert nf4.fits
+    _, policy, judging = nf4.stages
+    # 11.90 and 8.29 B parameters; outside of the blocks, and the vision tower, are in bf16.
+    assert policy.weights == pytest.approx(6.9e9, rel=0.05)
+    assert judging.weights == pytest.approx(7.4e9, rel=0.05)
+    together = policy.weights + judging.weights + nf4.trained
+    assert together + max(policy.activations, judging.activations) < free
+    # In fp8 weights have to make room for each other, in bf16 not even that helps.
+    assert forecasts["fp8"].fits
+    assert not forecasts["bf16"].fits
+    assert "precision nf4 or fp8" in forecasts["bf16"].text()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch.nn.functional as F
 from onereward.fill.adapters import apply_adapters, read_adapter
 from onereward.fill.checkpoint.linear import QuantisedLinear
 from onereward.fill.checkpoint.part import FilePart
+from support.autograd import saved_by_autograd
 from support.checkpoints import save
 from support.models import BUNDLED
 
@@ -53,24 +52,6 @@ def test_casting_a_model_leaves_packed_weights_alone():
     tested.to(torch.bfloat16)
     assert torch.equal(tested.packed, before)
     assert tested.weight.dtype == torch.bfloat16
-
-
-@contextmanager
-def saved_by_autograd(module: torch.nn.Module) -> Iterator[list[int]]:
-    """Collect the sizes in bytes of what autograd keeps beside the module's own parameters."""
-    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    seen: set[int] = set()
-    sizes: list[int] = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own | seen:
-            seen.add(storage.data_ptr())
-            sizes.append(storage.nbytes())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield sizes
 
 
 def call(module: Any, dtype: torch.dtype, requires_grad: bool = True) -> torch.Tensor:
