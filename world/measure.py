@@ -37,6 +37,11 @@ class Residual:
     """Share of the edges' RMS gradient that is missing, 0..1; 0 where there are no edges."""
 
 
+def root(values: Tensor) -> Tensor:
+    """Return the square root of values of at least 0, with a finite slope everywhere."""
+    return values.clamp(min=1e-20).sqrt() * (values > 0)
+
+
 def edge_band(coverage: Tensor, radius: int = _EDGE_BAND) -> Tensor:
     """Mark the neighbourhood of a thing's edges: float32 `[B, H, W]`."""
     return dilate((coverage > 0.05).float(), radius) - erode((coverage > 0.95).float(), radius)
@@ -76,7 +81,7 @@ def _missing_edges(picture: Tensor, explained: Tensor, mask: Tensor) -> Tensor:
     found = gradients(picture).square().mean(1)
     kept = (found * near).sum((1, 2)) / (wanted * near).sum((1, 2)).clamp(min=1e-6)
     has_edges = edges.sum((1, 2)) >= _MIN_EDGES
-    return torch.where(has_edges, 1 - kept.clamp(max=1).sqrt(), torch.zeros_like(kept))
+    return torch.where(has_edges, 1 - root(kept).clamp(max=1), torch.zeros_like(kept))
 
 
 def measure_residual(
@@ -100,11 +105,11 @@ def measure_residual(
     fine = residual - F.avg_pool2d(residual, 3, 1, 1, count_include_pad=False)
     border = plain * (1 - erode(mask, 1))
     return Residual(
-        tone=(means.square().mean(1, keepdim=True).sqrt() * enough).amax((1, 2, 3)),
-        worst=(powers.sqrt() * enough).amax((1, 2, 3)),
-        noise=_mean_over(
-            fine.square().mean(1), mask * (1 - edge_band(coverage, _NOISE_BAND))
-        ).sqrt(),
+        tone=(root(means.square().mean(1, keepdim=True)) * enough).amax((1, 2, 3)),
+        worst=(root(powers) * enough).amax((1, 2, 3)),
+        noise=root(
+            _mean_over(fine.square().mean(1), mask * (1 - edge_band(coverage, _NOISE_BAND)))
+        ),
         seam=_mean_over(residual.abs().mean(1), border),
         blur=_missing_edges(picture, explained, mask),
     )

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from .conditions import TASKS, Conditions
-from .measure import Residual, gradients, measure_residual
+from .measure import Residual, gradients, measure_residual, root
 from .reading import Reading, read_words
 from .shape_fit import ShapeFit, change_matte, fit_near, fit_shapes_where, matte_of
 
@@ -77,7 +77,12 @@ def composite(images: Tensor, conditions: Conditions) -> Tensor:
 
 @torch.no_grad()
 def judge(images: Tensor, conditions: Conditions) -> Verdict:
-    """Judge results.
+    """Judge results; the arguments and errors of :func:`judge_with_gradient`."""
+    return judge_with_gradient(images, conditions)
+
+
+def judge_with_gradient(images: Tensor, conditions: Conditions) -> Verdict:
+    """Judge results; the scores are differentiable where the picture that explains them stays.
 
     Args:
         images: float32 `[B, 3, 64, 64]` in 0..1, one per scene.
@@ -102,8 +107,9 @@ def judge(images: Tensor, conditions: Conditions) -> Verdict:
     explained = torch.lerp(conditions.background, ink.expand_as(picture), drawn[:, None])
     unprompted = (conditions.task == _EXTEND) & (conditions.shape < 0)
     explained = torch.where(unprompted[:, None, None, None], conditions.target, explained)
-    residual = measure_residual(picture, explained, mask, drawn)
-    colour_error = _colour_error(picture, conditions, drawn)
+    # What explains the picture is chosen, not changed, by following the gradient.
+    residual = measure_residual(picture, explained.detach(), mask, drawn.detach())
+    colour_error = _colour_error(picture, conditions, drawn.detach())
     evidence = _Evidence(fit, reading, residual, hidden, colour_error)
     shape_right = _shape_is_right(conditions, fit)
     right = (reading.letters == conditions.letters) & (conditions.letters >= 0)
@@ -198,7 +204,7 @@ def _colour_error(picture: Tensor, conditions: Conditions, drawn: Tensor) -> Ten
     """RMS difference from the asked colour over what is drawn under the mask, `[B]`."""
     inside = drawn * conditions.mask
     error = (picture - conditions.ink[:, :, None, None]).square().mean(1)
-    return ((error * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)).sqrt()
+    return root((error * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1))
 
 
 def _text_alignment(conditions: Conditions, evidence: _Evidence) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .canvas import SIZE, pixel_grid
+from .measure import root
 from .shapes import SHAPE_NAMES, shape_coverage
 
 _PROBE_RADIUS = 24.0
@@ -38,7 +39,7 @@ def matte_of(picture: Tensor, background: Tensor, ink: Tensor) -> Tensor:
 
 def change_matte(picture: Tensor, background: Tensor) -> Tensor:
     """Return how clearly every pixel differs from the background, `[B, H, W]`, 0..1."""
-    return ((picture - background).square().mean(1).sqrt() / 0.3).clamp(0, 1)
+    return (root((picture - background).square().mean(1)) / 0.3).clamp(0, 1)
 
 
 @lru_cache(maxsize=1)
@@ -76,7 +77,7 @@ def fit_shapes(matte: Tensor, mask: Tensor) -> ShapeFit:
             * mask
             for step in _RADIUS_STEPS
         ]
-        stacked = torch.stack(tries, 1)
+        stacked = torch.stack(tries, 1).detach()  # chosen, not changed, by a gradient
         overlap = soft_overlap(stacked, clean[:, None])
         best = overlap.argmax(1)
         rows = torch.arange(len(area))

@@ -22,8 +22,8 @@ from ...fill.models import FillModels
 from ...fill.task import Task
 from ...reward.judging import VIEWS, View
 from ...reward.qwen_vl import QwenJudge
-from ...world.conditions import draw_conditions
-from ...world.nearest import nearest_truth
+from ...world.conditions import Conditions, draw_conditions, join_conditions
+from ...world.oracle import judge_with_gradient
 from ..judge.pairs import Jitter
 from ..make_conditions import scene_of
 from ..objective import reward_loss
@@ -226,7 +226,7 @@ def _shown(judged: Judged, kind: str) -> Pair:
 
 
 class OracleReward:
-    """The control experiment: minus the error against the right result of a scene; no judge.
+    """The control experiment: the oracle's own scores of a toy scene as the reward; no judge.
 
     It tells a loop that does not work from a judge that does not: with this reward, quality has to
     rise. It drives a loss with what no real user has, so nothing else may use it.
@@ -239,45 +239,47 @@ class OracleReward:
         self.decoder = Decoder(models, config.paste_back)
 
     def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
-        """See :class:`Reward`; the reference takes no part.
+        """See :class:`Reward`; the loss is 1 - the mean score, and the reference takes no part.
 
         Raises:
             ValueError: A condition is no scene of the toy world.
         """
         del reference
         room = reward_bytes(self._config, self._models, (), batch.size, len(batch.jobs))
+        scenes = join_conditions(
+            [_scene(job, s) for job, s in zip(batch.jobs, batch.samples, strict=True)]
+        )
         with self._host.resident(self._models.vae, activation_bytes=room), torch.enable_grad():
             leaf = x0.detach().requires_grad_(True)
-            shown = self.decoder.pictures(batch, leaf)
-            losses = torch.stack([_error(batch, i, picture) for i, picture in enumerate(shown)])
+            shown = torch.stack(self.decoder.pictures(batch, leaf)).cpu()
+            scores = judge_with_gradient(shown, scenes).scores
+            losses = 1 - torch.stack(list(scores.values()), 1).nanmean(1)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        losses = losses.detach()
-        scores = tuple(
-            {f"{sample.condition.task.value}.oracle": -float(loss)}
-            for sample, loss in zip(batch.samples, losses, strict=True)
+        cells = [{k: float(v[i]) for k, v in scores.items()} for i in range(len(losses))]
+        return Verdict(
+            gradient=gradient,
+            losses=losses.detach(),
+            scores=tuple(
+                {f"{sample.condition.task.value}.{k}": v for k, v in cell.items() if v == v}
+                for sample, cell in zip(batch.samples, cells, strict=True)
+            ),
         )
-        return Verdict(gradient=gradient, losses=losses, scores=scores)
 
 
-def _error(batch: Batch, index: int, picture: Tensor) -> Tensor:
-    """Return the root mean square error over what is replaced, 0..1."""
-    job, name = batch.jobs[index], batch.samples[index].condition.name
+def _scene(job: Job, sample: Sample) -> Conditions:
+    """Draw the toy scene of an edit again."""
+    name = sample.condition.name
     scene = scene_of(name)
     if scene is None:
         raise ValueError(f"{name} is no scene of the toy world; oracle_control knows no other")
-    split, task, number = scene
-    drawn = draw_conditions(split, number, torch.tensor([list(Task).index(task)]))
     height, width = job.canvas.shape[:2]
     if job.content != (width, height):
         raise ValueError(
             f"{name} is {width}x{height} px but sampled at {job.content[0]}x{job.content[1]}; "
             f"oracle_control needs target_size {width}"
         )
-    truth = nearest_truth(picture.detach().cpu()[None], drawn)[0].to(picture)
-    alpha = job.model_alpha().to(picture)
-    squares = (picture - truth).square().mean(dim=0)
-    # The small constant keeps the root's slope finite for a perfect picture.
-    return ((squares * alpha).sum() / alpha.sum() + 1e-8).sqrt()
+    split, task, number = scene
+    return draw_conditions(split, number, torch.tensor([list(Task).index(task)]))
 
 
 def _scores(sample: Sample, answers: Tensor) -> Scores:

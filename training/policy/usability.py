@@ -65,15 +65,23 @@ class Scenes:
         return [_compare(name, before[r], after[r]) for name, r in rows.items() if r.any()]
 
 
-def draw_scenes(model: Path, split: Split, per_task: int, seed: int = 0) -> Scenes:
-    """Return scenes of a split, to be sampled as the model's recipe says."""
+def draw_scenes(
+    model: Path,
+    split: Split,
+    per_task: int,
+    seed: int = 0,
+    *,
+    steps: int = -1,
+    true_cfg: float = -1.0,
+) -> Scenes:
+    """Return scenes of a split, to be sampled as the model's recipe says where -1 is given."""
     recipe = json.loads((model / "recipe.json").read_text(encoding="utf-8"))
     tasks = torch.arange(len(TASKS)).repeat_interleave(per_task)
     return Scenes(
         conditions=draw_conditions(split, _BATCH_INDEX + seed, tasks),
         sampling=SampleSettings(
-            steps=recipe["steps"],
-            true_cfg=recipe["true_cfg"],
+            steps=recipe["steps"] if steps < 0 else steps,
+            true_cfg=recipe["true_cfg"] if true_cfg < 0 else true_cfg,
             negative_prompt=recipe["negative_prompt"],
             seed=seed,
         ),
@@ -127,11 +135,20 @@ def main() -> None:
     parser.add_argument("--split", type=Split, default=Split.DEV)
     parser.add_argument("--scenes", type=int, default=100, help="scenes per task")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=-1, help="sampling; -1: the recipe's")
+    parser.add_argument("--true-cfg", type=float, default=-1.0, help="sampling; -1: the recipe's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    scenes = draw_scenes(arguments.model, arguments.split, arguments.scenes, arguments.seed)
+    scenes = draw_scenes(
+        arguments.model,
+        arguments.split,
+        arguments.scenes,
+        arguments.seed,
+        steps=arguments.steps,
+        true_cfg=arguments.true_cfg,
+    )
     before = scenes.usable(load_folder(arguments.model))
     found = {}
     for adapter in arguments.adapters:

@@ -56,7 +56,7 @@ def small(run: Path, scenes: Path, steps: int) -> PolicyTrainConfig:
 
 
 def test_the_loop_raises_a_reward_that_is_right(scenes: Path, tmp_path: Path) -> None:
-    """On draws that stay the same, the error against the nearest right result falls."""
+    """On draws that stay the same, the oracle's mean score rises."""
     config = small(tmp_path, scenes, 12)
     run = PolicyRun(config, RecordingHost(), loaded_for(config), Processes())
     trainer = run.trainer
