@@ -111,13 +111,13 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_comfyuis_loader(
     image = g.add("LoadImage", image=example)
     edit: dict[str, Any] = {"seed": SEED, "settings": {"steps": -1}}
     plain = g.show(g.add_edit("Fill", image, **edit))
-    trained = g.train("whole")
+    trained = g.train("whole", learning_rate=0.03)
     g.show(output(trained, 1))
     ours = g.show(g.add_edit("Fill", image, model=trained, **edit))
     g.add("OneRewardSaveAdapter", model=trained, name="mine", precision="fp32")
     job = client.run(g.graph)
     before, after = pixels(client, job, plain), pixels(client, job, ours)
-    assert np.abs(before - after).max() > 2 * MAX_DIFFERENCE
+    assert np.abs(before - after).max() > 3 * MAX_DIFFERENCE
     lora = "onereward/mine.safetensors"
     file = comfyui.base_directory / "models" / "loras" / lora
     with safe_open(file, framework="pt") as opened:

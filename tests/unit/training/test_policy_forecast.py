@@ -203,6 +203,7 @@ def test_24_gb_train_a_12b_model_by_a_7b_judge_at_512(tmp_path: Path) -> None:
     forecasts = {}
     for precision in ("bf16", "fp8", "nf4"):
         model: dict[str, Any] = {"folder": str(flux), "precision": precision}
+        model["recipe"] = "OneReward"  # whose guidance takes two rows
         config = policy_config(
             tmp_path / "run",
             tmp_path,
