@@ -28,15 +28,22 @@ def encode_prompts(models: FillModels, texts: Sequence[str], host: Host) -> list
     known = {text: models.prompts.get((text, length)) for text in texts}
     new = [text for text, found in known.items() if found is None]
     if new:
-        clip, t5 = models.text_encoder, models.text_encoder_2
-        pooled = _encode(clip, models, _clip_ids(models, new), "pooler_output", host)
-        sequences = _encode(t5, models, _t5_ids(models, new), "last_hidden_state", host)
+        encode = models.encode_texts or (lambda texts: _encode_texts(models, texts, host))
+        for text, states in zip(new, encode(new), strict=True):
+            known[text] = models.prompts.put((text, length), states)
         logger.debug("encoded %d prompts", len(new))
-        for text, *states in zip(new, sequences, pooled, strict=True):
-            known[text] = models.prompts.put((text, length), tuple(states))
     return [
         Prompt(sequence=found[0], pooled=found[1]) for found in (known[t] for t in texts) if found
     ]
+
+
+def _encode_texts(
+    models: FillModels, texts: Sequence[str], host: Host
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    clip, t5 = models.text_encoder, models.text_encoder_2
+    pooled = _encode(clip, models, _clip_ids(models, texts), "pooler_output", host)
+    sequences = _encode(t5, models, _t5_ids(models, texts), "last_hidden_state", host)
+    return list(zip(sequences, pooled, strict=True))
 
 
 def check_characters(models: FillModels, words: str) -> None:
@@ -60,19 +67,19 @@ def truncation_note(models: FillModels, text: str) -> str | None:
     return f"the prompt has {tokens} tokens, but the model reads only the first {length}"
 
 
-def _clip_ids(models: FillModels, texts: list[str]) -> torch.Tensor:
+def _clip_ids(models: FillModels, texts: Sequence[str]) -> torch.Tensor:
     # A tokenizer from elsewhere may say more than this encoder has positions for.
     length = min(models.tokenizer.model_max_length, models.max_clip_tokens)
     return _tokenize(models.tokenizer, texts, length)
 
 
-def _t5_ids(models: FillModels, texts: list[str]) -> torch.Tensor:
+def _t5_ids(models: FillModels, texts: Sequence[str]) -> torch.Tensor:
     return _tokenize(models.tokenizer_2, texts, models.recipe.max_sequence_length)
 
 
-def _tokenize(tokenizer: Any, texts: list[str], length: int) -> torch.Tensor:
+def _tokenize(tokenizer: Any, texts: Sequence[str], length: int) -> torch.Tensor:
     return tokenizer(
-        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     ).input_ids
 
 

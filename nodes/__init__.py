@@ -13,7 +13,12 @@ from .fill import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
 from .judge import OneRewardLoadJudge, OneRewardPickBest, OneRewardScore
 from .judge_training import OneRewardJudgeReport, OneRewardTrainJudge
 from .load import OneRewardLoadAdapter, OneRewardLoadFill
-from .native import OneRewardNativeInputs, OneRewardStitch, OneRewardToNative
+from .native import (
+    OneRewardFromNative,
+    OneRewardNativeInputs,
+    OneRewardStitch,
+    OneRewardToNative,
+)
 from .policy_results import OneRewardCompare, OneRewardSaveAdapter
 from .policy_training import OneRewardTrain, OneRewardTrainSettings
 from .preference import OneRewardCollect, OneRewardLabel, OneRewardLoadPreferences
@@ -41,6 +46,7 @@ class OneRewardExtension(ComfyExtension):
             OneRewardNativeInputs,
             OneRewardStitch,
             OneRewardToNative,
+            OneRewardFromNative,
             OneRewardLoadFolder,
             OneRewardConditions,
             OneRewardCollect,

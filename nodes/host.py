@@ -108,7 +108,9 @@ class ComfyHost:
             names = " and ".join(part.name for part in parts)
             raise MemoryError(f"{names} needs {missing / 2**30:.1f} GB more than there is")
         patchers = [managed(part) for part in parts]
-        mm.load_models_gpu(patchers, memory_required=activation_bytes, force_full_load=True)
+        # ComfyUI's own models work with some of their layers elsewhere, ours do not.
+        whole = any(isinstance(patcher, ManagedModule) for patcher in patchers)
+        mm.load_models_gpu(patchers, memory_required=activation_bytes, force_full_load=whole)
         yield
         for part in parts:
             if part.name.startswith("text_encoder"):

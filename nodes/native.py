@@ -17,8 +17,8 @@ from ..fill.recipe import FILE_NAME, FLUX_FILL, ONEREWARD, Recipe, read_recipe
 from ..fill.request import FillRequest
 from ..fill.task import Task
 from . import folders
-from .host import ComfyHost
 from .from_native import NativeModels
+from .host import ComfyHost
 from .native_model import native_clip, native_model, native_vae
 from .native_text import encode_text
 from .types import FillModelSocket, SettingsSocket, StitchSocket

@@ -20,11 +20,10 @@ from ..fill.memory import vae_bytes
 from ..fill.models import FillModels
 from ..fill.text import encode_prompts
 from .host import ComfyHost
+from .native_text import T5_KEY
 
 PATCH = 2
 """FLUX packs 2 x 2 latents into a token; ComfyUI counts channels before that."""
-T5_KEY = "t5xxl"
-"""ComfyUI's name for the tokens of FLUX's T5."""
 
 
 def native_model(models: FillModels) -> ModelPatcher:

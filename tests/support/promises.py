@@ -38,6 +38,7 @@ PROMISED: dict[str, list[str]] = {
     ],
     "OneRewardStitch": ["image", "stitch"],
     "OneRewardToNative": ["fill_model"],
+    "OneRewardFromNative": ["model", "clip", "vae", "recipe"],
     "OneRewardLoadFolder": ["folder", "first", "count", "needs_mask"],
     "OneRewardConditions": [
         *("name", "pictures", "task", "masks", "prompt", "words"),
@@ -87,6 +88,7 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
     ],
     "OneRewardStitch": [("result", "image"), ("result_mask", "mask")],
     "OneRewardToNative": [("model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")],
+    "OneRewardFromNative": [("fill_model", "model")],
     "OneRewardLoadFolder": [
         *(("images", "image"), ("masks", "mask"), ("names", "name"), ("texts", "text")),
     ],
