@@ -51,8 +51,14 @@ def all_stages(config: ReproduceConfig) -> list[Stage]:
 
 
 def reproduce(context: Context) -> Path | None:
-    """Do all stages that are not done and write the report; None if the time was up before."""
+    """Do all stages that are not done and write the report; None if the time was up before.
+
+    Raises:
+        ValueError: The run's folder holds another plan's work.
+        RuntimeError: A stage failed; says where it says why.
+    """
     config = context.config
+    config.claim_folder()
     end = time.monotonic() + 3600 * config.hours
     stages = all_stages(config)
     run = _run_side_by_side if config.workers else _run_one_by_one

@@ -12,9 +12,11 @@ from ..judge.config import CompareConfig, JudgeTrainConfig, SeeConfig
 from ..judge.gather import GatherConfig
 from ..policy.config import PolicyTrainConfig
 from ..pretrain.config import JsonConfig, require
+from ..pretrain.run import write_text
 
 T = TypeVar("T", bound=JsonConfig)
 SEE, COMPARE = "see", "compare"
+_MAY_CHANGE = ("report", "note", "workers", "stage_minutes", "hours")
 PREVIOUS = "previous"
 """As ``init_from`` of a judge's stage: the checkpoint of the stage before."""
 
@@ -115,6 +117,23 @@ class ReproduceConfig(JsonConfig):
         for changes in ({}, self.hack, *self.ablations.values()):
             self.policy_config("any", judge, 60.0, changes)
         self.policy_config("any", None, 60.0, self.supervised | {"objective": "supervised"})
+
+    def claim_folder(self) -> None:
+        """Note the plan in the run's folder.
+
+        Raises:
+            ValueError: It holds another plan's work; names what differs.
+        """
+        path, now = self.folder / "config.json", json.loads(self.to_json())
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
+        changed = [key for key in now if before.get(key) != now[key] and key not in _MAY_CHANGE]
+        require(
+            not changed,
+            f"{self.folder} holds the work of a plan with other {', '.join(changed)}; choose "
+            "another run_folder, or restore them",
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, self.to_json() + "\n")
 
     @property
     def folder(self) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from ..data import FILE_NAME, ConditionSet, save_picture
 from ..make_conditions import MASKS, PICTURES, ConditionsConfig, make_from_folder
 from ..policy.config import DYNAMIC, FIXED
 from ..pretrain.photographs import PHOTOGRAPHS, draw_photo_crops
+from ..pretrain.run import write_text
 from .config import ReproduceConfig
 from .policies import adapter_of
 from .stage import Context, Stage
 
 TASKS = (Task.REMOVE, Task.EXTEND)
+_FILES = "files.json"
+"""The photographs' names, beside their crops."""
 
 
 def photo_stage() -> Stage:
@@ -47,38 +52,39 @@ def usable_photographs(folder: Path) -> list[Path]:
 
 def _measure(context: Context) -> bool:
     """Without a folder of photographs say so; the rest of the report does not need them."""
-    config = context.config
-    if context.photos is None:
-        context.write("photos", {"crops": 0})
-        return True
-    conditions = _conditions(context, context.photos)
-    base, made = _models(config, None), {}
+    config, folder = context.config, context.folder / "photos"
+    if not (folder / FILE_NAME).exists():
+        if context.photos is None:
+            context.write("photos", {"crops": 0})
+            return True
+        _cut_crops(context, usable_photographs(context.photos))
+    conditions, base, made = ConditionSet(folder), _models(config, None), {}
     for name in (FIXED, DYNAMIC):
         contenders = Contenders(model=_models(config, name), rival=base)
-        folder = context.result(f"photos-{name}").with_suffix("")
+        place = context.result(f"photos-{name}").with_suffix("")
         plan = BenchmarkConfig(seed=config.seed)
-        made[name] = benchmark(contenders, conditions, plan, folder, context.host).numbers()
-    files = [path.name for path in usable_photographs(context.photos)]
+        made[name] = benchmark(contenders, conditions, plan, place, context.host).numbers()
+    files = json.loads((context.folder / "crops" / _FILES).read_text(encoding="utf-8"))
     context.write("photos", {"crops": config.photo_crops, "files": files, "models": made})
     return True
 
 
-def _conditions(context: Context, photos: Path) -> ConditionSet:
-    """Cut the crops and draw their masks, the same whenever the same photographs are given."""
-    config, folder = context.config, context.folder / "photos"
-    if not (folder / FILE_NAME).exists():
-        generator = torch.Generator().manual_seed(config.seed)
-        crops = draw_photo_crops(usable_photographs(photos), config.photo_crops, generator)
-        for task in TASKS:
-            place = context.folder / "crops" / task.value
-            place.mkdir(parents=True, exist_ok=True)
-            for number, crop in enumerate(crops):
-                save_picture(place / f"crop-{number:02d}.png", crop.permute(1, 2, 0) / 255)
-        plan = ConditionsConfig(
-            masks=MASKS[1], num_conditions=len(TASKS) * config.photo_crops, seed=config.seed
-        )
-        make_from_folder(folder, context.folder / "crops", plan, context.host)
-    return ConditionSet(folder)
+def _cut_crops(context: Context, photographs: Sequence[Path]) -> None:
+    """Cut the crops and draw their masks, the same for the same photographs."""
+    config, place = context.config, context.folder / "crops"
+    generator = torch.Generator().manual_seed(config.seed)
+    crops = draw_photo_crops(list(photographs), config.photo_crops, generator)
+    for task in TASKS:
+        (place / task.value).mkdir(parents=True, exist_ok=True)
+        for number, crop in enumerate(crops):
+            path = place / task.value / f"crop-{number:02d}.png"
+            save_picture(path, crop.permute(1, 2, 0) / 255)
+    used = [path.name for path in photographs[: config.photo_crops]]
+    write_text(place / _FILES, json.dumps(used))
+    plan = ConditionsConfig(
+        masks=MASKS[1], num_conditions=len(TASKS) * config.photo_crops, seed=config.seed
+    )
+    make_from_folder(context.folder / "photos", place, plan, context.host)
 
 
 def _models(config: ReproduceConfig, name: str | None) -> Any:

@@ -201,15 +201,19 @@ class Writer:
 
     def _budget(self) -> str:
         config, known = self.config, records(self.stages, self.config)
-        seconds = sum(record["seconds"] for record in known.values())
+        hours, cpu_hours = (
+            sum(record[clock] for record in known.values()) / 3600
+            for clock in ("seconds", "cpu_seconds")
+        )
         policy = config.policy_config("any", Path("judge"), 60.0, {})
         longest = max(known, key=lambda name: known[name]["seconds"])
         gate = gate_of(self.context, BUNDLED)["cells"]
         passed = [cell for cell, one in gate.items() if one["accuracy"] >= policy.gate]
         lines = [
             f"- Commit: {', '.join(sorted({r['commit'] for r in known.values()}))}.",
-            f"- {len(known)} stages, {seconds / 3600:.2f} hours of one core in all; the longest, "
-            f"`{longest}`, {known[longest]['seconds'] / 60:.1f} minutes.",
+            f"- {len(known)} stages, each on one core: {cpu_hours:.2f} hours of computing in "
+            f"{hours:.2f} hours; the longest, `{longest}`, took "
+            f"{known[longest]['seconds'] / 60:.1f} minutes.",
             f"- Policies: {policy.steps} steps of {policy.batch} edits, rank {policy.rank}, rate "
             f"{policy.learning_rate:g}, lambda {policy.reward_cap:g}, t from {policy.t1:g} to "
             f"{policy.t2:g}; supervised rivals take as many steps. Ablations: "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from onereward.fill.latents import encode_pixels, pack_latents
 from onereward.fill.task import Task
+from onereward.training.data import (
+    Condition,
+    ConditionSet,
+    read_picture,
+    save_picture,
+    write_conditions,
+)
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import PolicyRun, train_policy
 from onereward.training.policy.supervised import SupervisedTrainer, draw_sigma
@@ -67,6 +77,48 @@ def test_loss_is_flow_matching_without_guidance(conditions: Path, tmp_path: Path
         run.close()
     torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
     assert len(set(sigma.flatten().tolist())) == rows
+
+
+def test_conditions_that_name_their_result_are_learned_whatever_the_task(
+    conditions: Path, tmp_path: Path
+) -> None:
+    """The truth is the result's own latents; what the model is shown stays the source."""
+    known, grey = ConditionSet(conditions), torch.full((64, 64, 3), 0.5)
+    folder = tmp_path / "known"
+    folder.mkdir()
+
+    def items() -> Iterator[tuple[Condition, torch.Tensor, torch.Tensor]]:
+        for condition in known.conditions:
+            image, mask = known.pictures(condition)
+            name = f"{condition.name}.result.png"
+            save_picture(folder / name, torch.lerp(image[0], grey, mask[0, ..., None]))
+            yield replace(condition, result_file_name=name), image[0], mask[0]
+
+    write_conditions(folder, items())
+    config = supervised(tmp_path / "run", folder, grow=0, feather=0)
+    plain = supervised(tmp_path / "plain", conditions, grow=0, feather=0)
+    host = RecordingHost()
+    run = PolicyRun(config, host, loaded_for(config), Processes())
+    other = PolicyRun(plain, RecordingHost(), loaded_for(plain), Processes())
+    try:
+        assert not [line for line in host.lines if "is left out" in line]
+        sources = run.trainer.source, other.trainer.source
+        chosen = sources[1].train[Task.FILL][0]
+        (named,) = [c for c in sources[0].train[Task.FILL] if c.name == chosen.name]
+        pairs = zip(sources, (named, chosen), strict=True)
+        batches = [next(iter(s.batches([(0, s.sample(c, 1, 2))], 0))) for s, c in pairs]
+        pixels = read_picture(folder / named.result_file_name).permute(2, 0, 1)[None] * 2 - 1
+        with torch.no_grad():
+            latents = encode_pixels(bundled_models().vae.module, pixels)
+    finally:
+        run.close()
+        other.close()
+    assert batches[0].truth is not None
+    assert batches[1].truth is not None
+    torch.testing.assert_close(batches[0].truth, pack_latents(latents), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(batches[0].truth, batches[1].truth, atol=0.1)
+    shown = [batch.conditioning.packed for batch in batches]
+    torch.testing.assert_close(shown[0], shown[1], rtol=1e-4, atol=1e-4)
 
 
 def test_every_level_between_two_steps_is_equally_likely() -> None:

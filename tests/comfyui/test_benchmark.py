@@ -1,0 +1,62 @@
+"""The benchmark in the real server: two models on a folder, and more seeds later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from onereward import cli
+from support.client import ComfyClient, Graph
+from support.edits import EditGraph
+from support.graph import output
+from support.server import ComfyServer
+
+NUM = 4
+
+
+def graph(**inputs: Any) -> tuple[Graph, str]:
+    g = EditGraph()
+    world = {"pictures": "toy world (test split)", "task": "all", "num_conditions": NUM}
+    values: dict[str, Any] = {
+        "model": g.add_model(),
+        "conditions": g.add("OneRewardConditions", name="measured", **world),
+        "rival": g.add_model(),
+        "settings": g.add("OneRewardSettings", steps=2),
+        "name": "measured",
+    }
+    made = g.add("OneRewardBenchmark", **values | inputs)
+    g.show(made)
+    return g.graph, g.add("PreviewAny", source=output(made, 2))[0]
+
+
+def test_a_benchmark_goes_on_and_the_command_line_does_the_same(
+    client: ComfyClient, comfyui: ComfyServer, tmp_path: Path
+):
+    folder = comfyui.base_directory / "output" / "onereward" / "benchmarks" / "measured"
+    first, node = graph()
+    job = client.run(first)
+    assert job.succeeded, job.error
+    numbers = json.loads(job.outputs[node]["text"][0])
+    assert numbers["sides"]["all"]["model"] == numbers["sides"]["all"]["rival"]
+    assert numbers["votes"]["all"]["oracle"]["same"] == NUM
+    pictures = {p: p.stat().st_mtime_ns for p in folder.rglob("pictures/**/*.png")}
+    assert len(pictures) == 2 * NUM
+    more, node = graph(num_seeds=2)
+    job = client.run(more)
+    assert job.succeeded, job.error
+    assert json.loads(job.outputs[node]["text"][0])["sides"]["all"]["model"]["edits"] == 2 * NUM
+    assert all(p.stat().st_mtime_ns == then for p, then in pictures.items())
+    text = (folder / "config.json").read_text().replace(str(folder), str(tmp_path / "again"))
+    (tmp_path / "config.json").write_text(text)
+    assert cli.main(["benchmark", str(tmp_path / "config.json")]) == 0
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    whole = json.loads((folder / "report.json").read_text())
+    assert again["sides"]["all"]["model"]["usable"] == whole["sides"]["all"]["model"]["usable"]
+
+
+def test_bad_input_gets_one_sentence(client: ComfyClient):
+    job = client.run(graph(best_of=2, name="other")[0])
+    assert "best_of is 2, but there is no judge to choose" in (job.error or "")
+    job = client.run(graph(name="../x")[0])
+    assert "name is '../x', but up to 100 letters" in (job.error or "")
