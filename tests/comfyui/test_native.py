@@ -86,6 +86,82 @@ def test_adapters_go_along(client: ComfyClient, example: str, adapter: str):
     assert np.abs(other - pixels(client, job, plain)).max() > 3 * MAX_DIFFERENCE
 
 
+@pytest.mark.parametrize("task", NATIVE)
+def test_our_sampler_runs_on_comfyuis_own_model(task: str, client: ComfyClient, example: str):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    native = g.add("OneRewardToNative", fill_model=g.add_model())
+    back = add_back(g, native, native)
+    ours = g.show(g.add_edit(task, image, seed=SEED, settings={"steps": -1}))
+    theirs = g.show(g.add_edit(task, image, model=back, seed=SEED, settings={"steps": -1}))
+    job = client.run(g.graph)
+    one, other = pixels(client, job, ours), pixels(client, job, theirs)
+    assert np.abs(one - other).max() <= MAX_DIFFERENCE
+    assert np.abs(one - other).mean() <= MEAN_DIFFERENCE
+
+
+def add_back(g: EditGraph, native: Link, model: Link) -> Link:
+    """Make ComfyUI's CLIP, VAE and MODEL ours."""
+    return g.add(
+        "OneRewardFromNative",
+        model=model,
+        clip=output(native, 1),
+        vae=output(native, 2),
+        recipe="bundled",
+    )
+
+
+def test_loras_of_a_native_model_work_in_our_sampler(
+    client: ComfyClient, example: str, adapter: str
+):
+    """Put on before by ComfyUI's loader, or after by ours, they do what they do on our model."""
+    strength, edit = 0.02, {"seed": SEED, "settings": {"steps": -1}}
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    loaded = g.add_model()
+    native = g.add("OneRewardToNative", fill_model=loaded)
+    before = g.add("LoraLoaderModelOnly", model=native, lora_name=adapter, strength_model=strength)
+    put = {"adapter": adapter, "strength": strength}
+    shown = [
+        g.show(g.add_edit("Fill", image, model=model, **edit))
+        for model in (
+            g.add("OneRewardLoadAdapter", model=loaded, **put),
+            add_back(g, native, before),
+            g.add("OneRewardLoadAdapter", model=add_back(g, native, native), **put),
+            add_back(g, native, native),
+        )
+    ]
+    job = client.run(g.graph)
+    ours, first, second, plain = (pixels(client, job, node) for node in shown)
+    assert np.abs(ours - first).max() <= MAX_DIFFERENCE
+    assert np.abs(ours - second).max() <= MAX_DIFFERENCE
+    assert np.abs(ours - plain).max() > 3 * MAX_DIFFERENCE, "nothing is left on a shared model"
+
+
+def test_a_native_model_goes_back_as_it_came(client: ComfyClient, example: str):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    native = g.add("OneRewardToNative", fill_model=g.add_model())
+    ours = g.show(add_native(g, g.add_model(), image, **NATIVE["Fill"]))
+    back = g.show(add_native(g, add_back(g, native, native), image, **NATIVE["Fill"]))
+    job = client.run(g.graph)
+    assert np.array_equal(pixels(client, job, ours), pixels(client, job, back))
+
+
+def test_a_clip_of_another_kind_makes_no_model_of_ours(client: ComfyClient, example: str):
+    g = EditGraph()
+    native = g.add("OneRewardToNative", fill_model=g.add_model())
+    other = g.add(
+        "OneRewardFromNative",
+        model=native,
+        clip=g.add("TestClipOfAnotherKind"),
+        vae=output(native, 2),
+        recipe="bundled",
+    )
+    g.show(g.add_edit("Fill", g.add("LoadImage", image=example), model=other))
+    assert "FLUX needs CLIP-L and T5" in (client.run(g.graph).error or "")
+
+
 def test_a_clip_of_another_kind_is_refused(client: ComfyClient, example: str):
     g = EditGraph()
     image = g.add("LoadImage", image=example)
