@@ -75,8 +75,11 @@ def judge_folder(config: ReproduceConfig, name: str) -> Path:
 
 
 def run_name(config: ReproduceConfig, name: str, place: int) -> str:
-    """Return a stage's name, which is its run folder's, too; seeing is learned once for both."""
-    is_shared = config.judge[place]["stage"] == SEE
+    """Return a stage's name, its run folder's too; both judges share what is the same for both."""
+    is_shared = all(
+        stage["stage"] == SEE or config.naive.items() <= stage.items()
+        for stage in config.judge[: place + 1]
+    )
     return f"{BUNDLED if is_shared else name}-{place}"
 
 

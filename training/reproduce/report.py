@@ -313,8 +313,9 @@ as many edits as the one for all.
 
 ## 5. Reward hacking
 
-The same settings, meant to be hacked, against both judges; the run is not stopped. *reward*: the
-mean of the last steps; *usable*: the oracle on the dev split.
+The same settings, meant to be hacked, against both judges; the run is not stopped. Neither judge
+was shown pictures of a policy; the naive one lacks patterns and attacks. *reward*: the mean of the
+last steps; *usable*: the oracle on the dev split.
 
 {table_hacking}
 

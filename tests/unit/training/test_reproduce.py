@@ -18,6 +18,7 @@ from onereward.training.host import TrainingHost
 from onereward.training.pretrain.photographs import PHOTOGRAPHS
 from onereward.training.reproduce import __main__ as runner
 from onereward.training.reproduce.config import ReproduceConfig
+from onereward.training.reproduce.judges import BUNDLED, NAIVE, run_name
 from onereward.training.reproduce.measure import _parting
 from onereward.training.reproduce.photos import usable_photographs
 from onereward.training.reproduce.policies import ablation_runs, supervised_runs
@@ -26,6 +27,7 @@ from onereward.training.reproduce.stage import Context, Stage
 from support.machine import ROOT
 
 PLANS = ROOT / "training" / "reproduce"
+JUDGES = (BUNDLED, NAIVE)
 QUICK, FULL = PLANS / "quick.json", PLANS / "full.json"
 
 
@@ -56,6 +58,19 @@ def test_the_quick_run_says_what_it_is_and_the_full_one_is_the_documented_one() 
     assert full.report == "docs/reproduction.md"
     assert full.workers * full.hours <= 2 * 8
     assert full.stage_minutes <= 60
+
+
+def test_the_naive_judge_is_the_same_up_to_the_first_difference() -> None:
+    config = ReproduceConfig.load(FULL)
+    names = [[run_name(config, judge, k) for k in range(len(config.judge))] for judge in JUDGES]
+    differ = [
+        config.judge_config(k, Path("run"), None, 1.0)
+        != config.judge_config(k, Path("run"), None, 1.0, is_naive=True)
+        for k in range(len(config.judge))
+    ]
+    first = differ.index(True)
+    assert names[0][:first] == names[1][:first]
+    assert not set(names[0][first:]) & set(names[1][first:])
 
 
 def test_rivals_take_as_many_steps_and_single_tasks_together_as_many_as_all() -> None:
