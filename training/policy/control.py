@@ -33,7 +33,9 @@ SAMPLING_STEPS, TRUE_CFG = 4, 1.0
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "fill"
 
 
-def control_config(run: Path, conditions: Path, steps: int, seed: int = 0) -> PolicyTrainConfig:
+def control_config(
+    run: Path, conditions: Path, steps: int, seed: int = 0, learning_rate: float = 2e-4
+) -> PolicyTrainConfig:
     """Return the settings of the control."""
     return PolicyTrainConfig(
         run_folder=str(run),
@@ -43,7 +45,7 @@ def control_config(run: Path, conditions: Path, steps: int, seed: int = 0) -> Po
         steps=steps,
         batch=16,
         micro_batch=16,
-        learning_rate=2e-4,
+        learning_rate=learning_rate,
         sampling_steps=SAMPLING_STEPS,
         true_cfg=TRUE_CFG,
         grow=0,
@@ -66,6 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--scenes", type=int, default=200, help="dev scenes per task")
     parser.add_argument("--conditions", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
@@ -73,7 +76,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     scenes = make_scenes(arguments.run / "conditions", arguments.conditions)
-    config = control_config(arguments.run / "run", scenes, arguments.steps)
+    rate = arguments.learning_rate
+    config = control_config(arguments.run / "run", scenes, arguments.steps, learning_rate=rate)
     result = train_policy(config, TrainingHost("cpu"))
     dev = draw_scenes(BUNDLED, Split.DEV, arguments.scenes, steps=SAMPLING_STEPS, true_cfg=TRUE_CFG)
     before = dev.usable(load_folder(BUNDLED))
