@@ -44,7 +44,7 @@ from itertools import chain
 from statistics import fmean
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..fill.fused import use_kernels
 from ..fill.guidance import make_velocity
@@ -182,9 +182,9 @@ class PolicyTrainer:
     def update(self, verdicts: Sequence[Verdict]) -> dict[str, float]:
         """Join the processes, shorten the gradient, do the optimiser's step; return the record."""
         config, policy = self.config, self.policy
-        self.processes.sum(policy.gradients())
+        policy.join_gradients(self.processes)
         record = self.means(verdicts)
-        norm = float(nn.utils.clip_grad_norm_(policy.masters.values(), config.clip_norm))
+        norm = policy.shorten_gradient(config.clip_norm)
         if not math.isfinite(record["loss"] + norm):
             policy.clear_gradients()
             raise RuntimeError(

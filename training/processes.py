@@ -29,6 +29,11 @@ class Processes:
         """Whether this process writes the files."""
         return self.rank == 0
 
+    @property
+    def shards(self) -> bool:
+        """Whether weights are to be spread over them: ``accelerate launch --use_fsdp``."""
+        return self.count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
     @cached_property
     def device(self) -> torch.device:
         """The device of this process."""

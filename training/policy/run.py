@@ -29,6 +29,7 @@ from .gate import ALL_CELLS, Gate, make_gate
 from .references import ReferenceStore
 from .rewards import JudgeReward, OracleReward, Reward
 from .samples import SampleSource
+from .sharding import make_sharding
 from .supervised import SupervisedTrainer
 from .tensorboard import TensorBoard
 from .watch import Watch
@@ -166,6 +167,9 @@ class PolicyRun:
                 f"batch is {config.batch}, but {processes.count} processes share it; give at least "
                 "one edit to each"
             )
+        self.sharding = make_sharding(config, processes)
+        if self.sharding is not None:
+            host.say(f"all weights are spread over {processes.count} processes (FSDP2)")
         conditions = ConditionSet(Path(config.conditions_folder))
         self.gate = _gate(config, loaded.judges)
         self.notes = list(self.gate.notes)
@@ -192,7 +196,7 @@ class PolicyRun:
         self.log: TensorBoard | None = None
         if config.tensorboard and processes.is_main:
             self.log = TensorBoard(self.folder.path, stored.step if stored else 0)
-        policy = Policy(loaded.models, config, host.device)
+        policy = Policy(loaded.models, config, host.device, self.sharding)
         kind = PolicyTrainer if config.needs_reward else SupervisedTrainer
         self.trainer = kind(config, policy, source, reward, surroundings)
         self.watch = Watch(self.trainer, loaded.judges, loaded.held_out_judge)
@@ -225,8 +229,9 @@ class PolicyRun:
             while not self.processes.any(self.is_over()):
                 self.step()
         except BaseException as error:
-            # Half an optimiser's step is no state to go on from; the last checkpoint is.
-            if not self.trainer.is_updating:
+            # Half an optimiser's step is no state to go on from; the last checkpoint is. Nor is
+            # there a whole state where others hold a share of it and are busy with something else.
+            if not self.trainer.is_updating and self.sharding is None:
                 self.save()
             if isinstance(error, (RuntimeError, MemoryError)) and is_out_of_memory(error):
                 raise NotEnoughMemory(_advice(self.config)) from error
@@ -244,9 +249,9 @@ class PolicyRun:
         """Do one step, and what is due after it."""
         record = self.trainer.train_step()
         step, seconds = self.trainer.step, round(self.clock.seconds(), 2)
+        if self.takes_part and self.watch.is_due():
+            record |= self.look()
         if self.processes.is_main:
-            if self.watch.is_due():
-                record |= self.look()
             rounded = {name: round(value, 6) for name, value in record.items()}
             self.curve.append({"step": step, "seconds": seconds, **rounded})
             self.folder.append_curve(self.curve[-1])
@@ -255,8 +260,17 @@ class PolicyRun:
             if step % self.config.log_every == 0:
                 log.info("%s %s", self.folder.path.name, self.curve[-1])
             self.host.progress(step, self.config.steps, self.board)
-        if self.clock.wants_checkpoint():
+        if self.agree(self.clock.wants_checkpoint()):
             self.save()
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this process is needed for what the first one writes: it may hold a share."""
+        return self.processes.is_main or self.sharding is not None
+
+    def agree(self, flag: bool) -> bool:
+        """Return a flag on which processes act alike if they have to."""
+        return flag if self.sharding is None else self.processes.any(flag)
 
     def look(self) -> dict[str, float]:
         """Look at held-out conditions; keep the weights, the best and the last few."""
@@ -265,9 +279,11 @@ class PolicyRun:
         results = self.folder.path / "results"
         results.mkdir(exist_ok=True)
         name = f"step-{self.trainer.step:06d}"
-        if self.watch.is_best(look):
+        if self.agree(self.watch.is_best(look)):
             self.export(results / f"best{self.ending}")
         self.export(results / f"{name}{self.ending}")
+        if not self.processes.is_main:
+            return {}
         for old in sorted(results.glob(f"step-*{self.ending}"))[: -self.config.keep]:
             _remove(old)
         if self.log is not None:
@@ -280,12 +296,14 @@ class PolicyRun:
 
     def save(self) -> None:
         """Write the checkpoint and the weights."""
-        if not self.processes.is_main:
+        if not self.takes_part:
             return
         snapshot = self.trainer.snapshot(self.clock.seconds())
-        self.folder.save(replace(snapshot, tensors=snapshot.tensors | self.watch.tensors()))
+        if self.processes.is_main:
+            self.folder.save(replace(snapshot, tensors=snapshot.tensors | self.watch.tensors()))
         self.export(self.folder.path / self.name)
-        save_picture(self.folder.path / BOARD, self.board())
+        if self.processes.is_main:
+            save_picture(self.folder.path / BOARD, self.board())
 
     def keep_best(self) -> None:
         """Make the best look the result of a run that stopped itself."""
@@ -314,12 +332,13 @@ class PolicyRun:
         if config.mode == LORA:
             write_adapter(path, policy.weights(config.result), self.about(), config.lora_scale)
             return
-        fresh = path.with_name(path.name + ".new")
-        _remove(fresh)
-        with policy.as_result():
-            policy.module.save_pretrained(fresh)
-        _remove(path)
-        fresh.rename(path)
+        fresh, is_main = path.with_name(path.name + ".new"), self.processes.is_main
+        if is_main:
+            _remove(fresh)
+        policy.save_module(fresh, is_main)
+        if is_main:
+            _remove(path)
+            fresh.rename(path)
 
     def about(self) -> dict[str, Any]:
         """Return what goes into the file's metadata."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...fill.adapters import apply_adapters
-from ...fill.fused import apply_kernels
+from ...fill.checkpoint.modules import empty_module
+from ...fill.fused import apply_kernels, detach
 from ...fill.models import FillModels
 from ...fill.modulation import return_modulation
 from ...fill.recompute import checkpoint_blocks
 from ..pretrain.run import Snapshot, flatten_optimizer, restore_optimizer
+from ..processes import Processes
 from .config import (
     ADAM_8BIT,
     ATTENTION,
@@ -29,6 +32,7 @@ from .config import (
     OFF,
     PolicyTrainConfig,
 )
+from .sharding import Sharding, own
 
 NAME = "policy"
 """PEFT's name of the adapter in training."""
@@ -47,8 +51,20 @@ class Policy:
         ema: Their moving average, ``decay * ema + (1 - decay) * masters`` after every step.
     """
 
-    def __init__(self, models: FillModels, config: PolicyTrainConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        models: FillModels,
+        config: PolicyTrainConfig,
+        device: torch.device,
+        sharding: Sharding | None = None,
+    ) -> None:
         """Put a fresh adapter on the transformer, or free all its weights.
+
+        Args:
+            models: The fill model.
+            config: What is trained and how.
+            device: Where the copies that learn are kept.
+            sharding: Spreads all weights over processes; None: each holds all of them.
 
         Raises:
             RuntimeError: The weights were made in inference mode and cannot be trained.
@@ -56,6 +72,7 @@ class Policy:
         """
         self._config = config
         self._models = models
+        self._sharding = sharding
         self._start: dict[str, Tensor] | None = None
         self.module: Any = models.transformer.module
         apply_adapters(self.module, models.adapters)
@@ -76,20 +93,21 @@ class Policy:
                 "and run again"
             )
         self.masters = {
-            name: nn.Parameter(p.detach().to(device, torch.float32, copy=True))
+            name: nn.Parameter(own(p).to(device, torch.float32, copy=True))
             for name, p in self.parameters.items()
         }
         for master in self.masters.values():
             master.grad = torch.zeros_like(master)
         self.ema = {name: m.detach().clone() for name, m in self.masters.items()}
         if config.mode != LORA:
-            self._start = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
+            self._start = {name: own(p).cpu().clone() for name, p in self.parameters.items()}
         self.optimizer = _make_optimizer(list(self.masters.values()), config)
         if config.checkpointing != OFF:
             checkpoint_blocks(self.module, config.checkpointing == KEEP_ATTENTION)
         # An edit may have left it in host memory.
         return_modulation(self._models.transformer)
-        apply_kernels(self.module, self._models.kernels, device)
+        if self._sharding is None:
+            apply_kernels(self.module, self._models.kernels, device)
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -135,12 +153,26 @@ class Policy:
             if parameter.grad is not None:
                 grad = self.masters[name].grad
                 assert grad is not None, "masters keep their gradients"
-                grad += parameter.grad.to(grad.device, torch.float32)
+                made = self._sharding.gradient(parameter) if self._sharding else parameter.grad
+                grad += made.to(grad.device, torch.float32)
                 parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients taken so far."""
         return [m.grad for m in self.masters.values() if m.grad is not None]
+
+    def join_gradients(self, processes: Processes) -> None:
+        """Sum the gradients over the processes, where the backward pass has not done so."""
+        if self._sharding is None:
+            processes.sum(self.gradients())
+
+    def shorten_gradient(self, longest: float) -> float:
+        """Return the norm of the gradient, and bring it down to ``longest`` if it is more."""
+        norm = nn.utils.get_total_norm(self.gradients())
+        if self._sharding is not None:
+            norm = self._sharding.norm(norm)
+        nn.utils.clip_grads_with_norm_(self.masters.values(), longest, norm)
+        return float(norm)
 
     def clear_gradients(self) -> None:
         """Forget the gradients taken so far, of a step that was not finished too."""
@@ -164,12 +196,31 @@ class Policy:
         return {k: v.detach() for k, v in (self.ema if which == "ema" else self.masters).items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything a checkpoint needs."""
-        return {
+        """Return everything a checkpoint needs, in one piece; for all processes to call."""
+        tensors = {
             **{f"weights.{k}": v.detach() for k, v in self.masters.items()},
             **{f"ema.{k}": v for k, v in self.ema.items()},
             **flatten_optimizer(self.optimizer, "adam"),
         }
+        return self._sharding.whole(tensors, self._shaped()) if self._sharding else tensors
+
+    def save_module(self, path: Path, is_main: bool = True) -> None:
+        """Write the transformer that is saved as a folder; for all processes to call.
+
+        Args:
+            path: The folder.
+            is_main: Whether this process writes it.
+        """
+        with self.as_result():
+            if self._sharding is None:
+                self.module.save_pretrained(path)
+                return
+            shares = {name: own(p) for name, p in self.parameters.items()}
+            whole = self._sharding.whole(shares, self.parameters)
+        if is_main:
+            module: Any = empty_module("transformer", self._models.transformer_config)
+            module.load_state_dict(whole, assign=True)
+            module.save_pretrained(path)
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
@@ -178,11 +229,16 @@ class Policy:
         Raises:
             ValueError: It is of another model or adapter.
         """
-        for prefix, own in (("weights", self.masters), ("ema", self.ema)):
-            _check_same(snapshot.tensors, prefix, own)
-            for name, tensor in own.items():
-                tensor.copy_(snapshot.tensors[f"{prefix}.{name}"])
-        restore_optimizer(self.optimizer, snapshot.tensors, "adam")
+        tensors = snapshot.tensors
+        for prefix in ("weights", "ema"):
+            _check_same(tensors, prefix, self.parameters)
+        if self._sharding is not None:
+            shaped, share = self._shaped(), self._sharding.share
+            tensors = {k: share(t) if k in shaped else t for k, t in tensors.items()}
+        for prefix, mine in (("weights", self.masters), ("ema", self.ema)):
+            for name, tensor in mine.items():
+                tensor.copy_(tensors[f"{prefix}.{name}"])
+        restore_optimizer(self.optimizer, tensors, "adam")
         self._put(self.masters)
 
     @torch.no_grad()
@@ -202,6 +258,9 @@ class Policy:
     def _free(self) -> dict[str, nn.Parameter]:
         if self._config.mode != LORA:
             self.module.requires_grad_(True)
+            if self._sharding is not None:
+                detach(self.module)  # the fused forwards go by classes that FSDP replaces
+                self._sharding.spread(self.module)
             return dict(self.module.named_parameters())
         from peft import LoraConfig
 
@@ -226,6 +285,14 @@ class Policy:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(f".{NAME}." in name)
 
+    def _shaped(self) -> dict[str, nn.Parameter]:
+        """Return whose shape a tensor of a checkpoint has, of those that have one's."""
+        kinds = [(f"weights.{k}", f"ema.{k}") for k in self.parameters]
+        averages = [(f"adam.{i}.exp_avg", f"adam.{i}.exp_avg_sq") for i in range(len(kinds))]
+        parameters = self.parameters.values()
+        names = zip(kinds, averages, parameters, strict=True)
+        return {name: p for pair, other, p in names for name in (*pair, *other)}
+
     @contextmanager
     def _as(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         self._put(weights)
@@ -237,7 +304,7 @@ class Policy:
     @torch.no_grad()
     def _put(self, weights: Mapping[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():
-            parameter.copy_(weights[name])
+            own(parameter).copy_(weights[name])
 
 
 def lora_targets(module: nn.Module, layers: str) -> list[str]:
@@ -270,13 +337,13 @@ def _make_optimizer(masters: list[nn.Parameter], config: PolicyTrainConfig) -> A
     return AdamW8bit(masters, lr=0.0, weight_decay=0.0)
 
 
-def _check_same(tensors: Mapping[str, Tensor], prefix: str, own: Mapping[str, Tensor]) -> None:
+def _check_same(tensors: Mapping[str, Tensor], prefix: str, mine: Mapping[str, Tensor]) -> None:
     stored = {
         key.removeprefix(prefix + "."): tuple(tensor.shape)
         for key, tensor in tensors.items()
         if key.startswith(prefix + ".")
     }
-    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in mine.items()}
     if stored != expected:
         other = sorted(k for k in stored.keys() | expected if stored.get(k) != expected.get(k))
         raise ValueError(
