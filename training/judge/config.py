@@ -98,10 +98,10 @@ class CompareConfig(LearnConfig):
     """The judge to start from: one that learned to see."""
     pool_folder: str
     """Candidates, as written by `training.judge.gather`."""
-    margins: tuple[float, ...] = (0.07, 0.065, 0.03, 0.04, 0.055)
+    margins: tuple[float, ...] = (0.04, 0.12, 0.03, 0.05, 0.13)
     """Least difference of the oracle's scores (0..1) that makes a pair, in the order of its
-    dimensions; less is hardly any. Fixed before training so that of the first pool's groups at
-    least 60 % keep a pair in each dimension; how widely a score spreads differs."""
+    dimensions; less is hardly any. Fixed before comparing was learned so that 65 % of the train
+    split's groups keep a pair in each dimension; how widely a score spreads differs."""
     pairs: int = 24
     """Pairs of pictures per step, each asked about every dimension in which it differs; 0 trains
     the vision tower alone."""
