@@ -14,12 +14,14 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -140,11 +142,21 @@ def _start(stage: Stage, context: Context) -> BaseProcess:
 
 
 def _work(stage: Stage, context: Context, output: Path) -> None:
-    """Do a stage in a process of its own, with everything that it says in its own log."""
+    """Do a stage in a process of its own, with everything that it says in its own log.
+
+    A stop ends it at once, wherever it is: not all stages ask a host, and what they write is whole
+    or not there.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the process that started it to decide
+    signal.signal(signal.SIGTERM, _stop_now)
     with output.open("ab") as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
     sys.exit(0 if stage.run(context) else UNFINISHED)
+
+
+def _stop_now(number: int, frame: FrameType | None) -> None:
+    raise Stopped
 
 
 def _log_of(context: Context, name: str) -> Path:

@@ -13,9 +13,9 @@ from ...world.conditions import TASKS
 from ...world.splits import Split
 from ..data import save_picture
 from ..plot import Series, plot, stack
-from ..policy.board import reward_lines
+from ..policy.looks.board import reward_lines
 from ..policy.config import DYNAMIC, FIXED, PolicyTrainConfig
-from ..policy.usability import draw_scenes, load_with_adapter
+from ..policy.study.usability import draw_scenes, load_with_adapter
 from ..pretrain.models import load_folder
 from ..pretrain.report.photo_probe import outline
 from ..pretrain.run import RunFolder

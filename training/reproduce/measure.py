@@ -26,8 +26,8 @@ from ..benchmark.report import votes_record
 from ..benchmark.verdicts import count_votes, vote
 from ..judge.learner import load_whole_judge
 from ..policy.config import DYNAMIC, FIXED, PolicyTrainConfig
-from ..policy.drift import Drift
-from ..policy.usability import Scenes, draw_scenes, load_with_adapter
+from ..policy.looks.drift import Drift
+from ..policy.study.usability import Scenes, draw_scenes, load_with_adapter
 from ..pretrain.models import FillParts, load_folder
 from ..pretrain.run import RunFolder
 from ..pretrain.sampling import sample_scenes

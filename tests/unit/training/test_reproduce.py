@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from onereward.fill.task import Task
 from onereward.reward.report import wilson_interval
 from onereward.training.data import ConditionSet, save_picture
-from onereward.training.host import TrainingHost
+from onereward.training.host import Stopped, TrainingHost
 from onereward.training.pretrain.photographs import PHOTOGRAPHS
 from onereward.training.reproduce import __main__ as runner
 from onereward.training.reproduce.config import ReproduceConfig
@@ -166,6 +168,32 @@ def test_a_stage_that_fails_is_named_and_goes_on_when_mended(
     assert runner.reproduce(context) == Path("written")
 
 
+def test_a_stop_ends_stages_at_once_and_leaves_them_to_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even a stage that never asks whether it should stop."""
+    context = context_for(quick(tmp_path, workers=2))
+
+    def work(context: Context) -> bool:
+        (context.folder / "begun").touch()
+        signal.pause()
+        return True
+
+    endless = Stage(name="endless", work=work)
+    monkeypatch.setattr(runner, "all_stages", lambda _: [endless])
+    monkeypatch.setattr(runner, "_import_slow_libraries", lambda: None)
+    monkeypatch.setattr(runner.time, "sleep", lambda _: stop_when_begun())
+
+    def stop_when_begun() -> None:
+        if (context.folder / "begun").exists():
+            context.host.stop()
+
+    with pytest.raises(Stopped):
+        runner.reproduce(context)
+    assert not endless.is_done(context.config)
+    assert (context.folder / "stages" / "endless.part").exists()
+
+
 def point(step: int, reward: float | None, won: int, lost: int, p: float) -> dict[str, Any]:
     return {"step": step, "reward": reward, "won": won, "lost": lost, "p": p}
 
@@ -193,14 +221,23 @@ def test_photographs_that_were_learned_from_are_left_out(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_everything_runs_and_measuring_again_gives_the_same(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
+    photos, fill = tmp_path / "photos", tmp_path / "fill"
     photos.mkdir()
+    shutil.copytree(ROOT / "assets" / "fill", fill)
+    recipe = json.loads((fill / "recipe.json").read_text())
+    (fill / "recipe.json").write_text(json.dumps(recipe | {"steps": 2}))
+    least = ReproduceConfig.load(QUICK)
     noise = torch.rand(80, 96, 3, generator=torch.Generator().manual_seed(0))
     save_picture(photos / "noise.png", noise)
     config = quick(
         tmp_path,
         workers=0,
+        fill_folder=str(fill),
         judge_start=str(ROOT / "assets" / "judge"),
+        pool=least.pool | {"steps": (1, 1)},
+        policy=least.policy | {"steps": 1, "batch": 2, "sampling_steps": 2, "test_every": 1},
+        hack=least.hack | {"steps": 1, "test_every": 1},
+        conditions=24,
         test_scenes=2,
         ablation_scenes=1,
         hack_scenes=1,
