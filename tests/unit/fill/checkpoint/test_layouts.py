@@ -41,13 +41,17 @@ def values(module: nn.Module) -> checkpoints.Tensors:
     return found
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("part", PARTS)
-def test_a_file_in_bf16_holds_what_the_folder_holds(part: str, write: Any, folder_tensors: Any):
-    loaded = values(FilePart(part, write(part, "bf16"), config_of(part)).load(torch.bfloat16))
+def test_a_plain_file_holds_what_the_folder_holds(
+    part: str, precision: str, write: Any, folder_tensors: Any
+):
+    loaded = values(FilePart(part, write(part, precision), config_of(part)).load(torch.bfloat16))
     truth = folder_tensors[part]
     assert {name for name in loaded if "embed_tokens" not in name} == set(truth)
     for name, value in truth.items():
-        assert torch.equal(loaded[name], value.to(torch.bfloat16)), name
+        stored = value.to(torch.float16) if precision == "fp16" else value
+        assert torch.equal(loaded[name], stored.to(torch.bfloat16)), name
 
 
 def exact(tensor: torch.Tensor, precision: str) -> torch.Tensor:
@@ -78,9 +82,11 @@ def test_quantised_files_hold_what_their_format_says(precision: str, write: Any,
     assert torch.equal(loaded["single_transformer_blocks.1.proj_mlp.weight"], fused[3 * width :])
     shift, scale = exact(original["final_layer.adaLN_modulation.1.weight"], precision).chunk(2)
     assert torch.equal(loaded["norm_out.linear.weight"], torch.cat([scale, shift]))
-    linears = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    linears: list[Any] = [m for m in module.modules() if isinstance(m, nn.Linear)]
     assert all(isinstance(layer, QuantisedLinear) for layer in linears)
-    assert part.num_bytes(torch.float32) == sum(p.nbytes for p in module.parameters())
+    scales = [layer.scale for layer in linears if layer.scale is not None]
+    held = sum(tensor.nbytes for tensor in (*module.parameters(), *scales))
+    assert part.num_bytes(torch.float32) == held
 
 
 @pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"])
@@ -99,17 +105,18 @@ def test_block_formats_expand_as_the_gguf_package_does(kind: str):
     torch.testing.assert_close(made, torch.from_numpy(truth), rtol=1e-6, atol=1e-6)
 
 
-def test_every_fp8_value_is_the_same_with_and_without_the_devices_help():
+def test_every_fp8_value_is_the_same_with_and_without_the_devices_help(
+    monkeypatch: pytest.MonkeyPatch,
+):
     from onereward.fill.checkpoint import codec
 
     packed = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
     for kind, dtype in codec.FP8.items():
         truth = packed.view(dtype).float()
-        table = codec._fp8_table(kind)[packed.int()]
-        torch.testing.assert_close(table, truth, rtol=0, atol=0, equal_nan=True)
-        torch.testing.assert_close(
-            codec.expand(kind, packed, torch.float32), truth, rtol=0, atol=0, equal_nan=True
-        )
+        for devices in (("cpu",), ()):
+            monkeypatch.setattr(codec, "_CASTING_DEVICES", devices)
+            found = codec.expand(kind, packed, torch.float32)
+            torch.testing.assert_close(found, truth, rtol=0, atol=0, equal_nan=True)
 
 
 def models_of(offload: str = "auto", **files: Path) -> FillModels:
@@ -144,6 +151,27 @@ def test_single_files_make_the_picture_of_the_folder(
     files = {part: write(part, "bf16") for part in PARTS}
     files["transformer"] = write("transformer", precision)
     assert torch.equal(picture(models_of(**files)), truth)
+
+
+WHERE = {
+    "transformer": "model.diffusion_model.",
+    "vae": "vae.",
+    "text_encoder": "text_encoders.clip_l.transformer.",
+    "text_encoder_2": "text_encoders.t5xxl.transformer.",
+}
+"""Prefixes of the parts in a file of a whole model, as ComfyUI saves one."""
+
+
+def test_a_whole_model_in_one_file_serves_as_every_part(
+    tmp_path: Path, file_tensors: Any, truth: torch.Tensor
+):
+    whole = {
+        prefix + key: value.to(torch.bfloat16)
+        for part, prefix in WHERE.items()
+        for key, value in file_tensors[part].items()
+    }
+    path = checkpoints.save(tmp_path / "checkpoint.safetensors", whole)
+    assert torch.equal(picture(models_of(**dict.fromkeys(PARTS, path))), truth)
 
 
 # Largest mean difference of a channel, of 1: twice what was measured with this model and picture.

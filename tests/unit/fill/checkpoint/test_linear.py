@@ -11,12 +11,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from onereward import kernels
+from onereward.fill import fused
 from onereward.fill.adapters import apply_adapters, read_adapter
 from onereward.fill.checkpoint.linear import QuantisedLinear
 from onereward.fill.checkpoint.part import FilePart
+from onereward.fill.checkpoint.stored import Reader
+from onereward.fill.guidance import Conditioning, Prompt, make_velocity
+from onereward.fill.modulation import ModulationTable, make_table
 from support.autograd import saved_by_autograd
 from support.checkpoints import save
 from support.models import BUNDLED
+from support.tolerance import assert_equal_models
 
 CONFIG = json.loads((BUNDLED / "transformer" / "config.json").read_text())
 RANK = 4
@@ -131,12 +137,82 @@ def test_adapters_and_checkpointing_work_beside_packed_weights(
     assert torch.equal(call(module, torch.float32, requires_grad=False), alone)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # in a sigmoid: right
+@pytest.mark.parametrize("precision", ["scaled", "Q8_0"])
+def test_kernels_and_modulation_table_work_on_packed_weights(precision: str, write: Any):
+    module: Any = FilePart("transformer", write("transformer", precision), CONFIG).load(
+        torch.float32
+    )
+    module.transformer_blocks = module.transformer_blocks[:1]
+    module.single_transformer_blocks = module.single_transformer_blocks[:1]
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    cond = Conditioning(
+        packed=draw(1, 2, CONFIG["in_channels"] - CONFIG["out_channels"]),
+        image_ids=torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        positive=Prompt(
+            sequence=draw(2, CONFIG["joint_attention_dim"]),
+            pooled=draw(CONFIG["pooled_projection_dim"]),
+        ),
+        negative=None,
+        true_cfg=1.0,
+        guidance=3.5,
+    )
+    x, sigmas = draw(1, 2, CONFIG["out_channels"]).requires_grad_(), torch.tensor([0.8, 0.4])
+
+    def velocity_and_gradient(table: ModulationTable | None = None) -> list[torch.Tensor]:
+        made = make_velocity(module, cond, table=table)(x, sigmas[1])
+        return [made, *torch.autograd.grad(made.square().sum(), x)]
+
+    plain = velocity_and_gradient()
+    fused.attach(module)
+    with kernels.use_backend("triton"):
+        found = velocity_and_gradient()
+        table = make_table(module, cond, sigmas)
+        assert table is not None
+        ready = velocity_and_gradient(table)
+    for values in (found, ready):
+        for one, other in zip(values, plain, strict=True):
+            assert_equal_models(one, other, precision)
+
+
 def test_a_file_that_changes_after_the_check_is_refused(tmp_path: Path, file_tensors: Any):
     path = save(tmp_path / "fill.safetensors", file_tensors["transformer"])
     part = FilePart("transformer", path, CONFIG)
     os.utime(path, ns=(1, 1))
     with pytest.raises(ValueError, match="was changed while it was in use"):
         part.load(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(None, "was changed while it was in use"), (100_000, "ends too early|was changed while")],
+    ids=["rewritten", "cut"],
+)
+def test_a_file_that_changes_while_it_is_loaded_is_refused(
+    size: int | None,
+    message: str,
+    tmp_path: Path,
+    file_tensors: Any,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    path = save(tmp_path / "fill.safetensors", file_tensors["transformer"])
+    part = FilePart("transformer", path, CONFIG)
+    read, calls = Reader.rows, []
+
+    def rows(self: Reader, *which: Any) -> torch.Tensor:
+        calls.append(which)
+        if len(calls) == 10:
+            os.utime(path, ns=(1, 1)) if size is None else os.truncate(path, size)
+        return read(self, *which)
+
+    monkeypatch.setattr(Reader, "rows", rows)
+    with pytest.raises(ValueError, match=message):
+        part.load(torch.bfloat16)
+    assert len(calls) >= 10
 
 
 @pytest.mark.parametrize("precision", ["scaled", "Q8_0"])

@@ -1,0 +1,186 @@
+"""One file of the published width, sampled by us and by ComfyUI's own model: the same latents.
+
+ComfyUI loads the file with its own loader and samples with its own sampler; only what goes in comes
+from our bridge.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from onereward.fill import pipeline
+from onereward.fill.config import FillConfig, ModelConfig
+from onereward.fill.models import FillModels, load_fill_models
+from onereward.fill.request import FillRequest
+from onereward.fill.task import Task
+from support import checkpoints
+from support.hosts import RecordingHost
+from support.models import BUNDLED
+from support.published import VAE, write_transformer
+from support.tolerance import assert_equal_models
+
+pytestmark = pytest.mark.slow
+
+SIDE, SEED, RANK = 128, 7, 4
+SETTINGS = FillConfig(steps=2, target_size=SIDE)
+"""Two steps with the bundled recipe's true_cfg: both prompts take part."""
+TEXT_SIZES = {"joint_attention_dim": 128, "pooled_projection_dim": 64}
+"""Those of the bundled text encoders."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled text encoders with a VAE of FLUX's latents and a transformer of FLUX's width."""
+    from diffusers import AutoencoderKL
+
+    folder = tmp_path_factory.mktemp("wide") / "model"
+    shutil.copytree(BUNDLED, folder, ignore=shutil.ignore_patterns("transformer", "vae"))
+    torch.manual_seed(0)
+    narrow: dict[str, Any] = VAE | {"block_out_channels": [16] * 4, "norm_num_groups": 8}
+    AutoencoderKL(**narrow).save_pretrained(folder / "vae")
+    write_transformer(folder / "transformer", **TEXT_SIZES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(folder: Path) -> Path:
+    """A file of the transformer with no two rows alike: bf16, 1 GB, diffusers' layout."""
+    found: checkpoints.Tensors = {}
+    for file in sorted((folder / "transformer").glob("*.safetensors")):
+        found |= checkpoints.load_file(file)
+    generator = torch.Generator().manual_seed(1)
+    for name in sorted(found):
+        value = found[name]
+        factor = torch.rand(value.shape[0], generator=generator) + 0.5
+        if name.endswith("bias"):
+            # ComfyUI rounds biases to fp8 where weights are: these are of that type already.
+            value.copy_((0.1 * (factor - 1)).to(torch.float8_e4m3fn))
+        else:
+            value.mul_(factor.to(value).reshape(-1, *[1] * (value.ndim - 1)))
+    return checkpoints.save(folder / "weights.safetensors", found)
+
+
+def write(path: Path, weights: Path, layout: str, precision: str) -> Path:
+    tensors = checkpoints.load_file(weights)
+    if layout == "original":
+        tensors = checkpoints.original_transformer(tensors)
+    if precision == "fp8":
+        tensors = checkpoints.as_fp8(tensors, torch.float8_e4m3fn)
+    elif precision == "scaled":
+        tensors = checkpoints.as_scaled_fp8(tensors)
+    return checkpoints.save(path, tensors)
+
+
+def write_lora(path: Path, native: Any) -> tuple[Path, int]:
+    """Write a LoRA for every matrix, as kohya does; return it and the number of layers."""
+    generator = torch.Generator().manual_seed(2)
+    lora: checkpoints.Tensors = {}
+    for key, value in native.model.diffusion_model.state_dict().items():
+        if value.ndim == 2:
+            name = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
+            rows, columns = value.shape
+            lora[f"{name}.lora_down.weight"] = 0.05 * torch.randn(
+                RANK, columns, generator=generator
+            )
+            lora[f"{name}.lora_up.weight"] = 0.05 * torch.randn(rows, RANK, generator=generator)
+            lora[f"{name}.alpha"] = torch.tensor(RANK / 2)
+    return checkpoints.save(path, lora), len(lora) // 3
+
+
+def request() -> FillRequest:
+    mask = torch.zeros(1, SIDE, SIDE)
+    mask[:, 32:96, 40:80] = 1
+    return FillRequest(
+        task=Task.FILL,
+        image=torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0)),
+        mask=mask,
+        prompt="a red circle",
+        config=SETTINGS,
+        seed=SEED,
+    )
+
+
+def by_us(models: FillModels, host: Any) -> torch.Tensor:
+    """Return the final latents ``[C, h, w]`` of our sampler, as the VAE decodes them."""
+    kept: list[torch.Tensor] = []
+    decode = pipeline.decode_latent
+
+    def keep(latent: torch.Tensor, *rest: Any) -> torch.Tensor:
+        kept.append(latent / VAE["scaling_factor"] + VAE["shift_factor"])
+        return decode(latent, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "decode_latent", keep)
+        pipeline.run_fill(request(), models, host)
+    return kept[0]
+
+
+def by_comfyui(nodes: ModuleType, models: FillModels, model: Any) -> torch.Tensor:
+    """Return those of ComfyUI's sampler with its own model, and with what our bridge prepares."""
+    import comfy.sample
+
+    host = nodes.host.ComfyHost(None)
+    given = request()
+    out = nodes.OneRewardNativeInputs.PREPARE_CLASS_CLONE({}).execute(
+        clip=nodes.native_model.native_clip(models, host),
+        vae=nodes.native_model.native_vae(models, host),
+        image=given.image,
+        mask=given.mask,
+        task=given.task.value,
+        prompt=given.prompt,
+        recipe="bundled",
+        settings=SETTINGS,
+        model=model,
+    )
+    positive, negative, latent, _, shifted, steps, cfg, _ = out.args
+    noise = comfy.sample.prepare_noise(latent["samples"], SEED)
+    how = (shifted, noise, steps, cfg, "euler", "simple", positive, negative, latent["samples"])
+    with torch.inference_mode():
+        return comfy.sample.sample(*how, seed=SEED, disable_pbar=True)[0]
+
+
+CASES = {
+    "original-bf16": ("original", "bf16", False),
+    "diffusers-fp8-lora": ("diffusers", "fp8", True),
+    "original-scaled-fp8": ("original", "scaled", False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_latents_are_those_of_comfyuis_own_loader_and_sampler(
+    case: str, folder: Path, weights: Path, nodes: ModuleType, tmp_path: Path
+):
+    import comfy.sd
+    import comfy.utils
+
+    layout, precision, with_lora = CASES[case]
+    file = write(tmp_path / "wide.safetensors", weights, layout, precision)
+    config = ModelConfig(
+        folder=str(folder), transformer=str(file), precision="fp32", recipe="bundled"
+    )
+    models = load_fill_models(config, torch.device("cpu"))
+    native: Any = comfy.sd.load_diffusion_model(str(file))
+    if with_lora:
+        lora, layers = write_lora(tmp_path / "lora.safetensors", native)
+        models = models.with_adapter(lora, 0.8)
+        tensors = comfy.utils.load_torch_file(str(lora))
+        native, _ = comfy.sd.load_lora_for_models(native, None, tensors, 0.8, 0.0)
+        assert len(native.patches) == layers, "ComfyUI puts every layer on"
+    theirs = by_comfyui(nodes, models, native)
+    host = nodes.host.ComfyHost(None)
+    clip, vae = (
+        nodes.native_model.native_clip(models, host),
+        nodes.native_model.native_vae(models, host),
+    )
+    back = nodes.from_native.NativeModels(native, clip, vae, models.recipe)
+    assert_equal_models(by_us(back, host), theirs, f"{case}, our sampler on ComfyUI's model")
+    del native, back  # only one of the two is in memory
+    gc.collect()
+    assert_equal_models(by_us(models, RecordingHost()), theirs, case)
