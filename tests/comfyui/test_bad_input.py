@@ -259,6 +259,42 @@ def test_damaged_models_are_refused(
     assert "\n" not in message
 
 
+def lora_file() -> dict[str, torch.Tensor]:
+    names = (f"transformer.{first_layer()}.lora_{side}.weight" for side in "AB")
+    return {name: torch.zeros(2, 2) for name in names}
+
+
+def clip_file() -> dict[str, torch.Tensor]:
+    return load_file(next((BUNDLED / "text_encoder").glob("*.safetensors")))
+
+
+SINGLE_FILES: dict[str, tuple[str, str, Callable[[], dict[str, torch.Tensor]], str]] = {
+    "a lora as transformer": (
+        *("transformer", "diffusion_models", lora_file),
+        "is a LoRA, but a FLUX.1 Fill transformer is needed as transformer; put it on with",
+    ),
+    "clip as t5": ("t5", "text_encoders", clip_file, "is CLIP-L (clip_l.safetensors), but the T5"),
+    "clip as vae": ("vae", "vae", clip_file, "is CLIP-L (clip_l.safetensors), but the VAE of"),
+}
+
+
+@pytest.mark.parametrize("case", SINGLE_FILES)
+def test_files_in_the_wrong_slot_are_named(
+    case: str, comfyui: ComfyServer, client: ComfyClient, example: str
+):
+    what, place, make, expected = SINGLE_FILES[case]
+    name = "falsche Datei é.safetensors"
+    folder = comfyui.base_directory / "models" / place
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(make(), folder / name)
+    try:
+        message = run_bad(client, edit_graph(client, load(**{what: name}), example), comfyui)
+    finally:
+        (folder / name).unlink()
+    assert f"{name} {expected}" in message
+    assert "\n" not in message
+
+
 def write_lora(path: Path, tensors: dict[str, torch.Tensor]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
