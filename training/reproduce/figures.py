@@ -13,8 +13,8 @@ from ...world.conditions import TASKS
 from ...world.splits import Split
 from ..data import save_picture
 from ..plot import Series, plot, stack
-from ..policy.looks.board import reward_lines
 from ..policy.config import DYNAMIC, FIXED, PolicyTrainConfig
+from ..policy.looks.board import reward_lines
 from ..policy.study.usability import draw_scenes, load_with_adapter
 from ..pretrain.models import load_folder
 from ..pretrain.report.photo_probe import outline
@@ -35,12 +35,12 @@ def draw_rewards(context: Context, folder: Path) -> dict[str, str]:
     for name in (FIXED, DYNAMIC):
         curve = curve_of(context, name)
         lines = {k: v for k, v in reward_lines(curve).items() if "." in k}
+        last = max((record["step"] for record in curve), default=1)
         plots = []
         for task in TASKS:
             own = [(k.partition(".")[2], v) for k, v in lines.items() if k.startswith(f"{task}.")]
             if own:
                 series = [Series(name=k.replace("_", " "), points=v) for k, v in sorted(own)]
-                last = max(point[0] for _, line in own for point in line)
                 plots.append(plot(f"{task}: P(Yes)", series, (0, last), (0, 1), "step"))
         if plots:
             made[name] = _save(folder, f"reward-{name}", stack(plots)[0])

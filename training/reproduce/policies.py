@@ -14,8 +14,8 @@ from ...world.conditions import TASKS, draw_conditions
 from ..data import ConditionSet, save_picture, write_conditions
 from ..make_conditions import Item, scene_of
 from ..policy.config import DYNAMIC, FIXED
-from ..policy.study.control import make_scenes
 from ..policy.run import ADAPTER, train_policy
+from ..policy.study.control import make_scenes
 from .config import ReproduceConfig
 from .judges import BUNDLED, NAIVE, judge_folder
 from .stage import Context, Stage, Work

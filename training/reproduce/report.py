@@ -80,7 +80,8 @@ class Writer:
                     *(task, dimension.replace("_", " "), _percent(found["accuracy"])),
                     f"{_percent(found['low'])}-{_percent(found['high'])}",
                     *(str(found["num_pairs"]), _percent(found["swap_consistency"])),
-                    *(_percent(other["accuracy"]) if other else "-", f"{published or '-'}"),
+                    _percent(other["accuracy"]) if other else "-",
+                    f"{published:.2f}" if published else "-",
                 ]
             )
         return "\n\n".join([markdown(rows), self._kinds(), self._calibration(), self._dimensions()])
@@ -188,16 +189,15 @@ class Writer:
         found = self.context.read("photos")
         if not found["crops"]:
             return "Left out: no folder of photographs was given (`make reproduce PHOTOS=FOLDER`)."
-        rows = [["model", "task", "edits", "sound", "seam", "tone", "texture"]]
-        for number, (name, numbers) in enumerate(found["models"].items()):
-            for task, sides in numbers["sides"].items():
-                for side, one in sides.items():
-                    if side == "rival" and number:
-                        continue  # the base again
-                    values = [f"{one[key]:.3f}" for key in ("seam", "tone", "texture")]
-                    label = self._label(name if side == "model" else BASE)
-                    share = _percent(one["sound"]["share"])
-                    rows.append([label, task, str(one["edits"]), share, *values])
+        rows = [["task", "model", "edits", "sound", "seam", "tone", "texture"]]
+        models = {name: numbers["sides"] for name, numbers in found["models"].items()}
+        for task, sides in models[FIXED].items():
+            # The base is the rival of both, with the same pictures.
+            each = {BASE: sides["rival"]} | {n: s[task]["model"] for n, s in models.items()}
+            for name, one in each.items():
+                values = [f"{one[key]:.3f}" for key in ("seam", "tone", "texture")]
+                counts = [str(one["edits"]), _percent(one["sound"]["share"])]
+                rows.append([task, self._label(name), *counts, *values])
         return f"{found['crops']} crops of {len(found['files'])} photographs.\n\n{markdown(rows)}"
 
     def _label(self, name: str) -> str:
