@@ -22,17 +22,17 @@ from ..loop import PolicyTrainer, Surroundings
 from ..pretrain.run import Clock, RunFolder, Snapshot, first_snapshot, saved_step
 from ..processes import Processes
 from .adapter import write_adapter
-from .board import draw_board
 from .config import LORA, PolicyTrainConfig
 from .forecast import Forecast, make_forecast
 from .gate import ALL_CELLS, Gate, make_gate
+from .looks.board import draw_board
+from .looks.tensorboard import TensorBoard
+from .looks.watch import Watch
 from .references import ReferenceStore
 from .rewards import JudgeReward, OracleReward, Reward
 from .samples import SampleSource
 from .sharding import make_sharding
 from .supervised import SupervisedTrainer
-from .tensorboard import TensorBoard
-from .watch import Watch
 from .weights import Policy
 
 log = logging.getLogger("onereward.training")

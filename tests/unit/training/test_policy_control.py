@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from onereward.reward.report import sign_test
 from onereward.training.policy.config import PolicyTrainConfig
-from onereward.training.policy.control import control_config, make_scenes
 from onereward.training.policy.run import PolicyRun, train_policy
+from onereward.training.policy.study.control import control_config, make_scenes
 from onereward.training.processes import Processes
 from onereward.world.conditions import TASKS, draw_conditions
 from onereward.world.nearest import nearest_truth

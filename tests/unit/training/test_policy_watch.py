@@ -13,11 +13,11 @@ from onereward.fill.task import Dimension, Task
 from onereward.reward.query import queries_for
 from onereward.reward.report import Answer, make_report, read_report, write_report
 from onereward.training.policy.adapter import read_about
-from onereward.training.policy.board import draw_board, reward_lines
-from onereward.training.policy.drift import Drift, Shown, measure_drift
 from onereward.training.policy.gate import ALL_CELLS, make_gate
+from onereward.training.policy.looks.board import draw_board, reward_lines
+from onereward.training.policy.looks.drift import Drift, Shown, measure_drift
+from onereward.training.policy.looks.watch import Watch
 from onereward.training.policy.run import ADAPTER, train_policy
-from onereward.training.policy.watch import Watch
 from support.hosts import RecordingHost
 from support.judges import make_judge
 from support.policies import loaded_for, make_conditions, policy_config

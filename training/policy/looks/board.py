@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..sheet import contact_sheet
+from ...sheet import contact_sheet
 
 WIDTH, HEIGHT = 668, 300
 """Of the curves, in px."""

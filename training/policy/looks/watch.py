@@ -16,13 +16,13 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from ...reward.qwen_vl import QwenJudge
-from ..data import spread
-from ..loop import PolicyTrainer
+from ....reward.qwen_vl import QwenJudge
+from ...data import spread
+from ...loop import PolicyTrainer
+from ..forecast import reward_bytes
+from ..rewards import Decoder, Judged, ask_judge, job_views
+from ..samples import Batch, Sample
 from .drift import Drift, Shown, measure_drift
-from .forecast import reward_bytes
-from .rewards import Decoder, Judged, ask_judge, job_views
-from .samples import Batch, Sample
 
 _SEEDS = (101, 202)
 """Noises of the looks; the policy and the start get the same."""

@@ -1,6 +1,6 @@
 """The oracle control: does the loop raise quality when the reward is right?
 
-`python -m onereward.training.policy.control RUN_FOLDER`
+`python -m onereward.training.policy.study.control RUN_FOLDER`
 
 Trains the bundled model with the oracle's own scores as reward, the one place where the toy
 world's truth drives a loss, and measures usability on the dev split before and after. Usability
@@ -19,18 +19,18 @@ from pathlib import Path
 
 import torch
 
-from ...fill.local_host import LocalHost
-from ...world.splits import Split
-from ..host import TrainingHost
-from ..make_conditions import ConditionsConfig, make_from_world
-from ..pretrain.models import load_folder
-from .config import PolicyTrainConfig
-from .run import train_policy
+from ....fill.local_host import LocalHost
+from ....world.splits import Split
+from ...host import TrainingHost
+from ...make_conditions import ConditionsConfig, make_from_world
+from ...pretrain.models import load_folder
+from ..config import PolicyTrainConfig
+from ..run import train_policy
 from .usability import draw_scenes, load_with_adapter, table
 
 SAMPLING_STEPS, TRUE_CFG = 4, 1.0
 """Sampling for training and measuring: a tenth of the recipe's cost, and about as good."""
-BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "fill"
+BUNDLED = Path(__file__).resolve().parents[3] / "assets" / "fill"
 
 
 def control_config(

@@ -1,6 +1,6 @@
 """Train the adapters that are bundled, and measure them by the oracle on the dev split.
 
-`python -m onereward.training.policy.bundle training/policy/fixed.json training/policy/dynamic.json`
+`python -m onereward.training.policy.study.bundle CONFIG...`; the configs are beside this file.
 
 Makes the conditions (scenes of the train split), trains each config, or goes on with it, and writes
 `usability.json` and the adapter into its run folder. No training reads the oracle; the test split
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from ...world.splits import Split
-from ..host import TrainingHost, stopped_by_signals
-from ..pretrain.models import load_folder
-from .config import PolicyTrainConfig
+from ....world.splits import Split
+from ...host import TrainingHost, stopped_by_signals
+from ...pretrain.models import load_folder
+from ..config import PolicyTrainConfig
+from ..run import train_policy
 from .control import make_scenes
-from .run import train_policy
 from .usability import draw_scenes, load_with_adapter, table
 
 

@@ -1,6 +1,6 @@
 """Share of usable pictures in the toy world, by its oracle, of a model and of adapters on it.
 
-`python -m onereward.training.policy.usability MODEL_FOLDER ADAPTER... --split dev`
+`python -m onereward.training.policy.study.usability MODEL_FOLDER ADAPTER... --split dev`
 
 Every adapter gets the same scenes and noises as the model alone. Look at the dev split while
 developing, and at the test split once.
@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...reward.report import sign_test, wilson_interval
-from ...world.conditions import TASKS, Conditions, draw_conditions
-from ...world.oracle import judge
-from ...world.splits import Split
-from ..pretrain.models import FillParts, load_folder
-from ..pretrain.sampling import SampleSettings, sample_scenes
+from ....reward.report import sign_test, wilson_interval
+from ....world.conditions import TASKS, Conditions, draw_conditions
+from ....world.oracle import judge
+from ....world.splits import Split
+from ...pretrain.models import FillParts, load_folder
+from ...pretrain.sampling import SampleSettings, sample_scenes
 
 _BATCH_INDEX = 2_000
 """Scenes that no other measurement looks at."""
