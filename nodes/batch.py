@@ -62,26 +62,7 @@ class OneRewardLoadFolder(io.ComfyNode):
                     "OneReward Extend ignores it.",
                 ),
             ],
-            outputs=[
-                io.Image.Output(
-                    "images", display_name="image", is_output_list=True, tooltip="The pictures."
-                ),
-                io.Mask.Output(
-                    "masks", display_name="mask", is_output_list=True, tooltip="1 = repaint."
-                ),
-                io.String.Output(
-                    "names",
-                    display_name="name",
-                    is_output_list=True,
-                    tooltip="onereward/<folder>/<name>, for filename_prefix of Save Image.",
-                ),
-                io.String.Output(
-                    "texts",
-                    display_name="text",
-                    is_output_list=True,
-                    tooltip="What <name>.txt beside the picture says, for a prompt.",
-                ),
-            ],
+            outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -114,6 +95,27 @@ class OneRewardLoadFolder(io.ComfyNode):
             [f"onereward/{place.name}/{photo.path.stem}" for photo in taken],
             [photo.text for photo in taken],
         )
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        io.Image.Output(
+            "images", display_name="image", is_output_list=True, tooltip="The pictures."
+        ),
+        io.Mask.Output("masks", display_name="mask", is_output_list=True, tooltip="1 = repaint."),
+        io.String.Output(
+            "names",
+            display_name="name",
+            is_output_list=True,
+            tooltip="onereward/<folder>/<name>, for filename_prefix of Save Image.",
+        ),
+        io.String.Output(
+            "texts",
+            display_name="text",
+            is_output_list=True,
+            tooltip="What <name>.txt beside the picture says, for a prompt.",
+        ),
+    ]
 
 
 def folder_names() -> list[str]:

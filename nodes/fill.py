@@ -14,6 +14,7 @@ from ..fill.pipeline import run_fill
 from ..fill.request import MAX_SEED, FillRequest
 from ..fill.task import Task
 from .host import ComfyHost
+from .inputs import text_input
 from .types import FillModelSocket, SettingsSocket
 
 USE_PX = "use the px above"
@@ -31,7 +32,7 @@ class OneRewardFill(io.ComfyNode):
             "Adds or changes something inside the mask, as the prompt says. Nothing else changes.",
             [
                 *_picture_inputs(),
-                _text("prompt", "What to paint inside the mask, in English."),
+                text_input("prompt", "What to paint inside the mask, in English."),
                 *_last_inputs(),
             ],
         )
@@ -59,7 +60,9 @@ class OneRewardExtend(io.ComfyNode):
             "a prompt.",
             [
                 *_picture_inputs()[:2],
-                _text("prompt", "What the new area shows; empty: whatever continues the picture."),
+                text_input(
+                    "prompt", "What the new area shows; empty: whatever continues the picture."
+                ),
                 _side("left", 128),
                 _side("top", 0),
                 _side("right", 128),
@@ -138,7 +141,7 @@ class OneRewardText(io.ComfyNode):
             "Writes the given words inside the mask.",
             [
                 *_picture_inputs(),
-                _text("words", "The words to write, one line of the picture per line."),
+                text_input("words", "The words to write, one line of the picture per line."),
                 io.String.Input(
                     "lettering",
                     display_name="lettering",
@@ -235,10 +238,6 @@ def _picture_inputs() -> list[io.Input]:
             "one for each. LoadImage gives it once you have painted in the mask editor.",
         ),
     ]
-
-
-def _text(name: str, tooltip: str) -> io.Input:
-    return io.String.Input(name, display_name=name, multiline=True, default="", tooltip=tooltip)
 
 
 def _side(name: str, default: int) -> io.Input:

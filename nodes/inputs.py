@@ -1,4 +1,4 @@
-"""Schema inputs made from the fields of a config class: same names, order, defaults and limits."""
+"""Schema inputs that nodes share: from the fields of a config class, and single ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..fill.task import Task
+from .types import JudgeSocket
+
 
 def config_inputs(config: type[Any], names: Sequence[str] = ()) -> list[io.Input]:
-    """Return an input for each field of a config, or for the named ones.
+    """Return an input for each field of a config, or for the named ones: same order and limits.
 
     All are optional: an API job may name only what it changes, and a field that a later version
     appends does not break the jobs of today.
@@ -40,3 +43,49 @@ def _field_input(f: Field[Any]) -> io.Input:
     if isinstance(f.default, float):
         return io.Float.Input(f.name, **limits, **common)
     return io.String.Input(f.name, **common)
+
+
+def run_inputs(seed_tooltip: str) -> list[io.Input]:
+    """Return the inputs of every run that goes on where it stopped: seed and time limit."""
+    return [
+        io.Int.Input(
+            "seed",
+            display_name="seed",
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            control_after_generate=False,
+            optional=True,
+            tooltip=seed_tooltip,
+        ),
+        io.Float.Input(
+            "max_minutes",
+            display_name="max_minutes",
+            default=600.0,
+            min=0.1,
+            max=1e6,
+            step=1.0,
+            optional=True,
+            tooltip="Stops after this time with a checkpoint; run again to go on.",
+        ),
+    ]
+
+
+def judge_input(tooltip: str, name: str = "judge", optional: bool = False) -> io.Input:
+    """Return an input for a judge."""
+    return JudgeSocket.Input(name, display_name=name, optional=optional, tooltip=tooltip)
+
+
+def task_input(tooltip: str) -> io.Input:
+    """Return the choice of one of the four tasks."""
+    names = [task.value for task in Task]
+    return io.Combo.Input(
+        "task", options=names, display_name="task", default=names[0], tooltip=tooltip
+    )
+
+
+def text_input(name: str, tooltip: str, optional: bool = False) -> io.Input:
+    """Return a text of several lines, empty at first."""
+    return io.String.Input(
+        name, display_name=name, multiline=True, default="", optional=optional, tooltip=tooltip
+    )

@@ -29,10 +29,11 @@ from ..reward.table import Rows, table_picture, table_text
 from ..training.save_ranking import picked_group, save_ranking
 from . import folders, work_folders
 from .host import ComfyHost
-from .inputs import config_inputs
+from .inputs import config_inputs, judge_input, task_input, text_input
 from .preference import KIND
 from .types import JudgeSocket
 
+FROM_LOADER = "From OneReward Load Judge."
 _LOADED: weakref.WeakValueDictionary[Hashable, QwenJudge] = weakref.WeakValueDictionary()
 """Judges in use, by settings and files; weak for the same reason as the fill models'."""
 
@@ -125,7 +126,7 @@ class OneRewardScore(io.ComfyNode):
             description="Asks the judge which of two pictures of the same edit is better, per "
             "dimension. 1 = surely the first, 0 = surely the second.",
             inputs=[
-                _judge_input(),
+                judge_input(FROM_LOADER),
                 io.Image.Input("first", display_name="first", tooltip="RGB pictures."),
                 io.Image.Input(
                     "second",
@@ -200,7 +201,7 @@ class OneRewardPickBest(io.ComfyNode):
             category="OneReward",
             description="Lets the judge rank the candidates of one edit, best first.",
             inputs=[
-                _judge_input(),
+                judge_input(FROM_LOADER),
                 io.Image.Input(
                     "candidates",
                     display_name="candidates",
@@ -331,25 +332,12 @@ def _view(
     return View(kind=view, mask=mask, source=source)
 
 
-def _judge_input() -> io.Input:
-    return JudgeSocket.Input("judge", display_name="judge", tooltip="From OneReward Load Judge.")
-
-
 def _condition_inputs() -> list[io.Input]:
     return [
-        io.Combo.Input(
-            "task",
-            options=[task.value for task in TASKS],
-            display_name="task",
-            default=Task.FILL.value,
-            tooltip="The edit the pictures were made by; it decides the dimensions.",
-        ),
-        io.String.Input(
+        task_input("The edit the pictures were made by; it decides the dimensions."),
+        text_input(
             "prompt",
-            display_name="prompt",
-            multiline=True,
-            default="",
-            tooltip="What the pictures should show; without it text alignment is not judged.",
+            "What the pictures should show; without it text alignment is not judged.",
         ),
     ]
 

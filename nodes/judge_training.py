@@ -22,7 +22,7 @@ from ..training.judge.train import train_judge
 from ..training.pretrain.run import saved_step
 from . import folders, work_folders
 from .host import ComfyHost
-from .inputs import config_inputs
+from .inputs import config_inputs, judge_input, run_inputs
 from .types import JudgeSocket, PreferencesSocket
 
 RUNS, REPORTS = folders.JUDGE_RUNS, "judge-reports"
@@ -46,30 +46,12 @@ class OneRewardTrainJudge(io.ComfyNode):
             description="Trains a judge on pairs (eq. 3 of OneReward): an adapter, or all weights. "
             "Cancel keeps the work; run again to go on.",
             inputs=[
-                _judge_input("The judge to start from; it stays as it is."),
+                judge_input("The judge to start from; it stays as it is."),
                 _data_input("Pairs, from OneReward Label or OneReward Load Preferences."),
                 work_folders.name_input("output/onereward/judges", "my-judge"),
                 *config_inputs(JudgeTrainConfig, SETTINGS),
-                io.Int.Input(
-                    "seed",
-                    display_name="seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=False,
-                    optional=True,
-                    tooltip="Decides the adapter's first weights, the order of the pairs and the "
-                    "jitter.",
-                ),
-                io.Float.Input(
-                    "max_minutes",
-                    display_name="max_minutes",
-                    default=600.0,
-                    min=0.1,
-                    max=1e6,
-                    step=1.0,
-                    optional=True,
-                    tooltip="Stops after this time with a checkpoint; run again to go on.",
+                *run_inputs(
+                    "Decides the adapter's first weights, the order of the pairs and the jitter."
                 ),
             ],
             outputs=[
@@ -143,7 +125,7 @@ class OneRewardJudgeReport(io.ComfyNode):
             description="Accuracy of a judge on held-out pairs per task and dimension, with 95 % "
             "intervals, swap consistency and calibration.",
             inputs=[
-                _judge_input("The judge to report on."),
+                judge_input("The judge to report on."),
                 _data_input("Pairs whose answer is known."),
                 work_folders.name_input("output/onereward/judge-reports", "my-judge"),
                 *config_inputs(ReportConfig),
@@ -222,10 +204,6 @@ def _say_accuracy(host: ComfyHost) -> Any:
             )
 
     return say
-
-
-def _judge_input(tooltip: str) -> io.Input:
-    return JudgeSocket.Input("judge", display_name="judge", tooltip=tooltip)
 
 
 def _data_input(tooltip: str) -> io.Input:

@@ -71,21 +71,7 @@ class OneRewardLoadFill(io.ComfyNode):
                     tooltip="Allow hub_id to be downloaded into models/onereward; "
                     "FLUX.1-Fill-dev takes about 34 GB of disk.",
                 ),
-                model_files.file_input(
-                    "vae",
-                    "VAE file in models/vae, for example ae.safetensors, instead of the "
-                    "model folder's.",
-                ),
-                model_files.file_input(
-                    "clip",
-                    "CLIP-L file in models/text_encoders, for example clip_l.safetensors, "
-                    "instead of the model folder's.",
-                ),
-                model_files.file_input(
-                    "t5",
-                    "T5 file in models/text_encoders, for example t5xxl_fp8_e4m3fn."
-                    "safetensors or GGUF, instead of the model folder's.",
-                ),
+                *_file_inputs(),
                 *config_inputs(ModelConfig, LAST_SETTINGS),
             ],
             outputs=[
@@ -193,6 +179,25 @@ class OneRewardLoadAdapter(io.ComfyNode):
     def execute(cls, model: FillModels, adapter: str, strength: float) -> io.NodeOutput:
         """Check the file and return the model with it."""
         return io.NodeOutput(model.with_adapter(folders.adapter_file(adapter), strength))
+
+
+def _file_inputs() -> list[io.Input]:
+    return [
+        model_files.file_input(
+            "vae",
+            "VAE file in models/vae, for example ae.safetensors, instead of the model folder's.",
+        ),
+        model_files.file_input(
+            "clip",
+            "CLIP-L file in models/text_encoders, for example clip_l.safetensors, "
+            "instead of the model folder's.",
+        ),
+        model_files.file_input(
+            "t5",
+            "T5 file in models/text_encoders, for example t5xxl_fp8_e4m3fn."
+            "safetensors or GGUF, instead of the model folder's.",
+        ),
+    ]
 
 
 def _places(values: dict[str, Any]) -> dict[str, str]:

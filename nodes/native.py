@@ -19,6 +19,7 @@ from ..fill.task import Task
 from . import folders
 from .from_native import NativeModels
 from .host import ComfyHost
+from .inputs import task_input, text_input
 from .native_model import native_clip, native_model, native_vae
 from .native_text import encode_text
 from .types import FillModelSocket, SettingsSocket, StitchSocket
@@ -257,19 +258,10 @@ def _native_inputs() -> list[io.Input]:
         io.Clip.Input("clip", display_name="clip", tooltip=_CLIP),
         io.Vae.Input("vae", display_name="vae", tooltip=_VAE),
         io.Image.Input("image", display_name="image", tooltip="The picture to edit."),
-        io.Combo.Input(
-            "task",
-            options=[task.value for task in Task],
-            display_name="task",
-            default=Task.FILL.value,
-            tooltip="Which edit; it decides the prompt's wording and how the mask is widened.",
-        ),
-        io.String.Input(
+        task_input("Which edit; it decides the prompt's wording and how the mask is widened."),
+        text_input(
             "prompt",
-            display_name="prompt",
-            multiline=True,
-            default="",
-            tooltip="fill and extend: what to paint; text: how the letters look; remove: not used.",
+            "fill and extend: what to paint; text: how the letters look; remove: not used.",
         ),
         _recipe_input(),
     ]
@@ -287,13 +279,8 @@ def _recipe_input() -> io.Input:
 
 def _optional_inputs() -> list[io.Input]:
     return [
-        io.String.Input(
-            "words",
-            display_name="words",
-            multiline=True,
-            default="",
-            optional=True,
-            tooltip="text only: the words to write, one line of the picture per line.",
+        text_input(
+            "words", "text only: the words to write, one line of the picture per line.", True
         ),
         *(_side(name) for name in SIDES),
         io.Mask.Input(

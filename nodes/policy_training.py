@@ -18,8 +18,8 @@ from ..training.policy.config import LORA, PolicyTrainConfig
 from ..training.pretrain.run import saved_step
 from . import work_folders
 from .host import ComfyHost
-from .inputs import config_inputs
-from .types import ConditionsSocket, FillModelSocket, JudgeSocket, TrainSettingsSocket
+from .inputs import config_inputs, judge_input, run_inputs
+from .types import ConditionsSocket, FillModelSocket, TrainSettingsSocket
 
 if TYPE_CHECKING:
     from ..training.policy.run import PolicyResult
@@ -55,77 +55,8 @@ class OneRewardTrain(io.ComfyNode):
             category="OneReward",
             description="Trains a fill model by a judge (alg. 1 and 2 of OneReward): an adapter, "
             "or all weights. Cancel keeps the work; run again to go on.",
-            inputs=[
-                FillModelSocket.Input(
-                    "model",
-                    display_name="model",
-                    tooltip="The fill model to start from; it stays as it is. Its adapters take "
-                    "part and stay frozen.",
-                ),
-                ConditionsSocket.Input(
-                    "conditions",
-                    display_name="conditions",
-                    tooltip="What edits are made from; a tenth is held out and watched.",
-                ),
-                work_folders.name_input("output/onereward/policies", "my-policy"),
-                _judge_input("judge", "Rewards the edits. Not needed for supervised learning."),
-                *config_inputs(PolicyTrainConfig, MAIN),
-                io.Int.Input(
-                    "seed",
-                    display_name="seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=False,
-                    optional=True,
-                    tooltip="Decides the adapter's first weights, the order of the conditions and "
-                    "all noise.",
-                ),
-                io.Float.Input(
-                    "max_minutes",
-                    display_name="max_minutes",
-                    default=600.0,
-                    min=0.1,
-                    max=1e6,
-                    step=1.0,
-                    optional=True,
-                    tooltip="Stops after this time with a checkpoint; run again to go on.",
-                ),
-                _judge_input("second_judge", "Asked the same as the first; both make an ensemble."),
-                _judge_input(
-                    "held_out_judge",
-                    "A judge that nothing is learned from: it watches for reward hacking and "
-                    "chooses the best step.",
-                ),
-                TrainSettingsSocket.Input(
-                    "settings",
-                    display_name="settings",
-                    optional=True,
-                    tooltip="From OneReward Train Settings; without it everything is as usual.",
-                ),
-            ],
-            outputs=[
-                FillModelSocket.Output(
-                    "trained_model",
-                    display_name="model",
-                    tooltip="The model with what it has learned.",
-                ),
-                io.Image.Output(
-                    "board",
-                    display_name="board",
-                    tooltip="Rewards over the steps; below, held-out edits: source, start, policy.",
-                ),
-                io.String.Output(
-                    "result",
-                    display_name="file",
-                    tooltip="The adapter's file, or the folder of the whole transformer.",
-                ),
-                io.String.Output(
-                    "notes",
-                    display_name="notes",
-                    tooltip="What was left out and why, and why the run stopped.",
-                ),
-            ],
+            inputs=_inputs(),
+            outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
@@ -214,5 +145,63 @@ def _trained(
     return trained
 
 
-def _judge_input(name: str, tooltip: str) -> io.Input:
-    return JudgeSocket.Input(name, display_name=name, optional=True, tooltip=tooltip)
+def _inputs() -> list[io.Input]:
+    return [
+        FillModelSocket.Input(
+            "model",
+            display_name="model",
+            tooltip="The fill model to start from; it stays as it is. Its adapters take part and "
+            "stay frozen.",
+        ),
+        ConditionsSocket.Input(
+            "conditions",
+            display_name="conditions",
+            tooltip="What edits are made from; a tenth is held out and watched.",
+        ),
+        work_folders.name_input("output/onereward/policies", "my-policy"),
+        judge_input(
+            "Rewards the edits. Not needed for supervised learning.", "judge", optional=True
+        ),
+        *config_inputs(PolicyTrainConfig, MAIN),
+        *run_inputs(
+            "Decides the adapter's first weights, the order of the conditions and all noise."
+        ),
+        judge_input(
+            "Asked the same as the first; both make an ensemble.", "second_judge", optional=True
+        ),
+        judge_input(
+            "A judge that nothing is learned from: it watches for reward hacking and chooses the "
+            "best step.",
+            "held_out_judge",
+            optional=True,
+        ),
+        TrainSettingsSocket.Input(
+            "settings",
+            display_name="settings",
+            optional=True,
+            tooltip="From OneReward Train Settings; without it everything is as usual.",
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        FillModelSocket.Output(
+            "trained_model", display_name="model", tooltip="The model with what it has learned."
+        ),
+        io.Image.Output(
+            "board",
+            display_name="board",
+            tooltip="Rewards over the steps; below, held-out edits: source, start, policy.",
+        ),
+        io.String.Output(
+            "result",
+            display_name="file",
+            tooltip="The adapter's file, or the folder of the whole transformer.",
+        ),
+        io.String.Output(
+            "notes",
+            display_name="notes",
+            tooltip="What was left out and why, and why the run stopped.",
+        ),
+    ]
