@@ -155,7 +155,12 @@ def _as_float(tensor: torch.Tensor) -> torch.Tensor:
 
 def _peft_scales(path: Path) -> dict[str, Any]:
     """Return PEFT's config of the transformer's adapter, which diffusers writes into the header."""
-    config = json.loads(read_header(path)[1].get(METADATA_KEY, "{}"))
+    try:
+        config = dict(json.loads(read_header(path)[1].get(METADATA_KEY, "{}")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path.name} has damaged notes in its header ({error}); download it again"
+        ) from error
     own = {k.removeprefix(PREFIX): v for k, v in config.items() if k.startswith(PREFIX)}
     if own.get("use_dora"):
         raise ValueError(f"{path.name} is a DoRA, but only plain low-rank pairs can be put on")

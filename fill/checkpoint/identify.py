@@ -14,7 +14,6 @@ SLOTS = {
     "text_encoder_2": "the T5 encoder (t5xxl)",
 }
 """What each part of a fill model is called in messages."""
-LORA_ENDS = (".lora_A.weight", ".lora_B.weight", ".lora_down.weight", ".lora_up.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +117,8 @@ def describe(checkpoint: Checkpoint) -> tuple[str, str]:
 
 
 def is_lora(keys: Iterable[str]) -> bool:
-    """Tell whether the tensors are those of a LoRA."""
-    return any(key.endswith(LORA_ENDS) for key in keys)
+    """Tell whether the tensors are those of a LoRA; whoever trained it, its names say so."""
+    return any("lora" in key.lower() for key in keys)
 
 
 def _first(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from onereward.fill.files import TensorInfo
-from onereward.fill.lora_file import read_lora
+from onereward.fill.lora_file import METADATA_KEY, read_lora
 from support import checkpoints
 
 RANK, ALPHA = 3, 5.0
@@ -306,6 +306,14 @@ def test_what_cannot_be_put_on_is_said(fault: str, base: dict[str, TensorInfo], 
     path = tmp_path / "mine.safetensors"
     save_file(change(pair(32, 12, "lora_unet_txt_in", KOHYA)), path)
     with pytest.raises(ValueError, match=f"mine.safetensors .*{message}"):
+        read_lora(path, base)
+
+
+@pytest.mark.parametrize("notes", ["{", "[1]", "7"])
+def test_damaged_notes_are_said(notes: str, base: dict[str, TensorInfo], tmp_path: Path):
+    path = tmp_path / "mine.safetensors"
+    save_file(pair(32, 12, "lora_unet_txt_in", KOHYA), path, {METADATA_KEY: notes})
+    with pytest.raises(ValueError, match=r"mine\.safetensors has damaged notes"):
         read_lora(path, base)
 
 

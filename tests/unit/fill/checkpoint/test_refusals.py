@@ -37,6 +37,10 @@ FOREIGN = {
     "sd3": (tensors_named("joint_blocks.0.x_block.attn.qkv.weight"), "Stable Diffusion 3"),
     "flux2": (tensors_named("double_stream_modulation_img.lin.weight"), "FLUX.2"),
     "lora": (tensors_named("lora_unet_x.lora_down.weight"), "a LoRA, but .* Load Adapter"),
+    "lora of xlabs": (
+        tensors_named("double_blocks.0.processor.qkv_lora1.down.weight"),
+        "a LoRA, but .* Load Adapter",
+    ),
     "t5": (tensors_named("encoder.block.0.layer.0.SelfAttention.q.weight"), "is the T5 encoder"),
     "llm": (tensors_named("model.layers.0.self_attn.q_proj.weight"), "a language model"),
     "unknown": (tensors_named("something"), "unknown kind .*'something'"),
