@@ -162,6 +162,25 @@ def test_a_clip_of_another_kind_makes_no_model_of_ours(client: ComfyClient, exam
     assert "FLUX needs CLIP-L and T5" in (client.run(g.graph).error or "")
 
 
+def test_candidates_are_one_batch_as_the_judge_takes_it(client: ComfyClient, example: str):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    two = g.add("OneRewardSettings", num_candidates=2)
+    batch = add_native(g, g.add_model(), image, settings=two, **NATIVE["Fill"])
+    shown = g.show(batch)
+    ours = g.show(g.add_edit("Fill", image, seed=SEED, settings={"steps": -1}))
+    job = client.run(g.graph)
+    expected = pixels(client, job, ours)
+    first, second = (
+        np.asarray(client.picture(picture).convert("RGB")).astype(int)
+        for picture in job.pictures(shown)
+    )
+    assert np.abs(first - expected).max() <= MAX_DIFFERENCE
+    assert np.abs(second - expected).max() > MAX_DIFFERENCE
+    untouched = (expected == first).all(-1) & (first == second).all(-1)
+    assert untouched.mean() > 0.25, "outside the mask all are the source"
+
+
 def test_a_clip_of_another_kind_is_refused(client: ComfyClient, example: str):
     g = EditGraph()
     image = g.add("LoadImage", image=example)
