@@ -3,262 +3,28 @@
 `onereward train-judge config.json`, in one process or under `accelerate launch`.
 """
 
-import argparse
 import logging
-import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...fill.host import Host
-from ...reward.adapter import adapter_parameters, put_on, write_notes
-from ...reward.judge import JudgeError, judge_folder
-from ...reward.preference import Preference, PreferenceSet, by_split
-from ...reward.qwen_vl import QwenJudge
-from ...reward.report import Answer, JudgeReport, make_report
-from ..host import TrainingHost, stopped_by_signals
-from ..objective import preference_loss
-from ..pretrain.run import (
-    Clock,
-    RunFolder,
-    Snapshot,
-    first_snapshot,
-    flatten_optimizer,
-    restore_optimizer,
-    saved_step,
-    step_generator,
-)
+from ...reward.report import JudgeReport
+from ..host import TrainingHost
+from ..pretrain.run import Clock, RunFolder, first_snapshot, saved_step
 from ..processes import Processes
 from .config import JudgeTrainConfig
 from .curve import draw_curve, read_curve
-from .evaluate import answer_pairs, ask_both_ways, on_device
 from .memory import training_bytes
-from .pairs import Jitter, draw_batch, pictures_of
+from .trainer import JudgeTrainer, result_folder, trained_parameters
 
 log = logging.getLogger("onereward.training")
 
 OnRecord = Callable[[Mapping[str, float]], None]
 """Called with every line of the curve."""
-
-
-class JudgeTrainer:
-    """One run: judge, data, optimiser and the next step to do."""
-
-    def __init__(
-        self,
-        config: JudgeTrainConfig,
-        host: Host | None = None,
-        processes: Processes | None = None,
-    ) -> None:
-        """Open the data and load the judge, a copy of its own.
-
-        Raises:
-            ValueError: The data has no pair to learn from.
-            JudgeError: The folder holds no judge, or the adapter does not fit.
-        """
-        self.config = config
-        self.processes = processes or Processes()
-        self.host = host or TrainingHost(self.processes.device)
-        self.data = PreferenceSet(Path(config.data_folder))
-        self.splits = by_split(self.data.pairs())
-        if not self.splits["train"]:
-            raise ValueError(
-                f"{config.data_folder} holds no pairs of its train split; collect more"
-            )
-        self.judge = QwenJudge(config.judge(), self.host.device)
-        _ = self.judge.answer_ids
-        _make_trainable(self.judge.part.module, config)
-        self.step = 0
-        self.is_updating = False
-        """Whether weights and optimiser are half changed: no state to save."""
-
-    @cached_property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name; first asked for when the judge is where it stays."""
-        return trained_parameters(self.judge.part.module, self.config)
-
-    @cached_property
-    def adam(self) -> torch.optim.AdamW:
-        """The optimiser; its rate is set at every step."""
-        decay = self.config.weight_decay
-        return torch.optim.AdamW(
-            self.parameters.values(), lr=0.0, betas=(0.9, 0.98), weight_decay=decay
-        )
-
-    def train_step(self) -> float:
-        """Do one step of eq. 3; return the loss of this process's share.
-
-        Raises:
-            RuntimeError: If the loss is not finite.
-        """
-        config = self.config
-        whole = draw_batch(
-            self.splits["train"], self.step, config.batch * self.processes.count, config.seed
-        )
-        first = self.processes.rank * config.batch
-        total = 0.0
-        self.adam.zero_grad()
-        with self._computing():
-            for start in range(0, config.batch, config.micro_batch):
-                self.host.check_cancelled()
-                places = range(start, min(start + config.micro_batch, config.batch))
-                share = len(places) / config.batch
-                loss = self.loss(whole, [first + place for place in places]) * share
-                self._check_finite(loss)
-                loss.backward()
-                total += float(loss.detach())
-        self._update()
-        return total
-
-    def loss(self, whole: Sequence[Preference], places: Sequence[int]) -> Tensor:
-        """Return eq. 3 over some pairs of a step; each pair has a jitter of its own."""
-        config = self.config
-        jitter = Jitter(shift=config.shift, blur=config.blur, noise=config.noise)
-        pairs = [whole[place] for place in places]
-        pictures = []
-        for place, pair in zip(places, pairs, strict=True):
-            generator = step_generator(config.seed, self.step * len(whole) + place)
-            both = jitter.apply(pictures_of(self.data, pair, config.view), generator)
-            pictures.append(on_device(both, self.host.device))
-        answers = ask_both_ways(self.judge, pictures, pairs)
-        return preference_loss(answers[:, 0, 0], answers[:, 1, 1])
-
-    @torch.no_grad()
-    def report(self, split: str = "dev") -> JudgeReport:
-        """Return accuracy, consistency and calibration on a held-out split."""
-        return make_report(self.answers(split))
-
-    def answers(self, split: str = "dev") -> list[Answer]:
-        """Return the answers about a held-out split; every process asks about its share."""
-        pairs = self.splits[split][: self.config.test_pairs]
-        mine = pairs[self.processes.rank :: self.processes.count]
-        with self._computing():
-            answers = answer_pairs(
-                self.judge,
-                self.data,
-                mine,
-                lambda *_: self.host.check_cancelled(),
-                self.config.view,
-            )
-        return [answer for part in self.processes.gather(answers) for answer in part]
-
-    def snapshot(self, seconds: float) -> Snapshot:
-        """Return what the run needs to go on."""
-        tensors: dict[str, Tensor] = {f"weights.{k}": p for k, p in self.parameters.items()}
-        tensors["processes"] = torch.tensor(self.processes.count)
-        return Snapshot(
-            step=self.step,
-            seconds=seconds,
-            tensors=tensors | flatten_optimizer(self.adam, "adam"),
-        )
-
-    @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> None:
-        """Take over weights and optimiser state; ValueError if they are another set-up's."""
-        count = int(snapshot.tensors.get("processes", torch.tensor(1)))
-        if count != self.processes.count:
-            raise ValueError(
-                f"this run was started on {count} processes and goes on with as many, but there "
-                f"are {self.processes.count}"
-            )
-        for name, parameter in self.parameters.items():
-            parameter.copy_(snapshot.tensors[f"weights.{name}"])
-        restore_optimizer(self.adam, snapshot.tensors, "adam")
-        self.step = snapshot.step
-
-    def export(self) -> Path:
-        """Write the result as a folder that loads by itself: the whole judge, or its adapter."""
-        is_full, current = self.config.mode == "full", result_folder(self.config)
-        start = judge_folder(self.config.judge_folder)
-        fresh = current.with_name(current.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        if is_full:
-            # Weights in other shards would be taken for the new ones.
-            weights = shutil.ignore_patterns("*.safetensors*", "*.bin*", "report.json")
-            shutil.copytree(start, fresh, ignore=weights)
-        model: Any = self.judge.part.module
-        model.save_pretrained(fresh)
-        write_notes(
-            fresh,
-            base=start.name,
-            steps=self.step,
-            view=self.config.view,
-            max_pixels=self.config.max_pixels,
-        )
-        shutil.rmtree(current, ignore_errors=True)
-        fresh.rename(current)
-        return current
-
-    def _update(self) -> None:
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        self.processes.sum(gradients)
-        for gradient in gradients:
-            gradient /= self.processes.count
-        nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
-        warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
-        self.adam.param_groups[0]["lr"] = self.config.peak_rate * warm
-        self.is_updating = True
-        self.adam.step()
-        self.adam.zero_grad()
-        self.step += 1
-        self.is_updating = False
-
-    def _check_finite(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise RuntimeError(
-                f"the loss of step {self.step} is not finite; the last checkpoint in "
-                f"{self.config.run_folder} is good: go on from it with a lower learning_rate"
-            )
-
-    def _computing(self) -> AbstractContextManager[Any]:
-        """Compute in bfloat16 where all weights are kept in float32 on a GPU."""
-        device, wanted = self.host.device.type, self.config.precision
-        is_half = wanted == "bf16" or (wanted == "auto" and device == "cuda")
-        if self.config.mode == "full" and is_half:
-            return torch.autocast(device, torch.bfloat16)
-        return nullcontext()
-
-
-def trained_parameters(model: nn.Module, config: JudgeTrainConfig) -> dict[str, nn.Parameter]:
-    """Return what is trained, by name."""
-    return dict(model.named_parameters()) if config.mode == "full" else adapter_parameters(model)
-
-
-def _make_trainable(model: Any, config: JudgeTrainConfig) -> None:
-    """Put the adapter on, in float32, or free all weights."""
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()  # transformers recomputes only then; these models have no dropout
-    if config.mode == "lora" and config.judge_adapter:
-        put_on(model, Path(config.judge_adapter))
-        _check_rank(model, config)
-    elif config.mode == "lora":
-        from peft import LoraConfig
-
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(config.seed)
-            model.add_adapter(LoraConfig(**config.adapter()))
-    found = trained_parameters(model, config)
-    if not found:
-        raise JudgeError(f"{config.judge_folder} has none of the layers an adapter goes on")
-    for parameter in found.values():
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)
-
-
-def _check_rank(model: Any, config: JudgeTrainConfig) -> None:
-    (worn,) = model.peft_config.values()
-    if (worn.r, worn.lora_alpha) != (config.rank, config.alpha):
-        raise ValueError(
-            f"the adapter that the judge wears has rank {worn.r} and alpha {worn.lora_alpha:g}, "
-            f"but {config.rank} and {config.alpha:g} are set; set those of the adapter"
-        )
 
 
 def train_judge(
@@ -287,11 +53,6 @@ def train_judge(
         need = training_bytes(trainer.judge, config, trained.values())
         with host.resident(trainer.judge.part, activation_bytes=need):
             return _Run(trainer, on_record).train()
-
-
-def result_folder(config: JudgeTrainConfig) -> Path:
-    """Return where the trained judge or its adapter is."""
-    return Path(config.run_folder) / ("judge" if config.mode == "full" else "adapter")
 
 
 def is_finished(config: JudgeTrainConfig) -> bool:
@@ -406,25 +167,3 @@ def accuracies(report: JudgeReport) -> dict[str, float]:
     mean = sum(cell.accuracy * cell.num_pairs for _, cell in cells) / num
     each = {f"{t.value}.{d.value}": round(cell.accuracy, 4) for (t, d), cell in cells}
     return {"accuracy": round(mean, 4), **each}
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", type=Path)
-    path = parser.parse_args(arguments).config
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run_headless(JudgeTrainConfig.load(path))
-
-
-def run_headless(config: JudgeTrainConfig) -> Path:
-    """Train in a plain process, or in one of many under ``accelerate launch``."""
-    torch.set_num_threads(config.threads)
-    processes = Processes()
-    host = TrainingHost(processes.device)
-    with stopped_by_signals(host.stop):
-        return train_judge(config, host, processes)
-
-
-if __name__ == "__main__":
-    main()

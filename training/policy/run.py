@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,15 @@ from ...reward.qwen_vl import QwenJudge
 from ...reward.report import read_report
 from ..data import ConditionSet, read_picture, save_picture
 from ..loop import PolicyTrainer, Surroundings
-from ..pretrain.run import Clock, RunFolder, Snapshot, first_snapshot, saved_step
+from ..pretrain.run import (
+    Clock,
+    RunFolder,
+    Snapshot,
+    first_snapshot,
+    remove,
+    replace_by_copy,
+    saved_step,
+)
 from ..processes import Processes
 from .adapter import write_adapter
 from .config import LORA, PolicyTrainConfig
@@ -285,7 +292,7 @@ class PolicyRun:
         if not self.processes.is_main:
             return {}
         for old in sorted(results.glob(f"step-*{self.ending}"))[: -self.config.keep]:
-            _remove(old)
+            remove(old)
         if self.log is not None:
             self.log.add_picture(self.board(), self.trainer.step)
         return look.record()
@@ -314,7 +321,7 @@ class PolicyRun:
         self.notes.append(reason)
         self.host.say(reason)
         if best.exists():
-            _copy(best, self.folder.path / self.name)
+            replace_by_copy(best, self.folder.path / self.name)
 
     @property
     def ending(self) -> str:
@@ -334,10 +341,10 @@ class PolicyRun:
             return
         fresh, is_main = path.with_name(path.name + ".new"), self.processes.is_main
         if is_main:
-            _remove(fresh)
+            remove(fresh)
         policy.save_module(fresh, is_main)
         if is_main:
-            _remove(path)
+            remove(path)
             fresh.rename(path)
 
     def about(self) -> dict[str, Any]:
@@ -380,23 +387,6 @@ def _gate(config: PolicyTrainConfig, judges: Sequence[QwenJudge]) -> Gate:
     if not config.needs_judge:
         return Gate(cells=frozenset(ALL_CELLS))
     return make_gate([read_report(judge.folder) for judge in judges], config.gate)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Replace a result by another; a stop in between leaves one of them whole."""
-    fresh = target.with_name(target.name + ".new")
-    _remove(fresh)
-    (shutil.copytree if source.is_dir() else shutil.copy)(source, fresh)
-    if target.is_dir():
-        _remove(target)
-    fresh.replace(target)
 
 
 def _advice(config: PolicyTrainConfig) -> str:

@@ -152,6 +152,24 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with what is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def replace_by_copy(source: Path, target: Path) -> None:
+    """Replace a file or folder by a copy of another; a stop in between leaves one of them whole."""
+    fresh = target.with_name(target.name + ".new")
+    remove(fresh)
+    (shutil.copytree if source.is_dir() else shutil.copy)(source, fresh)
+    if target.is_dir():
+        remove(target)
+    fresh.replace(target)
+
+
 def _changed_settings(old: str, new: str) -> dict[str, tuple[Any, Any]]:
     before, after = json.loads(old), json.loads(new)
     keys = sorted(before.keys() | after.keys())

@@ -21,7 +21,8 @@ from ..judge.config import CompareConfig, JudgeTrainConfig, SeeConfig
 from ..judge.gather import files_of, gather
 from ..judge.learner import load_whole_judge
 from ..judge.see import train_to_see
-from ..judge.train import is_finished, result_folder, train_judge
+from ..judge.train import is_finished, train_judge
+from ..judge.trainer import result_folder
 from ..pretrain.run import saved_step
 from .config import SEE, ReproduceConfig
 from .stage import Context, Stage, Work

@@ -26,7 +26,8 @@ from onereward.training.data import save_picture
 from onereward.training.jobs import CollectJob, LabelJob, ReportJob
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig
-from onereward.training.judge.train import JudgeTrainer, train_judge
+from onereward.training.judge.train import train_judge
+from onereward.training.judge.trainer import JudgeTrainer
 from support.hosts import RecordingHost
 from support.judges import make_judge
 from support.models import BUNDLED as MODEL

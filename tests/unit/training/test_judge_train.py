@@ -21,7 +21,8 @@ from onereward.reward.qwen_vl import QwenJudge
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.evaluate import ask_both_ways
 from onereward.training.judge.pairs import Jitter, draw_batch, pictures_of
-from onereward.training.judge.train import JudgeTrainer, train_judge
+from onereward.training.judge.train import train_judge
+from onereward.training.judge.trainer import JudgeTrainer
 from onereward.training.pretrain.run import RunFolder
 from support.hosts import CancelledError, RecordingHost
 from support.judges import BUNDLED_LIKE, make_judge

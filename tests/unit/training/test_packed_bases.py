@@ -16,7 +16,7 @@ from onereward.reward.judge import JudgeConfig
 from onereward.reward.query import Query
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.training.judge.config import JudgeTrainConfig
-from onereward.training.judge.train import _make_trainable
+from onereward.training.judge.trainer import make_trainable
 from onereward.training.policy.run import Loaded, PolicyRun, check, train_policy
 from onereward.training.processes import Processes
 from support import checkpoints
@@ -99,7 +99,7 @@ def test_a_judge_has_the_gradients_of_its_expanded_self(
         assert one.part.num_bytes == pytest.approx(weights, rel=0.01)  # buffers of positions
         if expanded:
             expand_linears(model)
-        _make_trainable(model, replace(config, gradient_checkpointing=False))
+        make_trainable(model, replace(config, gradient_checkpointing=False))
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         fill_random(list(trained.values()))
         picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
