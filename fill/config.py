@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -73,10 +74,19 @@ def from_json(cls: type[ConfigT], text: str) -> ConfigT:
     number = values.pop("format", FORMAT)
     if number != FORMAT:
         raise ValueError(f"{cls.__name__} has format {number}, but this version reads {FORMAT}")
+    return make_config(cls, values)
+
+
+def make_config(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Make a config of JSON values, whose lists become tuples.
+
+    Raises:
+        ValueError: Unknown keys, or a value outside its limits.
+    """
     unknown = sorted(set(values) - {f.name for f in fields(cls)})  # type: ignore[arg-type]
     if unknown:
         raise ValueError(f"{cls.__name__} has unknown keys: {', '.join(unknown)}; remove them")
-    return cls(**values)
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,13 @@ on several GPUs.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from ..fill.config import FillConfig, ModelConfig
+from ..fill.config import FillConfig, ModelConfig, make_config
 from ..fill.host import Host
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import BUNDLED, JudgeConfig
@@ -29,8 +29,6 @@ from .label import LABELLERS, LabelConfig, LabelReport, label
 from .pretrain.config import JsonConfig
 from .pretrain.run import write_text
 from .processes import Processes
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +63,7 @@ class CollectJob(JsonConfig):
             processes: Share the conditions out; None: those of the environment.
             models: What a node has loaded already; None: load as the job says.
         """
-        config = _settings(CollectConfig, self.settings)
+        config = make_config(CollectConfig, self.settings)
         conditions = ConditionSet(Path(self.conditions_folder))
         data = _open(self.data_folder, "collect.json", self, processes)
         loaded = models or self.load_models(host.device)
@@ -101,9 +99,9 @@ class LabelJob(JsonConfig):
         """Label what is not labelled; arguments as for :meth:`CollectJob.run`."""
         from .labellers import make_labeller  # with the whole toy world; nodes start without
 
-        config = _settings(LabelConfig, self.settings)
+        config = make_config(LabelConfig, self.settings)
         if judge is None and self.judge and config.labeller == LABELLERS[0]:
-            judge = QwenJudge(_settings(JudgeConfig, self.judge), host.device)
+            judge = QwenJudge(make_config(JudgeConfig, self.judge), host.device)
         labeller = make_labeller(config, judge)
         data = _open(self.data_folder, "label.json", self, processes)
         return label(data, labeller, config.margin, host, processes)
@@ -131,8 +129,8 @@ class ReportJob(JsonConfig):
         judge: QwenJudge | None = None,
     ) -> JudgeReport:
         """Ask the judge and write the report, beside the judge too, where training looks for it."""
-        config = _settings(ReportConfig, self.settings)
-        judge = judge or QwenJudge(_settings(JudgeConfig, self.judge), host.device)
+        config = make_config(ReportConfig, self.settings)
+        judge = judge or QwenJudge(make_config(JudgeConfig, self.judge), host.device)
         report = report_on_judge(
             judge, PreferenceSet(Path(self.data_folder)), config, host, processes
         )
@@ -177,8 +175,8 @@ class BenchmarkJob(JsonConfig):
         """
         folder = Path(self.benchmark_folder)
         config, fill = (
-            _settings(BenchmarkConfig, self.settings),
-            _settings(FillConfig, self.sampling),
+            make_config(BenchmarkConfig, self.settings),
+            make_config(FillConfig, self.sampling),
         )
         conditions = ConditionSet(Path(self.conditions_folder))
         contenders = contenders or self._load(host.device)
@@ -191,7 +189,7 @@ class BenchmarkJob(JsonConfig):
         return Contenders(
             model=_described(self.model, device),
             rival=_described(self.rival, device) if self.rival else None,
-            judge=QwenJudge(_settings(JudgeConfig, self.judge), device) if self.judge else None,
+            judge=QwenJudge(make_config(JudgeConfig, self.judge), device) if self.judge else None,
         )
 
 
@@ -199,7 +197,7 @@ def _described(values: dict[str, Any], device: torch.device) -> FillModels:
     """Load what :func:`describe_models` described; ValueError if it names no model."""
     if not values.get("model"):
         raise ValueError("the job names no model; give it as the file of a node's run does")
-    models = load_fill_models(_settings(ModelConfig, values["model"]), device)
+    models = load_fill_models(make_config(ModelConfig, values["model"]), device)
     adapters, strengths = values.get("adapters", ()), values.get("strengths", ())
     for path, strength in zip(adapters, strengths, strict=True):
         models = models.with_adapter(Path(path), strength)
@@ -224,14 +222,6 @@ def describe_models(models: FillModels) -> dict[str, Any]:
 def describe_judge(judge: QwenJudge | None) -> dict[str, Any]:
     """Return the fields of a job that load the same judge again; empty for none."""
     return asdict(judge.config) if judge is not None else {}
-
-
-def _settings(cls: type[T], values: dict[str, Any]) -> T:
-    """Make a config of JSON values; ValueError for keys that it does not have."""
-    unknown = sorted(set(values) - {f.name for f in fields(cls)})  # type: ignore[arg-type]
-    if unknown:
-        raise ValueError(f"{cls.__name__} has unknown keys: {', '.join(unknown)}; remove them")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _open(folder: str, name: str, job: JsonConfig, processes: Processes | None) -> PreferenceSet:

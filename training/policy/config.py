@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from ...fill.config import PACKED_PRECISIONS, FillConfig, ModelConfig, check_limits, setting
+from ...fill.config import (
+    PACKED_PRECISIONS,
+    FillConfig,
+    ModelConfig,
+    check_limits,
+    make_config,
+    setting,
+)
 from ...fill.recipe import Recipe, Settings, settle
 from ...fill.task import Task
 from ...reward.judge import JudgeConfig
@@ -13,7 +20,6 @@ from ..pretrain.config import RunConfig, require
 
 FIXED, DYNAMIC = "fixed", "dynamic"
 LORA, FULL = "lora", "full"
-_T = TypeVar("_T")
 ADAM, ADAM_8BIT = "adamw", "adamw 8-bit"
 MEAN, WORST = "mean", "worst"
 ATTENTION, LINEAR = "attention", "attention and mlp"
@@ -310,17 +316,17 @@ class PolicyTrainConfig(RunConfig):
 
     def model_config(self) -> ModelConfig:
         """Return what to load."""
-        return _parsed(ModelConfig, self.model, "model")
+        return make_config(ModelConfig, self.model)
 
     def judge_configs(self) -> tuple[JudgeConfig, ...]:
         """Return the judges to load."""
-        return tuple(_parsed(JudgeConfig, judge, "judges") for judge in self.judges)
+        return tuple(make_config(JudgeConfig, judge) for judge in self.judges)
 
     def held_out_config(self) -> JudgeConfig | None:
         """Return the judge that only watches, or None."""
         if not self.held_out_judge:
             return None
-        return _parsed(JudgeConfig, self.held_out_judge, "held_out_judge")
+        return make_config(JudgeConfig, self.held_out_judge)
 
     def fill(self) -> FillConfig:
         """Return the sampling settings, -1 where the recipe decides."""
@@ -346,10 +352,3 @@ class PolicyTrainConfig(RunConfig):
         """Return the arguments of PEFT's ``LoraConfig``."""
         alpha = self.lora_scale * self.rank
         return {"r": self.rank, "lora_alpha": alpha, "target_modules": targets}
-
-
-def _parsed(cls: type[_T], values: dict[str, Any], name: str) -> _T:
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
-    require(not unknown, f"{name} has unknown settings {unknown}; it takes {sorted(known)}")
-    return cls(**values)
