@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...fill.task import Task
+from ...fill.task import Dimension, Task
 from ...reward.report import wilson_interval
 from ...reward.table import draw_cells
 from ..data import save_picture
@@ -89,6 +90,7 @@ class Report:
                 for name, rows in self.groups().items()
             },
             "votes": {name: self._votes(rows) for name, rows in self.groups().items()},
+            "chances": {name: self._chances(rows) for name, rows in self.groups().items()},
         }
 
     def quality_cells(self) -> Cells:
@@ -113,18 +115,31 @@ class Report:
         ]
         return [head, *rows]
 
-    def tables(self) -> list[Cells]:
-        """Return the tables that say something."""
-        votes = self.vote_cells()
-        return [self.quality_cells(), *([votes] if len(votes) > 1 else [])]
+    def chance_cells(self) -> Cells:
+        """Return the judge's mean P(better) by task and dimension; only a head without a judge."""
+        found = self.numbers()["chances"]
+        asked = {d for pairs in found.values() for means in pairs.values() for d in means}
+        dimensions = [d.value for d in Dimension if d.value in asked]
+        rows = [
+            [name, pair, *(f"{means[d]:.3f}" if d in means else "-" for d in dimensions)]
+            for name, pairs in found.items()
+            for pair, means in pairs.items()
+        ]
+        return [["task", "P(better)", *(d.replace("_", " ") for d in dimensions)], *rows]
+
+    def tables(self) -> dict[str, Cells]:
+        """Return the tables that say something, each with the line above it in the text."""
+        made = {
+            _HEAD.format(count=len(self.rows), **asdict(self.config)): self.quality_cells(),
+            "The model beside its rival, the same conditions and seeds:": self.vote_cells(),
+            "What the judge says, by dimension (one half: neither is better):": self.chance_cells(),
+        }
+        return {note: cells for note, cells in made.items() if len(cells) > 1}
 
     def text(self) -> str:
         """Return the report in Markdown."""
-        notes = [_HEAD.format(count=len(self.rows), **asdict(self.config))]
-        if len(self.sides) > 1:
-            notes.append("The model beside its rival, the same conditions and seeds:")
-        parts = zip(notes, self.tables(), strict=False)
-        return "\n\n".join(f"{note}\n\n{markdown(cells)}" for note, cells in parts) + "\n"
+        parts = [f"{note}\n\n{markdown(cells)}" for note, cells in self.tables().items()]
+        return "\n\n".join(parts) + "\n"
 
     def _summary(self, rows: Sequence[Row], side: str) -> dict[str, Any]:
         told: dict[str, Any] = {"edits": len(rows)}
@@ -143,6 +158,22 @@ class Report:
             if found:
                 told[name] = fmean(found)
         return told
+
+    def _chances(self, rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+        """Return the mean P(better) by dimension, of each side beside the source, and of both."""
+        asked = {
+            f"{side} beside source": [row.beside_source.get(side, {}) for row in rows]
+            for side in self.sides
+        }
+        asked["model beside rival"] = [row.beside_rival for row in rows]
+        made: dict[str, dict[str, float]] = {}
+        for pair, chances in asked.items():
+            values: dict[str, list[float]] = defaultdict(list)
+            for dimension, chance in (item for one in chances for item in one.items()):
+                values[dimension].append(chance)
+            if values:
+                made[pair] = {dimension: fmean(found) for dimension, found in values.items()}
+        return made
 
     def _votes(self, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         if len(self.sides) < 2:
@@ -173,7 +204,7 @@ def report_picture(report: Report, shown: Sequence[Sequence[Tensor]]) -> Tensor:
     per_row = len(report.sides) + 1
     columns = per_row * (2 if len(shown) > 1 else 1)
     sheet = contact_sheet([picture for row in shown for picture in row], columns)[0]
-    return stack([*(draw_cells(cells) for cells in report.tables()), sheet])
+    return stack([*(draw_cells(cells) for cells in report.tables().values()), sheet])
 
 
 def save_report(folder: Path, report: Report, shown: Sequence[Sequence[Tensor]]) -> None:

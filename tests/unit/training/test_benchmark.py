@@ -190,6 +190,11 @@ def test_the_report_counts() -> None:
     assert numbers["votes"]["fill"] == {
         "judge": {"good": 0, "same": 1, "bad": 0, "interval": None, "p": None}
     }
+    assert numbers["chances"]["remove"] == {
+        "model beside source": {"removal_quality": 0.6},
+        "rival beside source": {"removal_quality": 0.4},
+        "model beside rival": {"removal_quality": 0.9},
+    }
     everything = numbers["votes"]["all"]["judge"]
     assert (everything["good"], everything["same"], everything["bad"]) == (1, 1, 0)
     assert everything["p"] == sign_test(1, 0)

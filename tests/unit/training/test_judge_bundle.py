@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             steps=2,
             decay_steps=0,
             pairs=2,
-            appraised=2,
+            appraised=4,
             questions=2,
             pictures=2,
             attack_share=0.0,
