@@ -81,14 +81,14 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
             raise ValueError(f"{path} is no safetensors file or is cut off; download it again")
         try:
-            header: dict[str, Any] = json.loads(file.read(length))
-        except ValueError as error:
+            header: Any = json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} has a damaged header; download it again") from error
-    metadata = header.pop("__metadata__", {})
     data = 8 + length
     try:
+        metadata = {key: str(text) for key, text in header.pop("__metadata__", {}).items()}
         infos = {key: _info(entry, data) for key, entry in header.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has a damaged header ({error}); download it again") from error
     end = max((info.start + info.num_bytes for info in infos.values()), default=data)
     if size != end:
@@ -103,7 +103,9 @@ def _info(entry: dict[str, Any], data: int) -> TensorInfo:
     start, stop = entry["data_offsets"]
     shape = tuple(entry["shape"])
     width = (FLOAT_BYTES | INTEGER_BYTES).get(entry["dtype"])
-    if not 0 <= start <= stop or (width and stop - start != math.prod(shape) * width):
+    if any(type(number) is not int or number < 0 for number in (*shape, start, stop)):
+        raise ValueError(f"{list(shape)} at {start} to {stop} are no whole numbers from 0 on")
+    if not start <= stop or (width and stop - start != math.prod(shape) * width):
         raise ValueError(f"{list(shape)} of {entry['dtype']} cannot be {stop - start} bytes")
     return TensorInfo(entry["dtype"], shape, data + start, stop - start)
 

@@ -137,6 +137,31 @@ def test_a_damaged_file_is_refused(
         FilePart("transformer", path, CONFIG)
 
 
+ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+HEADERS: dict[str, Any] = {
+    "list": [],
+    "number": 1234,
+    "null": None,
+    "text as notes": {"__metadata__": "x", "img_in.weight": ENTRY},
+    "null as notes": {"__metadata__": None, "img_in.weight": ENTRY},
+    "negative shape": {"img_in.weight": ENTRY | {"shape": [-1, -1]}},
+    "fraction as shape": {"img_in.weight": ENTRY | {"shape": [1.0]}},
+    "fraction as offset": {"img_in.weight": ENTRY | {"data_offsets": [0, 4.0]}},
+    "three offsets": {"img_in.weight": ENTRY | {"data_offsets": [0, 4, 8]}},
+    "no entry": {"img_in.weight": 4},
+}
+
+
+@pytest.mark.parametrize("name", [*HEADERS, "nested"])
+def test_a_header_that_is_none_is_refused(name: str, tmp_path: Path):
+    text = json.dumps(HEADERS[name]) if name in HEADERS else "[" * 200_000
+    path = tmp_path / "fill.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text.encode() + bytes(4))
+    with pytest.raises(ValueError, match=r"has a damaged header.*; download it again$") as caught:
+        FilePart("transformer", path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("keep", [100, 3000, 60000])
 def test_a_truncated_gguf_file_is_refused(keep: int, tmp_path: Path, write: Any):
     path = tmp_path / "cut.gguf"
