@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ...fill.files import read_json
@@ -19,6 +18,7 @@ from ...fill.latents import vae_factor
 from ...fill.memory import sample_bytes
 from ...fill.models import FillModels
 from ...fill.task import TASKS
+from ...reward.judge import judge_folder
 from ...reward.judging import VIEWS
 from ...reward.qwen_vl import QwenJudge
 from .config import ADAM_8BIT, ATTENTION, BLOCKS, KEEP_ATTENTION, LORA, OFF, PolicyTrainConfig
@@ -239,7 +239,7 @@ def _leaner(
 
 
 def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows: int) -> int:
-    values = read_json(Path(judge.config.folder) / "config.json")
+    values = read_json(judge_folder(judge.config.folder) / "config.json")
     text, vision = values.get("text_config", values), values.get("vision_config", {})
     # Qwen2-VL names its vision widths differently.
     width = vision.get("embed_dim", vision.get("hidden_size", 1280))

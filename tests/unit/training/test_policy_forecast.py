@@ -16,7 +16,7 @@ from torch import nn
 from onereward.fill.config import ModelConfig
 from onereward.fill.models import load_fill_models
 from onereward.fill.recompute import checkpoint_blocks
-from onereward.reward.judge import JudgeConfig
+from onereward.reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.training.policy.config import OFF, PolicyTrainConfig
 from onereward.training.policy.forecast import (
@@ -194,6 +194,17 @@ def test_a_run_that_does_not_fit_is_told_what_to_change(tmp_path: Path) -> None:
     assert "does not fit; with micro_batch 1 it would take" in tight.text()
     hopeless = check(config, RecordingHost(free=1 << 20), loaded)
     assert "change all of: micro_batch 1, checkpointing of blocks" in hopeless.text()
+
+
+@pytest.mark.skipif(not BUNDLED_FOLDER.is_dir(), reason="no bundled judge in this copy")
+def test_the_bundled_judge_is_known_by_its_name(tmp_path: Path) -> None:
+    """A config written by hand says ``bundled`` where a node writes the folder."""
+    conditions, forecasts = make_conditions(tmp_path / "c"), []
+    for folder in (BUNDLED, str(BUNDLED_FOLDER)):
+        judges = ({"folder": folder},)
+        config = policy_config(tmp_path / "run", conditions, tmp_path, judges=judges)
+        forecasts.append(check(config, RecordingHost(), loaded_for(config)).text())
+    assert forecasts[0] == forecasts[1]
 
 
 def test_24_gb_train_a_12b_model_by_a_7b_judge_at_512(tmp_path: Path) -> None:
