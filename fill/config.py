@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 FORMAT = 1
 MAX_SIDE = 16384
@@ -73,7 +73,10 @@ def from_json(cls: type[ConfigT], text: str) -> ConfigT:
     values = json.loads(text)
     number = values.pop("format", FORMAT)
     if number != FORMAT:
-        raise ValueError(f"{cls.__name__} has format {number}, but this version reads {FORMAT}")
+        raise ValueError(
+            f"{cls.__name__} has format {number}, but this version reads {FORMAT}; update this "
+            "pack, or write the settings anew"
+        )
     return make_config(cls, values)
 
 
@@ -81,12 +84,58 @@ def make_config(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     """Make a config of JSON values, whose lists become tuples.
 
     Raises:
-        ValueError: Unknown keys, or a value outside its limits.
+        ValueError: Unknown keys, or a value of another type or outside its limits.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{cls.__name__} is {values!r}, but an object of settings is expected")
     unknown = sorted(set(values) - {f.name for f in fields(cls)})  # type: ignore[arg-type]
     if unknown:
-        raise ValueError(f"{cls.__name__} has unknown keys: {', '.join(unknown)}; remove them")
+        raise ValueError(
+            f"{cls.__name__} has unknown keys: {', '.join(unknown)}; remove them, or update this "
+            "pack if a newer version wrote them"
+        )
+    check_types(cls, values)
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def check_types(cls: type[Any], values: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first JSON value that is not of its field's type."""
+    hints = get_type_hints(cls)
+    for name, value in values.items():
+        if not _is_of(value, hints[name]):
+            raise ValueError(f"{name} is {value!r}, but {_kind(hints[name])} is expected")
+
+
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "an object of settings",
+}
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is tuple:
+        is_list = isinstance(value, (list, tuple))
+        if not is_list or (parts[-1] is not Ellipsis and len(value) != len(parts)):
+            return False
+        return all(_is_of(item, parts[0]) for item in value)
+    if kind not in _KINDS:
+        return True
+    wanted = (int, float) if kind is float else kind
+    return isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
+
+
+def _kind(hint: Any) -> str:
+    """Say in words what a field takes."""
+    if get_origin(hint) is not tuple:
+        return _KINDS[get_origin(hint) or hint]
+    parts = get_args(hint)
+    each = _KINDS[get_origin(parts[0]) or parts[0]]
+    number = "" if parts[-1] is Ellipsis else f"{len(parts)} "
+    return f"a list of {number}entries, each {each},"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

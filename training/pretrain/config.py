@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from ...fill.config import check_types
+
 _FORMAT = 1
 _Config = TypeVar("_Config", bound="JsonConfig")
 
@@ -29,7 +31,8 @@ class JsonConfig:
         """Parse JSON text.
 
         Raises:
-            ValueError: If the text is no JSON object, has unknown keys or an impossible value.
+            ValueError: If the text is no JSON object, a newer version's, has unknown keys or an
+                impossible value.
         """
         try:
             values: Any = json.loads(text)
@@ -37,13 +40,22 @@ class JsonConfig:
             raise ValueError(f"the config is not JSON: {error}") from error
         require(isinstance(values, dict), "the config is not a JSON object of settings")
         found = values.pop("format", _FORMAT)
-        require(found == _FORMAT, f"config format is {found}; this version reads {_FORMAT}")
+        require(
+            found == _FORMAT,
+            f"config format is {found}, but this version reads {_FORMAT}; update this pack, or let "
+            "a node of this version write the config",
+        )
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
-        require(not unknown, f"unknown settings {unknown}; {cls.__name__} has {sorted(known)}")
+        require(
+            not unknown,
+            f"unknown settings {unknown}; correct or remove them, or update this pack if a newer "
+            "version wrote the config",
+        )
         missing = [f.name for f in dataclasses.fields(cls) if _is_required(f)]
         absent = sorted(set(missing) - set(values))
         require(not absent, f"settings {absent} are missing; {cls.__name__} needs them")
+        check_types(cls, values)
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     @classmethod

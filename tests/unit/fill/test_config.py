@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from onereward.fill.config import FillConfig, ModelConfig, from_json, to_json
+from onereward.fill.config import FillConfig, ModelConfig, from_json, make_config, to_json
 from onereward.fill.recipe import (
     FLUX_FILL,
     ONEREWARD,
@@ -122,3 +123,27 @@ def test_a_broken_recipe_names_its_file(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=r"recipe\.json is not a recipe"):
         read_recipe(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    steps: tuple[int, int] = (1, 2)
+    names: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 5}, "steps is 5, but a list of 2 entries, each a whole number, is expected"),
+        ({"steps": [5]}, "a list of 2 entries"),
+        ({"steps": [1.5, 2]}, "each a whole number"),
+        ({"names": "nsfw"}, "names is 'nsfw', but a list of entries, each text, is expected"),
+        ({"colour": 1}, "unknown keys: colour; remove them, or update"),
+        ([], r"Ranges is \[\], but an object of settings is expected"),
+    ],
+    ids=str,
+)
+def test_json_of_another_type_is_named(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_config(Ranges, values)
+    assert make_config(Ranges, {"steps": [3, 4], "names": ["a"]}).steps == (3, 4)

@@ -36,9 +36,17 @@ def test_shipped_configs_are_valid():
         ("{}", r"settings \['run_folder'\] are missing"),
         ("[1]", "not a JSON object"),
         ("{", "not JSON"),
-        ('{"format": 9, "run_folder": "x"}', "config format is 9"),
+        ('{"format": 9, "run_folder": "x"}', "config format is 9.*update this pack"),
+        ('{"run_folder": 3}', "run_folder is 3, but text is expected"),
+        ('{"run_folder": "x", "seed": "4"}', "seed is '4', but a whole number is expected"),
+        ('{"run_folder": "x", "seed": true}', "seed is True, but a whole number is expected"),
+        ('{"run_folder": "x", "photo_folders": "a"}', "a list of entries, each text, is expected"),
+        ('{"run_folder": "x", "photo_share": null}', "photo_share is None, but a number is"),
     ],
-    ids=["unknown-key", "missing-key", "list", "broken", "format"],
+    ids=[
+        *("unknown-key", "missing-key", "list", "broken", "format"),
+        *("number-for-text", "text-for-number", "switch-for-number", "text-for-list", "null"),
+    ],
 )
 def test_bad_json_is_one_sentence(text: str, message: str):
     with pytest.raises(ValueError, match=message):
