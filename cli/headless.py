@@ -26,14 +26,19 @@ def run_headless(
         job: Does the work; the first process writes what it returns to standard output.
 
     Returns:
-        0; 1 for a judge that cannot answer, or a library that is missing; 130 if the user stopped.
+        0; 1 for a judge that cannot answer, a library that is missing, too little memory, or a loss
+        that is not finite; 130 if the user stopped.
     """
     import torch
 
+    from ..fill.memory import NotEnoughMemory
     from ..reward.judge import JudgeError
     from ..training.host import Stopped, TrainingHost, stopped_by_signals
+    from ..training.pretrain.run import NotFinite
     from ..training.processes import Processes
 
+    if threads < 1:
+        raise ValueError(f"threads is {threads}, but at least 1 is expected; correct the config")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)
     processes = Processes()
@@ -44,7 +49,7 @@ def run_headless(
     except Stopped:
         sys.stderr.write(f"onereward: stopped; the same command goes on in {folder}\n")
         return STOPPED
-    except (JudgeError, ImportError, MemoryError) as error:
+    except (JudgeError, ImportError, MemoryError, NotEnoughMemory, NotFinite) as error:
         sys.stderr.write(f"onereward: {error}\n")
         return 1
     if text and processes.is_main:

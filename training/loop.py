@@ -58,7 +58,7 @@ from .policy.references import ReferenceStore
 from .policy.rewards import Reward, Verdict
 from .policy.samples import Batch, SampleSource
 from .policy.weights import Policy
-from .pretrain.run import Snapshot
+from .pretrain.run import NotFinite, Snapshot
 from .processes import Processes
 
 
@@ -96,7 +96,7 @@ class PolicyTrainer:
         computed twice, so that judge and policy never hold activations at the same time.
 
         Raises:
-            RuntimeError: Loss or gradient is not finite; nothing has been changed.
+            NotFinite: Loss or gradient is no number; nothing has been changed.
         """
         config, policy = self.config, self.policy
         policy.clear_gradients()
@@ -187,7 +187,7 @@ class PolicyTrainer:
         norm = policy.shorten_gradient(config.clip_norm)
         if not math.isfinite(record["loss"] + norm):
             policy.clear_gradients()
-            raise RuntimeError(
+            raise NotFinite(
                 f"step {self.step} gave loss {record['loss']:g} and a gradient of norm {norm:g}; "
                 f"nothing was changed, the state before it is kept in {config.run_folder}: go on "
                 "from there with a lower learning_rate or another precision"

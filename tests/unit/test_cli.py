@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 
 from onereward import cli
+from onereward.cli.headless import STOPPED, run_headless
+from onereward.fill.memory import NotEnoughMemory
+from onereward.reward.judge import JudgeError
+from onereward.training.host import Stopped
+from onereward.training.pretrain.run import NotFinite
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,3 +61,28 @@ def test_module_runs_as_a_program(tmp_path: Path):
     command = [sys.executable, "-m", "onereward", "--version"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [JudgeError("no judge"), ImportError("no such package"), NotEnoughMemory("less"), NotFinite("")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_run_that_ends_early_is_one_line(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> str:
+        raise error
+
+    assert run_headless(1, "folder", fail) == 1
+    assert capsys.readouterr().err == f"onereward: {error}\n"
+
+
+def test_a_stopped_run_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(*_: object) -> str:
+        raise Stopped
+
+    assert run_headless(1, "some/run", stop) == STOPPED
+    assert "the same command goes on in some/run" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="threads is 0, but at least 1 is expected"):
+        run_headless(0, "some/run", stop)

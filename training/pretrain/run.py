@@ -23,6 +23,10 @@ log = logging.getLogger("onereward.training")
 _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
+class NotFinite(RuntimeError):  # noqa: N818 - the message says what to do
+    """Learning has come to numbers that are none; the last good state is kept."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot:
     """What a run needs to go on exactly."""
