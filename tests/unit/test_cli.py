@@ -65,7 +65,7 @@ def test_module_runs_as_a_program(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "error",
-    [JudgeError("no judge"), ImportError("no such package"), NotEnoughMemory("less"), NotFinite("")],
+    [JudgeError("no judge"), ImportError("no such package"), NotEnoughMemory("less"), NotFinite()],
     ids=lambda error: type(error).__name__,
 )
 def test_a_run_that_ends_early_is_one_line(
