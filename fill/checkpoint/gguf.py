@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from ..files import TensorInfo
 MAGIC = b"GGUF"
 PLAIN = ("F32", "F16", "BF16", "F64")
 """Types of GGUF that are not quantised, named as in safetensors."""
+MAX_ENTRIES = 1 << 22
+"""Of a list in the metadata; the largest are vocabularies, of some hundred thousand words."""
 
 
 def require_gguf() -> Any:
@@ -33,14 +36,14 @@ def read_gguf_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]
     """
     gguf = require_gguf()
     try:
-        reader = gguf.GGUFReader(str(path))
+        reader = _reader_class()(str(path))
         metadata = {
             key: str(value.contents())
             for key, value in reader.fields.items()
             if value.types and value.types[0] == gguf.GGUFValueType.STRING
         }
         tensors = {tensor.name: _info(tensor) for tensor in reader.tensors}
-    except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path.name} is damaged, cut off or of an unknown GGUF type ({error}); download it "
             "again, or in another quantisation"
@@ -48,6 +51,29 @@ def read_gguf_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]
     for key, info in tensors.items():
         check_kind(path.name, key, info.dtype)
     return tensors, metadata
+
+
+@functools.cache
+def _reader_class() -> Any:
+    """Return the package's reader, which otherwise reads on for years if a length is a lie."""
+    gguf = require_gguf()
+
+    class Reader(gguf.GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, *rest: Any, **more: Any) -> Any:
+            found = super()._get(offset, dtype, count, *rest, **more)
+            if len(found) != int(count):
+                raise ValueError("it ends too early")
+            return found
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type == gguf.GGUFValueType.ARRAY:
+                # Behind the four bytes that say what its entries are.
+                entries = int(self._get(orig_offs + 4, "uint64")[0])
+                if entries > MAX_ENTRIES:
+                    raise ValueError(f"a list of {entries:,} entries")
+            return super()._get_field_parts(orig_offs, raw_type)
+
+    return Reader
 
 
 def _info(tensor: Any) -> TensorInfo:

@@ -170,6 +170,42 @@ def test_a_truncated_gguf_file_is_refused(keep: int, tmp_path: Path, write: Any)
         FilePart("transformer", path, CONFIG)
 
 
+LIST = 9
+"""GGUF's number for one, in front of the type and the number of its entries."""
+GGUF_LIES = {
+    "list of bytes": (struct.pack("<IIQ", LIST, 0, 1 << 40), "a list of 1,099,511,627,776 entries"),
+    "list of words": (struct.pack("<IIQ", LIST, 8, 1 << 20), "it ends too early"),
+    "lists in lists": (struct.pack("<I", LIST) + struct.pack("<IQ", LIST, 1) * 3000, "recursion"),
+    "unknown type": (struct.pack("<I", 77), "77.? is not a valid GGUFValueType"),
+}
+
+
+@pytest.mark.parametrize("name", GGUF_LIES)
+def test_a_lie_in_the_metadata_of_a_gguf_file_is_refused(name: str, tmp_path: Path):
+    lie, reason = GGUF_LIES[name]
+    path = tmp_path / "lie.gguf"
+    key = struct.pack("<Q", 3) + b"key"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + lie + bytes(1000))
+    with pytest.raises(ValueError, match=rf"lie\.gguf is damaged.*{reason}.*; download it again"):
+        FilePart("transformer", path, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "offset"),
+    [((1 << 20, 1 << 20), 0, 0), ((1 << 32, 1 << 32), 0, 0), ((4, 4), 0, 1 << 40), ((4, 4), 99, 0)],
+    ids=["shape", "overflow", "offset", "type"],
+)
+def test_a_lie_about_a_tensor_of_a_gguf_file_is_refused(
+    shape: tuple[int, int], kind: int, offset: int, tmp_path: Path
+):
+    path = tmp_path / "lie.gguf"
+    name = b"img_in.weight"
+    entry = struct.pack("<Q", len(name)) + name + struct.pack("<IQQIQ", 2, *shape, kind, offset)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + entry + bytes(200))
+    with pytest.raises(ValueError, match=r"lie\.gguf is damaged, cut off .*; download it again"):
+        FilePart("transformer", path, CONFIG)
+
+
 def test_a_gguf_type_that_cannot_be_expanded_is_refused(tmp_path: Path, file_tensors: Any):
     path = tmp_path / "ternary.gguf"
     tensors = {k: v for k, v in file_tensors["transformer"].items() if "img_in" in k}
