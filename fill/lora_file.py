@@ -136,7 +136,7 @@ def _pair(
             "download it again"
         )
     down, up = _as_float(parts["down"]), _as_float(parts["up"])
-    if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
+    if down.ndim != 2 or up.ndim != 2 or not down.shape[0] == up.shape[1] > 0:
         raise ValueError(
             f"{label} has {list(down.shape)} and {list(up.shape)} for {name}, which do not fit "
             "together; download it again"
@@ -144,6 +144,11 @@ def _pair(
     rank = down.shape[0]
     scale = _peft_scale(scales, name.removeprefix(PREFIX), rank)
     if "alpha" in parts:
+        if parts["alpha"].numel() != 1:
+            raise ValueError(
+                f"{label} has an alpha of {list(parts['alpha'].shape)} for {name}, but one number "
+                "is expected; download it again"
+            )
         scale = float(parts["alpha"]) / rank
     return down, up if scale == 1.0 else up.float() * scale
 

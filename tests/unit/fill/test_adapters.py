@@ -155,17 +155,24 @@ def test_adapters_made_in_inference_mode_can_be_taken_off(
     assert not any(p.is_inference() for p in models.transformer.module.parameters())
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("transformer.x_embedder.lora_A.weight", "transformer.x_embedder.lora_B.weight"),
+        ("lora_unet_img_in.lora_down.weight", "lora_unet_img_in.lora_up.weight"),
+        ("diffusion_model.img_in.lora_A.weight", "diffusion_model.img_in.lora_B.weight"),
+    ],
+    ids=["diffusers", "kohya", "original"],
+)
 def test_a_lora_of_flux_dev_is_widened_to_the_inputs_of_fill(
-    models: FillModels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    names: tuple[str, str], models: FillModels, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     width, channels = models.transformer_tensors["x_embedder.weight"].shape
     latents = models.transformer_tensors["proj_out.weight"].shape[0]
     generator = torch.Generator().manual_seed(0)
     down = torch.randn(RANK, latents, generator=generator)
     up = torch.randn(width, RANK, generator=generator)
-    tensors = {"transformer.x_embedder.lora_A.weight": down}
-    tensors["transformer.x_embedder.lora_B.weight"] = up
-    save_file(tensors, tmp_path / "dev.safetensors")
+    save_file(dict(zip(names, (down, up), strict=True)), tmp_path / "dev.safetensors")
     x = torch.randn(3, channels, generator=generator)
     layer: Any = models.transformer.module.get_submodule("x_embedder")
     expected = layer(x) + (x[:, :latents] @ down.T) @ up.T

@@ -296,6 +296,20 @@ BAD: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
         lambda lora: lora | {"lora_unet_txt_in.lora_up.weight": torch.ones(32, RANK + 1)},
         "do not fit together",
     ),
+    "no rank": (
+        lambda lora: (
+            lora
+            | {
+                "lora_unet_txt_in.lora_down.weight": torch.ones(0, 12),
+                "lora_unet_txt_in.lora_up.weight": torch.ones(32, 0),
+            }
+        ),
+        "do not fit together",
+    ),
+    "many alphas": (
+        lambda lora: lora | {"lora_unet_txt_in.alpha": torch.ones(3)},
+        r"an alpha of \[3\] .* but one number is expected",
+    ),
     "another model": (lambda _: pair(32, 32, "lora_unet_x", KOHYA), "has no layer x"),
 }
 
