@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoint.identify import describe
+from .checkpoint.identify import describe, packing_of
 from .checkpoint.stored import open_checkpoint
 from .files import TensorInfo, read_header
 from .lora_file import PREFIX, read_lora
@@ -56,7 +56,8 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
         raise ValueError(f"strength is {strength}, but -10 to 10 is expected")
     if path.suffix != ".safetensors":
         raise ValueError(
-            f"{path.name} is no .safetensors file; other formats can run code when opened"
+            f"{path.name} is no .safetensors file, and other formats can run code when opened; get "
+            "the safetensors version of this LoRA"
         )
     _check_kind(path)
     weights = _widen_input(path.name, read_lora(path, base), base)
@@ -75,7 +76,9 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
 def _check_kind(path: Path) -> None:
     """Raise ValueError, with what it is, for a file that is no LoRA or one of another family."""
     keys = list(read_header(path)[0])
-    if any(mark in key for key in keys for mark in LYCORIS):
+    if packing := packing_of(keys):
+        found = f"a model {packing}"
+    elif any(mark in key for key in keys for mark in LYCORIS):
         found = "a LyCORIS adapter (LoKr or LoHa)"
     elif any(key.startswith(UNETS) for key in keys):
         found = "a LoRA of SDXL or Stable Diffusion"

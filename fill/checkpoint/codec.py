@@ -53,10 +53,11 @@ def expand(
         kind: Type as the file names it, such as ``BF16``, ``F8_E4M3``, ``Q4_K``.
         packed: uint8 ``[rows, bytes per row]``.
         dtype: Of the result; everything before it is computed in float32 and rounded once.
-        scale: float32; of scaled fp8 one value or ``[rows, 1]``, of NF4 one per 64 values.
+        scale: float32; beside fp8 and plain types ``[rows, 1]`` or none, of NF4 one per 64 values.
     """
     if kind in PLAIN:
-        return packed.view(PLAIN[kind]).to(dtype)
+        values = packed.view(PLAIN[kind])
+        return values.to(dtype) if scale is None else (values.float() * scale).to(dtype)
     if kind == NF4:
         assert scale is not None, "NF4 is scaled always"
         return _nf4(packed, scale, dtype)

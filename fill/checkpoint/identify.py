@@ -65,6 +65,13 @@ _KINDS = (
     _Kind(None, "a language model", ("model.layers.0.self_attn.q_proj.weight",)),
     _Kind(None, "a language model", ("blk.0.attn_q.weight",)),
 )
+_PACKINGS = {
+    ".quant_state.": "packed by bitsandbytes (NF4 or FP4)",
+    ".weight_scale_2": "packed as NVFP4",
+    ".qweight": "packed for Nunchaku, GPTQ or AWQ",
+}
+"""Ways to pack weights that are not read here, by what their tensors' names contain."""
+READABLE = "bf16, fp16, fp8 (e4m3fn, e5m2) or GGUF"
 # Files of whole models hold every part under a prefix of its own.
 _PREFIXES = {
     "transformer": ("", "model.diffusion_model.", "transformer."),
@@ -95,12 +102,27 @@ def identify(checkpoint: Checkpoint, part: str) -> Found:
     for prefix in _PREFIXES[part]:
         found = _first(checkpoint, prefix, lambda kind: kind.part == part)
         if found is not None:
+            _check_packing(checkpoint, prefix)
             return Found(found.layout, prefix)
+    _check_packing(checkpoint)
     what, advice = describe(checkpoint)
     raise ValueError(
         f"{checkpoint.name} is {what}, but {SLOTS[part]} is needed as {part}; "
         f"{advice or 'choose another file'}"
     )
+
+
+def _check_packing(checkpoint: Checkpoint, prefix: str = "") -> None:
+    packing = packing_of(key for key in checkpoint.tensors if key.startswith(prefix))
+    if packing:
+        raise ValueError(
+            f"{checkpoint.name} is {packing}, which cannot be read here; get it in {READABLE}"
+        )
+
+
+def packing_of(keys: Iterable[str]) -> str:
+    """Return how a file's weights are packed, in words, if that cannot be read; else nothing."""
+    return next((w for key in keys for mark, w in _PACKINGS.items() if mark in key), "")
 
 
 def describe(checkpoint: Checkpoint) -> tuple[str, str]:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ..files import TensorInfo
-from .codec import expand, is_quantised, is_readable
-from .identify import SLOTS, Found, identify
+from .codec import PLAIN, expand, is_quantised, is_readable
+from .identify import READABLE, SLOTS, Found, identify
 from .layouts import (
     Layout,
     Piece,
@@ -166,17 +166,17 @@ def _rows(checkpoint: Checkpoint, prefix: str, piece: Piece, shape: torch.Size) 
     key = prefix + piece.key
     stored = checkpoint.tensors[key]
     info = stored.info
+    if not is_readable(info.dtype, checkpoint.is_gguf):
+        raise ValueError(
+            f"{checkpoint.name} holds {key} as {info.dtype}, which cannot be read here; get it in "
+            f"{READABLE}"
+        )
     columns = math.prod(shape[1:])
     fits = math.prod(info.shape[1:]) == columns and stored.rows == piece.total
     if not fits or info.num_bytes % max(stored.rows, 1):
         raise ValueError(
             f"{checkpoint.name} has {key} as {list(info.shape)} where its other weights need "
             f"{[piece.total, *shape[1:]]}; it is damaged or mixes different models"
-        )
-    if not is_readable(info.dtype, checkpoint.is_gguf):
-        raise ValueError(
-            f"{checkpoint.name} holds {key} as {info.dtype}, which cannot be read here; get it in "
-            "bf16, fp16, fp8 (e4m3fn, e5m2) or GGUF"
         )
     return _Rows(stored, piece.start, piece.stop, _scale(checkpoint, key, stored))
 
@@ -185,10 +185,14 @@ def _scale(checkpoint: Checkpoint, key: str, stored: Stored) -> Stored | None:
     owner, _, end = key.rpartition(".")
     found = (checkpoint.tensors.get(f"{owner}.{name}") for name in SCALES)
     scale = next((s for s in found if s is not None), None) if end == "weight" else None
-    if scale is not None and scale.info.numel not in (1, stored.rows):
+    if scale is None:
+        return None
+    info = scale.info
+    if info.numel != scale.rows or info.numel not in (1, stored.rows) or info.dtype not in PLAIN:
         raise ValueError(
-            f"{checkpoint.name} has {scale.info.numel} scales for the {stored.rows} rows of {key}; "
-            "one, or one per row, is expected"
+            f"{checkpoint.name} has scales of {list(info.shape)} in {info.dtype} for the "
+            f"{stored.rows} rows of {key}, but one, or one per row, in F32 is expected; get it in "
+            f"{READABLE}"
         )
     return scale
 

@@ -65,6 +65,7 @@ class Checkpoint:
         Raises:
             ValueError: A file has changed since its header was read, or changes meanwhile.
         """
+        self._check_unchanged()
         with ExitStack() as stack:
             files = {path: stack.enter_context(path.open("rb")) for path in self.stamps}
             self._check_unchanged()

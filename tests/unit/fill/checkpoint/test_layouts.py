@@ -119,6 +119,16 @@ def test_every_fp8_value_is_the_same_with_and_without_the_devices_help(
             torch.testing.assert_close(found, truth, rtol=0, atol=0, equal_nan=True)
 
 
+def test_a_scale_beside_a_weight_that_is_not_fp8_counts(tmp_path: Path, file_tensors: Any):
+    tensors, name = dict(file_tensors["transformer"]), "double_blocks.0.img_mlp.0"
+    path = checkpoints.save(
+        tmp_path / "scaled.safetensors", tensors | {f"{name}.scale_weight": torch.tensor(0.5)}
+    )
+    module = FilePart("transformer", path, config_of("transformer")).load(torch.float32)
+    found: Any = module.get_submodule("transformer_blocks.0.ff.net.0.proj")
+    assert torch.equal(found.weight, 0.5 * tensors[f"{name}.weight"].float())
+
+
 def models_of(offload: str = "auto", **files: Path) -> FillModels:
     places: dict[str, Any] = {name: str(path) for name, path in files.items()}
     config = ModelConfig(folder=str(BUNDLED), precision="bf16", offload=offload, **places)

@@ -187,6 +187,14 @@ def test_a_file_that_changes_after_the_check_is_refused(tmp_path: Path, file_ten
         part.load(torch.bfloat16)
 
 
+def test_a_file_that_is_gone_by_then_is_refused(tmp_path: Path, file_tensors: Any):
+    path = save(tmp_path / "fill.safetensors", file_tensors["transformer"])
+    part = FilePart("transformer", path, CONFIG)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"fill\.safetensors was changed while it was in use"):
+        part.load(torch.bfloat16)
+
+
 @pytest.mark.parametrize(
     ("size", "message"),
     [(None, "was changed while it was in use"), (100_000, "ends too early|was changed while")],

@@ -230,6 +230,66 @@ def test_integers_with_a_scale_of_their_own_are_refused(tmp_path: Path, file_ten
         FilePart("transformer", path, CONFIG)
 
 
+U8 = torch.zeros(4, dtype=torch.uint8)
+BLOCK = "double_blocks.0.img_attn.qkv.weight"
+PACKINGS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "bitsandbytes": (
+        {
+            BLOCK: torch.zeros(96, 1, dtype=torch.uint8),
+            f"{BLOCK}.quant_state.bitsandbytes__nf4": U8,
+        },
+        "packed by bitsandbytes",
+    ),
+    "nvfp4": (
+        {BLOCK: torch.zeros(6, 4, dtype=torch.uint8), f"{BLOCK}_scale_2": torch.tensor(1.0)},
+        "packed as NVFP4",
+    ),
+    "nunchaku": (
+        {
+            "transformer_blocks.0.qkv_proj.qweight": torch.zeros(6, 4, dtype=torch.int8),
+            "transformer_blocks.0.qkv_proj.lora_down": torch.zeros(6, 4),
+        },
+        "packed for Nunchaku",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_weights_packed_by_others_are_named(name: str, tmp_path: Path):
+    tensors, words = PACKINGS[name]
+    tensors = tensors | {"img_in.weight": torch.zeros(4, 4)}
+    path = checkpoints.save(tmp_path / f"{name}.safetensors", tensors)
+    with pytest.raises(ValueError, match=f"is {words}.* get it in bf16, .* or GGUF"):
+        FilePart("transformer", path)
+    with pytest.raises(ValueError, match=f"is a model {words}.* a LoRA of a FLUX.1"):
+        read_adapter(path, 1.0, {})
+
+
+def test_other_parts_of_a_file_with_a_packed_transformer_are_read(
+    tmp_path: Path, file_tensors: Any
+):
+    tensors = {f"vae.{key}": value for key, value in file_tensors["vae"].items()}
+    tensors |= {f"model.diffusion_model.{k}": v for k, v in PACKINGS["bitsandbytes"][0].items()}
+    path = checkpoints.save(tmp_path / "flux1-dev-bnb-nf4.safetensors", tensors)
+    config = json.loads((BUNDLED / "vae" / "config.json").read_text())
+    assert FilePart("vae", path, config).num_bytes(torch.float32) > 0
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [torch.ones(3), torch.ones(1, 384), torch.ones(384, dtype=torch.uint8)],
+    ids=["count", "across", "type"],
+)
+def test_scales_of_another_kind_are_refused(scale: torch.Tensor, tmp_path: Path, file_tensors: Any):
+    tensors = dict(file_tensors["transformer"])
+    tensors[BLOCK] = tensors[BLOCK].to(torch.float8_e4m3fn)
+    assert len(tensors[BLOCK]) == 384
+    tensors[BLOCK.replace("weight", "scale_weight")] = scale
+    path = checkpoints.save(tmp_path / "fill.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"scales of \[.* for the 384 rows of .* get it in bf16"):
+        FilePart("transformer", path, CONFIG)
+
+
 def test_an_incomplete_file_is_refused(tmp_path: Path, file_tensors: Any):
     tensors = dict(file_tensors["transformer"])
     del tensors["double_blocks.0.txt_mlp.2.weight"]
