@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,7 +17,8 @@ MIN_CAPABILITY = (8, 0)
 class TensorRule:
     """What one tensor argument has to be."""
 
-    rank: int
+    axes: str
+    """A letter per axis: the same letter is the same length in all tensors of a call."""
     dtypes: tuple[torch.dtype, ...] = FLOATS
     max_width: int = 8192
     """Longest last axis: a row stays in the registers of one program."""
@@ -33,8 +34,8 @@ class TensorRule:
         if tensor.dtype not in self.dtypes:
             allowed = ", ".join(str(d).removeprefix("torch.") for d in self.dtypes)
             return f"{name} is {tensor.dtype}, but one of {allowed} is expected"
-        if tensor.ndim != self.rank:
-            return f"{name} has {tensor.ndim} axes, but {self.rank} are expected"
+        if tensor.ndim != len(self.axes):
+            return f"{name} has {tensor.ndim} axes, but {len(self.axes)} are expected"
         width = tensor.shape[-1]
         if not 0 < width <= self.max_width:
             return f"{name} is {width} wide, but 1 to {self.max_width} is expected"
@@ -45,12 +46,16 @@ class TensorRule:
         return None
 
 
-VECTOR = TensorRule(rank=2)
-ROWS = TensorRule(rank=3)
-WIDE_ROWS = TensorRule(rank=3, max_width=1 << 20)
-HEADS = TensorRule(rank=4, max_width=256, is_power_of_two=True)
-HEAD_WEIGHT = TensorRule(rank=1, max_width=256, is_power_of_two=True)
-ANGLES = TensorRule(rank=2, max_width=128, is_strided=True, dtypes=(torch.float32, torch.float64))
+VECTOR = TensorRule(axes="BD")
+ROWS = TensorRule(axes="BSD")
+WIDE_ROWS = TensorRule(axes="BSD", max_width=1 << 20)
+HEAD_WEIGHT = TensorRule(axes="D", max_width=256, is_power_of_two=True)
+HEADS = replace(HEAD_WEIGHT, axes="BSHD")
+TEXT, IMAGE = replace(HEADS, axes="BTHD"), replace(HEADS, axes="BIHD")
+ANGLES = TensorRule(
+    axes="SP", max_width=128, is_strided=True, dtypes=(torch.float32, torch.float64)
+)
+JOINT_ANGLES = replace(ANGLES, axes="JP")
 
 TABLE: dict[str, dict[str, TensorRule]] = {
     "qk_norm_rope": {
@@ -58,11 +63,11 @@ TABLE: dict[str, dict[str, TensorRule]] = {
         **{"cos": ANGLES, "sin": ANGLES},
     },
     "joint_qkv_norm_rope": {
-        **{f"text_{name}": HEADS for name in "qkv"},
-        **{f"image_{name}": HEADS for name in "qkv"},
+        **{f"text_{name}": TEXT for name in "qkv"},
+        **{f"image_{name}": IMAGE for name in "qkv"},
         **{f"text_{name}_weight": HEAD_WEIGHT for name in "qk"},
         **{f"image_{name}_weight": HEAD_WEIGHT for name in "qk"},
-        **{"cos": ANGLES, "sin": ANGLES},
+        **{"cos": JOINT_ANGLES, "sin": JOINT_ANGLES},
     },
     "adaln_modulate": {"x": ROWS, "scale": VECTOR, "shift": VECTOR},
     "gated_residual": {"residual": ROWS, "gate": VECTOR, "update": ROWS},
@@ -70,21 +75,48 @@ TABLE: dict[str, dict[str, TensorRule]] = {
         **{"residual": ROWS, "gate": VECTOR, "update": ROWS, "scale": VECTOR, "shift": VECTOR},
     },
     "gelu_tanh": {"x": WIDE_ROWS},
-    "concat_gelu": {"attention": WIDE_ROWS, "mlp": WIDE_ROWS},
+    "concat_gelu": {"attention": WIDE_ROWS, "mlp": replace(WIDE_ROWS, axes="BSM")},
     "cfg_euler_step": {
-        **{"latents": WIDE_ROWS, "velocity": WIDE_ROWS},
-        **{"keep": WIDE_ROWS, "source": WIDE_ROWS, "noise": WIDE_ROWS},
+        **{"latents": WIDE_ROWS, "velocity": replace(WIDE_ROWS, axes="VSD")},
+        **{"keep": replace(WIDE_ROWS, axes="BSK"), "source": WIDE_ROWS, "noise": WIDE_ROWS},
     },
 }
 """Operation to the rule of each of its tensors; an optional tensor may be left out of a call."""
+ONE_TYPE: dict[str, tuple[tuple[str, str], ...]] = {
+    "joint_qkv_norm_rope": tuple((f"text_{name}", f"image_{name}") for name in "qkv"),
+    "concat_gelu": (("attention", "mlp"),),
+}
+"""Operation to the tensors that it writes into one buffer, as they are."""
 
 
 def refusals(operation: str, tensors: Mapping[str, torch.Tensor | None]) -> Iterator[str]:
     """Yield every reason why the kernel of an operation does not take these tensors."""
+    rules = TABLE[operation]
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     for name, tensor in given.items():
-        if reason := TABLE[operation][name].refusal(name, tensor):
+        if reason := rules[name].refusal(name, tensor):
             yield reason
+    yield from _shape_refusals(rules, given)
+    for name, other in ONE_TYPE.get(operation, ()):
+        if given[name].dtype != given[other].dtype:
+            yield f"{name} is {given[name].dtype}, but {other} is {given[other].dtype}"
     devices = {tensor.device for tensor in given.values()}
     if len(devices) > 1:
         yield f"tensors are on {' and '.join(sorted(map(str, devices)))}, but on one is expected"
+
+
+def _shape_refusals(
+    rules: Mapping[str, TensorRule], given: Mapping[str, torch.Tensor]
+) -> Iterator[str]:
+    """A kernel takes the lengths from one tensor; in a shorter one it would leave the memory."""
+    sizes: dict[str, int] = {}
+    for name, tensor in given.items():
+        axes = rules[name].axes
+        if tensor.ndim != len(axes):
+            return
+        if axes[-1] == "P":  # pairs of channels, of all tokens
+            sizes["P"] = sizes["D"] // 2
+            sizes["J"] = sizes.get("T", 0) + sizes.get("I", 0)
+        expected = [sizes.setdefault(a, n) for a, n in zip(axes, tensor.shape, strict=True)]
+        if list(tensor.shape) != expected:
+            yield f"{name} is {list(tensor.shape)}, but {expected} is expected"

@@ -38,6 +38,17 @@ def _rope(**changed: torch.Tensor) -> dict[str, torch.Tensor | None]:
     return {**given, "cos": ANGLE, "sin": ANGLE, **changed}
 
 
+def _joint(**changed: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    given = {f"{stream}_{name}": HEADS for stream in ("text", "image") for name in "qkv"}
+    given |= {f"{stream}_{name}_weight": WEIGHT for stream in ("text", "image") for name in "qk"}
+    return {**given, "cos": ones(4, 2), "sin": ones(4, 2), **changed}
+
+
+def _step(**changed: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    given = {"latents": ones(2, 2, 6), "velocity": ones(4, 2, 6), "keep": ones(2, 2, 3)}
+    return {**given, "source": ones(2, 2, 6), "noise": ones(2, 2, 6), **changed}
+
+
 @pytest.mark.parametrize(
     ("operation", "tensors", "reason"),
     [
@@ -52,6 +63,19 @@ def _rope(**changed: torch.Tensor) -> dict[str, torch.Tensor | None]:
         ("qk_norm_rope", _rope(k=ones(1, 2, 3, 512)), "k is 512 wide, but 1 to 256"),
         ("qk_norm_rope", _rope(cos=ANGLE.half()), r"cos is torch\.float16"),
         ("qk_norm_rope", _rope(sin=ones(2, 4)[:, ::2]), None),
+        ("adaln_modulate", _modulate(x=ones(2, 2, 6)), r"scale is \[1, 6\], but \[2, 6\]"),
+        ("adaln_modulate", _modulate(shift=ones(1, 5)), r"shift is \[1, 5\], but \[1, 6\]"),
+        ("qk_norm_rope", _rope(k=ones(1, 2, 1, 4)), r"k is \[1, 2, 1, 4\], but \[1, 2, 3, 4\]"),
+        ("qk_norm_rope", _rope(cos=ones(1, 2)), r"cos is \[1, 2\], but \[2, 2\]"),
+        ("qk_norm_rope", _rope(sin=ones(2, 4)), r"sin is \[2, 4\], but \[2, 2\]"),
+        ("joint_qkv_norm_rope", _joint(), None),
+        ("joint_qkv_norm_rope", _joint(cos=ANGLE), r"cos is \[2, 2\], but \[4, 2\]"),
+        ("joint_qkv_norm_rope", _joint(text_v=HEADS.half()), r"text_v is torch\.float16, but"),
+        ("concat_gelu", {"attention": X, "mlp": ones(1, 2, 9)}, None),
+        ("concat_gelu", {"attention": X, "mlp": ones(1, 3, 9)}, r"mlp is \[1, 3, 9\], but \[1, 2"),
+        ("concat_gelu", {"attention": X, "mlp": X.half()}, r"attention is torch\.float32, but mlp"),
+        ("cfg_euler_step", _step(keep=ones(1, 2, 3)), r"keep is \[1, 2, 3\], but \[2, 2, 3\]"),
+        ("cfg_euler_step", _step(source=X), r"source is \[1, 2, 6\], but \[2, 2, 6\]"),
     ],
     ids=str,
 )
