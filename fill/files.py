@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for files that are damaged, no pictures, or far too large."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -42,6 +46,18 @@ class TensorInfo:
     def numel(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file of the user's.
+
+    Raises:
+        ValueError: It is not UTF-8; names it.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error}); save it as UTF-8") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

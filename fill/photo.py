@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps
 
 from .exif import EXIF_FOLDER, GPS_FOLDER, make_upright, with_size
+from .files import UNREADABLE
 
 ENDS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 MASK_END = "_mask"
@@ -135,7 +136,7 @@ def _open(path: Path) -> Image.Image:
             # Pillow's own turning writes all of it anew, and loses letters beyond ASCII.
             turned.info["exif"] = make_upright(picture.info.get("exif") or _tiff_exif(picture))
             return turned
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path.name} cannot be read as a picture ({error})") from error
 
 

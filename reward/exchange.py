@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -20,8 +21,10 @@ from typing import Any
 
 from PIL import Image
 
+from ..fill.files import UNREADABLE, read_text
 from ..fill.task import Dimension, Task
 from .preference import PAIRS, Preference, PreferenceSet, by_split, to_line
+from .query import Query
 
 PICTURES = ("winner", "loser", "source", "mask")
 REQUIRED = ("winner", "loser", "task", "dimension")
@@ -140,11 +143,10 @@ def _write_split(
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix.lower() == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                yield {key: value for key, value in row.items() if value}
+        for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
+            yield {key: value for key, value in row.items() if value}
     elif path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
             if not line.strip():
                 continue
             try:
@@ -181,6 +183,7 @@ def _pair(row: Mapping[str, Any], folder: Path) -> tuple[Preference, dict[str, P
         judged_by=str(row.get("judged_by", "human")),
         confidence=float(row.get("confidence", 1.0)),
     )
+    Query(pair.task, pair.dimension, pair.prompt)  # refuses text alignment without a text
     condition = str(row.get("condition") or _condition_of(pair))
     return replace(pair, condition=condition), {names[n]: path for n, path in sources.items()}
 
@@ -205,7 +208,7 @@ def _check_pictures(sources: Mapping[str, Path]) -> None:
             with Image.open(path) as picture:
                 picture.load()
                 sizes[name] = picture.size
-        except OSError as error:
+        except UNREADABLE as error:
             raise ValueError(f"{path} cannot be read as a picture ({error})") from error
     width, height = sizes["winner"]
     for name, size in sizes.items():

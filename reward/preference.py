@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..fill.files import read_text
 from ..fill.task import TASKS, Dimension, Task
 
 PAIRS = "metadata.jsonl"
@@ -193,7 +194,7 @@ def _read(path: Path, cls: type[T]) -> list[T]:
     if not path.exists():
         return []
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -84,12 +84,14 @@ def collect(
     the list, in the same order as one process would.
 
     Raises:
+        ValueError: A picture is missing or damaged, or a mask is empty; names it.
         OSError: The disk is full; what was listed is whole, and the same run goes on from there.
     """
     processes = processes or Processes()
     known = {group.condition for group in data.groups()}
     wanted = conditions.conditions[: config.max_conditions or None]
     missing = [condition for condition in wanted if condition.name not in known]
+    conditions.check(missing)
     processes.wait()
     for start in range(0, len(missing), processes.count):
         host.check_cancelled()

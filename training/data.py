@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..fill.files import UNREADABLE, read_text
 from ..fill.request import FillRequest
 from ..fill.task import Task, text_prompt
 
@@ -54,6 +55,7 @@ class Condition:
         for file in names:
             if not file or Path(file).is_absolute() or ".." in Path(file).parts:
                 raise ValueError(f"{file!r} is no file of the folder")
+        _ = self.full_prompt
 
     @property
     def full_prompt(self) -> str:
@@ -75,7 +77,7 @@ class ConditionSet:
         path = folder / FILE_NAME
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; make the conditions first")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).split("\n")
         self.conditions = [
             _parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()
         ]
@@ -103,21 +105,27 @@ class ConditionSet:
         return image[None], mask[None]
 
     def check(self, conditions: Iterable[Condition]) -> None:
-        """Look at the headers of all pictures, before hours of work depend on them.
+        """Look at the masks and at the headers of pictures, before hours of work depend on them.
 
         Raises:
-            ValueError: A file is missing or no picture, or a mask is not as large as its picture.
+            ValueError: A file is missing or no picture, or a mask is not as large as its picture,
+                or empty.
         """
         for condition in conditions:
-            image = _picture_size(self.folder / condition.image_file_name)
+            image = picture_size(self.folder / condition.image_file_name)
             others = {"mask": condition.mask_file_name, "result": condition.result_file_name}
             for what, name in others.items():
-                size = _picture_size(self.folder / name) if name else image
+                size = picture_size(self.folder / name) if name else image
                 if size != image:
                     raise ValueError(
                         f"the {what} of condition {condition.name} is {size[0]}x{size[1]} px but "
                         f"its picture is {image[0]}x{image[1]} px; make the {what} from the picture"
                     )
+            if read_picture(self.folder / condition.mask_file_name, "L").max() < 0.5:
+                raise ValueError(
+                    f"the mask of condition {condition.name} is empty; paint white what is to be "
+                    "repainted, or remove the condition"
+                )
 
     def result(self, condition: Condition) -> Tensor:
         """Return the picture after the edit, ``[1, H, W, 3]``, float32, 0..1.
@@ -132,16 +140,17 @@ class ConditionSet:
         )[None]
 
     def request(self, condition: Condition, **settings: Any) -> FillRequest:
-        """Return the request that makes this edit; further fields as for :class:`FillRequest`."""
+        """Return the request that makes this edit; further fields as for :class:`FillRequest`.
+
+        Raises:
+            ValueError: The condition cannot be edited; names it.
+        """
+        values = {"task": condition.task, "prompt": condition.prompt, "words": condition.words}
         image, mask = self.pictures(condition)
-        return FillRequest(
-            task=condition.task,
-            image=image,
-            mask=mask,
-            prompt=condition.prompt,
-            words=condition.words,
-            **settings,
-        )
+        try:
+            return FillRequest(image=image, mask=mask, **values | settings)
+        except ValueError as error:
+            raise ValueError(f"condition {condition.name}: {error}") from error
 
 
 def write_conditions(
@@ -199,20 +208,21 @@ def read_picture(path: Path, mode: str = "RGB") -> Tensor:
     try:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert(mode), dtype=np.float32) / 255
-    except OSError as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
     return torch.from_numpy(pixels)
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a picture file; ValueError as for :func:`read_picture`."""
     try:
         with Image.open(path) as picture:
             return picture.size
-    except OSError as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> ValueError:
+def _unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} cannot be read as a picture ({error}); remove what names it")
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..fill.config import check_limits, setting
+from ..fill.files import UNREADABLE, read_text
 from ..fill.host import Host
 from ..fill.request import FillRequest
 from ..fill.task import Task
@@ -210,7 +211,7 @@ def _unique(items: Iterator[Item]) -> Iterator[Item]:
 
 def _sidecar(path: Path, end: str) -> str:
     file = path.with_name(path.stem + end)
-    return file.read_text("utf-8").strip() if file.is_file() else ""
+    return read_text(file).strip() if file.is_file() else ""
 
 
 def _open(path: Path) -> Image.Image:
@@ -219,7 +220,7 @@ def _open(path: Path) -> Image.Image:
             turned = ImageOps.exif_transpose(picture)
             is_transparent = turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info
             return turned.convert("RGBA" if is_transparent else "RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"cannot be read as a picture ({error}); remove it") from error
 
 

@@ -14,6 +14,7 @@ from onereward import cli
 from onereward.fill.task import Dimension, Task
 from onereward.reward.exchange import SPLIT_NAMES, export_pairs, import_pairs
 from onereward.reward.preference import CandidateGroup, Preference, PreferenceSet, split_of
+from support.damage import damaged_pictures
 
 NUM = 30
 
@@ -88,12 +89,15 @@ def test_pairs_of_one_source_stay_together(rows: list[dict[str, Any]], tmp_path:
         ({"loser": "1-good.png"}, "row 2: .* cannot be better than itself"),
         ({"loser": "wide.png"}, "row 2: loser is 32x16 px but winner is 16x16 px"),
         ({"confidence": "sure"}, "row 2: could not convert"),
+        ({"dimension": "text_alignment", "prompt": ""}, "row 2: text alignment needs the prompt"),
+        ({"winner": "large.png"}, "row 2: .* cannot be read as a picture"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_written(
     rows: list[dict[str, Any]], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     Image.new("RGB", (32, 16)).save(tmp_path / "mine" / "wide.png")
+    (tmp_path / "mine" / "large.png").write_bytes(damaged_pictures()["far too large"])
     rows[1] |= changes
     path = write(tmp_path, rows, "jsonl")
     with pytest.raises(ValueError, match=message):
@@ -102,6 +106,10 @@ def test_a_bad_row_is_named_and_nothing_is_written(
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
+    for name in ("pairs.csv", "pairs.jsonl"):
+        (tmp_path / name).write_bytes("winner,überblick\n".encode("latin-1"))
+        with pytest.raises(ValueError, match=f"{name} is not text in UTF-8 .*save it as UTF-8"):
+            import_pairs(tmp_path / name, tmp_path / "data")
     with pytest.raises(ValueError, match=r"neither .csv nor .jsonl"):
         import_pairs(tmp_path / "pairs.txt", tmp_path / "data")
     (tmp_path / "pairs.csv").write_text("winner,loser\n")

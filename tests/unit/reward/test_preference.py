@@ -63,6 +63,13 @@ def test_columns_are_those_of_an_image_folder(tmp_path: Path) -> None:
     }
 
 
+def test_a_prompt_may_hold_any_line_break(tmp_path: Path) -> None:
+    """JSON leaves these as they are, and Python takes them for ends of lines."""
+    odd = pair(prompt="a\u2028red\x85circle")
+    PreferenceSet(tmp_path).add(odd)
+    assert PreferenceSet(tmp_path).pairs() == [odd]
+
+
 def test_pairs_can_be_replaced_at_once(tmp_path: Path) -> None:
     data = PreferenceSet(tmp_path)
     data.add(pair(0))

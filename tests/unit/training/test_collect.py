@@ -12,7 +12,15 @@ import torch
 from onereward.fill.task import Task
 from onereward.reward.preference import PreferenceSet
 from onereward.training.collect import CollectConfig, collect, draw_settings
-from onereward.training.data import FILE_NAME, Condition, ConditionSet, write_conditions
+from onereward.training.data import (
+    FILE_NAME,
+    Condition,
+    ConditionSet,
+    read_picture,
+    save_picture,
+    write_conditions,
+)
+from support.damage import damaged_pictures
 from support.hosts import CancelledError, RecordingHost
 from support.models import bundled_models
 
@@ -133,3 +141,40 @@ def test_bad_conditions_are_refused(conditions: ConditionSet, tmp_path: Path) ->
     (conditions.folder / "fill" / "mask.png").unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         conditions.pictures(conditions.conditions[0])
+    path.write_bytes("überblick".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"conditions\.jsonl is not text in UTF-8"):
+        ConditionSet(conditions.folder)
+    with pytest.raises(ValueError, match="words is empty; type the text"):
+        condition("x", Task.TEXT, words=" ")
+
+
+@pytest.mark.parametrize("damage", damaged_pictures())
+def test_a_damaged_picture_is_named_before_any_work(conditions: ConditionSet, damage: str) -> None:
+    path = conditions.folder / "text" / "image.png"
+    path.write_bytes(damaged_pictures()[damage])
+    with pytest.raises(ValueError, match=r"image\.png cannot be read as a picture .*; remove"):
+        read_picture(path)
+    data = PreferenceSet(conditions.folder / "data")
+    if damage in ("torn", "unknown chunk"):  # the header is whole
+        return
+    with pytest.raises(ValueError, match=r"image\.png cannot be read as a picture"):
+        collect(conditions, bundled_models(), data, QUICK, RecordingHost())
+    assert not data.groups()
+
+
+def test_an_empty_mask_is_named_before_any_work(conditions: ConditionSet) -> None:
+    save_picture(conditions.folder / "text" / "mask.png", torch.zeros(64, 64))
+    data = PreferenceSet(conditions.folder / "data")
+    with pytest.raises(ValueError, match="the mask of condition text is empty; paint white"):
+        collect(conditions, bundled_models(), data, QUICK, RecordingHost())
+    assert not data.groups()
+    with pytest.raises(ValueError, match="condition text: mask is empty"):
+        conditions.request(next(c for c in conditions.conditions if c.name == "text"))
+
+
+def test_a_prompt_may_hold_any_line_break(conditions: ConditionSet) -> None:
+    """JSON leaves these as they are, and Python takes them for ends of lines."""
+    odd = condition("odd", prompt="a\u2028red\x85circle")
+    picture, mask = torch.rand(64, 64, 3), torch.ones(64, 64)
+    made = write_conditions(conditions.folder / "odd", [(odd, picture, mask)])
+    assert made.conditions == [odd]
