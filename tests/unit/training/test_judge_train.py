@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -278,3 +279,30 @@ def test_bad_data_is_named(judge_folder: Path, data_folder: Path, tmp_path: Path
         pictures_of(other, broken)
     with pytest.raises(ValueError, match="choose one of: lora, full"):
         config(tmp_path, judge_folder, data_folder, mode="half")
+
+
+def test_bad_data_is_named_before_the_first_step(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """A picture that step 1000 draws must not end the run there."""
+    folder = tmp_path / "data"
+    shutil.copytree(data_folder, folder)
+    data, host = PreferenceSet(folder), RecordingHost()
+    settings = config(tmp_path / "run", judge_folder, folder)
+    whole = data.pairs()
+    last = [p for p in whole if split_of(p.condition) == "train"][-1]
+    blind = replace(last, task=Task.FILL, dimension=Dimension.TEXT_ALIGNMENT)
+    data.replace_pairs([*whole, blind])
+    with pytest.raises(
+        ValueError, match=f"{last.condition} in .*: text alignment needs the prompt"
+    ):
+        train_judge(settings, host)
+    data.replace_pairs(whole)
+    path = folder / last.loser_file_name
+    Image.new("RGB", (16, 32)).save(path)
+    with pytest.raises(ValueError, match=r"is 32x32 px but .* is 16x32 px; make both as large"):
+        train_judge(settings, host)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{path.name} cannot be read as a picture"):
+        train_judge(settings, host)
+    assert not (tmp_path / "run" / "checkpoint").exists()
