@@ -46,7 +46,8 @@ def _adaln_fwd_kernel(
         gate = tl.load(gate_ptr + sample * gate_stride + cols, mask=mask, other=0.0).to(ACC)
         h += gate * update
         if CLAMP:
-            h = tl.minimum(tl.maximum(h, -LIMIT), LIMIT)
+            # Comparisons, because tl.minimum would turn NaN into a number.
+            h = tl.where(h > LIMIT, LIMIT, tl.where(h < -LIMIT, -LIMIT, h))
         stored = cast(h, h_ptr.dtype.element_ty)
         tl.store(h_ptr + out + cols, stored, mask=mask)
         h = stored.to(ACC)

@@ -129,10 +129,18 @@ def _cfg_euler(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]
             lambda b=blend: cfg_euler._launch_bwd(x, x, b[0], True, dtype, 1.0, 0.9, 4.0),
         )
     yield "plain", lambda: cfg_euler._launch(x, v[:1], None, None, None, 1.0, 0.9, 4.0)
+    yield (
+        "plain backward",
+        lambda: cfg_euler._launch_bwd(x, x, None, False, dtype, 1.0, 0.9, 4.0),
+    )
 
 
 def inspect(kernel: Any) -> dict[str, Any]:
-    """Return registers, stack and local memory in bytes, and the widest global load in bits."""
+    """Return what the compiled code takes and does.
+
+    Registers, stack and local memory in bytes, the widest global load in bits, and whether there
+    are minima or maxima that make a number of NaN.
+    """
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
@@ -151,6 +159,7 @@ def inspect(kernel: Any) -> dict[str, Any]:
         "stack": usage["STACK"],
         "local": usage["LOCAL"],
         "load_bits": max(widths, default=0),
+        "drops_nan": bool(re.search(r"\b(?:min|max)(?:\.ftz)?\.f(?:16|32)", kernel.asm["ptx"])),
         "num_warps": kernel.metadata.num_warps,
     }
 

@@ -33,6 +33,7 @@ def _check(row: dict[str, Any]) -> None:
     limit = MAX_REGISTERS["sums" if "True" in row["launch"] else kind]
     assert row["registers"] <= limit, row
     assert row["stack"] == row["local"] == 0, f"registers are spilled: {row}"
+    assert not row["drops_nan"], f"NaN becomes a number: {row}"
     if name in WIDE:
         assert row["load_bits"] == 128, f"loads are narrow: {row}"
 

@@ -92,6 +92,16 @@ def test_float16_is_clamped_where_diffusers_does():
 
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_float16_clamp_hides_no_nan(backend: str):
+    big = torch.tensor([[[torch.nan, torch.inf, -torch.inf]]], dtype=torch.float16, device=DEVICE)
+    gate = torch.zeros(1, 3, dtype=torch.float16, device=DEVICE)
+    with kernels.use_backend(backend):
+        h = kernels.gated_residual(big, gate, torch.ones_like(big), clamp=True).flatten()
+    assert h[0].isnan()
+    assert h[1:].tolist() == [65504.0, -65504.0]
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
 def test_kept_pixels_follow_the_source_bit_for_bit(backend: str):
     (x, v, source, noise) = (
         t.float().detach() for t in _tiny((1, 2, 8), (1, 2, 8), (1, 2, 8), (1, 2, 8))
