@@ -10,7 +10,6 @@ import functools
 import importlib
 import logging
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -118,7 +117,7 @@ def _gpu_refusal(index: int | None) -> str | None:
     capability = torch.cuda.get_device_capability(index)
     if capability < MIN_CAPABILITY:
         return f"the GPU has compute capability {capability}, but {MIN_CAPABILITY} is expected"
-    return _trial(index)
+    return _trial("cuda" if index is None else f"cuda:{index}")
 
 
 def is_interpreted() -> bool:
@@ -126,14 +125,13 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def _trial(index: int | None) -> str | None:
+def _trial(device: str) -> str | None:
     """Compile and run one kernel: a compiler for its launcher may be missing."""
-    device = "cuda" if index is None else f"cuda:{index}"
     x = torch.linspace(-3, 3, 96, device=device).view(1, 3, 32)
     try:
         made = _kernel("gelu_tanh")(x)
-    except (RuntimeError, OSError, ImportError, ValueError, subprocess.SubprocessError) as error:
-        return f"a trial kernel did not compile ({error})"
+    except Exception as error:  # noqa: BLE001  (Triton's own errors share no class with others)
+        return f"a trial kernel did not compile ({type(error).__name__}: {error})"
     if not torch.allclose(made, reference.gelu_tanh(x), atol=1e-5):
         return "a trial kernel gave a wrong result"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -114,6 +115,32 @@ def test_all_reasons_are_given():
 def test_unknown_backend_is_refused():
     with pytest.raises(ValueError, match="choose one of: auto, triton, reference"):
         kernels.use_backend("cuda").__enter__()
+
+
+def _broken(*_: object) -> torch.Tensor:
+    from triton.runtime.errors import PTXASError
+
+    raise PTXASError("no such GPU")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        (_broken, r"a trial kernel did not compile \(PTXASError: .*no such GPU"),
+        (torch.zeros_like, "a trial kernel gave a wrong result"),
+        (reference.gelu_tanh, None),
+    ],
+    ids=["fails", "wrong", "right"],
+)
+def test_one_kernel_is_tried_first(
+    kernel: object, reason: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dispatch, "_kernel", lambda _: kernel)
+    found = dispatch._trial(str(DEVICE))
+    if reason is None:
+        assert found is None
+    else:
+        assert re.match(reason, found or "")
 
 
 LOAD = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest\n"
