@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from ...reward.qwen_vl import Encoded
 from ...world.conditions import TASKS, Conditions
 from ...world.marks import CELL
+from ...world.measure import gradients
 from ...world.nearest import nearest_truth
 from ...world.oracle import DIMENSIONS, composite
 
-NUM_MAPS = 6
-"""Numbers per cell: colour offset (3), fine error, error, share under the mask."""
+NUM_MAPS = 7
+"""Numbers per cell: colour offset (3), fine error, error, share under the mask, sharpness."""
 _OFFSET, _FINE, _FAINT = 0.05, 0.005, 0.02
 """Sizes, 0..1, from which on offset, fine error and error are measured ever more coarsely."""
+_EDGE = 0.02
+"""The same for sharpness, per px."""
 
 
 class Appraisal(nn.Module):
@@ -90,19 +93,26 @@ def maps_of(images: Tensor, conditions: Conditions) -> Tensor:
 
     Measured against the nearest right result: asinh(o / 0.05) of the mean offset o per colour,
     log(1 + f / 0.005) of the RMS f of what a 3x3 blur removes from the error, log(1 + e / 0.02) of
-    the mean absolute error e, and the share of the cell under the mask.
+    the mean absolute error e, the share of the cell under the mask, and asinh(s / 0.02) of the
+    difference s of the RMS gradients, below zero where edges are softer than they should be.
 
     Args:
         images: float32 `[B, 3, 64, 64]` in 0..1, one per scene.
         conditions: The scenes.
     """
-    error = composite(images, conditions) - nearest_truth(images, conditions)
+    picture, truth = composite(images, conditions), nearest_truth(images, conditions)
+    error = picture - truth
     fine = error - F.avg_pool2d(error, 3, 1, 1, count_include_pad=False)
     power = fine.square().mean(1, keepdim=True)
+    edges, ideal = (
+        F.avg_pool2d(gradients(x).square().mean(1, keepdim=True), CELL).sqrt()
+        for x in (picture, truth)
+    )
     parts = (
         (F.avg_pool2d(error, CELL) / _OFFSET).asinh(),
         (F.avg_pool2d(power, CELL).sqrt() / _FINE).log1p(),
         (F.avg_pool2d(error.abs().mean(1, keepdim=True), CELL) / _FAINT).log1p(),
         F.avg_pool2d(conditions.mask[:, None], CELL),
+        ((edges - ideal) / _EDGE).asinh(),
     )
     return torch.cat(parts, 1)

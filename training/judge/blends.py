@@ -18,12 +18,15 @@ from torch import Tensor
 from ...world.canvas import SIZE
 from ...world.conditions import Conditions, join_conditions
 from ...world.oracle import DIMENSIONS, composite, judge
-from .candidates import Candidates
+from .candidates import FULL, ONE_STEP, Candidates
 from .comparisons import Comparison, as_comparison
 from .gather import scenes_of
 
 _PLAIN, _EVEN = 0.35, 0.6
 """Chance of an unmixed picture, and of that or an even mixture; the rest varies in place."""
+_MODELS_OWN = 0.5
+"""Chance of a scene that only the model's own pictures are mixed: their differences are fine ones,
+which planted faults and patterns beside them would drown."""
 _PLACES = 4
 """Places along an axis that a mixture varies between."""
 
@@ -49,9 +52,14 @@ def draw_blends(
     pool: Candidates, scenes: Conditions, rows: Tensor, num: int, generator: torch.Generator
 ) -> Blends:
     """Draw `num` results for each of the groups `rows` (int64 `[G]`)."""
-    rows = rows.repeat_interleave(num)
+    scenes_drawn, rows = len(rows), rows.repeat_interleave(num)
     total, kinds = len(rows), pool.images.shape[1]
+    own = ((pool.kinds == FULL) | (pool.kinds == ONE_STEP)).nonzero()[:, 0]
     members = torch.randint(kinds, (2, total), generator=generator)
+    if len(own):
+        is_own = torch.rand(scenes_drawn, generator=generator) < _MODELS_OWN
+        chosen = torch.randint(len(own), (2, total), generator=generator)
+        members = torch.where(is_own.repeat_interleave(num), own[chosen], members)
     first, second = (pool.images[rows, member].float() / 255 for member in members)
     images = torch.lerp(first, second, _draw_weights(total, generator))
     return Blends(images=images, conditions=scenes.select(rows), rows=rows)
