@@ -14,7 +14,7 @@ from .fused import apply_kernels, use_kernels
 from .guidance import Conditioning, Prompt, make_velocity
 from .host import Host, Preview
 from .latents import pack_latents, position_ids, unpack_latents, vae_factor
-from .memory import Plan, placed, sample_bytes
+from .memory import Plan, beside_bytes, placed, sample_bytes
 from .models import FillModels
 from .modulation import make_table, place_modulation
 from .preview import preview_picture
@@ -53,6 +53,7 @@ def denoise(
     room = max(
         sample_bytes(models, len(c) * prompts, c[0][0].conditioning.shape[0]) for c in chunks
     )
+    room += beside_bytes(models)
     place_modulation(models.transformer, host, room)
     made: list[torch.Tensor] = []
     with placed(models.transformer, host, room, plan.weight_bytes):

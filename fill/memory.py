@@ -26,6 +26,8 @@ MAX_TOKENS_PER_CALL = 16384
 MAX_ROWS = 16
 STATES_PER_BLOCK = 30
 """Tensors as large as the hidden states alive at the peak of an eager block, fp32 RoPE included."""
+TEXT_TOKEN_BYTES = 64 * 1024
+"""A layer of a text encoder holds some ten states; the widest is 10240, in the middle of T5."""
 MODULATION_LAYERS = ("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear")
 TILE_PIXELS = 2 << 20
 """Pictures with more pixels are encoded and decoded in tiles."""
@@ -75,6 +77,20 @@ def sample_bytes(models: FillModels, rows: int, num_tokens: int) -> int:
     return rows * tokens * width * models.dtype.itemsize * STATES_PER_BLOCK
 
 
+def beside_bytes(models: FillModels) -> int:
+    """Return what the transformer needs beside its weights and activations, in bytes.
+
+    Its adapters, and the largest packed layer while it is used.
+    """
+    values = sum(value.numel() for adapter in models.adapters for value in adapter.weights.values())
+    return values * models.dtype.itemsize + models.transformer.expansion_bytes
+
+
+def text_bytes(part: Part, num_tokens: int) -> int:
+    """Return what a text encoder needs beside its weights, in bytes."""
+    return num_tokens * TEXT_TOKEN_BYTES + part.expansion_bytes
+
+
 def vae_bytes(models: FillModels, pixels: int) -> int:
     """Return the activation memory of one VAE call, in bytes: some full-size maps."""
     channels = models.vae_config["block_out_channels"]
@@ -99,17 +115,19 @@ def make_plan(
     tokens = num_tokens + models.recipe.max_sequence_length
     passes = 2 if uses_cfg else 1
     one = max(sample_bytes(models, 1, num_tokens), 1)
-    part, budget = models.transformer, weight_budget(models.transformer, models, host, one)
+    part, beside = models.transformer, beside_bytes(models)
+    budget = weight_budget(part, models, host, one + beside)
     least = part.least_bytes if _may_stream(models, host) else None
     # Streamed, the weights get what the calls leave over: few large calls fetch them less often.
-    free = host.free_bytes(part) + (0 if budget is None else part.num_bytes - (least or 0))
+    free = host.free_bytes(part) + (0 if budget is None else part.num_bytes - (least or 0)) - beside
     fits = max(free // one, 1)
     batched = uses_cfg and (cfg_mode == "batched" or (cfg_mode == "auto" and fits >= 2))
     if batched:
         fits = max(fits // passes, 1)
     rows = max(min(num_rows, fits, MAX_TOKENS_PER_CALL // (tokens * passes), MAX_ROWS), 1)
     if budget is not None:
-        budget = weight_budget(part, models, host, rows * (passes if batched else 1) * one)
+        calls = rows * (passes if batched else 1)
+        budget = weight_budget(part, models, host, calls * one + beside)
     pixels = num_tokens * models.multiple**2
     return Plan(
         rows=rows,
@@ -208,7 +226,7 @@ def summary(models: FillModels, host: Host) -> str:
     side, uses_cfg = models.recipe.target_size, models.recipe.true_cfg != 1.0
     tokens = (side // models.multiple) ** 2
     plan = make_plan(models, host, tokens, 1, uses_cfg, "auto")
-    room = sample_bytes(models, 2 if plan.batched_cfg else 1, tokens)
+    room = sample_bytes(models, 2 if plan.batched_cfg else 1, tokens) + beside_bytes(models)
     part, free = models.transformer, host.free_bytes()
     weights, where = part.num_bytes, "stays on the device"
     if plan.weight_bytes is not None:
@@ -216,11 +234,29 @@ def summary(models: FillModels, host: Host) -> str:
         where = f"passes through the device, {_size(weights)} at a time"
     elif host.free_bytes(part) < room:
         weights -= _modulation_bytes(models, host)
-    text = f"{side} px: the transformer ({_size(part.num_bytes)}) {where}; "
-    text += f"{_size(weights + room)} of {_size(free)} free memory at the peak"
-    if weights + room <= free:
-        return text
-    return f"{text}: does not fit; {_ADVICE}"
+    encoders = models.text_encoder, models.text_encoder_2
+    stages = [(weights, room), *_other_stages(models, host, side, 2 if uses_cfg else 1)]
+    peak = max(weights + room for weights, room in stages)
+    if host.device.type == "cpu":  # whose memory holds all parts in the end
+        parts = part, *encoders, models.vae
+        loaded = sum(p.num_bytes for p in parts)
+        peak = loaded + max(room for _, room in stages)
+        free = host.free_bytes(*parts) + loaded
+    text = f"{side} px: the transformer ({_size(part.num_bytes)}) {where}; the text encoders "
+    text += f"({_size(sum(encoder.num_bytes for encoder in encoders))}) come before it; "
+    text += f"{_size(peak)} of {_size(free)} free memory at the peak"
+    return text if peak <= free else f"{text}: does not fit; {_ADVICE}"
+
+
+def _other_stages(
+    models: FillModels, host: Host, side: int, num_texts: int
+) -> Iterator[tuple[int, int]]:
+    """Yield what text encoders and VAE take on the device: for weights, and beside them."""
+    for part in (models.text_encoder, models.text_encoder_2):
+        room = text_bytes(part, num_texts * models.recipe.max_sequence_length)
+        budget = weight_budget(part, models, host, room)
+        yield part.num_bytes if budget is None else budget, room
+    yield models.vae.num_bytes, vae_bytes(models, side**2)
 
 
 def with_retry(plan: Plan, run: Callable[[Plan], T], host: Host) -> T:

@@ -96,8 +96,7 @@ class FillModels:
     @property
     def expansion_bytes(self) -> int:
         """What the transformer's largest packed layer takes while it is used; 0 without any."""
-        precision = self.config.precision if self.config else ""
-        return expansion_bytes(self.transformer_tensors, precision)
+        return self.transformer.expansion_bytes
 
     @property
     def kernels(self) -> str:
@@ -274,7 +273,10 @@ def _part(source: Source, dtype: torch.dtype) -> Part:
     sizes = source.tensor_bytes(dtype)
     least = None if source.part == "vae" else least_bytes(sizes)
     loading = source.loading_bytes(dtype) if isinstance(source, PackedPart) else None
-    return Part(source.part, lambda: source.load(dtype), sum(sizes.values()), dtype, least, loading)
+    part = Part(source.part, lambda: source.load(dtype), sum(sizes.values()), dtype, least, loading)
+    precision = source.precision if isinstance(source, PackedPart) else ""
+    part.expansion_bytes = expansion_bytes(source.tensors, precision)
+    return part
 
 
 def _load_tokenizer(folder: Path) -> Any:

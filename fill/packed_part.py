@@ -21,7 +21,7 @@ class PackedPart:
     is_quantised = True
 
     def __init__(self, source: FolderPart | FilePart, precision: str) -> None:
-        self._source, self._precision = source, precision
+        self._source, self.precision = source, precision
         self.part, self.path, self.config = source.part, source.path, source.config
         self.tensors = source.tensors
 
@@ -35,10 +35,10 @@ class PackedPart:
 
     def tensor_bytes(self, dtype: torch.dtype) -> dict[str, int]:
         """Return the same for every weight, by name."""
-        return packed_bytes(self.tensors, self._source.tensor_bytes(dtype), self._precision)
+        return packed_bytes(self.tensors, self._source.tensor_bytes(dtype), self.precision)
 
     def load(self, dtype: torch.dtype) -> nn.Module:
         """Read the weights and pack them; they compute in ``dtype``."""
         module = self._source.load(dtype)
-        pack_linears(module, self._precision)
+        pack_linears(module, self.precision)
         return module

@@ -25,6 +25,7 @@ class Part:
         num_bytes: Size of its weights once loaded, in bytes.
         least_bytes: What they take on a device at least while its blocks pass through, in bytes;
             None if it has no blocks.
+        expansion_bytes: What its largest packed layer takes on the device while it is used.
         loading_bytes: What host memory holds while they are read, in bytes.
         dtype: Data type of its floating-point weights.
         handle: Bookkeeping of the host that manages the part; lives as long as the part does.
@@ -43,6 +44,7 @@ class Part:
         self.num_bytes = num_bytes
         self.least_bytes = least_bytes
         self.loading_bytes = num_bytes if loading_bytes is None else loading_bytes
+        self.expansion_bytes = 0
         self.dtype = dtype
         self.handle: Any = None
         self._load = load

@@ -10,7 +10,7 @@ import torch
 
 from .guidance import Prompt
 from .host import Host
-from .memory import placed, weight_budget
+from .memory import placed, text_bytes, weight_budget
 from .models import FillModels
 from .parts import Part
 
@@ -87,7 +87,6 @@ def _encode(
     part: Part, models: FillModels, ids: torch.Tensor, output: str, host: Host
 ) -> torch.Tensor:
     host.check_cancelled()
-    # A transformer layer holds some ten states of its width; the widest T5 is 10240 in its middle.
-    room = ids.numel() * 64 * 1024
+    room = text_bytes(part, ids.numel())
     with placed(part, host, room, weight_budget(part, models, host, room)), torch.no_grad():
         return getattr(part.module(ids.to(host.device)), output).cpu()

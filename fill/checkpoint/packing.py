@@ -22,8 +22,9 @@ _KINDS = {"fp8": "F8_E4M3", "nf4": NF4}
 _BLOCK = re.compile(r"(^|_|\.)(transformer_blocks|layers)\.\d+\..*\.weight")
 """Weights in the blocks of a FLUX transformer, and of the judge's language model: its vision tower
 says ``blocks`` and keeps its precision, for the reward's gradient ends there."""
-EXPANSION_BYTES = 6
-"""Per value of the layer that is being expanded: float32, and its copy in the wanted type."""
+EXPANSION_BYTES, GGUF_EXPANSION_BYTES = 6, 13
+"""Per value of the layer that is being expanded: float32, and its copy in the wanted type. Block
+formats make more of both on the way, IQ4_XS the most."""
 
 
 def packed_bytes(
@@ -72,12 +73,13 @@ def expansion_bytes(tensors: Mapping[str, TensorInfo], precision: str = "") -> i
         precision: Of a config: what is packed besides.
     """
     kind = _KINDS.get(precision)
-    packed = (
-        info.numel
-        for name, info in tensors.items()
-        if is_quantised(info.dtype) or (kind is not None and _is_packed(kind, name, info))
-    )
-    return EXPANSION_BYTES * max(packed, default=0)
+    sizes = [0]
+    for name, info in tensors.items():
+        if info.dtype in FP8 or (kind is not None and _is_packed(kind, name, info)):
+            sizes.append(EXPANSION_BYTES * info.numel)
+        elif is_quantised(info.dtype):
+            sizes.append(GGUF_EXPANSION_BYTES * info.numel)
+    return max(sizes)
 
 
 def pack(kind: str, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

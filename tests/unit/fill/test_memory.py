@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from onereward.fill.files import TensorInfo
 from onereward.fill.memory import LimitedHost, Plan, make_plan, sample_bytes, summary, weight_budget
 from onereward.fill.parts import Part, least_bytes
 from onereward.fill.recipe import ONEREWARD
-from support.published import TRANSFORMER
+from support.published import TRANSFORMER, VAE
 
 GIB = 2**30
 DOUBLE, SINGLE = 19, 38
@@ -33,6 +35,15 @@ def published_sizes() -> dict[str, int]:
 
 
 SIZES = published_sizes()
+
+
+CLIP_GIB, T5_GIB = 0.25, 8.9
+"""Of the published text encoders in bf16."""
+
+
+def other_part(name: str, gib: float) -> Part:
+    least = int(gib / 8 * GIB) if name.startswith("text_encoder") else None
+    return Part(name, lambda: torch.nn.Identity(), int(gib * GIB), torch.bfloat16, least)
 
 
 @dataclass
@@ -56,6 +67,7 @@ class Models:
     dtype: torch.dtype = torch.bfloat16
     multiple: int = 16
     transformer_config: dict[str, Any] = field(default_factory=lambda: TRANSFORMER)
+    vae_config: dict[str, Any] = field(default_factory=lambda: VAE)
 
     def __post_init__(self) -> None:
         size = self.transformer_source.num_bytes(self.dtype)
@@ -65,6 +77,9 @@ class Models:
         self.transformer = Part(
             "transformer", lambda: torch.nn.Identity(), size, self.dtype, math.ceil(least * share)
         )
+        self.text_encoder = other_part("text_encoder", CLIP_GIB)
+        self.text_encoder_2 = other_part("text_encoder_2", T5_GIB)
+        self.vae = other_part("vae", 0.2)
         self.transformer_tensors = {
             name: TensorInfo("BF16", (size // 2,)) for name, size in SIZES.items()
         }
@@ -182,6 +197,50 @@ def test_the_summary_says_what_sits_where(gib: int, words: str):
     assert words in text
     assert "1024 px: the transformer (22.2 GB)" in text
     assert ("choose an fp8 or GGUF file" in text) == (gib == 2)
+
+
+def peak_of(text: str) -> float:
+    """Return the peak that a summary forecasts, in GiB."""
+    found = re.search(r"([\d.]+) GB of [\d.]+ GB free memory at the peak", text)
+    assert found is not None
+    return float(found[1])
+
+
+def test_the_peak_is_that_of_the_largest_stage():
+    """A transformer of 5.5 GB comes after 8.9 GB of T5, which streams if those do not fit."""
+    models: Any = Models(transformer_source=Source(is_quantised=True))
+    wide: Any = Card(24)
+    text = summary(models, wide)
+    assert "(5.5 GB) stays on the device; the text encoders (9.1 GB) come before it" in text
+    assert T5_GIB < peak_of(text) < T5_GIB + 0.2
+    narrow: Any = Card(8)
+    assert peak_of(summary(models, narrow)) <= 8
+
+
+def test_on_a_cpu_everything_stays():
+    models: Any = Models(transformer_source=Source(is_quantised=True))
+    host: Any = Card(64)
+    host.device = torch.device("cpu")
+    weights = (models.transformer.num_bytes + models.vae.num_bytes) / GIB + CLIP_GIB + T5_GIB
+    assert weights < peak_of(summary(models, host)) < weights + 4
+
+
+def test_expanded_layers_and_adapters_need_room():
+    plain, models = Models(), Models()
+    models.transformer.expansion_bytes = GIB
+
+    weights = {"transformer.x_embedder.lora_A.weight": torch.empty(GIB // 4, device="meta")}
+    models.adapters = (SimpleNamespace(weights=weights),)
+    host: Any = Card(12)
+    assert memory.beside_bytes(models) == 1.5 * GIB  # type: ignore[arg-type]
+    plan, lean = plan_for(plain, 12), plan_for(models, 12)
+    assert plan.weight_bytes is not None
+    assert lean.weight_bytes is not None
+    assert plan.weight_bytes - lean.weight_bytes == 1.5 * GIB
+    assert peak_of(summary(models, host)) == pytest.approx(  # type: ignore[arg-type]
+        peak_of(summary(plain, host)),  # type: ignore[arg-type]
+        abs=0.1,
+    ), "both use what there is"
 
 
 def test_a_model_larger_than_the_computer_is_refused_unread():

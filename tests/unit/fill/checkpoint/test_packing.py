@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gguf
 import pytest
 import torch
 
@@ -9,7 +10,9 @@ from onereward.fill.checkpoint.codec import expand, nf4_codes
 from onereward.fill.checkpoint.linear import QuantisedLinear
 from onereward.fill.checkpoint.packing import expansion_bytes, pack
 from onereward.fill.config import ModelConfig
+from onereward.fill.files import TensorInfo
 from onereward.fill.models import FillModels, load_fill_models
+from support.live_memory import LiveMemory
 from support.models import BUNDLED
 
 CPU = torch.device("cpu")
@@ -87,6 +90,25 @@ def test_sizes_are_known_before_loading(precision: str, share: float) -> None:
     packed = [m for m in module.modules() if isinstance(m, QuantisedLinear)]
     assert models.expansion_bytes == 6 * max(m.out_features * m.in_features for m in packed)
     assert expansion_bytes(plain.transformer_tensors) == 0
+
+
+GGUF = ("Q8_0", "Q5_1", "Q4_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "NF4", *GGUF])
+def test_expanding_takes_no_more_than_planned(kind: str) -> None:
+    shape = 256, 3072
+    scale, row_bytes = None, shape[1] if kind == "F8_E4M3" else shape[1] // 2
+    if kind in GGUF:
+        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+        row_bytes = shape[1] // block * size
+    else:
+        scale = torch.ones(shape[0], 1) if kind == "F8_E4M3" else torch.ones(shape[0] * 48)
+    packed = torch.zeros(shape[0], row_bytes, dtype=torch.uint8)
+    with LiveMemory([packed] if scale is None else [packed, scale]) as memory:
+        expand(kind, packed, torch.bfloat16, scale)
+    planned = expansion_bytes({"blocks.0.weight": TensorInfo(kind, shape)})
+    assert shape[0] * shape[1] * 2 < memory.peak <= 1.01 * planned
 
 
 def test_only_matrices_of_blocks_are_packed() -> None:
