@@ -34,15 +34,15 @@ class LocalHost:
     def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
         """Move the parts to the device for the time of the context."""
         del activation_bytes
-        with torch.inference_mode(False), torch.no_grad():
-            for part in parts:
-                part.module.to(self._device)
         try:
+            with torch.inference_mode(False), torch.no_grad():
+                for part in parts:
+                    part.module.to(self._device)
             yield
         finally:
             if self._device.type != "cpu":
                 with torch.inference_mode(False), torch.no_grad():
-                    for part in parts:
+                    for part in filter(lambda part: part.is_loaded, parts):
                         part.module.to("cpu")
 
     @contextmanager

@@ -30,13 +30,14 @@ def stream_blocks(module: nn.Module, device: torch.device, weight_bytes: int) ->
     """Let a module compute on a device that does not hold all of it; for use without gradient.
 
     Args:
-        module: A model with its blocks in one or more ``nn.ModuleList``; its weights are in host
-            memory.
+        module: A model with its blocks in one or more ``nn.ModuleList``; weights that a failed move
+            left on a device come back to host memory.
         device: Where to compute.
         weight_bytes: What weights may take there. What is outside of the blocks, and two slots
             of the largest block's size, are needed in any case.
     """
     with torch.inference_mode(False), torch.no_grad():
+        module.to("cpu")
         stream = _Stream(module, device, weight_bytes)
     try:
         yield
@@ -109,6 +110,9 @@ class _Stream:
             for tensor, data in self._moved:
                 tensor.data = data.to(device)
             self._slots = [_Slot(largest, device) for _ in self._parked[:NUM_SLOTS]]
+            if self._copying is not None:
+                # The slots may be memory that kernels of before still work on.
+                self._copying.wait_stream(torch.cuda.current_stream(device))
         except BaseException:
             self.close()
             raise

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from onereward.fill.config import FillConfig, ModelConfig
+from onereward.fill.local_host import LocalHost
 from onereward.fill.models import FillModels, load_fill_models
 from onereward.fill.modulation import HostLinear
-from onereward.fill.parts import NUM_SLOTS
+from onereward.fill.parts import NUM_SLOTS, Part
 from onereward.fill.pipeline import run_fill
 from onereward.fill.request import FillRequest
 from onereward.fill.streaming import (
@@ -76,13 +77,13 @@ def test_a_streamed_model_computes_the_same(num: int, share: float):
 
 def test_blocks_pass_through_the_slots_and_only_there():
     model, seen = make(5), set()
-    home = {p.data_ptr() for p in model.parameters()}
+    before = [p.data for p in model.parameters()]  # held: nothing else gets their memory
     for block in model.blocks:
         block.register_forward_hook(lambda m, *_: seen.add(next(m.parameters()).data_ptr()))
     with stream_blocks(model, CPU, least_bytes(model)):
         model(torch.zeros(1, 8))
     assert len(seen) == NUM_SLOTS
-    assert not seen & home
+    assert not seen & {tensor.data_ptr() for tensor in before}
 
 
 def test_an_error_in_a_block_leaves_the_model_whole():
@@ -92,6 +93,37 @@ def test_an_error_in_a_block_leaves_the_model_whole():
     with pytest.raises(RuntimeError, match="shapes"), stream_blocks(model, CPU, 0):
         model.blocks[1](torch.ones(1, 7))
     assert torch.equal(model(x), truth)
+
+
+class Moved(nn.Module):
+    """Notes where it is moved to; a GPU has no room for it, if so wanted."""
+
+    def __init__(self, fits: bool = True) -> None:
+        super().__init__()
+        self.places: list[str] = []
+        self.fits = fits
+
+    def to(self, place: Any) -> Any:  # type: ignore[override]
+        self.places.append(torch.device(place).type)
+        if not self.fits and self.places[-1] != "cpu":
+            raise torch.OutOfMemoryError("no room")
+        return self
+
+
+def test_what_was_moved_comes_back_where_the_rest_does_not_fit():
+    first, second = Moved(), Moved(fits=False)
+    parts = [Part(str(m), lambda m=m: m, 0, torch.float32) for m in (first, second)]
+    host = LocalHost("cuda")
+    with pytest.raises(torch.OutOfMemoryError), host.resident(*parts, activation_bytes=0):
+        pytest.fail("ran")
+    assert first.places == second.places == ["cuda", "cpu"]
+
+
+def test_what_a_failed_move_left_on_a_device_comes_back_before_streaming():
+    module: Any = Moved()
+    module.blocks = make(2).blocks
+    with stream_blocks(module, CPU, 0):
+        assert module.places == ["cpu"]
 
 
 @pytest.mark.parametrize("budget", [0, 30, 100, 299, 300])
