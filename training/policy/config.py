@@ -191,7 +191,7 @@ class PolicyTrainConfig(RunConfig):
     )
     pull: float = setting(
         0.0,
-        "Weight of a pull towards the start: mean squared difference of the two velocities.",
+        "Weight of a pull towards the reference: mean squared difference of the two velocities.",
         min=0.0,
         max=1e4,
         step=0.01,

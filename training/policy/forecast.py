@@ -95,6 +95,16 @@ class Forecast:
         return f"{line}: fits" if self.fits else f"{line}: does not fit; {self.remedy}"
 
 
+def memory_advice(config: PolicyTrainConfig) -> str:
+    """Say what to change when memory ran out all the same."""
+    return (
+        "not enough memory for a step of training; what was done is saved and goes on with the "
+        f"same settings but, in a new run, a smaller target_size (now {config.target_size}), "
+        f"micro_batch 1 (now {config.micro_batch}), checkpointing of blocks (now "
+        f"{config.checkpointing}) or a lower rank (now {config.rank})"
+    )
+
+
 def make_forecast(
     config: PolicyTrainConfig, models: FillModels, judges: Sequence[QwenJudge], host: Host
 ) -> Forecast:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from ...fill.task import TASKS, Task
 from ...reward.query import Query
-from ...reward.report import Cell, JudgeReport
+from ...reward.qwen_vl import QwenJudge
+from ...reward.report import Cell, JudgeReport, read_report
+from .config import PolicyTrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,13 @@ class Gate:
     def allowed(self, queries: Sequence[Query]) -> tuple[Query, ...]:
         """Return the queries that take part."""
         return tuple(q for q in queries if q.criterion in self.cells)
+
+
+def gate_of(config: PolicyTrainConfig, judges: Sequence[QwenJudge]) -> Gate:
+    """Return the gate of a run, from the reports beside its judges; ValueError as make_gate."""
+    if not config.needs_judge:
+        return Gate(cells=frozenset(ALL_CELLS))
+    return make_gate([read_report(judge.folder) for judge in judges], config.gate)
 
 
 ALL_CELLS: tuple[Cell, ...] = tuple((task, d) for task in Task for d in TASKS[task].dimensions)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ...fill.guidance import Prompt
 from ...fill.host import Host
@@ -15,6 +14,7 @@ from ...fill.models import FillModels
 from ...fill.task import TASKS, Task
 from ...fill.text import encode_prompts
 from ..data import Condition
+from ..pretrain.run import write_tensors
 
 _AT_ONCE = 8
 """Prompts per call of the encoders; a cancel waits for one call."""
@@ -43,10 +43,8 @@ class PromptStore:
         return Prompt(**load_file(self._path(text)))
 
     def _write(self, text: str, prompt: Prompt) -> None:
-        path = self._path(text)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"sequence": prompt.sequence, "pooled": prompt.pooled}, temporary)
-        temporary.replace(path)
+        tensors = {"sequence": prompt.sequence, "pooled": prompt.pooled}
+        write_tensors(self._path(text), tensors)
 
     def _path(self, text: str) -> Path:
         digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -5,12 +5,12 @@ A departure from the paper, off by default: the reference's noise comes from a f
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..pretrain.run import write_tensors
 from .samples import Sample
 
 
@@ -29,9 +29,7 @@ class ReferenceStore:
         """Keep the latents of one reference."""
         path = self._path(sample)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"latents": latents.detach().cpu().contiguous()}, temporary)
-        temporary.replace(path)
+        write_tensors(path, {"latents": latents})
 
     def _path(self, sample: Sample) -> Path:
         return self._folder / sample.condition.name / f"{sample.reference_seed}.safetensors"

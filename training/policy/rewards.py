@@ -68,9 +68,11 @@ class Reward(Protocol):
 class Decoder:
     """Packed latents to the pictures that are judged; differentiable."""
 
-    def __init__(self, models: FillModels, paste_back: bool) -> None:
-        self._models = models
-        self._paste_back = paste_back
+    def __init__(
+        self, models: FillModels, paste_back: bool, on_call: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take a fill model; ``on_call`` is called before every picture (cancel)."""
+        self._models, self._paste_back, self._on_call = models, paste_back, on_call
         self._factor = vae_factor(models.vae_config)
 
     def pictures(self, batch: Batch, packed: Tensor) -> list[Tensor]:
@@ -80,8 +82,11 @@ class Decoder:
         """
         latents = unpack_latents(packed, *batch.size)
         # One at a time: decoding has by far the largest activations of this half.
-        pixels = [decode_latents(self._models.vae.module, one[None])[0] for one in latents]
-        return [self._finish(batch, i, p) for i, p in enumerate(pixels)]
+        return [self._finish(batch, i, self._decode(one)) for i, one in enumerate(latents)]
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        self._on_call()
+        return decode_latents(self._models.vae.module, latents[None])[0]
 
     def _finish(self, batch: Batch, index: int, pixels: Tensor) -> Tensor:
         job = batch.jobs[index]
@@ -106,7 +111,7 @@ class JudgeReward:
         host: Host,
     ) -> None:
         self._config, self._models, self._judges, self._host = config, models, judges, host
-        self.decoder = Decoder(models, config.paste_back)
+        self.decoder = Decoder(models, config.paste_back, host.check_cancelled)
         self.jitter = Jitter(shift=config.shift, blur=config.blur, noise=config.noise)
 
     def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
@@ -209,6 +214,7 @@ def ask_judge(
     shown = [disturb(number, _shown(one, kind)) for number, one in enumerate(judged)]
     with torch.no_grad():
         second = judge.encode_many([pair[1].detach() for pair in shown])
+    host.check_cancelled()
     first = judge.encode_many([pair[0] for pair in shown])
     asked = [
         (first[i], second[i], query) for i, one in enumerate(judged) for query in one.sample.queries
@@ -236,7 +242,7 @@ class OracleReward:
 
     def __init__(self, config: PolicyTrainConfig, models: FillModels, host: Host) -> None:
         self._config, self._models, self._host = config, models, host
-        self.decoder = Decoder(models, config.paste_back)
+        self.decoder = Decoder(models, config.paste_back, host.check_cancelled)
 
     def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
         """See :class:`Reward`; the loss is 1 - the mean score, and the reference takes no part.

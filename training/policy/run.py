@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from ...fill.host import Host
 from ...fill.memory import NotEnoughMemory, is_out_of_memory
 from ...fill.models import FillModels, load_fill_models
 from ...reward.qwen_vl import QwenJudge
-from ...reward.report import read_report
 from ..data import ConditionSet, read_picture, save_picture
 from ..loop import PolicyTrainer, Surroundings
 from ..pretrain.run import (
@@ -30,8 +30,8 @@ from ..pretrain.run import (
 from ..processes import Processes
 from .adapter import write_adapter
 from .config import LORA, PolicyTrainConfig
-from .forecast import Forecast, make_forecast
-from .gate import ALL_CELLS, Gate, make_gate
+from .forecast import Forecast, make_forecast, memory_advice
+from .gate import gate_of
 from .looks.board import draw_board
 from .looks.tensorboard import TensorBoard
 from .looks.watch import Watch
@@ -115,11 +115,13 @@ def train_policy(
     with torch.inference_mode(False), torch.enable_grad():
         loaded = loaded or load(config, host.device)
         host.say(check(config, host, loaded).text())
-        run = PolicyRun(config, host, loaded, processes)
         try:
-            run.train()
-        finally:
-            run.close()
+            with closing(PolicyRun(config, host, loaded, processes)) as run:
+                run.train()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise NotEnoughMemory(memory_advice(config)) from error
     return run.result()
 
 
@@ -178,7 +180,7 @@ class PolicyRun:
         if self.sharding is not None:
             host.say(f"all weights are spread over {processes.count} processes (FSDP2)")
         conditions = ConditionSet(Path(config.conditions_folder))
-        self.gate = _gate(config, loaded.judges)
+        self.gate = gate_of(config, loaded.judges)
         self.notes = list(self.gate.notes)
         for note in self.notes:
             host.say(note)
@@ -233,15 +235,14 @@ class PolicyRun:
     def train(self) -> None:
         """Do the steps; save however they end."""
         try:
+            self.look_if_due()
             while not self.processes.any(self.is_over()):
                 self.step()
-        except BaseException as error:
+        except BaseException:
             # Half an optimiser's step is no state to go on from; the last checkpoint is. Nor is
             # there a whole state where others hold a share of it and are busy with something else.
             if not self.trainer.is_updating and self.sharding is None:
                 self.save()
-            if isinstance(error, (RuntimeError, MemoryError)) and is_out_of_memory(error):
-                raise NotEnoughMemory(_advice(self.config)) from error
             raise
         self.save()
         self.keep_best()
@@ -256,12 +257,9 @@ class PolicyRun:
         """Do one step, and what is due after it."""
         record = self.trainer.train_step()
         step, seconds = self.trainer.step, round(self.clock.seconds(), 2)
-        if self.takes_part and self.watch.is_due():
-            record |= self.look()
+        self.note({"step": step, "seconds": seconds, **record})
+        self.look_if_due()
         if self.processes.is_main:
-            rounded = {name: round(value, 6) for name, value in record.items()}
-            self.curve.append({"step": step, "seconds": seconds, **rounded})
-            self.folder.append_curve(self.curve[-1])
             if self.log is not None:
                 self.log.add(self.curve[-1])
             if step % self.config.log_every == 0:
@@ -269,6 +267,23 @@ class PolicyRun:
             self.host.progress(step, self.config.steps, self.board)
         if self.agree(self.clock.wants_checkpoint()):
             self.save()
+
+    def note(self, record: Mapping[str, float]) -> None:
+        """Write a step's line of the curve, in the place of what it has said of that step."""
+        if not self.processes.is_main:
+            return
+        if self.curve and self.curve[-1]["step"] == record["step"]:
+            self.curve.pop()
+            self.folder.cut_curve(int(record["step"]) - 1)
+        self.curve.append({name: round(value, 6) for name, value in record.items()})
+        self.folder.append_curve(self.curve[-1])
+
+    def look_if_due(self) -> None:
+        """Look after the step just done; also after a stop that cut its look short."""
+        if self.takes_part and self.watch.is_due():
+            looked = self.look()
+            line = self.curve[-1] if self.curve else {}
+            self.note({**line, "step": self.trainer.step, **looked})
 
     @property
     def takes_part(self) -> bool:
@@ -307,6 +322,8 @@ class PolicyRun:
             return
         snapshot = self.trainer.snapshot(self.clock.seconds())
         if self.processes.is_main:
+            # Comes back at the end: without it the result may be an older checkpoint's.
+            (self.folder.path / BOARD).unlink(missing_ok=True)
             self.folder.save(replace(snapshot, tensors=snapshot.tensors | self.watch.tensors()))
         self.export(self.folder.path / self.name)
         if self.processes.is_main:
@@ -381,18 +398,3 @@ class PolicyRun:
 
 def _result_name(config: PolicyTrainConfig) -> str:
     return ADAPTER if config.mode == LORA else TRANSFORMER
-
-
-def _gate(config: PolicyTrainConfig, judges: Sequence[QwenJudge]) -> Gate:
-    if not config.needs_judge:
-        return Gate(cells=frozenset(ALL_CELLS))
-    return make_gate([read_report(judge.folder) for judge in judges], config.gate)
-
-
-def _advice(config: PolicyTrainConfig) -> str:
-    return (
-        "not enough memory for a step of training; the run is saved and goes on with the same "
-        f"settings but, in a new run, a smaller target_size (now {config.target_size}), "
-        f"micro_batch 1 (now {config.micro_batch}), checkpointing of blocks (now "
-        f"{config.checkpointing}) or a lower rank (now {config.rank})"
-    )

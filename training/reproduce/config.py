@@ -197,6 +197,11 @@ class ReproduceConfig(JsonConfig):
         }
         return _parsed(PolicyTrainConfig, values | self.policy | changes)
 
+    def sampling(self) -> dict[str, Any]:
+        """Return steps and guidance of every measurement: those that policies are trained with."""
+        policy = self.policy_config("any", Path("judge"), 60.0, {})
+        return {"steps": policy.sampling_steps, "true_cfg": policy.true_cfg}
+
     def task_weights(self, task: Task) -> dict[str, float]:
         """Return the weights of a policy that learns one task."""
         return {f"weight_{one.value}": float(one is task) for one in Task}

@@ -90,7 +90,7 @@ def draw_hacked(context: Context, folder: Path) -> str:
     """Draw dev scenes by the base and by both policies that were to be hacked."""
     config = context.config
     model = Path(config.fill_folder)
-    scenes = draw_scenes(model, Split.DEV, HACKED_SHOWN, config.seed)
+    scenes = draw_scenes(model, Split.DEV, HACKED_SHOWN, config.seed, **config.sampling())
     kinds = [load_folder(model)]
     kinds += [load_with_adapter(model, adapter_of(config, name)) for name in HACKED.values()]
     pictures = [sample_scenes(parts, scenes.conditions, scenes.sampling) for parts in kinds]

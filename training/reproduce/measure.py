@@ -70,7 +70,12 @@ def tested_models(config: ReproduceConfig) -> list[str]:
 
 def test_scenes(config: ReproduceConfig) -> Scenes:
     """Return the scenes of the test split."""
-    return draw_scenes(Path(config.fill_folder), Split.TEST, config.test_scenes, config.seed)
+    return _draw(config, Split.TEST, config.test_scenes)
+
+
+def _draw(config: ReproduceConfig, split: Split, per_task: int) -> Scenes:
+    model = Path(config.fill_folder)
+    return draw_scenes(model, split, per_task, config.seed, **config.sampling())
 
 
 def read_pictures(context: Context, name: str) -> dict[str, Tensor]:
@@ -209,7 +214,7 @@ def _rows(scenes: Conditions) -> dict[str, list[int]]:
 def _measure_ablations(context: Context) -> bool:
     """Measure every ablation on the dev split; goes on with those that are missing."""
     config = context.config
-    scenes = draw_scenes(Path(config.fill_folder), Split.DEV, config.ablation_scenes, config.seed)
+    scenes = _draw(config, Split.DEV, config.ablation_scenes)
     known = context.read("ablations") if context.result("ablations").exists() else {}
     for name in (BASE, *ablation_runs(config)):
         if name not in known:
@@ -230,7 +235,7 @@ def _measure_hacking(name: str) -> Work:
     def work(context: Context) -> bool:
         config = context.config
         model, run = Path(config.fill_folder), config.folder / "policies" / name
-        scenes = draw_scenes(model, Split.DEV, config.hack_scenes, config.seed)
+        scenes = _draw(config, Split.DEV, config.hack_scenes)
         curve = RunFolder(PolicyTrainConfig.load(run / "config.json")).read_curve()
         before = scenes.usable(load_folder(model))
         points = [_point(0, before, before, {})]

@@ -222,6 +222,8 @@ class Writer:
             f"{policy.learning_rate:g}, lambda {policy.reward_cap:g}, t from {policy.t1:g} to "
             f"{policy.t2:g}; supervised rivals take as many steps. Ablations: "
             f"{config.num_ablation_steps} steps.",
+            f"- Sampled as trained, {_setting(policy.sampling_steps)} steps at true_cfg "
+            f"{_setting(policy.true_cfg)}.",
             f"- Learned from {config.conditions} scenes; judge's gate {policy.gate:g} on the dev "
             f"split lets in {len(passed)} of {len(gate)} cells: "
             f"{', '.join(sorted(passed)) or 'none'}.",
@@ -230,11 +232,6 @@ class Writer:
             "task.",
         ]
         return "\n".join(lines)
-
-
-def report_stage(needs: Sequence[str]) -> Stage:
-    """Return the stage that only says that everything is there; the report is written after it."""
-    return Stage(name="all", work=lambda _: True, needs=tuple(needs))
 
 
 def write_report(context: Context, stages: Sequence[Stage]) -> Path:
@@ -254,6 +251,10 @@ def write_report(context: Context, stages: Sequence[Stage]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, Writer(context=context, stages=stages).text(shown))
     return path
+
+
+def _setting(value: float) -> str:
+    return "the recipe's" if value == -1 else f"{value:g}"
 
 
 def _percent(share: float) -> str:

@@ -65,6 +65,7 @@ class Watch:
         self._complaint: str | None = None
         self.best = -math.inf
         self.stale = 0
+        self._step = 0
 
     @property
     def is_possible(self) -> bool:
@@ -72,8 +73,9 @@ class Watch:
         return bool(self._conditions) and self._trainer.config.test_every > 0
 
     def is_due(self) -> bool:
-        """Whether the step just done is one to look after."""
-        return self.is_possible and self._trainer.step % self._trainer.config.test_every == 0
+        """Whether the step just done is one to look after, and has not been looked after."""
+        step, every = self._trainer.step, self._trainer.config.test_every
+        return self.is_possible and step not in (0, self._step) and step % every == 0
 
     @torch.no_grad()
     def look(self) -> Look:
@@ -86,7 +88,7 @@ class Watch:
             now = self._sample()
         drift = measure_drift(_shown(self._start), _shown(now))
         look = Look(scores=self._scores(now), drift=drift, rows=self._rows(now))
-        self._complaint = drift.complaint()
+        self._complaint, self._step = drift.complaint(), self._trainer.step
         return look
 
     def is_best(self, look: Look) -> bool:
@@ -115,14 +117,15 @@ class Watch:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs."""
-        state = [self.best, float(self.stale), float(self._complaint is not None)]
+        state = [self.best, self.stale, self._complaint is not None, self._step]
         return {"watch": torch.tensor(state, dtype=torch.float64)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; earlier ones do not say when the last look was."""
         if "watch" in tensors:
-            best, stale, drifted = tensors["watch"].tolist()
+            best, stale, drifted, *step = tensors["watch"].tolist()
             self.best, self.stale = best, int(stale)
+            self._step = int(step[0]) if step else self._trainer.step
             self._complaint = "the pictures had drifted" if drifted else None
 
     def _sample(self) -> list[_Picture]:
@@ -142,7 +145,8 @@ class Watch:
             latents = trainer.walk(batch, batch.noise, len(batch.sigmas) - 1)
         room = reward_bytes(trainer.config, models, (), batch.size, len(batch.jobs))
         with trainer.host.resident(models.vae, activation_bytes=room):
-            raw = Decoder(models, paste_back=False).pictures(batch, latents)
+            decoder = Decoder(models, False, trainer.host.check_cancelled)
+            raw = decoder.pictures(batch, latents)
         made = []
         for sample, job, picture in zip(batch.samples, batch.jobs, raw, strict=True):
             source, mask = job_views(job)

@@ -15,116 +15,186 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ....reward.report import sign_test
 from ....world.conditions import TASKS
 from ....world.splits import Split
+from ...benchmark.report import markdown
 from ...pretrain.models import load_folder
 from ...pretrain.run import RunFolder, write_text
 from ..config import PolicyTrainConfig
 from ..run import ADAPTER
-from .usability import TaskUsability, draw_scenes, load_with_adapter
+from .usability import Scenes, draw_scenes, load_with_adapter
 
 NUMBERS = "usability.json"
-_WINDOW = 25
+WINDOW = 25
 """Steps that the reward at the start and at the end is averaged over."""
+MARGIN = 0.02
+"""A mean score that differs by less is a vote for *same*."""
+_NORMAL = 1.96
 _HEAD = """# Adapters for the bundled model
 
 LoRAs that OneReward's two algorithms made from the bundled model, with the bundled judge as their
 only teacher: `fixed` (alg. 1) compares with the model it started from, `dynamic` (alg. 2) with its
 own moving average. They show that the loop works; they do nothing for other models.
 
-This page is written by `python -m onereward.training.policy.study.publish`."""
+This page is written by `python -m onereward.training.policy.study.publish`. All numbers are of the
+test split: {scenes} scenes per task, the same noises before and after, mean over the seeds, 95 %
+intervals over the scenes."""
 
 
-def measure(runs: Sequence[Path], scenes: int) -> list[dict[str, Any]]:
-    """Return config, rewards and usability of each run on the test split.
+def measure(runs: Sequence[Path], per_task: int) -> dict[str, Any]:
+    """Return config, rewards and what the oracle says of runs that differ in their seed alone.
 
     Raises:
         FileNotFoundError: A run has no adapter yet.
     """
-    found: list[dict[str, Any]] = []
-    for run in runs:
-        config = PolicyTrainConfig.load(run / "config.json")
-        model = Path(config.model["folder"])
-        drawn = draw_scenes(
-            model, Split.TEST, scenes, steps=config.sampling_steps, true_cfg=config.true_cfg
-        )
-        before = drawn.usable(load_folder(model))
-        lines = drawn.compare(before, drawn.usable(load_with_adapter(model, run / ADAPTER)))
-        found.append(
-            {
-                "config": json.loads(config.to_json()),
-                "rewards": rewards(RunFolder(config).read_curve()),
-                "usability": [asdict(line) for line in lines],
-            }
-        )
+    configs = [PolicyTrainConfig.load(run / "config.json") for run in runs]
+    config, model = configs[0], Path(configs[0].model["folder"])
+    steps, true_cfg = config.sampling_steps, config.true_cfg
+    scenes = draw_scenes(model, Split.TEST, per_task, steps=steps, true_cfg=true_cfg)
+    before = scenes.judge(load_folder(model))
+    after = [scenes.judge(load_with_adapter(model, run / ADAPTER)) for run in runs]
+    usable = torch.stack([one.usable for one in after]).float()
+    scores = {
+        name: (values, torch.stack([one.scores[name] for one in after]))
+        for name, values in before.scores.items()
+    }
+    return {
+        "config": json.loads(config.to_json()),
+        "seeds": [one.seed for one in configs],
+        "rewards": _rewards([RunFolder(one).read_curve() for one in configs]),
+        "usable": _by_task(scenes, before.usable.float(), usable),
+        "scores": {name: _by_task(scenes, *both) for name, both in scores.items()},
+        "votes": _votes(scenes, scores),
+    }
+
+
+def _by_task(scenes: Scenes, before: Tensor, after: Tensor) -> dict[str, dict[str, Any]]:
+    """Return the means per task of values ``[B]`` and ``[R, B]``; NaN where there is none."""
+    found: dict[str, dict[str, Any]] = {}
+    for task, rows in scenes.rows().items():
+        rows = rows & ~before.isnan()
+        if not rows.any():
+            continue
+        gaps = (after - before)[:, rows]
+        mean = float(gaps.mean())
+        spread = _NORMAL * float(gaps.mean(0).std()) / int(rows.sum()) ** 0.5
+        won, lost = int((gaps > 0).sum()), int((gaps < 0).sum())
+        found[task] = {
+            "before": float(before[rows].mean()),
+            "after": float(after[:, rows].mean()),
+            "each": [float(one) for one in after[:, rows].mean(1)],
+            "change": mean,
+            "interval": (mean - spread, mean + spread),
+            "won": won,
+            "lost": lost,
+        }
     return found
 
 
-def rewards(curve: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+def _votes(
+    scenes: Scenes, scores: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, dict[str, Any]]:
+    """Return good, same and bad by the oracle's mean score, summed over the runs."""
+    before = torch.stack([one for one, _ in scores.values()]).nanmean(0)
+    gaps = torch.stack([many for _, many in scores.values()]).nanmean(0) - before
+    found: dict[str, dict[str, Any]] = {}
+    for task, rows in scenes.rows().items():
+        good = int((gaps[:, rows] > MARGIN).sum())
+        bad = int((gaps[:, rows] < -MARGIN).sum())
+        same = gaps[:, rows].numel() - good - bad
+        found[task] = {"good": good, "same": same, "bad": bad, "p": sign_test(good, bad)}
+    return found
+
+
+def _rewards(curves: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, tuple[float, float]]:
     """Return the mean reward per task and dimension of the first and of the last steps."""
     ends: list[dict[str, float]] = []
-    for rows in (curve[:_WINDOW], curve[-_WINDOW:]):
+    for part in (slice(None, WINDOW), slice(-WINDOW, None)):
         values: dict[str, list[float]] = defaultdict(list)
-        for row in rows:
+        for row in (row for curve in curves for row in curve[part]):
             for name, value in row.items():
                 if name.split(".")[0] in TASKS and "." in name:
                     values[name].append(float(value))
-        ends.append({name: round(fmean(each), 4) for name, each in values.items()})
-    return {name: (ends[0][name], ends[1][name]) for name in ends[0] if name in ends[1]}
+        ends.append({name: fmean(each) for name, each in values.items()})
+    return {name: (ends[0][name], ends[1][name]) for name in sorted(ends[0]) if name in ends[1]}
 
 
-def card(numbers: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def card(numbers: Mapping[str, Mapping[str, Any]], per_task: int) -> str:
     """Return the card: measured numbers alone."""
-    parts = [_HEAD]
-    for name, runs in numbers.items():
-        config = runs[0]["config"]
-        parts.append(
+    parts = [_HEAD.format(scenes=per_task)]
+    for name, found in numbers.items():
+        config = found["config"]
+        parts += [
             f"## {name}\n\n{config['steps']} steps of {config['batch']} edits, learning rate "
-            f"{config['learning_rate']:g}, seeds "
-            + ", ".join(str(run["config"]["seed"]) for run in runs)
-            + f"; sampled in {config['sampling_steps']} steps at true_cfg {config['true_cfg']:g}, "
-            "for training and here."
-        )
-        parts.append(
-            "Usable results of the test split as its oracle says, in %: before, after (mean over "
-            "the seeds, and each), results that became usable and that stopped being it, sign "
-            "test.\n\n" + _usability([run["usability"] for run in runs])
-        )
-        parts.append(
-            f"Reward P(Yes) of the first and of the last {_WINDOW} steps, mean over the seeds:\n\n"
-            + _rewards([run["rewards"] for run in runs])
-        )
+            f"{config['learning_rate']:g}, seeds {', '.join(map(str, found['seeds']))}; sampled in "
+            f"{config['sampling_steps']} steps at true_cfg {config['true_cfg']:g}, for training "
+            "and here.",
+            "Usable results as the oracle says, in %; + / -: results that became usable or stopped "
+            "being it, all seeds.",
+            markdown(_usable_cells(found["usable"])),
+            "The oracle's scores, 0 to 1:",
+            markdown(_score_cells(found["scores"])),
+            f"Votes by the mean of these scores; *same*: they differ by less than {MARGIN:g}.",
+            markdown(_vote_cells(found["votes"])),
+            f"Reward P(Yes) of the first and of the last {WINDOW} steps:",
+            markdown(_reward_cells(found["rewards"])),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
-def _usability(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
-    rows = ["| task | before | after | each seed | + / - | p |", "|---|---|---|---|---|---|"]
-    for lines in zip(*runs, strict=True):
-        made = [TaskUsability(**{**line, "interval": tuple(line["interval"])}) for line in lines]
-        won, lost = sum(m.became_usable for m in made), sum(m.stopped_being_usable for m in made)
-        each = " ".join(f"{100 * m.after:.1f}" for m in made)
+def _usable_cells(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["task", "before", "after", "change (95 %)", "each seed", "+ / -", "p"]]
+    for task, one in found.items():
+        low, high = one["interval"]
         rows.append(
-            f"| {made[0].task} | {100 * made[0].before:.1f} | "
-            f"{100 * fmean(m.after for m in made):.1f} | {each} | {won} / {lost} | "
-            f"{sign_test(won, lost):.3f} |"
+            [
+                *(task, f"{100 * one['before']:.1f}", f"{100 * one['after']:.1f}"),
+                f"{100 * one['change']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+                " ".join(f"{100 * share:.1f}" for share in one["each"]),
+                f"{one['won']} / {one['lost']}",
+                f"{sign_test(one['won'], one['lost']):.4f}",
+            ]
         )
-    return "\n".join(rows)
+    return rows
 
 
-def _rewards(runs: Sequence[Mapping[str, Sequence[float]]]) -> str:
-    rows = ["| task and dimension | first | last |", "|---|---|---|"]
-    for name in runs[0]:
-        first, last = (fmean(run[name][end] for run in runs if name in run) for end in (0, 1))
-        rows.append(f"| {name.replace('.', ', ').replace('_', ' ')} | {first:.3f} | {last:.3f} |")
-    return "\n".join(rows)
+def _score_cells(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[list[str]]:
+    rows = [["task", "dimension", "before", "after", "change (95 %)"]]
+    for task in TASKS:
+        for dimension, tasks in found.items():
+            if task in tasks:
+                one = tasks[task]
+                low, high = one["interval"]
+                rows.append(
+                    [
+                        *(task, dimension.replace("_", " ")),
+                        *(f"{one['before']:.3f}", f"{one['after']:.3f}"),
+                        f"{one['change']:+.4f} ({low:+.4f} to {high:+.4f})",
+                    ]
+                )
+    return rows
+
+
+def _vote_cells(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["task", "good", "same", "bad", "p"]]
+    for task, one in found.items():
+        rows.append([task, *(str(one[k]) for k in ("good", "same", "bad")), f"{one['p']:.4f}"])
+    return rows
+
+
+def _reward_cells(found: Mapping[str, Sequence[float]]) -> list[list[str]]:
+    rows = [["task and dimension", "first", "last"]]
+    for name, (first, last) in found.items():
+        rows.append([name.replace(".", ", ").replace("_", " "), f"{first:.3f}", f"{last:.3f}"])
+    return rows
 
 
 def main() -> None:
@@ -139,17 +209,18 @@ def main() -> None:
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    numbers: dict[str, list[dict[str, Any]]] = {}
+    numbers: dict[str, dict[str, Any]] = {}
     for one in arguments.names:
         name, _, found = one.partition("=")
         runs = [Path(run) for run in found.split(",")]
         numbers[name] = measure(runs, arguments.scenes)
         shutil.copyfile(runs[0] / ADAPTER, fresh / f"{name}.safetensors")
+    text = card(numbers, arguments.scenes)
     write_text(fresh / NUMBERS, json.dumps(numbers, indent=2) + "\n")
-    write_text(fresh / "README.md", card(numbers))
+    write_text(fresh / "README.md", text)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
-    sys.stdout.write(card(numbers))
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":

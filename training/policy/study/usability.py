@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ....reward.report import sign_test, wilson_interval
 from ....world.conditions import TASKS, Conditions, draw_conditions
-from ....world.oracle import judge
+from ....world.oracle import Verdict, judge
 from ....world.splits import Split
 from ...pretrain.models import FillParts, load_folder
 from ...pretrain.sampling import SampleSettings, sample_scenes
@@ -54,15 +54,23 @@ class Scenes:
     conditions: Conditions
     sampling: SampleSettings
 
+    def judge(self, parts: FillParts) -> Verdict:
+        """Sample all scenes; return what the oracle says."""
+        return judge(sample_scenes(parts, self.conditions, self.sampling), self.conditions)
+
     def usable(self, parts: FillParts) -> Tensor:
-        """Sample all scenes; return what the oracle says, bool ``[B]``."""
-        return judge(sample_scenes(parts, self.conditions, self.sampling), self.conditions).usable
+        """Sample all scenes; return which are usable, bool ``[B]``."""
+        return self.judge(parts).usable
+
+    def rows(self) -> dict[str, Tensor]:
+        """Return which scenes are of each task, bool ``[B]``, and of all."""
+        task = self.conditions.task
+        found = {name: task == number for number, name in enumerate(TASKS)}
+        return {n: r for n, r in found.items() if r.any()} | {"all": torch.ones_like(task) > 0}
 
     def compare(self, before: Tensor, after: Tensor) -> list[TaskUsability]:
         """Return a line per task, and one for all."""
-        task, everywhere = self.conditions.task, torch.ones_like(before)
-        rows = {name: task == number for number, name in enumerate(TASKS)} | {"all": everywhere}
-        return [_compare(name, before[r], after[r]) for name, r in rows.items() if r.any()]
+        return [_compare(name, before[r], after[r]) for name, r in self.rows().items()]
 
 
 def draw_scenes(

@@ -1,0 +1,91 @@
+"""What is said of trained policies: counted by hand, and of a policy that learned nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from onereward.training.policy.run import ADAPTER, train_policy
+from onereward.training.policy.study import publish
+from onereward.training.policy.study.control import BUNDLED, control_config, make_scenes
+from onereward.training.policy.study.usability import Scenes, draw_scenes
+from onereward.world.conditions import TASKS
+from onereward.world.splits import Split
+from support.hosts import RecordingHost
+from support.policies import loaded_for
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Scenes:
+    return draw_scenes(BUNDLED, Split.DEV, 2)
+
+
+def test_means_intervals_and_counts_by_hand(scenes: Scenes) -> None:
+    before = torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0, 0.0, math.nan, math.nan])
+    after = torch.tensor([[1.0, 1, 0, 1, 0, 1, 0, 0], [1.0, 0, 1, 1, 0, 1, 0, 0]])
+    found = publish._by_task(scenes, before, after)
+    assert set(found) == {"fill", "extend", "remove", "all"}  # nothing is known of text
+    fill = found["fill"]
+    assert (fill["before"], fill["after"], fill["each"]) == (0.5, 0.75, [1.0, 0.5])
+    assert (fill["won"], fill["lost"]) == (2, 1)
+    changes = [1.0, -0.5]
+    assert fill["change"] == pytest.approx(statistics.mean(changes))
+    reach = 1.96 * statistics.stdev(changes) / math.sqrt(2)
+    assert fill["interval"] == pytest.approx((0.25 - reach, 0.25 + reach))
+    assert (found["all"]["won"], found["all"]["lost"]) == (4, 2)
+
+
+def test_votes_are_of_the_mean_score(scenes: Scenes) -> None:
+    nan = math.nan
+    ones = torch.full((8,), 0.5)
+    many = torch.tensor([[0.6, 0.5, 0.4, 0.51, 0.9, 0.49, 0.5, 0.5]])
+    scores = {"a": (ones, many), "b": (ones.clone().fill_(nan), many.clone().fill_(nan))}
+    found = publish._votes(scenes, scores)
+    assert [found["fill"][k] for k in ("good", "same", "bad")] == [1, 1, 0]
+    assert [found["extend"][k] for k in ("good", "same", "bad")] == [0, 1, 1]
+    assert [found["all"][k] for k in ("good", "same", "bad")] == [2, 5, 1]
+
+
+def test_a_policy_that_learned_nothing_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conditions = make_scenes(tmp_path / "conditions", 40)
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for seed, run in enumerate(runs):
+        config = replace(
+            control_config(run, conditions, 1, seed=seed, learning_rate=0.0),
+            batch=2,
+            micro_batch=2,
+            sampling_steps=2,
+        )
+        train_policy(config, RecordingHost(), loaded_for(config))
+    target = tmp_path / "adapters"
+    target.mkdir()
+    (target / "old.safetensors").touch()
+    words = ["publish", str(target), f"fixed={runs[0]},{runs[1]}", "--scenes", "2"]
+    monkeypatch.setattr(sys, "argv", words)
+    publish.main()
+    assert {path.name for path in target.iterdir()} == {
+        "README.md",
+        "fixed.safetensors",
+        publish.NUMBERS,
+    }
+    numbers = json.loads((target / publish.NUMBERS).read_text())["fixed"]
+    assert numbers["seeds"] == [0, 1]
+    assert set(numbers["usable"]) == {*TASKS, "all"}
+    for one in numbers["usable"].values():
+        assert (one["change"], one["won"], one["lost"]) == (0, 0, 0)
+    assert numbers["votes"]["all"] == {"good": 0, "same": 16, "bad": 0, "p": 1.0}
+    text = (target / "README.md").read_text()
+    assert text == capsys.readouterr().out
+    assert "seeds 0, 1; sampled in 2 steps at true_cfg 1" in text
+    own, copied = load_file(runs[0] / ADAPTER), load_file(target / "fixed.safetensors")
+    assert all(torch.equal(tensor, copied[name]) for name, tensor in own.items())
