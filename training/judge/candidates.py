@@ -63,19 +63,27 @@ class Candidates:
 
 
 def draw_candidates(
-    parts: FillParts, split: Split, index: int, config: CollectConfig, count: int = BATCH
+    models: Sequence[FillParts],
+    split: Split,
+    index: int,
+    config: CollectConfig,
+    count: int = BATCH,
 ) -> Candidates:
-    """Make batch `index` of a split, tasks in turn; the same arguments give the same pictures."""
+    """Make batch `index` of a split, tasks in turn; the same arguments give the same pictures.
+
+    The models make the candidates of every scene in turn; they share one autoencoder.
+    """
     tasks = torch.arange(count) % len(TASKS)
     conditions = draw_conditions(split, index, tasks)
     generator = step_generator(config.seed, index, purpose=list(Split).index(split))
     finished, early = [], []
-    for _ in range(config.num_candidates):
+    for number in range(config.num_candidates):
+        parts = models[number % len(models)]
         full, one_step = _sample(parts, conditions, config, generator)
         finished.append(full)
         early.append(one_step)
     groups = torch.stack(finished + early, 1)
-    groups = torch.cat([groups, _truth_and_faults(parts, conditions, generator)], 1)
+    groups = torch.cat([groups, _truth_and_faults(models[0], conditions, generator)], 1)
     base = torch.randint(groups.shape[1] - 1, (NUM_PATTERNS, count), generator=generator)
     patterned = [
         lay_pattern(groups[torch.arange(count), row], conditions.mask, generator) for row in base

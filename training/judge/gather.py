@@ -15,7 +15,7 @@ from ...world.conditions import TASKS, Conditions, draw_conditions
 from ...world.splits import Split
 from ..collect import CollectConfig
 from ..pretrain.config import JsonConfig, require
-from ..pretrain.models import load_folder
+from ..pretrain.models import load_folder, load_with_adapter
 from .candidates import BATCH, draw_candidates, save_candidates
 
 log = logging.getLogger("onereward.training")
@@ -36,6 +36,11 @@ class GatherConfig(JsonConfig):
     """Batches of the train, dev and test split; tasks come in turn."""
     steps: tuple[int, int] = (4, 16)
     """Fewest and most sampling steps."""
+    adapters: tuple[str, ...] = ()
+    """LoRA files of policies: the model alone and with each of them make the candidates of a scene
+    in turn, so that the judge learns what policies do."""
+    first: int = 0
+    """Number of the first batch; a pool can be added to."""
     seed: int = 0
     """Decides settings and noise."""
     threads: int = 1
@@ -48,6 +53,7 @@ class GatherConfig(JsonConfig):
         require(bool(self.fill_folder), "fill_folder is empty; name the fill model's folder")
         require(len(self.batches) == 3, f"batches are {self.batches}; give three numbers")
         require(min(self.batches) >= 0, f"batches are {self.batches}; use 0 or more")
+        require(self.first >= 0, f"first is {self.first}; use 0 or more")
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; use 0 to 2147483647")
         CollectConfig(steps=self.steps)
 
@@ -66,16 +72,17 @@ def scenes_of(path: Path, num: int) -> Conditions:
 def gather(config: GatherConfig) -> None:
     """Make what is missing; a file stands for a whole batch or is not there."""
     torch.set_num_threads(config.threads)
-    pool, parts = Path(config.pool_folder), load_folder(Path(config.fill_folder))
+    pool, folder = Path(config.pool_folder), Path(config.fill_folder)
+    models = [load_folder(folder), *(load_with_adapter(folder, Path(a)) for a in config.adapters)]
     pool.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * config.max_minutes
     for split, count in zip(Split, config.batches, strict=True):
-        for number in range(count):
+        for number in range(config.first, config.first + count):
             path = pool / f"{split.value}-{number:05d}.safetensors"
             if path.exists() or time.monotonic() > end:
                 continue
             settings = CollectConfig(seed=config.seed, steps=config.steps)
-            made = draw_candidates(parts, split, FIRST_INDEX + number, settings)
+            made = draw_candidates(models, split, FIRST_INDEX + number, settings)
             save_candidates(made, path)
             log.info("%s: %d groups", path.name, BATCH)
 

@@ -84,6 +84,13 @@ def load_folder(folder: Path) -> FillParts:
     )
 
 
+def load_with_adapter(model: Path, adapter: Path) -> FillParts:
+    """Return the model with a LoRA on its transformer."""
+    parts = load_folder(model)
+    parts.transformer.load_lora_adapter(str(adapter), prefix="transformer")
+    return parts
+
+
 def _build_transformer(config: FillTrainConfig, vae: Any) -> "FluxTransformer2DModel":
     from diffusers import FluxTransformer2DModel
 

@@ -15,8 +15,8 @@ from ..data import save_picture
 from ..plot import Series, plot, stack
 from ..policy.config import DYNAMIC, FIXED, PolicyTrainConfig
 from ..policy.looks.board import reward_lines
-from ..policy.study.usability import draw_scenes, load_with_adapter
-from ..pretrain.models import load_folder
+from ..policy.study.usability import draw_scenes
+from ..pretrain.models import load_folder, load_with_adapter
 from ..pretrain.report.photo_probe import outline
 from ..pretrain.run import RunFolder
 from ..pretrain.sampling import sample_scenes

@@ -27,8 +27,8 @@ from ..benchmark.verdicts import count_votes, vote
 from ..judge.learner import load_whole_judge
 from ..policy.config import DYNAMIC, FIXED, PolicyTrainConfig
 from ..policy.looks.drift import Drift
-from ..policy.study.usability import Scenes, draw_scenes, load_with_adapter
-from ..pretrain.models import FillParts, load_folder
+from ..policy.study.usability import Scenes, draw_scenes
+from ..pretrain.models import FillParts, load_folder, load_with_adapter
 from ..pretrain.run import RunFolder
 from ..pretrain.sampling import sample_scenes
 from .config import ReproduceConfig

@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pool").mkdir()
     parts, quick = load_folder(ASSETS), CollectConfig(num_candidates=2, steps=(2, 3))
     for split in Split:
-        made = draw_candidates(parts, split, FIRST_INDEX, quick, 12)
+        made = draw_candidates([parts], split, FIRST_INDEX, quick, 12)
         save_candidates(made, folder / "pool" / f"{split.value}-00000.safetensors")
     train_to_compare(
         CompareConfig(

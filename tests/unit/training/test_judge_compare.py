@@ -69,7 +69,7 @@ SHAPE = JudgeShape(
 @pytest.fixture(scope="module")
 def pool() -> Candidates:
     """Candidates of the bundled model for eight scenes."""
-    return draw_candidates(load_folder(ASSETS), Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
+    return draw_candidates([load_folder(ASSETS)], Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_the_truth_is_better_than_its_fault_on_average(pool: Candidates) -> None
 
 
 def test_same_arguments_give_the_same_candidates(pool: Candidates, tmp_path: Path) -> None:
-    again = draw_candidates(load_folder(ASSETS), Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
+    again = draw_candidates([load_folder(ASSETS)], Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
     assert same(again, pool)
     save_candidates(pool, tmp_path / "a.safetensors")
     assert same(load_candidates([tmp_path / "a.safetensors"]), pool)
@@ -364,6 +364,8 @@ def test_gathering_goes_on_where_it_stopped(
     assert made == [*whole, (Split.TRAIN, 1)]
     gather(replace(settings, batches=(3, 1, 1), max_minutes=0.0))
     assert len(made) == 5
+    gather(replace(settings, batches=(2, 0, 0), first=2))
+    assert made[5:] == [(Split.TRAIN, 2), (Split.TRAIN, 3)]
 
 
 @pytest.mark.parametrize(
@@ -382,3 +384,19 @@ def test_impossible_settings_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         compare_config(Path("judge"), tmp_path, **changes)
+
+
+def test_models_make_candidates_in_turn(pool: Candidates) -> None:
+    """With a second model every other candidate is what that model alone would have made."""
+    base, other = load_folder(ASSETS), load_folder(ASSETS)
+    with torch.no_grad():
+        other.transformer.proj_out.weight.mul_(0.5)  # type: ignore[operator]
+    alone, both = (
+        draw_candidates(models, Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
+        for models in ([other], [base, other])
+    )
+    for place, kind in enumerate(pool.kinds[:4].tolist()):
+        assert kind in (FULL, ONE_STEP)
+        made_by = pool if place % 2 == 0 else alone
+        assert torch.equal(both.images[:, place], made_by.images[:, place])
+    assert not torch.equal(pool.images[:, 1], alone.images[:, 1])

@@ -20,11 +20,11 @@ import torch
 
 from ....world.splits import Split
 from ...host import TrainingHost, stopped_by_signals
-from ...pretrain.models import load_folder
+from ...pretrain.models import load_folder, load_with_adapter
 from ..config import PolicyTrainConfig
 from ..run import train_policy
 from .control import make_scenes
-from .usability import draw_scenes, load_with_adapter, table
+from .usability import draw_scenes, table
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ from ....fill.local_host import LocalHost
 from ....world.splits import Split
 from ...host import TrainingHost
 from ...make_conditions import ConditionsConfig, make_from_world
-from ...pretrain.models import load_folder
+from ...pretrain.models import load_folder, load_with_adapter
 from ..config import PolicyTrainConfig
 from ..run import train_policy
-from .usability import draw_scenes, load_with_adapter, table
+from .usability import draw_scenes, table
 
 SAMPLING_STEPS, TRUE_CFG = 4, 1.0
 """Sampling for training and measuring: a tenth of the recipe's cost, and about as good."""

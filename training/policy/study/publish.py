@@ -26,11 +26,11 @@ from ....reward.report import sign_test
 from ....world.conditions import TASKS
 from ....world.splits import Split
 from ...benchmark.report import markdown
-from ...pretrain.models import load_folder
+from ...pretrain.models import load_folder, load_with_adapter
 from ...pretrain.run import RunFolder, write_text
 from ..config import PolicyTrainConfig
 from ..run import ADAPTER
-from .usability import Scenes, draw_scenes, load_with_adapter
+from .usability import Scenes, draw_scenes
 
 NUMBERS = "usability.json"
 WINDOW = 25

@@ -22,7 +22,7 @@ from ....reward.report import sign_test, wilson_interval
 from ....world.conditions import TASKS, Conditions, draw_conditions
 from ....world.oracle import Verdict, judge
 from ....world.splits import Split
-from ...pretrain.models import FillParts, load_folder
+from ...pretrain.models import FillParts, load_folder, load_with_adapter
 from ...pretrain.sampling import SampleSettings, sample_scenes
 
 _BATCH_INDEX = 2_000
@@ -94,13 +94,6 @@ def draw_scenes(
             seed=seed,
         ),
     )
-
-
-def load_with_adapter(model: Path, adapter: Path) -> FillParts:
-    """Return the model with a LoRA on its transformer."""
-    parts = load_folder(model)
-    parts.transformer.load_lora_adapter(str(adapter), prefix="transformer")
-    return parts
 
 
 def table(lines: Sequence[TaskUsability]) -> str:
