@@ -128,10 +128,16 @@ def _jobs(arguments: argparse.Namespace, sources: list[Path]) -> Iterator[_Job]:
         raise ValueError(f"--format is {arguments.format}; choose one of: {', '.join(ENDS)}")
     folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
     output = arguments.output or folder / OUTPUT
+    taken: dict[Path, Path] = {}
     for number, source in enumerate(sources):
         target = output / (source.stem + (end or source.suffix))
         if target.resolve() == source.resolve():
             raise ValueError(f"{target} is the source itself; choose another --output")
+        if (other := taken.setdefault(target, source)) is not source:
+            raise ValueError(
+                f"{other.name} and {source.name} would both become {target.name}; leave --format "
+                "out, or rename one of them"
+            )
         yield _Job(source, target, arguments.seed + number)
 
 
@@ -242,7 +248,11 @@ def _load(arguments: argparse.Namespace, loading: dict[str, Any], device: Any) -
     folder = arguments.model
     if folder is None and not all(places[part] for part in PARTS):
         folder = BUNDLED
-    models = load_fill_models(ModelConfig(folder=str(folder or ""), **places, **loading), device)
+    config = ModelConfig(folder=str(folder or ""), **places, **loading)
+    try:
+        models = load_fill_models(config, device)
+    except RuntimeError as error:  # a package that a file needs is missing
+        raise ValueError(str(error)) from error
     for file, *strength in arguments.adapter:
         models = models.with_adapter(Path(file), _strength(strength))
     return models

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,24 @@ def test_bad_arguments_get_one_sentence(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("onereward: ")
     assert message in said
+
+
+def test_two_pictures_never_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("a.png", "a.webp"):
+        draw().save(tmp_path / name)
+    assert edit("remove", tmp_path, "--format", "png") == 1
+    assert "a.png and a.webp would both become a.png; leave --format" in capsys.readouterr().err
+    assert not (tmp_path / "edited").exists()
+
+
+def test_a_missing_package_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    draw().save(tmp_path / "a.png")
+    (tmp_path / "fill.gguf").write_bytes(b"GGUF" + bytes(100))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert edit("remove", tmp_path, "--transformer", tmp_path / "fill.gguf") == 1
+    assert "needs the package gguf; install it with" in capsys.readouterr().err
 
 
 def test_help_is_there(capsys: pytest.CaptureFixture[str]):
