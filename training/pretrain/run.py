@@ -149,6 +149,22 @@ def load_snapshot(folder: Path) -> Snapshot:
     return Snapshot(tensors=load_file(folder / _TENSORS), **state)
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file at once; several processes may write the same one.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(kept, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path} ({error}); free some space and run again") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file at once: readers see the old text or the new one."""
     temporary = path.with_name(path.name + ".tmp")

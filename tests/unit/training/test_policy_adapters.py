@@ -201,7 +201,7 @@ sys.path.insert(0, {tests!r})
 import conftest
 from pathlib import Path
 import torch
-from onereward.training.pretrain.run import RunFolder, Snapshot
+from onereward.training.pretrain.run import RunFolder, Snapshot, write_tensors
 from onereward.training.policy.adapter import write_adapter
 from onereward.training.policy.config import PolicyTrainConfig
 folder = RunFolder(PolicyTrainConfig.load(Path({config!r})))
@@ -212,6 +212,7 @@ for write in (
     lambda: folder.save(Snapshot(step=2, seconds=0.0, tensors={{"x": torch.ones(100_000)}})),
     lambda: write_adapter(folder.path / "a.safetensors",
                           {{"x.lora_A.weight": torch.ones(1, 100_000)}}, {{}}),
+    lambda: write_tensors(folder.path / "prompt.safetensors", {{"x": torch.ones(100_000)}}),
 ):
     try:
         write()
@@ -229,7 +230,7 @@ def test_a_full_disk_is_named_and_keeps_the_last_state(tmp_path: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
     )
     said = done.stdout.splitlines()
-    assert len(said) == 2
+    assert len(said) == 3
     assert all(line.startswith("cannot write") and "free some space" in line for line in said)
     state = load_file(tmp_path / "run" / "checkpoint" / "state.safetensors")
     assert len(state["x"]) == 1000
