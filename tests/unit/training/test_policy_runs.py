@@ -9,20 +9,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from onereward.fill.canvas import make_jobs
 from onereward.fill.guidance import make_velocity
+from onereward.fill.memory import NotEnoughMemory
 from onereward.fill.sampler import predict_x0
 from onereward.training.data import ConditionSet
+from onereward.training.loop import PolicyTrainer
 from onereward.training.objective import reward_loss
+from onereward.training.policy.adapter import read_about
 from onereward.training.policy.config import PolicyTrainConfig
-from onereward.training.policy.rewards import JudgeReward
+from onereward.training.policy.prompts import PromptStore
+from onereward.training.policy.rewards import Decoder, JudgeReward
 from onereward.training.policy.run import ADAPTER, PolicyRun, train_policy
-from onereward.training.pretrain.run import RunFolder
+from onereward.training.pretrain.run import RunFolder, saved_step
 from onereward.training.processes import Processes
 from support.hosts import CancelledError, RecordingHost
 from support.judges import make_judge
@@ -141,6 +147,86 @@ def test_cancel_saves_and_more_steps_go_on(judge: Path, conditions: Path, tmp_pa
     train(config)
     more = policy_config(tmp_path / "parts", conditions, judge, steps=3)
     assert_same(train(more), expected)
+
+
+def test_a_look_that_a_cancel_cut_short_is_made_up_for(
+    judge: Path, conditions: Path, tmp_path: Path
+) -> None:
+    looks = {"test_every": 1, "test_conditions": 2, "stop_on_drift": False, "steps": 2}
+    whole = policy_config(tmp_path / "whole", conditions, judge, **looks)
+    expected = train(whole)
+    counting = RecordingHost()
+    train(policy_config(tmp_path / "one", conditions, judge, **looks | {"steps": 1}), counting)
+    config = policy_config(tmp_path / "parts", conditions, judge, **looks)
+    with pytest.raises(CancelledError):
+        train(config, RecordingHost(cancel_at_call=counting.calls - 2))
+    (line,) = curve(config)
+    assert line["step"] == 1
+    assert "look" not in line
+    assert_same(train(config), expected)
+    assert curve(config) == curve(whole)
+    for name in ("best", "step-000001", "step-000002"):
+        made, wanted = (
+            load_file(tmp_path / run / "results" / f"{name}.safetensors")
+            for run in ("parts", "whole")
+        )
+        assert_same(made, wanted)
+
+
+def test_a_kill_before_the_result_is_written_does_not_pass_for_the_end(
+    judge: Path, conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(policy_config(tmp_path, conditions, judge, steps=1))
+    more = policy_config(tmp_path, conditions, judge, steps=2)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyRun, "export", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(more)
+    assert saved_step(tmp_path) == 2
+    assert read_about(tmp_path / ADAPTER)["step"] == 1
+    train(more)
+    assert read_about(tmp_path / ADAPTER)["step"] == 2
+
+
+@pytest.mark.parametrize("where", ["prepare", "train_step"])
+def test_too_little_memory_says_what_to_change(
+    judge: Path, conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    config = policy_config(tmp_path, conditions, judge, steps=2)
+    train(policy_config(tmp_path, conditions, judge, steps=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptStore if where == "prepare" else PolicyTrainer, where, full)
+        with pytest.raises(NotEnoughMemory, match=r"smaller target_size .*, micro_batch 1 .now 2"):
+            train(config)
+    assert saved_step(tmp_path) == 1
+    train(config)
+
+
+def test_cancel_is_heard_between_any_two_pictures(judge: Path, conditions: Path) -> None:
+    """Decoding and encoding are model calls too; a large micro-batch makes many."""
+    polled: list[str] = []
+    decoder = Decoder(bundled_models(), True, lambda: polled.append("decode"))
+    config = policy_config(Path("unused"), conditions, judge)
+    channels = bundled_models().vae_config["latent_channels"]
+    jobs = [
+        make_jobs(
+            ConditionSet(conditions).request(condition),
+            bundled_models(),
+            config.settings(bundled_models().recipe),
+        )[0]
+        for condition in ConditionSet(conditions).conditions[:3]
+    ]
+    batch: Any = SimpleNamespace(jobs=jobs, size=(16, 16))
+    with torch.no_grad():
+        decoder.pictures(batch, torch.zeros(3, 64, 4 * channels))
+    assert polled == ["decode"] * 3
 
 
 def test_another_setting_is_refused_by_name(judge: Path, conditions: Path, tmp_path: Path) -> None:
