@@ -26,6 +26,9 @@ from ...reward.report import JudgeReport, report_table, write_report
 from ...world.conditions import TASKS
 from ...world.oracle import DIMENSIONS
 from ...world.splits import Split
+from ..policy.config import PolicyTrainConfig
+from ..policy.run import ADAPTER
+from ..policy.study.usability import draw_scenes
 from ..pretrain.models import load_folder
 from ..pretrain.run import write_text
 from .candidates import FULL, Candidates, load_candidates
@@ -34,7 +37,7 @@ from .comparisons import best_and_worst
 from .config import CompareConfig
 from .gather import files_of
 from .learner import load_whole_judge
-from .robustness import PushSettings, find_contests, measure_robustness
+from .robustness import PushSettings, find_contests, measure_policy, measure_robustness
 from .see import sight_accuracy
 
 log = logging.getLogger("onereward.training")
@@ -113,8 +116,12 @@ def _summary(report: JudgeReport) -> dict[str, float]:
 
 
 def training_records(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return config, steps and hours of each run that made the judge, in order."""
-    records = []
+    """Return config, steps and hours of each run that made the judge, in order.
+
+    A judge that began as a bundled one has that one's runs before its own.
+    """
+    bundled = runs[0] / "judge" / EVALUATION
+    records = json.loads(bundled.read_text())["training"] if bundled.is_file() else []
     for run in runs:
         config = json.loads((run / "config.json").read_text())
         state = json.loads((run / "checkpoint" / "state.json").read_text())
@@ -139,6 +146,12 @@ class BundleSettings:
     """Runs of earlier stages, in order, for the record."""
     rival: Path | None = None
     """A run without adversarial pairs, whose robustness stands beside."""
+    policy: Path | None = None
+    """The run of a policy that was trained against this judge, to fool it if it can."""
+    rival_policy: Path | None = None
+    """The run of one that was trained against the rival in the same way."""
+    policy_scenes: int = 100
+    """Test scenes per task that these paint."""
     contests: int = 200
     """Pictures that are tried to be made winners."""
     push: PushSettings = field(default_factory=PushSettings)
@@ -153,13 +166,14 @@ def bundle(settings: BundleSettings) -> None:
     save_small(settings.run / "judge", fresh)
     report, numbers = evaluate_judge(fresh, settings.pool, config.margins)
     numbers["push"] = asdict(settings.push)
-    numbers["robustness"] = _robustness_of(fresh, settings)
+    numbers["robustness"] = _robustness_of(fresh, settings, settings.policy)
     numbers["training"] = training_records([*settings.before, settings.run])
     if settings.rival is not None:
         other = target.with_name(target.name + ".rival")
         shutil.rmtree(other, ignore_errors=True)
         save_small(settings.rival / "judge", other)
-        numbers["without_adversarial_pairs"] = _robustness_of(other, settings)
+        found = _robustness_of(other, settings, settings.rival_policy)
+        numbers["without_adversarial_pairs"] = found
         shutil.rmtree(other)
     write_report(fresh, report)
     write_text(fresh / EVALUATION, json.dumps(numbers, indent=2) + "\n")
@@ -168,10 +182,20 @@ def bundle(settings: BundleSettings) -> None:
     fresh.rename(target)
 
 
-def _robustness_of(folder: Path, settings: BundleSettings) -> dict[str, Any]:
+def _robustness_of(folder: Path, settings: BundleSettings, policy: Path | None) -> dict[str, Any]:
     contests = find_contests(settings.pool, Split.TEST, settings.contests)
-    parts = load_folder(settings.fill)
-    return dict(measure_robustness(load_whole_judge(folder), contests, settings.push, parts))
+    judge, parts = load_whole_judge(folder), load_folder(settings.fill)
+    found: dict[str, Any] = dict(measure_robustness(judge, contests, settings.push, parts))
+    if policy is not None:
+        config = PolicyTrainConfig.load(policy / "config.json")
+        steps, true_cfg = config.sampling_steps, config.true_cfg
+        scenes = draw_scenes(
+            settings.fill, Split.TEST, settings.policy_scenes, steps=steps, true_cfg=true_cfg
+        )
+        adapter = policy / ADAPTER
+        found["policy"] = measure_policy(judge, settings.fill, adapter, scenes)
+        found["policy_config"] = json.loads(config.to_json())
+    return found
 
 
 def _megabytes(folder: Path) -> float:
@@ -250,11 +274,15 @@ def _robustness(numbers: dict[str, Any]) -> str:
         "How often a picture that the oracle calls unusable wins against a usable one of the same "
         f"scene, untouched and after {push['steps']} Adam steps on P(Yes) inside the mask: at most "
         f"{255 * push['pixel_limit']:.0f}/255 per pixel, or {push['latent_limit']} of a latent's "
-        "deviation.\n\n| change | bundled judge | trained without adversarial pairs | contests |\n"
+        "deviation. *policy*: unusable pictures of a LoRA that was trained against the judge "
+        "itself, as it would be to fool it.\n\n"
+        "| change | bundled judge | trained without adversarial pairs | contests |\n"
         "|---|---|---|---|\n"
     )
     rows = []
     for name, row in numbers["robustness"].items():
+        if "wins" not in row:
+            continue
         low, high = row["interval"]
         ours = f"{100 * row['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
         rows.append(f"| {name} | {ours} | {_other_rate(other, name)} | {row['contests']} |")
@@ -262,7 +290,7 @@ def _robustness(numbers: dict[str, Any]) -> str:
 
 
 def _other_rate(other: dict[str, Any] | None, name: str) -> str:
-    if other is None:
+    if other is None or name not in other:
         return "not measured"
     low, high = other[name]["interval"]
     return f"{100 * other[name]['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
@@ -283,6 +311,8 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--before", type=Path, nargs="*", default=[], help="earlier runs")
     parser.add_argument("--rival", type=Path, help="a run without adversarial pairs")
+    parser.add_argument("--policy", type=Path, help="run of a policy that tried to fool this judge")
+    parser.add_argument("--rival-policy", type=Path, help="the same against the rival")
     parser.add_argument("--contests", type=int, default=200)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -295,6 +325,8 @@ def main() -> None:
             target=arguments.target,
             before=tuple(arguments.before),
             rival=arguments.rival,
+            policy=arguments.policy,
+            rival_policy=arguments.rival_policy,
             contests=arguments.contests,
         )
     )

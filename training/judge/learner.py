@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...reward.judge import JudgeConfig
 from ...reward.qwen_vl import QwenJudge
+from ...reward.report import FILE_NAME as REPORT
 from ..pretrain.muon import Muon
 from ..pretrain.run import Snapshot, flatten_optimizer, restore_optimizer
 from .config import LearnConfig
@@ -94,10 +95,13 @@ class Learner:
         self.step = snapshot.step
 
     def export(self, source: Path, target: Path) -> None:
-        """Write the judge to ``target``, with tokenizer and preprocessor of ``source``, at once."""
+        """Write the judge to ``target``, with tokenizer and preprocessor of ``source``, at once.
+
+        What was measured of the source stays behind; how it was made comes along.
+        """
         fresh = target.with_name(target.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(source, fresh)
+        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("README.md", REPORT))
         self.judge.part.module.save_pretrained(fresh)  # type: ignore[operator]
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)

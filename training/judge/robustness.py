@@ -29,8 +29,10 @@ from ...world.conditions import TASKS, Conditions, join_conditions
 from ...world.oracle import DIMENSIONS, composite
 from ...world.oracle import judge as ask_oracle
 from ...world.splits import Split
-from ..pretrain.models import FillParts, load_folder
+from ..policy.study.usability import Scenes, queries_of
+from ..pretrain.models import FillParts, load_folder, load_with_adapter
 from ..pretrain.run import write_text
+from ..pretrain.sampling import sample_scenes
 from .candidates import FULL, TRUTH, Candidates, load_candidates
 from .gather import files_of, scenes_of
 from .learner import load_whole_judge
@@ -38,6 +40,8 @@ from .learner import load_whole_judge
 log = logging.getLogger("onereward.training")
 
 FILE_NAME = "robustness.json"
+Rate = dict[str, object]
+"""Share of wins, its 95 % interval, and of how many contests."""
 _TOGETHER = 50
 _PARTS_OF_LIMIT = 8
 """An Adam step moves about this part of the limit."""
@@ -187,7 +191,7 @@ def _push(
 
 def measure_robustness(
     judge: QwenJudge, contests: Contests, settings: PushSettings, parts: FillParts
-) -> dict[str, dict[str, object]]:
+) -> dict[str, Rate]:
     """Return, untouched and after each attack, how often an unusable picture wins.
 
     A picture wins if the mean P("Yes") over its dimensions is above 1/2; those that the oracle
@@ -201,9 +205,35 @@ def measure_robustness(
     return {name: _rate(judge, contests, way) for name, way in ways.items()}
 
 
-def _rate(
-    judge: QwenJudge, contests: Contests, way: Callable[[Contests], Tensor]
-) -> dict[str, object]:
+@torch.no_grad()
+def measure_policy(judge: QwenJudge, fill: Path, adapter: Path, scenes: Scenes) -> Rate:
+    """Return how often an unusable picture of a policy wins against a usable one of its scene.
+
+    Args:
+        judge: The judge; the policy was trained against it.
+        fill: The fill model.
+        adapter: The policy, a LoRA on it.
+        scenes: What both paint; the rival is the model's picture or, where that is unusable too,
+            the true one.
+    """
+    conditions = scenes.conditions
+    base, own = (
+        composite(sample_scenes(parts, conditions, scenes.sampling), conditions)
+        for parts in (load_folder(fill), load_with_adapter(fill, adapter))
+    )
+    usable = ask_oracle(base, conditions).usable
+    good = torch.where(usable[:, None, None, None], base, conditions.target)
+    rows = (~ask_oracle(own, conditions).usable).nonzero()[:, 0]
+    contests = Contests(
+        bad=own[rows],
+        good=good[rows],
+        conditions=conditions.select(rows),
+        queries=[list(queries_of(conditions, row)) for row in rows.tolist()],
+    )
+    return _rate(judge, contests, lambda some: some.bad)
+
+
+def _rate(judge: QwenJudge, contests: Contests, way: Callable[[Contests], Tensor]) -> Rate:
     won: list[bool] = []
     for some in contests.parts(_TOGETHER):
         pictures = way(some)
@@ -212,7 +242,7 @@ def _rate(
             won += (wins(judge, pictures, some) > 0.5)[still_bad].tolist()
     share = sum(won) / max(1, len(won))
     low, high = wilson_interval(share, len(won)) if won else (0.0, 1.0)
-    rate: dict[str, object] = {
+    rate: Rate = {
         "wins": round(share, 4),
         "interval": [round(low, 4), round(high, 4)],
         "contests": len(won),

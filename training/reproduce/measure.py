@@ -15,11 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...fill.task import Task
-from ...reward.query import queries_for
 from ...reward.report import sign_test, wilson_interval
 from ...reward.score import Contest, judge_pair, pick_best
-from ...world.conditions import EXTEND_PROMPT, REMOVE_PROMPT, TASKS, Conditions
+from ...world.conditions import TASKS, Conditions
 from ...world.oracle import composite, judge
 from ...world.splits import Split
 from ..benchmark.report import votes_record
@@ -27,7 +25,7 @@ from ..benchmark.verdicts import count_votes, vote
 from ..judge.learner import load_whole_judge
 from ..policy.config import DYNAMIC, FIXED, PolicyTrainConfig
 from ..policy.looks.drift import Drift
-from ..policy.study.usability import Scenes, draw_scenes
+from ..policy.study.usability import Scenes, draw_scenes, queries_of
 from ..pretrain.models import FillParts, load_folder, load_with_adapter
 from ..pretrain.run import RunFolder
 from ..pretrain.sampling import sample_scenes
@@ -81,13 +79,6 @@ def _draw(config: ReproduceConfig, split: Split, per_task: int) -> Scenes:
 def read_pictures(context: Context, name: str) -> dict[str, Tensor]:
     """Return ``pictures`` (uint8 ``[B, 3, 64, 64]``) and ``usable`` (bool ``[B]``) of a model."""
     return load_file(context.result(name).with_suffix(".safetensors"))
-
-
-def queries_of(scenes: Conditions, row: int) -> tuple[Any, ...]:
-    """Return what a judge is asked about a scene; fixed prompts say nothing."""
-    prompt = scenes.prompts[row]
-    said = "" if prompt in (EXTEND_PROMPT, REMOVE_PROMPT) else prompt
-    return queries_for(Task(TASKS[int(scenes.task[row])]), said)
 
 
 def _parts(config: ReproduceConfig, name: str) -> FillParts:

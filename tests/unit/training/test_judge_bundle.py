@@ -8,17 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from onereward.reward.report import read_report
 from onereward.training.collect import CollectConfig
+from onereward.training.judge import robustness
 from onereward.training.judge.build import JudgeShape
 from onereward.training.judge.bundle import BundleSettings, bundle, evaluate_judge, kept_shares
 from onereward.training.judge.candidates import draw_candidates, load_candidates, save_candidates
 from onereward.training.judge.compare import train_to_compare
 from onereward.training.judge.config import CompareConfig
 from onereward.training.judge.gather import FIRST_INDEX
+from onereward.training.judge.learner import load_whole_judge
 from onereward.training.judge.robustness import PushSettings
-from onereward.training.pretrain.models import load_folder
+from onereward.training.policy.study.usability import draw_scenes
+from onereward.training.pretrain.models import FillParts, load_folder
+from onereward.training.pretrain.sampling import SampleSettings
+from onereward.world.conditions import Conditions
+from onereward.world.oracle import judge
 from onereward.world.splits import Split
 from support.judges import make_judge
 
@@ -26,6 +33,7 @@ ASSETS = Path(__file__).parents[3] / "assets" / "fill"
 SHAPE = JudgeShape(
     width=32, layers=1, heads=1, vision_width=32, vision_layers=1, vision_heads=1, full_layers=(0,)
 )
+EARLIER = {"steps": 7, "hours": 0.5, "config": {"run_folder": "runs/earlier"}}
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +42,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "pool").mkdir()
     parts, quick = load_folder(ASSETS), CollectConfig(num_candidates=2, steps=(2, 3))
+    start = make_judge(folder / "start", SHAPE)
+    for name in ("README.md", "report.json"):
+        (start / name).write_text("{}")
+    (start / "evaluation.json").write_text(json.dumps({"training": [EARLIER]}))
     for split in Split:
         made = draw_candidates([parts], split, FIRST_INDEX, quick, 12)
         save_candidates(made, folder / "pool" / f"{split.value}-00000.safetensors")
     train_to_compare(
         CompareConfig(
             run_folder=str(folder / "run"),
-            judge_folder=str(make_judge(folder / "start", SHAPE)),
+            judge_folder=str(start),
             pool_folder=str(folder / "pool"),
             steps=2,
             decay_steps=0,
@@ -73,12 +85,45 @@ def test_a_bundle_holds_the_run_in_half_its_size_and_says_what_was_measured(run:
     stored = json.loads((run / "bundle" / "evaluation.json").read_text())
     assert read_report(run / "bundle") == report
     assert stored["kinds_of_pairs"] == numbers["kinds_of_pairs"]
-    assert stored["training"][0]["steps"] == 2
+    assert stored["training"][0] == EARLIER  # of the bundled judge that it began as
+    assert [record["steps"] for record in stored["training"]] == [7, 2]
     card = (run / "bundle" / "README.md").read_text()
     for (task, _), cell in report.cells.items():
         assert task.value in card
         assert f"{100 * cell.accuracy:.1f}" in card
     assert not list(run.glob("bundle.*"))
+
+
+def test_what_was_measured_of_the_start_is_not_said_of_the_result(run: Path) -> None:
+    names = {path.name for path in (run / "run" / "judge").iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "evaluation.json"} <= names
+    assert not {"README.md", "report.json"} & names
+
+
+def test_a_policy_wins_as_often_as_the_judge_prefers_its_unusable_pictures(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that paints grey everywhere, and judges that always and never say Yes to it."""
+
+    def paint(parts: FillParts, conditions: Conditions, sampling: SampleSettings) -> Tensor:
+        return torch.full_like(conditions.source, 0.5) if parts == "policy" else conditions.target
+
+    monkeypatch.setattr(robustness, "sample_scenes", paint)
+    monkeypatch.setattr(robustness, "load_folder", lambda folder: "base")
+    monkeypatch.setattr(robustness, "load_with_adapter", lambda folder, adapter: "policy")
+    scenes = draw_scenes(ASSETS, Split.DEV, 3)
+    grey = torch.full_like(scenes.conditions.source, 0.5)
+    unusable = int((~judge(grey, scenes.conditions).usable).sum())
+    assert unusable > 8
+    for answer in (0.9, 0.1):
+        monkeypatch.setattr(
+            robustness, "wins", lambda asked, some, c, p=answer: torch.full((len(some),), p)
+        )
+        rate = robustness.measure_policy(
+            load_whole_judge(run / "run" / "judge"), ASSETS, tmp_path / "any", scenes
+        )
+        assert rate["wins"] == round(answer)
+        assert rate["contests"] == unusable
 
 
 def test_kept_shares_count_the_scenes_that_differ(run: Path) -> None:

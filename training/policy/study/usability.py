@@ -18,8 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ....fill.task import Task
+from ....reward.query import Query, queries_for
 from ....reward.report import sign_test, wilson_interval
-from ....world.conditions import TASKS, Conditions, draw_conditions
+from ....world.conditions import (
+    EXTEND_PROMPT,
+    REMOVE_PROMPT,
+    TASKS,
+    Conditions,
+    draw_conditions,
+)
 from ....world.oracle import Verdict, judge
 from ....world.splits import Split
 from ...pretrain.models import FillParts, load_folder, load_with_adapter
@@ -71,6 +79,13 @@ class Scenes:
     def compare(self, before: Tensor, after: Tensor) -> list[TaskUsability]:
         """Return a line per task, and one for all."""
         return [_compare(name, before[r], after[r]) for name, r in self.rows().items()]
+
+
+def queries_of(scenes: Conditions, row: int) -> tuple[Query, ...]:
+    """Return what a judge is asked about a scene; fixed prompts say nothing."""
+    prompt = scenes.prompts[row]
+    said = "" if prompt in (EXTEND_PROMPT, REMOVE_PROMPT) else prompt
+    return queries_for(Task(TASKS[int(scenes.task[row])]), said)
 
 
 def draw_scenes(
