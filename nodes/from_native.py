@@ -51,18 +51,9 @@ class NativeModels(FillModels):
     """
 
     def __init__(self, model: ModelPatcher, clip: Any, vae: Any, recipe: Recipe) -> None:
-        _check_kinds(model, clip)
-        config = _transformer_config(model)
-        sources: dict[str, Any] = {
-            "transformer": _Source("transformer", config, _tensors(config)),
-            "vae": _Source("vae", _vae_config(model, vae)),
-            "text_encoder": _Source(
-                "text_encoder",
-                {"hidden_size": config["pooled_projection_dim"], "max_position_embeddings": 77},
-            ),
-            "text_encoder_2": _Source("text_encoder_2", {"d_model": config["joint_attention_dim"]}),
-        }
-        check_fit(sources)
+        check_clip(clip.tokenize(""))
+        sources = native_sources(model, vae)
+        sources["transformer"].tensors = _tensors(sources["transformer"].config)
         tokenizers = model_files.tokenizer_folders()
         super().__init__(sources, tokenizers, FLUX_SCHEDULER, recipe, _compute_dtype(model))
         self.transformer = _part("transformer", _Transformer(model), model, self.dtype)
@@ -98,12 +89,10 @@ class _Source:
 
     is_quantised = False
 
-    def __init__(
-        self, part: str, config: dict[str, Any], tensors: dict[str, TensorInfo] | None = None
-    ) -> None:
+    def __init__(self, part: str, config: dict[str, Any]) -> None:
         self.part = part
         self.config = config
-        self.tensors = tensors or {}
+        self.tensors: dict[str, TensorInfo] = {}
         self.path = Path(f"the connected {'VAE' if part == 'vae' else 'MODEL'}")
 
     def tensor_bytes(self, dtype: torch.dtype) -> dict[str, int]:
@@ -116,13 +105,34 @@ class _Source:
         raise AssertionError(f"{self.part} in {dtype} is ComfyUI's")
 
 
-def _check_kinds(model: ModelPatcher, clip: Any) -> None:
+def native_sources(model: ModelPatcher, vae: Any) -> dict[str, Any]:
+    """Return what our loader would say of the parts of ComfyUI's model.
+
+    Raises:
+        ValueError: The MODEL is no FLUX.1 Fill, or the VAE is another model's.
+    """
     kind = type(model.model).__name__
     if not isinstance(model.model, comfy.model_base.Flux):
         raise ValueError(
             f"MODEL is a {kind}, but FLUX.1 Fill is needed; load it with Load Diffusion Model"
         )
-    check_clip(clip.tokenize(""))
+    latents: Any = model.model.latent_format
+    if vae.latent_channels != latents.latent_channels:
+        raise ValueError(
+            f"VAE has {vae.latent_channels} latent channels, but this MODEL works with "
+            f"{latents.latent_channels}; load ae.safetensors with Load VAE"
+        )
+    config = _transformer_config(model)
+    pooled, sequence = config["pooled_projection_dim"], config["joint_attention_dim"]
+    clip = {"hidden_size": pooled, "max_position_embeddings": 77}
+    sources: dict[str, Any] = {
+        "transformer": _Source("transformer", config),
+        "vae": _Source("vae", _vae_config(model, vae)),
+        "text_encoder": _Source("text_encoder", clip),
+        "text_encoder_2": _Source("text_encoder_2", {"d_model": sequence}),
+    }
+    check_fit(sources)
+    return sources
 
 
 def _transformer_config(model: ModelPatcher) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ..fill.recipe import FILE_NAME, FLUX_FILL, ONEREWARD, Recipe, read_recipe
 from ..fill.request import FillRequest
 from ..fill.task import Task
 from . import folders
-from .from_native import NativeModels
+from .from_native import NativeModels, native_sources
 from .host import ComfyHost
 from .inputs import task_input, text_input
 from .native_model import native_clip, native_model, native_vae
@@ -63,7 +63,9 @@ class OneRewardNativeInputs(io.ComfyNode):
         **rest: Any,
     ) -> io.NodeOutput:
         """Cut out, encode and return what a sampler needs."""
-        request = _request(Task(task), image, prompt, words, rest)
+        request = _request(_task(task), image, prompt, words, rest)
+        if model is not None:
+            native_sources(model, vae)  # a model without Fill's channels would ignore the mask
         edit = prepare_native(request, _recipe(recipe), vae.spacial_compression_encode())
         pixels, mask = edit.model_input()
         hole = mask[:, None]
@@ -206,6 +208,14 @@ def _recipe(name: str) -> Recipe:
     if name not in known:
         raise ValueError(f"recipe is {name!r}; choose one of: {', '.join(RECIPES)}")
     return known[name]
+
+
+def _task(name: str) -> Task:
+    """Return the task; combos are not checked by every version of ComfyUI."""
+    names = [task.value for task in Task]
+    if name not in names:
+        raise ValueError(f"task is {name!r}; choose one of: {', '.join(names)}")
+    return Task(name)
 
 
 def _request(

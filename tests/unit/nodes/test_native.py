@@ -1,0 +1,61 @@
+"""What the bridge to ComfyUI's own sampling refuses before anything is encoded."""
+
+from __future__ import annotations
+
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from onereward.fill.config import ModelConfig
+from onereward.fill.models import load_fill_models
+from support.models import BUNDLED
+
+
+class Native:
+    """ComfyUI's model, made from the bundled one, and a VAE of its kind."""
+
+    def __init__(self, nodes: ModuleType) -> None:
+        config = ModelConfig(folder=str(BUNDLED), precision="fp32")
+        models = load_fill_models(config, torch.device("cpu"))
+        self.model: Any = nodes.native_model.native_model(models)
+        self.vae: Any = nodes.native_model.native_vae(models, nodes.host.ComfyHost(None))
+
+
+def prepare(nodes: ModuleType, native: Native, **changes: Any) -> None:
+    values = {"model": native.model, "vae": native.vae, "task": "fill"}
+    nodes.OneRewardNativeInputs.PREPARE_CLASS_CLONE({}).execute(
+        clip=SimpleNamespace(clone=lambda: pytest.fail("encoded a prompt")),
+        image=torch.rand(1, 64, 64, 3),
+        mask=torch.ones(1, 64, 64),
+        prompt="a red circle",
+        recipe="bundled",
+        **(values | changes),
+    )
+
+
+def test_a_model_that_would_ignore_the_mask_is_refused(nodes: ModuleType):
+    native = Native(nodes)
+    config = native.model.model.model_config.unet_config
+    config["in_channels"] = config["out_channels"]  # as FLUX.1-dev
+    with pytest.raises(ValueError, match=r"MODEL has 32 input channels \(as FLUX\.1-dev, "):
+        prepare(nodes, native)
+
+
+def test_another_family_is_refused(nodes: ModuleType):
+    other = SimpleNamespace(model=SimpleNamespace())
+    with pytest.raises(ValueError, match=r"MODEL is a SimpleNamespace, but FLUX\.1 Fill"):
+        prepare(nodes, Native(nodes), model=other)
+
+
+def test_a_vae_of_another_model_is_refused(nodes: ModuleType):
+    native = Native(nodes)
+    native.vae.latent_channels = 4
+    with pytest.raises(ValueError, match="VAE has 4 latent channels, but this MODEL works with 8"):
+        prepare(nodes, native)
+
+
+def test_an_unknown_task_is_refused(nodes: ModuleType):
+    with pytest.raises(ValueError, match="task is 'paint'; choose one of: fill, extend, remove"):
+        prepare(nodes, Native(nodes), task="paint")
