@@ -1,7 +1,7 @@
 """Block sizes and warps, as functions of shape alone.
 
-Chosen from compiled code (registers, spills, 16-byte loads), not timed yet: `benchmarks/kernels.py`
-is there to confirm or correct them.
+Chosen from compiled code (registers, spills, 16-byte loads), not timed yet: `benchmarks/kernels` is
+there to confirm or correct them.
 """
 
 from __future__ import annotations

@@ -38,8 +38,25 @@ def main() -> int:
     parser.add_argument("--commit", help="what is measured, where git cannot tell")
     args = parser.parse_args()
     load_package()
+    if reason := refusal(args):
+        sys.stderr.write(f"{reason}\n")
+        return 2
     args.out.mkdir(parents=True, exist_ok=True)
     return run(args)
+
+
+def refusal(args: argparse.Namespace) -> str | None:
+    """Say in a sentence why nothing can be measured as asked; None: it can."""
+    import torch
+
+    from onereward import kernels
+
+    if args.device == "cpu":
+        return None if args.small else "--device cpu is for rehearsals only: add --small"
+    reason = "no CUDA GPU is found"
+    if torch.cuda.is_available():
+        reason = kernels.device_refusal("cuda")
+    return reason and f"nothing is measured: {reason}; rehearse with --small --device cpu"
 
 
 def load_package() -> None:
@@ -69,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     is_rehearsal = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1"
     backend = "reference" if is_rehearsal else "triton"
     rounds = args.rounds or (1 if args.small else 50)
-    report: dict[str, Any] = {"environment": environment(device), "failed": {}}
+    about = environment(device, args.small)
+    report: dict[str, Any] = {"environment": about, "failed": {}}
     if args.commit:
         report["environment"]["commit"] = args.commit
     report["copy_gb_s"] = [copy_speed(device, rounds)]

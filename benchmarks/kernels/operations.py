@@ -228,9 +228,12 @@ def measure(
         compiled = torch.compile(operation.eager, dynamic=False, backend=backend)
         variants = {"eager": operation.eager, "compiled": compiled, "ours": operation.ours}
         for is_trained in (False, True) if operation.num_learned else (False,):
-            found = dict(variants) if is_trained else variants | operation.others
             bench = _Bench(operation, device, dtype, is_trained)
+            others = {} if is_trained else operation.others
+            failed = {name: error for name, run in others.items() if (error := bench.failure(run))}
+            found = variants | {n: run for n, run in others.items() if n not in failed}
             row = {"operation": operation.name, "shape": shape.name, "bytes": bench.num_bytes}
+            row |= {"failed": failed}
             row |= {"pass": "forward and backward" if is_trained else "forward"}
             row |= {"is_product": operation.is_product}
             row["error"] = {name: bench.error(run) for name, run in found.items()}
@@ -265,6 +268,14 @@ class _Bench:
         if not self._is_trained:
             return lambda: self._run(run, next(turn))
         return lambda: self._both(run, next(turn), self._grads)
+
+    def failure(self, run: Run) -> str | None:
+        """Say why a form does not run here; others' need not."""
+        try:
+            self._run(run, self._sets[0])
+        except Exception as error:  # noqa: BLE001  (of whatever kind: it is not ours)
+            return f"{type(error).__name__}: {str(error)[:200]}"
+        return None
 
     def error(self, run: Run) -> float:
         """Return the largest relative error against float64, of results and gradients."""

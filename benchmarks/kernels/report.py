@@ -9,14 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import targets
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 GB = 1e9
 Row = dict[str, Any]
+REHEARSAL = "**A rehearsal: nothing here says how fast anything is on a GPU.**"
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device, is_small: bool) -> dict[str, Any]:
     """Return what a number means nothing without."""
     import diffusers
     import peft
@@ -27,6 +29,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         triton = None
     is_cuda = device.type == "cuda"
     return {
+        "is_gpu_figure": is_cuda and not is_small,
         "device": torch.cuda.get_device_name(device) if is_cuda else f"{platform.machine()} CPU",
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "python": platform.python_version(),
@@ -60,11 +63,15 @@ def as_markdown(report: dict[str, Any]) -> str:
     """Return the report for readers."""
     about = report["environment"]
     lines = ["# Kernels", "", ", ".join(f"{k} {v}" for k, v in about.items()), ""]
+    if not about["is_gpu_figure"]:
+        lines += [REHEARSAL, ""]
     if speeds := report.get("copy_gb_s"):
         lines += [f"Copy, read and write: {', '.join(f'{s:.0f}' for s in speeds)} GB/s.", ""]
     for part, (title, make) in _TABLES.items():
         if rows := report.get(part):
             lines += [f"## {title}", "", *make(rows, report), ""]
+    if about["is_gpu_figure"] and (found := list(targets.check(report))):
+        lines += ["## Targets, by the worst row", "", *_targets(found), ""]
     for part, error in report.get("failed", {}).items():
         lines += [f"{part} failed: {error}", ""]
     return "\n".join(lines)
@@ -97,6 +104,14 @@ def _operations(rows: list[Row], report: Row) -> list[str]:
             )
         )
     return lines
+
+
+def _targets(found: list[targets.Target]) -> list[str]:
+    lines = _head("target", "measured", "required", "goal", "reached")
+    return lines + [
+        _row(t.name, f"{t.measured:.2f}", f"{t.required:g}", f"{t.goal:g}", t.verdict)
+        for t in found
+    ]
 
 
 def _accuracy(rows: list[Row], report: Row) -> list[str]:
