@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import ADAPTER, train_policy
 from onereward.training.policy.study import publish
+from onereward.training.policy.study.bundle import with_seed
 from onereward.training.policy.study.control import BUNDLED, control_config, make_scenes
 from onereward.training.policy.study.usability import Scenes, draw_scenes
 from onereward.world.conditions import TASKS
@@ -89,3 +91,15 @@ def test_a_policy_that_learned_nothing_changes_nothing(
     assert "seeds 0, 1; sampled in 2 steps at true_cfg 1" in text
     own, copied = load_file(runs[0] / ADAPTER), load_file(target / "fixed.safetensors")
     assert all(torch.equal(tensor, copied[name]) for name, tensor in own.items())
+
+
+@pytest.mark.parametrize("name", ["fixed", "dynamic"])
+def test_the_bundled_recipes_differ_by_algorithm_and_by_seed_alone(name: str) -> None:
+    folder = Path(publish.__file__).parent
+    first = PolicyTrainConfig.load(folder / "fixed.json")
+    config = PolicyTrainConfig.load(folder / f"{name}.json")
+    assert config.algorithm == name
+    assert replace(config, algorithm="fixed", run_folder=first.run_folder) == first
+    seeded = with_seed(config, 2)
+    assert seeded.run_folder == f"{config.run_folder}_seed2"
+    assert replace(seeded, seed=config.seed, run_folder=config.run_folder) == config
