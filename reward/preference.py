@@ -213,11 +213,23 @@ def append_line(path: Path, line: str) -> None:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last line break: a line that a crash left unfinished."""
+    """Cut off a line that a crash left unfinished; one that lacks its line break alone gets it."""
     if not path.exists():
         return
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
-    if end < len(data):
-        with path.open("r+b") as file:
+    if end == len(data):
+        return
+    with path.open("r+b") as file:
+        if _is_whole(data[end:]):  # editors and other tools leave the last line break out
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+        else:
             file.truncate(end)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

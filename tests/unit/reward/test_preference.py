@@ -84,7 +84,7 @@ def test_a_picture_that_is_not_there_is_null(tmp_path: Path) -> None:
     assert PreferenceSet(tmp_path).pairs() == [pair()]
 
 
-@pytest.mark.parametrize("cut", [1, 7, 40])
+@pytest.mark.parametrize("cut", [2, 7, 40])
 def test_a_torn_last_line_is_dropped_and_nothing_else(tmp_path: Path, cut: int) -> None:
     data = PreferenceSet(tmp_path)
     pairs = [pair(i) for i in range(3)]
@@ -92,6 +92,18 @@ def test_a_torn_last_line_is_dropped_and_nothing_else(tmp_path: Path, cut: int) 
         data.add(p)
     path = tmp_path / PAIRS
     path.write_bytes(path.read_bytes()[:-cut])
+    again = PreferenceSet(tmp_path)
+    assert again.pairs() == pairs[:2]
+    again.add(pairs[2])
+    assert PreferenceSet(tmp_path).pairs() == pairs
+
+
+def test_a_whole_last_line_needs_no_line_break(tmp_path: Path) -> None:
+    """As editors leave it; a torn line never is a whole JSON object."""
+    pairs = [pair(i) for i in range(3)]
+    PreferenceSet(tmp_path).replace_pairs(pairs[:2])
+    path = tmp_path / PAIRS
+    path.write_bytes(path.read_bytes()[:-1])
     again = PreferenceSet(tmp_path)
     assert again.pairs() == pairs[:2]
     again.add(pairs[2])
