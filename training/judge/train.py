@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ...fill.host import Host
+from ...fill.memory import NotEnoughMemory, is_out_of_memory
+from ...reward.adapter import read_notes
 from ...reward.preference import Preference, PreferenceSet
 from ...reward.report import JudgeReport
 from ..data import picture_size
@@ -43,6 +46,8 @@ def train_judge(
     Raises:
         ValueError: The data cannot be learned from, or the folder holds another run.
         JudgeError: The folder holds no judge.
+        NotEnoughMemory: It does not fit; says what to change.
+        OSError: The disk is full; the last checkpoint is whole.
     """
     processes = processes or Processes()
     host = host or TrainingHost(processes.device)
@@ -56,8 +61,13 @@ def train_judge(
         check_pairs(trainer.data, [*trainer.splits["train"], *dev])
         trained = trained_parameters(trainer.judge.part.module, config)
         need = training_bytes(trainer.judge, config, trained.values())
-        with host.resident(trainer.judge.part, activation_bytes=need):
-            return _Run(trainer, on_record).train()
+        try:
+            with host.resident(trainer.judge.part, activation_bytes=need):
+                return _Run(trainer, on_record).train()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise NotEnoughMemory(memory_advice(config)) from error
 
 
 def is_finished(config: JudgeTrainConfig) -> bool:
@@ -66,7 +76,20 @@ def is_finished(config: JudgeTrainConfig) -> bool:
     if not (folder / "config.json").is_file() or not result_folder(config).is_dir():
         return False
     RunFolder(config)  # refuses another run's
-    return saved_step(folder) >= config.steps
+    # A stop between the two leaves an older result beside the last checkpoint.
+    step = saved_step(folder)
+    return step >= config.steps and read_notes(result_folder(config)).get("steps") == step
+
+
+def memory_advice(config: JudgeTrainConfig) -> str:
+    """Say what to change when memory ran out."""
+    return (
+        "not enough memory to train the judge; what was done is saved and goes on with a smaller "
+        f"micro_batch (now {config.micro_batch}) or gradient_checkpointing on (now "
+        f"{'on' if config.gradient_checkpointing else 'off'}); a new run takes less with a smaller "
+        f"max_pixels (now {config.max_pixels}), mode lora (now {config.mode}) or precision nf4 "
+        f"(now {config.precision})"
+    )
 
 
 def describe(trainer: JudgeTrainer) -> str:
@@ -178,10 +201,22 @@ class _Run:
         return draw_curve(self.curve, self.config.steps)
 
     def save(self) -> None:
-        """Write the checkpoint, and the result so far."""
-        if self.processes.is_main:
-            self.folder.save(self.trainer.snapshot(self.clock.seconds()))
+        """Write the checkpoint, and the result so far; not those of weights that are no numbers.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        weights = self.trainer.parameters.values()
+        if not self.processes.is_main or not all(torch.isfinite(w).all() for w in weights):
+            return
+        self.folder.save(self.trainer.snapshot(self.clock.seconds()))
+        try:
             self.trainer.export()
+        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+            raise OSError(
+                f"cannot write {result_folder(self.config)} ({error}); free some space and run "
+                "again: it goes on from the last checkpoint"
+            ) from error
 
 
 def _forget_unstarted(run: Path) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from onereward.fill.memory import NotEnoughMemory
 from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import JudgeConfig, JudgeError
 from onereward.reward.preference import Preference, PreferenceSet, split_of
@@ -24,7 +26,7 @@ from onereward.training.judge.evaluate import ask_both_ways
 from onereward.training.judge.pairs import Jitter, draw_batch, pictures_of
 from onereward.training.judge.train import train_judge
 from onereward.training.judge.trainer import JudgeTrainer
-from onereward.training.pretrain.run import RunFolder
+from onereward.training.pretrain.run import RunFolder, saved_step
 from support.hosts import CancelledError, RecordingHost
 from support.judges import BUNDLED_LIKE, make_judge
 
@@ -306,3 +308,56 @@ def test_bad_data_is_named_before_the_first_step(
     with pytest.raises(ValueError, match=f"{path.name} cannot be read as a picture"):
         train_judge(settings, host)
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_a_kill_before_the_result_is_written_does_not_pass_for_the_end(
+    judge_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path / "run", judge_folder, data_folder, steps=1, test_every=9)
+    train_judge(settings, RecordingHost())
+    more, notes = replace(settings, steps=2), tmp_path / "run" / "adapter" / "onereward.json"
+
+    def fill_up(*_: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JudgeTrainer, "export", fill_up)
+        with pytest.raises(OSError, match=r"cannot write .*adapter .*No space left.* free some"):
+            train_judge(more, RecordingHost())
+    assert saved_step(tmp_path / "run") == 2
+    assert json.loads(notes.read_text())["steps"] == 1
+    train_judge(more, RecordingHost())
+    assert json.loads(notes.read_text())["steps"] == 2
+
+
+def test_weights_that_are_no_numbers_replace_no_checkpoint(
+    judge_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss may be finite and its gradient not; the next loss tells."""
+    settings = config(tmp_path / "run", judge_folder, data_folder, steps=1, test_every=9)
+    train_judge(settings, RecordingHost())
+    step = JudgeTrainer.train_step
+
+    def spoil(self: JudgeTrainer) -> float:
+        loss = step(self)
+        with torch.no_grad():
+            next(iter(self.parameters.values())).fill_(torch.nan)
+        return loss
+
+    monkeypatch.setattr(JudgeTrainer, "train_step", spoil)
+    with pytest.raises(RuntimeError, match=r"is not finite; the last checkpoint .* is good"):
+        train_judge(replace(settings, steps=3), RecordingHost())
+    stored = load_file(tmp_path / "run" / "checkpoint" / "state.safetensors")
+    assert saved_step(tmp_path / "run") == 1
+    assert all(torch.isfinite(tensor).all() for tensor in stored.values())
+
+
+def test_too_little_memory_says_what_to_change(
+    judge_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: JudgeTrainer) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(JudgeTrainer, "train_step", full)
+    with pytest.raises(NotEnoughMemory, match=r"smaller micro_batch \(now 4\)"):
+        train_judge(config(tmp_path / "run", judge_folder, data_folder), RecordingHost())
