@@ -15,7 +15,7 @@ import torch
 from ..fill.config import FillConfig, ModelConfig, make_config
 from ..fill.host import Host
 from ..fill.models import FillModels, load_fill_models
-from ..reward.judge import BUNDLED, JudgeConfig
+from ..reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..reward.report import JudgeReport, write_report
@@ -138,10 +138,7 @@ class ReportJob(JsonConfig):
             folder = Path(self.report_folder)
             save_report(folder, report, judge.label)
             write_text(folder / "config.json", self.to_json())
-            try:
-                write_report(judge.folder, report)
-            except OSError as error:
-                host.say(f"the report is not beside the judge ({error.strerror or error})")
+            _put_beside(judge, report, host)
         return report
 
 
@@ -222,6 +219,17 @@ def describe_models(models: FillModels) -> dict[str, Any]:
 def describe_judge(judge: QwenJudge | None) -> dict[str, Any]:
     """Return the fields of a job that load the same judge again; empty for none."""
     return asdict(judge.config) if judge is not None else {}
+
+
+def _put_beside(judge: QwenJudge, report: JudgeReport, host: Host) -> None:
+    """Write a report where training looks for it, unless the judge is part of this pack."""
+    if judge.folder.resolve() == BUNDLED_FOLDER:
+        host.say("the bundled judge keeps the report that it came with, for the gate too")
+        return
+    try:
+        write_report(judge.folder, report)
+    except OSError as error:
+        host.say(f"the report is not beside the judge ({error.strerror or error})")
 
 
 def _open(folder: str, name: str, job: JsonConfig, processes: Processes | None) -> PreferenceSet:

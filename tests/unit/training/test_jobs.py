@@ -21,6 +21,7 @@ from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, judge_folder
 from onereward.reward.preference import Preference, PreferenceSet, by_split
 from onereward.training import collect as collecting
+from onereward.training import jobs
 from onereward.training.collect import CollectConfig
 from onereward.training.data import save_picture
 from onereward.training.jobs import CollectJob, LabelJob, ReportJob
@@ -110,7 +111,7 @@ def test_two_processes_collect_what_one_does(tmp_path: Path) -> None:
     conditions = make_conditions(tmp_path / "conditions", per_task=1)
     settings = {"num_candidates": 2, "steps": [1, 2]}
     model = asdict(ModelConfig(folder=str(MODEL), precision="fp32"))
-    jobs = [
+    both = [
         CollectJob(
             model=model,
             conditions_folder=str(conditions),
@@ -119,8 +120,8 @@ def test_two_processes_collect_what_one_does(tmp_path: Path) -> None:
         )
         for name in ("one", "two")
     ]
-    jobs[0].run(RecordingHost(), models=bundled_models())
-    (tmp_path / "collect.json").write_text(jobs[1].to_json())
+    both[0].run(RecordingHost(), models=bundled_models())
+    (tmp_path / "collect.json").write_text(both[1].to_json())
     launch(tmp_path, "collect", tmp_path / "collect.json")
     one, two = (PreferenceSet(tmp_path / name) for name in ("one", "two"))
     assert one.groups() == two.groups()
@@ -219,13 +220,26 @@ def test_a_full_disk_while_collecting_is_named_and_the_run_goes_on(
     assert data.groups() == PreferenceSet(tmp_path / "whole").groups()
 
 
+def test_the_bundled_judge_keeps_its_report(
+    judge: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a file of the pack: changed, the pack cannot be updated any more."""
+    for bundled in (judge, tmp_path):
+        monkeypatch.setattr(jobs, "BUNDLED_FOLDER", bundled.resolve())
+        (judge / "report.json").unlink(missing_ok=True)
+        host = RecordingHost()
+        report_job(judge, data, tmp_path / "report").run(host)
+        assert (judge / "report.json").is_file() == (bundled != judge)
+        assert any("keeps the report" in line for line in host.lines) == (bundled == judge)
+
+
 def test_jobs_come_back_from_their_files(tmp_path: Path) -> None:
-    jobs = (
+    examples = (
         CollectJob(model={"folder": "m"}, conditions_folder="c", data_folder="d"),
         LabelJob(data_folder="d", judge={}, settings={"margin": 0.1}),
         ReportJob(data_folder="d", report_folder="r"),
     )
-    for job in jobs:
+    for job in examples:
         assert type(job).from_json(job.to_json()) == job
     assert ReportJob(data_folder="d", report_folder="r").judge == {"folder": BUNDLED}
 
