@@ -11,6 +11,8 @@ FLOOR = {torch.float32: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3, torch.f
 
 MODEL_SLACK = 10
 """How many times the floor two equal models may be apart after several blocks."""
+MODEL_LIMIT = 8e-3
+"""How far apart they may be at most: 1 % is another model."""
 
 
 def error(found: Tensor, truth: Tensor) -> float:
@@ -37,5 +39,6 @@ def assert_as_exact(found: Tensor, plain: Tensor, truth: Tensor, what: str = "re
 
 def assert_equal_models(found: Tensor, plain: Tensor, what: str = "result") -> None:
     """Fail if two models that should compute the same are apart by more than rounding."""
-    limit = MODEL_SLACK * FLOOR[found.dtype]
+    assert found.shape == plain.shape, f"{what} is {found.shape}, but {plain.shape} is expected"
+    limit = min(MODEL_SLACK * FLOOR[found.dtype], MODEL_LIMIT)
     assert error(found, plain) <= limit, f"{what} is off by {error(found, plain):.2e} > {limit:.2e}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from support.tolerance import FLOOR, assert_as_exact
+from support.tolerance import FLOOR, assert_as_exact, assert_equal_models
 
 
 @pytest.mark.parametrize("dtype", [d for d in FLOOR if d is not torch.float64], ids=str)
@@ -17,6 +17,18 @@ def test_one_per_cent_fails(dtype: torch.dtype):
         assert_as_exact((truth * 1.01).to(dtype), plain, truth)
     with pytest.raises(AssertionError, match="is off by"):
         assert_as_exact(truth.to(dtype).roll(1, 0), plain, truth)
+
+
+@pytest.mark.parametrize("dtype", FLOOR, ids=str)
+def test_one_per_cent_fails_between_models(dtype: torch.dtype):
+    plain = torch.randn(64, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert_equal_models((plain * (1 + FLOOR[dtype])).to(dtype), plain.to(dtype))
+    with pytest.raises(AssertionError, match="is off by"):
+        assert_equal_models((plain * 1.01).to(dtype), plain.to(dtype))
+    with pytest.raises(AssertionError, match="is off by"):
+        assert_equal_models(torch.full_like(plain, torch.nan).to(dtype), plain.to(dtype))
+    with pytest.raises(AssertionError, match="is expected"):
+        assert_equal_models(plain[:1].to(dtype), plain.to(dtype))
 
 
 def test_nan_wrong_shape_and_wrong_type_fail():
