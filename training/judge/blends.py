@@ -86,19 +86,36 @@ def blended_pairs(
     num: int,
     margins: Sequence[float],
     generator: torch.Generator,
-) -> tuple[list[Comparison], Tensor]:
-    """Draw at most `num` pairs of mixed results that differ clearly.
-
-    Returns:
-        The comparisons, and their pictures, float32 `[M, 2, 3, 64, 64]` in 0..1.
-    """
+) -> tuple[list[Comparison], Tensor, Tensor]:
+    """Draw at most `num` pairs of mixed results that differ clearly; as `mixed_pairs`."""
     rows = torch.randint(len(pool), (num,), generator=generator)
     made = draw_blends(pool, scenes, rows, 2, generator)
-    scores = score(made.images, made.conditions).view(num, 2, -1)
-    images = composite(made.images, made.conditions).view(num, 2, *made.images.shape[1:])
-    gaps = (scores[:, 0] - scores[:, 1]).tolist()
+    return mixed_pairs(made, score(made.images, made.conditions), margins)
+
+
+def mixed_pairs(
+    made: Blends, scores: Tensor, margins: Sequence[float]
+) -> tuple[list[Comparison], Tensor, Tensor]:
+    """Compare two results of every scene.
+
+    Args:
+        made: Two pictures per scene.
+        scores: Float32 `[2 N, D]`, NaN where a task is not judged on a dimension.
+        margins: Least difference that counts.
+
+    Returns:
+        The comparisons of those that differ clearly, their pictures, float32
+        `[M, 2, 3, 64, 64]` in 0..1, and their masks, float32 `[M, 64, 64]`.
+    """
+    images = composite(made.images, made.conditions)
+    images = images.view(-1, 2, *images.shape[1:])
+    pairs = scores.view(len(images), 2, -1)
     found = [
-        as_comparison(pool, row, gap, margins) for row, gap in zip(rows.tolist(), gaps, strict=True)
+        as_comparison(
+            int(made.conditions.task[2 * n]), made.conditions.prompts[2 * n], gaps, margins
+        )
+        for n, gaps in enumerate((pairs[:, 0] - pairs[:, 1]).tolist())
     ]
     kept = [n for n, one in enumerate(found) if one is not None]
-    return [one for one in found if one is not None], images[kept]
+    masks = made.conditions.mask[::2][kept]
+    return [one for one in found if one is not None], images[kept], masks

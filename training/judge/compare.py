@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...reward.qwen_vl import Asked, Encoded, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
+from ...world.conditions import join_conditions
 from ...world.oracle import DIMENSIONS, composite
 from ...world.splits import Split
 from ..objective import preference_loss
@@ -25,6 +26,7 @@ from .blends import blended_pairs, draw_blends, scenes_of_all, score
 from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates, load_candidates
 from .comparisons import Comparison, best_and_worst, compare, draw_comparisons
 from .config import CompareConfig
+from .deformed import deformed_pairs, draw_deformed, fresh_scenes
 from .gather import files_of
 from .learner import Learner, load_whole_judge
 from .pairs import Jitter
@@ -97,44 +99,72 @@ class CompareTrainer:
         """Return the loss of a step's pairs."""
         config, pool = self.config, self.pool
         num = round(config.blend_share * config.pairs)
-        drawn, blends = blended_pairs(pool, self.scenes, num, config.margins, generator)
-        found = draw_comparisons(
-            pool, config.pairs - num, config.margins, generator, config.pattern_share
-        )
-        pictures = torch.cat([blends, pictures_of(pool, found)])
-        drawn += found
+        fresh = round(config.deformed_share * num)
+        drawn: list[Comparison] = []
+        pictures, masks = [], []
+        for found, shown, where in (
+            deformed_pairs(self._number(1), fresh, config.margins, generator),
+            blended_pairs(pool, self.scenes, num - fresh, config.margins, generator),
+            self._candidates(config.pairs - num, generator),
+        ):
+            drawn += found
+            pictures.append(shown)
+            masks.append(where)
         order = torch.randperm(len(drawn), generator=generator)
-        drawn, pictures = [drawn[k] for k in order.tolist()], pictures[order]
-        pictures = self._disturbed(pictures, generator)
+        drawn, shown, where = (
+            [drawn[k] for k in order.tolist()],
+            torch.cat(pictures)[order],
+            torch.cat(masks)[order],
+        )
+        shown = self._disturbed(shown, generator)
         num = round(config.attack_share * len(drawn))
         if num:
-            masks = torch.stack([pool.masks[one.group] for one in drawn[:num]]).float()
-            pictures[:num] = attack_pairs(self.judge, pictures[:num], drawn[:num], masks, config)
-        return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
+            shown[:num] = attack_pairs(self.judge, shown[:num], drawn[:num], where[:num], config)
+        return comparison_loss(self.judge, encode_pairs(self.judge, shown), drawn)
+
+    def _candidates(
+        self, num: int, generator: torch.Generator
+    ) -> tuple[list[Comparison], Tensor, Tensor]:
+        """Return pairs of candidates as they are, with pictures and masks."""
+        margins, share = self.config.margins, self.config.pattern_share
+        found = draw_comparisons(self.pool, num, margins, generator, share)
+        masks = self.pool.masks[[one.group for one in found]].float()
+        return found, pictures_of(self.pool, found), masks
+
+    def _number(self, purpose: int) -> int:
+        """Return the number of this step's fresh scenes, for one of two purposes."""
+        return (self.config.seed % 16) * 20_000_000 + 2 * self.step + purpose
 
     def _appraised(self, generator: torch.Generator) -> Tensor:
         """Return the head's loss on single pictures."""
         config, pool = self.config, self.pool
-        rows = torch.randint(len(pool), (config.appraised // _PER_SCENE,), generator=generator)
-        made = draw_blends(pool, self.scenes, rows, _PER_SCENE, generator)
-        images, task = composite(made.images, made.conditions), pool.task[made.rows]
+        num = config.appraised // _PER_SCENE
+        fresh = round(config.deformed_share * num)
+        rows = torch.randint(len(pool), (num - fresh,), generator=generator)
+        parts = [
+            draw_blends(pool, self.scenes, rows, _PER_SCENE, generator),
+            draw_deformed(fresh_scenes(self._number(0), fresh), _PER_SCENE, generator),
+        ]
+        conditions = join_conditions([part.conditions for part in parts if len(part.images)])
+        images = composite(torch.cat([part.images for part in parts]), conditions)
         num = round(config.attack_share * len(images))
         if num:
             chosen = torch.randperm(len(images), generator=generator)[:num]
             sign = torch.randint(2, (num, 1), generator=generator) * 2 - 1
-            wanted = ~pool.scores[made.rows[chosen], 0].isnan()
+            tried = conditions.select(chosen)
+            wanted = sign * ~score(images[chosen], tried).isnan()
             images[chosen] = attack(
-                lambda moved: (sign * wanted * self._utility(moved, task[chosen])).sum(),
+                lambda moved: (wanted * self._utility(moved, tried.task)).sum(),
                 images[chosen],
-                made.conditions.mask[chosen][:, None],
+                tried.mask[:, None],
                 config.attack_steps,
                 config.attack_size,
             )
         # Asked after the attack: noise is a fault, whoever made it.
-        scores = score(images, made.conditions).view(len(rows), _PER_SCENE, -1)
-        maps = maps_of(images, made.conditions)
+        scores = score(images, conditions).view(-1, _PER_SCENE, len(DIMENSIONS))
+        maps = maps_of(images, conditions)
         least = torch.tensor(config.margins) / 2
-        return self.appraisal.loss(self._encode(images), task, scores, maps, least)
+        return self.appraisal.loss(self._encode(images), conditions.task, scores, maps, least)
 
     def _utility(self, images: Tensor, task: Tensor) -> Tensor:
         return self.appraisal.utility(self._encode(images), task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Comparison:
     """Two pictures of a group, and for every clear difference which one wins."""
 
     group: int
+    """Which scene of the candidates; -1 for one that is not among them."""
     pictures: tuple[int, int]
     """Places among the group's candidates; -1 for pictures that are not."""
     task: Task
@@ -58,26 +59,27 @@ def compare(
         and _is_visible(pool, group, pictures)
     ]
     better = 1 - spoiled[0] if spoiled else None
-    return as_comparison(pool, group, gaps.tolist(), margins, pictures, better)
+    found = as_comparison(
+        int(pool.task[group]), pool.prompts[group], gaps.tolist(), margins, better
+    )
+    return None if found is None else replace(found, group=group, pictures=pictures)
 
 
 def as_comparison(
-    pool: Candidates,
-    group: int,
+    task: int,
+    prompt: str,
     gaps: Sequence[float],
     margins: Sequence[float],
-    pictures: tuple[int, int] = (-1, -1),
     better: int | None = None,
 ) -> Comparison | None:
     """Say who wins where; None if two pictures hardly differ in any dimension.
 
     Args:
-        pool: The candidates.
-        group: Which scene.
+        task: The scene's, index into the world's `TASKS`.
+        prompt: The scene's.
         gaps: Score of the first less that of the second, per dimension of the oracle; NaN where
             the task is not judged on it.
         margins: Least difference that counts.
-        pictures: The two candidates; -1 for pictures that are not among them.
         better: The place of the picture that wins where the scores hardly differ; None: nobody.
     """
     winners = []
@@ -91,10 +93,10 @@ def as_comparison(
     if not winners:
         return None
     return Comparison(
-        group=group,
-        pictures=pictures,
-        task=Task(TASKS[int(pool.task[group])]),
-        prompt=pool.prompts[group],
+        group=-1,
+        pictures=(-1, -1),
+        task=Task(TASKS[task]),
+        prompt=prompt,
         winners=tuple(winners),
     )
 

@@ -109,7 +109,10 @@ class CompareConfig(LearnConfig):
     """Single pictures per step, besides the pairs, whose scores, ranks and faults a head has to
     say that is left behind; a multiple of 4."""
     blend_share: float = 0.5
-    """Share of pairs whose pictures lie between two candidates."""
+    """Share of pairs that are made on the spot: mixtures of two candidates, or deformed truths."""
+    deformed_share: float = 0.5
+    """Share of these, and of the single pictures, that are deformed truths of scenes that are never
+    shown again; the others are mixtures of candidates."""
     score_weight: float = 1.0
     """Weight of the head's loss."""
     questions: int = 24
@@ -158,7 +161,7 @@ class CompareConfig(LearnConfig):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
         enough = 2 if self.questions else 0
         require(self.pictures >= enough, f"pictures is {self.pictures}; questions need two")
-        for name in ("blend_share", "blur", "pattern_share", "attack_share"):
+        for name in ("blend_share", "deformed_share", "blur", "pattern_share", "attack_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; use 0 to 1")
 
 

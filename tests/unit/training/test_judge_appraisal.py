@@ -62,12 +62,17 @@ def test_mixtures_lie_between_two_pictures_of_their_scene(
 
 
 def test_mixed_pairs_are_decided_by_the_oracle(pool: Candidates, scenes: Conditions) -> None:
-    drawn, pictures = blended_pairs(pool, scenes, 60, MARGINS, torch.Generator().manual_seed(2))
-    assert len(drawn) == len(pictures) > 10
-    of_scene = scenes.select(torch.tensor([one.group for one in drawn]))
+    drawn, pictures, masks = blended_pairs(
+        pool, scenes, 60, MARGINS, torch.Generator().manual_seed(2)
+    )
+    assert len(drawn) == len(pictures) == len(masks) > 10
+    # A mask belongs to one of these scenes alone.
+    rows = [int((scenes.mask == mask).all(2).all(1).nonzero()) for mask in masks]
+    of_scene = scenes.select(torch.tensor(rows))
+    assert [one.prompt for one in drawn] == of_scene.prompts
     verdicts = [judge(pictures[:, place], of_scene).scores for place in (0, 1)]
     for number, one in enumerate(drawn):
-        assert one.pictures == (-1, -1)
+        assert (one.group, one.pictures) == (-1, (-1, -1))
         asked = dict(one.winners)
         for name in DIMENSIONS:
             gap = float(verdicts[0][name][number] - verdicts[1][name][number])

@@ -1,0 +1,66 @@
+"""Deformed truths: endless scenes, kept sources, the oracle's word."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from onereward.training.judge import deformed
+from onereward.training.judge.deformed import deformed_pairs, draw_deformed, fresh_scenes
+from onereward.world.canvas import SIZE
+from onereward.world.oracle import DIMENSIONS, judge
+
+SCENES, PICTURES = 16, 4
+MARGINS = (0.1,) * len(DIMENSIONS)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_no_two_numbers_have_a_scene_in_common() -> None:
+    first, again, second = fresh_scenes(3, 8), fresh_scenes(3, 8), fresh_scenes(4, 8)
+    assert torch.equal(first.source, again.source)
+    same = (first.source[:, None] == second.source[None]).flatten(2).all(2)
+    assert not same.any()
+    assert first.task.tolist() == [0, 1, 2, 3] * 2
+
+
+def test_results_differ_keep_the_source_and_are_right_and_wrong() -> None:
+    scenes = fresh_scenes(5, 3 * SCENES)
+    made = draw_deformed(scenes, PICTURES, seeded(0))
+    assert made.images.shape == (3 * SCENES * PICTURES, 3, SIZE, SIZE)
+    assert ((made.images >= 0) & (made.images <= 1)).all()
+    kept = made.conditions.mask[:, None] == 0
+    assert ((made.images - made.conditions.source).abs() * kept).max() == 0
+    groups = made.images.view(3 * SCENES, PICTURES, -1)
+    assert (groups[:, 0] != groups[:, 1]).any(1).all()
+    usable = judge(made.images, made.conditions).usable.float()
+    for task in range(4):
+        assert 0.15 < usable[made.conditions.task == task].mean() < 0.95
+
+
+def test_without_any_strength_the_truth_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    strengths = deformed._Strengths
+    monkeypatch.setattr(strengths, "some", lambda self, share: torch.zeros(self.count, 1, 1, 1))
+    monkeypatch.setattr(
+        strengths, "chance", lambda self, share: torch.zeros(self.count, 1, 1, 1) > 0
+    )
+    scenes = fresh_scenes(6, SCENES)
+    made = draw_deformed(scenes, 2, seeded(1))
+    truth = scenes.target[made.rows]
+    inside = made.conditions.mask[:, None]
+    assert ((made.images - truth) * inside).abs().max() < 1e-3
+
+
+def test_pairs_are_decided_by_the_oracle() -> None:
+    drawn, pictures, masks = deformed_pairs(7, SCENES, MARGINS, seeded(2))
+    assert len(drawn) == len(pictures) == len(masks) > SCENES / 2
+    scenes = fresh_scenes(7, SCENES)
+    rows = torch.tensor([int((scenes.mask == m).all(2).all(1).nonzero()[0]) for m in masks])
+    scores = [judge(pictures[:, place], scenes.select(rows)).scores for place in (0, 1)]
+    for number, one in enumerate(drawn):
+        for dimension, place in one.winners:
+            first, second = (float(s[dimension.value][number]) for s in scores)
+            assert abs(first - second) > 0.0999
+            assert place == int(first < second)
