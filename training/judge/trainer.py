@@ -20,7 +20,13 @@ from ...reward.qwen_vl import QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
 from ..host import TrainingHost
 from ..objective import preference_loss
-from ..pretrain.run import Snapshot, flatten_optimizer, restore_optimizer, step_generator
+from ..pretrain.run import (
+    NotFinite,
+    Snapshot,
+    flatten_optimizer,
+    restore_optimizer,
+    step_generator,
+)
 from ..processes import Processes
 from .config import JudgeTrainConfig
 from .evaluate import answer_pairs, ask_both_ways, on_device
@@ -90,7 +96,7 @@ class JudgeTrainer:
                 places = range(start, min(start + config.micro_batch, config.batch))
                 share = len(places) / config.batch
                 loss = self.loss(whole, [first + place for place in places]) * share
-                self._check_finite(loss)
+                self._check_finite(loss, "loss")
                 loss.backward()
                 total += float(loss.detach())
         self._update()
@@ -180,7 +186,8 @@ class JudgeTrainer:
         self.processes.sum(gradients)
         for gradient in gradients:
             gradient /= self.processes.count
-        nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
+        self._check_finite(norm, "gradient")
         warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         self.adam.param_groups[0]["lr"] = self.config.peak_rate * warm
         self.is_updating = True
@@ -189,10 +196,11 @@ class JudgeTrainer:
         self.step += 1
         self.is_updating = False
 
-    def _check_finite(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise RuntimeError(
-                f"the loss of step {self.step} is not finite; the last checkpoint in "
+    def _check_finite(self, value: Tensor, name: str) -> None:
+        if not torch.isfinite(value):
+            self.adam.zero_grad()
+            raise NotFinite(
+                f"the {name} of step {self.step} is not finite; the last checkpoint in "
                 f"{self.config.run_folder} is good: go on from it with a lower learning_rate"
             )
 

@@ -26,7 +26,7 @@ from onereward.training.judge.evaluate import ask_both_ways
 from onereward.training.judge.pairs import Jitter, draw_batch, pictures_of
 from onereward.training.judge.train import train_judge
 from onereward.training.judge.trainer import JudgeTrainer
-from onereward.training.pretrain.run import RunFolder, saved_step
+from onereward.training.pretrain.run import NotFinite, RunFolder, saved_step
 from support.hosts import CancelledError, RecordingHost
 from support.judges import BUNDLED_LIKE, make_judge
 
@@ -350,6 +350,25 @@ def test_weights_that_are_no_numbers_replace_no_checkpoint(
     stored = load_file(tmp_path / "run" / "checkpoint" / "state.safetensors")
     assert saved_step(tmp_path / "run") == 1
     assert all(torch.isfinite(tensor).all() for tensor in stored.values())
+
+
+def test_a_gradient_that_is_no_number_changes_nothing(
+    judge_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = JudgeTrainer(config(tmp_path / "run", judge_folder, data_folder))
+    before = {name: value.clone() for name, value in trainer.parameters.items()}
+    judged = JudgeTrainer.loss
+
+    def steep(self: JudgeTrainer, whole: Any, places: Any) -> torch.Tensor:
+        loss = judged(self, whole, places)
+        loss.register_hook(lambda gradient: gradient * torch.inf)  # the loss stays what it is
+        return loss
+
+    monkeypatch.setattr(JudgeTrainer, "loss", steep)
+    with pytest.raises(NotFinite, match=r"the gradient of step 0 is not finite"):
+        trainer.train_step()
+    assert trainer.step == 0
+    assert all(torch.equal(value, before[n]) for n, value in trainer.parameters.items())
 
 
 def test_too_little_memory_says_what_to_change(
