@@ -288,8 +288,9 @@ class ModelConfig:
     )
     kernels: str = setting(
         "auto",
-        "Fused GPU kernels for the transformer: faster, and equal to rounding. auto = where a "
-        "supported NVIDIA GPU and Triton are found; on = or an error that says what is missing.",
+        "Fused GPU kernels for the transformer: meant to be faster, equal to rounding. auto = "
+        "where a supported NVIDIA GPU and Triton are found; on = or an error that says what is "
+        "missing.",
         options=KERNEL_MODES,
     )
 

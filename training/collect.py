@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from ..fill.config import FillConfig
+from ..fill.fingerprint import fingerprint
 from ..fill.host import Host
 from ..fill.models import FillModels
 from ..fill.pipeline import run_fill
@@ -77,18 +78,23 @@ def collect(
     host: Host,
     processes: Processes | None = None,
 ) -> int:
-    """Make the candidates of every condition that the data does not have yet; return how many.
+    """Make the candidates of every condition that this model has none of yet; return how many.
+
+    What other models made of a condition stays, so a policy adds its own to those of the model it
+    was trained from; they fall into the same split.
 
     A group is listed only when all its pictures are written, so a run that stopped goes on with the
     first condition that is not whole. Several processes share the conditions out; the first writes
     the list, in the same order as one process would.
 
     Raises:
-        ValueError: A picture is missing or damaged, or a mask is empty; names it.
+        ValueError: A picture is missing or damaged, or a mask is empty; names it. Or the model was
+            not loaded from files.
         OSError: The disk is full; what was listed is whole, and the same run goes on from there.
     """
     processes = processes or Processes()
-    known = {group.condition for group in data.groups()}
+    maker = _Maker(models=models, config=config, name=fingerprint(models))
+    known = {group.condition for group in groups_of(data, models, maker.name)}
     wanted = conditions.conditions[: config.max_conditions or None]
     missing = [condition for condition in wanted if condition.name not in known]
     conditions.check(missing)
@@ -100,12 +106,23 @@ def collect(
         for condition in mine:
             log.info("condition %d of %d: %s", start + 1, len(missing), condition.name)
             part = PartHost(host, start, len(missing))
-            group = _make_group(conditions, condition, models, data.folder, config, part)
+            group = _make_group(conditions, condition, maker, data.folder, part)
         for made in processes.gather(group):
             if made is not None and processes.is_main:
                 with _writing(data.folder):
                     data.add_group(made)
     return len(missing) * config.num_candidates
+
+
+def groups_of(data: PreferenceSet, models: FillModels, maker: str) -> list[CandidateGroup]:
+    """Return the groups that a fill model made; ``maker`` is its fingerprint.
+
+    Data of the time before groups named their maker counts as made without an adapter: as round
+    one of any model, and never as that of a policy.
+    """
+    worn = any(adapter.strength for adapter in models.adapters)
+    names = {maker} if worn else {maker, ""}
+    return [group for group in data.groups() if group.made_by in names]
 
 
 def draw_settings(config: CollectConfig, condition: str) -> Iterator[tuple[FillConfig, int]]:
@@ -129,6 +146,14 @@ def draw_settings(config: CollectConfig, condition: str) -> Iterator[tuple[FillC
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Maker:
+    models: FillModels
+    config: CollectConfig
+    name: str
+    """The models' fingerprint."""
+
+
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     try:
@@ -147,13 +172,13 @@ def _between(limits: tuple[float, float], share: float) -> float:
 def _make_group(
     conditions: ConditionSet,
     condition: Condition,
-    models: FillModels,
+    maker: _Maker,
     folder: Path,
-    config: CollectConfig,
     host: Host,
 ) -> CandidateGroup:
     image, mask = conditions.pictures(condition)
-    place = folder / "images" / condition.name
+    config, inside = maker.config, f"images/{condition.name}/{maker.name}"
+    place = folder / inside
     with _writing(folder):
         place.mkdir(parents=True, exist_ok=True)
         save_picture(place / "source.png", image[0])
@@ -161,17 +186,18 @@ def _make_group(
     names, settings = [], []
     for number, (fill, seed) in enumerate(draw_settings(config, condition.name)):
         part = PartHost(host, number, config.num_candidates)
-        result = run_fill(conditions.request(condition, config=fill, seed=seed), models, part)
+        result = run_fill(conditions.request(condition, config=fill, seed=seed), maker.models, part)
         with _writing(folder):
             save_picture(place / f"{number}.png", result.image[0])
-        names.append(f"images/{condition.name}/{number}.png")
+        names.append(f"{inside}/{number}.png")
         settings.append(asdict(fill) | {"seed": seed})
     return CandidateGroup(
         file_names=tuple(names),
         task=condition.task,
         condition=condition.name,
-        source_file_name=f"images/{condition.name}/source.png",
-        mask_file_name=f"images/{condition.name}/mask.png",
+        source_file_name=f"{inside}/source.png",
+        mask_file_name=f"{inside}/mask.png",
         prompt=condition.full_prompt,
         settings=tuple(settings),
+        made_by=maker.name,
     )

@@ -34,6 +34,8 @@ LABELS = "labels.jsonl"
 Scores = Mapping[Dimension, Sequence[float]]
 """Per dimension one number per candidate, higher is better; NaN where nothing is known."""
 Cell = tuple[Task, Dimension]
+Key = tuple[str, str]
+"""What a group is known by: its condition, and what made it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,15 +138,15 @@ def label(
     labeller.check(groups)
     labels = _Labels(data.folder / LABELS, labeller.identity)
     processes.wait()
-    missing = [group for group in groups if group.condition not in labels.verdicts]
+    missing = [group for group in groups if _key(group) not in labels.verdicts]
     for start in range(0, len(missing), processes.count):
         host.check_cancelled()
         mine = missing[start : start + processes.count][processes.rank :][:1]
         part = PartHost(host, start, len(missing))
-        made = [(group.condition, labeller.verdict(group, data, part)) for group in mine]
+        made = [(_key(group), labeller.verdict(group, data, part)) for group in mine]
         for results in processes.gather(made):
-            for condition, verdict in results:
-                labels.add(condition, verdict, writes=processes.is_main)
+            for key, verdict in results:
+                labels.add(key, verdict, writes=processes.is_main)
     pairs, report = _pairs(groups, labels.verdicts, labeller, margin)
     if processes.is_main:
         mine = {labeller.judged_by(dimension) for dimension in Dimension}
@@ -186,7 +188,7 @@ def label_group(
 
 def _pairs(
     groups: Sequence[CandidateGroup],
-    verdicts: Mapping[str, Verdict],
+    verdicts: Mapping[Key, Verdict],
     labeller: Labeller,
     margin: float,
 ) -> tuple[list[Preference], LabelReport]:
@@ -194,7 +196,7 @@ def _pairs(
     kept: Counter[Cell] = Counter()
     seen: Counter[Cell] = Counter()
     for group in groups:
-        verdict = verdicts[group.condition]
+        verdict = verdicts[_key(group)]
         for dimension, values in verdict.scores.items():
             if not math.isfinite(sum(values)):
                 continue
@@ -206,6 +208,10 @@ def _pairs(
                 # Who wins over all opponents may lose against the worst one; then nobody is sure.
                 pairs.append(replace(pair, confidence=max(chance, 0.5)))
     return pairs, LabelReport(kept=kept, seen=seen)
+
+
+def _key(group: CandidateGroup) -> Key:
+    return group.condition, group.made_by
 
 
 def _extremes(values: Sequence[float]) -> tuple[int, int]:
@@ -239,7 +245,7 @@ class _Labels:
 
     def __init__(self, path: Path, identity: str) -> None:
         """Read the file; ValueError if a line is damaged."""
-        self.verdicts: dict[str, Verdict] = {}
+        self.verdicts: dict[Key, Verdict] = {}
         self._path, self._identity = path, identity
         drop_torn_line(path)
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
@@ -247,13 +253,14 @@ class _Labels:
             try:
                 values = json.loads(line)
                 if values["labeller"] == identity:
-                    self.verdicts[values["condition"]] = _verdict(values)
+                    key = values["condition"], values.get("made_by", "")
+                    self.verdicts[key] = _verdict(values)
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
 
-    def add(self, condition: str, verdict: Verdict, *, writes: bool) -> None:
+    def add(self, key: Key, verdict: Verdict, *, writes: bool) -> None:
         """Take in a verdict, and append it to the file."""
-        self.verdicts[condition] = verdict
+        self.verdicts[key] = verdict
         if not writes:
             return
         scores = {
@@ -261,7 +268,7 @@ class _Labels:
             for d, values in verdict.scores.items()
         }
         wins = [[d.value, a, b, p] for (d, a, b), p in verdict.wins.items()]
-        record = {"condition": condition, "labeller": self._identity}
+        record = {"condition": key[0], "made_by": key[1], "labeller": self._identity}
         append_line(self._path, json.dumps(record | {"scores": scores, "wins": wins}))
 
 

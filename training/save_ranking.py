@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from ..fill.task import Task
+from ..fill.task import Dimension, Task
 from ..reward.preference import CandidateGroup, Preference, PreferenceSet
 from ..reward.score import Ranking
 from .data import save_picture
@@ -22,22 +22,24 @@ def save_ranking(
 ) -> int:
     """Write the candidates ``[N, H, W, 3]``, 0..1, and a pair per comparison and dimension.
 
-    Candidates that are there already are not written again. A comparison without a winner makes no
-    pair.
+    Neither candidates that are there already nor what the same judge has said of two of them are
+    written again; what another judge says is. A comparison without a winner makes no pair.
 
     Returns:
-        The number of pairs.
+        The number of new pairs.
     """
-    if group.condition in {known.condition for known in data.groups()}:
-        return 0
-    for name, picture in zip(group.file_names, candidates, strict=True):
-        path = data.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(path, picture)
-    pairs = list(_pairs(group, ranking, judged_by))
+    is_new = group.condition not in {known.condition for known in data.groups()}
+    if is_new:
+        for name, picture in zip(group.file_names, candidates, strict=True):
+            path = data.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_picture(path, picture)
+    known = set(map(_compared, data.pairs()))
+    pairs = [p for p in _pairs(group, ranking, judged_by) if _compared(p) not in known]
     for pair in pairs:
         data.add(pair)
-    data.add_group(group)
+    if is_new:
+        data.add_group(group)
     return len(pairs)
 
 
@@ -76,6 +78,12 @@ def picked_group(
         mask_file_name=names[1],
         prompt=prompt,
     )
+
+
+def _compared(pair: Preference) -> tuple[frozenset[str], Dimension, str]:
+    """Return what was compared in what, and who did."""
+    names = frozenset((pair.winner_file_name, pair.loser_file_name))
+    return names, pair.dimension, pair.judged_by
 
 
 def _pairs(group: CandidateGroup, ranking: Ranking, judged_by: str) -> list[Preference]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..reward.preference import PreferenceSet
+from ..reward.preference import CandidateGroup, PreferenceSet
 from .data import ConditionSet, read_picture
 
 CELL = 160
@@ -44,9 +44,9 @@ def conditions_sheet(conditions: ConditionSet) -> Tensor:
     return contact_sheet(shown, columns=4)
 
 
-def candidates_sheet(data: PreferenceSet) -> Tensor:
+def candidates_sheet(data: PreferenceSet, groups: Sequence[CandidateGroup]) -> Tensor:
     """Show the first groups, one per row: source, then candidates; ``[1, H, W, 3]``, 0..1."""
-    groups = data.groups()[:NUM_GROUPS]
+    groups = groups[:NUM_GROUPS]
     columns = 1 + max((len(group.file_names) for group in groups), default=0)
     shown: list[Tensor] = []
     for group in groups:

@@ -100,27 +100,24 @@ class CompareTrainer:
         config, pool = self.config, self.pool
         num = round(config.blend_share * config.pairs)
         fresh = round(config.deformed_share * num)
-        drawn: list[Comparison] = []
-        pictures, masks = [], []
-        for found, shown, where in (
-            deformed_pairs(self._number(1), fresh, config.margins, generator),
-            blended_pairs(pool, self.scenes, num - fresh, config.margins, generator),
-            self._candidates(config.pairs - num, generator),
-        ):
-            drawn += found
-            pictures.append(shown)
-            masks.append(where)
+        parts = []
+        if fresh:
+            parts.append(deformed_pairs(self._number(1), fresh, config.margins, generator))
+        if num > fresh:
+            rest = num - fresh
+            parts.append(blended_pairs(pool, self.scenes, rest, config.margins, generator))
+        if config.pairs > num:
+            parts.append(self._candidates(config.pairs - num, generator))
+        drawn = [one for found, _, _ in parts for one in found]
+        pictures, masks = (torch.cat([part[k] for part in parts]) for k in (1, 2))
         order = torch.randperm(len(drawn), generator=generator)
-        drawn, shown, where = (
-            [drawn[k] for k in order.tolist()],
-            torch.cat(pictures)[order],
-            torch.cat(masks)[order],
-        )
-        shown = self._disturbed(shown, generator)
+        drawn, masks = [drawn[k] for k in order.tolist()], masks[order]
+        pictures = self._disturbed(pictures[order], generator)
         num = round(config.attack_share * len(drawn))
         if num:
-            shown[:num] = attack_pairs(self.judge, shown[:num], drawn[:num], where[:num], config)
-        return comparison_loss(self.judge, encode_pairs(self.judge, shown), drawn)
+            tried = (pictures[:num], drawn[:num], masks[:num])
+            pictures[:num] = attack_pairs(self.judge, *tried, config)
+        return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
 
     def _candidates(
         self, num: int, generator: torch.Generator
@@ -140,12 +137,14 @@ class CompareTrainer:
         config, pool = self.config, self.pool
         num = config.appraised // _PER_SCENE
         fresh = round(config.deformed_share * num)
-        rows = torch.randint(len(pool), (num - fresh,), generator=generator)
-        parts = [
-            draw_blends(pool, self.scenes, rows, _PER_SCENE, generator),
-            draw_deformed(fresh_scenes(self._number(0), fresh), _PER_SCENE, generator),
-        ]
-        conditions = join_conditions([part.conditions for part in parts if len(part.images)])
+        parts = []
+        if num > fresh:
+            rows = torch.randint(len(pool), (num - fresh,), generator=generator)
+            parts.append(draw_blends(pool, self.scenes, rows, _PER_SCENE, generator))
+        if fresh:
+            scenes = fresh_scenes(self._number(0), fresh)
+            parts.append(draw_deformed(scenes, _PER_SCENE, generator))
+        conditions = join_conditions([part.conditions for part in parts])
         images = composite(torch.cat([part.images for part in parts]), conditions)
         num = round(config.attack_share * len(images))
         if num:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,15 @@ def test_what_was_compared_is_kept_once(tmp_path: Path) -> None:
         (names[1], names[2], beauty, 0.6),
         (names[1], names[2], structure, 0.9),
     ]
+    assert data.groups() == [group]
+    opposite = replace(
+        ranking,
+        comparisons=tuple(replace(c, first=c.second, second=c.first) for c in ranking.comparisons),
+    )
+    assert save_ranking(data, group, pictures, opposite, "judge:mine") == 0
+    assert save_ranking(data, group, pictures, opposite, "judge:another") == 3
+    assert save_ranking(data, group, pictures, ranking, "judge:another") == 0
+    assert [p.judged_by for p in data.pairs()] == ["judge:mine"] * 3 + ["judge:another"] * 3
     assert data.groups() == [group]
     assert torch.allclose(read_picture(data.picture(names[2])), pictures[2], atol=1 / 255)
     assert torch.equal(read_picture(data.picture(group.mask_file_name), "L"), mask)
