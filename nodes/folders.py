@@ -18,6 +18,8 @@ from ..reward.report import FILE_NAME as REPORT
 from . import model_files
 from .model_files import FROM_MODEL
 
+ASSETS = Path(__file__).parent.parent / "assets"
+"""What comes with this pack."""
 BUNDLED = "bundled (tiny)"
 """Label of the model, and of the judge, that come with this pack."""
 NO_FOLDER = "none: every part from a file"
@@ -57,9 +59,19 @@ def transformer_names() -> list[str]:
 
 
 def adapter_names() -> list[str]:
-    """Return the files in ComfyUI's ``loras`` folders, or one line saying where to put some."""
+    """Return the files in ComfyUI's ``loras`` folders, then the bundled ones.
+
+    If there is none at all, one line says where to put some.
+    """
     files = folder_paths.get_filename_list("loras")
-    return [name for name in files if name.endswith(".safetensors")] or [NO_ADAPTER]
+    found = [name for name in files if name.endswith(".safetensors")]
+    return [*found, *bundled_adapters()] or [NO_ADAPTER]
+
+
+def bundled_adapters() -> dict[str, Path]:
+    """Return the adapters that come with this pack, made for its own model, by their names."""
+    files = sorted((ASSETS / "adapters").glob("*.safetensors"))
+    return {f"{BUNDLED}/{file.stem}": file for file in files}
 
 
 def judge_names() -> list[str]:
@@ -118,6 +130,8 @@ def transformer_place(name: str) -> Path | None:
 
 def adapter_file(name: str) -> Path:
     """Return the file of a chosen adapter; raise FileNotFoundError or ValueError."""
+    if bundled := bundled_adapters().get(name):
+        return bundled
     path = folder_paths.get_full_path("loras", name)
     if path is None:
         raise FileNotFoundError(
@@ -130,7 +144,7 @@ def adapter_file(name: str) -> Path:
 
 def bundled_folder() -> Path:
     """Return the folder of the model that comes with this pack."""
-    return Path(__file__).parent.parent / "assets" / "fill"
+    return ASSETS / "fill"
 
 
 def download_folder(hub_id: str) -> Path:

@@ -148,7 +148,7 @@ class OneRewardLoadAdapter(io.ComfyNode):
                     options=folders.adapter_names(),
                     display_name="adapter",
                     tooltip="LoRA file (.safetensors) in models/loras, made for Fill or "
-                    "FLUX.1-dev by any common trainer.",
+                    "FLUX.1-dev by any common trainer; or one of the bundled model's own.",
                 ),
                 io.Float.Input(
                     "strength",

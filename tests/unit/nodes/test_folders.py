@@ -43,10 +43,29 @@ def test_lists_what_is_there_and_nothing_else(nodes: ModuleType, models_dir: Pat
         nodes.folders.FROM_MODEL,
         "OneReward/flux.1-fill-dev-OneReward-transformer",
     ]
-    assert nodes.folders.adapter_names() == ["removal.safetensors"]
+    bundled = list(nodes.folders.bundled_adapters())
+    assert nodes.folders.adapter_names() == ["removal.safetensors", *bundled]
 
 
-def test_empty_adapter_list_says_where_to_put_files(nodes: ModuleType, models_dir: Path):
+def test_bundled_adapters_come_last_and_are_found(
+    nodes: ModuleType, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "adapters").mkdir()
+    file = tmp_path / "adapters" / "fixed.safetensors"
+    file.write_bytes(b"")
+    monkeypatch.setattr(nodes.folders, "ASSETS", tmp_path)
+    (models_dir / "loras" / "mine.safetensors").write_bytes(b"")
+    own, bundled = nodes.folders.adapter_names()
+    assert (own, bundled) == ("mine.safetensors", f"{nodes.folders.BUNDLED}/fixed")
+    assert nodes.folders.adapter_file(bundled) == file
+    with pytest.raises(FileNotFoundError, match="models/loras"):
+        nodes.folders.adapter_file(f"{nodes.folders.BUNDLED}/../fixed")
+
+
+def test_empty_adapter_list_says_where_to_put_files(
+    nodes: ModuleType, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(nodes.folders, "ASSETS", tmp_path)
     (name,) = nodes.folders.adapter_names()
     assert "models/loras" in name
     with pytest.raises(FileNotFoundError, match="models/loras"):
