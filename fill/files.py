@@ -126,6 +126,22 @@ def _info(entry: dict[str, Any], data: int) -> TensorInfo:
     return TensorInfo(entry["dtype"], shape, data + start, stop - start)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of a diffusers or transformers weights folder, sharded or not.
+
+    Raises:
+        FileNotFoundError: No weights.
+        ValueError: Only pickled weights, or an index that leaves its folder.
+    """
+    index = sorted(folder.glob("*.safetensors.index.json"))
+    if index:
+        names: Iterable[str] = set(read_json(index[0]).get("weight_map", {}).values())
+        if any(Path(name).name != name for name in names):
+            raise ValueError(f"{index[0]} names a file outside its folder; do not use this model")
+        return [folder / name for name in sorted(names)]
+    return _single_file(folder)
+
+
 def read_weights(folder: Path) -> dict[str, TensorInfo]:
     """Return all tensors of a diffusers or transformers weights folder, sharded or not.
 
@@ -133,16 +149,8 @@ def read_weights(folder: Path) -> dict[str, TensorInfo]:
         FileNotFoundError: No weights, or a shard is missing.
         ValueError: Only pickled weights, a damaged file, or an index that leaves its folder.
     """
-    index = sorted(folder.glob("*.safetensors.index.json"))
-    if index:
-        names: Iterable[str] = set(read_json(index[0]).get("weight_map", {}).values())
-        if any(Path(name).name != name for name in names):
-            raise ValueError(f"{index[0]} names a file outside its folder; do not use this model")
-        files = [folder / name for name in sorted(names)]
-    else:
-        files = _single_file(folder)
     tensors: dict[str, TensorInfo] = {}
-    for file in files:
+    for file in weight_files(folder):
         tensors.update(read_header(file)[0])
     if not tensors:
         raise ValueError(f"{folder} has weights files without any tensor; download them again")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .checkpoint.modules import class_of
-from .files import read_json, read_weights, tensor_bytes
+from .files import read_json, read_weights, tensor_bytes, weight_files
 
 
 class FolderPart:
@@ -34,6 +34,11 @@ class FolderPart:
         self.path = path
         self.config = read_json(path / "config.json")
         self.tensors = read_weights(path)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of its weights."""
+        return weight_files(self.path)
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Return the memory of the loaded weights, in bytes."""

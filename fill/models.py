@@ -47,6 +47,7 @@ class FillModels:
         text_encoder_2: T5 encoder.
         config: What it was loaded from; None if it was put together by hand.
         recipe: The settings it was trained for.
+        sources: Where every part comes from, by name.
         transformer_source: Where the transformer comes from.
         adapters: LoRA adapters to be active in a run.
         prompts: Encoded prompts by text.
@@ -70,6 +71,7 @@ class FillModels:
         self._base: FillModels | None = None
         self._tokenizers = tokenizers
         self.scheduler_config = scheduler_config
+        self.sources = sources
         self.transformer_source = sources["transformer"]
         self.transformer_config = sources["transformer"].config
         self.vae_config = sources["vae"].config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -24,6 +26,11 @@ class PackedPart:
         self._source, self.precision = source, precision
         self.part, self.path, self.config = source.part, source.path, source.config
         self.tensors = source.tensors
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of its weights, as they are stored."""
+        return self._source.files
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Return the memory of the loaded weights, in bytes."""

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..fill.fingerprint import fingerprint
 from ..fill.models import FillModels
 from ..reward.preference import GROUPS, PAIRS, PreferenceSet
 from ..reward.qwen_vl import QwenJudge
-from ..training.collect import CollectConfig
+from ..training.collect import CollectConfig, groups_of
 from ..training.data import ConditionSet
 from ..training.jobs import CollectJob, LabelJob, describe_judge, describe_models
 from ..training.label import LabelConfig
@@ -38,7 +39,7 @@ class OneRewardCollect(io.ComfyNode):
             display_name="OneReward Collect",
             category="OneReward",
             description="Makes several candidates of every condition with randomised settings, to "
-            "be compared. Goes on where it was stopped.",
+            "be compared. Goes on where it was stopped; another model adds its own.",
             inputs=[
                 FillModelSocket.Input(
                     "model", display_name="model", tooltip="The fill model whose results to judge."
@@ -95,10 +96,12 @@ class OneRewardCollect(io.ComfyNode):
             threads=torch.get_num_threads(),
         )
         data = job.run(host, models=model)
-        groups = data.groups()
+        groups = groups_of(data, model, fingerprint(model))
         num = sum(len(group.file_names) for group in groups)
-        host.say(f"{num} candidates of {len(groups)} conditions in {folder}")
-        return io.NodeOutput(data, candidates_sheet(data))
+        others = len(data.groups()) - len(groups)
+        beside = f", beside {others} groups of other models" if others else ""
+        host.say(f"{num} candidates of {len(groups)} conditions in {folder}{beside}")
+        return io.NodeOutput(data, candidates_sheet(data, groups))
 
 
 class OneRewardLabel(io.ComfyNode):

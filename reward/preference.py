@@ -57,7 +57,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateGroup:
-    """All candidates made for one condition."""
+    """All candidates that one model made for one condition."""
 
     file_names: tuple[str, ...]
     task: Task
@@ -67,6 +67,8 @@ class CandidateGroup:
     prompt: str = ""
     settings: tuple[Mapping[str, Any], ...] = ()
     """How each was made, seed included; one per file."""
+    made_by: str = ""
+    """Fingerprint of what made them; empty: not known."""
 
     def __post_init__(self) -> None:
         """Refuse settings that do not belong to the files."""

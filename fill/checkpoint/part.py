@@ -86,6 +86,11 @@ class FilePart:
         self._targets = _find_targets(part, self._checkpoint, found, self.config)
 
     @property
+    def files(self) -> list[Path]:
+        """The file, or all shards."""
+        return sorted(self._checkpoint.stamps)
+
+    @property
     def tensors(self) -> dict[str, TensorInfo]:
         """Parameters by the names that diffusers and transformers give them."""
         return {name: TensorInfo(t.kind, t.shape) for name, t in self._targets.items()}
