@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("configs", type=Path, nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--conditions", type=int, default=2000, help="scenes to learn from")
+    parser.add_argument("--conditions", type=int, default=4000, help="scenes to learn from")
     parser.add_argument("--scenes", type=int, default=200, help="dev scenes per task")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
