@@ -80,8 +80,7 @@ class _Strengths:
 
     def normal(self, channels: int, *shape: int) -> Tensor:
         """Return standard normal values, `[N, C]` or `[N, C, *shape]`."""
-        values = torch.randn(self.count, channels, *shape, generator=self.generator)
-        return values
+        return torch.randn(self.count, channels, *shape, generator=self.generator)
 
     def coarse(self, channels: int, places: int) -> Tensor:
         """Return a smooth random field `[N, C, 64, 64]`, standard normal at its places."""
