@@ -390,7 +390,7 @@ def test_models_make_candidates_in_turn(pool: Candidates) -> None:
     """With a second model every other candidate is what that model alone would have made."""
     base, other = load_folder(ASSETS), load_folder(ASSETS)
     with torch.no_grad():
-        other.transformer.proj_out.weight.mul_(0.5)  # type: ignore[operator]
+        other.transformer.proj_out.weight.mul_(0.5)
     alone, both = (
         draw_candidates(models, Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
         for models in ([other], [base, other])
