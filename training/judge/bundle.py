@@ -120,7 +120,7 @@ def training_records(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
     A judge that began as a bundled one has that one's runs before its own.
     """
-    bundled = runs[0] / "judge" / EVALUATION
+    bundled = runs[-1] / "judge" / EVALUATION
     records = json.loads(bundled.read_text())["training"] if bundled.is_file() else []
     for run in runs:
         config = json.loads((run / "config.json").read_text())
@@ -145,7 +145,7 @@ class BundleSettings:
     before: tuple[Path, ...] = ()
     """Runs of earlier stages, in order, for the record."""
     rival: Path | None = None
-    """A run without adversarial pairs, whose robustness stands beside."""
+    """The last stage without adversarial pairs, whose robustness stands beside."""
     policy: Path | None = None
     """The run of a policy that was trained against this judge, to fool it if it can."""
     rival_policy: Path | None = None
@@ -276,7 +276,7 @@ def _robustness(numbers: dict[str, Any]) -> str:
         f"{255 * push['pixel_limit']:.0f}/255 per pixel, or {push['latent_limit']} of a latent's "
         "deviation. *policy*: unusable pictures of a LoRA that was trained against the judge "
         "itself, as it would be to fool it.\n\n"
-        "| change | bundled judge | trained without adversarial pairs | contests |\n"
+        "| change | bundled judge | last stage without adversarial pairs | contests |\n"
         "|---|---|---|---|\n"
     )
     rows = []
