@@ -26,11 +26,11 @@ def main() -> int:
     sys.stdout.write("Starting ComfyUI ...\n")
     port = USUAL_PORT if _is_free(USUAL_PORT) else None
     with ComfyServer(base, port=port, pack_folder="OneReward") as server:
-        sys.stdout.write(f"ComfyUI:  {server.url}   (Ctrl-C stops it)\n")
-        sys.stdout.write(f"models, input, output:  {base}\n")
-        sys.stdout.write(f"log:  {server.log_path}\n")
-        sys.stdout.flush()
-        try:
+        try:  # from the first line on: whoever reads the address may stop it at once
+            sys.stdout.write(f"ComfyUI:  {server.url}   (Ctrl-C stops it)\n")
+            sys.stdout.write(f"models, input, output:  {base}\n")
+            sys.stdout.write(f"log:  {server.log_path}\n")
+            sys.stdout.flush()
             return server.wait()
         except KeyboardInterrupt:
             sys.stdout.write("\nStopping ...\n")
