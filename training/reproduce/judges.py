@@ -36,14 +36,14 @@ def judge_stages(config: ReproduceConfig) -> list[Stage]:
     """Return everything up to finished judges with reports."""
     stages = [Stage(name="pool", work=_gather)]
     for name in (BUNDLED, NAIVE):
-        before = "pool"
-        for place in range(len(config.judge)):
+        before: tuple[str, ...] = ()
+        for place, values in enumerate(config.judge):
             run = run_name(config, name, place)
             if run not in {stage.name for stage in stages}:
-                work = _learn(name, place)
-                stages.append(Stage(name=run, work=work, needs=(before,)))
-            before = run
-        stages.append(Stage(name=f"{name}-gate", work=_gate(name), needs=(before,)))
+                needs = before if values["stage"] == SEE else ("pool", *before)
+                stages.append(Stage(name=run, work=_learn(name, place), needs=needs))
+            before = (run,)
+        stages.append(Stage(name=f"{name}-gate", work=_gate(name), needs=before))
     seeing = _seeing_stage(config)
     stages.append(Stage(name="pairs", work=_write_pairs, needs=("pool", *seeing)))
     for name in (ALL, *DIMENSIONS):
