@@ -1,8 +1,9 @@
-"""What pictures are made by, as a short text: two models that paint alike have the same one."""
+"""What a model is, as a short text: two that were loaded from the same weights have the same one."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -38,11 +39,26 @@ def fingerprint(models: FillModels) -> str:
     for name, source in sorted(models.sources.items()):
         packing = source.precision if isinstance(source, PackedPart) else ""
         made.update(f"{name}|{packing}|".encode())
-        for file in source.files:
-            _add_file(made, file)
+        _add_files(made, source.files)
     for digest in sorted(_adapter_digest(adapter) for adapter in models.adapters):
         made.update(digest)
     return made.hexdigest()
+
+
+def fingerprint_files(files: Iterable[Path], *settings: str) -> str:
+    """Return 16 digits that follow from what is in files, in their order, and from some settings.
+
+    Raises:
+        OSError: A file is gone.
+    """
+    made = hashlib.blake2b("|".join(settings).encode(), digest_size=8)
+    _add_files(made, files)
+    return made.hexdigest()
+
+
+def _add_files(made: _Digest, files: Iterable[Path]) -> None:
+    for file in files:
+        _add_file(made, file)
 
 
 def _add_file(made: _Digest, path: Path) -> None:

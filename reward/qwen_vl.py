@@ -6,7 +6,6 @@ at the one position where the answer begins; no other row of logits is computed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from torch import nn
 
 from ..fill.checkpoint.packing import expansion_bytes, pack_linears, packed_bytes
 from ..fill.config import PACKED_PRECISIONS
+from ..fill.fingerprint import fingerprint_files
 from ..fill.files import num_bytes, read_json, read_weights, tensor_bytes
 from ..fill.parts import Part
 from .adapter import WEIGHTS, check_adapter, put_on, read_notes
@@ -124,20 +124,18 @@ class QwenJudge:
         """What its training noted, such as the view of the pictures; empty if it is unknown."""
         return read_notes(self.folder)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of its weights; those of its adapter come last."""
+        worn = [Path(self.config.adapter) / WEIGHTS] if self.config.adapter else []
+        return [*sorted(self._folder.glob("*.safetensors")), *worn]
+
     @cached_property
     def identity(self) -> str:
         """A digest that changes when judge, adapter or what it sees of pictures changes."""
-        made = hashlib.blake2b(digest_size=8)
-        files = sorted(self._folder.glob("*.safetensors"))
-        if self.config.adapter:
-            files.append(Path(self.config.adapter) / WEIGHTS)
-        for file in files:
-            stat = file.stat()
-            made.update(f"{file.name}|{stat.st_size}|{stat.st_mtime_ns}|".encode())
-        made.update(f"{self.patches.max_pixels}|{self.part.dtype}".encode())
-        if self.config.precision in PACKED_PRECISIONS:
-            made.update(self.config.precision.encode())
-        return made.hexdigest()
+        packing = self.config.precision if self.config.precision in PACKED_PRECISIONS else ""
+        seen = (str(self.patches.max_pixels), str(self.part.dtype), packing)
+        return fingerprint_files(self.files, *seen)
 
     @cached_property
     def tokenizer(self) -> Any:

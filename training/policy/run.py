@@ -32,6 +32,7 @@ from .adapter import write_adapter
 from .config import LORA, PolicyTrainConfig
 from .forecast import Forecast, make_forecast, memory_advice
 from .gate import gate_of
+from .inputs import check_inputs, digests_of, keep_inputs
 from .looks.board import draw_board
 from .looks.tensorboard import TensorBoard
 from .looks.watch import Watch
@@ -57,6 +58,11 @@ class Loaded:
     models: FillModels
     judges: tuple[QwenJudge, ...] = ()
     held_out_judge: QwenJudge | None = None
+
+    @property
+    def all_judges(self) -> tuple[QwenJudge, ...]:
+        """Those that reward, then the one that watches."""
+        return (*self.judges, *([self.held_out_judge] if self.held_out_judge else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,6 +116,10 @@ def train_policy(
     """
     processes = processes or Processes()
     if done := finished(config):
+        if loaded:
+            gate = gate_of(config, loaded.judges)
+            found = digests_of(config, loaded.models, loaded.all_judges, gate)
+            check_inputs(Path(config.run_folder), found)
         host.say(f"all {config.steps} steps are done; raise steps to go on")
         return done
     with torch.inference_mode(False), torch.enable_grad():
@@ -137,8 +147,7 @@ def check(config: PolicyTrainConfig, host: Host, loaded: Loaded) -> Forecast:
             f"mode full trains all weights, but those of {loaded.models.transformer_source.path} "
             "are packed and frozen; set mode to lora, or choose a bf16 or fp16 file"
         )
-    judges = [*loaded.judges, *([loaded.held_out_judge] if loaded.held_out_judge else [])]
-    for judge in judges:
+    for judge in loaded.all_judges:
         _ = judge.answer_ids
     return make_forecast(config, loaded.models, loaded.judges, host)
 
@@ -187,6 +196,10 @@ class PolicyRun:
         if not processes.is_main:
             processes.wait()  # for the folder, and for prompts that are encoded once
         self.folder = RunFolder(config)
+        found = digests_of(config, loaded.models, loaded.all_judges, self.gate)
+        if saved_step(self.folder.path) < 0 and processes.is_main:
+            keep_inputs(self.folder.path, found)
+        check_inputs(self.folder.path, found)
         source = SampleSource(config, conditions, loaded.models, self.gate, host)
         if processes.is_main:
             processes.wait()

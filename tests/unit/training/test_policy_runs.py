@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ from onereward.fill.canvas import make_jobs
 from onereward.fill.guidance import make_velocity
 from onereward.fill.memory import NotEnoughMemory
 from onereward.fill.sampler import predict_x0
-from onereward.training.data import ConditionSet
+from onereward.training.data import FILE_NAME, ConditionSet
 from onereward.training.loop import PolicyTrainer
 from onereward.training.objective import reward_loss
 from onereward.training.policy.adapter import read_about
@@ -132,6 +134,35 @@ def test_stop_and_resume_equals_no_stop(
     assert_same(train(again), expected)
     assert curve(again) == curve(whole)
     assert [record["step"] for record in curve(whole)] == [1, 2, 3]
+
+
+def test_a_run_goes_on_with_nothing_but_what_it_began_with(
+    judge: Path, conditions: Path, tmp_path: Path
+) -> None:
+    """The same settings name other weights: half a run of each would be neither."""
+    own, listed = tmp_path / "own", tmp_path / "conditions"
+    shutil.copytree(judge, own)
+    shutil.copytree(conditions, listed)
+    weights, metadata = own / "model.safetensors", listed / FILE_NAME
+    config = policy_config(tmp_path, listed, own, stop_step=1)
+    train(config)
+    state = Path(config.run_folder) / "checkpoint" / "state.safetensors"
+    first, judged, named = (path.read_bytes() for path in (state, weights, metadata))
+    other_judge = judged[:-1] + bytes([judged[-1] ^ 1])
+    for path, data, name in (
+        (weights, other_judge, r"judge 1 \(own\)"),
+        (metadata, named + b"\n", "the list of conditions in .*"),
+    ):
+        kept = path.read_bytes()
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"{name} changed; choose another run folder"):
+            train(replace(config, stop_step=2))
+        path.write_bytes(kept)
+    assert state.read_bytes() == first
+    train(replace(config, stop_step=0))  # the old files are back, written later
+    weights.write_bytes(other_judge)
+    with pytest.raises(ValueError, match="changed"):  # nor is it taken for done
+        train(replace(config, stop_step=0))
 
 
 def test_cancel_saves_and_more_steps_go_on(judge: Path, conditions: Path, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What a run learns from, as it was when the run began: one that goes on must find the same.
+
+Settings only name folders; these digests say whether what is in them has changed. With a judge that
+was trained further in between, a run would be half one thing and half another, and its record would
+name neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...fill.fingerprint import fingerprint, fingerprint_files
+from ...fill.models import FillModels
+from ...reward.qwen_vl import QwenJudge
+from ..data import FILE_NAME
+from ..pretrain.run import write_text
+from .config import PolicyTrainConfig
+from .gate import Gate
+
+INPUTS = "inputs.json"
+"""In the run folder: name of what the run began with, to its digest."""
+
+
+def digests_of(
+    config: PolicyTrainConfig, models: FillModels, judges: Sequence[QwenJudge], gate: Gate
+) -> dict[str, str]:
+    """Return a digest of everything that a run's result follows from and its config only names.
+
+    Of the conditions their list counts, not the pictures it names; of the judges' reports, which
+    cells pass the gate.
+
+    Args:
+        config: The run's.
+        models: The fill model with its adapters.
+        judges: All judges, those that watch too.
+        gate: What takes part in the loss.
+
+    Raises:
+        OSError: A file is gone.
+    """
+    cells = sorted(f"{task.value}.{dimension.value}" for task, dimension in gate.cells)
+    conditions = Path(config.conditions_folder)
+    return {
+        "the fill model": fingerprint(models),
+        f"the list of conditions in {conditions}": fingerprint_files([conditions / FILE_NAME]),
+        "what the judges' reports let pass the gate": fingerprint_files([], *cells),
+        **{
+            f"judge {number} ({judge.label})": fingerprint_files(judge.files)
+            for number, judge in enumerate(judges, 1)
+        },
+    }
+
+
+def keep_inputs(run: Path, found: Mapping[str, str]) -> None:
+    """Write down what a run begins with."""
+    write_text(run / INPUTS, json.dumps(dict(found), indent=2) + "\n")
+
+
+def check_inputs(run: Path, found: Mapping[str, str]) -> None:
+    """Let a run go on with what it began with, and with nothing else.
+
+    Runs that wrote nothing down go on with anything.
+
+    Raises:
+        ValueError: Something has changed; names it.
+    """
+    path = run / INPUTS
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else found
+    changed = [name for name in before if before[name] != found.get(name)]
+    if changed:
+        raise ValueError(
+            f"since {run} was begun, {' and '.join(changed)} changed; choose another run folder "
+            "(another name on the node), or put the old files back"
+        )
