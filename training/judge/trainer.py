@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -96,9 +97,11 @@ class JudgeTrainer:
                 places = range(start, min(start + config.micro_batch, config.batch))
                 share = len(places) / config.batch
                 loss = self.loss(whole, [first + place for place in places]) * share
-                self._check_finite(loss, "loss")
                 loss.backward()
                 total += float(loss.detach())
+        # Asked of all: one that left by itself would let the others wait for its gradients.
+        if self.processes.any(not math.isfinite(total)):
+            self._refuse("loss")
         self._update()
         return total
 
@@ -187,7 +190,8 @@ class JudgeTrainer:
         for gradient in gradients:
             gradient /= self.processes.count
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
-        self._check_finite(norm, "gradient")
+        if not torch.isfinite(norm):
+            self._refuse("gradient")
         warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         self.adam.param_groups[0]["lr"] = self.config.peak_rate * warm
         self.is_updating = True
@@ -196,13 +200,12 @@ class JudgeTrainer:
         self.step += 1
         self.is_updating = False
 
-    def _check_finite(self, value: Tensor, name: str) -> None:
-        if not torch.isfinite(value):
-            self.adam.zero_grad()
-            raise NotFinite(
-                f"the {name} of step {self.step} is not finite; the last checkpoint in "
-                f"{self.config.run_folder} is good: go on from it with a lower learning_rate"
-            )
+    def _refuse(self, name: str) -> NoReturn:
+        self.adam.zero_grad()
+        raise NotFinite(
+            f"the {name} of step {self.step} is not finite; the last checkpoint in "
+            f"{self.config.run_folder} is good: go on from it with a lower learning_rate"
+        )
 
     def _computing(self) -> AbstractContextManager[Any]:
         """Compute in bfloat16 where all weights are kept in float32 on a GPU."""
