@@ -29,30 +29,25 @@ class Jitter:
     def apply(
         self, pair: tuple[Tensor, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return the disturbed pair, each ``[3, H, W]`` in 0..1."""
+        """Return the disturbed pair, each ``[3, H, W]`` in 0..1, as large as each other."""
         dy, dx = (
             int(v) for v in torch.randint(-self.shift, self.shift + 1, (2,), generator=generator)
         )
         chance, level = torch.rand(2, generator=generator).tolist()
-        first, second = (
-            self._one(x, (dy, dx), chance < self.blur, level * self.noise, generator) for x in pair
-        )
+        grain = 0.0
+        if level * self.noise > 0:  # drawn on the CPU: the same on every device
+            grain = level * self.noise * torch.randn(pair[0].shape, generator=generator)
+            grain = grain.to(pair[0])
+        first, second = (self._one(x, (dy, dx), chance < self.blur, grain) for x in pair)
         return first, second
 
     def _one(
-        self,
-        picture: Tensor,
-        shift: tuple[int, int],
-        is_blurred: bool,
-        noise: float,
-        generator: torch.Generator,
+        self, picture: Tensor, shift: tuple[int, int], is_blurred: bool, grain: Tensor | float
     ) -> Tensor:
         x = _shifted(picture, *shift) if any(shift) else picture
         if is_blurred:
             x = F.avg_pool2d(F.pad(x[None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
-        if noise > 0:
-            x = x + noise * torch.randn(x.shape, generator=generator)
-        return x.clamp(0, 1)
+        return (x + grain).clamp(0, 1)
 
 
 def _shifted(picture: Tensor, dy: int, dx: int) -> Tensor:

@@ -27,6 +27,7 @@ from onereward.training.judge.pairs import Jitter, draw_batch, pictures_of
 from onereward.training.judge.train import train_judge
 from onereward.training.judge.trainer import JudgeTrainer
 from onereward.training.pretrain.run import NotFinite, RunFolder, saved_step
+from onereward.training.processes import Processes
 from support.hosts import CancelledError, RecordingHost
 from support.judges import BUNDLED_LIKE, make_judge
 
@@ -257,9 +258,10 @@ def test_epochs_are_permutations_and_depend_on_the_step_alone(data_folder: Path)
 def test_jitter_moves_both_pictures_alike() -> None:
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(3, 16, 16)
-    a, b = Jitter(shift=3, blur=1.0).apply((picture, picture), generator)
-    assert torch.equal(a, b)
-    assert not torch.equal(a, picture)
+    for jitter in (Jitter(shift=3), Jitter(blur=1.0), Jitter(noise=0.2)):
+        a, b = jitter.apply((picture, picture), generator)
+        assert torch.equal(a, b)
+        assert not torch.equal(a, picture)
     still, _ = Jitter().apply((picture, picture), generator)
     assert torch.equal(still, picture)
 
@@ -368,6 +370,27 @@ def test_a_gradient_that_is_no_number_changes_nothing(
     with pytest.raises(NotFinite, match=r"the gradient of step 0 is not finite"):
         trainer.train_step()
     assert trainer.step == 0
+    assert all(torch.equal(value, before[n]) for n, value in trainer.parameters.items())
+
+
+def test_all_processes_stop_when_one_has_a_loss_that_is_no_number(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """It must not leave the others waiting for its gradients."""
+
+    class OneOfTwo(Processes):
+        def any(self, flag: bool) -> bool:
+            assert not flag, "this one's loss is a number"
+            return True
+
+        def sum(self, tensors: Any) -> None:
+            raise AssertionError("the other one is not there any more")
+
+    settings = config(tmp_path / "run", judge_folder, data_folder)
+    trainer = JudgeTrainer(settings, processes=OneOfTwo())
+    before = {name: value.clone() for name, value in trainer.parameters.items()}
+    with pytest.raises(NotFinite, match=r"the loss of step 0 is not finite"):
+        trainer.train_step()
     assert all(torch.equal(value, before[n]) for n, value in trainer.parameters.items())
 
 
