@@ -29,10 +29,10 @@ from ..host import Stopped, TrainingHost, stopped_by_signals
 from .config import ReproduceConfig
 from .judges import judge_measurements, judge_stages
 from .measure import measurement_stages
-from .photos import photo_stage
+from .photos import photo_stage, take_up_photographs
 from .policies import policy_stages
 from .report import Writer, write_report
-from .stage import Context, Stage, ready
+from .stage import Context, Stage, commit, ready
 
 log = logging.getLogger("onereward.training")
 
@@ -61,6 +61,9 @@ def reproduce(context: Context) -> Path | None:
     """
     config = context.config
     config.claim_folder()
+    commit()
+    if context.photos:
+        take_up_photographs(context)
     end = time.monotonic() + 3600 * config.hours
     stages = all_stages(config)
     run = _run_side_by_side if config.workers else _run_one_by_one

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ...fill.task import Task
@@ -69,7 +71,7 @@ class ReproduceConfig(JsonConfig):
     ablation_share: float = 0.25
     """Share of the policy's steps."""
     ablation_seeds: tuple[int, ...] = (0, 1)
-    """Seeds of each ablation."""
+    """Seeds of each ablation, at least one."""
     best_of: int = 8
     """Candidates of the base model among which the judge chooses."""
     test_scenes: int = 200
@@ -94,6 +96,7 @@ class ReproduceConfig(JsonConfig):
         )
         for name in ("conditions", "best_of", "test_scenes", "ablation_scenes", "hack_scenes"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
+        require(bool(self.ablation_seeds), "ablation_seeds is empty; give at least one")
         kinds = [str(stage.get("stage")) for stage in self.judge]
         require(bool(kinds), "judge has no stages; name at least one that compares")
         require(
@@ -140,10 +143,16 @@ class ReproduceConfig(JsonConfig):
         """The run's folder."""
         return Path(self.run_folder)
 
-    @property
-    def num_ablation_steps(self) -> int:
-        """Steps of a policy in an ablation."""
-        return max(round(self.ablation_share * int(self.policy["steps"])), 1)
+    def fewer_steps(self, share: float) -> dict[str, int]:
+        """Return a policy's steps and warm-up shortened alike: the same course, in less time.
+
+        With the whole warm-up a short run would be little else.
+        """
+        whole = self.policy_config("any", Path("judge"), 60.0, {})
+        return {
+            "steps": max(round(share * whole.steps), 1),
+            "warmup_steps": round(share * whole.warmup_steps),
+        }
 
     def gather_config(self, minutes: float) -> GatherConfig:
         """Return how candidates are made."""
@@ -197,9 +206,13 @@ class ReproduceConfig(JsonConfig):
         }
         return _parsed(PolicyTrainConfig, values | self.policy | changes)
 
-    def sampling(self) -> dict[str, Any]:
-        """Return steps and guidance of every measurement: those that policies are trained with."""
-        policy = self.policy_config("any", Path("judge"), 60.0, {})
+    def sampling(self, changes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """Return steps and guidance of every measurement: those that a policy is trained with.
+
+        Args:
+            changes: What that policy has otherwise.
+        """
+        policy = self.policy_config("any", Path("judge"), 60.0, dict(changes))
         return {"steps": policy.sampling_steps, "true_cfg": policy.true_cfg}
 
     def task_weights(self, task: Task) -> dict[str, float]:

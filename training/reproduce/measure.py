@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ VOTED = (FIXED, DYNAMIC, SUPERVISED, BEST)
 """What the judge, too, compares with the base."""
 WINDOW = 10
 """Steps that a reward is averaged over."""
+FIRST = 5
+"""At the start over these, which hardly differ from it."""
 
 
 def measurement_stages(config: ReproduceConfig) -> list[Stage]:
@@ -71,9 +74,14 @@ def test_scenes(config: ReproduceConfig) -> Scenes:
     return _draw(config, Split.TEST, config.test_scenes)
 
 
-def _draw(config: ReproduceConfig, split: Split, per_task: int) -> Scenes:
+def _draw(
+    config: ReproduceConfig,
+    split: Split,
+    per_task: int,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> Scenes:
     model = Path(config.fill_folder)
-    return draw_scenes(model, split, per_task, config.seed, **config.sampling())
+    return draw_scenes(model, split, per_task, config.seed, **config.sampling(changes))
 
 
 def read_pictures(context: Context, name: str) -> dict[str, Tensor]:
@@ -203,21 +211,31 @@ def _rows(scenes: Conditions) -> dict[str, list[int]]:
 
 
 def _measure_ablations(context: Context) -> bool:
-    """Measure every ablation on the dev split; goes on with those that are missing."""
+    """Measure every ablation on the dev split; goes on with those that are missing.
+
+    Each is sampled as it was trained, and so is the base that it is set against.
+    """
     config = context.config
-    scenes = _draw(config, Split.DEV, config.ablation_scenes)
     known = context.read("ablations") if context.result("ablations").exists() else {}
-    for name in (BASE, *ablation_runs(config)):
-        if name not in known:
-            context.host.check_cancelled()
-            usable = scenes.usable(_parts(config, name))
-            base = usable if name == BASE else torch.tensor(known[BASE]["usable"])
-            known[name] = {
-                "usable": usable.tolist(),
-                "tasks": _usability(scenes.conditions, base, usable),
-            }
-            context.write("ablations", known)
+    for name, changes in ({BASE: {}} | ablation_runs(config)).items():
+        base = sampled_base(config, changes)
+        for one, model in ((base, BASE), (name, name)):
+            if one not in known:
+                context.host.check_cancelled()
+                scenes = _draw(config, Split.DEV, config.ablation_scenes, changes)
+                usable = scenes.usable(_parts(config, model))
+                before = torch.tensor(known[base]["usable"]) if one != base else usable
+                found = _usability(scenes.conditions, before, usable)
+                known[one] = {"usable": usable.tolist(), "tasks": found}
+                context.write("ablations", known)
     return True
+
+
+def sampled_base(config: ReproduceConfig, changes: Mapping[str, Any]) -> str:
+    """Return the name of the base as it is sampled for a policy with other settings."""
+    usual = config.sampling()
+    other = {k: v for k, v in config.sampling(changes).items() if v != usual[k]}
+    return ", ".join([BASE, *(f"{name} {value:g}" for name, value in other.items())])
 
 
 def _measure_hacking(name: str) -> Work:
@@ -229,7 +247,8 @@ def _measure_hacking(name: str) -> Work:
         scenes = _draw(config, Split.DEV, config.hack_scenes)
         curve = RunFolder(PolicyTrainConfig.load(run / "config.json")).read_curve()
         before = scenes.usable(load_folder(model))
-        points = [_point(0, before, before, {})]
+        first = {"reward": _mean_reward(curve, 0, FIRST)}
+        points = [_point(0, before, before, first)]
         for path in sorted((run / "results").glob("step-*.safetensors")):
             context.host.check_cancelled()
             step = int(path.stem.partition("-")[2])
@@ -252,10 +271,7 @@ def _point(
 
 def _near(curve: list[dict[str, float]], step: int) -> dict[str, float | str | None]:
     """Return the mean reward of the last steps before a step, and what the monitors said there."""
-    rewards = [r["reward"] for r in curve if step - WINDOW < r["step"] <= step and "reward" in r]
-    found: dict[str, float | str | None] = {
-        "reward": sum(rewards) / len(rewards) if rewards else None
-    }
+    found: dict[str, float | str | None] = {"reward": _mean_reward(curve, step - WINDOW, step)}
     looks = [r for r in curve if r["step"] == step]
     values = {f.name: looks[0].get(f"drift.{f.name}") for f in fields(Drift)} if looks else {}
     if values and all(v is not None for v in values.values()):
@@ -264,11 +280,20 @@ def _near(curve: list[dict[str, float]], step: int) -> dict[str, float | str | N
     return found
 
 
+def _mean_reward(curve: list[dict[str, float]], after: int, until: int) -> float | None:
+    rewards = [r["reward"] for r in curve if after < r["step"] <= until and "reward" in r]
+    return sum(rewards) / len(rewards) if rewards else None
+
+
 def _parting(points: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the first point where the reward has risen and significantly more scenes are lost."""
-    rewards = [p["reward"] for p in points if p.get("reward") is not None]
-    for point in points:
-        has_risen = rewards and (point.get("reward") or 0.0) > rewards[0]
-        if has_risen and point["lost"] > point["won"] and point["p"] < 0.05:
+    """Return the first point where the reward is above the start's and the oracle's verdict below.
+
+    Below means that more scenes were lost than won, with a p under 0.05 shared by all points.
+    """
+    start, *others = points
+    for point in others:
+        known = start["reward"] is not None and point["reward"] is not None
+        has_risen = known and point["reward"] > start["reward"]
+        if has_risen and point["lost"] > point["won"] and point["p"] < 0.05 / len(others):
             return point
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...fill.config import ModelConfig
+from ...fill.config import FillConfig, ModelConfig
 from ...fill.models import load_fill_models
 from ...fill.task import Task
 from ..benchmark.config import BenchmarkConfig
@@ -24,13 +24,21 @@ from .policies import adapter_of
 from .stage import Context, Stage
 
 TASKS = (Task.REMOVE, Task.EXTEND)
+PHOTOS = "photos"
+"""Stage and measurement."""
 _FILES = "files.json"
 """The photographs' names, beside their crops."""
 
 
 def photo_stage() -> Stage:
     """Return the stage."""
-    return Stage(name="photos", work=_measure, needs=(FIXED, DYNAMIC), is_measurement=True)
+    return Stage(name=PHOTOS, work=_measure, needs=(FIXED, DYNAMIC), is_measurement=True)
+
+
+def take_up_photographs(context: Context) -> None:
+    """Let the stage run that was left out before there were photographs."""
+    if context.result(PHOTOS).exists() and not context.read(PHOTOS)["crops"]:
+        photo_stage().marker(context.config).unlink(missing_ok=True)
 
 
 def usable_photographs(folder: Path) -> list[Path]:
@@ -55,7 +63,7 @@ def _measure(context: Context) -> bool:
     config, folder = context.config, context.folder / "photos"
     if not (folder / FILE_NAME).exists():
         if context.photos is None:
-            context.write("photos", {"crops": 0})
+            context.write(PHOTOS, {"crops": 0})
             return True
         _cut_crops(context, usable_photographs(context.photos))
     conditions, base, made = ConditionSet(folder), _models(config, None), {}
@@ -63,9 +71,11 @@ def _measure(context: Context) -> bool:
         contenders = Contenders(model=_models(config, name), rival=base)
         place = context.result(f"photos-{name}").with_suffix("")
         plan = BenchmarkConfig(seed=config.seed)
-        made[name] = benchmark(contenders, conditions, plan, place, context.host).numbers()
+        made[name] = benchmark(
+            contenders, conditions, plan, place, context.host, FillConfig(**config.sampling())
+        ).numbers()
     files = json.loads((context.folder / "crops" / _FILES).read_text(encoding="utf-8"))
-    context.write("photos", {"crops": config.photo_crops, "files": files, "models": made})
+    context.write(PHOTOS, {"crops": config.photo_crops, "files": files, "models": made})
     return True
 
 

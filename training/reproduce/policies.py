@@ -24,6 +24,8 @@ SUPERVISED = "supervised"
 TRUTHS = "truths"
 HACKED = {BUNDLED: "hack-bundled", NAIVE: "hack-naive"}
 """Judge to the policy that is trained against it until it is hacked, if it can be."""
+AS_CONFIGURED = "as configured"
+"""The ablation that varies nothing."""
 _STOPPED = "stopped at step"
 
 
@@ -61,11 +63,13 @@ def supervised_runs(config: ReproduceConfig) -> dict[str, dict[str, Any]]:
 
 def ablation_runs(config: ReproduceConfig) -> dict[str, dict[str, Any]]:
     """Return name and settings of every ablation: one setting at a time, and one task at a time."""
-    few = {"steps": config.num_ablation_steps}
-    varied = {"as configured": {}} | config.ablations
+    varied = {AS_CONFIGURED: {}} | config.ablations
     # A single task gets its share of the multi-task run's steps, so that both see as many edits.
-    share = max(round(config.num_ablation_steps / len(Task)), 1)
-    single = {f"only {task.value}": config.task_weights(task) | {"steps": share} for task in Task}
+    share = config.ablation_share / len(Task)
+    single = {
+        f"only {task.value}": config.task_weights(task) | config.fewer_steps(share) for task in Task
+    }
+    few = config.fewer_steps(config.ablation_share)
     return {
         ablation_name(name, seed): few | changes | {"seed": config.seed + seed}
         for seed in config.ablation_seeds

@@ -221,7 +221,7 @@ class Writer:
             f"- Policies: {policy.steps} steps of {policy.batch} edits, rank {policy.rank}, rate "
             f"{policy.learning_rate:g}, lambda {policy.reward_cap:g}, t from {policy.t1:g} to "
             f"{policy.t2:g}; supervised rivals take as many steps. Ablations: "
-            f"{config.num_ablation_steps} steps.",
+            f"{config.fewer_steps(config.ablation_share)['steps']} steps.",
             f"- Sampled as trained, {_setting(policy.sampling_steps)} steps at true_cfg "
             f"{_setting(policy.true_cfg)}.",
             f"- Learned from {config.conditions} scenes; judge's gate {policy.gate:g} on the dev "

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,12 @@ def records(stages: Sequence[Stage], config: ReproduceConfig) -> dict[str, dict[
     }
 
 
+@cache
 def commit() -> str:
-    """Return the commit of this checkout, marked if files differ from it; empty without git."""
+    """Return the commit of this checkout, marked if files differ from it; empty without git.
+
+    Asked once, when a run begins: its code is loaded then, whatever is committed meanwhile.
+    """
 
     def ask(*words: str) -> str:
         done = subprocess.run(

@@ -21,8 +21,8 @@ from onereward.training.pretrain.photographs import PHOTOGRAPHS
 from onereward.training.reproduce import __main__ as runner
 from onereward.training.reproduce.config import ReproduceConfig
 from onereward.training.reproduce.judges import BUNDLED, NAIVE, run_name
-from onereward.training.reproduce.measure import _parting
-from onereward.training.reproduce.photos import usable_photographs
+from onereward.training.reproduce.measure import BASE, _parting, sampled_base
+from onereward.training.reproduce.photos import photo_stage, take_up_photographs, usable_photographs
 from onereward.training.reproduce.policies import ablation_runs, supervised_runs
 from onereward.training.reproduce.report import Writer
 from onereward.training.reproduce.stage import Context, Stage
@@ -89,6 +89,10 @@ def test_rivals_take_as_many_steps_and_single_tasks_together_as_many_as_all() ->
     assert len(single) == len(Task)
     assert sum(single) == pytest.approx(whole, abs=len(Task))
     assert whole == round(config.ablation_share * steps)
+    # A warm-up that stayed as long would be most of a short run.
+    full = config.policy_config("any", judge, 1.0, {})
+    for run in one:
+        assert run["warmup_steps"] / run["steps"] <= full.warmup_steps / steps + 0.05
 
 
 @pytest.mark.parametrize(
@@ -102,6 +106,7 @@ def test_rivals_take_as_many_steps_and_single_tasks_together_as_many_as_all() ->
         ({"judge_start": ""}, "give one of them"),
         ({"ablations": {"x": {"reward_cap": 3.0}}}, "reward_cap is 3.0"),
         ({"best_of": 0}, "best_of is 0"),
+        ({"ablation_seeds": ()}, "ablation_seeds is empty"),
     ],
 )
 def test_a_plan_that_cannot_end_is_refused_at_the_start(
@@ -199,12 +204,34 @@ def point(step: int, reward: float | None, won: int, lost: int, p: float) -> dic
 
 
 def test_reward_and_oracle_part_where_one_rises_and_the_other_falls() -> None:
-    start, fine = point(0, None, 0, 0, 1.0), point(2, 0.5, 3, 1, 0.6)
+    start, fine = point(0, 0.5, 0, 0, 1.0), point(2, 0.5, 3, 1, 0.6)
     assert _parting([start, fine, point(4, 0.6, 9, 1, 0.02)]) is None
     assert _parting([start, fine, point(4, 0.4, 1, 9, 0.02)]) is None
-    assert _parting([start, fine, point(4, 0.6, 1, 9, 0.2)]) is None
-    parted = point(4, 0.6, 1, 9, 0.02)
+    assert _parting([start, fine, point(4, 0.6, 1, 9, 0.04)]) is None, "two points share 0.05"
+    parted = point(4, 0.6, 1, 9, 0.01)
     assert _parting([start, fine, parted, point(6, 0.7, 0, 20, 0.0)]) is parted
+    early = point(2, 0.6, 1, 9, 0.02)
+    assert _parting([start, early, point(4, 0.6, 0, 20, 0.0)]) is early
+    assert _parting([point(0, None, 0, 0, 1.0), early]) is None
+
+
+def test_what_is_sampled_otherwise_is_set_against_a_base_that_is_too() -> None:
+    config = ReproduceConfig.load(FULL)
+    runs = {name: run for name, run in ablation_runs(config).items() if name.endswith("seed-0")}
+    bases = {name: sampled_base(config, run) for name, run in runs.items()}
+    other = {name: base for name, base in bases.items() if base != BASE}
+    assert other == {"ablation-true-guidance-2-seed-0": "base, true_cfg 2"}
+
+
+def test_photographs_that_come_late_are_taken_up(tmp_path: Path) -> None:
+    context = context_for(quick(tmp_path))
+    done = photo_stage().marker(context.config)
+    done.parent.mkdir(parents=True)
+    for crops, stays in ((0, False), (2, True)):
+        done.touch()
+        context.write("photos", {"crops": crops})
+        take_up_photographs(context)
+        assert done.exists() is stays
 
 
 def test_photographs_that_were_learned_from_are_left_out(tmp_path: Path) -> None:
