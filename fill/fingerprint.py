@@ -1,4 +1,4 @@
-"""What a model is, as a short text: two that were loaded from the same weights have the same one."""
+"""What a model is, as a short text: the same for two that hold the same weights."""
 
 from __future__ import annotations
 

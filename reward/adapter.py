@@ -67,7 +67,9 @@ def put_on(model: nn.Module, folder: Path) -> None:
     from safetensors.torch import load_file
 
     judge: Any = model
-    judge.add_adapter(LoraConfig.from_pretrained(str(folder)), NAME)
+    config = LoraConfig.from_pretrained(str(folder))
+    config.lora_dropout = 0.0  # adapters of others may have one, and would answer by chance
+    judge.add_adapter(config, NAME)
     slots = adapter_parameters(model)
     filled: set[str] = set()
     with torch.no_grad():

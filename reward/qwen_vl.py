@@ -17,10 +17,11 @@ from torch import nn
 
 from ..fill.checkpoint.packing import expansion_bytes, pack_linears, packed_bytes
 from ..fill.config import PACKED_PRECISIONS
-from ..fill.fingerprint import fingerprint_files
 from ..fill.files import num_bytes, read_json, read_weights, tensor_bytes
+from ..fill.fingerprint import fingerprint_files
 from ..fill.parts import Part
 from .adapter import WEIGHTS, check_adapter, put_on, read_notes
+from .chat import Chat
 from .judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, JudgeError, judge_folder
 from .liger import check_liger, use_liger
 from .preprocess import PatchConfig, read_patch_config, to_patches
@@ -31,9 +32,6 @@ MODEL_TYPES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-YES, NO = "Yes", "No"
-MAX_QUESTIONS = 4096
-"""Tokenised questions that are kept; training asks the same few again and again."""
 PAD = 0
 """Any token but a picture's: what stands after the answer position is never seen."""
 
@@ -66,6 +64,7 @@ class QwenJudge:
     Attributes:
         config: What it was made from.
         part: The whole model, for the host.
+        chat: Tokenizer and chat template.
         patches: How pictures are cut.
         expansion_bytes: What the largest packed layer takes while it is used; 0 without any.
     """
@@ -102,7 +101,7 @@ class QwenJudge:
         self.expansion_bytes = expansion_bytes(tensors, config.precision)
         if config.adapter:
             size += num_bytes(check_adapter(Path(config.adapter)), torch.float32.itemsize)
-        self._questions: dict[str, list[int]] = {}
+        self.chat = Chat(self._folder, self._image_token)
         loading = max(size, sum(sizes.values()))
         self.part = Part("judge", lambda: self._load(dtype), size, dtype, None, loading)
 
@@ -137,25 +136,15 @@ class QwenJudge:
         seen = (str(self.patches.max_pixels), str(self.part.dtype), packing)
         return fingerprint_files(self.files, *seen)
 
-    @cached_property
+    @property
     def tokenizer(self) -> Any:
-        """The checkpoint's own tokenizer, with its chat template."""
-        from transformers import AutoTokenizer
+        """The checkpoint's own tokenizer."""
+        return self.chat.tokenizer
 
-        return AutoTokenizer.from_pretrained(
-            str(self._folder), local_files_only=True, trust_remote_code=False
-        )
-
-    @cached_property
+    @property
     def answer_ids(self) -> tuple[int, int]:
-        """Token ids of "Yes" and "No"; JudgeError if either takes more than one token."""
-        ids = [self.tokenizer.encode(word, add_special_tokens=False) for word in (YES, NO)]
-        if any(len(i) != 1 for i in ids) or ids[0] == ids[1]:
-            raise JudgeError(
-                f"the tokenizer in {self._folder} has no single tokens for Yes and No, which a "
-                "judge needs; choose an original Qwen-VL tokenizer"
-            )
-        return ids[0][0], ids[1][0]
+        """Token ids of "Yes" and "No"; JudgeError if this folder cannot be asked."""
+        return self.chat.answer_ids
 
     def encode(self, image: torch.Tensor) -> Encoded:
         """Run the vision tower on one picture ``[3, H, W]``, 0..1; differentiable."""
@@ -215,31 +204,8 @@ class QwenJudge:
         """Return the token ids of a question with a place for every token of the pictures."""
         sizes = iter([first.rows * first.cols, second.rows * second.cols])
         ids: list[int] = []
-        for token in self._template_ids(asks.question()):
+        for token in self.chat.ids(asks.question()):
             ids.extend([token] * (next(sizes) if token == self._image_token else 1))
-        return ids
-
-    def _template_ids(self, question: str) -> list[int]:
-        """Return a question in the checkpoint's chat template; one token stands for a picture."""
-        known = self._questions.get(question)
-        if known is not None:
-            return known
-        messages = [
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image"},
-                    {"type": "image"},
-                    {"type": "text", "text": question},
-                ],
-            }
-        ]
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        if len(self._questions) >= MAX_QUESTIONS:
-            self._questions.clear()
-        ids = self._questions[question] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def _positions(
@@ -286,4 +252,4 @@ class QwenJudge:
             use_liger(model, self._type)
         if self.config.adapter:
             put_on(model, Path(self.config.adapter))
-        return model
+        return model.eval()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from onereward.training.judge.build import JudgeShape, build_judge
 
@@ -34,3 +38,48 @@ def make_judge(folder: Path, shape: JudgeShape = BUNDLED_LIKE, seed: int = 0) ->
     """Write a judge; return its folder."""
     build_judge(folder, shape, seed)
     return folder
+
+
+def make_qwen2_vl(folder: Path) -> Path:
+    """Write a judge of the older family; return its folder."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    make_judge(folder)
+    newer = json.loads((folder / "config.json").read_text())
+    text = {
+        name: newer["text_config"][name]
+        for name in (
+            *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+            *("num_attention_heads", "num_key_value_heads", "rope_parameters"),
+            *("initializer_range", "bos_token_id", "eos_token_id", "pad_token_id"),
+        )
+    }
+    vision: dict[str, Any] = {"depth": 2, "embed_dim": 64, "num_heads": 2, "mlp_ratio": 2}
+    vision |= {"hidden_size": text["hidden_size"], "patch_size": BUNDLED_LIKE.patch_size}
+    vision |= {"initializer_range": text["initializer_range"]}
+    tokens = {name: newer[name] for name in newer if name.endswith("_token_id")}
+    config = Qwen2VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(0)
+        model = Qwen2VLForConditionalGeneration(config)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder)
+    return folder
+
+
+def lay_out_as_published(folder: Path) -> str:
+    """Move the chat template to where the published folders have it; return it.
+
+    There the processor's ``chat_template.json`` knows pictures, and the tokenizer's own template
+    adds strings, so that it fails on anything else.
+    """
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    path = folder / "tokenizer_config.json"
+    text_only = "{% for m in messages %}{{ '<|im_start|>' + m.content }}{% endfor %}"
+    values = json.loads(path.read_text()) | {"chat_template": text_only}
+    path.write_text(json.dumps(values))
+    return template

@@ -17,7 +17,13 @@ from onereward.reward.query import Query, queries_for
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.score import judge_pair
 from onereward.training.judge.build import JudgeShape
-from support.judges import BUNDLED_LIKE, REAL_LIKE, make_judge
+from support.judges import (
+    BUNDLED_LIKE,
+    REAL_LIKE,
+    lay_out_as_published,
+    make_judge,
+    make_qwen2_vl,
+)
 
 QUERIES = queries_for(Task.FILL, "a red circle")
 # The processor rounds to 8 bits after each of its two passes: two steps at most, half one on
@@ -218,10 +224,46 @@ def test_a_tokenizer_without_yes_and_no_is_refused(judge: QwenJudge, folder: Pat
         def encode(self, text: str, add_special_tokens: bool) -> list[int]:
             return [ord(c) for c in text]
 
-    other.__dict__["tokenizer"] = Splits()
+    other.chat.__dict__["tokenizer"] = Splits()
     with pytest.raises(JudgeError, match="no single tokens"):
         _ = other.answer_ids
     assert len(set(judge.answer_ids)) == 2
+
+
+def test_the_published_folders_template_is_found_where_they_have_it(
+    judge: QwenJudge, folder: Path, tmp_path: Path
+) -> None:
+    """Their tokenizer has a template too, for text alone."""
+    published = Path(shutil.copytree(folder, tmp_path / "judge"))
+    lay_out_as_published(published)
+    found = QwenJudge(JudgeConfig(folder=str(published)), torch.device("cpu"))
+    both = pictures((64, 64), (64, 64))
+    with torch.no_grad():
+        answers = [j.ask(*(j.encode(p) for p in both), QUERIES) for j in (judge, found)]
+    assert torch.equal(*answers)
+    (published / "chat_template.json").unlink()
+    alone = QwenJudge(JudgeConfig(folder=str(published)), torch.device("cpu"))
+    with pytest.raises(JudgeError, match=r"has no place for two pictures; download chat_template"):
+        _ = alone.answer_ids
+
+
+def test_words_of_a_prompt_are_no_control_tokens(judge: QwenJudge) -> None:
+    plain = judge.chat.ids("a circle")
+    for word in ("<|image_pad|>", "<|im_end|>", "<|im_start|>"):
+        control = judge.tokenizer.convert_tokens_to_ids(word)
+        assert judge.chat.ids(f"a {word} circle").count(control) == plain.count(control)
+
+
+def test_the_older_family_is_asked_as_by_transformers(tmp_path: Path) -> None:
+    older = make_qwen2_vl(tmp_path / "judge")
+    judge = QwenJudge(JudgeConfig(folder=str(older)), torch.device("cpu"))
+    both = pictures((64, 64), (96, 64))
+    with torch.no_grad():
+        ours = judge.ask(*(judge.encode(p) for p in both), QUERIES)
+        expected = [_by_transformers(judge, older, tuple(both), q) for q in QUERIES]
+        swapped = judge.ask(*(judge.encode(p) for p in both[::-1]), QUERIES)
+    difference = (ours / torch.stack(expected)).log().abs().max()
+    assert difference < 0.2 * (ours / swapped).log().abs().max(), "else it could be any answer"
 
 
 def test_queries_follow_table_1() -> None:
