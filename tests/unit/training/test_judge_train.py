@@ -191,6 +191,10 @@ def test_a_trained_adapter_loads_and_answers_as_it_did_when_trained(
         assert torch.equal(ask_both_ways(judge, both, [pair]), expected)
         plain = QwenJudge(JudgeConfig(folder=str(judge_folder)), torch.device("cpu"))
         assert not torch.allclose(ask_both_ways(plain, both, [pair]), expected)
+        worn = adapter / "adapter_config.json"
+        worn.write_text(json.dumps(json.loads(worn.read_text()) | {"lora_dropout": 0.5}))
+        again = QwenJudge(judge.config, torch.device("cpu"))
+        assert torch.equal(ask_both_ways(again, both, [pair]), expected), "no answers by chance"
     assert judge.notes["view"] == "whole picture"
     assert judge.label == f"{judge_folder.name}+run/adapter"
     assert judge.identity != plain.identity
