@@ -25,12 +25,14 @@ from .chat import Chat
 from .judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, JudgeError, judge_folder
 from .liger import check_liger, use_liger
 from .preprocess import PatchConfig, read_patch_config, to_patches
-from .query import Query
+from .query import TEMPLATE_VERSION, Query
 
 MODEL_TYPES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
 }
+RESULT = "judge"
+"""Folder in that of a run, where a judge is written that was trained as a whole."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PAD = 0
 """Any token but a picture's: what stands after the answer position is never seen."""
@@ -115,8 +117,10 @@ class QwenJudge:
         """A name for records: the model's, and the adapter's if it wears one."""
         adapter = Path(self.config.adapter)
         worn = f"+{adapter.parent.name}/{adapter.name}" if self.config.adapter else ""
-        name = BUNDLED if self._folder == BUNDLED_FOLDER else self._folder.name
-        return f"{name}{worn}"
+        own = self._folder
+        # What training writes is called so in the folder of every run.
+        name = Path(own.parent.name, own.name).as_posix() if own.name == RESULT else own.name
+        return f"{BUNDLED if own == BUNDLED_FOLDER else name}{worn}"
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -133,7 +137,8 @@ class QwenJudge:
     def identity(self) -> str:
         """A digest that changes when judge, adapter or what it sees of pictures changes."""
         packing = self.config.precision if self.config.precision in PACKED_PRECISIONS else ""
-        seen = (str(self.patches.max_pixels), str(self.part.dtype), packing)
+        version = str(TEMPLATE_VERSION)
+        seen = (str(self.patches.max_pixels), str(self.part.dtype), packing, version)
         return fingerprint_files(self.files, *seen)
 
     @property

@@ -17,7 +17,7 @@ from ...fill.host import Host
 from ...reward.adapter import adapter_parameters, put_on, write_notes
 from ...reward.judge import JudgeError, judge_folder
 from ...reward.preference import Preference, PreferenceSet, by_split
-from ...reward.qwen_vl import QwenJudge
+from ...reward.qwen_vl import RESULT, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
 from ..host import TrainingHost
 from ..objective import preference_loss
@@ -254,4 +254,4 @@ def _check_rank(model: Any, config: JudgeTrainConfig) -> None:
 
 def result_folder(config: JudgeTrainConfig) -> Path:
     """Return where the trained judge or its adapter is."""
-    return Path(config.run_folder) / ("judge" if config.mode == "full" else "adapter")
+    return Path(config.run_folder) / (RESULT if config.mode == "full" else "adapter")
