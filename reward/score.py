@@ -126,7 +126,11 @@ def _knock_out(
     compare: Callable[[int, int], Comparison],
     weights: dict[Dimension, float] | None,
 ) -> tuple[list[Comparison], tuple[int, ...]]:
-    """Play rounds of pairs; who loses later, or by less, stands higher."""
+    """Play rounds of pairs; who loses later, or by less, stands higher.
+
+    Who sits a round out for want of an opponent comes first in the next, and so never does twice
+    while others have not.
+    """
     comparisons: list[Comparison] = []
     lost: dict[int, tuple[int, float]] = {}
     alive, number = list(range(num)), 0
@@ -140,7 +144,7 @@ def _knock_out(
             winner, loser = (a, b) if p >= 0.5 else (b, a)
             winners.append(winner)
             lost[loser] = (number, min(p, 1 - p))
-        alive = sorted(winners)
+        alive = winners
     losers = sorted(lost, key=lambda i: lost[i], reverse=True)
     return comparisons, (*alive, *losers)
 

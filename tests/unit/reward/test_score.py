@@ -47,6 +47,42 @@ def test_the_best_of_a_transitive_judge_wins(method: str, num: int) -> None:
             assert len(ranking.comparisons) == num - 1
 
 
+@pytest.mark.parametrize("num", [3, 5, 6, 7, 9, 11])
+def test_nobody_sits_out_twice_in_a_knock_out(num: int) -> None:
+    """Else the last of nine would need to win once, where others need to four times."""
+    for seed in range(20):
+        values = [float(v) for v in range(num)]
+        random.Random(seed).shuffle(values)
+        done = pick_best(QualityJudge(), values, QUERIES, Contest()).comparisons
+        alive, start = set(range(num)), 0
+        byes: list[int] = []
+        while len(alive) > 1:
+            played = done[start : start + len(alive) // 2]
+            start += len(played)
+            met = {place for one in played for place in (one.first, one.second)}
+            byes += alive - met
+            alive -= {min(one.first, one.second, key=values.__getitem__) for one in played}
+        assert len(byes) == len(set(byes))
+
+
+def test_weights_decide_who_wins() -> None:
+    """One candidate is the better built, the other the better looking."""
+
+    class Two:
+        def encode(self, image: torch.Tensor) -> int:
+            return int(image)
+
+        def ask(self, first: int, second: int, queries: Sequence[Query]) -> torch.Tensor:
+            favours = {Dimension.STRUCTURE: 0.9, Dimension.AESTHETICS: 0.2}
+            first_wins = [favours.get(q.dimension, 0.5) for q in queries]
+            return torch.tensor(first_wins if first < second else [1 - p for p in first_wins])
+
+    for method in METHODS:
+        for dimension, best in ((Dimension.STRUCTURE, 0), (Dimension.AESTHETICS, 1)):
+            contest = Contest(method=method, weights={dimension: 2.0, Dimension.CONSISTENCY: 1.0})
+            assert pick_best(Two(), [0, 1], QUERIES, contest).order[0] == best
+
+
 def test_position_bias_cancels() -> None:
     judge = QualityJudge()
     forth = judge_pair(judge, 1.0, 0.0, QUERIES)
