@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from ..reward.judging import (
 from ..reward.metrics import quoted
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
-from ..reward.score import METHODS, Contest, Ranking
+from ..reward.score import METHODS, Contest
 from ..reward.table import Rows, table_picture, table_text
 from ..training.save_ranking import picked_group, save_ranking
 from . import folders, work_folders
@@ -262,29 +261,21 @@ class OneRewardPickBest(io.ComfyNode):
         host, contest = ComfyHost(cls.hidden.unique_id), Contest(method=method, weights=weights)
         folder = work_folders.work_folder(KIND, save_as) if save_as else None
         view = _view(judge, host, **rest)
+        group = None
+        if folder is not None:  # before the judge's work, as it refuses what does not belong to it
+            surroundings = (view.source, view.mask)
+            data = PreferenceSet(folder)
+            group = picked_group(data, Task(task), prompt, candidates, surroundings)
         ranking = rank_candidates(judge, candidates, queries, host, view, contest)
-        if folder is not None:
-            _save(folder, (Task(task), prompt), candidates, ranking, (judge, view, host))
+        if group is not None:
+            num = save_ranking(data, group, candidates, ranking, f"judge:{judge.label}")
+            host.say(f"{num} comparisons by {judge.label} saved in {folder}")
         rows = [
             (f"{i + 1}. candidate {n + 1}", {}, ranking.scores[n])
             for i, n in enumerate(ranking.order)
         ]
         ranked = candidates[list(ranking.order)]
         return _report(host, rows, _ranking_json(ranking), ranked[:1], ranked)
-
-
-def _save(
-    folder: Path,
-    asked: tuple[Task, str],
-    candidates: torch.Tensor,
-    ranking: Ranking,
-    by: tuple[QwenJudge, View, ComfyHost],
-) -> None:
-    judge, view, host = by
-    data = PreferenceSet(folder)
-    group = picked_group(data, *asked, candidates, (view.source, view.mask))
-    num = save_ranking(data, group, candidates, ranking, f"judge:{judge.label}")
-    host.say(f"{num} comparisons by {judge.label} saved in {folder}")
 
 
 def _report(host: ComfyHost, rows: Rows, report: Any, *values: Any) -> io.NodeOutput:

@@ -54,6 +54,12 @@ class Preference:
             raise ValueError(f"confidence is {self.confidence}, but 0.5 to 1 is expected")
         _check_names(self)
 
+    @property
+    def comparison(self) -> tuple[frozenset[str], Dimension, str]:
+        """What was compared, in what, and who did, whoever won."""
+        names = frozenset((self.winner_file_name, self.loser_file_name))
+        return names, self.dimension, self.judged_by
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateGroup:

@@ -28,6 +28,7 @@ from ..reward.preference import (
 )
 from .processes import Processes
 from .progress import PartHost
+from .save_ranking import is_picked
 
 LABELLERS = ("judge", "metrics", "toy world oracle")
 LABELS = "labels.jsonl"
@@ -84,7 +85,7 @@ class Labeller(Protocol):
         """Return who judges a dimension, for the record."""
         ...
 
-    def check(self, groups: Sequence[CandidateGroup]) -> None:
+    def check(self, groups: Sequence[CandidateGroup], data: PreferenceSet) -> None:
         """Raise ValueError for groups that cannot be scored, before any work is done."""
         ...
 
@@ -123,7 +124,10 @@ def label(
     host: Host,
     processes: Processes | None = None,
 ) -> LabelReport:
-    """Label all candidate groups; pairs of the same labeller are replaced, others stay.
+    """Label all candidate groups; their pairs by the same labeller are replaced, others stay.
+
+    Others are those of people, of other labellers, of pictures that are in no group, and what a
+    contest has found.
 
     Scores of an earlier run are used again, so one that was cancelled goes on. Several processes
     share the groups out; the first writes.
@@ -135,7 +139,7 @@ def label(
     groups = data.groups()
     if not groups:
         raise ValueError(f"{data.folder} holds no candidates; collect some first")
-    labeller.check(groups)
+    labeller.check(groups, data)
     labels = _Labels(data.folder / LABELS, labeller.identity)
     processes.wait()
     missing = [group for group in groups if _key(group) not in labels.verdicts]
@@ -149,8 +153,7 @@ def label(
                 labels.add(key, verdict, writes=processes.is_main)
     pairs, report = _pairs(groups, labels.verdicts, labeller, margin)
     if processes.is_main:
-        mine = {labeller.judged_by(dimension) for dimension in Dimension}
-        data.replace_pairs([p for p in data.pairs() if p.judged_by not in mine] + pairs)
+        data.replace_pairs(_merged(data.pairs(), pairs, groups, labeller))
     processes.wait()
     return report
 
@@ -208,6 +211,20 @@ def _pairs(
                 # Who wins over all opponents may lose against the worst one; then nobody is sure.
                 pairs.append(replace(pair, confidence=max(chance, 0.5)))
     return pairs, LabelReport(kept=kept, seen=seen)
+
+
+def _merged(
+    before: Sequence[Preference],
+    pairs: Sequence[Preference],
+    groups: Sequence[CandidateGroup],
+    labeller: Labeller,
+) -> list[Preference]:
+    """Return old and new pairs, without the old ones in whose place the new ones come."""
+    mine = {labeller.judged_by(dimension) for dimension in Dimension}
+    labelled = {name for g in groups if not is_picked(g) for name in g.file_names}
+    kept = [p for p in before if p.judged_by not in mine or p.winner_file_name not in labelled]
+    known = {p.comparison for p in kept}
+    return kept + [p for p in pairs if p.comparison not in known]
 
 
 def _key(group: CandidateGroup) -> Key:

@@ -21,7 +21,7 @@ from ..reward.score import METHODS, Contest
 from ..world import oracle
 from ..world.conditions import TASKS as WORLD_TASKS
 from ..world.conditions import draw_conditions
-from .data import read_picture
+from .data import picture_size, read_picture
 from .judge.pairs import view_of
 from .label import LABELLERS, LabelConfig, Labeller, Verdict
 from .make_conditions import scene_of
@@ -63,9 +63,9 @@ class JudgeLabeller:
         del dimension
         return f"judge:{self.judge.label}"
 
-    def check(self, groups: Sequence[CandidateGroup]) -> None:
+    def check(self, groups: Sequence[CandidateGroup], data: PreferenceSet) -> None:
         """Refuse a judge without Yes and No (JudgeError)."""
-        del groups
+        del groups, data
         _ = self.judge.answer_ids
 
     def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
@@ -105,11 +105,30 @@ class MetricLabeller:
         """Return the metric's name."""
         return f"metric:{_METRICS.get(dimension, 'none')}"
 
-    def check(self, groups: Sequence[CandidateGroup]) -> None:
-        """Refuse groups without masks; ImportError if words are to be read without a reader."""
+    def check(self, groups: Sequence[CandidateGroup], data: PreferenceSet) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ValueError: A group has no mask, one of another size, or words to be read that are not
+                in double quotes.
+            ImportError: Words are to be read without a reader.
+        """
         for group in groups:
+            name = f"condition {group.condition}"
             if not group.mask_file_name:
-                raise ValueError(f"condition {group.condition} has no mask, which metrics need")
+                raise ValueError(f"{name} has no mask, which metrics need")
+            masked = (group.mask_file_name, group.file_names[0])
+            mask, size = (picture_size(data.picture(one)) for one in masked)
+            if mask != size:
+                raise ValueError(
+                    f"{name} has a mask of {mask[0]}x{mask[1]} px for candidates of "
+                    f"{size[0]}x{size[1]} px; remove it from {data.folder}"
+                )
+            if group.task is Task.TEXT and not quoted(group.prompt):
+                raise ValueError(
+                    f"{name} says {group.prompt!r}, but metrics read the words in double quotes, "
+                    'as in a sign that says "OPEN"; label it with a judge'
+                )
         if any(group.task is Task.TEXT for group in groups):
             text_correct(torch.zeros(1, 16, 16, 3), "x")
 
@@ -143,8 +162,9 @@ class OracleLabeller:
         del dimension
         return "oracle"
 
-    def check(self, groups: Sequence[CandidateGroup]) -> None:
+    def check(self, groups: Sequence[CandidateGroup], data: PreferenceSet) -> None:
         """Refuse conditions that are no scenes of the toy world."""
+        del data
         others = [group.condition for group in groups if scene_of(group.condition) is None]
         if others:
             raise ValueError(

@@ -7,10 +7,15 @@ import hashlib
 import torch
 from torch import Tensor
 
-from ..fill.task import Dimension, Task
+from ..fill.task import Task
 from ..reward.preference import CandidateGroup, Preference, PreferenceSet
 from ..reward.score import Ranking
 from .data import save_picture
+
+PICKED = "picked-"
+"""Begins the names of conditions of groups that a contest has ranked."""
+_TIE = 1e-6
+"""Nearer to one half than this is rounding: pictures that are the same."""
 
 
 def save_ranking(
@@ -28,14 +33,14 @@ def save_ranking(
     Returns:
         The number of new pairs.
     """
-    is_new = group.condition not in {known.condition for known in data.groups()}
+    is_new = group.file_names not in {known.file_names for known in data.groups()}
     if is_new:
         for name, picture in zip(group.file_names, candidates, strict=True):
             path = data.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             save_picture(path, picture)
-    known = set(map(_compared, data.pairs()))
-    pairs = [p for p in _pairs(group, ranking, judged_by) if _compared(p) not in known]
+    known = {pair.comparison for pair in data.pairs()}
+    pairs = [p for p in _pairs(group, ranking, judged_by) if p.comparison not in known]
     for pair in pairs:
         data.add(pair)
     if is_new:
@@ -52,45 +57,67 @@ def picked_group(
 ) -> CandidateGroup:
     """Name the candidates' group by what they are, and write source and mask, where known.
 
+    The condition is named by the source, so that everything that was ever made from one picture
+    stays in one split; by the candidates where the source is not known.
+
     Args:
         data: The data set.
         task: The edit they were made by.
         prompt: What they should show.
         candidates: ``[N, H, W, 3]``, 0..1.
         surroundings: Source ``[1 or N, H, W, 3]`` and mask ``[1 or N, H, W]``; the first is taken.
+
+    Raises:
+        ValueError: Source or mask is not as large as the candidates.
     """
-    made = hashlib.blake2b(f"{task.value}|{prompt}|".encode(), digest_size=8)
-    made.update((candidates * 255).round().to(torch.uint8).cpu().numpy().tobytes())
-    condition = f"picked-{made.hexdigest()}"
-    names = []
+    size = tuple(candidates.shape[1:3])
+    shown: dict[str, Tensor] = {}
     for label, picture in zip(("source", "mask"), surroundings, strict=True):
-        names.append(f"images/{condition}/{label}.png" if picture is not None else "")
-        if picture is not None:
-            first = picture[0] if picture.ndim > (3 if label == "source" else 2) else picture
-            path = data.folder / names[-1]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_picture(path, first)
+        if picture is None:
+            continue
+        shown[label] = picture[0] if picture.ndim > (3 if label == "source" else 2) else picture
+        if shown[label].shape[:2] != size:
+            height, width = shown[label].shape[:2]
+            raise ValueError(
+                f"the {label} is {width}x{height} px but the candidates are {size[1]}x{size[0]} "
+                f"px; connect the {label} that they were made from"
+            )
+    made_by = _digest(task.value, prompt, candidates)
+    source = shown.get("source")
+    condition = PICKED + (made_by if source is None else _digest("source", "", source))
+    place = f"images/{condition}/{made_by}"
+    for label, picture in shown.items():
+        path = data.folder / place / f"{label}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(path, picture)
+    names = {label: f"{place}/{label}.png" for label in shown}
     return CandidateGroup(
-        file_names=tuple(f"images/{condition}/{i}.png" for i in range(len(candidates))),
+        file_names=tuple(f"{place}/{i}.png" for i in range(len(candidates))),
         task=task,
         condition=condition,
-        source_file_name=names[0],
-        mask_file_name=names[1],
+        source_file_name=names.get("source", ""),
+        mask_file_name=names.get("mask", ""),
         prompt=prompt,
+        made_by=made_by,
     )
 
 
-def _compared(pair: Preference) -> tuple[frozenset[str], Dimension, str]:
-    """Return what was compared in what, and who did."""
-    names = frozenset((pair.winner_file_name, pair.loser_file_name))
-    return names, pair.dimension, pair.judged_by
+def is_picked(group: CandidateGroup) -> bool:
+    """Whether a group comes from a contest, and so do pairs of it that no label explains."""
+    return group.condition.startswith(PICKED)
+
+
+def _digest(kind: str, prompt: str, pictures: Tensor) -> str:
+    made = hashlib.blake2b(f"{kind}|{prompt}|".encode(), digest_size=8)
+    made.update((pictures * 255).round().to(torch.uint8).cpu().numpy().tobytes())
+    return made.hexdigest()
 
 
 def _pairs(group: CandidateGroup, ranking: Ranking, judged_by: str) -> list[Preference]:
     pairs = []
     for done in ranking.comparisons:
         for dimension, p in done.judgement.probabilities.items():
-            if p == 0.5:
+            if abs(p - 0.5) < _TIE:
                 continue
             best, worst = (done.first, done.second) if p > 0.5 else (done.second, done.first)
             pairs.append(

@@ -126,6 +126,17 @@ def test_what_was_compared_is_kept_once(tmp_path: Path) -> None:
     other = picked_group(data, Task.EXTEND, "a blue circle", pictures, (None, None))
     assert other.condition != group.condition
     assert other.source_file_name == ""
+    seed = picked_group(data, Task.EXTEND, "a red circle", 1 - pictures, (source, mask))
+    assert seed.condition == group.condition, "what is made from one picture stays in one split"
+    assert not set(seed.file_names) & set(group.file_names)
+    assert save_ranking(data, seed, 1 - pictures, ranking, "judge:mine") == 3
+    assert data.groups() == [group, seed]
+    with pytest.raises(ValueError, match="the mask is 8x4 px but the candidates are 16x16 px"):
+        picked_group(data, Task.EXTEND, "a red circle", pictures, (source, torch.ones(4, 8)))
+    rounded = torch.tensor(0.5).nextafter(torch.tensor(1.0)).item()
+    same = Comparison(first=0, second=1, judgement=Judgement(probabilities={beauty: rounded}))
+    tie = replace(ranking, comparisons=(same,))
+    assert save_ranking(data, group, pictures, tie, "judge:third") == 0, "nobody has won"
 
 
 def test_cancel_is_heard_while_judging(judge: QwenJudge, tmp_path: Path) -> None:

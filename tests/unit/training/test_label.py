@@ -201,3 +201,47 @@ def test_what_cannot_be_labelled_is_refused_before_any_work(
     save_picture(data.folder / group.file_names[1], torch.rand(16, 32, 3))
     with pytest.raises(ValueError, match="holiday differ in size"):
         label(data, JudgeLabeller(judge), 0.1, host)
+
+
+def test_a_label_replaces_nothing_that_it_cannot_make_again(
+    data: PreferenceSet, judge: QwenJudge
+) -> None:
+    """Pairs of no group, and what a contest among several has found, are by the same judge too."""
+    generator = torch.Generator().manual_seed(0)
+    saved_group(data, torch.rand(3, 32, 32, 3, generator=generator))
+    contest = saved_group(data, torch.rand(3, 32, 32, 3, generator=generator), condition="picked-0")
+    labeller = JudgeLabeller(judge)
+    found = [
+        Preference(
+            winner_file_name=winner,
+            loser_file_name=loser,
+            task=Task.FILL,
+            dimension=Dimension.STRUCTURE,
+            condition="picked-0",
+            judged_by=labeller.judged_by(Dimension.STRUCTURE),
+        )
+        for winner, loser in (("a.png", "b.png"), contest.file_names[:2], contest.file_names[1:])
+    ]
+    for pair in found:
+        data.add(pair)
+    label(data, labeller, 0.0, RecordingHost())
+    assert data.pairs()[:3] == found
+    assert len({p.comparison for p in data.pairs()}) == len(data.pairs())
+    label(data, labeller, 1.0, RecordingHost())
+    left = data.pairs()
+    assert left[:3] == found
+    assert {p.condition for p in left} == {"picked-0"}, "its own are gone"
+
+
+def test_metrics_refuse_what_they_cannot_measure_before_any_work(data: PreferenceSet) -> None:
+    save_picture(data.folder / "mask.png", torch.ones(64, 64))
+    saved_group(data, torch.rand(2, 32, 48, 3), mask_file_name="mask.png")
+    with pytest.raises(ValueError, match="condition c has a mask of 64x64 px for candidates of 48"):
+        label(data, MetricLabeller(), 0.2, RecordingHost())
+    words = PreferenceSet(data.folder / "words")
+    save_picture(words.folder / "mask.png", torch.ones(32, 32))
+    saved_group(
+        words, torch.rand(2, 32, 32, 3), mask_file_name="mask.png", task=Task.TEXT, prompt="AB"
+    )
+    with pytest.raises(ValueError, match="condition c says 'AB', but metrics read the words in"):
+        label(words, MetricLabeller(), 0.2, RecordingHost())
