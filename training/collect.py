@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,12 +89,14 @@ def collect(
 
     Raises:
         ValueError: A picture is missing or damaged, or a mask is empty; names it. Or the model was
-            not loaded from files.
+            not loaded from files, or has made candidates with other settings here.
         OSError: The disk is full; what was listed is whole, and the same run goes on from there.
     """
     processes = processes or Processes()
     maker = _Maker(models=models, config=config, name=fingerprint(models))
-    known = {group.condition for group in groups_of(data, models, maker.name)}
+    groups = groups_of(data, models, maker.name)
+    _check_settings(groups, config, data.folder)
+    known = {group.condition for group in groups}
     wanted = conditions.conditions[: config.max_conditions or None]
     missing = [condition for condition in wanted if condition.name not in known]
     conditions.check(missing)
@@ -144,6 +146,25 @@ def draw_settings(config: CollectConfig, condition: str) -> Iterator[tuple[FillC
             ),
             seed,
         )
+
+
+def _check_settings(groups: Sequence[CandidateGroup], config: CollectConfig, folder: Path) -> None:
+    """Refuse to go on with settings that what is there was not made with."""
+    for group in groups:
+        drawn = [
+            asdict(fill) | {"seed": seed} for fill, seed in draw_settings(config, group.condition)
+        ]
+        both = list(zip(group.settings, drawn, strict=False))
+        # Versions before and after this one may note more or less.
+        is_same = len(group.settings) == len(drawn) and all(
+            all(after[name] == value for name, value in before.items() if name in after)
+            for before, after in both
+        )
+        if group.settings and not is_same:
+            raise ValueError(
+                f"the candidates of condition {group.condition} in {folder} were made with other "
+                "settings; choose another name for the data, or restore them"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,17 @@ def test_a_run_that_was_cancelled_goes_on(conditions: ConditionSet, tmp_path: Pa
     collect(conditions, bundled_models(), parts, QUICK, RecordingHost())
     assert parts.groups() == whole.groups()
     assert collect(conditions, bundled_models(), parts, QUICK, RecordingHost()) == 0
+
+
+@pytest.mark.parametrize("changes", [{"num_candidates": 3}, {"steps": (3, 4)}, {"seed": 7}])
+def test_other_settings_in_the_same_data_are_refused(
+    changes: dict[str, Any], conditions: ConditionSet, tmp_path: Path
+) -> None:
+    data = PreferenceSet(tmp_path / "data")
+    collect(conditions, bundled_models(), data, replace(QUICK, max_conditions=1), RecordingHost())
+    with pytest.raises(ValueError, match="made with other settings; choose another name"):
+        collect(conditions, bundled_models(), data, replace(QUICK, **changes), RecordingHost())
+    assert collect(conditions, bundled_models(), data, QUICK, RecordingHost()) == 6
 
 
 def test_settings_vary_within_their_ranges() -> None:
