@@ -60,10 +60,10 @@ def import_pairs(path: Path, folder: Path) -> int:
     if not found:
         raise ValueError(f"{path} lists no pairs; give one row per pair")
     data = PreferenceSet(folder)
-    known = set(map(to_line, data.pairs()))
+    known = set(map(_without_condition, data.pairs()))
     num = 0
     for pair, pictures in found:
-        line = to_line(pair)
+        line = _without_condition(pair)
         if line in known:
             continue
         for name, source in pictures.items():
@@ -197,8 +197,13 @@ def _member(kind: Any, name: str, value: Any) -> Any:
 
 
 def _condition_of(pair: Preference) -> str:
-    parts = (pair.source_file_name, pair.mask_file_name, pair.task.value, pair.prompt)
-    return f"imported-{hashlib.blake2b('|'.join(parts).encode(), digest_size=8).hexdigest()}"
+    """Name a condition by its source alone: what was made from one picture stays in one split."""
+    digest = hashlib.blake2b(pair.source_file_name.encode(), digest_size=8).hexdigest()
+    return f"imported-{digest}"
+
+
+def _without_condition(pair: Preference) -> str:
+    return to_line(replace(pair, condition=""))
 
 
 def _check_pictures(sources: Mapping[str, Path]) -> None:

@@ -72,6 +72,7 @@ def test_a_list_becomes_pairs_once(rows: list[dict[str, Any]], tmp_path: Path, k
 
 def test_pairs_of_one_source_stay_together(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     same = [row | {"source": rows[0]["source"]} for row in rows]
+    same[1] |= {"dimension": "text_alignment", "prompt": "a red circle"}
     import_pairs(write(tmp_path, same, "csv"), tmp_path / "data")
     assert len({pair.condition for pair in PreferenceSet(tmp_path / "data").pairs()}) == 1
 
