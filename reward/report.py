@@ -32,6 +32,8 @@ class Answer:
     """P("Yes") with the winner first."""
     loser_first: float
     """P("Yes") with the loser first."""
+    condition: str = ""
+    """What the pair was made from, where several pairs may share it; empty: it shares nothing."""
 
     @property
     def score(self) -> float:
@@ -57,7 +59,7 @@ class CellReport:
     accuracy: float
     """Share of right answers, 0..1."""
     low: float
-    """Lower end of the 95 % interval of the accuracy (Wilson)."""
+    """Lower end of the 95 % interval of the accuracy (Wilson), by conditions where they share."""
     high: float
     """Upper end."""
     swap_consistency: float
@@ -139,7 +141,7 @@ def _cell_of(name: str) -> Cell:
     return Task(task), Dimension(dimension)
 
 
-def wilson_interval(share: float, num: int) -> tuple[float, float]:
+def wilson_interval(share: float, num: float) -> tuple[float, float]:
     """Return the 95 % interval of a share among ``num`` independent trials.
 
     Source: E. B. Wilson, "Probable inference" (1927).
@@ -184,7 +186,7 @@ def _shown(report: JudgeReport, criterion: Cell) -> str:
 
 def _cell(group: Sequence[Answer]) -> CellReport:
     accuracy = sum(a.right for a in group) / len(group)
-    low, high = wilson_interval(accuracy, len(group))
+    low, high = wilson_interval(accuracy, _effective_number(group, accuracy))
     return CellReport(
         num_pairs=len(group),
         accuracy=accuracy,
@@ -192,6 +194,23 @@ def _cell(group: Sequence[Answer]) -> CellReport:
         high=high,
         swap_consistency=sum(a.is_consistent for a in group) / len(group),
     )
+
+
+def _effective_number(group: Sequence[Answer], accuracy: float) -> float:
+    """Return how many independent pairs would be as sure.
+
+    Pairs of one condition share its pictures and go right or wrong together. Source: L. Kish,
+    "Survey Sampling" (1965): the number divided by the design effect, which is the variance of the
+    mean by clusters over that of single answers.
+    """
+    off: dict[str, float] = defaultdict(float)
+    for number, answer in enumerate(group):
+        off[answer.condition or f"alone {number}"] += answer.right - accuracy
+    alone = sum((answer.right - accuracy) ** 2 for answer in group)
+    if not alone:  # all right or all wrong: nothing says how far a condition's pairs differ
+        return len(off)
+    effect = sum(one**2 for one in off.values()) / alone
+    return len(group) / max(effect, 1.0)
 
 
 def _calibration(answers: Sequence[Answer]) -> tuple[CalibrationBin, ...]:

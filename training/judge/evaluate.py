@@ -59,7 +59,12 @@ def answer_pairs(
         pictures = [on_device(pictures_of(data, pair, view), device) for pair in part]
         yes = ask_both_ways(judge, pictures, part)[:, :, 0].exp().tolist()
         answers += [
-            Answer(criterion=(pair.task, pair.dimension), winner_first=a, loser_first=b)
+            Answer(
+                criterion=(pair.task, pair.dimension),
+                winner_first=a,
+                loser_first=b,
+                condition=pair.condition,
+            )
             for pair, (a, b) in zip(part, yes, strict=True)
         ]
     return answers
