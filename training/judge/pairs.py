@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from ...reward.judging import VIEWS, View
 from ...reward.preference import CandidateGroup, Preference, PreferenceSet
 from ...reward.query import Query
-from ..data import read_picture
+from ..data import picture_size, read_picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,13 @@ def _shifted(picture: Tensor, dy: int, dx: int) -> Tensor:
     return padded[:, top : top + height, left : left + width]
 
 
+def spread(pairs: Sequence[Preference], most: int) -> list[Preference]:
+    """Return so many pairs at most, evenly from all: lists are often sorted by task."""
+    if len(pairs) <= most:
+        return list(pairs)
+    return [pairs[round(place * (len(pairs) - 1) / max(most - 1, 1))] for place in range(most)]
+
+
 def draw_batch(pairs: Sequence[Preference], step: int, batch: int, seed: int) -> list[Preference]:
     """Return the pairs of one step: every epoch is a permutation of all pairs of its own.
 
@@ -92,6 +99,41 @@ def pictures_of(
         )
     seen = view_of(data, pair, view)
     return seen.show(winner), seen.show(loser)
+
+
+def check_pairs(data: PreferenceSet, pairs: Iterable[Preference], view: str = VIEWS[0]) -> None:
+    """Look at questions and at the headers of pictures, before hours of work depend on them.
+
+    Raises:
+        ValueError: A picture is missing, damaged or of another size than the one it is compared
+            with, text alignment is asked for without a text, or the view needs a source or a mask
+            that is not there, not as large or empty; names it.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    seen: set[tuple[str, str]] = set()
+    for pair in pairs:
+        try:
+            query_of(pair)
+        except ValueError as error:
+            raise ValueError(f"condition {pair.condition} in {data.folder}: {error}") from error
+        names = [pair.winner_file_name, pair.loser_file_name]
+        if view != VIEWS[0]:
+            needed = (pair.source_file_name, pair.mask_file_name)
+            if needed not in seen:
+                view_of(data, pair, view)
+                seen.add(needed)
+            names += [name for name in needed if name]
+        for name in names:
+            if name not in sizes:
+                sizes[name] = picture_size(data.picture(name))
+        first = sizes[names[0]]
+        for name in names[1:]:
+            if sizes[name] != first:
+                raise ValueError(
+                    f"{names[0]} is {first[0]}x{first[1]} px but {name} is {sizes[name][0]}x"
+                    f"{sizes[name][1]} px; make both as large, or remove the pair from "
+                    f"{data.folder}"
+                )
 
 
 def view_of(data: PreferenceSet, record: Preference | CandidateGroup, kind: str) -> View:

@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -28,6 +27,7 @@ from ..plot import Series, plot, stack
 from ..pretrain.run import write_text
 from ..processes import Processes
 from .evaluate import BATCH, answer_pairs
+from .pairs import check_pairs, spread
 
 log = logging.getLogger("onereward.training")
 
@@ -64,20 +64,20 @@ def report_on_judge(
     """Ask a judge about held-out pairs, in both orders; several processes share them.
 
     Raises:
-        ValueError: There are no pairs in these splits.
+        ValueError: There are no pairs in these splits, or one cannot be asked about; names it.
     """
     processes = processes or Processes()
     splits = by_split(data.pairs())
     pairs = [pair for name in config.split.split(" and ") for pair in splits[name]]
-    if config.max_pairs and len(pairs) > config.max_pairs:
-        chosen = np.linspace(0, len(pairs) - 1, config.max_pairs).round().astype(int)
-        pairs = [pairs[i] for i in chosen]
+    if config.max_pairs:
+        pairs = spread(pairs, config.max_pairs)
     if not pairs:
         raise ValueError(
             f"{data.folder} holds no pairs of its {config.split} split, which takes a tenth of all "
             "conditions; collect and label more, or choose another split"
         )
     _ = judge.answer_ids
+    check_pairs(data, pairs, config.view)
     room = 2 * BATCH * judge.patches.max_pixels * BYTES_PER_PIXEL
     mine = pairs[processes.rank :: processes.count]
 

@@ -5,7 +5,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,16 +15,14 @@ from torch import Tensor
 from ...fill.host import Host
 from ...fill.memory import NotEnoughMemory, is_out_of_memory
 from ...reward.adapter import read_notes
-from ...reward.preference import Preference, PreferenceSet
 from ...reward.report import JudgeReport
-from ..data import picture_size
 from ..host import TrainingHost
 from ..pretrain.run import Clock, RunFolder, first_snapshot, saved_step
 from ..processes import Processes
 from .config import JudgeTrainConfig
 from .curve import draw_curve, read_curve
 from .memory import training_bytes
-from .pairs import query_of
+from .pairs import check_pairs, spread
 from .trainer import JudgeTrainer, result_folder, trained_parameters
 
 log = logging.getLogger("onereward.training")
@@ -57,8 +55,8 @@ def train_judge(
     with torch.inference_mode(False), torch.enable_grad():
         trainer = JudgeTrainer(config, host, processes)
         host.say(describe(trainer))
-        dev = trainer.splits["dev"][: config.test_pairs]
-        check_pairs(trainer.data, [*trainer.splits["train"], *dev])
+        dev = spread(trainer.splits["dev"], config.test_pairs)
+        check_pairs(trainer.data, [*trainer.splits["train"], *dev], config.view)
         trained = trained_parameters(trainer.judge.part.module, config)
         need = training_bytes(trainer.judge, config, trained.values())
         try:
@@ -103,31 +101,6 @@ def describe(trainer: JudgeTrainer) -> str:
         else ("none held out: accuracy cannot be measured until there are more conditions")
     )
     return f"{len(splits['train'])} pairs to learn from ({counts}); {held_out}"
-
-
-def check_pairs(data: PreferenceSet, pairs: Iterable[Preference]) -> None:
-    """Look at questions and at the headers of pictures, before hours of work depend on them.
-
-    Raises:
-        ValueError: A picture is missing, damaged or of another size than the one it is compared
-            with, or text alignment is asked for without a text; names it.
-    """
-    sizes: dict[str, tuple[int, int]] = {}
-    for pair in pairs:
-        try:
-            query_of(pair)
-        except ValueError as error:
-            raise ValueError(f"condition {pair.condition} in {data.folder}: {error}") from error
-        names = (pair.winner_file_name, pair.loser_file_name)
-        for name in names:
-            if name not in sizes:
-                sizes[name] = picture_size(data.picture(name))
-        (width, height), other = (sizes[name] for name in names)
-        if (width, height) != other:
-            raise ValueError(
-                f"{names[0]} is {width}x{height} px but {names[1]} is {other[0]}x{other[1]} px; "
-                f"make both as large, or remove the pair from {data.folder}"
-            )
 
 
 class _Run:

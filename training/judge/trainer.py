@@ -31,7 +31,7 @@ from ..pretrain.run import (
 from ..processes import Processes
 from .config import JudgeTrainConfig
 from .evaluate import answer_pairs, ask_both_ways, on_device
-from .pairs import Jitter, draw_batch, pictures_of
+from .pairs import Jitter, draw_batch, pictures_of, spread
 
 
 class JudgeTrainer:
@@ -125,7 +125,7 @@ class JudgeTrainer:
 
     def answers(self, split: str = "dev") -> list[Answer]:
         """Return the answers about a held-out split; every process asks about its share."""
-        pairs = self.splits[split][: self.config.test_pairs]
+        pairs = spread(self.splits[split], self.config.test_pairs)
         mine = pairs[self.processes.rank :: self.processes.count]
         with self._computing():
             answers = answer_pairs(

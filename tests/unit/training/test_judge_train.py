@@ -23,7 +23,8 @@ from onereward.reward.preference import Preference, PreferenceSet, split_of
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.evaluate import ask_both_ways
-from onereward.training.judge.pairs import Jitter, draw_batch, pictures_of
+from onereward.training.judge.pairs import Jitter, draw_batch, pictures_of, spread
+from onereward.training.judge.report import ReportConfig, report_on_judge
 from onereward.training.judge.train import train_judge
 from onereward.training.judge.trainer import JudgeTrainer
 from onereward.training.pretrain.run import NotFinite, RunFolder, saved_step
@@ -314,6 +315,50 @@ def test_bad_data_is_named_before_the_first_step(
     with pytest.raises(ValueError, match=f"{path.name} cannot be read as a picture"):
         train_judge(settings, host)
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_a_view_that_a_pair_cannot_be_seen_in_is_named_before_the_first_step(
+    judge_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(data_folder, folder)
+    data = PreferenceSet(folder)
+    Image.new("L", (32, 32), 255).save(folder / "mask.png")
+    whole = [replace(pair, mask_file_name="mask.png") for pair in data.pairs()]
+    place = next(n for n, p in enumerate(whole) if split_of(p.condition) == "train")
+    settings = config(tmp_path / "run", judge_folder, folder, view="around the mask")
+    report = ReportConfig(split="test and dev", view="around the mask")
+    judge = QwenJudge(JudgeConfig(folder=str(judge_folder)), torch.device("cpu"))
+    for size, level, message in (
+        ((32, 16), 255, "make both as large"),
+        ((32, 32), 0, "needs a mask that is not empty"),
+    ):
+        Image.new("L", size, level).save(folder / "bad.png")
+        broken = list(whole)
+        broken[place] = replace(whole[place], mask_file_name="bad.png")
+        data.replace_pairs(broken)
+        with pytest.raises(ValueError, match=message):
+            train_judge(settings, RecordingHost())
+        assert not (tmp_path / "run" / "checkpoint").exists()
+        data.replace_pairs(replace(pair, mask_file_name="bad.png") for pair in whole)
+        host = RecordingHost(cancel_at_call=1)
+        with pytest.raises(ValueError, match=message):
+            report_on_judge(judge, data, report, host)
+
+
+def test_a_few_of_many_pairs_are_of_all_kinds() -> None:
+    """Lists are often sorted by task."""
+    pair = Preference(
+        winner_file_name="a.png",
+        loser_file_name="b.png",
+        task=Task.REMOVE,
+        dimension=Dimension.REMOVAL_QUALITY,
+        condition="",
+    )
+    pairs = [replace(pair, condition=str(number)) for number in range(10)]
+    assert [p.condition for p in spread(pairs, 4)] == ["0", "3", "6", "9"]
+    assert spread(pairs, 10) == spread(pairs, 64) == pairs
+    assert spread(pairs, 1) == pairs[:1]
 
 
 def test_a_kill_before_the_result_is_written_does_not_pass_for_the_end(
