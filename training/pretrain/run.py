@@ -89,9 +89,8 @@ class RunFolder:
         fresh, current = self.path / "checkpoint.new", self.path / "checkpoint"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        tensors = {k: t.detach().contiguous() for k, t in snapshot.tensors.items()}
         try:
-            save_file(tensors, fresh / _TENSORS)
+            save_file(_apart(snapshot.tensors), fresh / _TENSORS)
             state = {"step": snapshot.step, "seconds": snapshot.seconds}
             write_text(fresh / _STATE, json.dumps(state))
         except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
@@ -294,23 +293,45 @@ def run_stage(
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """Return an optimiser's state tensors as `prefix.<parameter>.<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{prefix}.{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for index, values in state.items()
-        for name, value in values.items()
-    }
+    """Return an optimiser's state as `prefix.<parameter>.<name>`, longer for what is nested.
+
+    bitsandbytes nests its state, counts steps in a Python number, and shares one table among all.
+    """
+    return _flat(optimizer.state_dict()["state"], prefix)
 
 
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str
 ) -> None:
     """Load what `flatten_optimizer` returned into an optimiser over the same parameters."""
-    stored = optimizer.state_dict()
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         if key.startswith(prefix + "."):
-            index, name = key[len(prefix) + 1 :].split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**stored, "state": state})
+            index, *path, name = key[len(prefix) + 1 :].split(".")
+            place = state.setdefault(int(index), {})
+            for part in path:
+                place = place.setdefault(part, {})
+            # PyTorch's own optimisers count in floats: a whole number was a Python number.
+            is_int = value.ndim == 0 and value.dtype == torch.int64
+            place[name] = int(value) if is_int else value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _flat(value: Any, name: str) -> dict[str, Tensor]:
+    if not isinstance(value, Mapping):
+        return {name: value if isinstance(value, Tensor) else torch.tensor(value)}
+    parts = [_flat(inner, f"{name}.{key}") for key, inner in value.items()]
+    return {key: tensor for part in parts for key, tensor in part.items()}
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of which no two share memory; safetensors writes no others."""
+    made: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        kept = tensor.detach().contiguous()
+        if kept.untyped_storage().data_ptr() in seen:
+            kept = kept.clone()
+        seen.add(kept.untyped_storage().data_ptr())
+        made[name] = kept
+    return made

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ from onereward.training.pretrain import run as run_module
 from onereward.training.pretrain.config import FillTrainConfig, VaeTrainConfig
 from onereward.training.pretrain.export import export_pipeline, load_run
 from onereward.training.pretrain.photographs import find_photographs
-from onereward.training.pretrain.run import RunFolder, Snapshot, load_snapshot
+from onereward.training.pretrain.run import (
+    RunFolder,
+    Snapshot,
+    flatten_optimizer,
+    load_snapshot,
+    restore_optimizer,
+)
 from onereward.training.pretrain.transformer import FillTrainer, train_fill
 from onereward.training.pretrain.vae import train_vae
 
@@ -142,6 +149,54 @@ def test_resume_with_other_settings_names_them(vae_config: VaeTrainConfig):
         ValueError, match=r"other settings \(kl_weight: 2e-05 -> 1.0, seed: 0 -> 5\)"
     ):
         RunFolder(replace(vae_config, seed=5, kl_weight=1.0))
+
+
+class EightBit(torch.optim.Optimizer):
+    """Momentum that keeps its state as bitsandbytes does: a table for all, nested, an int step."""
+
+    def __init__(self, params: list[torch.nn.Parameter]) -> None:
+        super().__init__(params, {"lr": 0.1})
+        self.table = torch.linspace(-1, 1, 256)
+
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            if not self.state[parameter]:
+                codes = torch.full(parameter.shape, 128, dtype=torch.uint8)
+                self.state[parameter] = {"step": 0, "quant": {"codes": codes, "map": self.table}}
+            state = self.state[parameter]
+            assert isinstance(state["step"], int)
+            state["step"] += 1
+            quant = state["quant"]
+            moved = quant["map"][quant["codes"].long()] / 2 + parameter.grad / state["step"]
+            quant["codes"] = (quant["map"] - moved[..., None]).abs().argmin(-1).to(torch.uint8)
+            parameter.data -= 0.1 * moved
+
+
+@pytest.mark.parametrize("kind", [EightBit, torch.optim.AdamW])
+def test_an_optimiser_goes_on_from_a_checkpoint(kind: Any, vae_config: VaeTrainConfig):
+    def stepped(optimizer: Any, times: int) -> None:
+        for _ in range(times):
+            for number, p in enumerate(optimizer.param_groups[0]["params"]):
+                p.grad = torch.sin(p.detach() * (number + 1))
+            optimizer.step()
+
+    def fresh() -> list[torch.nn.Parameter]:
+        return [torch.nn.Parameter(torch.linspace(0, 1, 6)) for _ in range(2)]
+
+    whole, parts = fresh(), fresh()
+    stepped(kind(whole), 5)
+    first, folder = kind(parts), RunFolder(vae_config)
+    stepped(first, 2)
+    folder.save(Snapshot(step=2, seconds=0.0, tensors=flatten_optimizer(first, "adam")))
+    stored, second = folder.load(), kind(parts)
+    assert stored is not None
+    if kind is torch.optim.AdamW:  # the keys of checkpoints that exist already
+        names = {f"adam.{i}.{n}" for i in (0, 1) for n in ("step", "exp_avg", "exp_avg_sq")}
+        assert stored.tensors.keys() == names
+    restore_optimizer(second, stored.tensors, "adam")
+    stepped(second, 3)
+    for made, expected in zip(parts, whole, strict=True):
+        assert torch.equal(made, expected)
 
 
 def test_full_disk_keeps_the_last_checkpoint(
