@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ...fill.host import Host
 from ...fill.memory import NotEnoughMemory, is_out_of_memory
-from ...fill.models import FillModels, load_fill_models
-from ...reward.qwen_vl import QwenJudge
 from ..data import ConditionSet, read_picture, save_picture
 from ..loop import PolicyTrainer, Surroundings
 from ..pretrain.run import (
@@ -33,6 +31,7 @@ from .config import LORA, PolicyTrainConfig
 from .forecast import Forecast, make_forecast, memory_advice
 from .gate import gate_of
 from .inputs import check_inputs, digests_of, keep_inputs
+from .loaded import Loaded, load
 from .looks.board import draw_board
 from .looks.tensorboard import TensorBoard
 from .looks.watch import Watch
@@ -52,20 +51,6 @@ BOARD = "board.png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Loaded:
-    """The models of a run; a node hands over what is connected to it."""
-
-    models: FillModels
-    judges: tuple[QwenJudge, ...] = ()
-    held_out_judge: QwenJudge | None = None
-
-    @property
-    def all_judges(self) -> tuple[QwenJudge, ...]:
-        """Those that reward, then the one that watches."""
-        return (*self.judges, *([self.held_out_judge] if self.held_out_judge else []))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PolicyResult:
     """What a run has come to."""
 
@@ -79,23 +64,6 @@ class PolicyResult:
     """Curves and pictures, ``[H, W, 3]``, 0..1."""
     curve: tuple[Mapping[str, float], ...]
     """A record per step."""
-
-
-def load(config: PolicyTrainConfig, device: torch.device) -> Loaded:
-    """Check all models of a run; no weight is read yet.
-
-    Raises:
-        FileNotFoundError: A folder or file is missing.
-        ValueError: Something does not fit together.
-        JudgeError: A judge cannot answer Yes and No.
-    """
-    models = load_fill_models(config.model_config(), device)
-    for path, strength in zip(config.adapters, config.strengths, strict=True):
-        models = models.with_adapter(Path(path), strength)
-    judges = [QwenJudge(judge, device) for judge in config.judge_configs()]
-    watching = config.held_out_config()
-    other = QwenJudge(watching, device) if watching else None
-    return Loaded(models=models, judges=tuple(judges), held_out_judge=other)
 
 
 def train_policy(
