@@ -311,15 +311,21 @@ class PolicyRun:
             save_picture(self.folder.path / BOARD, self.board())
 
     def keep_best(self) -> None:
-        """Make the best look the result of a run that stopped itself."""
-        reason = self.watch.reason_to_stop()
+        """Make the best look the result of a run that stopped itself; without one, the start."""
+        if not self.takes_part:
+            return
+        reason, result = self.watch.reason_to_stop(), self.folder.path / self.name
         best = self.folder.path / "results" / f"best{self.ending}"
+        has_best = self.agree(best.exists())
+        if self.agree(self.watch.has_drifted) and not has_best:
+            self.export(result, is_start=True)
+            reason = f"{reason}; no look was good, so the result is the start, unchanged"
         if reason is None or not self.processes.is_main:
             return
         self.notes.append(reason)
         self.host.say(reason)
-        if best.exists():
-            replace_by_copy(best, self.folder.path / self.name)
+        if has_best:
+            replace_by_copy(best, result)
 
     @property
     def ending(self) -> str:
@@ -331,16 +337,19 @@ class PolicyRun:
         """The result's name in the folder."""
         return _result_name(self.config)
 
-    def export(self, path: Path) -> None:
-        """Write the weights as others can load them."""
+    def export(self, path: Path, is_start: bool = False) -> None:
+        """Write the weights as others can load them, or those that the run started from."""
         policy, config = self.trainer.policy, self.config
         if config.mode == LORA:
-            write_adapter(path, policy.weights(config.result), self.about(), config.lora_scale)
+            about = self.about() | ({"step": 0, "scores": {}} if is_start else {})
+            weights = policy.weights("start" if is_start else config.result)
+            write_adapter(path, weights, about, config.lora_scale)
             return
         fresh, is_main = path.with_name(path.name + ".new"), self.processes.is_main
         if is_main:
             remove(fresh)
-        policy.save_module(fresh, is_main)
+        with policy.as_start() if is_start else policy.as_result():
+            policy.save_module(fresh, is_main)
         if is_main:
             remove(path)
             fresh.rename(path)

@@ -192,8 +192,12 @@ class Policy:
         self._put(self.masters)
 
     def weights(self, which: str) -> dict[str, Tensor]:
-        """Return ``policy`` or ``ema`` weights by parameter name, float32."""
-        return {k: v.detach() for k, v in (self.ema if which == "ema" else self.masters).items()}
+        """Return ``policy``, ``ema`` or ``start`` weights of an adapter by name, float32.
+
+        A start's adapter changes nothing: all its weights are 0.
+        """
+        found = {k: v.detach() for k, v in (self.ema if which == "ema" else self.masters).items()}
+        return {k: torch.zeros_like(v) for k, v in found.items()} if which == "start" else found
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything a checkpoint needs, in one piece; for all processes to call."""
@@ -205,18 +209,17 @@ class Policy:
         return self._sharding.whole(tensors, self._shaped()) if self._sharding else tensors
 
     def save_module(self, path: Path, is_main: bool = True) -> None:
-        """Write the transformer that is saved as a folder; for all processes to call.
+        """Write the transformer as it is now as a folder; for all processes to call.
 
         Args:
             path: The folder.
             is_main: Whether this process writes it.
         """
-        with self.as_result():
-            if self._sharding is None:
-                self.module.save_pretrained(path)
-                return
-            shares = {name: own(p) for name, p in self.parameters.items()}
-            whole = self._sharding.whole(shares, self.parameters)
+        if self._sharding is None:
+            self.module.save_pretrained(path)
+            return
+        shares = {name: own(p) for name, p in self.parameters.items()}
+        whole = self._sharding.whole(shares, self.parameters)
         if is_main:
             module: Any = empty_module("transformer", self._models.transformer_config)
             module.load_state_dict(whole, assign=True)

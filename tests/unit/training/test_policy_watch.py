@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from onereward.fill.task import Dimension, Task
 from onereward.reward.query import queries_for
@@ -20,6 +21,7 @@ from onereward.training.policy.looks.watch import Watch
 from onereward.training.policy.run import ADAPTER, train_policy
 from support.hosts import RecordingHost
 from support.judges import make_judge
+from support.models import bundled_models
 from support.policies import loaded_for, make_conditions, policy_config
 
 GOOD, BAD = (Task.FILL, Dimension.STRUCTURE), (Task.FILL, Dimension.AESTHETICS)
@@ -163,6 +165,47 @@ def test_a_hacked_policy_is_stopped_and_the_start_scores_one_half(
     stopped = train_policy(wild, RecordingHost(), loaded_for(wild))
     assert stopped.step < 9
     assert "stopped at step" in stopped.notes[-1]
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_run_that_drifts_before_any_good_look_gives_the_start(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    conditions, judge = places
+    monkeypatch.setattr(Drift, "complaint", lambda self: "brightness has moved by +0.20")
+    config = policy_config(
+        tmp_path, conditions, judge, mode=mode, steps=3, batch=1, test_every=1, test_conditions=1
+    )
+    transformer = bundled_models().transformer.module
+    start = {name: p.detach().clone() for name, p in transformer.named_parameters()}
+    result = train_policy(config, RecordingHost(), loaded_for(config))
+    assert result.step == 1
+    assert result.notes[-1].endswith("no look was good, so the result is the start, unchanged")
+    if mode == "full":
+        made = load_file(result.path / "diffusion_pytorch_model.safetensors")
+        assert made.keys() == start.keys()
+        assert all(torch.equal(made[name], weights) for name, weights in start.items())
+        return
+    made = load_file(result.path)
+    ups = [name for name in made if ".lora_B." in name]
+    assert ups
+    assert not any((made[b] @ made[b.replace("_B.", "_A.")]).any() for b in ups)
+    assert read_about(result.path)["step"] == 0
+
+
+def test_a_run_that_drifts_later_gives_the_good_look(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions, judge = places
+    said = iter([None, "brightness has moved by +0.20"])
+    monkeypatch.setattr(Drift, "complaint", lambda self: next(said))
+    config = policy_config(
+        tmp_path, conditions, judge, steps=3, batch=1, test_every=1, test_conditions=1
+    )
+    result = train_policy(config, RecordingHost(), loaded_for(config))
+    assert result.step == 2
+    assert result.notes[-1] == "stopped at step 2: brightness has moved by +0.20"
+    assert read_about(result.path)["step"] == 1
 
 
 def test_curves_are_of_rewards_and_any_length_is_drawn() -> None:

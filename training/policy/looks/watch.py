@@ -105,11 +105,17 @@ class Watch:
         self.stale += 1
         return False
 
+    @property
+    def has_drifted(self) -> bool:
+        """Whether the last look's pictures have drifted too far to go on."""
+        config = self._trainer.config
+        # Supervised learning is meant to move pictures.
+        return config.stop_on_drift and config.needs_reward and self._complaint is not None
+
     def reason_to_stop(self) -> str | None:
         """Return why the run should stop, for the user, or None."""
         config = self._trainer.config
-        # Supervised learning is meant to move pictures.
-        if config.stop_on_drift and config.needs_reward and self._complaint:
+        if self.has_drifted:
             return f"stopped at step {self._trainer.step}: {self._complaint}"
         if 0 < config.patience <= self.stale:
             return f"stopped at step {self._trainer.step}: no better look for {self.stale} looks"
