@@ -20,7 +20,7 @@ from ..host import TrainingHost
 from ..pretrain.run import Clock, RunFolder, first_snapshot, saved_step
 from ..processes import Processes
 from .config import JudgeTrainConfig
-from .curve import draw_curve, read_curve
+from .curve import draw_curve
 from .memory import training_bytes
 from .pairs import check_pairs, spread
 from .trainer import JudgeTrainer, result_folder, trained_parameters
@@ -110,7 +110,6 @@ class _Run:
         self.trainer, self.config, self.host = trainer, trainer.config, trainer.host
         self.processes, self.on_record = trainer.processes, on_record
         self.losses: list[float] = []
-        self.curve: list[Mapping[str, float]] = []
         if self.processes.is_main:
             _forget_unstarted(Path(self.config.run_folder))
             self.folder = RunFolder(self.config)
@@ -120,9 +119,10 @@ class _Run:
         stored = first_snapshot(self.folder, self.config)
         if stored:
             trainer.restore(stored)
-            if self.processes.is_main:
-                self.folder.cut_curve(stored.step)
-            self.curve = read_curve(self.folder.path)
+        if self.processes.is_main:
+            # A kill leaves lines of steps that are now done again.
+            self.folder.cut_curve(trainer.step)
+        self.curve: list[Mapping[str, float]] = [*self.folder.read_curve()]
         self.clock = Clock(self.config, stored.seconds if stored else 0.0)
 
     def train(self) -> Path:

@@ -190,22 +190,26 @@ class PolicyRun:
         kind = PolicyTrainer if config.needs_reward else SupervisedTrainer
         self.trainer = kind(config, policy, source, reward, surroundings)
         self.watch = Watch(self.trainer, loaded.judges, loaded.held_out_judge)
-        if stored:
-            self.restore(stored)
-        self.curve = self.folder.read_curve()
+        self.curve = self.restore(stored)
         self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self.clock = Clock(config, stored.seconds if stored else 0.0)
 
-    def restore(self, stored: Snapshot) -> None:
-        """Go on from a checkpoint; the model is left as it was found if it is another's."""
+    def restore(self, stored: Snapshot | None) -> list[dict[str, float]]:
+        """Go on from a checkpoint or begin; return the curve so far.
+
+        The model is left as it was found if the checkpoint is another's.
+        """
         try:
-            self.trainer.restore(stored)
+            if stored:
+                self.trainer.restore(stored)
+                self.watch.restore(stored.tensors)
+            if self.processes.is_main:
+                # A kill leaves lines of steps that are now done again.
+                self.folder.cut_curve(self.trainer.step)
+            return self.folder.read_curve()
         except BaseException:
             self.close()
             raise
-        self.watch.restore(stored.tensors)
-        if self.processes.is_main:
-            self.folder.cut_curve(stored.step)
 
     def close(self) -> None:
         """Leave the model as it was found."""

@@ -77,12 +77,12 @@ class RunFolder:
         return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
 
     def cut_curve(self, step: int) -> None:
-        """Drop the lines after `step`, of a run that goes on from there."""
+        """Drop the lines after `step`, where a run goes on, and one that a crash tore."""
         path = self.path / "curve.jsonl"
         if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
+            lines = path.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-            write_text(path, "".join(kept))
+            write_text(path, "".join(f"{line}\n" for line in kept))
 
     def save(self, snapshot: Snapshot) -> None:
         """Replace the checkpoint; a stop at any moment leaves the old one or the new one."""
@@ -276,6 +276,7 @@ def run_stage(
     stored = first_snapshot(folder, config)
     if stored:
         trainer.restore(stored)
+    folder.cut_curve(trainer.step)  # a kill leaves lines of steps that are now done again
     clock = Clock(config, stored.seconds if stored else 0.0)
     losses: list[float] = []
     while trainer.step < steps and not clock.is_over(trainer.step):

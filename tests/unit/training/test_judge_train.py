@@ -132,6 +132,8 @@ def test_a_cancelled_run_keeps_its_work_and_goes_on_exactly(
     judge_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     whole = config(tmp_path / "whole", judge_folder, data_folder)
+    (tmp_path / "whole").mkdir()  # where a run was killed before its first checkpoint
+    (tmp_path / "whole" / "curve.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "lo')
     train_judge(whole, RecordingHost())
     parts = config(tmp_path / "parts", judge_folder, data_folder)
     with pytest.raises(CancelledError):

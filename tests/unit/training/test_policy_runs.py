@@ -346,25 +346,6 @@ def test_pooled_references_are_those_of_their_seeds(
         torch.testing.assert_close(stored["latents"], latents, rtol=1e-4, atol=1e-5)
 
 
-def test_bad_conditions_and_judges_are_named(judge: Path, conditions: Path, tmp_path: Path) -> None:
-    only_fill = {"weight_extend": 0.0, "weight_remove": 0.0, "weight_text": 0.0}
-    remove_only = tmp_path / "remove"
-    made = ConditionSet(conditions)
-    remove_only.mkdir()
-    for condition in made.conditions:
-        for file in (condition.image_file_name, condition.mask_file_name):
-            (remove_only / file).write_bytes((conditions / file).read_bytes())
-    lines = (conditions / "conditions.jsonl").read_text().splitlines()
-    kept = [line for line in lines if '"remove"' in line]
-    (remove_only / "conditions.jsonl").write_text("\n".join(kept) + "\n")
-    with pytest.raises(ValueError, match="no condition to learn from"):
-        train(policy_config(tmp_path / "a", remove_only, judge, **only_fill))
-    for line in kept:
-        (remove_only / json.loads(line)["mask_file_name"]).unlink()
-    with pytest.raises(ValueError, match=r"cannot be read as a picture"):
-        train(policy_config(tmp_path / "b", remove_only, judge))
-
-
 _SAVES_FOREVER = """
 import sys
 sys.path.insert(0, {tests!r})

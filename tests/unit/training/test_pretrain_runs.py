@@ -199,6 +199,26 @@ def test_an_optimiser_goes_on_from_a_checkpoint(kind: Any, vae_config: VaeTrainC
         assert torch.equal(made, expected)
 
 
+@pytest.mark.parametrize("torn", ["", "{", '{"step": 6, "loss": 1.0}'])
+def test_a_run_killed_before_its_first_checkpoint_says_every_step_once(
+    fill_config: FillTrainConfig, torn: str
+):
+    curve = Path(fill_config.run_folder) / "curve.jsonl"
+    curve.parent.mkdir(parents=True)
+    curve.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n' + torn)
+    train_fill(fill_config)
+    assert [json.loads(line)["step"] for line in curve.read_text().splitlines()] == [2, 4, 6]
+
+
+def test_a_line_without_an_end_does_not_swallow_the_next(vae_config: VaeTrainConfig):
+    folder = RunFolder(vae_config)
+    curve = Path(vae_config.run_folder) / "curve.jsonl"
+    curve.write_text('{"step": 2}\n{"step": 4}')
+    folder.cut_curve(4)
+    folder.append_curve({"step": 6})
+    assert [record["step"] for record in folder.read_curve()] == [2, 4, 6]
+
+
 def test_full_disk_keeps_the_last_checkpoint(
     vae_config: VaeTrainConfig, monkeypatch: pytest.MonkeyPatch
 ):

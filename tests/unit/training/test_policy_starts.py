@@ -1,0 +1,58 @@
+"""How a policy's run begins: what it refuses, and what an earlier try has left in its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from onereward.training.data import ConditionSet
+from onereward.training.policy.config import PolicyTrainConfig
+from onereward.training.policy.run import PolicyResult, train_policy
+from support.hosts import RecordingHost
+from support.judges import make_judge
+from support.policies import loaded_for, make_conditions, policy_config
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_judge(tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="module")
+def conditions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_conditions(tmp_path_factory.mktemp("conditions"))
+
+
+def train(config: PolicyTrainConfig, host: RecordingHost | None = None) -> PolicyResult:
+    return train_policy(config, host or RecordingHost(), loaded_for(config))
+
+
+def test_a_run_killed_before_its_first_checkpoint_says_every_step_once(
+    judge: Path, conditions: Path, tmp_path: Path
+) -> None:
+    curve = tmp_path / "curve.jsonl"
+    curve.write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    result = train(policy_config(tmp_path, conditions, judge, steps=2, batch=1))
+    assert [record["step"] for record in result.curve] == [1, 2]
+    assert [json.loads(line)["step"] for line in curve.read_text().splitlines()] == [1, 2]
+
+
+def test_bad_conditions_and_judges_are_named(judge: Path, conditions: Path, tmp_path: Path) -> None:
+    only_fill = {"weight_extend": 0.0, "weight_remove": 0.0, "weight_text": 0.0}
+    remove_only = tmp_path / "remove"
+    made = ConditionSet(conditions)
+    remove_only.mkdir()
+    for condition in made.conditions:
+        for file in (condition.image_file_name, condition.mask_file_name):
+            (remove_only / file).write_bytes((conditions / file).read_bytes())
+    lines = (conditions / "conditions.jsonl").read_text().splitlines()
+    kept = [line for line in lines if '"remove"' in line]
+    (remove_only / "conditions.jsonl").write_text("\n".join(kept) + "\n")
+    with pytest.raises(ValueError, match="no condition to learn from"):
+        train(policy_config(tmp_path / "a", remove_only, judge, **only_fill))
+    for line in kept:
+        (remove_only / json.loads(line)["mask_file_name"]).unlink()
+    with pytest.raises(ValueError, match=r"cannot be read as a picture"):
+        train(policy_config(tmp_path / "b", remove_only, judge))
