@@ -17,7 +17,7 @@ from ...fill.memory import NotEnoughMemory, is_out_of_memory
 from ...reward.adapter import read_notes
 from ...reward.report import JudgeReport
 from ..host import TrainingHost
-from ..pretrain.run import Clock, RunFolder, first_snapshot, saved_step
+from ..pretrain.run import Clock, RunFolder, first_snapshot, forget_unstarted, saved_step
 from ..processes import Processes
 from .config import JudgeTrainConfig
 from .curve import draw_curve
@@ -111,7 +111,7 @@ class _Run:
         self.processes, self.on_record = trainer.processes, on_record
         self.losses: list[float] = []
         if self.processes.is_main:
-            _forget_unstarted(Path(self.config.run_folder))
+            forget_unstarted(self.config)
             self.folder = RunFolder(self.config)
         self.processes.wait()
         if not self.processes.is_main:
@@ -190,12 +190,6 @@ class _Run:
                 f"cannot write {result_folder(self.config)} ({error}); free some space and run "
                 "again: it goes on from the last checkpoint"
             ) from error
-
-
-def _forget_unstarted(run: Path) -> None:
-    """Free the folder of a run that failed before its first step for other settings."""
-    if saved_step(run) < 0:
-        (run / "config.json").unlink(missing_ok=True)
 
 
 def accuracies(report: JudgeReport) -> dict[str, float]:

@@ -21,6 +21,7 @@ from ..pretrain.run import (
     RunFolder,
     Snapshot,
     first_snapshot,
+    forget_unstarted,
     remove,
     replace_by_copy,
     saved_step,
@@ -161,7 +162,9 @@ class PolicyRun:
         self.notes = list(self.gate.notes)
         for note in self.notes:
             host.say(note)
-        if not processes.is_main:
+        if processes.is_main:
+            forget_unstarted(config, "prompts", "references", "results")
+        else:
             processes.wait()  # for the folder, and for prompts that are encoded once
         self.folder = RunFolder(config)
         found = digests_of(config, loaded.models, loaded.all_judges, self.gate)

@@ -53,15 +53,12 @@ class RunFolder:
         self.path = Path(config.run_folder)
         self.path.mkdir(parents=True, exist_ok=True)
         stored = self.path / "config.json"
-        if stored.exists():
-            changed = _changed_settings(stored.read_text(), config.to_json())
-            changed = {k: v for k, v in changed.items() if k not in config.MAY_CHANGE}
-            if changed:
-                differences = ", ".join(f"{k}: {old} -> {new}" for k, (old, new) in changed.items())
-                raise ValueError(
-                    f"{self.path} holds a run with other settings ({differences}); "
-                    "choose another run_folder or restore them"
-                )
+        if stored.exists() and (changed := _changed_settings(stored.read_text(), config)):
+            differences = ", ".join(f"{k}: {old} -> {new}" for k, (old, new) in changed.items())
+            raise ValueError(
+                f"{self.path} holds a run with other settings ({differences}); "
+                "choose another run_folder or restore them"
+            )
         if not stored.exists() or stored.read_text() != config.to_json():
             write_text(stored, config.to_json())
 
@@ -132,6 +129,20 @@ def saved_step(run: Path) -> int:
     return -1
 
 
+def forget_unstarted(config: RunConfig, *made: str) -> None:
+    """Free the folder of a run that ended before its first checkpoint for other settings.
+
+    Args:
+        config: What is to be run there.
+        made: Names in the folder whose contents follow from the settings.
+    """
+    run, stored = Path(config.run_folder), Path(config.run_folder) / "config.json"
+    is_unstarted = saved_step(run) < 0 and stored.exists()
+    if is_unstarted and _changed_settings(stored.read_text(), config):
+        for name in (*made, stored.name):  # last the settings, which say what the others are
+            remove(run / name)
+
+
 def first_snapshot(folder: RunFolder, config: RunConfig) -> Snapshot | None:
     """Return what a run starts from: its own checkpoint, an earlier stage's at step 0, or None."""
     stored = folder.load()
@@ -189,9 +200,9 @@ def replace_by_copy(source: Path, target: Path) -> None:
     fresh.replace(target)
 
 
-def _changed_settings(old: str, new: str) -> dict[str, tuple[Any, Any]]:
-    before, after = json.loads(old), json.loads(new)
-    keys = sorted(before.keys() | after.keys())
+def _changed_settings(stored: str, config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    before, after = json.loads(stored), json.loads(config.to_json())
+    keys = sorted((before.keys() | after.keys()) - set(config.MAY_CHANGE))
     return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
 
 

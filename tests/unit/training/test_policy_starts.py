@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,28 @@ def test_a_run_killed_before_its_first_checkpoint_says_every_step_once(
     result = train(policy_config(tmp_path, conditions, judge, steps=2, batch=1))
     assert [record["step"] for record in result.curve] == [1, 2]
     assert [json.loads(line)["step"] for line in curve.read_text().splitlines()] == [1, 2]
+
+
+def test_a_run_without_a_checkpoint_frees_its_name(
+    judge: Path, conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it has made by its settings is made anew by others."""
+    blind = policy_config(tmp_path / "run", conditions, judge, optimizer="adamw 8-bit", steps=1)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ImportError, match="needs the package bitsandbytes"):
+        train(blind)
+    stale = [tmp_path / "run" / name / "stale" for name in ("prompts", "references", "results")]
+    for path in stale:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("made by the settings of before")
+    with pytest.raises(ImportError, match="needs the package bitsandbytes"):
+        train(replace(blind, steps=2))  # which changes no weight
+    assert all(path.is_file() for path in stale)
+    sound = replace(blind, optimizer="adamw")
+    assert train(sound).step == 1
+    assert not any(path.exists() for path in stale)
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        train(replace(sound, rank=8, steps=2))
 
 
 def test_bad_conditions_and_judges_are_named(judge: Path, conditions: Path, tmp_path: Path) -> None:
