@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_PATIENCE = timedelta(hours=12)
+"""How long processes wait for each other. NCCL's ten minutes would end a run whose first process
+looks, encodes prompts or saves for longer, while the others have nothing to do."""
 
 
 class Processes:
@@ -71,5 +76,6 @@ class Processes:
     @cached_property
     def _accelerator(self) -> Any:
         from accelerate import Accelerator
+        from accelerate.utils import InitProcessGroupKwargs
 
-        return Accelerator()
+        return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
