@@ -56,7 +56,10 @@ class LocalHost:
         """Return the free memory of the device less what the parts will take."""
         needed = sum(part.num_bytes for part in parts if not self._counts_already(part))
         if self._device.type == "cuda":
-            return torch.cuda.mem_get_info(self._device)[0] - needed
+            # What PyTorch keeps for later tensors is free, though the driver counts it as taken.
+            kept = torch.cuda.memory_reserved(self._device)
+            kept -= torch.cuda.memory_allocated(self._device)
+            return torch.cuda.mem_get_info(self._device)[0] + kept - needed
         import psutil
 
         return psutil.virtual_memory().available - needed

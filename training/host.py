@@ -32,6 +32,8 @@ class TrainingHost(LocalHost):
     @contextmanager
     def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
         """Have the parts on the device inside the context; those used longest ago make room."""
+        # One that was forgotten takes no room, and asking for its module would read it again.
+        self._placed = [part for part in self._placed if part.is_loaded]
         others = [part for part in self._placed if part not in parts]
         while others and self.free_bytes(*parts) < activation_bytes:
             self._move(others.pop(0), torch.device("cpu"))
@@ -42,7 +44,8 @@ class TrainingHost(LocalHost):
 
     def free_bytes(self, *parts: Part) -> int:
         """Return the free memory of the device less what the parts will still take."""
-        return super().free_bytes(*(part for part in parts if part not in self._placed))
+        placed = [part for part in self._placed if part.is_loaded]
+        return super().free_bytes(*(part for part in parts if part not in placed))
 
     def check_cancelled(self) -> None:
         """Raise Stopped if a signal asked for it."""
