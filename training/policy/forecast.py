@@ -166,6 +166,18 @@ def reward_bytes(
     return math.ceil(decoder * values * pixels) + asked
 
 
+def look_bytes(judge: QwenJudge, pixels: int, rows: int) -> int:
+    """Return the activations of judging without gradient, a layer of each tower, in bytes.
+
+    Args:
+        judge: The one that is asked.
+        pixels: Of a picture.
+        rows: Pairs that are judged at once.
+    """
+    kept = sum(tower.tokens * tower.layer for tower in _towers(judge, pixels))
+    return rows * kept * judge.part.dtype.itemsize + judge.expansion_bytes
+
+
 def trained_bytes(config: PolicyTrainConfig, models: FillModels) -> int:
     """Return the bytes of what is trained: copies, gradients, optimiser state and average."""
     itemsize = models.dtype.itemsize
@@ -248,7 +260,29 @@ def _leaner(
             yield words, config
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tower:
+    """One of a judge's two stacks of layers, at work on what one edit is judged by."""
+
+    tokens: int
+    layers: int
+    width: int
+    """Numbers per token between two layers."""
+    layer: int
+    """Numbers per token that a layer keeps for its backward pass."""
+
+
 def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows: int) -> int:
+    towers = _towers(judge, pixels)
+    if config.checkpointing != OFF:
+        kept = sum(t.tokens * (t.layers * t.width + t.layer) for t in towers)
+    else:
+        kept = sum(t.tokens * t.layers * t.layer for t in towers)
+    return rows * kept * judge.part.dtype.itemsize + judge.expansion_bytes
+
+
+def _towers(judge: QwenJudge, pixels: int) -> tuple[_Tower, _Tower]:
+    """Return the language model, asked about every dimension, and the vision tower."""
     values = read_json(judge_folder(judge.config.folder) / "config.json")
     text, vision = values.get("text_config", values), values.get("vision_config", {})
     # Qwen2-VL names its vision widths differently.
@@ -257,18 +291,20 @@ def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows:
     is_beside = judge.notes.get("view", VIEWS[0]) in VIEWS[2:]
     shown = min(pixels * (2 if is_beside else 1), judge.patches.max_pixels)
     merged = shown // judge.patches.factor**2
-    patches = merged * judge.patches.merge_size**2
     most = max(len(spec.dimensions) for spec in TASKS.values())
-    layer_of_text = _TEXT[0] * text["hidden_size"] + _TEXT[1] * text["intermediate_size"]
-    layer_of_vision = _VISION[0] * width + _VISION[1] * inner
-    tokens = most * (2 * merged + TEXT_TOKENS)
-    if config.checkpointing != OFF:
-        kept = tokens * (text["num_hidden_layers"] * text["hidden_size"] + layer_of_text)
-        kept += patches * (vision.get("depth", 32) * width + layer_of_vision)
-    else:
-        kept = tokens * text["num_hidden_layers"] * layer_of_text
-        kept += patches * vision.get("depth", 32) * layer_of_vision
-    return rows * kept * judge.part.dtype.itemsize + judge.expansion_bytes
+    language = _Tower(
+        tokens=most * (2 * merged + TEXT_TOKENS),
+        layers=text["num_hidden_layers"],
+        width=text["hidden_size"],
+        layer=_TEXT[0] * text["hidden_size"] + _TEXT[1] * text["intermediate_size"],
+    )
+    seeing = _Tower(
+        tokens=merged * judge.patches.merge_size**2,
+        layers=vision.get("depth", 32),
+        width=width,
+        layer=_VISION[0] * width + _VISION[1] * inner,
+    )
+    return language, seeing
 
 
 def _is_lora(config: PolicyTrainConfig) -> bool:

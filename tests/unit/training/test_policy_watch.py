@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from onereward.fill.parts import Part
 from onereward.fill.task import Dimension, Task
 from onereward.reward.query import queries_for
 from onereward.reward.report import Answer, make_report, read_report, write_report
 from onereward.training.policy.adapter import read_about
 from onereward.training.policy.gate import ALL_CELLS, make_gate
+from onereward.training.policy.looks import watch
 from onereward.training.policy.looks.board import draw_board, reward_lines
 from onereward.training.policy.looks.drift import Drift, Shown, measure_drift
 from onereward.training.policy.looks.watch import Watch
+from onereward.training.policy.rewards import ask_judge
 from onereward.training.policy.run import ADAPTER, train_policy
 from support.hosts import RecordingHost
 from support.judges import make_judge
+from support.live_memory import LiveMemory
 from support.models import bundled_models
 from support.policies import loaded_for, make_conditions, policy_config
 
@@ -206,6 +212,37 @@ def test_a_run_that_drifts_later_gives_the_good_look(
     assert result.step == 2
     assert result.notes[-1] == "stopped at step 2: brightness has moved by +0.20"
     assert read_about(result.path)["step"] == 1
+
+
+def test_a_look_asks_for_the_room_that_its_judge_takes(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For judging alone, of pixels, without gradient; too much would only drive models out."""
+    conditions, judge = places
+    config = policy_config(
+        tmp_path, conditions, judge, steps=1, batch=1, test_every=1, test_conditions=1
+    )
+    loaded, rooms, peaks = loaded_for(config), [], []
+    part = loaded.judges[0].part
+
+    class Host(RecordingHost):
+        @contextmanager
+        def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
+            if parts == (part,):
+                rooms.append(activation_bytes)
+            with super().resident(*parts, activation_bytes=activation_bytes):
+                yield
+
+    def measured(*asked: Any) -> list[torch.Tensor]:
+        with LiveMemory([*part.module.parameters(), *part.module.buffers()]) as memory:
+            answers = ask_judge(*asked)
+        peaks.append(memory.peak)
+        return answers
+
+    monkeypatch.setattr(watch, "ask_judge", measured)
+    train_policy(config, Host(), loaded)
+    (room,) = rooms
+    assert max(peaks) < room < 20 * max(peaks)
 
 
 def test_curves_are_of_rewards_and_any_length_is_drawn() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ....reward.qwen_vl import QwenJudge
 from ...data import spread
 from ...loop import PolicyTrainer
-from ..forecast import reward_bytes
+from ..forecast import look_bytes, reward_bytes
 from ..rewards import Decoder, Judged, ask_judge, job_views
 from ..samples import Batch, Sample
 from .drift import Drift, Shown, measure_drift
@@ -181,10 +181,9 @@ class Watch:
     def _asked(self, judges: Sequence[QwenJudge], now: Sequence[_Picture]) -> dict[str, float]:
         """Return P(better than the start) by cell, averaged over orders, pictures and judges."""
         host, values = self._trainer.host, defaultdict(list)
+        pixels = max(picture.mask.numel() for picture in now)
         for judge in judges:
-            config, models = self._trainer.config, self._trainer.models
-            shape = now[0].source.shape
-            room = reward_bytes(config, models, [judge], (shape[1], shape[2]), 1)
+            room = look_bytes(judge, pixels, rows=2)  # both orders at once
             with host.resident(judge.part, activation_bytes=room):
                 for new, old in zip(now, self._start, strict=True):
                     pair = (new.pasted.to(host.device), old.pasted.to(host.device))
