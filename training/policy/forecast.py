@@ -8,7 +8,7 @@ saved-tensor hooks on diffusers' and transformers' own modules, with attention t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,14 +106,30 @@ def memory_advice(config: PolicyTrainConfig) -> str:
 
 
 def make_forecast(
-    config: PolicyTrainConfig, models: FillModels, judges: Sequence[QwenJudge], host: Host
+    config: PolicyTrainConfig,
+    models: FillModels,
+    judges: Sequence[QwenJudge],
+    host: Host,
+    held_out: QwenJudge | None = None,
 ) -> Forecast:
-    """Forecast a run, and if it does not fit, look for settings under which it would."""
+    """Forecast a run, and if it does not fit, look for settings under which it would.
+
+    Args:
+        config: The run's.
+        models: The fill model.
+        judges: Those that reward.
+        host: Says how much memory is free.
+        held_out: The one that only watches.
+    """
     free = host.free_bytes()
-    forecast = _forecast(config, models, judges, free)
-    if forecast.fits:
-        return forecast
-    return replace(forecast, remedy=_remedy(config, models, judges, free))
+
+    def forecast(settings: PolicyTrainConfig) -> Forecast:
+        stages = _stages(settings, models, judges, held_out)
+        trained = trained_bytes(settings, models)
+        return Forecast(stages=stages, trained=trained, free=free)
+
+    found = forecast(config)
+    return found if found.fits else replace(found, remedy=_remedy(config, models, forecast))
 
 
 def policy_bytes(config: PolicyTrainConfig, models: FillModels, shape: Sequence[int]) -> int:
@@ -200,9 +216,12 @@ def num_trained(config: PolicyTrainConfig, models: FillModels) -> int:
     return config.rank * sum(sides)
 
 
-def _forecast(
-    config: PolicyTrainConfig, models: FillModels, judges: Sequence[QwenJudge], free: int
-) -> Forecast:
+def _stages(
+    config: PolicyTrainConfig,
+    models: FillModels,
+    judges: Sequence[QwenJudge],
+    held_out: QwenJudge | None,
+) -> tuple[Stage, ...]:
     side = config.settings(models.recipe).target_size
     tokens, factor = side**2 // models.multiple**2, vae_factor(models.vae_config)
     rows = min(config.micro_batch, config.batch)
@@ -224,16 +243,26 @@ def _forecast(
                 activations=reward_bytes(config, models, judges, latents, rows),
             )
         )
-    return Forecast(stages=tuple(stages), trained=trained_bytes(config, models), free=free)
+    if held_out is not None and config.test_every:
+        stages.append(
+            Stage(
+                name="held-out judge",
+                weights=held_out.part.num_bytes,
+                activations=look_bytes(held_out, side**2, rows=2),
+            )
+        )
+    return tuple(stages)
 
 
 def _remedy(
-    config: PolicyTrainConfig, models: FillModels, judges: Sequence[QwenJudge], free: int
+    config: PolicyTrainConfig,
+    models: FillModels,
+    forecast: Callable[[PolicyTrainConfig], Forecast],
 ) -> str:
     done: list[str] = []
     for words, leaner in _leaner(config, models):
         done.append(words)
-        found = _forecast(leaner, models, judges, free)
+        found = forecast(leaner)
         if found.fits:
             return f"with {', '.join(done)} it would take {found.peak / _GB:.2f} GB"
     return (

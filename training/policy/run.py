@@ -118,7 +118,7 @@ def check(config: PolicyTrainConfig, host: Host, loaded: Loaded) -> Forecast:
         )
     for judge in loaded.all_judges:
         _ = judge.answer_ids
-    return make_forecast(config, loaded.models, loaded.judges, host)
+    return make_forecast(config, loaded.models, loaded.judges, host, loaded.held_out_judge)
 
 
 def finished(config: PolicyTrainConfig) -> PolicyResult | None:

@@ -29,7 +29,7 @@ from onereward.training.policy.run import check
 from onereward.training.policy.weights import Policy, lora_targets
 from support.headers import write_flux_fill, write_qwen
 from support.hosts import RecordingHost
-from support.judges import make_judge
+from support.judges import REAL_LIKE, make_judge
 from support.models import bundled_models
 from support.policies import loaded_for, make_conditions, policy_config
 
@@ -194,6 +194,20 @@ def test_a_run_that_does_not_fit_is_told_what_to_change(tmp_path: Path) -> None:
     assert "does not fit; with micro_batch 1 it would take" in tight.text()
     hopeless = check(config, RecordingHost(free=1 << 20), loaded)
     assert "change all of: micro_batch 1, checkpointing of blocks" in hopeless.text()
+
+
+def test_a_judge_that_only_watches_is_counted_where_it_watches(tmp_path: Path) -> None:
+    conditions, judge = make_conditions(tmp_path / "c"), make_judge(tmp_path / "j")
+    other = {"folder": str(make_judge(tmp_path / "other", REAL_LIKE)), "precision": "fp32"}
+    config = policy_config(tmp_path / "run", conditions, judge, held_out_judge=other, test_every=1)
+    loaded = loaded_for(config)
+    assert loaded.held_out_judge is not None
+    weights = sum(4 * p.numel() for p in loaded.held_out_judge.part.module.parameters())
+    *before, watching = check(config, RecordingHost(), loaded).stages
+    assert watching.weights == pytest.approx(weights, rel=0.01)
+    assert watching.activations > 0
+    never = check(replace(config, test_every=0), RecordingHost(), loaded)
+    assert list(never.stages) == before
 
 
 @pytest.mark.skipif(not BUNDLED_FOLDER.is_dir(), reason="no bundled judge in this copy")
