@@ -35,7 +35,7 @@ from .inputs import check_inputs, digests_of, keep_inputs
 from .loaded import Loaded, load
 from .looks.board import draw_board
 from .looks.tensorboard import TensorBoard
-from .looks.watch import Watch
+from .looks.watch import Watch, last_scores
 from .references import ReferenceStore
 from .rewards import JudgeReward, OracleReward, Reward
 from .samples import SampleSource
@@ -89,6 +89,7 @@ def train_policy(
             gate = gate_of(config, loaded.judges)
             found = digests_of(config, loaded.models, loaded.all_judges, gate)
             check_inputs(Path(config.run_folder), found)
+            done = replace(done, notes=gate.notes)
         host.say(f"all {config.steps} steps are done; raise steps to go on")
         return done
     with torch.inference_mode(False), torch.enable_grad():
@@ -159,9 +160,8 @@ class PolicyRun:
             host.say(f"all weights are spread over {processes.count} processes (FSDP2)")
         conditions = ConditionSet(Path(config.conditions_folder))
         self.gate = gate_of(config, loaded.judges)
-        self.notes = list(self.gate.notes)
-        for note in self.notes:
-            host.say(note)
+        self.notes: list[str] = []
+        self.tell(*self.gate.notes)
         if processes.is_main:
             forget_unstarted(config, "prompts", "references", "results")
         else:
@@ -193,6 +193,7 @@ class PolicyRun:
         kind = PolicyTrainer if config.needs_reward else SupervisedTrainer
         self.trainer = kind(config, policy, source, reward, surroundings)
         self.watch = Watch(self.trainer, loaded.judges, loaded.held_out_judge)
+        self.tell(*self.watch.notes())
         self.curve = self.restore(stored)
         self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self.clock = Clock(config, stored.seconds if stored else 0.0)
@@ -214,6 +215,12 @@ class PolicyRun:
             self.close()
             raise
 
+    def tell(self, *notes: str) -> None:
+        """Tell the user now, and once more beside the result."""
+        self.notes += notes
+        for note in notes:
+            self.host.say(note)
+
     def close(self) -> None:
         """Leave the model as it was found."""
         self.trainer.policy.release()
@@ -234,6 +241,9 @@ class PolicyRun:
             raise
         self.save()
         self.keep_best()
+        step, steps = self.trainer.step, self.config.steps
+        if step < steps and self.clock.is_out_of_time():
+            self.tell(f"the time is up after {step} of {steps} steps; run again to go on")
 
     def is_over(self) -> bool:
         """Whether all steps are done, the time is up, or there is a reason to stop."""
@@ -329,8 +339,7 @@ class PolicyRun:
             reason = f"{reason}; no look was good, so the result is the start, unchanged"
         if reason is None or not self.processes.is_main:
             return
-        self.notes.append(reason)
-        self.host.say(reason)
+        self.tell(reason)
         if has_best:
             replace_by_copy(best, result)
 
@@ -373,14 +382,8 @@ class PolicyRun:
             "step": self.trainer.step,
             "judges": [judge.label for judge in self.loaded.judges],
             "left_out": list(self.gate.notes),
-            "scores": self.scores(),
+            "scores": last_scores(self.curve),
         }
-
-    def scores(self) -> dict[str, float]:
-        """Return what the last look at held-out conditions said: P(better than the start)."""
-        looks = (r for r in reversed(self.curve) if any(k.startswith("drift.") for k in r))
-        last = next(looks, {})
-        return {k: v for k, v in last.items() if k.startswith(("look", "held_out"))}
 
     def result(self) -> PolicyResult:
         """Return what the run has come to."""

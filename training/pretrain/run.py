@@ -234,8 +234,10 @@ class Clock:
 
     def is_over(self, step: int) -> bool:
         """Whether this stage ends before `step`."""
-        if 0 < self._config.stop_step <= step:
-            return True
+        return 0 < self._config.stop_step <= step or self.is_out_of_time()
+
+    def is_out_of_time(self) -> bool:
+        """Whether this run has had its minutes."""
         return time.monotonic() - self._start > 60 * self._config.max_minutes
 
     def wants_checkpoint(self) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from onereward.training.data import ConditionSet
+from onereward.reward.preference import split_of
+from onereward.training.data import FILE_NAME, ConditionSet
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import PolicyResult, train_policy
 from support.hosts import RecordingHost
@@ -61,6 +63,51 @@ def test_a_run_without_a_checkpoint_frees_its_name(
     assert not any(path.exists() for path in stale)
     with pytest.raises(ValueError, match="holds a run with other settings"):
         train(replace(sound, rank=8, steps=2))
+
+
+def test_a_run_that_nothing_watches_says_so_before_its_first_step(
+    judge: Path, conditions: Path, tmp_path: Path
+) -> None:
+    learned = tmp_path / "conditions"
+    shutil.copytree(conditions, learned)
+    lines = (learned / FILE_NAME).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if split_of(json.loads(line)["name"]) == "train"]
+    (learned / FILE_NAME).write_text("".join(kept))
+    said = "nothing watches this run"
+    for number, (folder, test_every) in enumerate([(learned, 9), (learned, 0), (conditions, 9)]):
+        host, run = RecordingHost(), tmp_path / str(number)
+        config = policy_config(run, folder, judge, test_every=test_every, max_minutes=1e-12)
+        result = train(config, host)
+        assert result.step == 0
+        is_blind = number == 0
+        assert any(line.startswith(said) for line in host.lines) == is_blind
+        assert any(note.startswith(said) for note in result.notes) == is_blind
+
+
+def test_a_run_whose_time_is_up_says_how_far_it_came(
+    judge: Path, conditions: Path, tmp_path: Path
+) -> None:
+    config = policy_config(tmp_path, conditions, judge, steps=2, batch=1, max_minutes=1e-12)
+    host = RecordingHost()
+    result = train(config, host)
+    assert result.notes[-1] == "the time is up after 0 of 2 steps; run again to go on"
+    assert host.lines[-1] == result.notes[-1]
+    assert not any("time is up" in note for note in train(replace(config, max_minutes=9)).notes)
+
+
+def test_a_task_without_conditions_is_left_out_and_named(
+    judge: Path, conditions: Path, tmp_path: Path
+) -> None:
+    some = tmp_path / "conditions"
+    shutil.copytree(conditions, some)
+    lines = (some / FILE_NAME).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["task"] not in ("text", "extend")]
+    (some / FILE_NAME).write_text("".join(kept))
+    host = RecordingHost()
+    config = policy_config(tmp_path / "run", some, judge, steps=1, batch=1, weight_extend=0.0)
+    train(config, host)
+    said = [line for line in host.lines if "no conditions to learn from" in line]
+    assert said == ["text is left out: no conditions to learn from"]  # extend was not asked for
 
 
 def test_bad_conditions_and_judges_are_named(judge: Path, conditions: Path, tmp_path: Path) -> None:

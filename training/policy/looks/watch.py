@@ -72,6 +72,15 @@ class Watch:
         """Whether there is anything to look at."""
         return bool(self._conditions) and self._trainer.config.test_every > 0
 
+    def notes(self) -> tuple[str, ...]:
+        """Return what the user should know before the run begins."""
+        if self._conditions or not self._trainer.config.test_every:
+            return ()
+        return (
+            "nothing watches this run, because no condition is held out: one in ten is, by its "
+            "name; add conditions, or look at what comes out",
+        )
+
     def is_due(self) -> bool:
         """Whether the step just done is one to look after, and has not been looked after."""
         step, every = self._trainer.step, self._trainer.config.test_every
@@ -208,6 +217,12 @@ class Watch:
             )
             for new, old in first
         ]
+
+
+def last_scores(curve: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return what the last look of a curve said: P(better than the start)."""
+    looks = (r for r in reversed(curve) if any(k.startswith("drift.") for k in r))
+    return {k: v for k, v in next(looks, {}).items() if k.startswith(("look", "held_out"))}
 
 
 def _shown(pictures: Sequence[_Picture]) -> list[Shown]:
