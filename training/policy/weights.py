@@ -252,6 +252,8 @@ class Policy:
         if self._start is not None:
             self._put(self._start)
         self.module.requires_grad_(False)
+        # Those of a step that did not end are as large as the model.
+        self.module.zero_grad(set_to_none=True)
         if NAME in (getattr(self.module, "peft_config", None) or {}):
             self.module.delete_adapters(NAME)
             apply_adapters(self.module, self._models.adapters)

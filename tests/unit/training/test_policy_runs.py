@@ -30,6 +30,7 @@ from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.prompts import PromptStore
 from onereward.training.policy.rewards import Decoder, JudgeReward
 from onereward.training.policy.run import ADAPTER, PolicyRun, train_policy
+from onereward.training.policy.weights import Policy
 from onereward.training.pretrain.run import RunFolder, saved_step
 from onereward.training.processes import Processes
 from support.hosts import CancelledError, RecordingHost
@@ -238,6 +239,19 @@ def test_too_little_memory_says_what_to_change(
             train(config)
     assert saved_step(tmp_path) == 1
     train(config)
+
+
+def test_gradients_of_a_step_that_ran_out_of_memory_are_given_back(
+    judge: Path, conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(policy: Policy) -> None:
+        assert any(p.grad is not None for p in policy.parameters.values())
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Policy, "take_gradients", full)
+    with pytest.raises(NotEnoughMemory):
+        train(policy_config(tmp_path, conditions, judge, mode="full", batch=1))
+    assert all(p.grad is None for p in bundled_models().transformer.module.parameters())
 
 
 def test_cancel_is_heard_between_any_two_pictures(judge: Path, conditions: Path) -> None:
