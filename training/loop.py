@@ -8,6 +8,8 @@ setting             paper                   here, and why
 ==================  ======================  ====================================================
 mode                all weights             ``lora``: trains on one GPU, plugs into every loader
 learning_rate       1e-5                    1e-4: suits a LoRA; 5e-4 was hacked, see below
+warmup_steps        not stated              10: Adam's averages are of too few steps at first
+clip_norm           not stated              1.0: a single steep step must not undo the others
 reward_cap          lambda, not stated      0.9: the value of the trials, not compared with others
 t1, t2              not stated              0.2 and 0.95 of the schedule: before that a prediction
                                             is a blur that no judge was trained on
@@ -16,6 +18,7 @@ sampling_steps,     not stated              as the model's recipe: what users sa
 true_cfg, guidance
 steps               about 8000              8000
 weight_*            fill 50 % incl. text    25 % each: text is counted by itself
+ensemble            one judge               as many as are given: their mean, or the worst answer
 gate                none                    0.75: cells that the judge cannot judge got worse
 paste_back          not stated              on: users never see what the model paints outside
 shift, blur, noise  none                    off; against lattices that please the judge
@@ -24,6 +27,9 @@ reference_pool      none: a new reference   off; reuses references, which halves
                     every time
 checkpoint choice   not stated              best look at held-out conditions (held-out judge)
 ==================  ======================  ====================================================
+
+The paper draws a t per iteration and does not say whether the edits of a batch share it. Here they
+do, so that they pass through the model together; task, condition and noises are each edit's own.
 
 The values measured were measured on the procedural world with a prototype: LoRA of rank 16, batch
 16, 100 to 170 steps; learning rate 1e-4 raised the oracle's verdict where the judge was accurate,
