@@ -199,14 +199,12 @@ class PolicyRun:
         self.clock = Clock(config, stored.seconds if stored else 0.0)
 
     def restore(self, stored: Snapshot | None) -> list[dict[str, float]]:
-        """Go on from a checkpoint or begin; return the curve so far.
-
-        The model is left as it was found if the checkpoint is another's.
-        """
+        """Go on from a checkpoint or begin; return the curve. Failing leaves the model as found."""
         try:
             if stored:
                 self.trainer.restore(stored)
-                self.watch.restore(stored.tensors)
+                if stored.step:  # else it is another run's, whose looks are not of this one
+                    self.watch.restore(stored.tensors)
             if self.processes.is_main:
                 # A kill leaves lines of steps that are now done again.
                 self.folder.cut_curve(self.trainer.step)

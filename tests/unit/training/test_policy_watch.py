@@ -214,6 +214,22 @@ def test_a_run_that_drifts_later_gives_the_good_look(
     assert read_about(result.path)["step"] == 1
 
 
+def test_a_run_from_anothers_checkpoint_has_looks_of_its_own(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions, judge = places
+    values: dict[str, Any] = {"steps": 1, "batch": 1, "test_every": 1, "test_conditions": 1}
+    first = policy_config(tmp_path / "first", conditions, judge, **values)
+    with monkeypatch.context() as patch:
+        patch.setattr(Drift, "complaint", lambda self: "brightness has moved by +0.20")
+        train_policy(first, RecordingHost(), loaded_for(first))
+    values["init_from"] = str(tmp_path / "first" / "checkpoint")
+    second = policy_config(tmp_path / "second", conditions, judge, **values)
+    result = train_policy(second, RecordingHost(), loaded_for(second))
+    assert result.step == 1
+    assert "look" in result.curve[-1]
+
+
 def test_a_look_asks_for_the_room_that_its_judge_takes(
     places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
