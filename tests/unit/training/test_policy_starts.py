@@ -1,21 +1,28 @@
-"""How a policy's run begins: what it refuses, and what an earlier try has left in its folder."""
+"""How a policy's run begins, and again: what it refuses, and what an earlier try has left."""
 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from onereward.reward.preference import split_of
 from onereward.training.data import FILE_NAME, ConditionSet
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import PolicyResult, train_policy
-from support.hosts import RecordingHost
+from onereward.training.pretrain import run as saving
+from onereward.training.pretrain.run import RunFolder, saved_step
+from support.hosts import CancelledError, RecordingHost
 from support.judges import make_judge
+from support.models import bundled_models
 from support.policies import loaded_for, make_conditions, policy_config
 
 
@@ -127,3 +134,63 @@ def test_bad_conditions_and_judges_are_named(judge: Path, conditions: Path, tmp_
         (remove_only / json.loads(line)["mask_file_name"]).unlink()
     with pytest.raises(ValueError, match=r"cannot be read as a picture"):
         train(policy_config(tmp_path / "b", remove_only, judge))
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_model(
+    judge: Path, conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    transformer = bundled_models().transformer.module
+    names = [name for name, _ in transformer.named_parameters()]
+    monkeypatch.setattr(RunFolder, "cut_curve", fail)
+    with pytest.raises(OSError, match="No space left"):
+        train(policy_config(tmp_path, conditions, judge))
+    assert [name for name, _ in transformer.named_parameters()] == names
+
+
+def test_a_run_cancelled_anywhere_comes_to_the_same(
+    judge: Path, conditions: Path, tmp_path: Path
+) -> None:
+    values: dict[str, Any] = {"steps": 3, "batch": 2, "test_every": 2, "test_conditions": 1}
+    counting = RecordingHost()
+    train(policy_config(tmp_path / "whole", conditions, judge, **values), counting)
+    draw = random.Random(0)
+    for number in range(3):
+        config = policy_config(tmp_path / str(number), conditions, judge, **values)
+        with pytest.raises(CancelledError):
+            train(config, RecordingHost(cancel_at_call=draw.randint(1, counting.calls)))
+        train(config)
+        assert_same_state(tmp_path / str(number), tmp_path / "whole")
+
+
+def test_a_cancel_while_saving_leaves_the_state_before(
+    judge: Path, conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, Any] = {"steps": 2, "batch": 1, "checkpoint_minutes": 0.0}
+    train(policy_config(tmp_path / "whole", conditions, judge, **values))
+    config = policy_config(tmp_path / "parts", conditions, judge, **values)
+    write, saved = saving.save_file, []
+
+    def torn(tensors: Any, path: Path) -> None:
+        write(tensors, path)
+        saved.extend([path] if path.name == "state.safetensors" else [])
+        if len(saved) > 1:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "save_file", torn)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert saved_step(tmp_path / "parts") == 1
+    train(config)
+    assert_same_state(tmp_path / "parts", tmp_path / "whole")
+
+
+def assert_same_state(run: Path, other: Path) -> None:
+    made, expected = (load_file(r / "checkpoint" / "state.safetensors") for r in (run, other))
+    assert made.keys() == expected.keys()
+    for name, tensor in made.items():
+        assert torch.equal(tensor, expected[name]), name
