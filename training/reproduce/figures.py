@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...world.conditions import TASKS
+from ...world.oracle import composite, judge
 from ...world.splits import Split
 from ..data import save_picture
 from ..plot import Series, plot, stack
+from ..policy.adapter import read_about
 from ..policy.config import DYNAMIC, FIXED, PolicyTrainConfig
 from ..policy.looks.board import reward_lines
 from ..policy.study.usability import draw_scenes
@@ -20,11 +24,15 @@ from ..pretrain.models import load_folder, load_with_adapter
 from ..pretrain.report.photo_probe import outline
 from ..pretrain.run import RunFolder
 from ..pretrain.sampling import sample_scenes
-from ..sheet import contact_sheet
+from ..sheet import CELL, contact_sheet
 from .measure import BASE, read_pictures, test_scenes
+from .photos import PHOTOS
 from .policies import HACKED, adapter_of
 from .stage import Context
 
+FRAME = 5
+"""Width in px of the frame around a usable picture."""
+USABLE_COLOUR = (0.1, 0.65, 0.25)
 HACKED_SHOWN = 2
 """Dev scenes per task that show what hacked policies paint: the first ones."""
 
@@ -71,15 +79,18 @@ def draw_hacking(name: str, points: Sequence[Mapping[str, Any]], folder: Path) -
 def draw_sheets(context: Context, folder: Path) -> dict[str, str]:
     """Draw the first test scenes of each task: source with mask, base, alg. 1, alg. 2."""
     scenes = test_scenes(context.config).conditions
-    pictures = [read_pictures(context, name)["pictures"] for name in (BASE, FIXED, DYNAMIC)]
+    models = [read_pictures(context, name) for name in (BASE, FIXED, DYNAMIC)]
+    sources = outline(scenes.source, scenes.mask)
     made = {}
     for number, task in enumerate(TASKS):
         rows = (scenes.task == number).nonzero()[: context.config.shown, 0].tolist()
-        sources = outline(scenes.source, scenes.mask)
         shown = [
             picture
             for row in rows
-            for picture in (sources[row], *(made_by[row] / 255 for made_by in pictures))
+            for picture in (
+                _framed(sources[row], False),
+                *(_framed(m["pictures"][row] / 255, bool(m["usable"][row])) for m in models),
+            )
         ]
         if shown:
             made[task] = _save(folder, f"sheet-{task}", _sheet(shown, 8))
@@ -92,19 +103,62 @@ def draw_hacked(context: Context, folder: Path) -> str:
     model = Path(config.fill_folder)
     scenes = draw_scenes(model, Split.DEV, HACKED_SHOWN, config.seed, **config.sampling())
     kinds = [load_folder(model)]
-    kinds += [load_with_adapter(model, adapter_of(config, name)) for name in HACKED.values()]
-    pictures = [sample_scenes(parts, scenes.conditions, scenes.sampling) for parts in kinds]
-    inside = scenes.conditions.mask[:, None] > 0.5
-    pasted = [torch.where(inside, p, scenes.conditions.source) for p in pictures]
+    kinds += [load_with_adapter(model, hacked_result(context, one)[0]) for one in HACKED.values()]
+    made = [sample_scenes(parts, scenes.conditions, scenes.sampling) for parts in kinds]
+    usable = [judge(pictures, scenes.conditions).usable.tolist() for pictures in made]
+    pasted = [composite(pictures, scenes.conditions) for pictures in made]
     sources = outline(scenes.conditions.source, scenes.conditions.mask)
-    shown = [p[row] for row in range(len(sources)) for p in (sources, *pasted)]
+    shown = []
+    for row, source in enumerate(sources):
+        shown.append(_framed(source, False))
+        shown += [_framed(p[row], yes[row]) for p, yes in zip(pasted, usable, strict=True)]
     return _save(folder, "hacked", _sheet(shown, 8))
+
+
+def hacked_result(context: Context, name: str) -> tuple[Path, int, bool]:
+    """Return the weights of a run to be hacked that are shown, their step, and whether they part.
+
+    Where reward and oracle part, if they do and the weights of that step were kept; else the end.
+    """
+    parting = context.read(name)["parting"]
+    if parting:
+        step = int(parting["step"])
+        path = context.folder / "policies" / name / "results" / f"step-{step:06d}.safetensors"
+        if path.is_file():
+            return path, step, True
+    path = adapter_of(context.config, name)
+    return path, int(read_about(path).get("step", 0)), False
+
+
+def copy_photo_sheets(context: Context, folder: Path) -> dict[str, str]:
+    """Copy the photographs' contact sheets, where there are any; return model to file."""
+    made = {}
+    for name in (FIXED, DYNAMIC):
+        sheet = context.result(f"{PHOTOS}-{name}").with_suffix("") / "sheet.png"
+        if sheet.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(sheet, folder / f"{PHOTOS}-{name}.png")
+            made[name] = f"{folder.name}/{PHOTOS}-{name}.png"
+    return made
 
 
 def curve_of(context: Context, name: str) -> list[dict[str, float]]:
     """Return a policy's curve."""
     run = context.folder / "policies" / name
     return RunFolder(PolicyTrainConfig.load(run / "config.json")).read_curve()
+
+
+def _framed(picture: Tensor, is_usable: bool) -> Tensor:
+    """Return a picture ``[3, H, W]`` as large as a sheet's cell, in a green frame if it is usable.
+
+    The others have a white one, so that all are of one size.
+    """
+    inner = CELL - 2 * FRAME
+    large = F.interpolate(picture[None].float(), (inner, inner), mode="bilinear")[0]
+    colour = torch.tensor(USABLE_COLOUR if is_usable else (1.0, 1.0, 1.0))
+    framed = colour[:, None, None].repeat(1, CELL, CELL)
+    framed[:, FRAME:-FRAME, FRAME:-FRAME] = large.clamp(0, 1)
+    return framed
 
 
 def _sheet(pictures: Sequence[Tensor], columns: int) -> Tensor:
