@@ -16,7 +16,7 @@ import torch
 from onereward.fill.task import Task
 from onereward.reward.report import wilson_interval
 from onereward.training.data import ConditionSet, save_picture
-from onereward.training.host import Stopped, TrainingHost
+from onereward.training.host import Stopped
 from onereward.training.pretrain.photographs import PHOTOGRAPHS
 from onereward.training.reproduce import __main__ as runner
 from onereward.training.reproduce.config import ReproduceConfig
@@ -27,20 +27,9 @@ from onereward.training.reproduce.policies import ablation_runs, supervised_runs
 from onereward.training.reproduce.report import Writer
 from onereward.training.reproduce.stage import Context, Stage
 from support.machine import ROOT
+from support.reproduction import FULL, QUICK, context_for, quick
 
-PLANS = ROOT / "training" / "reproduce"
 JUDGES = (BUNDLED, NAIVE)
-QUICK, FULL = PLANS / "quick.json", PLANS / "full.json"
-
-
-def quick(folder: Path, **changes: Any) -> ReproduceConfig:
-    plan = ReproduceConfig.load(QUICK)
-    folders = {"run_folder": str(folder / "run"), "report": str(folder / "report.md")}
-    return replace(plan, **folders | {"fill_folder": str(ROOT / plan.fill_folder)} | changes)
-
-
-def context_for(config: ReproduceConfig, photos: Path | None = None) -> Context:
-    return Context(config=config, host=TrainingHost("cpu"), photos=photos)
 
 
 @pytest.mark.parametrize("path", [QUICK, FULL], ids=lambda path: path.stem)
