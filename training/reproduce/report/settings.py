@@ -23,6 +23,7 @@ from ...judge.config import CompareConfig
 from ...policy.config import LORA, PolicyTrainConfig
 from ..config import ReproduceConfig
 from ..judges import BUNDLED, judge_folder
+from ..measure import FIRST, WINDOW
 from ..stage import Context
 from .cells import plain, table
 from .models import ENDS
@@ -110,6 +111,8 @@ class Settings:
                 f"look every {hack.test_every}"
             ),
             "ends": str(ENDS),
+            "window": str(WINDOW),
+            "first": str(FIRST),
             "lambda": f"{policy.reward_cap:g}",
             "test_conditions": str(policy.test_conditions),
             "algorithm": label(self.config, policy.algorithm),

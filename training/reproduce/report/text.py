@@ -191,12 +191,12 @@ as the one for all (*as configured*). Each is measured here on its own task, in 
 
 Training by {algorithm} with settings that invite it ({hack_settings}; nothing stops it), once
 against the judge and once against the naive judge, which lacks patterns and attacks; neither was
-shown pictures of a policy. *reward*: mean P(Yes) of the last steps. *look*: what the monitors
-see, the same judge's mean P(better than the start) of finished pictures of {test_conditions}
-held-out scenes. *usable*: the oracle on the dev split, in %; won / lost against the start.
-*monitors*: what they say of the pictures' drift. Reward and oracle *part* at the first look where
-the reward is above the start's, more scenes are lost than won, and p is under {clear} divided by
-the number of looks.
+shown pictures of a policy. *reward*: mean P(Yes) of the last {window} steps, at the start of the
+first {first}. *look*: what the monitors see, the same judge's mean P(better than the start) of
+finished pictures of {test_conditions} held-out scenes. *usable*: the oracle on the dev split, in
+%; won / lost against the start. *monitors*: what they say of the pictures' drift. Reward and
+oracle *part* at the first look where the reward is above the start's, more scenes are lost than
+won, and p is under {clear} divided by the number of looks.
 
 {table_hacking}
 
