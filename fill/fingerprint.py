@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from .adapters import Adapter
+from .file_digest import add_files
 from .models import FillModels
 from .packed_part import PackedPart
-
-_PIECES = 128
-_PIECE_BYTES = 1 << 16
-"""So much of a file is read: all of a small one, evenly spread pieces of a large one."""
-
-
-class _Digest(Protocol):
-    def update(self, data: bytes, /) -> None: ...
 
 
 def fingerprint(models: FillModels) -> str:
@@ -39,39 +29,10 @@ def fingerprint(models: FillModels) -> str:
     for name, source in sorted(models.sources.items()):
         packing = source.precision if isinstance(source, PackedPart) else ""
         made.update(f"{name}|{packing}|".encode())
-        _add_files(made, source.files)
+        add_files(made, source.files)
     for digest in sorted(_adapter_digest(adapter) for adapter in models.adapters):
         made.update(digest)
     return made.hexdigest()
-
-
-def fingerprint_files(files: Iterable[Path], *settings: str) -> str:
-    """Return 16 digits that follow from what is in files, in their order, and from some settings.
-
-    Raises:
-        OSError: A file is gone.
-    """
-    made = hashlib.blake2b("|".join(settings).encode(), digest_size=8)
-    _add_files(made, files)
-    return made.hexdigest()
-
-
-def _add_files(made: _Digest, files: Iterable[Path]) -> None:
-    for file in files:
-        _add_file(made, file)
-
-
-def _add_file(made: _Digest, path: Path) -> None:
-    size = path.stat().st_size
-    made.update(f"{size}|".encode())
-    last = max(size - _PIECE_BYTES, 0)
-    with path.open("rb") as file:
-        if size <= _PIECES * _PIECE_BYTES:
-            made.update(file.read())
-            return
-        for number in range(_PIECES):
-            file.seek(last * number // (_PIECES - 1))
-            made.update(file.read(_PIECE_BYTES))
 
 
 def _adapter_digest(adapter: Adapter) -> bytes:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FILL_LEAVES = {
     *("fill.task", "fill.host", "fill.mask", "fill.geometry"),
-    *("fill.config", "fill.files", "fill.parts"),
+    *("fill.config", "fill.files", "fill.file_digest", "fill.parts"),
     *(f"fill.checkpoint.{name}" for name in ("packing", "linear", "codec", "gguf")),
 }
 """Modules of the engine that import no other of its modules but these."""

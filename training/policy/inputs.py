@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...fill.fingerprint import fingerprint, fingerprint_files
+from ...fill.file_digest import fingerprint_files
+from ...fill.fingerprint import fingerprint
 from ...fill.models import FillModels
 from ...reward.qwen_vl import QwenJudge
 from ..data import FILE_NAME

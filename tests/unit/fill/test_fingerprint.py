@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from onereward.fill import fingerprint as module
+from onereward.fill import file_digest as module
 from onereward.fill.config import ModelConfig
 from onereward.fill.fingerprint import fingerprint
 from onereward.fill.models import FillModels, load_fill_models
