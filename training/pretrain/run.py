@@ -53,31 +53,32 @@ class RunFolder:
         self.path = Path(config.run_folder)
         self.path.mkdir(parents=True, exist_ok=True)
         stored = self.path / "config.json"
-        if stored.exists() and (changed := _changed_settings(stored.read_text(), config)):
+        before = stored.read_text(encoding="utf-8") if stored.exists() else None
+        if before is not None and (changed := _changed_settings(before, config)):
             differences = ", ".join(f"{k}: {old} -> {new}" for k, (old, new) in changed.items())
             raise ValueError(
                 f"{self.path} holds a run with other settings ({differences}); "
                 "choose another run_folder or restore them"
             )
-        if not stored.exists() or stored.read_text() != config.to_json():
+        if before != config.to_json():
             write_text(stored, config.to_json())
 
     def append_curve(self, record: Mapping[str, float | str]) -> None:
         """Add a line to the curve."""
-        with (self.path / "curve.jsonl").open("a") as curve:
+        with (self.path / "curve.jsonl").open("a", encoding="utf-8") as curve:
             curve.write(json.dumps(dict(record)) + "\n")
 
     def read_curve(self) -> list[dict[str, float]]:
         """Return all whole lines of the curve."""
         path = self.path / "curve.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
 
     def cut_curve(self, step: int) -> None:
         """Drop the lines after `step`, where a run goes on, and one that a crash tore."""
         path = self.path / "curve.jsonl"
         if path.exists():
-            lines = path.read_text().splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
             write_text(path, "".join(f"{line}\n" for line in kept))
 
@@ -125,7 +126,7 @@ def saved_step(run: Path) -> int:
     """Return the step of a run folder's checkpoint, -1 if there is none; reads no tensor."""
     for name in ("checkpoint", "checkpoint.old"):
         if (run / name / _STATE).exists():
-            return int(json.loads((run / name / _STATE).read_text())["step"])
+            return int(json.loads((run / name / _STATE).read_text(encoding="utf-8"))["step"])
     return -1
 
 
@@ -138,7 +139,7 @@ def forget_unstarted(config: RunConfig, *made: str) -> None:
     """
     run, stored = Path(config.run_folder), Path(config.run_folder) / "config.json"
     is_unstarted = saved_step(run) < 0 and stored.exists()
-    if is_unstarted and _changed_settings(stored.read_text(), config):
+    if is_unstarted and _changed_settings(stored.read_text(encoding="utf-8"), config):
         for name in (*made, stored.name):  # last the settings, which say what the others are
             remove(run / name)
 
@@ -155,8 +156,11 @@ def load_snapshot(folder: Path) -> Snapshot:
     """Read a checkpoint folder."""
     if not (folder / _STATE).is_file():
         raise FileNotFoundError(f"{folder} is no checkpoint: it lacks {_STATE}")
-    state = json.loads((folder / _STATE).read_text())
-    return Snapshot(tensors=load_file(folder / _TENSORS), **state)
+    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    tensors = load_file(folder / _TENSORS)
+    if os.name == "nt":  # Windows replaces no file that is still mapped
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    return Snapshot(tensors=tensors, **state)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -178,7 +182,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file at once: readers see the old text or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -213,6 +213,7 @@ def train_fill(config: FillTrainConfig) -> None:
     stored = _first_snapshot(folder, config)
     if stored:
         trainer.restore(stored)
+    folder.cut_curve(trainer.step)  # a kill leaves lines of steps that are now done again
     clock = Clock(config, stored.seconds if stored else 0.0)
     pool = ScenePool(config, trainer.parts)
     pool.fill_up(trainer.step // config.refresh_every)

@@ -202,6 +202,7 @@ def train_vae(config: VaeTrainConfig) -> Path:
     stored = first_snapshot(folder, config)
     if stored:
         trainer.restore(stored)
+    folder.cut_curve(trainer.step)  # a kill leaves lines of steps that are now done again
     clock = Clock(config, stored.seconds if stored else 0.0)
     probe = PictureSource(config, Split.DEV).draw(0).to(trainer.device)
     losses: list[float] = []
