@@ -12,6 +12,7 @@ from ..fill.host import Host
 from ..fill.mask import bounding_box
 from ..fill.task import Dimension, Task
 from .judge import Judgement
+from .memory import judging_bytes
 from .metrics import measure, text_correct
 from .query import Query, queries_for
 from .qwen_vl import QwenJudge
@@ -28,8 +29,6 @@ MARK = (1.0, 0.3, 0.2)
 """Colour of the mask on a source that is shown; half of it."""
 CROP_FACTOR = 1.5
 """Side of the crop around the mask, in sides of the mask's box."""
-BYTES_PER_PIXEL = 16 * 1024
-"""Activation memory of one judged pixel, without gradient; leans towards too much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,6 +58,10 @@ class View:
     def is_beside(self) -> bool:
         """Whether the source stands to the left."""
         return self.kind in VIEWS[2:]
+
+    def pixels(self, pictures: torch.Tensor) -> int:
+        """Return the most pixels that :meth:`show` makes of a picture of ``[B, H, W, 3]``."""
+        return pictures.shape[1] * pictures.shape[2] * (2 if self.is_beside else 1)
 
     def show(self, picture: torch.Tensor, index: int = 0) -> torch.Tensor:
         """Return what the judge sees of picture ``[H, W, 3]`` number ``index``: ``[3, h, w]``.
@@ -139,7 +142,8 @@ def score_pairs(
     _ = judge.answer_ids
     num = max(len(first), len(second))
     made: list[Judgement] = []
-    with host.resident(judge.part, activation_bytes=_room(judge, 2)), torch.no_grad():
+    room = judging_bytes(judge, view.pixels(first))
+    with host.resident(judge.part, activation_bytes=room), torch.no_grad():
         for i in range(num):
             host.check_cancelled()
             host.progress(i, num)
@@ -202,7 +206,8 @@ def rank_candidates(
         host.progress(done, max(total, 1))
         done += 1
 
-    with host.resident(judge.part, activation_bytes=_room(judge, 2)), torch.no_grad():
+    room = judging_bytes(judge, view.pixels(candidates))
+    with host.resident(judge.part, activation_bytes=room), torch.no_grad():
         encoded = []
         for i, picture in enumerate(candidates):
             host.check_cancelled()
@@ -233,10 +238,6 @@ def chosen_queries(
 def _shown(picture: torch.Tensor, view: View, index: int, host: Host) -> torch.Tensor:
     """Return what the judge sees, ``[3, h, w]``, on the host's device."""
     return view.show(picture, index).to(host.device, torch.float32).clamp(0, 1)
-
-
-def _room(judge: QwenJudge, num_pictures: int) -> int:
-    return num_pictures * judge.patches.max_pixels * BYTES_PER_PIXEL
 
 
 def _check_pair(first: torch.Tensor, second: torch.Tensor) -> None:

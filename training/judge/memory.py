@@ -7,12 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from ...reward.judging import BYTES_PER_PIXEL
+from ...reward.memory import TEXT_TOKENS, towers_of
 from ...reward.qwen_vl import QwenJudge
 from .config import JudgeTrainConfig
 
-TEXT_TOKENS = 200
-"""Longest question with its chat template, in tokens."""
 WIDTHS_PER_LAYER, INNER_PER_LAYER = 14, 4
 """Activations of one layer that its backward pass needs, in widths and in feed-forward widths."""
 
@@ -38,6 +36,12 @@ def training_bytes(
     kept = text.num_hidden_layers * layer
     if config.gradient_checkpointing:
         kept = text.num_hidden_layers * tokens * value * text.hidden_size + layer
-    vision = 2 * config.micro_batch * judge.patches.max_pixels * BYTES_PER_PIXEL
+    _, seeing = towers_of(judge, judge.patches.max_pixels)
+    seen = 2 * config.micro_batch * seeing.tokens * value
+    vision = seen * seeing.layer  # nothing is kept where the vision tower does not learn
+    if config.mode == "full":
+        vision *= seeing.layers
+        if config.gradient_checkpointing:
+            vision = seen * (seeing.layers * seeing.width + seeing.layer)
     state = 12 * sum(p.numel() for p in trained)
     return int(kept + vision + state + judge.expansion_bytes)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ...fill.config import check_limits, setting
 from ...fill.host import Host
-from ...reward.judging import BYTES_PER_PIXEL, VIEWS
+from ...reward.judging import VIEWS
+from ...reward.memory import judging_bytes
 from ...reward.preference import PreferenceSet, by_split
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import (
@@ -78,7 +79,7 @@ def report_on_judge(
         )
     _ = judge.answer_ids
     check_pairs(data, pairs, config.view)
-    room = 2 * BATCH * judge.patches.max_pixels * BYTES_PER_PIXEL
+    room = judging_bytes(judge, judge.patches.max_pixels, rows=2 * BATCH)  # in both orders
     mine = pairs[processes.rank :: processes.count]
 
     def tick(done: int, total: int) -> None:

@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...fill.files import read_json
 from ...fill.host import Host
 from ...fill.latents import vae_factor
 from ...fill.memory import sample_bytes
 from ...fill.models import FillModels
-from ...fill.task import TASKS
-from ...reward.judge import judge_folder
 from ...reward.judging import VIEWS
+from ...reward.memory import judging_bytes, towers_of
 from ...reward.qwen_vl import QwenJudge
 from .config import ADAM_8BIT, ATTENTION, BLOCKS, KEEP_ATTENTION, LORA, OFF, PolicyTrainConfig
 from .weights import target_pattern
@@ -41,11 +39,6 @@ _BACKWARD = 12
 _VAE_KEPT, _VAE_BLOCK, _VAE_BORDERS = 44.5, 22.0, 6.4
 """Numbers per pixel and channel of the widest resolution that the decoder keeps with two layers per
 block: all; those of its largest block; what stands between blocks, which checkpointing keeps."""
-_TEXT = (7, 3)
-"""Numbers per token that a layer of the judge keeps, in widths and in inner widths."""
-_VISION = (10, 3)
-TEXT_TOKENS = 200
-"""Longest question with its chat template, in tokens."""
 _GB = 1e9
 
 
@@ -182,16 +175,9 @@ def reward_bytes(
     return math.ceil(decoder * values * pixels) + asked
 
 
-def look_bytes(judge: QwenJudge, pixels: int, rows: int) -> int:
-    """Return the activations of judging without gradient, a layer of each tower, in bytes.
-
-    Args:
-        judge: The one that is asked.
-        pixels: Of a picture.
-        rows: Pairs that are judged at once.
-    """
-    kept = sum(tower.tokens * tower.layer for tower in _towers(judge, pixels))
-    return rows * kept * judge.part.dtype.itemsize + judge.expansion_bytes
+def shown_pixels(judge: QwenJudge, pixels: int) -> int:
+    """Return the pixels of what a judge is shown, in the view it was trained with, of a picture."""
+    return pixels * (2 if judge.notes.get("view", VIEWS[0]) in VIEWS[2:] else 1)
 
 
 def trained_bytes(config: PolicyTrainConfig, models: FillModels) -> int:
@@ -248,7 +234,7 @@ def _stages(
             Stage(
                 name="held-out judge",
                 weights=held_out.part.num_bytes,
-                activations=look_bytes(held_out, side**2, rows=2),
+                activations=judging_bytes(held_out, shown_pixels(held_out, side**2), rows=2),
             )
         )
     return tuple(stages)
@@ -289,51 +275,13 @@ def _leaner(
             yield words, config
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Tower:
-    """One of a judge's two stacks of layers, at work on what one edit is judged by."""
-
-    tokens: int
-    layers: int
-    width: int
-    """Numbers per token between two layers."""
-    layer: int
-    """Numbers per token that a layer keeps for its backward pass."""
-
-
 def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows: int) -> int:
-    towers = _towers(judge, pixels)
+    towers = towers_of(judge, shown_pixels(judge, pixels))
     if config.checkpointing != OFF:
         kept = sum(t.tokens * (t.layers * t.width + t.layer) for t in towers)
     else:
         kept = sum(t.tokens * t.layers * t.layer for t in towers)
     return rows * kept * judge.part.dtype.itemsize + judge.expansion_bytes
-
-
-def _towers(judge: QwenJudge, pixels: int) -> tuple[_Tower, _Tower]:
-    """Return the language model, asked about every dimension, and the vision tower."""
-    values = read_json(judge_folder(judge.config.folder) / "config.json")
-    text, vision = values.get("text_config", values), values.get("vision_config", {})
-    # Qwen2-VL names its vision widths differently.
-    width = vision.get("embed_dim", vision.get("hidden_size", 1280))
-    inner = vision.get("intermediate_size", int(width * vision.get("mlp_ratio", 4)))
-    is_beside = judge.notes.get("view", VIEWS[0]) in VIEWS[2:]
-    shown = min(pixels * (2 if is_beside else 1), judge.patches.max_pixels)
-    merged = shown // judge.patches.factor**2
-    most = max(len(spec.dimensions) for spec in TASKS.values())
-    language = _Tower(
-        tokens=most * (2 * merged + TEXT_TOKENS),
-        layers=text["num_hidden_layers"],
-        width=text["hidden_size"],
-        layer=_TEXT[0] * text["hidden_size"] + _TEXT[1] * text["intermediate_size"],
-    )
-    seeing = _Tower(
-        tokens=merged * judge.patches.merge_size**2,
-        layers=vision.get("depth", 32),
-        width=width,
-        layer=_VISION[0] * width + _VISION[1] * inner,
-    )
-    return language, seeing
 
 
 def _is_lora(config: PolicyTrainConfig) -> bool:

@@ -9,9 +9,12 @@ import torch
 
 from onereward.fill.task import Task
 from onereward.reward.judge import JudgeConfig
+from onereward.reward.memory import judging_bytes
 from onereward.reward.query import queries_for
 from onereward.reward.qwen_vl import QwenJudge
+from onereward.reward.score import judge_pair
 from support.judges import REAL_LIKE, make_judge
+from support.live_memory import LiveMemory
 
 TEXT = {
     "hidden_size": 3584,
@@ -69,3 +72,16 @@ def test_it_answers_and_the_gradient_reaches_every_window(folder: Path) -> None:
         alone = torch.cat([judge.ask(encoded[0], encoded[1], [query]) for query in queries])
     # bfloat16 has 8 bits; padding and batching round differently.
     assert torch.allclose(answers, alone, rtol=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(140, 252), (504, 504)], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_it_takes_the_memory_that_is_asked_for(folder: Path, size: tuple[int, int]) -> None:
+    """Enough, and not so much that everything else is driven out."""
+    judge = QwenJudge(JudgeConfig(folder=str(folder), precision="bf16"), torch.device("cpu"))
+    pair = [torch.rand(3, *size, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    module = judge.part.module
+    queries = queries_for(Task.FILL, "a red circle")
+    with LiveMemory([*module.parameters(), *module.buffers()]) as memory, torch.no_grad():
+        judge_pair(judge, *judge.encode_many(pair), queries)
+    assert memory.peak < judging_bytes(judge, size[0] * size[1]) < 8 * memory.peak

@@ -16,10 +16,11 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from ....reward.memory import judging_bytes
 from ....reward.qwen_vl import QwenJudge
 from ...data import spread
 from ...loop import PolicyTrainer
-from ..forecast import look_bytes, reward_bytes
+from ..forecast import reward_bytes, shown_pixels
 from ..rewards import Decoder, Judged, ask_judge, job_views
 from ..samples import Batch, Sample
 from .drift import Drift, Shown, measure_drift
@@ -192,7 +193,8 @@ class Watch:
         host, values = self._trainer.host, defaultdict(list)
         pixels = max(picture.mask.numel() for picture in now)
         for judge in judges:
-            room = look_bytes(judge, pixels, rows=2)  # both orders at once
+            # Both orders at once.
+            room = judging_bytes(judge, shown_pixels(judge, pixels), rows=2)
             with host.resident(judge.part, activation_bytes=room):
                 for new, old in zip(now, self._start, strict=True):
                     pair = (new.pasted.to(host.device), old.pasted.to(host.device))
