@@ -21,7 +21,7 @@ from onereward.training.reproduce.figures import draw_sheets, hacked_result
 from onereward.training.reproduce.judges import BUNDLED, NAIVE, judge_folder
 from onereward.training.reproduce.measure import BASE, BEST
 from onereward.training.reproduce.policies import HACKED, SUPERVISED, ablation_name, ablation_runs
-from onereward.training.reproduce.report import Writer, ablations, budget, hacking, models
+from onereward.training.reproduce.report import Writer, ablations, budget, claims, hacking, models
 from onereward.training.reproduce.report.claims import apart, claims_text, verdict
 from onereward.training.reproduce.report.names import EACH
 from onereward.training.reproduce.report.photographs import files_text, photos_table
@@ -135,7 +135,9 @@ def test_both_bases_are_shown_and_each_is_set_against_its_own(tmp_path: Path) ->
         "1 / 0",
         "1.0000",
     ]
+    assert cells(tests, "guided")[5:] == ["-"] * 3, "its pictures differ by sampling alone"
     assert cells(tests, "lambda 0.7")[1] == BASE
+    assert "Does any of 1 settings matter" in claims.claims_text(context)
 
 
 def test_models_for_one_task_are_measured_on_that_task(tmp_path: Path) -> None:

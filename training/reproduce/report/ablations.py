@@ -31,7 +31,7 @@ class Varied:
     """The base's name that was sampled alike."""
     against_base: Change
     against_usual: Change | None
-    """None: it is the usual one."""
+    """None: it is the usual one, or sampled otherwise, which by itself makes other pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +58,12 @@ def read_grid(context: Context) -> Grid:
             continue
         base = sampled_base(config, runs[stages[0]])
         usable = torch.tensor([found[stage]["usable"] for stage in stages])
+        is_alike = usual is not None and base == BASE
         varied[name] = Varied(
             usable=usable,
             base=base,
             against_base=compare(torch.tensor(found[base]["usable"]), usable),
-            against_usual=None if usual is None else compare(usual, usable),
+            against_usual=compare(usual, usable) if is_alike else None,
         )
         usual = usable if name == AS_CONFIGURED else usual
     bases = {name: one for name, one in found.items() if name.split(",")[0] == BASE}

@@ -169,8 +169,8 @@ answers in % on the same test pairs.
 
 Usable pictures in % on the dev split, {few_steps} steps each, {algorithm} unless said otherwise,
 mean over {num_seeds} seeds, and every seed by itself. A row that changes the sampling changes it
-in training and measuring alike, and is set against a base that is sampled so, too; every such
-base has a row.
+in training and measuring alike, and is set against a base that is sampled so, too, and against
+nothing else; every such base has a row.
 
 {table_ablations}
 
