@@ -261,14 +261,14 @@ class OneRewardPickBest(io.ComfyNode):
         host, contest = ComfyHost(cls.hidden.unique_id), Contest(method=method, weights=weights)
         folder = work_folders.work_folder(KIND, save_as) if save_as else None
         view = _view(judge, host, **rest)
-        group = None
+        kept = None
         if folder is not None:  # before the judge's work, as it refuses what does not belong to it
-            surroundings = (view.source, view.mask)
             data = PreferenceSet(folder)
-            group = picked_group(data, Task(task), prompt, candidates, surroundings)
+            surroundings = (view.source, view.mask)
+            kept = (data, picked_group(data, Task(task), prompt, candidates, surroundings))
         ranking = rank_candidates(judge, candidates, queries, host, view, contest)
-        if group is not None:
-            num = save_ranking(data, group, candidates, ranking, f"judge:{judge.label}")
+        if kept is not None:
+            num = save_ranking(*kept, candidates, ranking, f"judge:{judge.label}")
             host.say(f"{num} comparisons by {judge.label} saved in {folder}")
         rows = [
             (f"{i + 1}. candidate {n + 1}", {}, ranking.scores[n])

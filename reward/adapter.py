@@ -67,7 +67,7 @@ def put_on(model: nn.Module, folder: Path) -> None:
     from safetensors.torch import load_file
 
     judge: Any = model
-    config = LoraConfig.from_pretrained(str(folder))
+    config: Any = LoraConfig.from_pretrained(str(folder))
     config.lora_dropout = 0.0  # adapters of others may have one, and would answer by chance
     judge.add_adapter(config, NAME)
     slots = adapter_parameters(model)

@@ -292,8 +292,8 @@ def _parting(points: list[dict[str, Any]]) -> dict[str, Any] | None:
     """
     start, *others = points
     for point in others:
-        known = start["reward"] is not None and point["reward"] is not None
-        has_risen = known and point["reward"] > start["reward"]
+        rewards = (start["reward"], point["reward"])
+        has_risen = None not in rewards and rewards[1] > rewards[0]
         if has_risen and point["lost"] > point["won"] and point["p"] < 0.05 / len(others):
             return point
     return None

@@ -239,7 +239,7 @@ def test_the_published_folders_template_is_found_where_they_have_it(
     found = QwenJudge(JudgeConfig(folder=str(published)), torch.device("cpu"))
     both = pictures((64, 64), (64, 64))
     with torch.no_grad():
-        answers = [j.ask(*(j.encode(p) for p in both), QUERIES) for j in (judge, found)]
+        answers = [j.ask(j.encode(both[0]), j.encode(both[1]), QUERIES) for j in (judge, found)]
     assert torch.equal(*answers)
     (published / "chat_template.json").unlink()
     alone = QwenJudge(JudgeConfig(folder=str(published)), torch.device("cpu"))
@@ -259,9 +259,10 @@ def test_the_older_family_is_asked_as_by_transformers(tmp_path: Path) -> None:
     judge = QwenJudge(JudgeConfig(folder=str(older)), torch.device("cpu"))
     both = pictures((64, 64), (96, 64))
     with torch.no_grad():
-        ours = judge.ask(*(judge.encode(p) for p in both), QUERIES)
+        first, second = judge.encode_many(both)
+        ours = judge.ask(first, second, QUERIES)
         expected = [_by_transformers(judge, older, tuple(both), q) for q in QUERIES]
-        swapped = judge.ask(*(judge.encode(p) for p in both[::-1]), QUERIES)
+        swapped = judge.ask(second, first, QUERIES)
     difference = (ours / torch.stack(expected)).log().abs().max()
     assert difference < 0.2 * (ours / swapped).log().abs().max(), "else it could be any answer"
 

@@ -158,7 +158,7 @@ class EightBit(torch.optim.Optimizer):
         super().__init__(params, {"lr": 0.1})
         self.table = torch.linspace(-1, 1, 256)
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for parameter in self.param_groups[0]["params"]:
             if not self.state[parameter]:
                 codes = torch.full(parameter.shape, 128, dtype=torch.uint8)
