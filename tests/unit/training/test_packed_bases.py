@@ -72,9 +72,9 @@ def test_a_policy_has_the_gradients_of_its_expanded_base(
                 velocity = run.trainer.velocity(batch, batch.noise, 0)
             kept.append(sum(sizes))
             velocity.square().mean().backward()
+            found.append({name: p.grad for name, p in parameters.items()})
         finally:
             run.close()
-        found.append({name: p.grad for name, p in parameters.items()})
     for name, gradient in found[0].items():
         assert gradient is not None, name
         assert gradient.abs().max() > 0, name
