@@ -58,12 +58,11 @@ def read_grid(context: Context) -> Grid:
             continue
         base = sampled_base(config, runs[stages[0]])
         usable = torch.tensor([found[stage]["usable"] for stage in stages])
-        is_alike = usual is not None and base == BASE
         varied[name] = Varied(
             usable=usable,
             base=base,
             against_base=compare(torch.tensor(found[base]["usable"]), usable),
-            against_usual=compare(usual, usable) if is_alike else None,
+            against_usual=None if usual is None or base != BASE else compare(usual, usable),
         )
         usual = usable if name == AS_CONFIGURED else usual
     bases = {name: one for name, one in found.items() if name.split(",")[0] == BASE}
