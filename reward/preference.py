@@ -33,7 +33,7 @@ class Preference:
     task: Task
     dimension: Dimension
     condition: str
-    """Which picture, mask and prompt; pairs of one condition never fall into different splits."""
+    """What the pair was made from; pairs of one condition never fall into different splits."""
     source_file_name: str = ""
     mask_file_name: str = ""
     prompt: str = ""
@@ -74,7 +74,7 @@ class CandidateGroup:
     settings: tuple[Mapping[str, Any], ...] = ()
     """How each was made, seed included; one per file."""
     made_by: str = ""
-    """Fingerprint of what made them; empty: not known."""
+    """Fingerprint of what made them, of a contest's own candidates; empty: not known."""
 
     def __post_init__(self) -> None:
         """Refuse settings that do not belong to the files."""

@@ -82,9 +82,9 @@ def picked_group(
                 f"the {label} is {width}x{height} px but the candidates are {size[1]}x{size[0]} "
                 f"px; connect the {label} that they were made from"
             )
-    made_by = _digest(task.value, prompt, candidates)
+    made_by = _digest(candidates, f"{task.value}|{prompt}")
     source = shown.get("source")
-    condition = PICKED + (made_by if source is None else _digest("source", "", source))
+    condition = PICKED + (made_by if source is None else _digest(source))
     place = f"images/{condition}/{made_by}"
     for label, picture in shown.items():
         path = data.folder / place / f"{label}.png"
@@ -107,8 +107,8 @@ def is_picked(group: CandidateGroup) -> bool:
     return group.condition.startswith(PICKED)
 
 
-def _digest(kind: str, prompt: str, pictures: Tensor) -> str:
-    made = hashlib.blake2b(f"{kind}|{prompt}|".encode(), digest_size=8)
+def _digest(pictures: Tensor, words: str = "") -> str:
+    made = hashlib.blake2b(f"{words}|".encode(), digest_size=8)
     made.update((pictures * 255).round().to(torch.uint8).cpu().numpy().tobytes())
     return made.hexdigest()
 

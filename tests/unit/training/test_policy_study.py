@@ -8,6 +8,7 @@ import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,3 +104,16 @@ def test_the_bundled_recipes_differ_by_algorithm_and_by_seed_alone(name: str) ->
     seeded = with_seed(config, 2)
     assert seeded.run_folder == f"{config.run_folder}_seed2"
     assert replace(seeded, seed=config.seed, run_folder=config.run_folder) == config
+
+
+def test_a_perfect_judge_of_several_finds_what_any_of_them_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scenes = draw_scenes(BUNDLED, Split.DEV, 1, seed=3)
+    usable = {3: [1, 0, 0, 0], 4: [0, 0, 1, 0], 5: [0, 1, 1, 0]}
+    monkeypatch.setattr(
+        Scenes, "usable", lambda self, _: torch.tensor(usable[self.sampling.seed]) > 0
+    )
+    parts: Any = None
+    found = [scenes.best_of(parts, num).int().tolist() for num in (1, 2, 3)]
+    assert found == [[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0]]

@@ -1,6 +1,7 @@
 """Share of usable pictures in the toy world, by its oracle, of a model and of adapters on it.
 
 `python -m onereward.training.policy.study.usability MODEL_FOLDER ADAPTER... --split dev`
+`python -m onereward.training.policy.study.usability MODEL_FOLDER --best-of 8`
 
 Every adapter gets the same scenes and noises as the model alone. Look at the dev split while
 developing, and at the test split once.
@@ -12,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -69,6 +70,16 @@ class Scenes:
     def usable(self, parts: FillParts) -> Tensor:
         """Sample all scenes; return which are usable, bool ``[B]``."""
         return self.judge(parts).usable
+
+    def best_of(self, parts: FillParts, num: int) -> Tensor:
+        """Return of which scenes at least one of several pictures is usable, bool ``[B]``.
+
+        So many a perfect judge could hand out that chose among them; the first is that of
+        :meth:`usable`.
+        """
+        seeds = range(self.sampling.seed, self.sampling.seed + num)
+        each = [replace(self, sampling=replace(self.sampling, seed=s)).usable(parts) for s in seeds]
+        return torch.stack(each).any(0)
 
     def rows(self) -> dict[str, Tensor]:
         """Return which scenes are of each task, bool ``[B]``, and of all."""
@@ -147,7 +158,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
-    parser.add_argument("adapters", type=Path, nargs="+")
+    parser.add_argument("adapters", type=Path, nargs="*")
+    parser.add_argument("--best-of", type=int, help="if the oracle chose among so many pictures")
     parser.add_argument("--split", type=Split, default=Split.DEV)
     parser.add_argument("--scenes", type=int, default=100, help="scenes per task")
     parser.add_argument("--seed", type=int, default=0)
@@ -165,8 +177,12 @@ def main() -> None:
         steps=arguments.steps,
         true_cfg=arguments.true_cfg,
     )
-    before = scenes.usable(load_folder(arguments.model))
-    found = {}
+    base = load_folder(arguments.model)
+    before, found = scenes.usable(base), {}
+    if arguments.best_of:
+        lines = scenes.compare(before, scenes.best_of(base, arguments.best_of))
+        found[f"best of {arguments.best_of}"] = [asdict(line) for line in lines]
+        sys.stdout.write(f"best of {arguments.best_of}\n{table(lines)}\n")
     for adapter in arguments.adapters:
         lines = scenes.compare(before, scenes.usable(load_with_adapter(arguments.model, adapter)))
         found[str(adapter)] = [asdict(line) for line in lines]
