@@ -65,6 +65,8 @@ class Verdict:
     """The measurements behind the scores."""
     shape_right: Tensor
     """Bool `[B]`: the asked shape fits best and well; true for tasks without a shape."""
+    shape_overlap: Tensor
+    """Float32 `[B, 6]`: overlap of the matte with the best fit of each shape; zeros but in fill."""
     letters_right: Tensor
     """Float32 `[B]`: share of letters read right; NaN without words."""
 
@@ -123,6 +125,7 @@ def judge_with_gradient(images: Tensor, conditions: Conditions) -> Verdict:
         & _is_continued(conditions, evidence),
         residual=residual,
         shape_right=shape_right,
+        shape_overlap=fit.overlap.detach(),
         letters_right=letters_right,
     )
 

@@ -68,8 +68,8 @@ _DISTANCE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 SHAPE_NAMES = tuple(_DISTANCE)
 
 
-def shape_coverage(shape: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    """Draw one shape per scene.
+def shape_distance(shape: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    """Return how far every pixel is from the outline of one shape per scene.
 
     Args:
         shape: int64 `[B]`, index into `SHAPE_NAMES`.
@@ -78,13 +78,18 @@ def shape_coverage(shape: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> Tenso
         radius: float `[B]`, about half the shape's extent in pixels.
 
     Returns:
-        Coverage float32 `[B, 64, 64]` in 0..1.
+        Float32 `[B, 64, 64]` in pixels, negative inside; at corners, less than the true distance.
     """
     grid_x, grid_y = pixel_grid()
-    coverage = torch.empty(len(shape), *grid_x.shape)
+    found = torch.empty(len(shape), *grid_x.shape)
     for kind, distance in enumerate(_DISTANCE.values()):
         rows = (shape == kind).nonzero()[:, 0]
         if len(rows):
             dx, dy = grid_x - spread(x[rows]), grid_y - spread(y[rows])
-            coverage[rows] = soft_edge(distance(dx, dy, spread(radius[rows])))
-    return coverage
+            found[rows] = distance(dx, dy, spread(radius[rows]))
+    return found
+
+
+def shape_coverage(shape: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    """Draw one shape per scene: float32 `[B, 64, 64]` in 0..1; arguments of `shape_distance`."""
+    return soft_edge(shape_distance(shape, x, y, radius))

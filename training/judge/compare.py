@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ...reward.qwen_vl import Asked, Encoded, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
-from ...world.conditions import join_conditions
-from ...world.oracle import DIMENSIONS, composite
+from ...world.conditions import Conditions, join_conditions
+from ...world.oracle import DIMENSIONS, composite, judge
 from ...world.splits import Split
 from ..objective import preference_loss
 from ..pretrain.run import RunFolder, Snapshot, run_stage, step_generator
@@ -24,7 +24,14 @@ from .appraisal import Appraisal, maps_of
 from .attacks import attack
 from .blends import blended_pairs, draw_blends, scenes_of_all, score
 from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates, load_candidates
-from .comparisons import Comparison, best_and_worst, compare, draw_comparisons
+from .comparisons import (
+    Comparison,
+    as_comparison,
+    best_and_worst,
+    compare,
+    draw_comparisons,
+    draw_dimensions,
+)
 from .config import CompareConfig
 from .deformed import deformed_pairs, draw_deformed, fresh_scenes
 from .gather import files_of
@@ -59,7 +66,9 @@ class CompareTrainer:
         files = files_of(pool, Split.TRAIN)
         self.pool = load_candidates(files)
         self.scenes = scenes_of_all(files, len(self.pool) // len(files))
-        self.held_out = load_candidates(files_of(pool, Split.DEV))
+        held_out = files_of(pool, Split.DEV)
+        self.held_out = load_candidates(held_out)
+        self.held_out_shapes = scenes_of_all(held_out, len(self.held_out) // len(held_out)).shape
         self.judge = load_whole_judge(Path(config.judge_folder))
         width: int = self.judge.part.module.config.text_config.hidden_size  # type: ignore[union-attr]
         side = self.judge.patches.patch_size * self.judge.patches.merge_size
@@ -90,7 +99,7 @@ class CompareTrainer:
         if config.pairs:
             losses.append(self._compared(generator))
         if config.appraised:
-            losses.append(config.score_weight * self._appraised(generator))
+            losses.append(self._appraised(generator))
         if config.pictures:
             losses.append(self._seen(generator))
         return self.learner.learn(torch.stack(losses).sum())
@@ -108,7 +117,9 @@ class CompareTrainer:
             parts.append(blended_pairs(pool, self.scenes, rest, config.margins, generator))
         if config.pairs > num:
             parts.append(self._candidates(config.pairs - num, generator))
-        drawn = [one for found, _, _ in parts for one in found]
+        drawn = [
+            draw_dimensions(one, config.dimensions, generator) for part in parts for one in part[0]
+        ]
         pictures, masks = (torch.cat([part[k] for part in parts]) for k in (1, 2))
         order = torch.randperm(len(drawn), generator=generator)
         drawn, masks = [drawn[k] for k in order.tolist()], masks[order]
@@ -133,7 +144,7 @@ class CompareTrainer:
         return (self.config.seed % 16) * 20_000_000 + 2 * self.step + purpose
 
     def _appraised(self, generator: torch.Generator) -> Tensor:
-        """Return the head's loss on single pictures."""
+        """Return the loss on single pictures: the head's, and eq. 3 of those of a scene."""
         config, pool = self.config, self.pool
         num = config.appraised // _PER_SCENE
         fresh = round(config.deformed_share * num)
@@ -153,20 +164,54 @@ class CompareTrainer:
             tried = conditions.select(chosen)
             wanted = sign * ~score(images[chosen], tried).isnan()
             images[chosen] = attack(
-                lambda moved: (wanted * self._utility(moved, tried.task)).sum(),
+                lambda moved: (wanted * self._utility(moved, tried.task, tried.shape)).sum(),
                 images[chosen],
                 tried.mask[:, None],
                 config.attack_steps,
                 config.attack_size,
             )
         # Asked after the attack: noise is a fault, whoever made it.
-        scores = score(images, conditions).view(-1, _PER_SCENE, len(DIMENSIONS))
-        maps = maps_of(images, conditions)
-        least = torch.tensor(config.margins) / 2
-        return self.appraisal.loss(self._encode(images), conditions.task, scores, maps, least)
+        verdict = judge(images, conditions)
+        scores = torch.stack([verdict.scores[name] for name in DIMENSIONS], 1)
+        encoded = self._encode(images)
+        loss = config.score_weight * self.appraisal.loss(
+            encoded,
+            conditions,
+            scores.view(-1, _PER_SCENE, len(DIMENSIONS)),
+            verdict.shape_overlap,
+            maps_of(images, conditions),
+            torch.tensor(config.margins) / 2,
+        )
+        if config.ask_appraised:
+            loss = loss + self._asked_too(encoded, conditions, scores, generator)
+        return loss
 
-    def _utility(self, images: Tensor, task: Tensor) -> Tensor:
-        return self.appraisal.utility(self._encode(images), task)
+    def _asked_too(
+        self,
+        encoded: Sequence[Encoded],
+        conditions: Conditions,
+        scores: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Return eq. 3 over the appraised pictures, two by two: they are encoded already."""
+        drawn: list[Comparison] = []
+        pictures: list[Encoded] = []
+        for number in range(0, len(encoded), 2):
+            found = as_comparison(
+                int(conditions.task[number]),
+                conditions.prompts[number],
+                (scores[number] - scores[number + 1]).tolist(),
+                self.config.margins,
+            )
+            if found is not None:
+                drawn.append(draw_dimensions(found, self.config.dimensions, generator))
+                pictures += encoded[number : number + 2]
+        if not drawn:
+            return torch.zeros(())
+        return comparison_loss(self.judge, pictures, drawn)
+
+    def _utility(self, images: Tensor, task: Tensor, shape: Tensor) -> Tensor:
+        return self.appraisal.utility(self._encode(images), task, shape)
 
     def _encode(self, images: Tensor) -> list[Encoded]:
         with torch.autocast("cpu", torch.bfloat16):
@@ -212,9 +257,10 @@ class CompareTrainer:
         right: list[bool] = []
         for start in range(0, len(drawn), _TEST_BATCH):
             part = drawn[start : start + _TEST_BATCH]
-            task = self.held_out.task[[one.group for one in part]].repeat_interleave(2)
+            groups = torch.tensor([one.group for one in part]).repeat_interleave(2)
+            task, shape = self.held_out.task[groups], self.held_out_shapes[groups]
             pictures = pictures_of(self.held_out, part).flatten(0, 1)
-            lead = self._utility(pictures, task).view(len(part), 2, -1).diff(dim=1)[:, 0]
+            lead = self._utility(pictures, task, shape).view(len(part), 2, -1).diff(dim=1)[:, 0]
             for one, row in zip(part, lead, strict=True):
                 for name, place in one.winners:
                     right.append(bool(row[DIMENSIONS.index(name.value)] > 0) == bool(place))

@@ -152,6 +152,14 @@ def _pick(kinds: Tensor, wanted: tuple[int, ...], luck: float) -> int:
     return places[int(luck * len(places))]
 
 
+def draw_dimensions(one: Comparison, most: int, generator: torch.Generator) -> Comparison:
+    """Keep so many of a comparison's dimensions at most, drawn at random; 0 keeps all."""
+    if not 0 < most < len(one.winners):
+        return one
+    kept = torch.randperm(len(one.winners), generator=generator)[:most].sort().values
+    return replace(one, winners=tuple(one.winners[k] for k in kept.tolist()))
+
+
 def best_and_worst(
     pool: Candidates, margins: Sequence[float], kind: int = FULL
 ) -> Iterator[Comparison]:

@@ -108,6 +108,12 @@ class CompareConfig(LearnConfig):
     appraised: int = 24
     """Single pictures per step, besides the pairs, whose scores, ranks and faults a head has to
     say that is left behind; a multiple of 4."""
+    dimensions: int = 0
+    """Most dimensions that a pair is asked about, drawn at random; 0 asks about all in which its
+    pictures differ."""
+    ask_appraised: bool = False
+    """Whether the judge is asked about these, too, two of a scene each: twice as many pairs for
+    the pictures."""
     blend_share: float = 0.5
     """Share of pairs that are made on the spot: mixtures of two candidates, or deformed truths."""
     deformed_share: float = 0.5
@@ -150,6 +156,7 @@ class CompareConfig(LearnConfig):
         require(self.appraised % 4 == 0, f"appraised is {self.appraised}, not a multiple of 4")
         for name in (
             "pairs",
+            "dimensions",
             "appraised",
             "score_weight",
             "questions",

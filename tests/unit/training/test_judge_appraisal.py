@@ -111,15 +111,18 @@ def test_the_loss_is_scores_ranks_and_maps_by_hand() -> None:
     encoded = [
         Encoded(tokens=torch.randn(16, 8, generator=generator), rows=4, cols=4) for _ in range(4)
     ]
-    task = torch.tensor([2, 2, 2, 2])
+    extend = draw_conditions(Split.TRAIN, 3, torch.tensor([1]))
+    conditions = replace(extend, shape=torch.tensor([4])).select(torch.zeros(4, dtype=torch.long))
     scores = torch.full((2, 2, 5), float("nan"))
-    scores[..., 4] = torch.tensor([[0.2, 0.9], [0.5, 0.52]])
+    scores[..., 0] = torch.tensor([[0.2, 0.9], [0.5, 0.52]])
     maps = torch.randn(4, NUM_MAPS, 8, 8, generator=generator)
-    loss = head.loss(encoded, task, scores, maps, torch.full((5,), 0.05))
-    column = 2 * len(DIMENSIONS) + 4
+    overlaps = torch.zeros(4, 6)
+    loss = head.loss(encoded, conditions, scores, overlaps, maps, torch.full((5,), 0.05))
+    first = 1 * (len(DIMENSIONS) + 6)
+    columns = [first + DIMENSIONS.index("text_alignment"), first + len(DIMENSIONS) + 4]
     means = torch.stack([one.tokens.mean(0) for one in encoded]).double()
     said, worth = (
-        means @ layer.weight[column].double() + layer.bias[column].double()
+        (means @ layer.weight[columns].double().T + layer.bias[columns].double()).sum(1)
         for layer in (head.scores, head.utilities)
     )
     wanted = [0.2, 0.9, 0.5, 0.52]
@@ -140,3 +143,24 @@ def test_the_loss_is_scores_ranks_and_maps_by_hand() -> None:
                     squares += gap.square().tolist()
     by_hand = sum(divergence) / 4 + ranked + sum(squares) / len(squares)
     assert loss.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_fill_also_says_how_much_it_looks_like_each_shape() -> None:
+    generator = torch.Generator().manual_seed(4)
+    head = Appraisal(8, 16)
+    torch.nn.init.normal_(head.overlaps.weight, generator=generator)
+    encoded = [
+        Encoded(tokens=torch.randn(16, 8, generator=generator), rows=4, cols=4) for _ in range(4)
+    ]
+    conditions = draw_conditions(Split.TRAIN, 3, torch.tensor([0, 0, 1, 1]))
+    scores, maps = torch.full((2, 2, 5), float("nan")), torch.zeros(4, NUM_MAPS, 8, 8)
+    wanted = torch.rand(4, 6, generator=generator)
+    least = torch.full((5,), 0.05)
+    loss = head.loss(encoded, conditions, scores, wanted, maps, least)
+    total = 0.0
+    for picture in range(2):  # the fills
+        logits = encoded[picture].tokens.double().mean(0) @ head.overlaps.weight.double().T
+        for logit, target in zip(logits.tolist(), wanted[picture].tolist(), strict=True):
+            w, p = min(max(target, 0.01), 0.99), 1 / (1 + math.exp(-logit))
+            total += w * math.log(w / p) + (1 - w) * math.log((1 - w) / (1 - p))
+    assert loss.item() == pytest.approx(total / 12, rel=1e-5)

@@ -10,7 +10,7 @@ import torch
 
 from onereward.fill.task import Dimension
 from onereward.reward.judge import JudgeConfig
-from onereward.reward.qwen_vl import QwenJudge
+from onereward.reward.qwen_vl import Encoded, QwenJudge
 from onereward.training.collect import CollectConfig
 from onereward.training.judge.build import JudgeShape
 from onereward.training.judge.candidates import (
@@ -35,11 +35,14 @@ from onereward.training.judge.compare import (
 )
 from onereward.training.judge.comparisons import (
     Comparison,
+    as_comparison,
     best_and_worst,
     compare,
     draw_comparisons,
+    draw_dimensions,
 )
 from onereward.training.judge.config import CompareConfig
+from onereward.training.judge.deformed import fresh_scenes
 from onereward.training.judge.gather import FIRST_INDEX, GatherConfig, gather
 from onereward.training.judge.learner import load_whole_judge
 from onereward.training.judge.robustness import (
@@ -211,6 +214,18 @@ def test_comparisons_are_drawn_evenly(pool: Candidates) -> None:
     assert drawn_kinds == {FULL, ONE_STEP, TRUTH, FAULT, PATTERN}
 
 
+def test_a_pair_is_asked_about_so_many_dimensions(pool: Candidates) -> None:
+    generator = torch.Generator().manual_seed(3)
+    whole = [one for one in drawn_from(pool, 40) if len(one.winners) == 4]
+    assert whole
+    assert all(draw_dimensions(one, 0, generator) == one for one in whole)
+    assert all(draw_dimensions(one, 4, generator) == one for one in whole)
+    kept = [draw_dimensions(whole[0], 2, generator) for _ in range(40)]
+    assert {len(one.winners) for one in kept} == {2}
+    assert all(set(one.winners) < set(whole[0].winners) for one in kept)
+    assert {pair for one in kept for pair in one.winners} == set(whole[0].winners)
+
+
 def drawn_from(pool: Candidates, num: int = 6) -> list[Comparison]:
     return draw_comparisons(pool, num, MARGINS, torch.Generator().manual_seed(1))
 
@@ -232,6 +247,44 @@ def test_the_loss_is_equation_3(pool: Candidates, judge_folder: Path) -> None:
     learner = load_whole_judge(judge_folder)
     loss = comparison_loss(learner, encode_pairs(learner, pictures), drawn)
     assert abs(loss.item() - torch.stack(terms).mean().item()) < 0.02  # bfloat16 products
+
+
+def test_appraised_pictures_are_asked_about_too(
+    pool_folder: Path, judge_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss beside the head's is eq. 3 of the scenes' pictures two by two."""
+    settings = compare_config(
+        judge_folder, pool_folder, pairs=0, questions=0, pictures=0, appraised=16, attack_share=0.0
+    )
+    shown: list[torch.Tensor] = []
+    encode = CompareTrainer._encode
+
+    def remember(self: CompareTrainer, images: torch.Tensor) -> list[Encoded]:
+        shown.append(images)
+        return encode(self, images)
+
+    monkeypatch.setattr(CompareTrainer, "_encode", remember)
+    without = CompareTrainer(settings)._appraised(torch.Generator().manual_seed(0))
+    asking = CompareTrainer(replace(settings, ask_appraised=True))
+    loss = asking._appraised(torch.Generator().manual_seed(0)) - without
+    assert torch.equal(shown[0], shown[1])
+    pairs = shown[0].view(8, 2, *shown[0].shape[1:])
+    scenes = draw_conditions(Split.TRAIN, FIRST_INDEX, torch.arange(GROUPS) % len(TASKS))
+    fresh = fresh_scenes(asking._number(0), 2)
+    drawn, kept = [], []
+    for number, pair in enumerate(pairs):
+        of = [s.select(torch.tensor([k])) for s in (scenes, fresh) for k in range(len(s))]
+        outside = [(pair[0] - one.source[0]).abs() * (1 - one.mask) for one in of]
+        scene = of[int(torch.stack([o.amax() for o in outside]).argmin())]
+        first, second = (judge(picture[None], scene).scores for picture in pair)
+        gaps = [float(first[d] - second[d]) for d in DIMENSIONS]
+        found = as_comparison(int(scene.task), scene.prompts[0], gaps, settings.margins)
+        if found is not None:
+            drawn.append(found)
+            kept.append(pairs[number])
+    assert len(drawn) >= 3
+    wanted = comparison_loss(asking.judge, encode_pairs(asking.judge, torch.stack(kept)), drawn)
+    assert loss.item() == pytest.approx(wanted.item(), abs=0.02)
 
 
 def test_attacks_stay_small_and_in_the_mask(pool: Candidates, judge_folder: Path) -> None:

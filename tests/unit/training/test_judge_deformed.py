@@ -23,7 +23,7 @@ def test_no_two_numbers_have_a_scene_in_common() -> None:
     assert torch.equal(first.source, again.source)
     same = (first.source[:, None] == second.source[None]).flatten(2).all(2)
     assert not same.any()
-    assert first.task.tolist() == [0, 1, 2, 3] * 2
+    assert first.task.tolist() == [0, 1, 2, 3, 0, 1, 0, 1]
 
 
 def test_results_differ_keep_the_source_and_are_right_and_wrong() -> None:
@@ -43,6 +43,7 @@ def test_results_differ_keep_the_source_and_are_right_and_wrong() -> None:
 def test_without_any_strength_the_truth_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     strengths = deformed._Strengths
     monkeypatch.setattr(strengths, "some", lambda self, share: torch.zeros(self.count, 1, 1, 1))
+    monkeypatch.setattr(strengths, "shares", lambda self: torch.zeros(self.count))
     monkeypatch.setattr(
         strengths, "chance", lambda self, share: torch.zeros(self.count, 1, 1, 1) > 0
     )
@@ -51,6 +52,37 @@ def test_without_any_strength_the_truth_is_left(monkeypatch: pytest.MonkeyPatch)
     truth = scenes.target[made.rows]
     inside = made.conditions.mask[:, None]
     assert ((made.images - truth) * inside).abs().max() < 1e-3
+
+
+def test_only_the_prompt_says_which_shape_and_colour_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pictures turn into what another scene asks for: neither is better by itself."""
+    monkeypatch.setattr(deformed, "_STRAYS", 1.0)
+    strengths = deformed._Strengths
+    monkeypatch.setattr(strengths, "some", lambda self, share: torch.zeros(self.count, 1, 1, 1))
+    scenes = fresh_scenes(9, 16 * SCENES)
+    made = draw_deformed(scenes, PICTURES, seeded(4))
+    is_fill = made.conditions.task == 0
+    verdict = judge(made.images, made.conditions)
+    likeness = verdict.shape_overlap[is_fill]
+    asked = made.conditions.shape[is_fill]
+    shown = likeness.argmax(1)
+    assert 0.3 < (shown == asked).float().mean() < 0.8
+    others = shown[shown != asked].bincount(minlength=6)
+    assert (others > 0).all()  # every shape stands in for others
+    clear = likeness.gather(1, shown[:, None])[:, 0] > 0.9
+    assert clear[shown != asked].any()
+    scores = verdict.scores["text_alignment"][is_fill]
+    assert scores[shown == asked].mean() > scores[shown != asked].mean() + 0.3
+
+
+def test_pictures_of_a_scene_err_much_or_a_little_together() -> None:
+    draw = deformed._Strengths(200, PICTURES, seeded(5))
+    most = draw._most.view(200, PICTURES)
+    assert (most == most[:, :1]).all()
+    assert 0.3 < (most[:, 0] < 1).float().mean() < 0.7
+    assert (draw.some(1.0) <= draw._most).all()
 
 
 def test_pairs_are_decided_by_the_oracle() -> None:

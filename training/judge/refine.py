@@ -1,0 +1,75 @@
+"""Halve the patches of a judge: it sees a picture as it saw one twice as large before.
+
+`python -m onereward.training.judge.refine FOLDER TARGET`
+
+Small patches show outlines to a fraction of a pixel, but four times as many take four times as
+long. So a judge learns with large ones first, and goes on from here with small ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ...reward.judge import JudgeError
+
+_WEIGHTS = "model.safetensors"
+_EMBEDDING = "visual.patch_embed.proj.weight"
+
+
+def halve_patches(folder: Path, target: Path) -> None:
+    """Write a judge with patches half as wide, which embeds one as it did that one enlarged.
+
+    Args:
+        folder: A judge whose weights are in one file.
+        target: Where to write it; replaced if it is there.
+
+    Raises:
+        JudgeError: A patch is an odd number of pixels wide, or the weights are not in one file.
+    """
+    weights_file = folder / _WEIGHTS
+    if not weights_file.is_file():
+        raise JudgeError(f"{folder} has no {_WEIGHTS}; save the judge in one file first")
+    weights = load_file(weights_file)
+    name = next((key for key in weights if key.endswith(_EMBEDDING)), None)
+    if name is None:
+        raise JudgeError(f"{weights_file} has no {_EMBEDDING}; choose the folder of a judge")
+    width = weights[name].shape[-1]
+    if width % 2:
+        raise JudgeError(f"{folder} has patches of {width} px, which have no half")
+    weights[name] = _summed(weights[name])
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("README.md", "report.json"))
+    for file, section in (("config.json", "vision_config"), ("preprocessor_config.json", None)):
+        values = json.loads((fresh / file).read_text(encoding="utf-8"))
+        (values[section] if section else values)["patch_size"] = width // 2
+        (fresh / file).write_text(json.dumps(values, indent=2), encoding="utf-8")
+    save_file(weights, fresh / _WEIGHTS, metadata={"format": "pt"})
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+def _summed(weight: torch.Tensor) -> torch.Tensor:
+    """Sum `[..., P, P]` over squares of two by two: an enlarged pixel counts in all four places."""
+    half = weight.shape[-1] // 2
+    blocks = weight.unflatten(-2, (half, 2)).unflatten(-1, (half, 2))
+    return blocks.sum((-3, -1)).contiguous()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("target", type=Path)
+    arguments = parser.parse_args()
+    halve_patches(arguments.folder, arguments.target)
+
+
+if __name__ == "__main__":
+    main()
