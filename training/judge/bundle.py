@@ -297,10 +297,11 @@ def _other_rate(other: dict[str, Any] | None, name: str) -> str:
 
 
 def _training(records: list[dict[str, Any]]) -> str:
-    lines = ["| run | steps | hours on one CPU core |", "|---|---|---|"]
+    lines = ["| run | steps | core-hours on a CPU |", "|---|---|---|"]
     for record in records:
         name = Path(record["config"]["run_folder"]).name
-        lines.append(f"| {name} | {record['steps']} | {record['hours']} |")
+        hours = record["hours"] * record["config"].get("threads", 1)
+        lines.append(f"| {name} | {record['steps']} | {hours:.2f} |")
     return "\n".join(lines) + f"\n\nConfigs: `{EVALUATION}`. Gate of training: `{REPORT}`.\n"
 
 
@@ -314,9 +315,10 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, help="run of a policy that tried to fool this judge")
     parser.add_argument("--rival-policy", type=Path, help="the same against the rival")
     parser.add_argument("--contests", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1, help="the same number, the same card")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     bundle(
         BundleSettings(
             run=arguments.run,
