@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from onereward.reward.metrics import (
     measure,
@@ -61,6 +63,17 @@ def test_text_needs_words_and_says_how_to_get_the_reader() -> None:
     if importlib.util.find_spec("rapidocr") is None:
         with pytest.raises(ImportError, match="pip install rapidocr"):
             text_correct(image, "AB")
+
+
+def test_drawn_words_are_read() -> None:
+    """With the package itself (3.10, its models come in the wheel), where it is installed."""
+    pytest.importorskip("rapidocr")
+    drawn = Image.new("RGB", (320, 96), "white")
+    ImageDraw.Draw(drawn).text((20, 20), "HELLO World", "black", ImageFont.load_default(40))
+    image = torch.tensor(np.asarray(drawn))[None].float() / 255
+    both = torch.cat([image, torch.ones_like(image)])
+    assert text_correct(both, "hello world!") == [1.0, 0.0]
+    assert text_correct(both, "hello there") == [0.5, 0.0]
 
 
 def test_everything_that_can_be_measured_has_its_name() -> None:
