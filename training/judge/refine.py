@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ...reward.judge import JudgeError
+from ...reward.report import FILE_NAME as REPORT
 
 _WEIGHTS = "model.safetensors"
 _EMBEDDING = "visual.patch_embed.proj.weight"
@@ -45,7 +46,7 @@ def halve_patches(folder: Path, target: Path) -> None:
     weights[name] = _summed(weights[name])
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("README.md", "report.json"))
+    shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("README.md", REPORT))
     for file, section in (("config.json", "vision_config"), ("preprocessor_config.json", None)):
         values = json.loads((fresh / file).read_text(encoding="utf-8"))
         (values[section] if section else values)["patch_size"] = width // 2
