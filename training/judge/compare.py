@@ -33,6 +33,7 @@ from .comparisons import (
     draw_dimensions,
 )
 from .config import CompareConfig
+from .contests import deformed_contests, pool_contests, push
 from .deformed import deformed_pairs, draw_deformed, fresh_scenes
 from .gather import files_of
 from .learner import Learner, load_whole_judge
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("onereward.training")
 
 _TEST_BATCH = 64
+_CONTESTED = 15_000_000
+"""Far from the scenes that are numbered step by step for the other purposes."""
 _PER_SCENE = 4
 """Results of a scene that are ranked against each other."""
 
@@ -98,6 +101,8 @@ class CompareTrainer:
         losses: list[Tensor] = []
         if config.pairs:
             losses.append(self._compared(generator))
+        if config.contests:
+            losses.append(self._contested(generator))
         if config.appraised:
             losses.append(self._appraised(generator))
         if config.pictures:
@@ -139,8 +144,25 @@ class CompareTrainer:
         masks = self.pool.masks[[one.group for one in found]].float()
         return found, pictures_of(self.pool, found), masks
 
+    def _contested(self, generator: torch.Generator) -> Tensor:
+        """Return the loss of unusable pictures that were pushed to win."""
+        config = self.config
+        fresh = round(config.deformed_share * config.contests)
+        parts = [
+            pool_contests(self.pool, config.contests - fresh, config.margins, generator),
+            deformed_contests(self._number(_CONTESTED), fresh, config.margins, generator),
+        ]
+        drawn = [one for part in parts for one in part[0]]
+        pictures, masks = (torch.cat([part[k] for part in parts]) for k in (1, 2))
+        order = torch.randperm(len(drawn), generator=generator)
+        drawn, masks = [drawn[k] for k in order.tolist()], masks[order]
+        pictures = self._disturbed(pictures[order], generator)
+        pictures = push(self.judge, drawn, pictures, masks, config, generator)
+        asked = [draw_dimensions(one, config.dimensions, generator) for one in drawn]
+        return comparison_loss(self.judge, encode_pairs(self.judge, pictures), asked)
+
     def _number(self, purpose: int) -> int:
-        """Return the number of this step's fresh scenes, for one of two purposes."""
+        """Return the number of this step's fresh scenes, for one of three purposes."""
         return (self.config.seed % 16) * 20_000_000 + 2 * self.step + purpose
 
     def _appraised(self, generator: torch.Generator) -> Tensor:

@@ -137,6 +137,11 @@ class CompareConfig(LearnConfig):
     """Share of pairs whose pictures are changed against the judge before it learns them."""
     attack_steps: int = 2
     """Ascent steps of such an attack."""
+    contests: int = 0
+    """Pairs per step, besides these, of an unusable against a usable picture of a scene; the
+    unusable one is changed so that it wins, from a random start, and has to lose all the same."""
+    contest_steps: int = 2
+    """Ascent steps of that."""
     attack_size: float = 8 / 255
     """Largest change of a pixel by it; smooth attacks may change three times as much."""
     test_every: int = 200
@@ -150,8 +155,8 @@ class CompareConfig(LearnConfig):
         require(good, f"margins are {self.margins}; give {len(DIMENSIONS)} between 0 and 1")
         require(self.test_every >= 1, f"test_every is {self.test_every}; use at least 1")
         require(
-            self.pairs + self.appraised + self.questions > 0,
-            "there is nothing to learn: pairs, appraised and questions are all 0",
+            self.pairs + self.contests + self.appraised + self.questions > 0,
+            "there is nothing to learn: pairs, contests, appraised and questions are all 0",
         )
         require(self.appraised % 4 == 0, f"appraised is {self.appraised}, not a multiple of 4")
         for name in (
@@ -163,6 +168,8 @@ class CompareConfig(LearnConfig):
             "shift",
             "noise",
             "attack_steps",
+            "contests",
+            "contest_steps",
             "attack_size",
         ):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")

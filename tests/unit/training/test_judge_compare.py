@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from onereward.fill.task import Dimension
 from onereward.reward.judge import JudgeConfig
@@ -42,6 +43,7 @@ from onereward.training.judge.comparisons import (
     draw_dimensions,
 )
 from onereward.training.judge.config import CompareConfig
+from onereward.training.judge.contests import deformed_contests, pool_contests, push
 from onereward.training.judge.deformed import fresh_scenes
 from onereward.training.judge.gather import FIRST_INDEX, GatherConfig, gather
 from onereward.training.judge.learner import load_whole_judge
@@ -312,6 +314,73 @@ def test_attacks_stay_small_and_in_the_mask(pool: Candidates, judge_folder: Path
     assert all(p.grad is None for p in victim.part.module.parameters())
 
 
+def test_contests_are_among_unusable_and_usable_pictures_of_a_scene(pool: Candidates) -> None:
+    generator = torch.Generator().manual_seed(3)
+    drawn, pictures, masks = pool_contests(pool, 12, MARGINS, generator)
+    assert len(drawn) == len(pictures) == len(masks) == 12
+    for one, pair, mask in zip(drawn, pictures, masks, strict=True):
+        rows = [g for g in range(GROUPS) if pool.prompts[g] == one.prompt]
+        places = [
+            [(g, m) for g in rows for m in range(len(pool.kinds)) if shown(pool, g, m, picture)]
+            for picture in pair
+        ]
+        assert any(not pool.usable[where] for where in places[0])
+        assert any(pool.usable[where] for where in places[1])
+        group = places[0][0][0]
+        assert mask.equal(pool.masks[group].float())
+        judged = int((~pool.scores[group, 0].isnan()).sum())
+        assert len(one.winners) == judged  # hardly any difference: the usable one wins
+
+
+def shown(pool: Candidates, group: int, member: int, picture: Tensor) -> bool:
+    return bool((pool.images[group, member].float() / 255).equal(picture))
+
+
+def test_without_an_unusable_picture_there_is_no_contest(pool: Candidates) -> None:
+    fine = replace(pool, usable=torch.ones_like(pool.usable))
+    drawn, pictures, masks = pool_contests(fine, 4, MARGINS, torch.Generator())
+    assert (drawn, len(pictures), len(masks)) == ([], 0, 0)
+
+
+def test_deformed_contests_set_a_wrong_result_against_the_truth() -> None:
+    generator = torch.Generator().manual_seed(3)
+    drawn, pictures, masks = deformed_contests(7, 6, MARGINS, generator)
+    assert 3 <= len(drawn) <= 6
+    scenes = fresh_scenes(7, 18)
+    for one, (bad, good), mask in zip(drawn, pictures, masks, strict=True):
+        (row,) = [r for r in range(18) if scenes.target[r].equal(good)]
+        scene = scenes.select(torch.tensor([row]))
+        assert not judge(bad[None], scene).usable
+        assert judge(good[None], scene).usable
+        assert mask.equal(scene.mask[0])
+        gaps = [float(judge(p[None], scene).scores[d]) for p in (bad, good) for d in DIMENSIONS]
+        for d, bad_score, good_score in zip(DIMENSIONS, gaps[:5], gaps[5:], strict=True):
+            if bad_score == bad_score:
+                assert (Dimension(d), int(bad_score - good_score < 0.1)) in one.winners
+
+
+def test_the_unusable_picture_alone_is_pushed(pool: Candidates, judge_folder: Path) -> None:
+    victim, generator = load_whole_judge(judge_folder), torch.Generator().manual_seed(3)
+    drawn, pictures, masks = pool_contests(pool, 6, MARGINS, generator)
+    settings = compare_config(judge_folder, Path(), contest_steps=2, attack_size=0.03)
+    pushed = push(victim, drawn, pictures, masks, settings, generator)
+    change = (pushed - pictures).abs()
+    assert change[:, 1].max() == 0
+    assert (change[:, 0] * (1 - masks[:, None])).max() == 0
+    assert change[0::2].max() <= 0.03 + 1e-6
+    assert change[1::2].max() <= 0.09 + 1e-6
+    asked = [(n, query) for n, one in enumerate(drawn) for query, _ in one.queries()]
+
+    def yes(shown: Tensor) -> Tensor:
+        first, second = (victim.encode_many(list(shown[:, k])) for k in (0, 1))
+        with torch.no_grad():
+            return victim.answer([(first[n], second[n], q) for n, q in asked])[:, 0].sum()
+
+    assert yes(pushed) > yes(pictures)
+    unmoved = push(victim, drawn, pictures, masks, replace(settings, contest_steps=0), generator)
+    assert unmoved.equal(pictures)
+
+
 def compare_config(folder: Path, pool: Path, **changes: object) -> CompareConfig:
     small = CompareConfig(
         run_folder=str(pool / "run"),
@@ -325,6 +394,8 @@ def compare_config(folder: Path, pool: Path, **changes: object) -> CompareConfig
         questions=4,
         pictures=4,
         attack_steps=1,
+        contests=2,
+        contest_steps=1,
         test_every=4,
         log_every=2,
     )
@@ -426,7 +497,7 @@ def test_gathering_goes_on_where_it_stopped(
     [
         ({"judge_folder": ""}, "judge_folder is empty"),
         ({"margins": (0.1,)}, "give 5 between"),
-        ({"pairs": 0, "appraised": 0, "questions": 0}, "nothing to learn"),
+        ({"pairs": 0, "contests": 0, "appraised": 0, "questions": 0}, "nothing to learn"),
         ({"pictures": 1}, "questions need two"),
         ({"appraised": 6}, "not a multiple of 4"),
         ({"attack_share": 1.5}, "attack_share is 1.5"),
