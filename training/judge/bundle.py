@@ -33,7 +33,7 @@ from ..pretrain.models import load_folder
 from ..pretrain.run import write_text
 from .candidates import FULL, Candidates, load_candidates
 from .compare import kinds_of_pairs, report_on
-from .comparisons import best_and_worst
+from .comparisons import best_and_worst, count_pairs
 from .config import CompareConfig
 from .gather import files_of
 from .learner import load_whole_judge
@@ -108,6 +108,13 @@ def evaluate_judge(
     }
 
 
+def learned_pairs(pool_folder: Path, margins: Sequence[float]) -> dict[str, dict[str, int]]:
+    """Return per task how many pairs of the pool's train split differ clearly."""
+    pool = load_candidates(files_of(pool_folder, Split.TRAIN))
+    all_kinds, finished = count_pairs(pool, margins), count_pairs(pool, margins, (FULL,))
+    return {t.value: {"all": all_kinds[t], "finished": finished[t]} for t in all_kinds}
+
+
 def _summary(report: JudgeReport) -> dict[str, float]:
     cells = report.cells.values()
     total = sum(cell.num_pairs for cell in cells)
@@ -165,6 +172,7 @@ def bundle(settings: BundleSettings) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     save_small(settings.run / "judge", fresh)
     report, numbers = evaluate_judge(fresh, settings.pool, config.margins)
+    numbers["pairs"] = learned_pairs(settings.pool, config.margins)
     numbers["push"] = asdict(settings.push)
     numbers["robustness"] = _robustness_of(fresh, settings, settings.policy)
     numbers["training"] = training_records([*settings.before, settings.run])
@@ -219,7 +227,12 @@ def card(report: JudgeReport, numbers: dict[str, Any], megabytes: float) -> str:
             + ". Share of scenes that keep one, in %:\n\n"
             + _kept(numbers["kept"]),
             "## Robustness\n\n" + _robustness(numbers),
-            "## Training\n\n" + _training(numbers["training"]),
+            "## Training\n\n"
+            "Pairs of the train split that differ clearly in some dimension, besides mixtures and "
+            "deformed truths that are made on the spot:\n\n"
+            + _pairs(numbers["pairs"])
+            + "\n\n"
+            + _training(numbers["training"]),
         ]
     )
 
@@ -294,6 +307,12 @@ def _other_rate(other: dict[str, Any] | None, name: str) -> str:
         return "not measured"
     low, high = other[name]["interval"]
     return f"{100 * other[name]['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _pairs(pairs: dict[str, dict[str, int]]) -> str:
+    lines = ["| task | pairs | of two finished candidates |", "|---|---|---|"]
+    lines += [f"| {task} | {row['all']} | {row['finished']} |" for task, row in pairs.items()]
+    return "\n".join(lines)
 
 
 def _training(records: list[dict[str, Any]]) -> str:

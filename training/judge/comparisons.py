@@ -12,7 +12,7 @@ from ...fill.task import Dimension, Task
 from ...reward.query import Query
 from ...world.conditions import TASKS
 from ...world.oracle import DIMENSIONS
-from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates
+from .candidates import FAULT, FULL, KINDS, ONE_STEP, PATTERN, TRUTH, Candidates
 
 _MIX = (
     ((FULL,), (FULL,), 0.4),
@@ -158,6 +158,25 @@ def draw_dimensions(one: Comparison, most: int, generator: torch.Generator) -> C
         return one
     kept = torch.randperm(len(one.winners), generator=generator)[:most].sort().values
     return replace(one, winners=tuple(one.winners[k] for k in kept.tolist()))
+
+
+def count_pairs(
+    pool: Candidates, margins: Sequence[float], kinds: Sequence[int] | None = None
+) -> dict[Task, int]:
+    """Count, per task, the pairs of pictures of a group that differ clearly in some dimension.
+
+    Args:
+        pool: The candidates.
+        margins: Least difference that counts, per dimension of the oracle.
+        kinds: Kinds that both pictures are of; None takes all.
+    """
+    wanted = range(len(KINDS)) if kinds is None else kinds
+    places = torch.isin(pool.kinds, torch.tensor(list(wanted), dtype=torch.uint8)).nonzero()[:, 0]
+    least, totals = torch.tensor(margins), torch.zeros(len(pool), dtype=torch.long)
+    for number, first in enumerate(places.tolist()):
+        gaps = pool.scores[:, [first]].float() - pool.scores[:, places[number + 1 :]].float()
+        totals += (gaps.abs() >= least).any(2).sum(1)  # NaN is no difference
+    return {Task(name): int(totals[pool.task == k].sum()) for k, name in enumerate(TASKS)}
 
 
 def best_and_worst(

@@ -91,6 +91,8 @@ def test_a_bundle_holds_the_run_in_half_its_size_and_says_what_was_measured(run:
     for (task, _), cell in report.cells.items():
         assert task.value in card
         assert f"{100 * cell.accuracy:.1f}" in card
+    for task, row in stored["pairs"].items():
+        assert f"| {task} | {row['all']} | {row['finished']} |" in card
     assert not list(run.glob("bundle.*"))
 
 

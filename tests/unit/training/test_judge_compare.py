@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onereward.fill.task import Dimension
+from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import JudgeConfig
 from onereward.reward.qwen_vl import Encoded, QwenJudge
 from onereward.training.collect import CollectConfig
@@ -39,6 +40,7 @@ from onereward.training.judge.comparisons import (
     as_comparison,
     best_and_worst,
     compare,
+    count_pairs,
     draw_comparisons,
     draw_dimensions,
 )
@@ -206,6 +208,20 @@ def test_best_and_worst_per_dimension() -> None:
     made = hand_made([rows], [FULL] * 3, [-1] * 3)
     found = {one.winners[0][0]: one.pictures for one in best_and_worst(made, MARGINS)}
     assert found == {Dimension.TEXT_ALIGNMENT: (1, 0), Dimension.STRUCTURE: (2, 0)}
+
+
+def test_pairs_that_differ_clearly_are_counted_per_task(pool: Candidates) -> None:
+    wanted = dict.fromkeys(map(Task, TASKS), 0)
+    full = [m for m, kind in enumerate(pool.kinds.tolist()) if kind == FULL]
+    for group in range(GROUPS):
+        for a, b in itertools.combinations(full, 2):
+            gaps = (pool.scores[group, a].float() - pool.scores[group, b].float()).abs().tolist()
+            found = any(g >= m for g, m in zip(gaps, MARGINS, strict=True))
+            wanted[Task(TASKS[int(pool.task[group])])] += found
+    assert count_pairs(pool, MARGINS, (FULL,)) == wanted
+    everything = count_pairs(pool, (1e-9,) * 5)
+    most = len(pool.kinds) * (len(pool.kinds) - 1) // 2
+    assert all(wanted[t] < everything[t] <= 2 * most for t in wanted)  # two groups per task
 
 
 def test_comparisons_are_drawn_evenly(pool: Candidates) -> None:
