@@ -19,7 +19,7 @@ from ...world.canvas import SIZE
 from ...world.conditions import Conditions, join_conditions
 from ...world.oracle import DIMENSIONS, composite, judge
 from .candidates import FULL, ONE_STEP, Candidates
-from .comparisons import Comparison, as_comparison
+from .comparisons import Comparison, as_comparison, draw_groups
 from .gather import scenes_of
 
 _PLAIN, _EVEN = 0.35, 0.6
@@ -88,7 +88,7 @@ def blended_pairs(
     generator: torch.Generator,
 ) -> tuple[list[Comparison], Tensor, Tensor]:
     """Draw at most `num` pairs of mixed results that differ clearly; as `mixed_pairs`."""
-    rows = torch.randint(len(pool), (num,), generator=generator)
+    rows = draw_groups(pool, num, generator)
     made = draw_blends(pool, scenes, rows, 2, generator)
     return mixed_pairs(made, score(made.images, made.conditions), margins)
 

@@ -31,6 +31,7 @@ from .comparisons import (
     compare,
     draw_comparisons,
     draw_dimensions,
+    draw_groups,
 )
 from .config import CompareConfig
 from .contests import deformed_contests, pool_contests, push
@@ -172,7 +173,7 @@ class CompareTrainer:
         fresh = round(config.deformed_share * num)
         parts = []
         if num > fresh:
-            rows = torch.randint(len(pool), (num - fresh,), generator=generator)
+            rows = draw_groups(pool, num - fresh, generator)
             parts.append(draw_blends(pool, self.scenes, rows, _PER_SCENE, generator))
         if fresh:
             scenes = fresh_scenes(self._number(0), fresh)

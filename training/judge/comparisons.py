@@ -21,6 +21,11 @@ _MIX = (
     ((FAULT,), (FULL, TRUTH), 0.2),
 )
 """Kinds of the two pictures, and how often, beside the patterns."""
+TURNS = tuple(
+    TASKS.index(name)
+    for name in ("fill", "extend", "text", "fill", "extend", "remove", "fill", "extend")
+)
+"""Tasks of the scenes in turn: outlines are harder to judge than removals and words."""
 _VISIBLE = 3
 """Least mean change of a pattern under the mask that counts, of 255."""
 
@@ -107,6 +112,13 @@ def _is_visible(pool: Candidates, group: int, pictures: tuple[int, int]) -> bool
     return bool(change.mean() >= _VISIBLE)
 
 
+def draw_groups(pool: Candidates, num: int, generator: torch.Generator) -> Tensor:
+    """Draw groups, int64 `[num]`, tasks as often as in `TURNS`."""
+    share = torch.tensor([TURNS.count(task) for task in range(len(TASKS))]).float()
+    weights = (share / pool.task.bincount(minlength=len(TASKS)).clamp(min=1))[pool.task]
+    return torch.multinomial(weights, num, replacement=True, generator=generator)
+
+
 def draw_comparisons(
     pool: Candidates,
     num: int,
@@ -114,7 +126,7 @@ def draw_comparisons(
     generator: torch.Generator,
     pattern_share: float = 0.2,
 ) -> list[Comparison]:
-    """Draw comparisons of all kinds, tasks equally often.
+    """Draw comparisons of all kinds, of the tasks in turn.
 
     Args:
         pool: The candidates.
@@ -129,12 +141,13 @@ def draw_comparisons(
     mix = [(a, b, share * (1 - pattern_share)) for a, b, share in _MIX]
     mix.append(((PATTERN,), (), pattern_share))
     weights = torch.tensor([share for _, _, share in mix])
-    rows = [(pool.task == task).nonzero()[:, 0] for task in range(len(TASKS))]
-    rows = [found for found in rows if len(found)]
+    turns = [(pool.task == task).nonzero()[:, 0] for task in TURNS]
+    turns = [rows for rows in turns if len(rows)]
+    first_turn = int(torch.randint(len(turns), (), generator=generator))
     drawn: list[Comparison] = []
     while len(drawn) < num:
         luck = torch.rand(3, generator=generator).tolist()
-        of_task = rows[len(drawn) % len(rows)]
+        of_task = turns[(first_turn + len(drawn)) % len(turns)]
         group = int(of_task[int(luck[0] * len(of_task))])
         kinds = mix[int(torch.multinomial(weights, 1, generator=generator))]
         first = _pick(pool.kinds, kinds[0], luck[1])

@@ -21,10 +21,8 @@ from ...world.oracle import composite
 from ...world.shapes import COLOUR_VALUES, SHAPE_NAMES, shape_distance
 from ...world.splits import Split
 from .blends import Blends, mixed_pairs, score
-from .comparisons import Comparison
+from .comparisons import TURNS, Comparison
 
-_TURNS = ("fill", "extend", "remove", "text", "fill", "extend")
-"""Outlines are harder to judge than removals and words."""
 _FIRST_INDEX = 500_000_000
 """Scenes that nothing else is drawn from."""
 _REACH, _SHIFT, _SWELL = 4.0, 2.0, 0.2
@@ -42,9 +40,9 @@ _HALO = 9
 
 
 def fresh_scenes(number: int, count: int) -> Conditions:
-    """Draw scenes of the train split that no other number has, tasks in turn."""
-    turns = torch.tensor([TASKS.index(name) for name in _TURNS])
-    tasks = turns[torch.arange(count) % len(turns)]
+    """Draw scenes of the train split that no other number has, tasks in turn from `number` on."""
+    turns = torch.tensor(TURNS)
+    tasks = turns[(number + torch.arange(count)) % len(turns)]
     return draw_conditions(Split.TRAIN, _FIRST_INDEX + number, tasks)
 
 

@@ -224,10 +224,11 @@ def test_pairs_that_differ_clearly_are_counted_per_task(pool: Candidates) -> Non
     assert all(wanted[t] < everything[t] <= 2 * most for t in wanted)  # two groups per task
 
 
-def test_comparisons_are_drawn_evenly(pool: Candidates) -> None:
-    drawn = draw_comparisons(pool, 400, MARGINS, torch.Generator().manual_seed(0))
+def test_comparisons_are_of_all_kinds_and_of_outlines_most_of_all(pool: Candidates) -> None:
+    drawn = draw_comparisons(pool, 800, MARGINS, torch.Generator().manual_seed(0))
     tasks = [one.task for one in drawn]
-    assert {tasks.count(task) for task in set(tasks)} == {100}
+    for task, share in ((Task.FILL, 3), (Task.EXTEND, 3), (Task.REMOVE, 1), (Task.TEXT, 1)):
+        assert tasks.count(task) == 100 * share
     drawn_kinds = {int(pool.kinds[m]) for one in drawn for m in one.pictures}
     assert drawn_kinds == {FULL, ONE_STEP, TRUTH, FAULT, PATTERN}
 
