@@ -153,14 +153,15 @@ class CompareTrainer:
             pool_contests(self.pool, config.contests - fresh, config.margins, generator),
             deformed_contests(self._number(_CONTESTED), fresh, config.margins, generator),
         ]
-        drawn = [one for part in parts for one in part[0]]
+        drawn = [
+            draw_dimensions(one, config.dimensions, generator) for part in parts for one in part[0]
+        ]
         pictures, masks = (torch.cat([part[k] for part in parts]) for k in (1, 2))
         order = torch.randperm(len(drawn), generator=generator)
         drawn, masks = [drawn[k] for k in order.tolist()], masks[order]
         pictures = self._disturbed(pictures[order], generator)
         pictures = push(self.judge, drawn, pictures, masks, config, generator)
-        asked = [draw_dimensions(one, config.dimensions, generator) for one in drawn]
-        return comparison_loss(self.judge, encode_pairs(self.judge, pictures), asked)
+        return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
 
     def _number(self, purpose: int) -> int:
         """Return the number of this step's fresh scenes, for one of three purposes."""

@@ -140,7 +140,7 @@ class CompareConfig(LearnConfig):
     contests: int = 0
     """Pairs per step, besides these, of an unusable against a usable picture of a scene; the
     unusable one is changed so that it wins, from a random start, and has to lose all the same."""
-    contest_steps: int = 2
+    contest_steps: int = 7
     """Ascent steps of that."""
     attack_size: float = 8 / 255
     """Largest change of a pixel by it; smooth attacks may change three times as much."""
