@@ -70,6 +70,11 @@ class Verdict:
     letters_right: Tensor
     """Float32 `[B]`: share of letters read right; NaN without words."""
 
+    @property
+    def table(self) -> Tensor:
+        """The scores, float32 `[B, D]`, in the order of `DIMENSIONS`."""
+        return torch.stack([self.scores[name] for name in DIMENSIONS], 1)
+
 
 def composite(images: Tensor, conditions: Conditions) -> Tensor:
     """Put the source back where the mask keeps it, and clip to 0..1."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...world.canvas import SIZE
 from ...world.conditions import Conditions, join_conditions
-from ...world.oracle import DIMENSIONS, composite, judge
+from ...world.oracle import composite, judge
 from .candidates import FULL, ONE_STEP, Candidates
 from .comparisons import Comparison, as_comparison, draw_groups
 from .gather import scenes_of
@@ -74,12 +74,6 @@ def _draw_weights(num: int, generator: torch.Generator) -> Tensor:
     return torch.where(luck < _PLAIN, 0.0, torch.where(luck < _EVEN, level, places))
 
 
-def score(images: Tensor, conditions: Conditions) -> Tensor:
-    """Return the oracle's scores, float32 `[N, D]` in 0..1, NaN where none."""
-    scores = judge(images, conditions).scores
-    return torch.stack([scores[name] for name in DIMENSIONS], 1)
-
-
 def blended_pairs(
     pool: Candidates,
     scenes: Conditions,
@@ -90,7 +84,7 @@ def blended_pairs(
     """Draw at most `num` pairs of mixed results that differ clearly; as `mixed_pairs`."""
     rows = draw_groups(pool, num, generator)
     made = draw_blends(pool, scenes, rows, 2, generator)
-    return mixed_pairs(made, score(made.images, made.conditions), margins)
+    return mixed_pairs(made, judge(made.images, made.conditions).table, margins)
 
 
 def mixed_pairs(

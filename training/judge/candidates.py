@@ -21,7 +21,7 @@ from torch import Tensor
 from ...world.canvas import SIZE, pixel_grid
 from ...world.conditions import TASKS, Conditions, draw_conditions
 from ...world.faults import FAULTS, plant_fault
-from ...world.oracle import DIMENSIONS, composite, judge
+from ...world.oracle import composite, judge
 from ...world.splits import Split
 from ..collect import CollectConfig
 from ..pretrain.attention import PlainAttention
@@ -185,7 +185,7 @@ def lay_pattern(images: Tensor, masks: Tensor, generator: torch.Generator) -> Te
 
 def _scored(groups: Tensor, conditions: Conditions, kinds: Tensor, spoils: Tensor) -> Candidates:
     verdicts = [judge(groups[:, m], conditions) for m in range(groups.shape[1])]
-    scores = torch.stack([torch.stack([v.scores[d] for d in DIMENSIONS], 1) for v in verdicts], 1)
+    scores = torch.stack([v.table for v in verdicts], 1)
     return Candidates(
         images=(groups * 255).round().to(torch.uint8),
         scores=scores.half(),

@@ -22,7 +22,7 @@ from ..objective import preference_loss
 from ..pretrain.run import RunFolder, Snapshot, run_stage, step_generator
 from .appraisal import Appraisal, maps_of
 from .attacks import attack
-from .blends import blended_pairs, draw_blends, scenes_of_all, score
+from .blends import blended_pairs, draw_blends, scenes_of_all
 from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates, load_candidates
 from .comparisons import (
     Comparison,
@@ -186,7 +186,7 @@ class CompareTrainer:
             chosen = torch.randperm(len(images), generator=generator)[:num]
             sign = torch.randint(2, (num, 1), generator=generator) * 2 - 1
             tried = conditions.select(chosen)
-            wanted = sign * ~score(images[chosen], tried).isnan()
+            wanted = sign * ~judge(images[chosen], tried).table.isnan()
             images[chosen] = attack(
                 lambda moved: (wanted * self._utility(moved, tried.task, tried.shape)).sum(),
                 images[chosen],
@@ -196,7 +196,7 @@ class CompareTrainer:
             )
         # Asked after the attack: noise is a fault, whoever made it.
         verdict = judge(images, conditions)
-        scores = torch.stack([verdict.scores[name] for name in DIMENSIONS], 1)
+        scores = verdict.table
         encoded = self._encode(images)
         loss = config.score_weight * self.appraisal.loss(
             encoded,

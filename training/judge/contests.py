@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...reward.qwen_vl import QwenJudge
-from ...world.oracle import DIMENSIONS, judge
+from ...world.oracle import judge
 from .attacks import attack
 from .candidates import FULL, ONE_STEP, TRUTH, Candidates
 from .comparisons import Comparison, as_comparison
@@ -73,7 +73,7 @@ def deformed_contests(
     made = draw_deformed(scenes, 1, generator)
     bad, truth = judge(made.images, scenes), judge(scenes.target, scenes)
     rows = (~bad.usable & truth.usable).nonzero()[:num, 0]
-    gaps = torch.stack([bad.scores[name] - truth.scores[name] for name in DIMENSIONS], 1)
+    gaps = bad.table - truth.table
     drawn = [
         _contest(int(scenes.task[row]), scenes.prompts[row], gaps[row], margins)
         for row in rows.tolist()

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ...world.canvas import SIZE, blend, dilate, soft_edge
 from ...world.conditions import TASKS, Conditions, draw_conditions
-from ...world.oracle import composite
+from ...world.oracle import composite, judge
 from ...world.shapes import COLOUR_VALUES, SHAPE_NAMES, shape_distance
 from ...world.splits import Split
-from .blends import Blends, mixed_pairs, score
+from .blends import Blends, mixed_pairs
 from .comparisons import TURNS, Comparison
 
 _FIRST_INDEX = 500_000_000
@@ -75,7 +75,7 @@ def deformed_pairs(
 ) -> tuple[list[Comparison], Tensor, Tensor]:
     """Draw at most `count` pairs of deformed results that differ clearly; as `blended_pairs`."""
     made = draw_deformed(fresh_scenes(number, count), 2, generator)
-    return mixed_pairs(made, score(made.images, made.conditions), margins)
+    return mixed_pairs(made, judge(made.images, made.conditions).table, margins)
 
 
 class _Strengths:

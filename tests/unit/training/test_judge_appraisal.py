@@ -10,7 +10,7 @@ import torch
 
 from onereward.reward.qwen_vl import Encoded
 from onereward.training.judge.appraisal import NUM_MAPS, Appraisal, maps_of
-from onereward.training.judge.blends import blended_pairs, draw_blends, score
+from onereward.training.judge.blends import blended_pairs, draw_blends
 from onereward.training.judge.candidates import FAULT, TRUTH, Candidates
 from onereward.world.conditions import Conditions, draw_conditions
 from onereward.world.faults import plant_fault
@@ -32,7 +32,7 @@ def pool(scenes: Conditions) -> Candidates:
     """The truth of each scene and a picture with a shifted tone."""
     spoiled = plant_fault("tone_shift", scenes, torch.Generator().manual_seed(0)).images
     images = torch.stack([scenes.target, composite(spoiled, scenes)], 1)
-    scores = torch.stack([score(images[:, m], scenes) for m in range(2)], 1)
+    scores = torch.stack([judge(images[:, m], scenes).table for m in range(2)], 1)
     return Candidates(
         images=(images * 255).round().to(torch.uint8),
         scores=scores.half(),
