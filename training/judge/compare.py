@@ -53,6 +53,8 @@ _CONTESTED = 15_000_000
 """Far from the scenes that are numbered step by step for the other purposes."""
 _PER_SCENE = 4
 """Results of a scene that are ranked against each other."""
+_Pairs = tuple[list[Comparison], Tensor, Tensor]
+"""Comparisons, their pictures `[N, 2, 3, 64, 64]` and masks `[N, 64, 64]`."""
 
 
 class CompareTrainer:
@@ -123,43 +125,43 @@ class CompareTrainer:
             parts.append(blended_pairs(pool, self.scenes, rest, config.margins, generator))
         if config.pairs > num:
             parts.append(self._candidates(config.pairs - num, generator))
-        drawn = [
-            draw_dimensions(one, config.dimensions, generator) for part in parts for one in part[0]
-        ]
-        pictures, masks = (torch.cat([part[k] for part in parts]) for k in (1, 2))
-        order = torch.randperm(len(drawn), generator=generator)
-        drawn, masks = [drawn[k] for k in order.tolist()], masks[order]
-        pictures = self._disturbed(pictures[order], generator)
+        drawn, pictures, masks = self._joined(parts, generator)
         num = round(config.attack_share * len(drawn))
         if num:
             tried = (pictures[:num], drawn[:num], masks[:num])
             pictures[:num] = attack_pairs(self.judge, *tried, config)
         return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
 
-    def _candidates(
-        self, num: int, generator: torch.Generator
-    ) -> tuple[list[Comparison], Tensor, Tensor]:
+    def _candidates(self, num: int, generator: torch.Generator) -> _Pairs:
         """Return pairs of candidates as they are, with pictures and masks."""
         margins, share = self.config.margins, self.config.pattern_share
         found = draw_comparisons(self.pool, num, margins, generator, share)
         masks = self.pool.masks[[one.group for one in found]].float()
         return found, pictures_of(self.pool, found), masks
 
+    def _joined(self, parts: Sequence[_Pairs], generator: torch.Generator) -> _Pairs:
+        """Shuffle and disturb pairs, each asked about some of its dimensions."""
+        drawn = [
+            draw_dimensions(one, self.config.dimensions, generator)
+            for part in parts
+            for one in part[0]
+        ]
+        order = torch.randperm(len(drawn), generator=generator)
+        pictures = torch.cat([part[1] for part in parts])[order]
+        masks = torch.cat([part[2] for part in parts])[order]
+        return [drawn[k] for k in order.tolist()], self._disturbed(pictures, generator), masks
+
     def _contested(self, generator: torch.Generator) -> Tensor:
         """Return the loss of unusable pictures that were pushed to win."""
         config = self.config
         fresh = round(config.deformed_share * config.contests)
-        parts = [
-            pool_contests(self.pool, config.contests - fresh, config.margins, generator),
-            deformed_contests(self._number(_CONTESTED), fresh, config.margins, generator),
-        ]
-        drawn = [
-            draw_dimensions(one, config.dimensions, generator) for part in parts for one in part[0]
-        ]
-        pictures, masks = (torch.cat([part[k] for part in parts]) for k in (1, 2))
-        order = torch.randperm(len(drawn), generator=generator)
-        drawn, masks = [drawn[k] for k in order.tolist()], masks[order]
-        pictures = self._disturbed(pictures[order], generator)
+        parts = [pool_contests(self.pool, config.contests - fresh, config.margins, generator)]
+        if fresh:
+            number = self._number(_CONTESTED)
+            parts.append(deformed_contests(number, fresh, config.margins, generator))
+        if not any(part[0] for part in parts):  # there may be nothing unusable
+            return torch.zeros(())
+        drawn, pictures, masks = self._joined(parts, generator)
         pictures = push(self.judge, drawn, pictures, masks, config, generator)
         return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -357,6 +358,17 @@ def test_without_an_unusable_picture_there_is_no_contest(pool: Candidates) -> No
     fine = replace(pool, usable=torch.ones_like(pool.usable))
     drawn, pictures, masks = pool_contests(fine, 4, MARGINS, torch.Generator())
     assert (drawn, len(pictures), len(masks)) == ([], 0, 0)
+
+
+def test_a_pool_without_contests_is_learned_from_all_the_same(
+    pool: Candidates, tmp_path: Path, judge_folder: Path
+) -> None:
+    (tmp_path / "pool").mkdir()
+    for split in (Split.TRAIN, Split.DEV):
+        fine = replace(pool, usable=torch.ones_like(pool.usable))
+        save_candidates(fine, tmp_path / "pool" / f"{split.value}-00000.safetensors")
+    settings = compare_config(judge_folder, tmp_path, deformed_share=0.0)
+    assert math.isfinite(CompareTrainer(settings).train_step())
 
 
 def test_deformed_contests_set_a_wrong_result_against_the_truth() -> None:
