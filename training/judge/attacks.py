@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +11,26 @@ from torch import Tensor
 
 _SMOOTH_CELL = 4
 _SMOOTH_FACTOR = 3.0
-_LONGEST_STRIDE = 1.25
-"""Of the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ascent:
+    """How far and in what strides pictures are changed."""
+
+    steps: int
+    """Steps of ascent; 0 changes nothing."""
+    size: float
+    """Largest change of a pixel, 0..1."""
+    stride: float | None = None
+    """Length of a step, of the largest change; None lets all steps together cross it twice."""
 
 
 def attack(
     climb: Callable[[Tensor], Tensor],
     pictures: Tensor,
     where: Tensor,
-    steps: int,
-    size: float,
-    generator: torch.Generator | None = None,
+    ascent: Ascent,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Change pictures a little so that what `climb` returns rises most.
 
@@ -31,30 +41,39 @@ def attack(
         climb: From pictures to a number.
         pictures: float32 `[N, ..., 3, H, W]` in 0..1.
         where: `[N, ..., 1, H, W]`, broadcast to the pictures: 1 = may be changed, 0 = is kept.
-        steps: Steps of ascent; 0 changes nothing.
-        size: Largest change of a pixel, 0..1.
-        generator: Draws a start within these limits; None starts from the picture itself.
+        ascent: How far, and in what strides.
+        start: The pictures, changed within these limits already; None starts from themselves.
 
     Source: A. Madry et al., "Towards deep learning models resistant to adversarial attacks"
-    (2018): projected sign ascent; E. Wong et al., "Fast is better than free" (2020): few steps do
-    from a random start, of at most 5/4 of the limit.
+    (2018): projected sign ascent.
     """
-    shape = (-1, *[1] * (pictures.ndim - 1))
-    is_smooth = (torch.arange(len(pictures)) % 2 == 1).view(shape)
-    limit = size * torch.where(is_smooth, _SMOOTH_FACTOR, 1.0)
-    stride = min(2 / max(steps, 1), _LONGEST_STRIDE) * limit
-    change = torch.zeros_like(pictures)
-    if generator is not None and steps:
-        noise = 2 * torch.rand(pictures.shape, generator=generator) - 1
-        smooth = (_SMOOTH_CELL * _coarse(noise)).clamp(-1, 1)  # spread as widely as before
-        noise = torch.where(is_smooth, smooth, noise)
-        change = limit * noise * where
-    for _ in range(steps):
+    is_smooth, limit = _limits(pictures, ascent.size)
+    stride = 2 / max(ascent.steps, 1) if ascent.stride is None else ascent.stride
+    change = torch.zeros_like(pictures) if start is None else start - pictures
+    for _ in range(ascent.steps):
         moved = (pictures + change).clamp(0, 1).requires_grad_(True)
         (uphill,) = torch.autograd.grad(climb(moved), moved)
         direction = torch.where(is_smooth, _coarse(uphill), uphill).sign()
-        change = (change + stride * direction).clamp(-limit, limit) * where
+        change = (change + stride * limit * direction).clamp(-limit, limit) * where
     return (pictures + change).clamp(0, 1)
+
+
+def random_start(
+    pictures: Tensor, where: Tensor, size: float, generator: torch.Generator
+) -> Tensor:
+    """Change pictures at random by at most `size`, where and how `attack` may; as it returns."""
+    is_smooth, limit = _limits(pictures, size)
+    noise = 2 * torch.rand(pictures.shape, generator=generator) - 1
+    smooth = (_SMOOTH_CELL * _coarse(noise)).clamp(-1, 1)  # spread as widely as before
+    noise = torch.where(is_smooth, smooth, noise)
+    return (pictures + limit * noise * where).clamp(0, 1)
+
+
+def _limits(pictures: Tensor, size: float) -> tuple[Tensor, Tensor]:
+    """Return which pictures are changed smoothly, and how far; both broadcast to them."""
+    shape = (-1, *[1] * (pictures.ndim - 1))
+    is_smooth = (torch.arange(len(pictures)) % 2 == 1).view(shape)
+    return is_smooth, size * torch.where(is_smooth, _SMOOTH_FACTOR, 1.0)
 
 
 def _coarse(values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,7 +22,7 @@ from ...world.splits import Split
 from ..objective import preference_loss
 from ..pretrain.run import RunFolder, Snapshot, run_stage, step_generator
 from .appraisal import Appraisal, maps_of
-from .attacks import attack
+from .attacks import Ascent, attack, random_start
 from .blends import blended_pairs, draw_blends, scenes_of_all
 from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates, load_candidates
 from .comparisons import (
@@ -34,7 +35,7 @@ from .comparisons import (
     draw_groups,
 )
 from .config import CompareConfig
-from .contests import deformed_contests, pool_contests, push
+from .contests import deformed_contests, pool_contests, push, turn_of
 from .deformed import deformed_pairs, draw_deformed, fresh_scenes
 from .gather import files_of
 from .learner import Learner, load_whole_judge
@@ -51,6 +52,9 @@ log = logging.getLogger("onereward.training")
 _TEST_BATCH = 64
 _CONTESTED = 15_000_000
 """Far from the scenes that are numbered step by step for the other purposes."""
+_STANDING = "contests."
+_CONTEST = 1
+"""Purpose of the random numbers that draw contests, besides a step's own."""
 _PER_SCENE = 4
 """Results of a scene that are ranked against each other."""
 _Pairs = tuple[list[Comparison], Tensor, Tensor]
@@ -82,6 +86,7 @@ class CompareTrainer:
             {"appraisal": Appraisal(width, side), "marks": make_probe(width, side, config.seed)}
         )
         self.learner = Learner(self.judge, config, self.heads)
+        self.pushed: dict[int, Tensor] = {}  # unusable pictures of standing contests, by place
 
     @property
     def appraisal(self) -> Appraisal:
@@ -105,7 +110,7 @@ class CompareTrainer:
         if config.pairs:
             losses.append(self._compared(generator))
         if config.contests:
-            losses.append(self._contested(generator))
+            losses.append(self._contested())
         if config.appraised:
             losses.append(self._appraised(generator))
         if config.pictures:
@@ -151,23 +156,30 @@ class CompareTrainer:
         masks = torch.cat([part[2] for part in parts])[order]
         return [drawn[k] for k in order.tolist()], self._disturbed(pictures, generator), masks
 
-    def _contested(self, generator: torch.Generator) -> Tensor:
+    def _contested(self) -> Tensor:
         """Return the loss of unusable pictures that were pushed to win."""
         config = self.config
+        place, start = turn_of(self.step, config)
+        generator = step_generator(config.seed, start, _CONTEST)
         fresh = round(config.deformed_share * config.contests)
         parts = [pool_contests(self.pool, config.contests - fresh, config.margins, generator)]
         if fresh:
-            number = self._number(_CONTESTED)
+            number = self._number(_CONTESTED, start)
             parts.append(deformed_contests(number, fresh, config.margins, generator))
         if not any(part[0] for part in parts):  # there may be nothing unusable
             return torch.zeros(())
         drawn, pictures, masks = self._joined(parts, generator)
-        pictures = push(self.judge, drawn, pictures, masks, config, generator)
+        moved = self.pushed.get(place)
+        if moved is None or self.step == start:
+            moved = random_start(pictures[:, 0], masks[:, None], config.attack_size, generator)
+        pictures = push(self.judge, drawn, pictures, masks, config, moved)
+        self.pushed[place] = pictures[:, 0].clone()
         return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
 
-    def _number(self, purpose: int) -> int:
-        """Return the number of this step's fresh scenes, for one of three purposes."""
-        return (self.config.seed % 16) * 20_000_000 + 2 * self.step + purpose
+    def _number(self, purpose: int, step: int | None = None) -> int:
+        """Return the number of a step's fresh scenes (this one's), for one of three purposes."""
+        step = self.step if step is None else step
+        return (self.config.seed % 16) * 20_000_000 + 2 * step + purpose
 
     def _appraised(self, generator: torch.Generator) -> Tensor:
         """Return the loss on single pictures: the head's, and eq. 3 of those of a scene."""
@@ -193,8 +205,7 @@ class CompareTrainer:
                 lambda moved: (wanted * self._utility(moved, tried.task, tried.shape)).sum(),
                 images[chosen],
                 tried.mask[:, None],
-                config.attack_steps,
-                config.attack_size,
+                Ascent(config.attack_steps, config.attack_size),
             )
         # Asked after the attack: noise is a fault, whoever made it.
         verdict = judge(images, conditions)
@@ -294,11 +305,18 @@ class CompareTrainer:
 
     def snapshot(self, seconds: float) -> Snapshot:
         """Return what the run needs to go on."""
-        return self.learner.snapshot(seconds)
+        snapshot = self.learner.snapshot(seconds)
+        standing = {f"{_STANDING}{place}": moved for place, moved in self.pushed.items()}
+        return replace(snapshot, tensors=snapshot.tensors | standing)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from there."""
+        """Go on from there; a run that begins draws its own contests."""
         self.learner.restore(snapshot)
+        self.pushed = {
+            int(name.removeprefix(_STANDING)): moved
+            for name, moved in snapshot.tensors.items()
+            if snapshot.step and name.startswith(_STANDING)
+        }
 
 
 def pictures_of(pool: Candidates, drawn: Sequence[Comparison]) -> Tensor:
@@ -360,8 +378,7 @@ def attack_pairs(
         lambda moved: comparison_loss(judge, encode_pairs(judge, moved), drawn),
         pictures,
         where,
-        config.attack_steps,
-        config.attack_size,
+        Ascent(config.attack_steps, config.attack_size),
     )
 
 

@@ -140,8 +140,14 @@ class CompareConfig(LearnConfig):
     contests: int = 0
     """Pairs per step, besides these, of an unusable against a usable picture of a scene; the
     unusable one is changed so that it wins, from a random start, and has to lose all the same."""
-    contest_steps: int = 7
-    """Ascent steps of that."""
+    contest_steps: int = 3
+    """Ascent steps of that each time that they are shown."""
+    contest_stride: float = 0.25
+    """Length of such a step, in `attack_size`."""
+    contest_visits: int = 12
+    """How often the same contests are shown, pushed on from where they were."""
+    contest_every: int = 10
+    """Steps between two of these visits."""
     attack_size: float = 8 / 255
     """Largest change of a pixel by it; smooth attacks may change three times as much."""
     test_every: int = 200
@@ -158,6 +164,8 @@ class CompareConfig(LearnConfig):
             self.pairs + self.contests + self.appraised + self.questions > 0,
             "there is nothing to learn: pairs, contests, appraised and questions are all 0",
         )
+        for name in ("contest_visits", "contest_every"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
         require(self.appraised % 4 == 0, f"appraised is {self.appraised}, not a multiple of 4")
         for name in (
             "pairs",
@@ -170,6 +178,7 @@ class CompareConfig(LearnConfig):
             "attack_steps",
             "contests",
             "contest_steps",
+            "contest_stride",
             "attack_size",
         ):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...reward.qwen_vl import QwenJudge
 from ...world.oracle import judge
-from .attacks import attack
+from .attacks import Ascent, attack
 from .candidates import FULL, ONE_STEP, TRUTH, Candidates
 from .comparisons import Comparison, as_comparison
 from .config import CompareConfig
@@ -87,13 +87,28 @@ def _contest(task: int, prompt: str, gaps: Tensor, margins: Sequence[float]) -> 
     return found
 
 
+def turn_of(step: int, config: CompareConfig) -> tuple[int, int]:
+    """Return whose turn it is: a step's place among the standing contests, and when they began.
+
+    A place comes up every `contest_every` steps and gets other contests after `contest_visits` of
+    these, each place at another time, so that old and new ones are always about.
+
+    Source: H. Zheng et al., "Efficient adversarial training with transferable adversarial
+    examples" (2020): what an attack found is where the next one starts.
+    """
+    every, visits = config.contest_every, config.contest_visits
+    place, visit = step % every, step // every
+    age = (visit + place * visits // every) % visits
+    return place, max(visit - age, 0) * every + place
+
+
 def push(
     judge: QwenJudge,
     drawn: Sequence[Comparison],
     pictures: Tensor,
     masks: Tensor,
     config: CompareConfig,
-    generator: torch.Generator,
+    start: Tensor,
 ) -> Tensor:
     """Change the first of two pictures so that the judge prefers it; as `pool_contests` returns.
 
@@ -102,8 +117,8 @@ def push(
         drawn: What they are compared on.
         pictures: float32 `[N, 2, 3, 64, 64]` in 0..1.
         masks: float32 `[N, 64, 64]`, 1 = may be changed.
-        config: Steps and size.
-        generator: Decides where the ascent starts.
+        config: Steps, stride and size.
+        start: Where the ascent starts: the first of them, changed; `[N, 3, 64, 64]`.
     """
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         good = judge.encode_many(list(pictures[:, 1]))
@@ -118,7 +133,6 @@ def push(
             ]
             return judge.answer(asked)[:, 0].sum()
 
-    moved = attack(
-        climb, pictures[:, 0], masks[:, None], config.contest_steps, config.attack_size, generator
-    )
+    ascent = Ascent(config.contest_steps, config.attack_size, config.contest_stride)
+    moved = attack(climb, pictures[:, 0], masks[:, None], ascent, start)
     return torch.stack([moved, pictures[:, 1]], 1)

@@ -15,6 +15,7 @@ from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import JudgeConfig
 from onereward.reward.qwen_vl import Encoded, QwenJudge
 from onereward.training.collect import CollectConfig
+from onereward.training.judge.attacks import random_start
 from onereward.training.judge.build import JudgeShape
 from onereward.training.judge.candidates import (
     FAULT,
@@ -46,7 +47,7 @@ from onereward.training.judge.comparisons import (
     draw_dimensions,
 )
 from onereward.training.judge.config import CompareConfig
-from onereward.training.judge.contests import deformed_contests, pool_contests, push
+from onereward.training.judge.contests import deformed_contests, pool_contests, push, turn_of
 from onereward.training.judge.deformed import fresh_scenes
 from onereward.training.judge.gather import FIRST_INDEX, GatherConfig, gather
 from onereward.training.judge.learner import load_whole_judge
@@ -392,7 +393,8 @@ def test_the_unusable_picture_alone_is_pushed(pool: Candidates, judge_folder: Pa
     victim, generator = load_whole_judge(judge_folder), torch.Generator().manual_seed(3)
     drawn, pictures, masks = pool_contests(pool, 6, MARGINS, generator)
     settings = compare_config(judge_folder, Path(), contest_steps=2, attack_size=0.03)
-    pushed = push(victim, drawn, pictures, masks, settings, generator)
+    start = random_start(pictures[:, 0], masks[:, None], 0.03, generator)
+    pushed = push(victim, drawn, pictures, masks, settings, start)
     change = (pushed - pictures).abs()
     assert change[:, 1].max() == 0
     assert (change[:, 0] * (1 - masks[:, None])).max() == 0
@@ -406,8 +408,29 @@ def test_the_unusable_picture_alone_is_pushed(pool: Candidates, judge_folder: Pa
             return victim.answer([(first[n], second[n], q) for n, q in asked])[:, 0].sum()
 
     assert yes(pushed) > yes(pictures)
-    unmoved = push(victim, drawn, pictures, masks, replace(settings, contest_steps=0), generator)
+    on = push(victim, drawn, pictures, masks, settings, pushed[:, 0])
+    assert yes(on) > yes(pushed)
+    assert (on - pictures)[0::2].abs().max() <= 0.03 + 1e-6
+    unmoved = push(
+        victim, drawn, pictures, masks, replace(settings, contest_steps=0), pictures[:, 0]
+    )
     assert unmoved.equal(pictures)
+
+
+def test_contests_come_back_until_others_take_their_place(judge_folder: Path) -> None:
+    settings = compare_config(judge_folder, Path(), contest_every=4, contest_visits=3)
+    turns = [turn_of(step, settings) for step in range(60)]
+    assert [place for place, _ in turns] == [step % 4 for step in range(60)]
+    shown: dict[tuple[int, int], list[int]] = {}
+    for step, turn in enumerate(turns):
+        shown.setdefault(turn, []).append(step)
+    for (_, start), steps in shown.items():
+        assert steps == list(range(start, start + 4 * len(steps), 4))  # from the start, every four
+        if 8 <= start < 48:  # neither of the first, which are cut short, nor of the last
+            assert len(steps) == 3
+    assert len({start // 4 % 3 for _, start in turns[24:36]}) > 1  # not all anew at once
+    once = replace(settings, contest_visits=1)
+    assert [turn_of(step, once)[1] for step in range(9)] == list(range(9))
 
 
 def compare_config(folder: Path, pool: Path, **changes: object) -> CompareConfig:
@@ -425,6 +448,8 @@ def compare_config(folder: Path, pool: Path, **changes: object) -> CompareConfig
         attack_steps=1,
         contests=2,
         contest_steps=1,
+        contest_every=2,
+        contest_visits=2,
         test_every=4,
         log_every=2,
     )
@@ -448,6 +473,7 @@ def test_stop_and_resume_equals_no_stop(pool_folder: Path, judge_folder: Path) -
     run.train_step()
     again = CompareTrainer(settings)
     again.restore(run.snapshot(0.0))
+    assert again.pushed.keys() == {0, 1}  # contests that stand
     again.train_step()
     again.train_step()
     config = JudgeConfig(folder=str(pool_folder / "run" / "judge"), precision="fp32")
