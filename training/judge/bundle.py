@@ -31,9 +31,9 @@ from ..policy.run import ADAPTER
 from ..policy.study.usability import draw_scenes
 from ..pretrain.models import load_folder
 from ..pretrain.run import write_text
+from .answers import report_on
 from .candidates import FULL, Candidates, load_candidates
-from .compare import kinds_of_pairs, report_on
-from .comparisons import best_and_worst, count_pairs
+from .comparisons import best_and_worst, count_pairs, kinds_of_pairs
 from .config import CompareConfig
 from .gather import files_of
 from .learner import load_whole_judge

@@ -14,25 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...reward.qwen_vl import Asked, Encoded, QwenJudge
-from ...reward.report import Answer, JudgeReport, make_report
+from ...reward.qwen_vl import Encoded
 from ...world.conditions import Conditions, join_conditions
 from ...world.oracle import DIMENSIONS, composite, judge
 from ...world.splits import Split
-from ..objective import preference_loss
 from ..pretrain.run import RunFolder, Snapshot, run_stage, step_generator
+from .answers import TOGETHER, attack_pairs, comparison_loss, encode_pairs, pictures_of, report_on
 from .appraisal import Appraisal, maps_of
 from .attacks import Ascent, attack, random_start
 from .blends import blended_pairs, draw_blends, scenes_of_all
-from .candidates import FAULT, FULL, ONE_STEP, PATTERN, TRUTH, Candidates, load_candidates
+from .candidates import load_candidates
 from .comparisons import (
     Comparison,
     as_comparison,
     best_and_worst,
-    compare,
     draw_comparisons,
     draw_dimensions,
     draw_groups,
+    kinds_of_pairs,
 )
 from .config import CompareConfig
 from .contests import deformed_contests, pool_contests, push, turn_of
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("onereward.training")
 
-_TEST_BATCH = 64
 _CONTESTED = 15_000_000
 """Far from the scenes that are numbered step by step for the other purposes."""
 _STANDING = "contests."
@@ -292,8 +290,8 @@ class CompareTrainer:
     def _head_accuracy(self, drawn: Sequence[Comparison]) -> float:
         """Return how often the head alone puts the better picture first."""
         right: list[bool] = []
-        for start in range(0, len(drawn), _TEST_BATCH):
-            part = drawn[start : start + _TEST_BATCH]
+        for start in range(0, len(drawn), TOGETHER):
+            part = drawn[start : start + TOGETHER]
             groups = torch.tensor([one.group for one in part]).repeat_interleave(2)
             task, shape = self.held_out.task[groups], self.held_out_shapes[groups]
             pictures = pictures_of(self.held_out, part).flatten(0, 1)
@@ -317,103 +315,6 @@ class CompareTrainer:
             for name, moved in snapshot.tensors.items()
             if snapshot.step and name.startswith(_STANDING)
         }
-
-
-def pictures_of(pool: Candidates, drawn: Sequence[Comparison]) -> Tensor:
-    """Return both pictures of each comparison, float32 `[N, 2, 3, 64, 64]` in 0..1."""
-    return torch.stack([pool.images[one.group, list(one.pictures)] for one in drawn]).float() / 255
-
-
-def encode_pairs(judge: QwenJudge, pictures: Tensor) -> list[Encoded]:
-    """Encode `[N, 2, 3, H, W]`; returns both pictures of each pair in turn, `2 N`."""
-    with torch.autocast("cpu", torch.bfloat16):
-        return judge.encode_many(list(pictures.flatten(0, 1)))
-
-
-def _asked(encoded: Sequence[Encoded], drawn: Sequence[Comparison]) -> list[Asked]:
-    """Return every question twice: with the better picture first, and with it second."""
-    asked: list[Asked] = []
-    for number, one in enumerate(drawn):
-        pair = encoded[2 * number : 2 * number + 2]
-        for query, place in one.queries():
-            winner, loser = pair[place], pair[1 - place]
-            asked += [(winner, loser, query), (loser, winner, query)]
-    return asked
-
-
-def comparison_loss(
-    judge: QwenJudge, encoded: Sequence[Encoded], drawn: Sequence[Comparison]
-) -> Tensor:
-    """Return eq. 3 over all questions of the comparisons; `encoded` as by `encode_pairs`."""
-    with torch.autocast("cpu", torch.bfloat16):
-        answers = judge.answer(_asked(encoded, drawn))
-    return preference_loss(answers[0::2, 0], answers[1::2, 1])
-
-
-def attack_pairs(
-    judge: QwenJudge,
-    pictures: Tensor,
-    drawn: Sequence[Comparison],
-    masks: Tensor,
-    config: CompareConfig,
-) -> Tensor:
-    """Change pictures under their masks so that the judge errs most.
-
-    In every second pair of either kind of change both pictures are changed, in the others the loser
-    alone, as by a policy that is judged against a reference. Who wins stays as it was.
-
-    Args:
-        judge: The judge.
-        pictures: float32 `[N, 2, 3, H, W]` in 0..1.
-        drawn: What they are compared on.
-        masks: float32 `[N, H, W]`, 1 = repainted.
-        config: Steps and size.
-    """
-    where = masks[:, None, None].repeat(1, 2, 1, 1, 1)
-    for number, one in enumerate(drawn):
-        places = {place for _, place in one.winners}
-        if number % 4 < 2 and len(places) == 1:
-            where[number, places.pop()] = 0
-    return attack(
-        lambda moved: comparison_loss(judge, encode_pairs(judge, moved), drawn),
-        pictures,
-        where,
-        Ascent(config.attack_steps, config.attack_size),
-    )
-
-
-@torch.no_grad()
-def report_on(judge: QwenJudge, pool: Candidates, drawn: Sequence[Comparison]) -> JudgeReport:
-    """Return the judge's accuracy on comparisons, undisturbed."""
-    answers: list[Answer] = []
-    for start in range(0, len(drawn), _TEST_BATCH):
-        part = drawn[start : start + _TEST_BATCH]
-        encoded = judge.encode_many(list(pictures_of(pool, part).flatten(0, 1)))
-        yes = judge.answer(_asked(encoded, part))[:, 0].exp().tolist()
-        queries = [query for one in part for query, _ in one.queries()]
-        answers += [
-            Answer(criterion=query.criterion, winner_first=a, loser_first=b)
-            for query, a, b in zip(queries, yes[0::2], yes[1::2], strict=True)
-        ]
-    return make_report(answers)
-
-
-def kinds_of_pairs(pool: Candidates, margins: Sequence[float]) -> dict[str, list[Comparison]]:
-    """Return held-out comparisons by kind, one per group, beside those of finished pictures."""
-    kinds = pool.kinds.tolist()
-    full, one_step, truth, fault, pattern = map(
-        kinds.index, (FULL, ONE_STEP, TRUTH, FAULT, PATTERN)
-    )
-    groups = range(len(pool))
-    wanted = {
-        "one_step": [(g, (one_step, full)) for g in groups],
-        "fault": [(g, (fault, truth)) for g in groups],
-        "pattern": [(g, (pattern, int(pool.spoils[g, pattern]))) for g in groups],
-    }
-    return {
-        name: [found for g, both in pairs if (found := compare(pool, g, both, margins))]
-        for name, pairs in wanted.items()
-    }
 
 
 def train_to_compare(config: CompareConfig) -> None:

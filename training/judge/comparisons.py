@@ -210,3 +210,21 @@ def best_and_worst(
                 prompt=pool.prompts[group],
                 winners=((Dimension(name), 0),),
             )
+
+
+def kinds_of_pairs(pool: Candidates, margins: Sequence[float]) -> dict[str, list[Comparison]]:
+    """Return held-out comparisons by kind, one per group, beside those of finished pictures."""
+    kinds = pool.kinds.tolist()
+    full, one_step, truth, fault, pattern = map(
+        kinds.index, (FULL, ONE_STEP, TRUTH, FAULT, PATTERN)
+    )
+    groups = range(len(pool))
+    wanted = {
+        "one_step": [(g, (one_step, full)) for g in groups],
+        "fault": [(g, (fault, truth)) for g in groups],
+        "pattern": [(g, (pattern, int(pool.spoils[g, pattern]))) for g in groups],
+    }
+    return {
+        name: [found for g, both in pairs if (found := compare(pool, g, both, margins))]
+        for name, pairs in wanted.items()
+    }

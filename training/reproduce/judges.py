@@ -14,9 +14,10 @@ from ...reward.report import JudgeReport, read_report, write_report
 from ...world.oracle import DIMENSIONS
 from ...world.splits import Split
 from ..data import save_picture
+from ..judge.answers import report_on
 from ..judge.candidates import Candidates, load_candidates
-from ..judge.compare import kinds_of_pairs, report_on, train_to_compare
-from ..judge.comparisons import Comparison, best_and_worst
+from ..judge.compare import train_to_compare
+from ..judge.comparisons import Comparison, best_and_worst, kinds_of_pairs
 from ..judge.config import CompareConfig, JudgeTrainConfig, SeeConfig
 from ..judge.gather import files_of, gather
 from ..judge.learner import load_whole_judge

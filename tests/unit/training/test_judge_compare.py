@@ -15,6 +15,12 @@ from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import JudgeConfig
 from onereward.reward.qwen_vl import Encoded, QwenJudge
 from onereward.training.collect import CollectConfig
+from onereward.training.judge.answers import (
+    attack_pairs,
+    comparison_loss,
+    encode_pairs,
+    pictures_of,
+)
 from onereward.training.judge.attacks import random_start
 from onereward.training.judge.build import JudgeShape
 from onereward.training.judge.candidates import (
@@ -31,10 +37,6 @@ from onereward.training.judge.candidates import (
 )
 from onereward.training.judge.compare import (
     CompareTrainer,
-    attack_pairs,
-    comparison_loss,
-    encode_pairs,
-    pictures_of,
     train_to_compare,
 )
 from onereward.training.judge.comparisons import (
