@@ -32,6 +32,7 @@ from ..policy.study.usability import draw_scenes
 from ..pretrain.models import load_folder
 from ..pretrain.run import write_text
 from .answers import report_on
+from .average import average_judges
 from .candidates import FULL, Candidates, load_candidates
 from .comparisons import best_and_worst, count_pairs, kinds_of_pairs
 from .config import CompareConfig
@@ -151,6 +152,8 @@ class BundleSettings:
     """Where the bundle goes."""
     before: tuple[Path, ...] = ()
     """Runs of earlier stages, in order, for the record."""
+    averaged: tuple[Path, ...] = ()
+    """Those of them whose judges are averaged with the last one."""
     rival: Path | None = None
     """The last stage without adversarial pairs, whose robustness stands beside."""
     policy: Path | None = None
@@ -170,12 +173,13 @@ def bundle(settings: BundleSettings) -> None:
     config, target = CompareConfig.load(settings.run / "config.json"), settings.target
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    save_small(settings.run / "judge", fresh)
+    save_small(_whole(settings), fresh)
     report, numbers = evaluate_judge(fresh, settings.pool, config.margins)
     numbers["pairs"] = learned_pairs(settings.pool, config.margins)
     numbers["push"] = asdict(settings.push)
     numbers["robustness"] = _robustness_of(fresh, settings, settings.policy)
     numbers["training"] = training_records([*settings.before, settings.run])
+    numbers["averaged"] = [run.name for run in (*settings.averaged, settings.run)]
     if settings.rival is not None:
         other = target.with_name(target.name + ".rival")
         shutil.rmtree(other, ignore_errors=True)
@@ -188,6 +192,15 @@ def bundle(settings: BundleSettings) -> None:
     write_text(fresh / "README.md", card(report, numbers, _megabytes(fresh)))
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
+
+
+def _whole(settings: BundleSettings) -> Path:
+    """Return the judge in full precision."""
+    last = settings.run / "judge"
+    if not settings.averaged:
+        return last
+    average_judges([last, *(run / "judge" for run in settings.averaged)], settings.run / "average")
+    return settings.run / "average"
 
 
 def _robustness_of(folder: Path, settings: BundleSettings, policy: Path | None) -> dict[str, Any]:
@@ -232,7 +245,7 @@ def card(report: JudgeReport, numbers: dict[str, Any], megabytes: float) -> str:
             "deformed truths that are made on the spot:\n\n"
             + _pairs(numbers["pairs"])
             + "\n\n"
-            + _training(numbers["training"]),
+            + _training(numbers["training"], numbers["averaged"]),
         ]
     )
 
@@ -315,13 +328,15 @@ def _pairs(pairs: dict[str, dict[str, int]]) -> str:
     return "\n".join(lines)
 
 
-def _training(records: list[dict[str, Any]]) -> str:
+def _training(records: list[dict[str, Any]], averaged: Sequence[str]) -> str:
     lines = ["| run | steps | core-hours on a CPU |", "|---|---|---|"]
     for record in records:
         name = Path(record["config"]["run_folder"]).name
         hours = record["hours"] * record["config"].get("threads", 1)
         lines.append(f"| {name} | {record['steps']} | {hours:.2f} |")
-    return "\n".join(lines) + f"\n\nConfigs: `{EVALUATION}`. Gate of training: `{REPORT}`.\n"
+    mean = "The weights are the mean of those after " + ", ".join(averaged) + ".\n\n"
+    where = f"Configs: `{EVALUATION}`. Gate of training: `{REPORT}`.\n"
+    return "\n".join(lines) + "\n\n" + (mean if len(averaged) > 1 else "") + where
 
 
 def main() -> None:
@@ -330,6 +345,9 @@ def main() -> None:
     for name in ("run", "pool", "fill", "target"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--before", type=Path, nargs="*", default=[], help="earlier runs")
+    parser.add_argument(
+        "--average", type=Path, nargs="*", default=[], help="those of them to average with the last"
+    )
     parser.add_argument("--rival", type=Path, help="a run without adversarial pairs")
     parser.add_argument("--policy", type=Path, help="run of a policy that tried to fool this judge")
     parser.add_argument("--rival-policy", type=Path, help="the same against the rival")
@@ -345,6 +363,7 @@ def main() -> None:
             fill=arguments.fill,
             target=arguments.target,
             before=tuple(arguments.before),
+            averaged=tuple(arguments.average),
             rival=arguments.rival,
             policy=arguments.policy,
             rival_policy=arguments.rival_policy,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from onereward.reward.report import read_report
@@ -94,6 +95,28 @@ def test_a_bundle_holds_the_run_in_half_its_size_and_says_what_was_measured(run:
     for task, row in stored["pairs"].items():
         assert f"| {task} | {row['all']} | {row['finished']} |" in card
     assert not list(run.glob("bundle.*"))
+
+
+def test_averaged_runs_are_bundled_as_their_mean(run: Path) -> None:
+    other, target = run / "other", run / "mean"
+    shutil.copytree(run / "run", other)
+    weights = load_file(run / "run" / "judge" / "model.safetensors")
+    moved = {name: value + 1 for name, value in weights.items()}
+    save_file(moved, other / "judge" / "model.safetensors", metadata={"format": "pt"})
+    settings = BundleSettings(
+        run=run / "run",
+        averaged=(other,),
+        pool=run / "pool",
+        fill=ASSETS,
+        target=target,
+        contests=1,
+        push=PushSettings(steps=1),
+    )
+    bundle(settings)
+    for name, value in load_file(target / "model.safetensors").items():
+        wanted = ((weights[name] + moved[name]) / 2).to(torch.bfloat16)
+        assert torch.allclose(value.float(), wanted.float(), rtol=0.01), name
+    assert "the mean of those after other, run" in (target / "README.md").read_text()
 
 
 def test_what_was_measured_of_the_start_is_not_said_of_the_result(run: Path) -> None:
