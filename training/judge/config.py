@@ -140,11 +140,11 @@ class CompareConfig(LearnConfig):
     contests: int = 0
     """Pairs per step, besides these, of an unusable against a usable picture of a scene; the
     unusable one is changed so that it wins, from a random start, and has to lose all the same."""
-    contest_steps: int = 3
+    contest_steps: int = 7
     """Ascent steps of that each time that they are shown."""
-    contest_stride: float = 0.25
+    contest_stride: float = 0.3
     """Length of such a step, in `attack_size`."""
-    contest_visits: int = 12
+    contest_visits: int = 1
     """How often the same contests are shown, pushed on from where they were."""
     contest_every: int = 10
     """Steps between two of these visits."""
