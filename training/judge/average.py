@@ -9,17 +9,14 @@ than each, at no cost (M. Wortsman et al., "Model soups", 2022).
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ...reward.judge import JudgeError
-from ...reward.report import FILE_NAME as REPORT
-
-_WEIGHTS = "model.safetensors"
+from .copies import WEIGHTS, judge_like, weights_of
 
 
 def average_judges(folders: Sequence[Path], target: Path) -> None:
@@ -30,27 +27,20 @@ def average_judges(folders: Sequence[Path], target: Path) -> None:
     """
     if not folders:
         raise JudgeError("there is nothing to average; name the folders of judges")
-    total: dict[str, torch.Tensor] = {}
-    for folder in folders:
-        if not (folder / _WEIGHTS).is_file():
-            raise JudgeError(f"{folder} has no {_WEIGHTS}; save the judge in one file first")
-        weights = load_file(folder / _WEIGHTS)
-        shapes = {name: value.shape for name, value in weights.items()}
-        if total and shapes != {name: value.shape for name, value in total.items()}:
+    judges = [weights_of(folder) for folder in folders]
+    first = judges[0]
+    for folder, weights in zip(folders, judges, strict=True):
+        if {k: w.shape for k, w in weights.items()} != {k: w.shape for k, w in first.items()}:
             raise JudgeError(
                 f"{folder} and {folders[0]} are of different shapes; average judges that went on "
                 "from each other"
             )
-        for name, value in weights.items():
-            total[name] = total.get(name, 0) + value.double()
-    kinds = load_file(folders[0] / _WEIGHTS)
-    mean = {name: (total[name] / len(folders)).to(value.dtype) for name, value in kinds.items()}
-    fresh = target.with_name(target.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(folders[0], fresh, ignore=shutil.ignore_patterns("README.md", REPORT))
-    save_file(mean, fresh / _WEIGHTS, metadata={"format": "pt"})
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
+    mean = {
+        name: torch.stack([weights[name].double() for weights in judges]).mean(0).to(value.dtype)
+        for name, value in first.items()
+    }
+    with judge_like(folders[0], target) as fresh:
+        save_file(mean, fresh / WEIGHTS, metadata={"format": "pt"})
 
 
 def main() -> None:

@@ -171,7 +171,8 @@ class CompareTrainer:
         if moved is None or self.step == start:
             moved = random_start(pictures[:, 0], masks[:, None], config.attack_size, generator)
         pictures = push(self.judge, drawn, pictures, masks, config, moved)
-        self.pushed[place] = pictures[:, 0].clone()
+        if config.contest_visits > 1:
+            self.pushed[place] = pictures[:, 0].clone()
         return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
 
     def _number(self, purpose: int, step: int | None = None) -> int:

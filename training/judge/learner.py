@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 
 from ...reward.judge import JudgeConfig
 from ...reward.qwen_vl import QwenJudge
-from ...reward.report import FILE_NAME as REPORT
 from ..pretrain.muon import Muon
 from ..pretrain.run import Snapshot, flatten_optimizer, restore_optimizer
 from .config import LearnConfig
+from .copies import judge_like
 
 _WEIGHT_DECAY = 0.01
 _EMBEDDINGS = ("embed_tokens", "lm_head", "patch_embed", "probe")
@@ -99,12 +98,8 @@ class Learner:
 
         What was measured of the source stays behind; how it was made comes along.
         """
-        fresh = target.with_name(target.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("README.md", REPORT))
-        self.judge.part.module.save_pretrained(fresh)  # type: ignore[operator]
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.rename(target)
+        with judge_like(source, target) as fresh:
+            self.judge.part.module.save_pretrained(fresh)  # type: ignore[operator]
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ...reward.judge import JudgeError
-from ...reward.report import FILE_NAME as REPORT
+from .copies import WEIGHTS, judge_like, weights_of
 
-_WEIGHTS = "model.safetensors"
 _EMBEDDING = "visual.patch_embed.proj.weight"
 
 
@@ -33,27 +31,20 @@ def halve_patches(folder: Path, target: Path) -> None:
     Raises:
         JudgeError: A patch is an odd number of pixels wide, or the weights are not in one file.
     """
-    weights_file = folder / _WEIGHTS
-    if not weights_file.is_file():
-        raise JudgeError(f"{folder} has no {_WEIGHTS}; save the judge in one file first")
-    weights = load_file(weights_file)
+    weights = weights_of(folder)
     name = next((key for key in weights if key.endswith(_EMBEDDING)), None)
     if name is None:
-        raise JudgeError(f"{weights_file} has no {_EMBEDDING}; choose the folder of a judge")
+        raise JudgeError(f"{folder} has no {_EMBEDDING}; choose the folder of a judge")
     width = weights[name].shape[-1]
     if width % 2:
         raise JudgeError(f"{folder} has patches of {width} px, which have no half")
     weights[name] = _summed(weights[name])
-    fresh = target.with_name(target.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("README.md", REPORT))
-    for file, section in (("config.json", "vision_config"), ("preprocessor_config.json", None)):
-        values = json.loads((fresh / file).read_text(encoding="utf-8"))
-        (values[section] if section else values)["patch_size"] = width // 2
-        (fresh / file).write_text(json.dumps(values, indent=2), encoding="utf-8")
-    save_file(weights, fresh / _WEIGHTS, metadata={"format": "pt"})
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
+    with judge_like(folder, target) as fresh:
+        for file, section in (("config.json", "vision_config"), ("preprocessor_config.json", None)):
+            values = json.loads((fresh / file).read_text(encoding="utf-8"))
+            (values[section] if section else values)["patch_size"] = width // 2
+            (fresh / file).write_text(json.dumps(values, indent=2), encoding="utf-8")
+        save_file(weights, fresh / WEIGHTS, metadata={"format": "pt"})
 
 
 def _summed(weight: torch.Tensor) -> torch.Tensor:
