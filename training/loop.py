@@ -14,6 +14,8 @@ reward_cap          lambda, not stated      0.9: the value of the trials, not co
 t1, t2              not stated              0.2 and 0.95 of the schedule: before that a prediction
                                             is a blur that no judge was trained on
 ema_decay           not stated              0.99: an average over the last hundred steps
+result              not stated              the policy: a short run hardly shows in its average,
+                                            which a long one had better save (docs/rl-notes.md)
 sampling_steps,     not stated              as the model's recipe: what users sample with
 true_cfg, guidance
 steps               about 8000              8000
