@@ -170,7 +170,7 @@ def test_cancel_keeps_the_work_and_the_cache_never_swallows_a_run(
 def test_the_command_line_does_exactly_what_the_node_does(
     client: ComfyClient, comfyui: ComfyServer, tmp_path: Path
 ):
-    job = client.run(train_graph("headless"))
+    job = client.run(train_graph("headless", algorithm="dynamic"))
     assert job.succeeded, job.error
     run = run_folder(comfyui, "headless")
     config = PolicyTrainConfig.load(run / "config.json")
@@ -187,7 +187,7 @@ def test_the_command_line_does_exactly_what_the_node_does(
 def test_two_models_are_compared(client: ComfyClient):
     g = Loop()
     judge = g.add("OneRewardLoadJudge", judge=JUDGE)
-    values: dict[str, Any] = {"first": g.train("compared"), "second": g.add_model()}
+    values: dict[str, Any] = {"first": g.train("compared", mode="full"), "second": g.add_model()}
     settings = g.add("OneRewardSettings", steps=2)
     made = g.add(
         "OneRewardCompare",

@@ -7,7 +7,7 @@ steps of hacked runs are measured on the dev split. Nothing here is read by anyt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...reward.report import sign_test, wilson_interval
-from ...reward.score import Contest, judge_pair, pick_best
+from ...reward.score import judge_pair
 from ...world.conditions import TASKS, Conditions
 from ...world.oracle import composite, judge
 from ...world.splits import Split
@@ -117,31 +117,13 @@ def _keep(context: Context, name: str, scenes: Conditions, pictures: Tensor) -> 
     temporary.replace(path)
 
 
-@torch.no_grad()
 def _test_best(context: Context) -> bool:
     """Let the judge choose among several pictures of the base, the one of the base among them."""
     config = context.config
-    scenes, parts = test_scenes(config), _parts(config, BASE)
-    conditions = scenes.conditions
-    candidates = torch.stack(
-        [
-            composite(
-                sample_scenes(
-                    parts, conditions, replace(scenes.sampling, seed=scenes.sampling.seed + k)
-                ),
-                conditions,
-            )
-            for k in range(config.best_of)
-        ]
-    )
+    scenes = test_scenes(config)
+    candidates = scenes.candidates(_parts(config, BASE), config.best_of)
     asked = load_whole_judge(judge_folder(config, BUNDLED))
-    best = []
-    for row in range(len(conditions)):
-        context.host.check_cancelled()
-        encoded = asked.encode_many(list(candidates[:, row]))
-        ranking = pick_best(asked, encoded, queries_of(conditions, row), Contest())
-        best.append(candidates[ranking.order[0], row])
-    _keep(context, BEST, conditions, torch.stack(best))
+    _keep(context, BEST, scenes.conditions, scenes.chosen(candidates, asked, context.host))
     return True
 
 

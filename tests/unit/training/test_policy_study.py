@@ -8,12 +8,12 @@ import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from onereward.training.judge.learner import load_whole_judge
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import ADAPTER, train_policy
 from onereward.training.policy.study import publish
@@ -106,14 +106,22 @@ def test_the_bundled_recipes_differ_by_algorithm_and_by_seed_alone(name: str) ->
     assert replace(seeded, seed=config.seed, run_folder=config.run_folder) == config
 
 
-def test_a_perfect_judge_of_several_finds_what_any_of_them_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def spoiled_but(scenes: Scenes, row: int, column: int, num: int) -> torch.Tensor:
+    """Return candidates, gray inside the mask but for one, which is the scene's own picture."""
+    inside = scenes.conditions.mask[:, None] > 0.5
+    gray = torch.where(inside, 0.5, scenes.conditions.source)
+    candidates = gray.repeat(num, 1, 1, 1, 1)
+    candidates[row, column] = scenes.conditions.target[column]
+    return candidates
+
+
+@pytest.mark.parametrize("column", range(len(TASKS)))
+def test_among_several_the_oracle_and_the_judge_find_the_right_one(column: int) -> None:
     scenes = draw_scenes(BUNDLED, Split.DEV, 1, seed=3)
-    usable = {3: [1, 0, 0, 0], 4: [0, 0, 1, 0], 5: [0, 1, 1, 0]}
-    monkeypatch.setattr(
-        Scenes, "usable", lambda self, _: torch.tensor(usable[self.sampling.seed]) > 0
-    )
-    parts: Any = None
-    found = [scenes.best_of(parts, num).int().tolist() for num in (1, 2, 3)]
-    assert found == [[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0]]
+    candidates = spoiled_but(scenes, 1, column, 3)
+    usable = scenes.best_of(candidates)
+    assert usable.nonzero().flatten().tolist() == [column]
+    assert not scenes.best_of(candidates[::2]).any()
+    asked = load_whole_judge(BUNDLED.parent / "judge")
+    chosen = scenes.chosen(candidates, asked, RecordingHost())
+    assert torch.equal(chosen[column], scenes.conditions.target[column])

@@ -1,7 +1,7 @@
 """Share of usable pictures in the toy world, by its oracle, of a model and of adapters on it.
 
 `python -m onereward.training.policy.study.usability MODEL_FOLDER ADAPTER... --split dev`
-`python -m onereward.training.policy.study.usability MODEL_FOLDER --best-of 8`
+`python -m onereward.training.policy.study.usability MODEL_FOLDER --best-of 8 --judge JUDGE_FOLDER`
 
 Every adapter gets the same scenes and noises as the model alone. Look at the dev split while
 developing, and at the test split once.
@@ -19,9 +19,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ....fill.host import Host
+from ....fill.local_host import LocalHost
 from ....fill.task import Task
 from ....reward.query import Query, queries_for
+from ....reward.qwen_vl import QwenJudge
 from ....reward.report import sign_test, wilson_interval
+from ....reward.score import Contest, pick_best
 from ....world.conditions import (
     EXTEND_PROMPT,
     REMOVE_PROMPT,
@@ -29,8 +33,9 @@ from ....world.conditions import (
     Conditions,
     draw_conditions,
 )
-from ....world.oracle import Verdict, judge
+from ....world.oracle import Verdict, composite, judge
 from ....world.splits import Split
+from ...judge.learner import load_whole_judge
 from ...pretrain.models import FillParts, load_folder, load_with_adapter
 from ...pretrain.sampling import SampleSettings, sample_scenes
 
@@ -71,15 +76,35 @@ class Scenes:
         """Sample all scenes; return which are usable, bool ``[B]``."""
         return self.judge(parts).usable
 
-    def best_of(self, parts: FillParts, num: int) -> Tensor:
-        """Return of which scenes at least one of several pictures is usable, bool ``[B]``.
+    def candidates(self, parts: FillParts, num: int) -> Tensor:
+        """Return several pictures per scene as users see them, ``[num, B, 3, 64, 64]``.
 
-        So many a perfect judge could hand out that chose among them; the first is that of
-        :meth:`usable`.
+        The first is the one that :meth:`usable` judges.
         """
         seeds = range(self.sampling.seed, self.sampling.seed + num)
-        each = [replace(self, sampling=replace(self.sampling, seed=s)).usable(parts) for s in seeds]
-        return torch.stack(each).any(0)
+        made = [
+            sample_scenes(parts, self.conditions, replace(self.sampling, seed=seed))
+            for seed in seeds
+        ]
+        return torch.stack([composite(pictures, self.conditions) for pictures in made])
+
+    def best_of(self, candidates: Tensor) -> Tensor:
+        """Return of which scenes at least one candidate is usable, bool ``[B]``.
+
+        So many a perfect judge could hand out that chose among them.
+        """
+        return torch.stack([judge(one, self.conditions).usable for one in candidates]).any(0)
+
+    @torch.no_grad()
+    def chosen(self, candidates: Tensor, by: QwenJudge, host: Host) -> Tensor:
+        """Return the candidate of each scene that a judge likes best, ``[B, 3, 64, 64]``."""
+        best = []
+        for row in range(len(self.conditions)):
+            host.check_cancelled()
+            encoded = by.encode_many(list(candidates[:, row]))
+            ranking = pick_best(by, encoded, queries_of(self.conditions, row), Contest())
+            best.append(candidates[ranking.order[0], row])
+        return torch.stack(best)
 
     def rows(self) -> dict[str, Tensor]:
         """Return which scenes are of each task, bool ``[B]``, and of all."""
@@ -160,6 +185,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("adapters", type=Path, nargs="*")
     parser.add_argument("--best-of", type=int, help="if the oracle chose among so many pictures")
+    parser.add_argument("--judge", type=Path, help="with --best-of: and if this judge did")
     parser.add_argument("--split", type=Split, default=Split.DEV)
     parser.add_argument("--scenes", type=int, default=100, help="scenes per task")
     parser.add_argument("--seed", type=int, default=0)
@@ -180,9 +206,16 @@ def main() -> None:
     base = load_folder(arguments.model)
     before, found = scenes.usable(base), {}
     if arguments.best_of:
-        lines = scenes.compare(before, scenes.best_of(base, arguments.best_of))
-        found[f"best of {arguments.best_of}"] = [asdict(line) for line in lines]
-        sys.stdout.write(f"best of {arguments.best_of}\n{table(lines)}\n")
+        candidates = scenes.candidates(base, arguments.best_of)
+        shares = {f"best of {arguments.best_of}": scenes.best_of(candidates)}
+        if arguments.judge:
+            asked = load_whole_judge(arguments.judge)
+            chosen = scenes.chosen(candidates, asked, LocalHost("cpu"))
+            shares[f"chosen by {arguments.judge}"] = judge(chosen, scenes.conditions).usable
+        for name, share in shares.items():
+            lines = scenes.compare(before, share)
+            found[name] = [asdict(line) for line in lines]
+            sys.stdout.write(f"{name}\n{table(lines)}\n")
     for adapter in arguments.adapters:
         lines = scenes.compare(before, scenes.usable(load_with_adapter(arguments.model, adapter)))
         found[str(adapter)] = [asdict(line) for line in lines]
