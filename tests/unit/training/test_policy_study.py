@@ -106,6 +106,19 @@ def test_the_bundled_recipes_differ_by_algorithm_and_by_seed_alone(name: str) ->
     assert replace(seeded, seed=config.seed, run_folder=config.run_folder) == config
 
 
+def test_the_last_look_of_each_seed_counts() -> None:
+    first = [{"step": 1}, {"step": 2, "look": 0.9, "look.fill.structure": 0.9}]
+    later = [{"step": 4, "look": 0.6, "look.fill.structure": 0.6, "fill.structure": 0.1}]
+    other = [{"step": 4, "look": 0.7, "look.fill.structure": 0.7, "look.text.structure": 0.5}]
+    found = publish._last_looks([[*first, *later, {"step": 5}], other, first[:1]])
+    assert found == {"fill.structure": pytest.approx(0.65), "text.structure": 0.5}
+    rows = publish._reward_cells({"fill.structure": (0.1, 0.2), "remove.x": (0.3, 0.4)}, found)
+    assert rows[1:] == [
+        ["fill, structure", "0.100", "0.200", "0.650"],
+        ["remove, x", "0.300", "0.400", ""],
+    ]
+
+
 def spoiled_but(scenes: Scenes, row: int, column: int, num: int) -> torch.Tensor:
     """Return candidates, gray inside the mask but for one, which is the scene's own picture."""
     inside = scenes.conditions.mask[:, None] > 0.5

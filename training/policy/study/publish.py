@@ -45,20 +45,21 @@ only teacher: `fixed` (alg. 1) compares with the model it started from, `dynamic
 own moving average. They show that the loop works; they do nothing for other models.
 
 This page is written by `python -m onereward.training.policy.study.publish`. All numbers are of the
-test split: {scenes} scenes per task, the same noises before and after, mean over the seeds, 95 %
-intervals over the scenes."""
+test split: {scenes} scenes per task (draw {draw}), the same noises before and after, mean over the
+seeds, 95 % intervals over the scenes."""
 
 
-def measure(runs: Sequence[Path], per_task: int) -> dict[str, Any]:
+def measure(runs: Sequence[Path], per_task: int, draw: int = 0) -> dict[str, Any]:
     """Return config, rewards and what the oracle says of runs that differ in their seed alone.
 
     Raises:
         FileNotFoundError: A run has no adapter yet.
     """
     configs = [PolicyTrainConfig.load(run / "config.json") for run in runs]
+    curves = [RunFolder(one).read_curve() for one in configs]
     config, model = configs[0], Path(configs[0].model["folder"])
     steps, true_cfg = config.sampling_steps, config.true_cfg
-    scenes = draw_scenes(model, Split.TEST, per_task, steps=steps, true_cfg=true_cfg)
+    scenes = draw_scenes(model, Split.TEST, per_task, draw, steps=steps, true_cfg=true_cfg)
     before = scenes.judge(load_folder(model))
     after = [scenes.judge(load_with_adapter(model, run / ADAPTER)) for run in runs]
     usable = torch.stack([one.usable for one in after]).float()
@@ -69,7 +70,8 @@ def measure(runs: Sequence[Path], per_task: int) -> dict[str, Any]:
     return {
         "config": json.loads(config.to_json()),
         "seeds": [one.seed for one in configs],
-        "rewards": _rewards([RunFolder(one).read_curve() for one in configs]),
+        "rewards": _rewards(curves),
+        "looks": _last_looks(curves),
         "usable": _by_task(scenes, before.usable.float(), usable),
         "scores": {name: _by_task(scenes, *both) for name, both in scores.items()},
         "votes": _votes(scenes, scores),
@@ -130,9 +132,20 @@ def _rewards(curves: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, tuple[f
     return {name: (ends[0][name], ends[1][name]) for name in sorted(ends[0]) if name in ends[1]}
 
 
-def card(numbers: Mapping[str, Mapping[str, Any]], per_task: int) -> str:
+def _last_looks(curves: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+    """Return the mean reward per cell of held-out edits beside the start's, at the last look."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for curve in curves:
+        looks = [row for row in curve if "look" in row]
+        for name, value in (looks[-1] if looks else {}).items():
+            if name.startswith("look."):
+                values[name.removeprefix("look.")].append(float(value))
+    return {name: fmean(each) for name, each in sorted(values.items())}
+
+
+def card(numbers: Mapping[str, Mapping[str, Any]], per_task: int, draw: int = 0) -> str:
     """Return the card: measured numbers alone."""
-    parts = [_HEAD.format(scenes=per_task)]
+    parts = [_HEAD.format(scenes=per_task, draw=draw)]
     for name, found in numbers.items():
         config = found["config"]
         parts += [
@@ -147,8 +160,10 @@ def card(numbers: Mapping[str, Mapping[str, Any]], per_task: int) -> str:
             markdown(_score_cells(found["scores"])),
             f"Votes by the mean of these scores; *same*: they differ by less than {MARGIN:g}.",
             markdown(_vote_cells(found["votes"])),
-            f"Reward P(Yes) of the first and of the last {WINDOW} steps:",
-            markdown(_reward_cells(found["rewards"])),
+            f"Reward P(Yes) of the first and of the last {WINDOW} steps, of unfinished pictures "
+            "beside the reference's; and at the end of held-out edits beside the start's (0.5: as "
+            "good):",
+            markdown(_reward_cells(found["rewards"], found["looks"])),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -193,10 +208,14 @@ def _vote_cells(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _reward_cells(found: Mapping[str, Sequence[float]]) -> list[list[str]]:
-    rows = [["task and dimension", "first", "last"]]
+def _reward_cells(
+    found: Mapping[str, Sequence[float]], looks: Mapping[str, float]
+) -> list[list[str]]:
+    rows = [["task and dimension", "first", "last", "held out"]]
     for name, (first, last) in found.items():
-        rows.append([name.replace(".", ", ").replace("_", " "), f"{first:.3f}", f"{last:.3f}"])
+        look = f"{looks[name]:.3f}" if name in looks else ""
+        title = name.replace(".", ", ").replace("_", " ")
+        rows.append([title, f"{first:.3f}", f"{last:.3f}", look])
     return rows
 
 
@@ -206,6 +225,7 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     parser.add_argument("names", nargs="+", metavar="NAME=RUN[,RUN...]")
     parser.add_argument("--scenes", type=int, default=250, help="test scenes per task")
+    parser.add_argument("--draw", type=int, default=0, help="which scenes; raise for a new look")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     target: Path = arguments.target
@@ -216,9 +236,9 @@ def main() -> None:
     for one in arguments.names:
         name, _, found = one.partition("=")
         runs = [Path(run) for run in found.split(",")]
-        numbers[name] = measure(runs, arguments.scenes)
+        numbers[name] = measure(runs, arguments.scenes, arguments.draw)
         shutil.copyfile(runs[0] / ADAPTER, fresh / f"{name}.safetensors")
-    text = card(numbers, arguments.scenes)
+    text = card(numbers, arguments.scenes, arguments.draw)
     write_text(fresh / NUMBERS, json.dumps(numbers, indent=2) + "\n")
     write_text(fresh / "README.md", text)
     shutil.rmtree(target, ignore_errors=True)
