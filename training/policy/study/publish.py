@@ -44,9 +44,9 @@ LoRAs that OneReward's two algorithms made from the bundled model, with the bund
 only teacher: `fixed` (alg. 1) compares with the model it started from, `dynamic` (alg. 2) with its
 own moving average. They show that the loop works; they do nothing for other models.
 
-This page is written by `python -m onereward.training.policy.study.publish`. All numbers are of the
-test split: {scenes} scenes per task (draw {draw}), the same noises before and after, mean over the
-seeds, 95 % intervals over the scenes."""
+This page is written by `python -m onereward.training.policy.study.publish`. What the oracle
+says is of the test split: {scenes} scenes per task (draw {draw}), the same noises before and after,
+mean over the seeds, 95 % intervals over the scenes. Rewards are the judge's, on the train split."""
 
 
 def measure(runs: Sequence[Path], per_task: int, draw: int = 0) -> dict[str, Any]:

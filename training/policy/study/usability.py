@@ -194,6 +194,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     arguments = parser.parse_args()
+    if arguments.judge and not arguments.best_of:
+        parser.error("--judge has nothing to choose among; give --best-of N, too")
     torch.set_num_threads(arguments.threads)
     scenes = draw_scenes(
         arguments.model,
