@@ -152,7 +152,7 @@ def card(numbers: Mapping[str, Mapping[str, Any]], per_task: int, draw: int = 0)
             f"## {name}\n\n{config['steps']} steps of {config['batch']} edits, learning rate "
             f"{config['learning_rate']:g}, seeds {', '.join(map(str, found['seeds']))}; sampled in "
             f"{config['sampling_steps']} steps at true_cfg {config['true_cfg']:g}, for training "
-            "and here.",
+            f"and here; t from {config['t1']:g} to {config['t2']:g} of the schedule.",
             "Usable results as the oracle says, in %; + / -: scenes that became usable or stopped "
             "being it, in the mean over the seeds.",
             markdown(_usable_cells(found["usable"])),
