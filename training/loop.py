@@ -12,7 +12,8 @@ warmup_steps        not stated              10: Adam's averages are of too few s
 clip_norm           not stated              1.0: a single steep step must not undo the others
 reward_cap          lambda, not stated      0.9: the value of the trials, not compared with others
 t1, t2              not stated              0.2 and 0.95 of the schedule: before that a prediction
-                                            is a blur that no judge was trained on
+                                            is a blur that no judge was trained on; from 0.5 or
+                                            0.75 on, less is spoilt (docs/rl-notes.md)
 ema_decay           not stated              0.99: an average over the last hundred steps
 result              not stated              the policy: a short run hardly shows in its average,
                                             which a long one had better save (docs/rl-notes.md)
