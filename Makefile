@@ -42,7 +42,7 @@ workflows: setup
 reproduce:
 	@$(PYTHON) scripts/setup_env.py venv
 	@OMP_NUM_THREADS=1 $(RUN) -m onereward.training.reproduce \
-		training/reproduce/$(if $(QUICK),quick,full).json \
+		lab/reproduce/plans/$(if $(QUICK),quick,full).json \
 		$(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(AGAIN),--again)
 
 release-check: setup

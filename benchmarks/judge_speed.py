@@ -27,12 +27,12 @@ import torch
 
 from onereward.fill.local_host import LocalHost
 from onereward.fill.task import Task
+from onereward.lab.judge.build import JudgeShape, build_judge
 from onereward.reward.judge import BUNDLED_FOLDER, JudgeConfig
 from onereward.reward.judging import View, rank_candidates
 from onereward.reward.query import Query, queries_for
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.score import Contest
-from onereward.training.judge.build import JudgeShape, build_judge
 
 QUERIES = queries_for(Task.FILL, "a red circle")
 

@@ -28,10 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 import conftest  # noqa: E402, F401 - makes the repository the package `onereward`
 
-from onereward.training.host import TrainingHost  # noqa: E402
 from onereward.training.policy.config import PolicyTrainConfig  # noqa: E402
 from onereward.training.policy.run import PolicyRun, check, load  # noqa: E402
-from onereward.training.processes import Processes  # noqa: E402
+from onereward.training.runs.distributed import Processes  # noqa: E402
+from onereward.training.runs.hosts import TrainingHost  # noqa: E402
 
 
 class Stages:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from ..fill.config import FillConfig
+    from ..fill.io.photo import Photo
     from ..fill.models import FillModels
-    from ..fill.photo import Photo
     from ..fill.request import FillRequest
 
 TASKS = ("fill", "extend", "remove", "text")
@@ -89,9 +89,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Edit; return 0, 1 if a picture failed, 130 if the user stopped."""
+    from ..fill.io.photo import list_photos
     from ..fill.local_host import LocalHost
-    from ..fill.memory import summary
-    from ..fill.photo import list_photos
+    from ..fill.memory.plan import summary
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     jobs = list(_jobs(arguments, list_photos(arguments.source)))
@@ -119,7 +119,7 @@ class _Job:
 
 
 def _jobs(arguments: argparse.Namespace, sources: list[Path]) -> Iterator[_Job]:
-    from ..fill.photo import ENDS
+    from ..fill.io.photo import ENDS
 
     if arguments.mask is not None and arguments.source.is_dir():
         raise ValueError("--mask is for a single picture; a folder has one file for each")
@@ -145,7 +145,7 @@ def _edit(
     job: _Job, arguments: argparse.Namespace, settings: FillConfig, models: FillModels, host: Any
 ) -> bool:
     """Make one picture; return False, with the reason on stderr, if that failed."""
-    from ..fill.photo import read_photo, save_photo
+    from ..fill.io.photo import read_photo, save_photo
     from ..fill.pipeline import run_fill
 
     targets = _targets(job.target, settings.num_candidates)
@@ -174,7 +174,7 @@ def _targets(target: Path, num_candidates: int) -> list[Path]:
 def _request(
     photo: Photo, seed: int, arguments: argparse.Namespace, settings: FillConfig
 ) -> FillRequest:
-    from ..fill.geometry import Extension, extension_for_aspect
+    from ..fill.image.geometry import Extension, extension_for_aspect
     from ..fill.request import FillRequest
     from ..fill.task import Task
 

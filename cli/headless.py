@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..training.host import TrainingHost
-    from ..training.processes import Processes
+    from ..training.runs.distributed import Processes
+    from ..training.runs.hosts import TrainingHost
 
 STOPPED = 130
 """Exit code of a run that the user stopped, as shells have it."""
@@ -31,11 +31,11 @@ def run_headless(
     """
     import torch
 
-    from ..fill.memory import NotEnoughMemory
+    from ..fill.memory.plan import NotEnoughMemory
     from ..reward.judge import JudgeError
-    from ..training.host import Stopped, TrainingHost, stopped_by_signals
-    from ..training.pretrain.run import NotFinite
-    from ..training.processes import Processes
+    from ..training.runs.distributed import Processes
+    from ..training.runs.hosts import Stopped, TrainingHost, stopped_by_signals
+    from ..training.runs.loop import NotFinite
 
     if threads < 1:
         raise ValueError(f"threads is {threads}, but at least 1 is expected; correct the config")

@@ -6,10 +6,10 @@ import hashlib
 
 import torch
 
-from .adapters import Adapter
-from .file_digest import add_files
+from .checkpoint.adapters import Adapter
+from .io.file_digest import add_files
+from .memory.packed_component import PackedPart
 from .models import FillModels
-from .packed_part import PackedPart
 
 
 def fingerprint(models: FillModels) -> str:

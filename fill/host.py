@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from .parts import Part
+    from .memory.components import Part
 
 Preview = Callable[[], "torch.Tensor"]
 """Makes a small picture ``[H, W, 3]``, float32, 0..1, of the state so far; called only if shown."""

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 
 from .host import Preview
-from .parts import Part
-from .streaming import stream_blocks
+from .memory.components import Part
+from .memory.streaming import stream_blocks
 
 logger = logging.getLogger("onereward.fill")
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from .adapters import Adapter, read_adapter
-from .cache import TensorCache
+from .checkpoint.adapters import Adapter, read_adapter
+from .checkpoint.component import FilePart
 from .checkpoint.packing import expansion_bytes
-from .checkpoint.part import FilePart
 from .checkpoint.shapes import FLUX_SCHEDULER
 from .config import PACKED_PRECISIONS, PARTS, ModelConfig
-from .files import read_json
-from .folder_part import FolderPart
-from .latents import vae_factor
-from .packed_part import PackedPart
-from .parts import Part, least_bytes
+from .io.files import read_json
+from .memory.components import Part, least_bytes
+from .memory.folder_component import FolderPart
+from .memory.packed_component import PackedPart
 from .recipe import Recipe, find_recipe
+from .sampling.cache import TensorCache
+from .sampling.latents import vae_factor
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PIPELINES = ("FluxFillPipeline", "FluxPipeline")

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from .canvas import Job, make_jobs
 from .checkpoint.shapes import FLUX_SCHEDULER
+from .image.canvas import Job, make_jobs
+from .image.stitch import stitch
 from .recipe import Recipe, Settings, settle
 from .request import FillRequest
-from .schedule import make_mu, make_sigmas
-from .stitch import stitch
+from .sampling.schedule import make_mu, make_sigmas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import torch
 
-from .canvas import Job, make_jobs
-from .denoise import SampleSpec, denoise
-from .encode import Encoded, decode_latent, encode_job
 from .host import Host
-from .memory import Plan, limited, make_plan, with_retry
+from .image.canvas import Job, make_jobs
+from .image.stitch import stitch
+from .memory.plan import Plan, limited, make_plan, with_retry
 from .models import FillModels
 from .recipe import Settings, departures, settle
 from .request import MAX_SEED, FillRequest, FillResult
-from .stitch import stitch
+from .sampling.denoise import SampleSpec, denoise
+from .sampling.encode import Encoded, decode_latent, encode_job
+from .sampling.text import check_characters, encode_prompts, truncation_note
 from .task import Task
-from .text import check_characters, encode_prompts, truncation_note
 
 logger = logging.getLogger("onereward.fill")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .config import FillConfig
-from .geometry import Extension, check_size
+from .image.geometry import Extension, check_size
 from .task import TASKS, Task, text_prompt
 
 MAX_SEED = 2**64 - 1

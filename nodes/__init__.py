@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import folders
 from .batch import OneRewardLoadFolder
-from .benchmark import OneRewardBenchmark
 from .conditions import OneRewardConditions
-from .config import OneRewardSettings
-from .fill import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
+from .edit import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
+from .evaluate import OneRewardBenchmark
 from .judge import OneRewardLoadJudge, OneRewardPickBest, OneRewardScore
-from .judge_training import OneRewardJudgeReport, OneRewardTrainJudge
-from .load import OneRewardLoadAdapter, OneRewardLoadFill
-from .native import (
+from .loaders import OneRewardLoadAdapter, OneRewardLoadFill
+from .native.native import (
     OneRewardFromNative,
     OneRewardNativeInputs,
     OneRewardStitch,
     OneRewardToNative,
 )
+from .paths import folders
 from .policy_results import OneRewardCompare, OneRewardSaveAdapter
-from .policy_training import OneRewardTrain, OneRewardTrainSettings
 from .preference import OneRewardCollect, OneRewardLabel, OneRewardLoadPreferences
+from .settings import OneRewardSettings
+from .train_judge import OneRewardJudgeReport, OneRewardTrainJudge
+from .train_policy import OneRewardTrain, OneRewardTrainSettings
 
 # At import, because ComfyUI 0.3.75 never calls on_load.
 folders.register()

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
-from ..fill.photo import Photo, list_photos, read_photo
-from . import folders, work_folders
-from .host import ComfyHost
+from ..fill.io.photo import Photo, list_photos, read_photo
+from .comfy_host import ComfyHost
+from .paths import folders, work_folders
 
 
 class OneRewardLoadFolder(io.ComfyNode):
@@ -119,9 +119,8 @@ def _outputs() -> list[io.Output]:
 
 
 def folder_names() -> list[str]:
-    """Return the folders that hold pictures, or one line saying where to put one."""
-    found = [name for name in work_folders.picture_folders() if work_folders.is_folder(name)]
-    return found or ["none found: put a folder of pictures into ComfyUI's input folder"]
+    """Return the folders that hold pictures."""
+    return work_folders.picture_folders()
 
 
 def _mask(photo: Photo) -> torch.Tensor:

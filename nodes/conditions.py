@@ -7,13 +7,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..training.data import FILE_NAME, ConditionSet
-from ..training.make_conditions import ConditionsConfig, make_from_folder, make_from_world
-from ..training.sheet import conditions_sheet
-from . import folders, work_folders
-from .host import ComfyHost
+from ..training.charts.contact_sheets import conditions_sheet
+from ..training.data.conditions import FILE_NAME, ConditionSet
+from ..training.data.edit_dataset import ConditionsConfig, make_from_folder
+from .comfy_host import ComfyHost
 from .inputs import config_inputs
-from .types import ConditionsSocket
+from .paths import folders, work_folders
+from .socket_types import ConditionsSocket
 
 KIND = "conditions"
 
@@ -29,17 +29,17 @@ class OneRewardConditions(io.ComfyNode):
             display_name="OneReward Conditions",
             category="OneReward",
             description="Builds a data set to train on: pictures with masks, prompts and tasks, "
-            "from a folder of yours or from the toy world.",
+            "from a folder of yours.",
             inputs=[
                 work_folders.name_input("output/onereward/conditions"),
                 io.Combo.Input(
                     "pictures",
                     options=work_folders.picture_folders(),
                     display_name="pictures",
-                    default=work_folders.TOY_WORLDS[0],
+                    default=work_folders.DEFAULT_EXAMPLE,
                     tooltip="Folder of pictures below ComfyUI's input or output folder; one with "
-                    "a conditions.jsonl is taken as it is. The toy world is what the bundled "
-                    "models know.",
+                    "a conditions.jsonl is taken as it is. The bundled toy scenes are what the "
+                    "bundled models know.",
                 ),
                 *config_inputs(ConditionsConfig),
             ],
@@ -64,8 +64,7 @@ class OneRewardConditions(io.ComfyNode):
         """Change when a picture changes, or when the data set is gone."""
         try:
             made = work_folders.work_folder(KIND, name) / FILE_NAME
-            world = pictures in work_folders.TOY_WORLDS
-            source = () if world else folders.stamp(work_folders.picture_folder(pictures))
+            source = folders.stamp(work_folders.picture_folder(pictures))
         except (ValueError, FileNotFoundError, TypeError):
             return ()
         return source, made.is_file()
@@ -75,11 +74,8 @@ class OneRewardConditions(io.ComfyNode):
         """Build the data set, or open it if the folder is one."""
         config, host = ConditionsConfig(**rest), ComfyHost(cls.hidden.unique_id)
         folder = work_folders.work_folder(KIND, name)
-        if split := work_folders.world_split(pictures):
-            made = make_from_world(folder, split, config, host)
-        else:
-            place = work_folders.picture_folder(pictures)
-            is_made = (place / FILE_NAME).is_file()
-            made = ConditionSet(place) if is_made else make_from_folder(folder, place, config, host)
+        place = work_folders.picture_folder(pictures)
+        is_made = (place / FILE_NAME).is_file()
+        made = ConditionSet(place) if is_made else make_from_folder(folder, place, config, host)
         host.say(f"{made.summary()} in {made.folder}")
         return io.NodeOutput(made, conditions_sheet(made))

@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..fill.task import Task
-from .types import JudgeSocket
+from .socket_types import JudgeSocket
 
 
 def config_inputs(config: type[Any], names: Sequence[str] = ()) -> list[io.Input]:

@@ -24,13 +24,13 @@ from ..reward.metrics import quoted
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..reward.score import METHODS, Contest
-from ..reward.table import Rows, table_picture, table_text
-from ..training.save_ranking import picked_group, save_ranking
-from . import folders, work_folders
-from .host import ComfyHost
+from ..training.charts.tables import Rows, table_picture, table_text
+from ..training.data.ranking import picked_group, save_ranking
+from .comfy_host import ComfyHost
 from .inputs import config_inputs, judge_input, task_input, text_input
+from .paths import folders, work_folders
 from .preference import KIND
-from .types import JudgeSocket
+from .socket_types import JudgeSocket
 
 FROM_LOADER = "From OneReward Load Judge."
 _LOADED: weakref.WeakValueDictionary[Hashable, QwenJudge] = weakref.WeakValueDictionary()

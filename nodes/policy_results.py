@@ -9,15 +9,15 @@ from comfy_api.latest import io
 from ..fill.config import FillConfig
 from ..fill.models import DTYPES, FillModels
 from ..reward.qwen_vl import QwenJudge
-from ..reward.table import draw_cells
-from ..training.data import ConditionSet
-from ..training.plot import stack
-from ..training.policy.compare import CompareConfig, compare
-from ..training.policy.merge import save_adapters
-from . import work_folders
-from .host import ComfyHost
+from ..training.charts.plots import stack
+from ..training.charts.tables import draw_cells
+from ..training.data.conditions import ConditionSet
+from ..training.evaluation.compare import CompareConfig, compare
+from ..training.policy.merge_adapters import save_adapters
+from .comfy_host import ComfyHost
 from .inputs import config_inputs
-from .types import ConditionsSocket, FillModelSocket, JudgeSocket, SettingsSocket
+from .paths import work_folders
+from .socket_types import ConditionsSocket, FillModelSocket, JudgeSocket, SettingsSocket
 
 
 class OneRewardSaveAdapter(io.ComfyNode):

@@ -14,15 +14,15 @@ from ..fill.fingerprint import fingerprint
 from ..fill.models import FillModels
 from ..reward.preference import GROUPS, PAIRS, PreferenceSet
 from ..reward.qwen_vl import QwenJudge
-from ..training.collect import CollectConfig, groups_of
-from ..training.data import ConditionSet
+from ..training.charts.contact_sheets import candidates_sheet
+from ..training.data.conditions import ConditionSet
+from ..training.data.generate import CollectConfig, groups_of
+from ..training.data.label import LabelConfig
 from ..training.jobs import CollectJob, LabelJob, describe_judge, describe_models
-from ..training.label import LabelConfig
-from ..training.sheet import candidates_sheet
-from . import folders, work_folders
-from .host import ComfyHost
+from .comfy_host import ComfyHost
 from .inputs import config_inputs
-from .types import ConditionsSocket, FillModelSocket, JudgeSocket, PreferencesSocket
+from .paths import folders, work_folders
+from .socket_types import ConditionsSocket, FillModelSocket, JudgeSocket, PreferencesSocket
 
 KIND = "preferences"
 DEFAULTS = CollectConfig()

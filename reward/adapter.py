@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..fill.files import TensorInfo, read_header, read_json
+from ..fill.io.files import TensorInfo, read_header, read_json
 from .judge import JudgeError
 from .query import TEMPLATE_VERSION
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..fill.files import read_json, read_text
+from ..fill.io.files import read_json, read_text
 from .judge import JudgeError
 
 YES, NO = "Yes", "No"

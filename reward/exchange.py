@@ -21,7 +21,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..fill.files import UNREADABLE, read_text
+from ..fill.io.files import UNREADABLE, read_text
 from ..fill.task import Dimension, Task
 from .preference import PAIRS, Preference, PreferenceSet, by_split, to_line
 from .query import Query

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..fill.geometry import Box, context_box
 from ..fill.host import Host
-from ..fill.mask import bounding_box
+from ..fill.image.geometry import Box, context_box
+from ..fill.image.mask import bounding_box
 from ..fill.task import Dimension, Task
 from .judge import Judgement
 from .memory import judging_bytes

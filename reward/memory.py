@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..fill.files import read_json
+from ..fill.io.files import read_json
 from ..fill.task import TASKS
 from .judge import judge_folder
 from .qwen_vl import QwenJudge

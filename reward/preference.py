@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..fill.files import read_text
+from ..fill.io.files import read_text
 from ..fill.task import TASKS, Dimension, Task
 
 PAIRS = "metadata.jsonl"

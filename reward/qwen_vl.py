@@ -17,9 +17,9 @@ from torch import nn
 
 from ..fill.checkpoint.packing import expansion_bytes, pack_linears, packed_bytes
 from ..fill.config import PACKED_PRECISIONS
-from ..fill.file_digest import fingerprint_files
-from ..fill.files import num_bytes, read_json, read_weights, tensor_bytes
-from ..fill.parts import Part
+from ..fill.io.file_digest import fingerprint_files
+from ..fill.io.files import num_bytes, read_json, read_weights, tensor_bytes
+from ..fill.memory.components import Part
 from .adapter import WEIGHTS, check_adapter, put_on, read_notes
 from .chat import Chat
 from .judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, JudgeError, judge_folder

@@ -19,16 +19,16 @@ from ..reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..reward.report import JudgeReport, write_report
-from .benchmark.config import BenchmarkConfig
-from .benchmark.report import Report
-from .benchmark.run import Contenders, benchmark
-from .collect import CollectConfig, collect
-from .data import ConditionSet
+from .data.conditions import ConditionSet
+from .data.generate import CollectConfig, collect
+from .data.label import LABELLERS, LabelConfig, LabelReport, label
+from .evaluation.config import BenchmarkConfig
+from .evaluation.report import Report
+from .evaluation.run import Contenders, benchmark
 from .judge.report import ReportConfig, report_on_judge, save_report
-from .label import LABELLERS, LabelConfig, LabelReport, label
-from .pretrain.config import JsonConfig
-from .pretrain.run import write_text
-from .processes import Processes
+from .runs.config import JsonConfig
+from .runs.distributed import Processes
+from .runs.files import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class LabelJob(JsonConfig):
         judge: QwenJudge | None = None,
     ) -> LabelReport:
         """Label what is not labelled; arguments as for :meth:`CollectJob.run`."""
-        from .labellers import make_labeller  # with the whole toy world; nodes start without
+        from .data.labellers import make_labeller
 
         config = make_config(LabelConfig, self.settings)
         if judge is None and self.judge and config.labeller == LABELLERS[0]:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onereward.fill import fused
-from onereward.fill.attention import ORDER, is_hopper
-from onereward.fill.guidance import Conditioning, Prompt
-from onereward.fill.latents import position_ids
+from onereward.fill.sampling.guidance import Conditioning, Prompt
+from onereward.fill.sampling.latents import position_ids
+from onereward.fill.transformer import fused
+from onereward.fill.transformer.attention import ORDER, is_hopper
 
 TRUE_CFG = 4.0
 

@@ -13,14 +13,19 @@ from timing import first_call_s, host_ms, interleave, peak_bytes, spread
 from torch import Tensor
 from variants import TRUE_CFG, Variants, build
 
-from onereward.fill import fused
-from onereward.fill.guidance import Conditioning, make_velocity
 from onereward.fill.local_host import LocalHost
-from onereward.fill.modulation import HostLinear, make_table, modulated_norms, place_modulation
-from onereward.fill.parts import Part
-from onereward.fill.recompute import checkpoint_blocks
-from onereward.fill.sampler import sample
-from onereward.fill.schedule import make_sigmas
+from onereward.fill.memory.components import Part
+from onereward.fill.sampling.guidance import Conditioning, make_velocity
+from onereward.fill.sampling.sampler import sample
+from onereward.fill.sampling.schedule import make_sigmas
+from onereward.fill.transformer import fused
+from onereward.fill.transformer.modulation import (
+    HostLinear,
+    make_table,
+    modulated_norms,
+    place_modulation,
+)
+from onereward.fill.transformer.recompute import checkpoint_blocks
 
 SCHEDULER = {
     "num_train_timesteps": 1000,

@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from ..files import TensorInfo
+from ..io.files import TensorInfo
 
 MAGIC = b"GGUF"
 PLAIN = ("F32", "F16", "BF16", "F64")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .stored import Checkpoint
+from .stored_tensors import Checkpoint
 
 SLOTS = {
     "transformer": "a FLUX.1 Fill transformer",

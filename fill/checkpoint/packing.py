@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ..files import TensorInfo
+from ..io.files import TensorInfo
 from .codec import FP8, NF4, NF4_BLOCK, PLAIN, is_quantised, nf4_codes
 from .linear import QuantisedLinear
 

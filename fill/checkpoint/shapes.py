@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .identify import Found
-from .stored import Checkpoint
+from .stored_tensors import Checkpoint
 
 FLUX_VAE_SCALING = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
 FLUX_VAE_LATENTS = 16

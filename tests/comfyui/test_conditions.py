@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from onereward.training.data import ConditionSet
+from onereward.training.data.conditions import ConditionSet
 from support.client import ComfyClient, Graph
 from support.graph import GraphBuilder, output
 from support.server import ComfyServer

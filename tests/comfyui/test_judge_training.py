@@ -17,7 +17,7 @@ from onereward import cli
 from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import BUNDLED_FOLDER
 from onereward.reward.preference import CandidateGroup, Preference, PreferenceSet
-from onereward.training.data import save_picture
+from onereward.training.data.conditions import save_picture
 from onereward.training.jobs import CollectJob
 from support.client import ApiError, ComfyClient, Event, Graph
 from support.graph import GraphBuilder, Link, output

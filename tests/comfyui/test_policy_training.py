@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from onereward import cli
 from onereward.training.policy.config import PolicyTrainConfig
-from onereward.training.pretrain.run import saved_step
+from onereward.training.runs.directory import saved_step
 from support.client import ComfyClient, Event, Graph, Job
 from support.edits import EditGraph
 from support.graph import Link, output

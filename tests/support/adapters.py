@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from onereward.training.policy.adapter import write_adapter
+from onereward.training.policy.adapter_file import write_adapter
 
 from .models import bundled_models
 

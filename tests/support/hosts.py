@@ -9,7 +9,7 @@ import torch
 
 from onereward.fill.host import Preview
 from onereward.fill.local_host import LocalHost
-from onereward.fill.parts import Part
+from onereward.fill.memory.components import Part
 
 
 class CancelledError(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from onereward.training.judge.build import JudgeShape, build_judge
+from onereward.lab.judge.build import JudgeShape, build_judge
 
 BUNDLED_LIKE = JudgeShape(
     width=64,

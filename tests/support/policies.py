@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from onereward.fill.task import Task
-from onereward.training.data import Condition, write_conditions
+from onereward.training.data.conditions import Condition, write_conditions
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import Loaded, load
 

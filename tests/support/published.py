@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from onereward.training.pretrain.tokenizers import build_clip_tokenizer, build_t5_tokenizer
+from onereward.lab.base_model.tokenizers import build_clip_tokenizer, build_t5_tokenizer
 
 # Source: the configs of black-forest-labs/FLUX.1-Fill-dev, with num_layers cut.
 TRANSFORMER = {

@@ -12,20 +12,20 @@ import torch
 from safetensors.torch import save_file
 
 from onereward.fill.task import Task
+from onereward.lab.reproduce.config import ReproduceConfig
+from onereward.lab.reproduce.judges import BUNDLED, NAIVE, judge_folder
+from onereward.lab.reproduce.measure import BASE, VOTED, tested_models
+from onereward.lab.reproduce.policies import HACKED, ablation_runs, supervised_runs
+from onereward.lab.reproduce.stage import Context
 from onereward.reward.report import sign_test, wilson_interval
-from onereward.training.data import Condition, write_conditions
-from onereward.training.host import TrainingHost
-from onereward.training.policy.adapter import write_adapter
+from onereward.training.data.conditions import Condition, write_conditions
+from onereward.training.policy.adapter_file import write_adapter
 from onereward.training.policy.config import DYNAMIC, FIXED
 from onereward.training.policy.run import ADAPTER
-from onereward.training.reproduce.config import ReproduceConfig
-from onereward.training.reproduce.judges import BUNDLED, NAIVE, judge_folder
-from onereward.training.reproduce.measure import BASE, VOTED, tested_models
-from onereward.training.reproduce.policies import HACKED, ablation_runs, supervised_runs
-from onereward.training.reproduce.stage import Context
+from onereward.training.runs.hosts import TrainingHost
 from support.machine import ROOT
 
-PLANS = ROOT / "training" / "reproduce"
+PLANS = ROOT / "lab" / "reproduce" / "plans"
 QUICK, FULL = PLANS / "quick.json", PLANS / "full.json"
 TASKS = [task.value for task in Task]
 CELL = {"num_pairs": 8, "accuracy": 0.75, "low": 0.4, "high": 0.93, "swap_consistency": 0.5}

@@ -11,10 +11,10 @@ import pytest
 
 from onereward import cli
 from onereward.cli.headless import STOPPED, run_headless
-from onereward.fill.memory import NotEnoughMemory
+from onereward.fill.memory.plan import NotEnoughMemory
 from onereward.reward.judge import JudgeError
-from onereward.training.host import Stopped
-from onereward.training.pretrain.run import NotFinite
+from onereward.training.runs.hosts import Stopped
+from onereward.training.runs.loop import NotFinite
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from onereward import cli
 from onereward.fill.config import FillConfig
-from onereward.fill.photo import list_photos, read_photo, save_photo
+from onereward.fill.io.photo import list_photos, read_photo, save_photo
 from onereward.fill.pipeline import run_fill
 from onereward.fill.request import FillRequest
 from onereward.fill.task import Task

@@ -15,7 +15,7 @@ import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-NOT_PACKAGES = {"benchmarks", "scripts", "tests"}
+NOT_PACKAGES = {"benchmarks", "lab", "scripts", "tests"}
 DATA_FOLDERS = {"assets", "web", "workflows"}
 FORBIDDEN_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "numpy"}
 

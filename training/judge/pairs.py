@@ -12,7 +12,7 @@ from torch import Tensor
 from ...reward.judging import VIEWS, View
 from ...reward.preference import CandidateGroup, Preference, PreferenceSet
 from ...reward.query import Query
-from ..data import picture_size, read_picture
+from ..data.conditions import picture_size, read_picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

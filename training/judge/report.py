@@ -16,18 +16,12 @@ from ...reward.judging import VIEWS
 from ...reward.memory import judging_bytes
 from ...reward.preference import PreferenceSet, by_split
 from ...reward.qwen_vl import QwenJudge
-from ...reward.report import (
-    JudgeReport,
-    make_report,
-    report_cells,
-    report_table,
-    write_report,
-)
-from ...reward.table import draw_cells
-from ..plot import Series, plot, stack
-from ..pretrain.run import write_text
-from ..processes import Processes
-from .evaluate import BATCH, answer_pairs
+from ...reward.report import JudgeReport, make_report, report_cells, report_table, write_report
+from ..charts.plots import Series, plot, stack
+from ..charts.tables import draw_cells
+from ..runs.distributed import Processes
+from ..runs.files import write_text
+from .pair_answers import BATCH, answer_pairs
 from .pairs import check_pairs, spread
 
 log = logging.getLogger("onereward.training")

@@ -13,14 +13,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ...fill.host import Host
-from ...fill.memory import NotEnoughMemory, is_out_of_memory
+from ...fill.memory.plan import NotEnoughMemory, is_out_of_memory
 from ...reward.adapter import read_notes
 from ...reward.report import JudgeReport
-from ..host import TrainingHost
-from ..pretrain.run import Clock, RunFolder, first_snapshot, forget_unstarted, saved_step
-from ..processes import Processes
+from ..charts.judge_curve import draw_curve
+from ..runs.directory import RunFolder, first_snapshot, forget_unstarted, saved_step
+from ..runs.distributed import Processes
+from ..runs.hosts import TrainingHost
+from ..runs.loop import Clock
 from .config import JudgeTrainConfig
-from .curve import draw_curve
 from .memory import training_bytes
 from .pairs import check_pairs, spread
 from .trainer import JudgeTrainer, result_folder, trained_parameters

@@ -19,18 +19,14 @@ from ...reward.judge import JudgeError, judge_folder
 from ...reward.preference import Preference, PreferenceSet, by_split
 from ...reward.qwen_vl import RESULT, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
-from ..host import TrainingHost
-from ..objective import preference_loss
-from ..pretrain.run import (
-    NotFinite,
-    Snapshot,
-    flatten_optimizer,
-    restore_optimizer,
-    step_generator,
-)
-from ..processes import Processes
+from ..objectives import preference_loss
+from ..runs.directory import Snapshot
+from ..runs.distributed import Processes
+from ..runs.hosts import TrainingHost
+from ..runs.loop import NotFinite, step_generator
+from ..runs.optimizer_state import flatten_optimizer, restore_optimizer
 from .config import JudgeTrainConfig
-from .evaluate import answer_pairs, ask_both_ways, on_device
+from .pair_answers import answer_pairs, ask_both_ways, on_device
 from .pairs import Jitter, draw_batch, pictures_of, spread
 
 

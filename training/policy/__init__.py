@@ -1,1 +1,1 @@
-"""The parts of policy training; the algorithm itself is `training/loop.py`."""
+"""The parts of policy training; the algorithm itself is `training/policy/loop.py`."""

@@ -16,7 +16,7 @@ from ...fill.config import (
 from ...fill.recipe import Recipe, Settings, settle
 from ...fill.task import Task
 from ...reward.judge import JudgeConfig
-from ..pretrain.config import RunConfig, require
+from ..runs.config import RunConfig, require
 
 FIXED, DYNAMIC = "fixed", "dynamic"
 LORA, FULL = "lora", "full"
@@ -50,9 +50,9 @@ class PolicyTrainConfig(RunConfig):
     held_out_judge: dict[str, Any] = field(default_factory=dict)
     """A judge that no gradient ever sees; it watches for reward hacking and picks the best step.
     Empty: none."""
-    oracle_control: bool = False
-    """Control experiment only: conditions of the toy world, whose truth is known, and minus the
-    error against it as the reward. No judge takes part, and no real data has such a truth."""
+    external_reward: bool = False
+    """The caller of ``train_policy`` hands in a reward that takes the place of the judges, as a
+    laboratory's control experiment does; such a run cannot be started from its file alone."""
     log_every: int = 1
     """Steps between two lines of the log; the curve has every step."""
     max_minutes: float = 1e6
@@ -280,12 +280,12 @@ class PolicyTrainConfig(RunConfig):
             "judges is empty; connect a judge, or name the folder of one",
         )
         require(
-            self.needs_reward or not self.oracle_control,
-            "oracle_control is a reward, but the objective is supervised; set it to reward",
+            self.needs_reward or not self.external_reward,
+            "external_reward is a reward, but the objective is supervised; set it to reward",
         )
         require(
-            not (self.oracle_control and self.judges),
-            "oracle_control takes the place of judges; leave judges empty",
+            not (self.external_reward and self.judges),
+            "external_reward takes the place of judges; leave judges empty",
         )
         require(
             not (self.reference_pool and self.algorithm == DYNAMIC),
@@ -310,7 +310,7 @@ class PolicyTrainConfig(RunConfig):
     @property
     def needs_judge(self) -> bool:
         """Whether a judge compares them."""
-        return self.needs_reward and not self.oracle_control
+        return self.needs_reward and not self.external_reward
 
     def task_weights(self) -> dict[Task, float]:
         """Return how often each task is drawn, not normalised."""

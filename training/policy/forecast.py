@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...fill.host import Host
-from ...fill.latents import vae_factor
-from ...fill.memory import sample_bytes
+from ...fill.memory.plan import sample_bytes
 from ...fill.models import FillModels
+from ...fill.sampling.latents import vae_factor
 from ...reward.judging import VIEWS
 from ...reward.memory import judging_bytes, towers_of
 from ...reward.qwen_vl import QwenJudge

@@ -11,12 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...fill.file_digest import fingerprint_files
 from ...fill.fingerprint import fingerprint
+from ...fill.io.file_digest import fingerprint_files
 from ...fill.models import FillModels
 from ...reward.qwen_vl import QwenJudge
-from ..data import FILE_NAME
-from ..pretrain.run import write_text
+from ..data.conditions import FILE_NAME
+from ..runs.files import write_text
 from .config import PolicyTrainConfig
 from .gate import Gate
 

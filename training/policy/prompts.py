@@ -8,13 +8,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from ...fill.guidance import Prompt
 from ...fill.host import Host
 from ...fill.models import FillModels
+from ...fill.sampling.guidance import Prompt
+from ...fill.sampling.text import encode_prompts
 from ...fill.task import TASKS, Task
-from ...fill.text import encode_prompts
-from ..data import Condition
-from ..pretrain.run import write_tensors
+from ..data.conditions import Condition
+from ..runs.files import write_tensors
 
 _AT_ONCE = 8
 """Prompts per call of the encoders; a cancel waits for one call."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..pretrain.run import write_tensors
+from ..runs.files import write_tensors
 from .samples import Sample
 
 

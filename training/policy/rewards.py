@@ -15,18 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...fill.canvas import Job
 from ...fill.host import Host
-from ...fill.latents import decode_latents, unpack_latents, vae_factor
+from ...fill.image.canvas import Job
 from ...fill.models import FillModels
-from ...fill.task import Task
+from ...fill.sampling.latents import decode_latents, unpack_latents, vae_factor
 from ...reward.judging import VIEWS, View
 from ...reward.qwen_vl import QwenJudge
-from ...world.conditions import Conditions, draw_conditions, join_conditions
-from ...world.oracle import judge_with_gradient
 from ..judge.pairs import Jitter
-from ..make_conditions import scene_of
-from ..objective import reward_loss
+from ..objectives import reward_loss
 from .config import OFF, WORST, PolicyTrainConfig
 from .forecast import reward_bytes
 from .samples import Batch, Sample
@@ -63,6 +59,10 @@ class Reward(Protocol):
             reference: The reference's, likewise.
         """
         ...
+
+
+RewardFactory = Callable[[PolicyTrainConfig, FillModels, Host], Reward]
+"""Makes a run's reward where it is not the judges'; see ``external_reward``."""
 
 
 class Decoder:
@@ -229,63 +229,6 @@ def _shown(judged: Judged, kind: str) -> Pair:
     view = View(kind=kind, mask=judged.mask[None], source=source)
     first, second = (view.show(picture.permute(1, 2, 0)) for picture in judged.pair)
     return first, second
-
-
-class OracleReward:
-    """The control experiment: the oracle's own scores of a toy scene as the reward; no judge.
-
-    It tells a loop that does not work from a judge that does not: with this reward, quality has to
-    rise. It drives a loss with what no real user has, so nothing else may use it.
-    """
-
-    needs_reference = False
-
-    def __init__(self, config: PolicyTrainConfig, models: FillModels, host: Host) -> None:
-        self._config, self._models, self._host = config, models, host
-        self.decoder = Decoder(models, config.paste_back, host.check_cancelled)
-
-    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
-        """See :class:`Reward`; the loss is 1 - the mean score, and the reference takes no part.
-
-        Raises:
-            ValueError: A condition is no scene of the toy world.
-        """
-        del reference
-        room = reward_bytes(self._config, self._models, (), batch.size, len(batch.jobs))
-        scenes = join_conditions(
-            [_scene(job, s) for job, s in zip(batch.jobs, batch.samples, strict=True)]
-        )
-        with self._host.resident(self._models.vae, activation_bytes=room), torch.enable_grad():
-            leaf = x0.detach().requires_grad_(True)
-            shown = torch.stack(self.decoder.pictures(batch, leaf)).cpu()
-            scores = judge_with_gradient(shown, scenes).scores
-            losses = 1 - torch.stack(list(scores.values()), 1).nanmean(1)
-            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        cells = [{k: float(v[i]) for k, v in scores.items()} for i in range(len(losses))]
-        return Verdict(
-            gradient=gradient,
-            losses=losses.detach(),
-            scores=tuple(
-                {f"{sample.condition.task.value}.{k}": v for k, v in cell.items() if v == v}
-                for sample, cell in zip(batch.samples, cells, strict=True)
-            ),
-        )
-
-
-def _scene(job: Job, sample: Sample) -> Conditions:
-    """Draw the toy scene of an edit again."""
-    name = sample.condition.name
-    scene = scene_of(name)
-    if scene is None:
-        raise ValueError(f"{name} is no scene of the toy world; oracle_control knows no other")
-    height, width = job.canvas.shape[:2]
-    if job.content != (width, height):
-        raise ValueError(
-            f"{name} is {width}x{height} px but sampled at {job.content[0]}x{job.content[1]}; "
-            f"oracle_control needs target_size {width}"
-        )
-    split, task, number = scene
-    return draw_conditions(split, number, torch.tensor([list(Task).index(task)]))
 
 
 def _scores(sample: Sample, answers: Tensor) -> Scores:

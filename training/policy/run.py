@@ -13,31 +13,24 @@ import torch
 from torch import Tensor
 
 from ...fill.host import Host
-from ...fill.memory import NotEnoughMemory, is_out_of_memory
-from ..data import ConditionSet, read_picture, save_picture
-from ..loop import PolicyTrainer, Surroundings
-from ..pretrain.run import (
-    Clock,
-    RunFolder,
-    Snapshot,
-    first_snapshot,
-    forget_unstarted,
-    remove,
-    replace_by_copy,
-    saved_step,
-)
-from ..processes import Processes
-from .adapter import write_adapter
+from ...fill.memory.plan import NotEnoughMemory, is_out_of_memory
+from ..charts.dashboard import draw_board
+from ..data.conditions import ConditionSet, read_picture, save_picture
+from ..runs.directory import RunFolder, Snapshot, first_snapshot, forget_unstarted, saved_step
+from ..runs.distributed import Processes
+from ..runs.files import remove, replace_by_copy
+from ..runs.loop import Clock
+from ..runs.tensorboard import TensorBoard
+from .adapter_file import write_adapter
 from .config import LORA, PolicyTrainConfig
 from .forecast import Forecast, make_forecast, memory_advice
 from .gate import gate_of
 from .inputs import check_inputs, digests_of, keep_inputs
-from .loaded import Loaded, load
-from .looks.board import draw_board
-from .looks.tensorboard import TensorBoard
-from .looks.watch import Watch, last_scores
+from .loop import PolicyTrainer, Surroundings
+from .monitoring.monitor import Watch, last_scores
 from .references import ReferenceStore
-from .rewards import JudgeReward, OracleReward, Reward
+from .rewards import JudgeReward, Reward
+from .run_models import Loaded, load
 from .samples import SampleSource
 from .sharding import make_sharding
 from .supervised import SupervisedTrainer
@@ -110,12 +103,17 @@ def check(config: PolicyTrainConfig, host: Host, loaded: Loaded) -> Forecast:
 
     Raises:
         JudgeError: A judge cannot answer Yes and No.
-        ValueError: All weights are to learn, but they are packed.
+        ValueError: All weights are to learn, but they are packed; or the reward is missing.
     """
     if config.mode != LORA and loaded.models.transformer_source.is_quantised:
         raise ValueError(
             f"mode full trains all weights, but those of {loaded.models.transformer_source.path} "
             "are packed and frozen; set mode to lora, or choose a bf16 or fp16 file"
+        )
+    if config.external_reward and loaded.reward is None:
+        raise ValueError(
+            "external_reward is on, but no reward was handed in; start this run from the program "
+            "that made it, or connect a judge"
         )
     for judge in loaded.all_judges:
         _ = judge.answer_ids
@@ -181,8 +179,8 @@ class PolicyRun:
             references=ReferenceStore(self.folder.path / "references"),
         )
         reward: Reward
-        if config.oracle_control:
-            reward = OracleReward(config, loaded.models, host)
+        if loaded.reward is not None:
+            reward = loaded.reward(config, loaded.models, host)
         else:
             reward = JudgeReward(config, loaded.models, loaded.judges, host)
         stored = first_snapshot(self.folder, config)

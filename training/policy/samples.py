@@ -14,20 +14,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...fill.canvas import Job, make_jobs
-from ...fill.denoise import draw_noise
-from ...fill.encode import Encoded, encode_job
-from ...fill.guidance import Conditioning, Prompt
 from ...fill.host import Host
-from ...fill.latents import pack_latents, position_ids
-from ...fill.memory import Plan
+from ...fill.image.canvas import Job, make_jobs
+from ...fill.memory.plan import Plan
 from ...fill.models import FillModels
-from ...fill.schedule import make_sigmas
+from ...fill.sampling.denoise import draw_noise
+from ...fill.sampling.encode import Encoded, encode_job
+from ...fill.sampling.guidance import Conditioning, Prompt
+from ...fill.sampling.latents import pack_latents, position_ids
+from ...fill.sampling.schedule import make_sigmas
 from ...fill.task import Task
 from ...reward.preference import split_of
 from ...reward.query import Query, queries_for
-from ..data import Condition, ConditionSet
-from ..pretrain.run import step_generator
+from ..data.conditions import Condition, ConditionSet
+from ..runs.loop import step_generator
 from .config import PolicyTrainConfig
 from .gate import Gate
 from .prompts import PromptStore, model_prompt

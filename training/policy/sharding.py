@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..pretrain.config import require
-from ..processes import Processes
+from ..runs.config import require
+from ..runs.distributed import Processes
 from .config import ADAM, LORA, PolicyTrainConfig
 
 

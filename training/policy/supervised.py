@@ -15,9 +15,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...fill.guidance import Conditioning
-from ...fill.sampler import add_noise
-from ..loop import PolicyTrainer
+from ...fill.sampling.guidance import Conditioning
+from ...fill.sampling.sampler import add_noise
+from .loop import PolicyTrainer
 from .rewards import Verdict
 from .samples import Batch
 

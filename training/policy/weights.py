@@ -15,23 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...fill.adapters import apply_adapters
+from ...fill.checkpoint.adapters import apply_adapters
 from ...fill.checkpoint.modules import empty_module
-from ...fill.fused import apply_kernels, detach
 from ...fill.models import FillModels
-from ...fill.modulation import return_modulation
-from ...fill.recompute import checkpoint_blocks
-from ..pretrain.run import Snapshot, flatten_optimizer, restore_optimizer
-from ..processes import Processes
-from .config import (
-    ADAM_8BIT,
-    ATTENTION,
-    DYNAMIC,
-    KEEP_ATTENTION,
-    LORA,
-    OFF,
-    PolicyTrainConfig,
-)
+from ...fill.transformer.fused import apply_kernels, detach
+from ...fill.transformer.modulation import return_modulation
+from ...fill.transformer.recompute import checkpoint_blocks
+from ..runs.directory import Snapshot
+from ..runs.distributed import Processes
+from ..runs.optimizer_state import flatten_optimizer, restore_optimizer
+from .config import ADAM_8BIT, ATTENTION, DYNAMIC, KEEP_ATTENTION, LORA, OFF, PolicyTrainConfig
 from .sharding import Sharding, own
 
 NAME = "policy"

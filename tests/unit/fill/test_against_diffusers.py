@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from onereward.fill.canvas import make_jobs
 from onereward.fill.config import FillConfig
-from onereward.fill.denoise import SampleSpec, denoise, draw_noise
-from onereward.fill.encode import Encoded, encode_job
-from onereward.fill.latents import pack_latents, pack_mask, unpack_latents
-from onereward.fill.memory import Plan
+from onereward.fill.image.canvas import make_jobs
+from onereward.fill.memory.plan import Plan
 from onereward.fill.recipe import settle
 from onereward.fill.request import FillRequest
+from onereward.fill.sampling.denoise import SampleSpec, denoise, draw_noise
+from onereward.fill.sampling.encode import Encoded, encode_job
+from onereward.fill.sampling.latents import pack_latents, pack_mask, unpack_latents
+from onereward.fill.sampling.text import encode_prompts
 from onereward.fill.task import Task
-from onereward.fill.text import encode_prompts
 from support.hosts import RecordingHost
 from support.models import BUNDLED, bundled_models
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from onereward.fill import file_digest as module
 from onereward.fill.config import ModelConfig
 from onereward.fill.fingerprint import fingerprint
+from onereward.fill.io import file_digest as module
 from onereward.fill.models import FillModels, load_fill_models
 from support.adapters import make_adapter
 from support.models import BUNDLED, bundled_models

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from onereward.fill.config import ModelConfig
-from onereward.fill.files import read_header, read_weights
+from onereward.fill.io.files import read_header, read_weights
 from onereward.fill.models import load_fill_models
 from onereward.fill.recipe import FLUX_FILL
 from support.hosts import RecordingHost

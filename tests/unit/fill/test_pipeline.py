@@ -9,13 +9,13 @@ import torch
 
 from onereward.fill import pipeline
 from onereward.fill.config import FillConfig
-from onereward.fill.geometry import Extension
-from onereward.fill.latents import unpack_latents
-from onereward.fill.memory import NotEnoughMemory
+from onereward.fill.image.geometry import Extension
+from onereward.fill.memory.plan import NotEnoughMemory
 from onereward.fill.native import prepare_native
 from onereward.fill.pipeline import run_fill
 from onereward.fill.recipe import ONEREWARD
 from onereward.fill.request import FillRequest, FillResult
+from onereward.fill.sampling.latents import unpack_latents
 from onereward.fill.task import Task
 from support.hosts import CancelledError, RecordingHost
 from support.models import bundled_models
@@ -328,7 +328,7 @@ def test_little_free_memory_means_one_prompt_at_a_time() -> None:
 
 
 def _bytes_of_one_row() -> int:
-    from onereward.fill.memory import sample_bytes
+    from onereward.fill.memory.plan import sample_bytes
 
     models = bundled_models()
     return sample_bytes(models, 1, (64 // models.multiple) ** 2)

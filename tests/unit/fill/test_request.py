@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from onereward.fill.geometry import Extension
+from onereward.fill.image.geometry import Extension
 from onereward.fill.request import FillRequest
 from onereward.fill.task import TASKS, Dimension, Task, dimensions_for, text_prompt
 

@@ -13,7 +13,10 @@ import pytest
 def nodes(comfy_base: Path) -> ModuleType:
     """Return the package ``onereward.nodes``."""
     del comfy_base  # for the import of ComfyUI
-    for name in ("folders", "model_files", "host", "hub", "inputs", "load", "fill", "config"):
+    for name in (
+        *("paths.folders", "paths.model_files", "paths.hub"),
+        *("comfy_host", "inputs", "loaders", "edit", "settings"),
+    ):
         importlib.import_module(f"onereward.nodes.{name}")
     return importlib.import_module("onereward.nodes")
 

@@ -36,15 +36,20 @@ def test_lists_what_is_there_and_nothing_else(nodes: ModuleType, models_dir: Pat
     (models_dir / "diffusers" / "broken" / "model_index.json").write_text("{", encoding="utf-8")
     (models_dir / "loras" / "removal.safetensors").write_bytes(b"")
     (models_dir / "loras" / "old.ckpt").write_bytes(b"")
-    assert nodes.folders.model_names() == [
-        *(nodes.folders.BUNDLED, "FLUX.1-Fill-dev", "owner/mine", nodes.folders.NO_FOLDER),
+    assert nodes.paths.folders.model_names() == [
+        *(
+            nodes.paths.folders.BUNDLED,
+            "FLUX.1-Fill-dev",
+            "owner/mine",
+            nodes.paths.folders.NO_FOLDER,
+        ),
     ]
-    assert nodes.folders.transformer_names() == [
-        nodes.folders.FROM_MODEL,
+    assert nodes.paths.folders.transformer_names() == [
+        nodes.paths.folders.FROM_MODEL,
         "OneReward/flux.1-fill-dev-OneReward-transformer",
     ]
-    bundled = list(nodes.folders.bundled_adapters())
-    assert nodes.folders.adapter_names() == ["removal.safetensors", *bundled]
+    bundled = list(nodes.paths.folders.bundled_adapters())
+    assert nodes.paths.folders.adapter_names() == ["removal.safetensors", *bundled]
 
 
 def test_bundled_adapters_come_last_and_are_found(
@@ -53,31 +58,31 @@ def test_bundled_adapters_come_last_and_are_found(
     (tmp_path / "adapters").mkdir()
     file = tmp_path / "adapters" / "fixed.safetensors"
     file.write_bytes(b"")
-    monkeypatch.setattr(nodes.folders, "ASSETS", tmp_path)
+    monkeypatch.setattr(nodes.paths.folders, "ASSETS", tmp_path)
     (models_dir / "loras" / "mine.safetensors").write_bytes(b"")
-    own, bundled = nodes.folders.adapter_names()
-    assert (own, bundled) == ("mine.safetensors", f"{nodes.folders.BUNDLED}/fixed")
-    assert nodes.folders.adapter_file(bundled) == file
+    own, bundled = nodes.paths.folders.adapter_names()
+    assert (own, bundled) == ("mine.safetensors", f"{nodes.paths.folders.BUNDLED}/fixed")
+    assert nodes.paths.folders.adapter_file(bundled) == file
     with pytest.raises(FileNotFoundError, match="models/loras"):
-        nodes.folders.adapter_file(f"{nodes.folders.BUNDLED}/../fixed")
+        nodes.paths.folders.adapter_file(f"{nodes.paths.folders.BUNDLED}/../fixed")
 
 
 def test_empty_adapter_list_says_where_to_put_files(
     nodes: ModuleType, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(nodes.folders, "ASSETS", tmp_path)
-    (name,) = nodes.folders.adapter_names()
+    monkeypatch.setattr(nodes.paths.folders, "ASSETS", tmp_path)
+    (name,) = nodes.paths.folders.adapter_names()
     assert "models/loras" in name
     with pytest.raises(FileNotFoundError, match="models/loras"):
-        nodes.folders.adapter_file(name)
+        nodes.paths.folders.adapter_file(name)
 
 
 def test_finds_by_name(nodes: ModuleType, models_dir: Path):
     model = pipeline(models_dir / "onereward" / "mine")
     other = transformer(models_dir / "diffusers" / "other")
-    assert nodes.folders.model_folder("mine") == model
-    assert nodes.folders.transformer_place("other") == other
-    assert nodes.folders.transformer_place(nodes.folders.FROM_MODEL) is None
+    assert nodes.paths.folders.model_folder("mine") == model
+    assert nodes.paths.folders.transformer_place("other") == other
+    assert nodes.paths.folders.transformer_place(nodes.paths.folders.FROM_MODEL) is None
 
 
 def test_follows_links_inside_a_model_folder(
@@ -86,7 +91,7 @@ def test_follows_links_inside_a_model_folder(
     elsewhere = pipeline(tmp_path_factory.mktemp("disk") / "flux")
     link = models_dir / "diffusers" / "flux"
     link.symlink_to(elsewhere, target_is_directory=True)
-    assert nodes.folders.model_folder("flux") == link
+    assert nodes.paths.folders.model_folder("flux") == link
 
 
 @pytest.mark.parametrize(
@@ -95,15 +100,15 @@ def test_follows_links_inside_a_model_folder(
 def test_names_cannot_leave_the_model_folders(nodes: ModuleType, models_dir: Path, name: str):
     pipeline(models_dir / "secret")
     with pytest.raises(FileNotFoundError, match="choose one from the list"):
-        nodes.folders.model_folder(name)
+        nodes.paths.folders.model_folder(name)
 
 
 def test_absolute_names_are_refused(nodes: ModuleType, models_dir: Path):
     secret = pipeline(models_dir / "secret")
     with pytest.raises(FileNotFoundError):
-        nodes.folders.model_folder(str(secret))
+        nodes.paths.folders.model_folder(str(secret))
     with pytest.raises(FileNotFoundError):
-        nodes.folders.adapter_file(f"../secret/{os.path.basename(secret)}")
+        nodes.paths.folders.adapter_file(f"../secret/{os.path.basename(secret)}")
 
 
 def test_judges_and_their_adapters_are_listed_wherever_they_are(
@@ -124,34 +129,34 @@ def test_judges_and_their_adapters_are_listed_wherever_they_are(
     for folder in places["adapter"]:
         folder.mkdir(parents=True)
         (folder / "adapter_config.json").write_text("{}")
-    judges, adapters = nodes.folders.judge_names(), nodes.folders.judge_adapter_names()
-    assert judges == [nodes.folders.BUNDLED, "qwen", "mine/judge"]
-    assert adapters == [nodes.folders.NO_JUDGE_ADAPTER, "likes-cats", "other/adapter"]
-    assert [nodes.folders.judge_folder(name) for name in judges[1:]] == places["judge"]
-    found = [nodes.folders.judge_adapter_folder(name) for name in adapters]
+    judges, adapters = nodes.paths.folders.judge_names(), nodes.paths.folders.judge_adapter_names()
+    assert judges == [nodes.paths.folders.BUNDLED, "qwen", "mine/judge"]
+    assert adapters == [nodes.paths.folders.NO_JUDGE_ADAPTER, "likes-cats", "other/adapter"]
+    assert [nodes.paths.folders.judge_folder(name) for name in judges[1:]] == places["judge"]
+    found = [nodes.paths.folders.judge_adapter_folder(name) for name in adapters]
     assert found == [None, *places["adapter"]]
     for name in ("../secret", "mine", "", str(places["judge"][0].parent)):
         with pytest.raises(FileNotFoundError):
-            nodes.folders.judge_folder(name)
+            nodes.paths.folders.judge_folder(name)
         with pytest.raises(FileNotFoundError):
-            nodes.folders.judge_adapter_folder(name)
+            nodes.paths.folders.judge_adapter_folder(name)
 
 
 def test_stamp_changes_with_a_file(nodes: ModuleType, models_dir: Path):
     folder = pipeline(models_dir / "onereward" / "mine")
-    before = nodes.folders.stamp(folder)
-    assert nodes.folders.stamp(folder) == before
+    before = nodes.paths.folders.stamp(folder)
+    assert nodes.paths.folders.stamp(folder) == before
     os.utime(folder / "transformer" / "config.json", ns=(1, 1))
-    assert nodes.folders.stamp(folder) != before
-    assert nodes.folders.stamp(folder / "missing") == ()
-    assert nodes.folders.stamp(None) == ()
+    assert nodes.paths.folders.stamp(folder) != before
+    assert nodes.paths.folders.stamp(folder / "missing") == ()
+    assert nodes.paths.folders.stamp(None) == ()
 
 
 def test_registering_keeps_what_a_users_yaml_added(nodes: ModuleType, models_dir: Path):
     import folder_paths
 
     folder_paths.add_model_folder_path("onereward", "/data/models", is_default=True)
-    nodes.folders.register()
+    nodes.paths.folders.register()
     paths, extensions = folder_paths.folder_names_and_paths["onereward"]
     assert paths[0] == "/data/models"
     assert os.path.join(folder_paths.models_dir, "onereward") in paths

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from onereward.fill.modulation import HostLinear
-from onereward.fill.parts import Part
+from onereward.fill.memory.components import Part
+from onereward.fill.transformer.modulation import HostLinear
 
 
 def make_part(name: str = "transformer") -> Part:
@@ -28,7 +28,7 @@ def mm(nodes: ModuleType) -> Iterator[Any]:
 
 
 def test_a_part_is_loaded_at_its_first_use_and_then_managed(nodes: ModuleType, mm: Any):
-    part, host = make_part(), nodes.host.ComfyHost()
+    part, host = make_part(), nodes.comfy_host.ComfyHost()
     assert not part.is_loaded
     with torch.inference_mode(), host.resident(part, activation_bytes=1):
         assert part.is_loaded
@@ -44,7 +44,7 @@ def test_a_part_is_loaded_at_its_first_use_and_then_managed(nodes: ModuleType, m
 
 def test_the_entry_goes_with_its_part(nodes: ModuleType, mm: Any):
     part = make_part()
-    with nodes.host.ComfyHost().resident(part, activation_bytes=1):
+    with nodes.comfy_host.ComfyHost().resident(part, activation_bytes=1):
         pass
     del part
     gc.collect()
@@ -53,8 +53,8 @@ def test_the_entry_goes_with_its_part(nodes: ModuleType, mm: Any):
 
 def test_moves_in_inference_mode_leave_weights_trainable(nodes: ModuleType):
     module = nn.Linear(4, 4)
-    patcher = nodes.host.ManagedModule(
-        nodes.host.Holder(module), torch.device("meta"), torch.device("cpu")
+    patcher = nodes.comfy_host.ManagedModule(
+        nodes.comfy_host.Holder(module), torch.device("meta"), torch.device("cpu")
     )
     with torch.inference_mode():
         # A budget of one byte, as ComfyUI gives where memory is short: still all of it moves.
@@ -66,8 +66,8 @@ def test_moves_in_inference_mode_leave_weights_trainable(nodes: ModuleType):
 
 def test_weights_that_stay_in_host_memory_are_not_counted(nodes: ModuleType):
     module = nn.Sequential(nn.Linear(4, 4), HostLinear(8, 8))
-    patcher = nodes.host.ManagedModule(
-        nodes.host.Holder(module), torch.device("meta"), torch.device("cpu")
+    patcher = nodes.comfy_host.ManagedModule(
+        nodes.comfy_host.Holder(module), torch.device("meta"), torch.device("cpu")
     )
     assert patcher.loaded_size() == 0
     for _ in range(2):
@@ -83,7 +83,7 @@ def test_too_little_memory_is_refused_before_anything_is_read(
     nodes: ModuleType, mm: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(mm, "get_free_memory", lambda _device: 1000)
-    part, host = make_part(), nodes.host.ComfyHost()
+    part, host = make_part(), nodes.comfy_host.ComfyHost()
     assert host.free_bytes(part) == 1000 - part.num_bytes
     with (
         pytest.raises(MemoryError, match="transformer needs"),
@@ -105,9 +105,9 @@ def test_progress_shows_a_preview_and_raises_on_cancel(
         seen.append((value, total, preview, node_id))
 
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
-    monkeypatch.setattr(nodes.host, "_is_watched", lambda: True)
-    monkeypatch.setattr(nodes.host, "PREVIEW_INTERVAL_S", 0.0)
-    host = nodes.host.ComfyHost("7")
+    monkeypatch.setattr(nodes.comfy_host, "_is_watched", lambda: True)
+    monkeypatch.setattr(nodes.comfy_host, "PREVIEW_INTERVAL_S", 0.0)
+    host = nodes.comfy_host.ComfyHost("7")
     host.progress(1, 2, lambda: torch.full((2, 3, 3), 2.0))
     value, total, (kind, picture, _), node_id = seen[0]
     assert (value, total, kind, node_id) == (1, 2, "JPEG", "7")
@@ -125,9 +125,9 @@ def test_slow_previews_come_less_often_and_at_the_end(
     nodes: ModuleType, monkeypatch: pytest.MonkeyPatch
 ):
     clock = iter([0.0, 1.0, 2.0, 3.0, 21.9, 22.1, 23.1, 24.0, 25.0])
-    monkeypatch.setattr(nodes.host.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(nodes.host, "_is_watched", lambda: True)
-    host = nodes.host.ComfyHost()
+    monkeypatch.setattr(nodes.comfy_host.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(nodes.comfy_host, "_is_watched", lambda: True)
+    host = nodes.comfy_host.ComfyHost()
     calls: list[int] = []
 
     def preview() -> torch.Tensor:  # takes 1 s: at most one in 20 s
@@ -146,15 +146,19 @@ def test_lines_are_shown_together_and_once(nodes: ModuleType, monkeypatch: pytes
         def send_progress_text(self, text: str, node_id: str) -> None:
             sent.append((text, node_id))
 
-    monkeypatch.setattr(nodes.host.PromptServer, "instance", Server(), raising=False)
-    host = nodes.host.ComfyHost("7")
+    monkeypatch.setattr(nodes.comfy_host.PromptServer, "instance", Server(), raising=False)
+    host = nodes.comfy_host.ComfyHost("7")
     for line in ("one", "two", "one"):
         host.say(line)
     assert sent == [("one", "7"), ("one\ntwo", "7")]
 
 
 def test_text_encoders_leave_as_soon_as_they_are_done(nodes: ModuleType, mm: Any):
-    encoder, transformer, host = make_part("text_encoder_2"), make_part(), nodes.host.ComfyHost()
+    encoder, transformer, host = (
+        make_part("text_encoder_2"),
+        make_part(),
+        nodes.comfy_host.ComfyHost(),
+    )
     with host.resident(encoder, activation_bytes=1):
         assert [m.model for m in mm.current_loaded_models] == [encoder.handle]
     assert mm.current_loaded_models == []
@@ -174,7 +178,7 @@ def test_a_streamed_part_is_not_managed_meanwhile(nodes: ModuleType, mm: Any):
                 x = block(x)
             return x
 
-    part, host = Part("transformer", Blocks, 240, torch.float32, 160), nodes.host.ComfyHost()
+    part, host = Part("transformer", Blocks, 240, torch.float32, 160), nodes.comfy_host.ComfyHost()
     x = torch.ones(1, 4)
     with torch.inference_mode():
         with host.resident(part, activation_bytes=1):

@@ -17,12 +17,12 @@ from support.hosts import RecordingHost
 )
 def test_malformed_ids_are_refused(nodes: ModuleType, hub_id: str):
     with pytest.raises(ValueError, match="owner/name"):
-        nodes.hub.check_download(hub_id, allow_download=True)
+        nodes.paths.hub.check_download(hub_id, allow_download=True)
 
 
 def test_nothing_is_downloaded_without_the_switch(nodes: ModuleType):
     with pytest.raises(ValueError, match="allow_download is off"):
-        nodes.hub.check_download("owner/name", allow_download=False)
+        nodes.paths.hub.check_download("owner/name", allow_download=False)
 
 
 def fake_hub(monkeypatch: pytest.MonkeyPatch, act: Callable[..., Any]) -> None:
@@ -52,8 +52,8 @@ def test_takes_only_safe_files_of_the_model(
 
     fake_hub(monkeypatch, act)
     host = RecordingHost()
-    nodes.hub.download("owner/name", host)
-    folder = nodes.folders.download_folder("owner/name")
+    nodes.paths.hub.download("owner/name", host)
+    folder = nodes.paths.folders.download_folder("owner/name")
     assert folder == models_dir / "onereward" / "owner--name"
     assert (folder / "model_index.json").is_file()
     assert taken == [
@@ -67,7 +67,7 @@ def test_takes_only_safe_files_of_the_model(
 
 def test_being_offline_is_one_sentence(nodes: ModuleType, models_dir: Path):
     with pytest.raises(RuntimeError, match=r"could not be downloaded .* check the connection"):
-        nodes.hub.download("owner/name", RecordingHost())
+        nodes.paths.hub.download("owner/name", RecordingHost())
 
 
 def test_a_repository_without_a_whole_model_says_how_to_go_on(
@@ -75,4 +75,4 @@ def test_a_repository_without_a_whole_model_says_how_to_go_on(
 ):
     fake_hub(monkeypatch, lambda *_args, **_kwargs: None)
     with pytest.raises(FileNotFoundError, match="choose its folder as transformer"):
-        nodes.hub.download("owner/name", RecordingHost())
+        nodes.paths.hub.download("owner/name", RecordingHost())

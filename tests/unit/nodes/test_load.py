@@ -19,23 +19,25 @@ def model(models_dir: Path) -> str:
 
 def test_equal_loaders_share_a_model_in_use(nodes: ModuleType, model: str):
     load = nodes.OneRewardLoadFill.PREPARE_CLASS_CLONE({}).execute
-    first = load(model=model, transformer=nodes.folders.FROM_MODEL).args[0]
-    assert load(model=model, transformer=nodes.folders.FROM_MODEL).args[0] is first
-    other = load(model=model, transformer=nodes.folders.FROM_MODEL, recipe="OneReward").args[0]
+    first = load(model=model, transformer=nodes.paths.folders.FROM_MODEL).args[0]
+    assert load(model=model, transformer=nodes.paths.folders.FROM_MODEL).args[0] is first
+    other = load(model=model, transformer=nodes.paths.folders.FROM_MODEL, recipe="OneReward").args[
+        0
+    ]
     assert other is not first
     del first, other
     gc.collect()
-    assert len(nodes.load._LOADED) == 0
+    assert len(nodes.loaders._LOADED) == 0
 
 
 def test_settings_are_checked_before_a_download(
     nodes: ModuleType, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(nodes.hub, "download", lambda *_: pytest.fail("downloaded"))
+    monkeypatch.setattr(nodes.paths.hub, "download", lambda *_: pytest.fail("downloaded"))
     with pytest.raises(ValueError, match="recipe is 'mine'"):
         nodes.OneRewardLoadFill.PREPARE_CLASS_CLONE({}).execute(
             model="",
-            transformer=nodes.folders.FROM_MODEL,
+            transformer=nodes.paths.folders.FROM_MODEL,
             recipe="mine",
             hub_id="owner/name",
             allow_download=True,

@@ -30,16 +30,16 @@ def files(models_dir: Path) -> dict[str, str]:
 
 
 def test_files_are_listed_gguf_included(nodes: ModuleType, files: dict[str, str]):
-    assert nodes.folders.transformer_names() == [
-        nodes.folders.FROM_MODEL,
+    assert nodes.paths.folders.transformer_names() == [
+        nodes.paths.folders.FROM_MODEL,
         *("fill-Q4_K_S.gguf", files["transformer"]),
     ]
-    assert nodes.model_files.file_names("t5") == [files["t5"]]
+    assert nodes.paths.model_files.file_names("t5") == [files["t5"]]
 
 
 def test_files_replace_the_parts_of_a_folder(nodes: ModuleType, files: dict[str, str]):
     load = nodes.OneRewardLoadFill.PREPARE_CLASS_CLONE({}).execute
-    models = load(model=nodes.folders.BUNDLED, precision="fp32", **files).args[0]
+    models = load(model=nodes.paths.folders.BUNDLED, precision="fp32", **files).args[0]
     for part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
         assert not getattr(models, part).is_loaded, "nothing is read by a loader"
     assert "my files" in str(models.transformer_source.path)
@@ -49,7 +49,7 @@ def test_files_replace_the_parts_of_a_folder(nodes: ModuleType, files: dict[str,
 def test_a_changed_file_changes_the_fingerprint(
     nodes: ModuleType, models_dir: Path, files: dict[str, str]
 ):
-    values = {"model": nodes.folders.BUNDLED, **files}
+    values = {"model": nodes.paths.folders.BUNDLED, **files}
     before = nodes.OneRewardLoadFill.fingerprint_inputs(**values)
     assert nodes.OneRewardLoadFill.fingerprint_inputs(**values) == before
     (models_dir / "vae" / files["vae"]).touch()
@@ -64,13 +64,13 @@ def test_names_cannot_leave_their_folder(
 ):
     (models_dir / "secret.safetensors").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match="choose one from the list"):
-        nodes.model_files.model_file("vae", name)
+        nodes.paths.model_files.model_file("vae", name)
 
 
 def test_no_folder_needs_a_file_for_every_part(nodes: ModuleType, files: dict[str, str]):
     load = nodes.OneRewardLoadFill.PREPARE_CLASS_CLONE({}).execute
     with pytest.raises(ValueError, match="no file for text_encoder;"):
-        load(model=nodes.folders.NO_FOLDER, **files)
+        load(model=nodes.paths.folders.NO_FOLDER, **files)
 
 
 def test_comfyuis_own_tokenizers_are_those_of_flux(nodes: ModuleType):
@@ -78,7 +78,7 @@ def test_comfyuis_own_tokenizers_are_those_of_flux(nodes: ModuleType):
 
     clip, t5 = (
         AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        for folder in nodes.model_files.tokenizer_folders()
+        for folder in nodes.paths.model_files.tokenizer_folders()
     )
     assert clip("a cat").input_ids == [49406, 320, 2368, 49407]
     assert t5("a cat").input_ids == [3, 9, 1712, 1]

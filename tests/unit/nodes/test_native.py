@@ -19,8 +19,10 @@ class Native:
     def __init__(self, nodes: ModuleType) -> None:
         config = ModelConfig(folder=str(BUNDLED), precision="fp32")
         models = load_fill_models(config, torch.device("cpu"))
-        self.model: Any = nodes.native_model.native_model(models)
-        self.vae: Any = nodes.native_model.native_vae(models, nodes.host.ComfyHost(None))
+        self.model: Any = nodes.native.native_model.native_model(models)
+        self.vae: Any = nodes.native.native_model.native_vae(
+            models, nodes.comfy_host.ComfyHost(None)
+        )
 
 
 def prepare(nodes: ModuleType, native: Native, **changes: Any) -> None:

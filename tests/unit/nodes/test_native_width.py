@@ -126,11 +126,11 @@ def by_comfyui(nodes: ModuleType, models: FillModels, model: Any) -> torch.Tenso
     """Return those of ComfyUI's sampler with its own model, and with what our bridge prepares."""
     import comfy.sample
 
-    host = nodes.host.ComfyHost(None)
+    host = nodes.comfy_host.ComfyHost(None)
     given = request()
     out = nodes.OneRewardNativeInputs.PREPARE_CLASS_CLONE({}).execute(
-        clip=nodes.native_model.native_clip(models, host),
-        vae=nodes.native_model.native_vae(models, host),
+        clip=nodes.native.native_model.native_clip(models, host),
+        vae=nodes.native.native_model.native_vae(models, host),
         image=given.image,
         mask=given.mask,
         task=given.task.value,
@@ -148,10 +148,10 @@ def by_comfyui(nodes: ModuleType, models: FillModels, model: Any) -> torch.Tenso
 
 def by_us_on(native: Any, models: FillModels, nodes: ModuleType) -> torch.Tensor:
     """Return those of our sampler with ComfyUI's model, LoRAs and all."""
-    host = nodes.host.ComfyHost(None)
-    clip = nodes.native_model.native_clip(models, host)
-    vae = nodes.native_model.native_vae(models, host)
-    return by_us(nodes.from_native.NativeModels(native, clip, vae, models.recipe), host)
+    host = nodes.comfy_host.ComfyHost(None)
+    clip = nodes.native.native_model.native_clip(models, host)
+    vae = nodes.native.native_model.native_vae(models, host)
+    return by_us(nodes.native.from_native.NativeModels(native, clip, vae, models.recipe), host)
 
 
 CASES = {

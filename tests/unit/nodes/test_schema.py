@@ -12,11 +12,11 @@ import pytest
 
 from onereward.fill.config import FillConfig, ModelConfig
 from onereward.reward.judge import JudgeConfig
-from onereward.training.benchmark.config import BenchmarkConfig
+from onereward.training.data.edit_dataset import ConditionsConfig
+from onereward.training.data.label import LabelConfig
+from onereward.training.evaluation.config import BenchmarkConfig
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig
-from onereward.training.label import LabelConfig
-from onereward.training.make_conditions import ConditionsConfig
 from support.promises import OUTPUTS, PROMISED
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from onereward.fill.task import Dimension, Task
+from onereward.lab.judge.build import JudgeShape
 from onereward.reward.judge import JudgeConfig, JudgeError
 from onereward.reward.preprocess import judged_size, read_patch_config, to_patches
 from onereward.reward.query import Query, queries_for
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.score import judge_pair
-from onereward.training.judge.build import JudgeShape
 from support.judges import (
     BUNDLED_LIKE,
     REAL_LIKE,

@@ -20,10 +20,10 @@ from onereward.fill.config import ModelConfig
 from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, judge_folder
 from onereward.reward.preference import Preference, PreferenceSet, by_split
-from onereward.training import collect as collecting
 from onereward.training import jobs
-from onereward.training.collect import CollectConfig
-from onereward.training.data import save_picture
+from onereward.training.data import generate as collecting
+from onereward.training.data.conditions import save_picture
+from onereward.training.data.generate import CollectConfig
 from onereward.training.jobs import CollectJob, LabelJob, ReportJob
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig

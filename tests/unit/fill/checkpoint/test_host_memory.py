@@ -19,7 +19,7 @@ sys.path.insert(0, "tests")
 import conftest, torch
 from pathlib import Path
 from diffusers import FluxTransformer2DModel
-from onereward.fill.checkpoint.part import FilePart
+from onereward.fill.checkpoint.component import FilePart
 part = FilePart("transformer", Path(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 module = part.load(torch.bfloat16)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from onereward.fill.checkpoint.component import FilePart
 from onereward.fill.checkpoint.linear import QuantisedLinear
-from onereward.fill.checkpoint.part import FilePart
 from onereward.fill.config import PARTS, FillConfig, ModelConfig
 from onereward.fill.models import FillModels, load_fill_models
 from onereward.fill.pipeline import run_fill

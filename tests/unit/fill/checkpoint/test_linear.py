@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from onereward import kernels
-from onereward.fill import fused
-from onereward.fill.adapters import apply_adapters, read_adapter
+from onereward.fill.checkpoint.adapters import apply_adapters, read_adapter
+from onereward.fill.checkpoint.component import FilePart
 from onereward.fill.checkpoint.linear import QuantisedLinear
-from onereward.fill.checkpoint.part import FilePart
-from onereward.fill.checkpoint.stored import Reader
-from onereward.fill.guidance import Conditioning, Prompt, make_velocity
-from onereward.fill.modulation import ModulationTable, make_table
+from onereward.fill.checkpoint.stored_tensors import Reader
+from onereward.fill.sampling.guidance import Conditioning, Prompt, make_velocity
+from onereward.fill.transformer import fused
+from onereward.fill.transformer.modulation import ModulationTable, make_table
 from support.autograd import saved_by_autograd
 from support.checkpoints import save
 from support.models import BUNDLED

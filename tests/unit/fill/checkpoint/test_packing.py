@@ -10,7 +10,7 @@ from onereward.fill.checkpoint.codec import expand, nf4_codes
 from onereward.fill.checkpoint.linear import QuantisedLinear
 from onereward.fill.checkpoint.packing import expansion_bytes, pack
 from onereward.fill.config import ModelConfig
-from onereward.fill.files import TensorInfo
+from onereward.fill.io.files import TensorInfo
 from onereward.fill.models import FillModels, load_fill_models
 from support.live_memory import LiveMemory
 from support.models import BUNDLED

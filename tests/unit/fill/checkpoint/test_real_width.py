@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from onereward.fill.checkpoint.codec import expand
-from onereward.fill.checkpoint.part import FilePart
+from onereward.fill.checkpoint.component import FilePart
 from support import checkpoints
 from support.published import TRANSFORMER
 

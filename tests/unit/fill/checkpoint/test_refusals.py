@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from onereward.fill.adapters import read_adapter
-from onereward.fill.checkpoint.part import FilePart
-from onereward.fill.checkpoint.stored import Reader
+from onereward.fill.checkpoint.adapters import read_adapter
+from onereward.fill.checkpoint.component import FilePart
+from onereward.fill.checkpoint.stored_tensors import Reader
 from onereward.fill.config import ModelConfig
 from onereward.fill.models import load_fill_models
 from support import checkpoints

@@ -1,0 +1,163 @@
+"""LoRA adapters: read, checked, put on and taken off without reloading the transformer."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..io.files import TensorInfo, read_header
+from .identify import describe, packing_of
+from .lora_file import PREFIX, read_lora
+from .stored_tensors import open_checkpoint
+
+logger = logging.getLogger("onereward.fill")
+INPUT_LAYER = "x_embedder"
+LYCORIS = (".lokr_", ".hada_", ".oft_")
+UNETS = ("lora_unet_down_blocks_", "lora_unet_input_blocks_", "unet.down_blocks.")
+"""How the layers of SDXL and Stable Diffusion are called in LoRA files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Adapter:
+    """One LoRA with its strength."""
+
+    name: str
+    """Unique per file and version of it; PEFT knows the adapter by this name."""
+    path: Path
+    """The file."""
+    label: str
+    """The file's name, for messages."""
+    strength: float
+    weights: Mapping[str, torch.Tensor]
+    """``transformer.<module>.lora_A.weight`` and ``lora_B``, on the CPU; their product is what is
+    added to the module's weight at strength 1."""
+
+
+def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) -> Adapter:
+    """Read a LoRA of a FLUX.1 transformer, under whatever names its trainer gave the layers.
+
+    Args:
+        path: A safetensors file.
+        strength: Factor on its effect; 1 = as trained, 0 = none, negative = reversed.
+        base: Tensors of the transformer it has to fit.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: No safetensors file, no FLUX LoRA, or one for another model.
+    """
+    if not -10.0 <= strength <= 10.0:
+        raise ValueError(f"strength is {strength}, but -10 to 10 is expected")
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path.name} is no .safetensors file, and other formats can run code when opened; get "
+            "the safetensors version of this LoRA"
+        )
+    _check_kind(path)
+    weights = _widen_input(path.name, read_lora(path, base), base)
+    _check_fit(path.name, weights, base)
+    stat = path.stat()
+    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    return Adapter(
+        name="lora_" + hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(),
+        path=path,
+        label=path.name,
+        strength=strength,
+        weights=weights,
+    )
+
+
+def _check_kind(path: Path) -> None:
+    """Raise ValueError, with what it is, for a file that is no LoRA or one of another family."""
+    keys = list(read_header(path)[0])
+    if packing := packing_of(keys):
+        found = f"a model {packing}"
+    elif any(mark in key for key in keys for mark in LYCORIS):
+        found = "a LyCORIS adapter (LoKr or LoHa)"
+    elif any(key.startswith(UNETS) for key in keys):
+        found = "a LoRA of SDXL or Stable Diffusion"
+    elif not any("lora" in key.lower() for key in keys):
+        found = describe(open_checkpoint(path))[0]
+    else:
+        return
+    raise ValueError(f"{path.name} is {found}, but a LoRA of a FLUX.1 transformer is needed here")
+
+
+def _widen_input(
+    name: str, weights: dict[str, torch.Tensor], base: Mapping[str, TensorInfo]
+) -> dict[str, torch.Tensor]:
+    """Let a LoRA of FLUX.1-dev, which takes the latents alone, fit the wider input of Fill.
+
+    The latents come first among Fill's channels; zeros for the others leave them as they are.
+    """
+    key = f"{PREFIX}{INPUT_LAYER}.lora_A.weight"
+    target = base.get(f"{INPUT_LAYER}.weight")
+    if key not in weights or target is None:
+        return weights
+    given, columns = weights[key].shape[1], target.shape[1]
+    outputs = base.get("proj_out.weight")
+    if given == columns or outputs is None or given != outputs.shape[0]:
+        return weights
+    logger.info(
+        "%s: made for FLUX.1-dev; its input layer is widened from %d to %d channels with zeros",
+        *(name, given, columns),
+    )
+    return weights | {key: torch.nn.functional.pad(weights[key], (0, columns - given))}
+
+
+def _check_fit(
+    name: str, weights: Mapping[str, torch.Tensor], base: Mapping[str, TensorInfo]
+) -> None:
+    """Raise ValueError if a layer takes another input; outputs were checked by the reader."""
+    for key, value in weights.items():
+        module, _, end = key.removeprefix(PREFIX).partition(".lora_")
+        columns = base[f"{module}.weight"].shape[1]
+        if end.startswith("A") and value.shape[1] != columns:
+            raise ValueError(
+                f"{name} is for another model: {module} takes {columns} channels here, but the "
+                f"LoRA has {value.shape[1]} for it"
+            )
+    if not weights:
+        raise ValueError(f"{name} holds no LoRA weights for the transformer; choose a FLUX LoRA")
+
+
+def apply_adapters(transformer: nn.Module, adapters: Sequence[Adapter]) -> None:
+    """Make exactly these adapters active on the shared transformer.
+
+    What is on it already stays; what is no longer wanted is removed; with none left the transformer
+    is as it was before the first. Strengths of an adapter that is given twice add up.
+    """
+    model: Any = transformer
+    wanted = {a.name: a for a in adapters}
+    present = set(getattr(model, "peft_config", None) or {})
+    if not wanted:
+        if present:
+            model.unload_lora()
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        if gone := present - set(wanted):
+            model.delete_adapters(sorted(gone))
+        for name in sorted(set(wanted) - present):
+            _attach(model, wanted[name])
+    strengths = {name: sum(a.strength for a in adapters if a.name == name) for name in wanted}
+    model.set_adapters(list(strengths), list(strengths.values()))
+
+
+def _attach(model: Any, adapter: Adapter) -> None:
+    model.load_lora_adapter(
+        {k: v.clone() for k, v in adapter.weights.items()},
+        prefix=PREFIX.rstrip("."),
+        adapter_name=adapter.name,
+    )
+    # PEFT makes adapters fp32, which would widen the activations of a half-precision model.
+    dtype = model.dtype  # of its floating-point weights; packed ones are integers
+    for name, parameter in model.named_parameters():
+        if f".{adapter.name}." in name:
+            parameter.data = parameter.data.to(dtype)
+            parameter.requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Masks, crop boxes, canvases, stitching and colour: the geometry of an edit."""

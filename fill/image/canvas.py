@@ -1,0 +1,207 @@
+"""From a request to one job per picture: canvas, masks, crop and size; needs no weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from ..recipe import Recipe, Settings
+from ..request import FillRequest
+from ..task import TASKS, Task
+from .geometry import Box, Extension, content_size, context_box, padding
+from .mask import bounding_box, feather, fill_holes, grow, normalise_mask
+
+REFERENCE_SIDE = 1024
+"""Task defaults for grow and feather are px of a context this large."""
+
+
+class Sizes(Protocol):
+    """What a model says about the size of its pictures."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings it was trained for."""
+        ...
+
+    @property
+    def multiple(self) -> int:
+        """Sides of a sampled picture are multiples of this."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """One picture to edit."""
+
+    canvas: torch.Tensor
+    """``[H, W, 3]``, 0..1: the source, extended if the task says so. Read-only."""
+    repaint: torch.Tensor
+    """``[H, W]``, binary: what the model repaints."""
+    alpha: torch.Tensor
+    """``[H, W]``, 0..1: how much of each pixel is replaced."""
+    box: Box
+    """The crop that is sampled."""
+    content: tuple[int, int]
+    """Width and height the crop is resized to."""
+    padded: tuple[int, int]
+    """Width and height after padding to the model's multiple."""
+
+    def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return pixels ``[3, h, w]`` in -1..1 and binary mask ``[h, w]`` at the sampled size."""
+        crop = _cut(self.canvas, self.box).permute(2, 0, 1) * 2 - 1
+        mask = _cut(self.repaint, self.box)
+        pixels = resize(crop, *self.content).clamp(-1, 1)
+        if self.content != (self.box.width, self.box.height):
+            # Whatever touches the mask must be repainted, so no averaging here.
+            mask = F.adaptive_max_pool2d(mask[None], (self.content[1], self.content[0]))[0]
+        right, bottom = self.padded[0] - self.content[0], self.padded[1] - self.content[1]
+        pixels = _replicate(pixels, right, bottom)
+        return pixels, F.pad(mask, (0, right, 0, bottom))
+
+    def model_alpha(self) -> torch.Tensor:
+        """Return alpha ``[h, w]`` in 0..1 at the sampled size, padding left out."""
+        alpha = _cut(self.alpha, self.box)[None]
+        return resize(alpha, *self.content).clamp(0, 1)[0]
+
+    def to_crop(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Bring decoded pixels ``[3, h, w]`` in -1..1 back to the crop: ``[H', W', 3]`` in 0..1."""
+        content = pixels[:, : self.content[1], : self.content[0]]
+        crop = resize(content, self.box.width, self.box.height)
+        return (crop / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
+
+
+def resize(pixels: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """Resize ``[C, H, W]`` (bicubic, antialiased); the same size returns the input untouched."""
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    return F.interpolate(
+        pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False
+    )[0]
+
+
+def make_jobs(request: FillRequest, models: Sizes, settings: Settings) -> list[Job | None]:
+    """Return a job per picture; None for a picture whose mask is empty (it stays as it is)."""
+    num = request.num_pictures
+    images = request.image.detach().to("cpu", torch.float32).expand(num, -1, -1, -1)
+    masks = _all_masks(request, num)
+    return [
+        _make_job(request, models, settings, image, [m[i] for m in masks])
+        for i, image in enumerate(images)
+    ]
+
+
+def _all_masks(request: FillRequest, num: int) -> list[torch.Tensor]:
+    """Return mask, stitch mask and context mask, each ``[num, H, W]`` of the canvas."""
+    height, width = request.image.shape[1:3]
+    empty = torch.zeros(1, height, width)
+    given = (request.mask, request.stitch_mask, request.context_mask)
+    masks = [normalise_mask(empty if m is None else m, num) for m in given]
+    if request.extension is not None:
+        # New pixels have nothing to keep: they are always repainted and always pasted.
+        fills = (1.0, 0.0 if request.stitch_mask is None else 1.0, 0.0)
+        masks = [
+            F.pad(m, _sides(request.extension), value=v) for m, v in zip(masks, fills, strict=True)
+        ]
+    return masks
+
+
+def _make_job(
+    request: FillRequest,
+    models: Sizes,
+    settings: Settings,
+    image: torch.Tensor,
+    masks: Sequence[torch.Tensor],
+) -> Job | None:
+    mask, stitch, context = masks
+    canvas = _extend(image, request)
+    repaint, alpha = _shape_masks(request, settings, mask, stitch)
+    shown = bounding_box(torch.maximum(torch.maximum(repaint, alpha), context))
+    if shown is None or not repaint.any():
+        return None
+    height, width = repaint.shape
+    target, upscale = settings.target_size, models.recipe.max_upscale
+    if request.config.crop_to_context:
+        min_side = math.ceil(target / upscale)
+        box = context_box(shown, (width, height), request.config.context_factor, min_side)
+        content = content_size(box.width, box.height, target, upscale)
+    else:
+        box, content = Box(0, 0, width, height), (width, height)
+    right, bottom = padding(*content, models.multiple)
+    return Job(
+        canvas=canvas,
+        repaint=repaint,
+        alpha=alpha,
+        box=box,
+        content=content,
+        padded=(content[0] + right, content[1] + bottom),
+    )
+
+
+def _shape_masks(
+    request: FillRequest, settings: Settings, mask: torch.Tensor, stitch: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the model repaints (binary) and what is pasted (alpha).
+
+    A soft border that the user painted survives: alpha is never below its values.
+    """
+    solid = (mask >= 0.5).to(torch.float32)
+    if request.config.fill_holes and request.task is not Task.EXTEND:
+        solid = fill_holes(solid)
+    box = bounding_box(solid)
+    if box is None:
+        return torch.zeros_like(mask), torch.zeros_like(mask)
+    grow_px, feather_px = border_widths(request, settings, box, mask.numel())
+    soft = torch.where(mask < 1, mask, 0.0)
+    alpha = torch.maximum(feather(grow(solid, grow_px), feather_px), soft)
+    repaint = (alpha > 0).to(torch.float32)
+    return repaint, stitch if stitch.any() else alpha
+
+
+def border_widths(
+    request: FillRequest, settings: Settings, box: Box, num_pixels: int
+) -> tuple[int, int]:
+    """Return grow and feather in px of the picture.
+
+    The tasks' defaults are px of a context 1024 px across; they scale with what the model will see,
+    so that a thumbnail does not lose its mask in a border made for a photograph.
+
+    Args:
+        request: Task and config.
+        settings: The size the model works at.
+        box: Bounding box of the painted area.
+        num_pixels: Size of the whole canvas, which no context exceeds.
+    """
+    spec, config = TASKS[request.task], request.config
+    side = max(math.sqrt(box.width * box.height) * config.context_factor, settings.target_size)
+    scale = min(side, math.sqrt(num_pixels)) / REFERENCE_SIDE
+    grow_px = round(spec.grow * scale) if config.grow < 0 else config.grow
+    feather_px = round(spec.feather * scale) if config.feather < 0 else config.feather
+    if request.task is Task.EXTEND:
+        # Beyond the overlap there is no old picture to fade into.
+        feather_px = min(feather_px, grow_px)
+    return grow_px, feather_px
+
+
+def _extend(image: torch.Tensor, request: FillRequest) -> torch.Tensor:
+    """Return the canvas; new pixels repeat the source's border, so no line shows there."""
+    if request.extension is None:
+        return image
+    pixels = image.permute(2, 0, 1)[None]
+    return F.pad(pixels, _sides(request.extension), mode="replicate")[0].permute(1, 2, 0)
+
+
+def _sides(extension: Extension) -> tuple[int, int, int, int]:
+    return extension.left, extension.right, extension.top, extension.bottom
+
+
+def _replicate(pixels: torch.Tensor, right: int, bottom: int) -> torch.Tensor:
+    return F.pad(pixels[None], (0, right, 0, bottom), mode="replicate")[0]
+
+
+def _cut(picture: torch.Tensor, box: Box) -> torch.Tensor:
+    return picture[box.top : box.bottom, box.left : box.right]

@@ -1,0 +1,1 @@
+"""Reading and writing images, EXIF data and model files."""

@@ -1,0 +1,1 @@
+"""What sits where: the memory plan, streamed blocks, and separately placed components."""

@@ -1,0 +1,73 @@
+"""One part of a fill model in a folder of its own, in diffusers or transformers format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..checkpoint.modules import class_of
+from ..io.files import read_json, read_weights, tensor_bytes, weight_files
+
+
+class FolderPart:
+    """A transformer, VAE or text encoder in a folder with ``config.json``.
+
+    Args:
+        part: Which part of a fill model.
+        path: The folder.
+
+    Raises:
+        FileNotFoundError: The folder or a file in it is missing.
+        ValueError: Pickled or damaged weights.
+    """
+
+    is_quantised = False
+
+    def __init__(self, part: str, path: Path) -> None:
+        if not path.is_dir():
+            raise FileNotFoundError(
+                f"{path} is missing; download the complete model folder in diffusers format"
+            )
+        self.part = part
+        self.path = path
+        self.config = read_json(path / "config.json")
+        self.tensors = read_weights(path)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of its weights."""
+        return weight_files(self.path)
+
+    def num_bytes(self, dtype: torch.dtype) -> int:
+        """Return the memory of the loaded weights, in bytes."""
+        return sum(self.tensor_bytes(dtype).values())
+
+    def tensor_bytes(self, dtype: torch.dtype) -> dict[str, int]:
+        """Return the same for every weight, by name."""
+        return tensor_bytes(self.tensors, dtype.itemsize)
+
+    def load(self, dtype: torch.dtype) -> nn.Module:
+        """Read the weights and convert them to ``dtype``.
+
+        Raises:
+            ValueError: Weights that the model needs are missing.
+        """
+        # Older diffusers knows only the older name of the argument, newer transformers only the
+        # newer.
+        precision = "torch_dtype" if self.part in ("transformer", "vae") else "dtype"
+        module, info = class_of(self.part).from_pretrained(
+            str(self.path),
+            **{precision: dtype},
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        # Both libraries fill missing weights with random numbers and only warn.
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise ValueError(
+                f"{self.path} lacks {len(missing)} weights ({missing[0]} ...); download it again"
+            )
+        return module

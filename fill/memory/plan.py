@@ -1,0 +1,308 @@
+"""How much memory each stage takes, what to do when it is short, and what to tell the user.
+
+The estimates serve planning only and lean towards too much: a wrong one costs speed, no picture.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+import torch
+
+from ...kernels import device_refusal
+from ..host import Host
+from ..models import FillModels
+from .components import Part
+
+logger = logging.getLogger("onereward.fill")
+T = TypeVar("T")
+
+MAX_TOKENS_PER_CALL = 16384
+"""More rows than this fill a GPU anyway; smaller calls react to cancel sooner."""
+MAX_ROWS = 16
+STATES_PER_BLOCK = 30
+"""Tensors as large as the hidden states alive at the peak of an eager block, fp32 RoPE included."""
+TEXT_TOKEN_BYTES = 64 * 1024
+"""A layer of a text encoder holds some ten states; the widest is 10240, in the middle of T5."""
+MODULATION_LAYERS = ("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear")
+TILE_PIXELS = 2 << 20
+"""Pictures with more pixels are encoded and decoded in tiles."""
+
+
+class NotEnoughMemory(torch.OutOfMemoryError):
+    """A run does not fit even under the leanest plan; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a run is cut into model calls, and where the transformer's weights are meanwhile."""
+
+    rows: int
+    """Pictures per model call."""
+    batched_cfg: bool
+    """Negative and positive prompt in one call."""
+    tiled_vae: bool
+    """Encode and decode in tiles."""
+    weight_bytes: int | None = None
+    """What the transformer's weights take on the device while its blocks pass through; None: all of
+    them stay there."""
+    least_bytes: int | None = None
+    """The least ``weight_bytes`` that works; None: blocks cannot or must not pass through."""
+
+    def leaner(self) -> Plan | None:
+        """Return the plan to try after an out-of-memory error; None if there is none."""
+        lean = replace(self, rows=1, batched_cfg=False, tiled_vae=True)
+        if lean == self:
+            lean = replace(self, weight_bytes=self.least_bytes)
+        return None if lean == self else lean
+
+    def describe(self) -> str:
+        """Say what is lean about the plan."""
+        pictures = "one picture" if self.rows == 1 else f"{self.rows} pictures"
+        calls = f"{pictures} and {'both prompts' if self.batched_cfg else 'one prompt'} at a time"
+        if self.weight_bytes is None:
+            return calls
+        return f"{calls}, {_size(self.weight_bytes)} of the transformer on the device"
+
+
+def sample_bytes(models: FillModels, rows: int, num_tokens: int) -> int:
+    """Return the activation memory of one transformer call without gradient, in bytes."""
+    config = models.transformer_config
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    tokens = num_tokens + models.recipe.max_sequence_length
+    return rows * tokens * width * models.dtype.itemsize * STATES_PER_BLOCK
+
+
+def beside_bytes(models: FillModels) -> int:
+    """Return what the transformer needs beside its weights and activations, in bytes.
+
+    Its adapters, and the largest packed layer while it is used.
+    """
+    values = sum(value.numel() for adapter in models.adapters for value in adapter.weights.values())
+    return values * models.dtype.itemsize + models.transformer.expansion_bytes
+
+
+def text_bytes(part: Part, num_tokens: int) -> int:
+    """Return what a text encoder needs beside its weights, in bytes."""
+    return num_tokens * TEXT_TOKEN_BYTES + part.expansion_bytes
+
+
+def vae_bytes(models: FillModels, pixels: int) -> int:
+    """Return the activation memory of one VAE call, in bytes: some full-size maps."""
+    channels = models.vae_config["block_out_channels"]
+    return min(pixels, TILE_PIXELS) * sum(channels[:2]) * models.dtype.itemsize * 4
+
+
+def make_plan(
+    models: FillModels, host: Host, num_tokens: int, num_rows: int, uses_cfg: bool, cfg_mode: str
+) -> Plan:
+    """Choose placement of the weights, rows per call and batched or sequential guidance.
+
+    By the memory that the host says is free, headers and configs; no weight has to be loaded yet.
+
+    Args:
+        models: The fill model.
+        host: Where it will run.
+        num_tokens: Packed latents of the largest picture.
+        num_rows: Pictures of the run.
+        uses_cfg: Whether the negative prompt takes part.
+        cfg_mode: ``auto``, ``batched`` or ``sequential``.
+    """
+    tokens = num_tokens + models.recipe.max_sequence_length
+    passes = 2 if uses_cfg else 1
+    one = max(sample_bytes(models, 1, num_tokens), 1)
+    part, beside = models.transformer, beside_bytes(models)
+    budget = weight_budget(part, models, host, one + beside)
+    least = part.least_bytes if _may_stream(models, host) else None
+    # Streamed, the weights get what the calls leave over: few large calls fetch them less often.
+    free = host.free_bytes(part) + (0 if budget is None else part.num_bytes - (least or 0)) - beside
+    fits = max(free // one, 1)
+    batched = uses_cfg and (cfg_mode == "batched" or (cfg_mode == "auto" and fits >= 2))
+    if batched:
+        fits = max(fits // passes, 1)
+    rows = max(min(num_rows, fits, MAX_TOKENS_PER_CALL // (tokens * passes), MAX_ROWS), 1)
+    if budget is not None:
+        calls = rows * (passes if batched else 1)
+        budget = weight_budget(part, models, host, calls * one + beside)
+    pixels = num_tokens * models.multiple**2
+    return Plan(
+        rows=rows,
+        batched_cfg=batched,
+        tiled_vae=pixels > TILE_PIXELS,
+        weight_bytes=budget,
+        least_bytes=least,
+    )
+
+
+def weight_budget(part: Part, models: FillModels, host: Host, room: int) -> int | None:
+    """Return what a part's weights may take on the device; None if all of them do, and stay.
+
+    Args:
+        part: The transformer or a text encoder.
+        models: Whose part it is; its settings can forbid streaming, or ask for it.
+        host: Where it will run.
+        room: Bytes that the computation needs beside the weights.
+    """
+    if part.least_bytes is None or not _may_stream(models, host):
+        return None
+    if models.offload == "on":
+        return part.least_bytes
+    kept = _modulation_bytes(models, host) if part is models.transformer else 0
+    left = host.free_bytes(part) + kept - room
+    return None if left >= 0 else max(part.least_bytes, part.num_bytes - kept + left)
+
+
+def _may_stream(models: FillModels, host: Host) -> bool:
+    if models.offload == "auto":
+        return host.device.type != "cpu"  # whose memory holds all weights anyway
+    return models.offload == "on"
+
+
+def _modulation_bytes(models: FillModels, host: Host) -> int:
+    """Return what :func:`~.modulation.place_modulation` can still leave in host memory."""
+    source, part = models.transformer_source, models.transformer
+    if models.kernels == "off" or source.is_quantised:
+        return 0
+    if device_refusal(host.device.type, host.device.index) is not None:
+        return 0
+    adapted = {key.split(".lora_")[0] for adapter in models.adapters for key in adapter.weights}
+    total = sum(
+        info.numel * models.dtype.itemsize
+        for name, info in models.transformer_tensors.items()
+        if (layer := name.rpartition(".")[0]).endswith(MODULATION_LAYERS)
+        and f"transformer.{layer}" not in adapted
+    )
+    already = source.num_bytes(models.dtype) - part.num_bytes
+    return max(total - already, 0)
+
+
+@contextmanager
+def placed(
+    part: Part, host: Host, activation_bytes: int, weight_bytes: int | None
+) -> Iterator[None]:
+    """Have a part on the device inside the context, or let its blocks pass through it."""
+    if weight_bytes is None:
+        with host.resident(part, activation_bytes=activation_bytes):
+            yield
+    else:
+        with host.streamed(part, weight_bytes=weight_bytes, activation_bytes=activation_bytes):
+            yield
+
+
+class LimitedHost:
+    """A host that pretends to have less memory: for plans, and to leave room for others.
+
+    Args:
+        host: The real one.
+        limit: Bytes that weights and computation may take together.
+    """
+
+    def __init__(self, host: Host, limit: int) -> None:
+        self._host = host
+        self._limit = limit
+
+    def free_bytes(self, *parts: Part) -> int:
+        """Return what is left within the limit."""
+        left = self._limit - sum(part.num_bytes for part in parts)
+        return min(self._host.free_bytes(*parts), left)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+
+def limited(models: FillModels, host: Host) -> Host:
+    """Return the host as the model's settings let it be used."""
+    limit = int(models.memory_limit * 2**30)
+    return cast("Host", LimitedHost(host, limit)) if limit else host
+
+
+def summary(models: FillModels, host: Host) -> str:
+    """Say what sits where when the model makes one picture of its own size; nothing is loaded."""
+    host = limited(models, host)
+    side, uses_cfg = models.recipe.target_size, models.recipe.true_cfg != 1.0
+    tokens = (side // models.multiple) ** 2
+    plan = make_plan(models, host, tokens, 1, uses_cfg, "auto")
+    room = sample_bytes(models, 2 if plan.batched_cfg else 1, tokens) + beside_bytes(models)
+    part, free = models.transformer, host.free_bytes()
+    weights, where = part.num_bytes, "stays on the device"
+    if plan.weight_bytes is not None:
+        weights = plan.weight_bytes
+        where = f"passes through the device, {_size(weights)} at a time"
+    elif host.free_bytes(part) < room:
+        weights -= _modulation_bytes(models, host)
+    encoders = models.text_encoder, models.text_encoder_2
+    stages = [(weights, room), *_other_stages(models, host, side, 2 if uses_cfg else 1)]
+    peak = max(weights + room for weights, room in stages)
+    if host.device.type == "cpu":  # whose memory holds all parts in the end
+        parts = part, *encoders, models.vae
+        loaded = sum(p.num_bytes for p in parts)
+        peak = loaded + max(room for _, room in stages)
+        free = host.free_bytes(*parts) + loaded
+    text = f"{side} px: the transformer ({_size(part.num_bytes)}) {where}; the text encoders "
+    text += f"({_size(sum(encoder.num_bytes for encoder in encoders))}) come before it; "
+    text += f"{_size(peak)} of {_size(free)} free memory at the peak"
+    return text if peak <= free else f"{text}: does not fit; {_ADVICE}"
+
+
+def _other_stages(
+    models: FillModels, host: Host, side: int, num_texts: int
+) -> Iterator[tuple[int, int]]:
+    """Yield what text encoders and VAE take on the device: for weights, and beside them."""
+    for part in (models.text_encoder, models.text_encoder_2):
+        room = text_bytes(part, num_texts * models.recipe.max_sequence_length)
+        budget = weight_budget(part, models, host, room)
+        yield part.num_bytes if budget is None else budget, room
+    yield models.vae.num_bytes, vae_bytes(models, side**2)
+
+
+def with_retry(plan: Plan, run: Callable[[Plan], T], host: Host) -> T:
+    """Run a plan; after an out-of-memory error run the next leaner one, once.
+
+    Raises:
+        NotEnoughMemory: It does not fit either; says what to change.
+    """
+    try:
+        return run(plan)
+    except (RuntimeError, MemoryError) as error:
+        lean = plan.leaner()
+        if not is_out_of_memory(error):
+            raise
+        if lean is None:
+            raise NotEnoughMemory(_advice(host)) from error
+    host.say(f"out of memory: trying once more with {lean.describe()}")
+    try:
+        return run(lean)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NotEnoughMemory(_advice(host)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell an allocation failure of any device from other errors."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+_ADVICE = (
+    "choose an fp8 or GGUF file, lower target_size in the settings, or free memory by unloading "
+    "other models"
+)
+
+
+def _advice(host: Host) -> str:
+    return (
+        f"not enough memory on {host.device} even for one picture and one prompt at a time; lower "
+        "target_size in the settings, keep crop_to_context on, use a smaller picture, choose an "
+        "fp8 or GGUF file, or free memory by unloading other models"
+    )
+
+
+def _size(num_bytes: int) -> str:
+    mib = num_bytes / 2**20
+    return f"{mib / 1024:.1f} GB" if mib >= 100 else f"{mib:.0f} MB"

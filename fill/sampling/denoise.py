@@ -1,0 +1,175 @@
+"""The sampling stage: rows of equal size go through the transformer together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from ..checkpoint.adapters import apply_adapters
+from ..host import Host, Preview
+from ..memory.plan import Plan, beside_bytes, placed, sample_bytes
+from ..models import FillModels
+from ..recipe import Settings
+from ..transformer.fused import apply_kernels, use_kernels
+from ..transformer.modulation import make_table, place_modulation
+from .encode import Encoded
+from .guidance import Conditioning, Prompt, make_velocity
+from .latents import pack_latents, position_ids, unpack_latents, vae_factor
+from .preview import preview_picture
+from .sampler import add_noise, sample
+from .schedule import late_part, make_sigmas
+
+Row = tuple[Encoded, int]
+"""An encoded picture and the seed of its noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SampleSpec:
+    """What all rows of a run share."""
+
+    positive: Prompt
+    negative: Prompt | None
+    settings: Settings
+    strength: float
+    shift: float
+    holds_source: bool = False
+
+
+def denoise(
+    rows: Sequence[Row], spec: SampleSpec, models: FillModels, host: Host, plan: Plan
+) -> list[torch.Tensor]:
+    """Return the latents ``[C, h, w]`` of every row, float32, on the CPU, in order."""
+    chunks = list(_chunks(rows, plan.rows))
+    if not chunks:
+        return []
+    passes = 1 if spec.negative is None or plan.batched_cfg else 2
+    calls = _Calls(host, sum(len(_sigmas(c, spec, models)) - 1 for c in chunks) * passes)
+    apply_adapters(models.transformer.module, models.adapters)
+    apply_kernels(models.transformer.module, models.kernels, host.device)
+    prompts = 2 if spec.negative is not None and plan.batched_cfg else 1
+    room = max(
+        sample_bytes(models, len(c) * prompts, c[0][0].conditioning.shape[0]) for c in chunks
+    )
+    room += beside_bytes(models)
+    place_modulation(models.transformer, host, room)
+    made: list[torch.Tensor] = []
+    with placed(models.transformer, host, room, plan.weight_bytes):
+        for chunk in chunks:
+            made.extend(_denoise_chunk(chunk, spec, models, host.device, plan, calls))
+    return made
+
+
+def draw_noise(channels: int, size: tuple[int, int], seed: int) -> torch.Tensor:
+    """Return the noise of one picture, ``[C, h, w]``, float32, drawn on the CPU."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(channels, *size, generator=generator)
+
+
+def _chunks(rows: Sequence[Row], limit: int) -> Iterator[list[Row]]:
+    for _, group in groupby(rows, key=lambda row: row[0].size):
+        same = list(group)
+        for start in range(0, len(same), limit):
+            yield same[start : start + limit]
+
+
+def _sigmas(chunk: list[Row], spec: SampleSpec, models: FillModels) -> torch.Tensor:
+    tokens = chunk[0][0].conditioning.shape[0]
+    sigmas = make_sigmas(models.scheduler_config, spec.settings.steps, tokens, spec.shift)
+    return late_part(sigmas, spec.strength)
+
+
+def _denoise_chunk(
+    chunk: list[Row],
+    spec: SampleSpec,
+    models: FillModels,
+    device: torch.device,
+    plan: Plan,
+    calls: _Calls,
+) -> list[torch.Tensor]:
+    height, width = chunk[0][0].size
+    sigmas = _sigmas(chunk, spec, models)
+    noise = torch.stack([_noise(row, models) for row in chunk])
+    x = pack_latents(_start(chunk, noise, sigmas[0])).to(device)
+    cond = _conditioning(chunk, spec, models, device)
+    transformer = models.transformer.module
+    velocity = make_velocity(
+        transformer,
+        cond,
+        plan.batched_cfg,
+        calls.before,
+        is_mixed=False,
+        table=make_table(transformer, cond, sigmas[:-1]),
+    )
+    factor, weights = vae_factor(models.vae_config), chunk[0][0].preview
+
+    def on_step(_: int, x0: torch.Tensor) -> None:
+        first = x0[:1]
+        calls.after(
+            lambda: preview_picture(unpack_latents(first, height, width)[0], weights, factor)
+        )
+
+    blend = _blend(chunk, noise, device) if spec.holds_source else None
+    with use_kernels(models.kernels):
+        packed = sample(velocity, x, sigmas, on_step, spec.settings.true_cfg, blend)
+    return list(unpack_latents(packed, height, width).cpu())
+
+
+def _noise(row: Row, models: FillModels) -> torch.Tensor:
+    encoded, seed = row
+    return draw_noise(models.vae_config["latent_channels"], encoded.size, seed)
+
+
+def _sources(chunk: list[Row]) -> torch.Tensor | None:
+    found = [row[0].source for row in chunk if row[0].source is not None]
+    return torch.stack(found) if found else None
+
+
+def _start(chunk: list[Row], noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    sources = _sources(chunk)
+    return noise if sources is None else add_noise(sources, noise, sigma)
+
+
+def _blend(
+    chunk: list[Row], noise: torch.Tensor, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    sources = _sources(chunk)
+    assert sources is not None, "encoding makes the source if it is to be held"
+    keep = torch.stack([row[0].keep for row in chunk])
+    return keep.to(device), pack_latents(sources).to(device), pack_latents(noise).to(device)
+
+
+def _conditioning(
+    chunk: list[Row], spec: SampleSpec, models: FillModels, device: torch.device
+) -> Conditioning:
+    dtype = models.transformer.dtype
+    height, width = chunk[0][0].size
+    return Conditioning(
+        packed=torch.stack([row[0].conditioning for row in chunk]).to(device, dtype),
+        image_ids=position_ids(height, width, device),
+        positive=spec.positive.to(device, dtype),
+        negative=spec.negative and spec.negative.to(device, dtype),
+        true_cfg=spec.settings.true_cfg,
+        guidance=spec.settings.guidance if models.has_guidance else None,
+    )
+
+
+class _Calls:
+    """Counts model calls and tells the host before each (cancel) and after (progress, preview)."""
+
+    def __init__(self, host: Host, total: int) -> None:
+        self._host = host
+        self._total = total
+        self._done = 0
+
+    def before(self) -> None:
+        """Poll for cancel, show that a call begins, and count it."""
+        self._host.check_cancelled()
+        self._host.progress(self._done, self._total)
+        self._done += 1
+
+    def after(self, preview: Preview) -> None:
+        """Report what has been done."""
+        self._host.progress(self._done, self._total, preview)

@@ -1,0 +1,92 @@
+"""Prompts to the two text states FLUX takes, computed once per text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..host import Host
+from ..memory.components import Part
+from ..memory.plan import placed, text_bytes, weight_budget
+from ..models import FillModels
+from .guidance import Prompt
+
+logger = logging.getLogger("onereward.fill")
+
+
+def encode_prompts(models: FillModels, texts: Sequence[str], host: Host) -> list[Prompt]:
+    """Return the encoded prompts, on the CPU; only texts that are new cost anything.
+
+    The encoders are on the device one after the other and never beside the transformer.
+
+    Source: diffusers, ``FluxFillPipeline.encode_prompt``.
+    """
+    length = models.recipe.max_sequence_length
+    known = {text: models.prompts.get((text, length)) for text in texts}
+    new = [text for text, found in known.items() if found is None]
+    if new:
+        encode = models.encode_texts or (lambda texts: _encode_texts(models, texts, host))
+        for text, states in zip(new, encode(new), strict=True):
+            known[text] = models.prompts.put((text, length), states)
+        logger.debug("encoded %d prompts", len(new))
+    return [
+        Prompt(sequence=found[0], pooled=found[1]) for found in (known[t] for t in texts) if found
+    ]
+
+
+def _encode_texts(
+    models: FillModels, texts: Sequence[str], host: Host
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    clip, t5 = models.text_encoder, models.text_encoder_2
+    pooled = _encode(clip, models, _clip_ids(models, texts), "pooler_output", host)
+    sequences = _encode(t5, models, _t5_ids(models, texts), "last_hidden_state", host)
+    return list(zip(sequences, pooled, strict=True))
+
+
+def check_characters(models: FillModels, words: str) -> None:
+    """Raise ValueError if the model's T5 tokenizer has no token for a character of the words."""
+    tokenizer = models.tokenizer_2
+    unknown = tokenizer.unk_token_id
+    for char in dict.fromkeys("".join(words.split())):
+        if unknown in tokenizer(char, add_special_tokens=False).input_ids:
+            raise ValueError(
+                f"words contains {char!r}, which this model's text encoder does not know; use "
+                "other characters"
+            )
+
+
+def truncation_note(models: FillModels, text: str) -> str | None:
+    """Return a sentence for the user if the prompt is longer than the model reads."""
+    length = models.recipe.max_sequence_length
+    tokens = len(models.tokenizer_2(text).input_ids)
+    if tokens <= length:
+        return None
+    return f"the prompt has {tokens} tokens, but the model reads only the first {length}"
+
+
+def _clip_ids(models: FillModels, texts: Sequence[str]) -> torch.Tensor:
+    # A tokenizer from elsewhere may say more than this encoder has positions for.
+    length = min(models.tokenizer.model_max_length, models.max_clip_tokens)
+    return _tokenize(models.tokenizer, texts, length)
+
+
+def _t5_ids(models: FillModels, texts: Sequence[str]) -> torch.Tensor:
+    return _tokenize(models.tokenizer_2, texts, models.recipe.max_sequence_length)
+
+
+def _tokenize(tokenizer: Any, texts: Sequence[str], length: int) -> torch.Tensor:
+    return tokenizer(
+        list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def _encode(
+    part: Part, models: FillModels, ids: torch.Tensor, output: str, host: Host
+) -> torch.Tensor:
+    host.check_cancelled()
+    room = text_bytes(part, ids.numel())
+    with placed(part, host, room, weight_budget(part, models, host, room)), torch.no_grad():
+        return getattr(part.module(ids.to(host.device)), output).cpu()

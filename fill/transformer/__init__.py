@@ -1,0 +1,1 @@
+"""The transformer's own parts: fused kernels, attention, modulation, recomputation."""

@@ -1,0 +1,1 @@
+"""The laboratory: makes and studies the bundled toy models. Not part of the package."""

@@ -1,0 +1,134 @@
+"""The model card: a page made of measured numbers alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from ....training.runs.files import write_text
+from ...world.conditions import TASKS
+from ..photographs import PHOTOGRAPHS
+
+_TARGETS = {"fill": 0.55, "extend": 0.75, "remove": 0.80, "text": 0.60}
+_ATLAS = Path(__file__).parents[2] / "world" / "data" / "glyphs.safetensors"
+
+_HEAD = """# Bundled fill model
+
+FLUX.1-Fill's architecture in the small, trained from scratch on the procedural world (`lab/world/`)
+and on openly licensed photographs; a plain diffusers folder. It is a base for development, tests
+and reinforcement learning, not for pictures beyond 64x64 scenes of its world.
+
+This page is written by `python -m onereward.lab.base_model.report.evaluate` from
+`card/evaluation.json` and the training records beside it.
+"""
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f} %"
+
+
+def _usability(numbers: dict[str, Any]) -> list[str]:
+    lines = [
+        f"## Usability on the {numbers['split']} split",
+        "",
+        "Share of pictures the oracle (`lab/oracle.py`) calls usable, with 95 % intervals; the",
+        "ceiling is the truth encoded and decoded by the autoencoder.",
+        "",
+        "| task | usable | interval | scenes | ceiling | aim |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task in TASKS:
+        row, ceiling = numbers["tasks"][task], numbers["vae_ceiling"][task]
+        low, high = row["interval"]
+        lines.append(
+            f"| {task} | **{_percent(row['usable'])}** | {_percent(low)} to {_percent(high)} | "
+            f"{row['count']} | {_percent(ceiling['usable'])} | {_percent(_TARGETS[task])} |"
+        )
+    lines += ["", "| part of a task | rate |", "|---|---|"]
+    lines += [f"| {k.replace('_', ' ')} | {_percent(v)} |" for k, v in numbers["details"].items()]
+    return [*lines, "", "![mask, result, truth; failures have a red bar](card/scenes.png)", ""]
+
+
+def _scores(numbers: dict[str, Any]) -> list[str]:
+    lines = ["## Mean scores", "", "| task | dimension | model | ceiling |", "|---|---|---|---|"]
+    for task in TASKS:
+        ceiling = numbers["vae_ceiling"][task]["scores"]
+        for dimension, score in numbers["tasks"][task]["scores"].items():
+            lines.append(f"| {task} | {dimension} | {score:.3f} | {ceiling[dimension]:.3f} |")
+    return [*lines, ""]
+
+
+def _photos(numbers: dict[str, Any]) -> list[str]:
+    if "photos" not in numbers:
+        return ["## Photographs", "", "Not measured in this evaluation.", ""]
+    lines = [
+        f"## Photographs: {numbers['photos']['crops']} held-out crops per task",
+        "",
+        "| task | method | PSNR under the mask | error at the seam |",
+        "|---|---|---|---|",
+    ]
+    for task in ("remove", "extend"):
+        for method, row in numbers["photos"][task].items():
+            lines.append(f"| {task} | {method} | {row['psnr_db']:.2f} dB | {row['seam']:.4f} |")
+    caption = "mask, model, edge replication, biharmonic, truth; remove, then extend"
+    return [*lines, "", f"![{caption}](card/photos.png)", ""]
+
+
+def _cost(numbers: dict[str, Any]) -> list[str]:
+    sampling = numbers["sampling"]
+    return [
+        "## Size and speed",
+        "",
+        f"{numbers['bytes'] / 1e6:.1f} MB in bf16. One 64x64 picture with {sampling['steps']} "
+        f"steps, true_cfg {sampling['true_cfg']}: {numbers['seconds_per_picture']:.2f} s "
+        f"({numbers['device']}).",
+        "",
+    ]
+
+
+def _training(folder: Path) -> list[str]:
+    lines = [
+        "## Training",
+        "",
+        "Stages in the order they ran, each with its config and curve in `card/training/`; times",
+        "are on one thread of a 2-core CPU that other work shared.",
+        "",
+        "| run | steps | minutes | last record |",
+        "|---|---|---|---|",
+    ]
+    records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    for record in sorted(records, key=lambda r: r["order"]):
+        last = record["curve"][-1]
+        shown = {k: round(v, 4) for k, v in last.items() if k in ("loss", "dev_psnr_db")}
+        lines.append(
+            f"| {record['run']} | {record['steps']} | {record['seconds'] / 60:.0f} | {shown} |"
+        )
+    return [*lines, ""]
+
+
+def _sources() -> list[str]:
+    with safe_open(_ATLAS, "pt") as atlas:
+        fonts = atlas.metadata()["fonts"].split("; ")
+    lines = ["## Sources and licences", "", "Letters (rendered into `lab/world/data/`):", ""]
+    lines += [f"- {font}" for font in fonts]
+    lines += ["", "| photograph | package | licence | used for |", "|---|---|---|---|"]
+    for photo in PHOTOGRAPHS:
+        use = "evaluation" if photo.is_held_out else "training"
+        lines.append(f"| {photo.file} | {photo.package} | {photo.licence} | {use} |")
+    return [*lines, ""]
+
+
+def write_card(folder: Path) -> None:
+    """Write `model-card.md` beside a card folder that holds `evaluation.json`."""
+    numbers = json.loads((folder / "evaluation.json").read_text())
+    parts = [
+        _usability(numbers),
+        _scores(numbers),
+        _photos(numbers),
+        _cost(numbers),
+        _training(folder / "training"),
+        _sources(),
+    ]
+    text = "\n".join([_HEAD, *(line for part in parts for line in part)])
+    write_text(folder.parent / "model-card.md", text)

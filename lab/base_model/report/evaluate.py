@@ -1,0 +1,206 @@
+"""Measure an exported model and write its card.
+
+`python -m onereward.lab.base_model.report.evaluate MODEL_FOLDER CARD_FOLDER --photos FOLDER`
+
+Scores the chosen split's scenes with the oracle, the autoencoder's own ceiling on the same scenes,
+and held-out photographs; writes `evaluation.json`, two contact sheets and `model-card.md`.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ....reward.report import wilson_interval
+from ....training.runs.files import write_text
+from ....training.runs.loop import step_generator
+from ...oracle import Verdict, composite, judge
+from ...world.conditions import TASKS, Conditions, draw_conditions
+from ...world.splits import Split
+from ..models import FillParts, load_folder
+from ..sampling import SampleSettings, sample_scenes
+from .card import write_card
+from .photo_probe import METHODS, PhotoResult, outline, photo_conditions, probe_photos
+from .sheet import save_sheet
+
+log = logging.getLogger("onereward.training")
+
+_BATCH_INDEX = 1_000  # development looks at other batches of its own split
+_SHEET_COLUMNS = 14
+_PHOTOS = 50
+_TIMED_RUNS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateSettings:
+    """What to measure."""
+
+    model: Path
+    card: Path
+    split: Split = Split.TEST
+    scenes_per_task: int = 250
+    photo_folders: tuple[str, ...] = ()
+    """Empty leaves photographs out."""
+
+
+def _rates(verdict: Verdict, scenes: Conditions) -> dict[str, dict[str, object]]:
+    rates: dict[str, dict[str, object]] = {}
+    for task, name in enumerate(TASKS):
+        rows = scenes.task == task
+        hits, count = int(verdict.usable[rows].sum()), int(rows.sum())
+        low, high = wilson_interval(hits / count, count)
+        scores = {
+            dimension: round(float(score[rows].nanmean()), 4)
+            for dimension, score in verdict.scores.items()
+            if not bool(score[rows].isnan().all())
+        }
+        rates[name] = {
+            "usable": round(hits / count, 4),
+            "interval": [round(low, 4), round(high, 4)],
+            "count": count,
+            "scores": scores,
+        }
+    return rates
+
+
+def _details(verdict: Verdict, scenes: Conditions) -> dict[str, float]:
+    words, fills = (scenes.task == TASKS.index(name) for name in ("text", "fill"))
+    letters = verdict.letters_right[words]
+    prompted = (scenes.task == TASKS.index("extend")) & (scenes.shape >= 0)
+    plain = (scenes.task == TASKS.index("extend")) & (scenes.shape < 0)
+    return {
+        "fill_shape_right": round(float(verdict.shape_right[fills].float().mean()), 4),
+        "text_words_read_exactly": round(float((letters == 1).float().mean()), 4),
+        "text_letters_read": round(float(letters.mean()), 4),
+        "extend_prompted_usable": round(float(verdict.usable[prompted].float().mean()), 4),
+        "extend_unprompted_usable": round(float(verdict.usable[plain].float().mean()), 4),
+    }
+
+
+@torch.no_grad()
+def vae_round_trip(parts: FillParts, images: Tensor) -> Tensor:
+    """Encode and decode pictures in 0..1: nothing that the transformer makes can be better."""
+    latents = parts.vae.encode(images * 2 - 1).latent_dist.mode()
+    return (parts.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+
+
+def _time_one_picture(parts: FillParts, scenes: Conditions, settings: SampleSettings) -> float:
+    one = scenes.select(torch.tensor([0]))
+    sample_scenes(parts, one, settings)
+    start = time.perf_counter()
+    for _ in range(_TIMED_RUNS):
+        sample_scenes(parts, one, settings)
+    return (time.perf_counter() - start) / _TIMED_RUNS
+
+
+def _photo_numbers(result: PhotoResult) -> dict[str, dict[str, float]]:
+    return {
+        method: {
+            "psnr_db": round(float(result.psnr_db(method).mean()), 2),
+            "seam": round(float(result.seam(method).mean()), 4),
+        }
+        for method in METHODS
+    }
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, object]:
+    """Measure everything, write the sheets and return the numbers."""
+    parts = load_folder(settings.model)
+    recipe = json.loads((settings.model / "recipe.json").read_text())
+    sampling = SampleSettings(
+        steps=recipe["steps"],
+        true_cfg=recipe["true_cfg"],
+        negative_prompt=recipe["negative_prompt"],
+    )
+    tasks = torch.arange(len(TASKS)).repeat_interleave(settings.scenes_per_task)
+    scenes = draw_conditions(settings.split, _BATCH_INDEX, tasks)
+    images = sample_scenes(parts, scenes, sampling)
+    verdict = judge(images, scenes)
+    settings.card.mkdir(parents=True, exist_ok=True)
+    _scene_sheet(settings.card / "scenes.png", scenes, images, verdict)
+    numbers: dict[str, object] = {
+        "split": settings.split.value,
+        "sampling": {k: recipe[k] for k in ("steps", "true_cfg", "negative_prompt")},
+        "tasks": _rates(verdict, scenes),
+        "details": _details(verdict, scenes),
+        "vae_ceiling": _rates(judge(vae_round_trip(parts, scenes.target), scenes), scenes),
+        "seconds_per_picture": round(_time_one_picture(parts, scenes, sampling), 3),
+        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "bytes": _folder_bytes(settings.model),
+    }
+    if settings.photo_folders:
+        numbers["photos"] = _photo_part(parts, settings, sampling)
+    return numbers
+
+
+def _photo_part(
+    parts: FillParts, settings: EvaluateSettings, sampling: SampleSettings
+) -> dict[str, object]:
+    numbers: dict[str, object] = {"crops": _PHOTOS}
+    rows = []
+    for purpose, task in enumerate(("remove", "extend")):
+        generator = step_generator(0, purpose, purpose=8)
+        conditions = photo_conditions(settings.photo_folders, task, _PHOTOS, generator)
+        result = probe_photos(parts, conditions, sampling)
+        numbers[task] = _photo_numbers(result)
+        rows.append(outline(conditions.source, conditions.mask)[:_SHEET_COLUMNS])
+        rows += [result.images[method][:_SHEET_COLUMNS] for method in METHODS]
+        rows.append(conditions.target[:_SHEET_COLUMNS])
+    save_sheet(settings.card / "photos.png", rows)
+    return numbers
+
+
+def _scene_sheet(path: Path, scenes: Conditions, images: Tensor, verdict: Verdict) -> None:
+    """Show the first scenes of each task: mask, result, truth; failures have a red bar."""
+    shown, rows = composite(images, scenes), []
+    for task in range(len(TASKS)):
+        first = (scenes.task == task).nonzero()[:_SHEET_COLUMNS, 0]
+        results = shown[first].clone()
+        failed = ~verdict.usable[first]
+        results[failed, :, -2:] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
+        rows += [
+            outline(scenes.source[first], scenes.mask[first]),
+            results,
+            scenes.target[first],
+        ]
+    save_sheet(path, rows)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("card", type=Path)
+    parser.add_argument("--split", type=Split, default=Split.TEST)
+    parser.add_argument("--scenes", type=int, default=250, help="scenes per task")
+    parser.add_argument("--photos", nargs="*", default=[], help="folders of photo packages")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(arguments.threads)
+    settings = EvaluateSettings(
+        model=arguments.model,
+        card=arguments.card,
+        split=arguments.split,
+        scenes_per_task=arguments.scenes,
+        photo_folders=tuple(arguments.photos),
+    )
+    numbers = evaluate(settings)
+    write_text(settings.card / "evaluation.json", json.dumps(numbers, indent=2) + "\n")
+    write_card(settings.card)
+    log.info("wrote %s", settings.card)
+
+
+if __name__ == "__main__":
+    main()

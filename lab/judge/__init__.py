@@ -1,0 +1,1 @@
+"""How the bundled toy judge is made, and how robust it is."""

@@ -1,0 +1,56 @@
+"""Average the weights of judges that went on from each other.
+
+`python -m onereward.lab.judge.average TARGET JUDGE JUDGE ...`
+
+Judges that went on from one ancestor lie in one valley: their mean often judges a little better
+than each, at no cost (M. Wortsman et al., "Model soups", 2022).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ...reward.judge import JudgeError
+from .copies import WEIGHTS, judge_like, weights_of
+
+
+def average_judges(folders: Sequence[Path], target: Path) -> None:
+    """Write the mean of judges whose weights are in one file each; the rest is the first one's.
+
+    Raises:
+        JudgeError: There are no folders, weights are missing, or they are of different shapes.
+    """
+    if not folders:
+        raise JudgeError("there is nothing to average; name the folders of judges")
+    judges = [weights_of(folder) for folder in folders]
+    first = judges[0]
+    for folder, weights in zip(folders, judges, strict=True):
+        if {k: w.shape for k, w in weights.items()} != {k: w.shape for k, w in first.items()}:
+            raise JudgeError(
+                f"{folder} and {folders[0]} are of different shapes; average judges that went on "
+                "from each other"
+            )
+    mean = {
+        name: torch.stack([weights[name].double() for weights in judges]).mean(0).to(value.dtype)
+        for name, value in first.items()
+    }
+    with judge_like(folders[0], target) as fresh:
+        save_file(mean, fresh / WEIGHTS, metadata={"format": "pt"})
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("judges", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    average_judges(arguments.judges, arguments.target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""Bundle a judge: weights in half the size, its report on held-out pairs, its card.
+
+`python -m onereward.lab.judge.bundle RUN_FOLDER POOL_FOLDER FILL_FOLDER TARGET`
+
+`RUN_FOLDER` is a finished run of `training.judge.compare`. The test split of the pool is looked at
+here and nowhere else. Everything is measured on the bundled weights; the same command writes the
+same numbers again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...reward.query import TEMPLATE_VERSION
+from ...reward.report import FILE_NAME as REPORT
+from ...reward.report import JudgeReport, report_table, write_report
+from ...training.policy.config import PolicyTrainConfig
+from ...training.policy.run import ADAPTER
+from ...training.runs.files import write_text
+from ..adapters.usability import draw_scenes
+from ..base_model.models import load_folder
+from ..oracle import DIMENSIONS
+from ..world.conditions import TASKS
+from ..world.splits import Split
+from .answers import report_on
+from .average import average_judges
+from .config import CompareConfig
+from .learner import load_whole_judge
+from .pairs.candidates import FULL, Candidates, load_candidates
+from .pairs.comparisons import best_and_worst, count_pairs, kinds_of_pairs
+from .pairs.gather import files_of
+from .robustness import PushSettings, find_contests, measure_policy, measure_robustness
+from .vqa import sight_accuracy
+
+log = logging.getLogger("onereward.training")
+
+EVALUATION = "evaluation.json"
+_PICTURES = 512
+PUBLISHED: dict[str, dict[str, float]] = {
+    "fill": {
+        "text_alignment": 83.77,
+        "consistency": 74.23,
+        "structure": 74.63,
+        "aesthetics": 72.10,
+    },
+    "extend": {
+        "text_alignment": 80.36,
+        "consistency": 72.50,
+        "structure": 74.29,
+        "aesthetics": 71.10,
+    },
+    "remove": {"removal_quality": 84.93},
+}
+"""Accuracy in % of the paper's judge (table 1), on people's preferences."""
+
+
+def save_small(judge_folder: Path, target: Path) -> None:
+    """Copy a judge with its weights in bfloat16."""
+    from transformers import AutoModelForImageTextToText
+
+    shutil.copytree(judge_folder, target)
+    model = AutoModelForImageTextToText.from_pretrained(judge_folder, dtype=torch.bfloat16)
+    model.save_pretrained(target)
+
+
+def kept_shares(pool: Candidates, margins: Sequence[float]) -> dict[str, float]:
+    """Return per task and dimension the share of scenes whose best and worst differ clearly."""
+    scores = pool.scores[:, pool.kinds == FULL].float()
+    is_clear = scores.amax(1) - scores.amin(1) >= torch.tensor(margins)
+    is_judged = ~scores.isnan().any(1)
+    shares: dict[str, float] = {}
+    for task, task_name in enumerate(TASKS):
+        for column, name in enumerate(DIMENSIONS):
+            rows = (pool.task == task) & is_judged[:, column]
+            if rows.any():
+                shares[f"{task_name}.{name}"] = round(
+                    float(is_clear[rows, column].float().mean()), 4
+                )
+    return shares
+
+
+def evaluate_judge(
+    folder: Path, pool_folder: Path, margins: Sequence[float]
+) -> tuple[JudgeReport, dict[str, Any]]:
+    """Measure a judge on the pool's test split; returns the report and other numbers."""
+    judge, pool = load_whole_judge(folder), load_candidates(files_of(pool_folder, Split.TEST))
+    report = report_on(judge, pool, list(best_and_worst(pool, margins)))
+    log.info("report\n%s", report_table(report))
+    kinds = {
+        name: _summary(report_on(judge, pool, pairs))
+        for name, pairs in kinds_of_pairs(pool, margins).items()
+        if pairs
+    }
+    return report, {
+        "template_version": TEMPLATE_VERSION,
+        "margins": dict(zip(DIMENSIONS, margins, strict=True)),
+        "sights": sight_accuracy(judge, Split.TEST, _PICTURES),
+        "kinds_of_pairs": kinds,
+        "kept": kept_shares(pool, margins),
+    }
+
+
+def learned_pairs(pool_folder: Path, margins: Sequence[float]) -> dict[str, dict[str, int]]:
+    """Return per task how many pairs of the pool's train split differ clearly."""
+    pool = load_candidates(files_of(pool_folder, Split.TRAIN))
+    all_kinds, finished = count_pairs(pool, margins), count_pairs(pool, margins, (FULL,))
+    return {t.value: {"all": all_kinds[t], "finished": finished[t]} for t in all_kinds}
+
+
+def _summary(report: JudgeReport) -> dict[str, float]:
+    cells = report.cells.values()
+    total = sum(cell.num_pairs for cell in cells)
+    right = sum(cell.accuracy * cell.num_pairs for cell in cells)
+    return {"accuracy": round(right / total, 4), "questions": total}
+
+
+def training_records(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return config, steps and hours of each run that made the judge, in order.
+
+    A judge that began as a bundled one has that one's runs before its own.
+    """
+    bundled = runs[-1] / "judge" / EVALUATION
+    records = json.loads(bundled.read_text())["training"] if bundled.is_file() else []
+    for run in runs:
+        config = json.loads((run / "config.json").read_text())
+        state = json.loads((run / "checkpoint" / "state.json").read_text())
+        hours = round(state["seconds"] / 3600, 2)
+        records.append({"steps": state["step"], "hours": hours, "config": config})
+    return records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleSettings:
+    """What is bundled, and what it is measured on."""
+
+    run: Path
+    """Finished run of the last stage."""
+    pool: Path
+    """Candidates; the test split is used."""
+    fill: Path
+    """The fill model, for attacks on latents."""
+    target: Path
+    """Where the bundle goes."""
+    before: tuple[Path, ...] = ()
+    """Runs of earlier stages, in order, for the record."""
+    averaged: tuple[Path, ...] = ()
+    """Those of them whose judges are averaged with the last one."""
+    rival: Path | None = None
+    """The last stage without adversarial pairs, whose robustness stands beside."""
+    policy: Path | None = None
+    """The run of a policy that was trained against this judge, to fool it if it can."""
+    rival_policy: Path | None = None
+    """The run of one that was trained against the rival in the same way."""
+    policy_scenes: int = 100
+    """Test scenes per task that these paint."""
+    contests: int = 200
+    """Pictures that are tried to be made winners."""
+    push: PushSettings = field(default_factory=PushSettings)
+    """How."""
+
+
+def bundle(settings: BundleSettings) -> None:
+    """Write the bundle; the old one stays until the new one is whole."""
+    config, target = CompareConfig.load(settings.run / "config.json"), settings.target
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    save_small(_whole(settings), fresh)
+    report, numbers = evaluate_judge(fresh, settings.pool, config.margins)
+    numbers["pairs"] = learned_pairs(settings.pool, config.margins)
+    numbers["push"] = asdict(settings.push)
+    numbers["robustness"] = _robustness_of(fresh, settings, settings.policy)
+    numbers["training"] = training_records([*settings.before, settings.run])
+    numbers["averaged"] = [run.name for run in (*settings.averaged, settings.run)]
+    if settings.rival is not None:
+        other = target.with_name(target.name + ".rival")
+        shutil.rmtree(other, ignore_errors=True)
+        save_small(settings.rival / "judge", other)
+        found = _robustness_of(other, settings, settings.rival_policy)
+        numbers["without_adversarial_pairs"] = found
+        shutil.rmtree(other)
+    write_report(fresh, report)
+    write_text(fresh / EVALUATION, json.dumps(numbers, indent=2) + "\n")
+    write_text(fresh / "README.md", card(report, numbers, _megabytes(fresh)))
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+def _whole(settings: BundleSettings) -> Path:
+    """Return the judge in full precision."""
+    last = settings.run / "judge"
+    if not settings.averaged:
+        return last
+    average_judges([last, *(run / "judge" for run in settings.averaged)], settings.run / "average")
+    return settings.run / "average"
+
+
+def _robustness_of(folder: Path, settings: BundleSettings, policy: Path | None) -> dict[str, Any]:
+    contests = find_contests(settings.pool, Split.TEST, settings.contests)
+    judge, parts = load_whole_judge(folder), load_folder(settings.fill)
+    found: dict[str, Any] = dict(measure_robustness(judge, contests, settings.push, parts))
+    if policy is not None:
+        config = PolicyTrainConfig.load(policy / "config.json")
+        steps, true_cfg = config.sampling_steps, config.true_cfg
+        scenes = draw_scenes(
+            settings.fill, Split.TEST, settings.policy_scenes, steps=steps, true_cfg=true_cfg
+        )
+        adapter = policy / ADAPTER
+        found["policy"] = measure_policy(judge, settings.fill, adapter, scenes)
+        found["policy_config"] = json.loads(config.to_json())
+    return found
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
+
+
+def card(report: JudgeReport, numbers: dict[str, Any], megabytes: float) -> str:
+    """Return the card: measured numbers alone."""
+    return "\n\n".join(
+        [
+            _HEAD.format(megabytes=megabytes),
+            "## Accuracy on finished candidates of the test split\n\n"
+            "In %, with the 95 % interval and the number of pairs (best against worst of four, one "
+            "pair per scene); a pair counts as right by the mean over both orders.\n\n"
+            + report_table(report),
+            "Published judge (7B, people's preferences), in %:\n\n" + _published(),
+            "## Other pairs and questions\n\n" + _others(numbers),
+            "## Hardly any difference\n\n"
+            "A pair needs scores that differ by "
+            + ", ".join(f"{m} ({name.replace('_', ' ')})" for name, m in numbers["margins"].items())
+            + ". Share of scenes that keep one, in %:\n\n"
+            + _kept(numbers["kept"]),
+            "## Robustness\n\n" + _robustness(numbers),
+            "## Training\n\n"
+            "Pairs of the train split that differ clearly in some dimension, besides mixtures and "
+            "deformed truths that are made on the spot:\n\n"
+            + _pairs(numbers["pairs"])
+            + "\n\n"
+            + _training(numbers["training"], numbers["averaged"]),
+        ]
+    )
+
+
+_HEAD = """# Bundled judge
+
+Qwen2.5-VL's architecture in the small ({megabytes:.1f} MB, bfloat16), trained from scratch on the
+procedural world (`lab/world/`): first to see, then to compare candidates of the bundled fill model as
+the world's oracle does. It is for development, tests and for showing that the loop works; it knows
+nothing of pictures beyond 64x64 scenes of its world.
+
+This page is written by `python -m onereward.lab.judge.bundle`."""
+
+
+def _published() -> str:
+    columns = list(DIMENSIONS)
+    lines = [f"| | {' | '.join(c.replace('_', ' ') for c in columns)} |", "|---" * 6 + "|"]
+    for task, row in PUBLISHED.items():
+        values = [f"{row[c]:.1f}" if c in row else "" for c in columns]
+        lines.append(f"| {task} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def _others(numbers: dict[str, Any]) -> str:
+    lines = ["| what | right | questions |", "|---|---|---|"]
+    names = {
+        "one_step": "one-step prediction against a finished picture",
+        "fault": "planted fault against the truth",
+        "pattern": "fine pattern against the picture below it",
+    }
+    for key, name in names.items():
+        row = numbers["kinds_of_pairs"].get(key)
+        if row is None:
+            continue
+        lines.append(f"| {name} | {100 * row['accuracy']:.1f} % | {row['questions']} |")
+    for kind, share in numbers["sights"].items():
+        lines.append(f"| seeing: {kind} | {100 * share:.1f} % | |")
+    return "\n".join(lines)
+
+
+def _kept(kept: dict[str, float]) -> str:
+    lines = ["| task | dimension | kept |", "|---|---|---|"]
+    for cell, share in kept.items():
+        task, _, dimension = cell.partition(".")
+        lines.append(f"| {task} | {dimension.replace('_', ' ')} | {100 * share:.0f} |")
+    return "\n".join(lines)
+
+
+def _robustness(numbers: dict[str, Any]) -> str:
+    push, other = numbers["push"], numbers.get("without_adversarial_pairs")
+    text = (
+        "How often a picture that the oracle calls unusable wins against a usable one of the same "
+        f"scene, untouched and after {push['steps']} Adam steps on P(Yes) inside the mask: at most "
+        f"{255 * push['pixel_limit']:.0f}/255 per pixel, or {push['latent_limit']} of a latent's "
+        "deviation. *policy*: unusable pictures of a LoRA that was trained against the judge "
+        "itself, as it would be to fool it.\n\n"
+        "| change | bundled judge | last stage without adversarial pairs | contests |\n"
+        "|---|---|---|---|\n"
+    )
+    rows = []
+    for name, row in numbers["robustness"].items():
+        if "wins" not in row:
+            continue
+        low, high = row["interval"]
+        ours = f"{100 * row['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
+        rows.append(f"| {name} | {ours} | {_other_rate(other, name)} | {row['contests']} |")
+    return text + "\n".join(rows)
+
+
+def _other_rate(other: dict[str, Any] | None, name: str) -> str:
+    if other is None or name not in other:
+        return "not measured"
+    low, high = other[name]["interval"]
+    return f"{100 * other[name]['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _pairs(pairs: dict[str, dict[str, int]]) -> str:
+    lines = ["| task | pairs | of two finished candidates |", "|---|---|---|"]
+    lines += [f"| {task} | {row['all']} | {row['finished']} |" for task, row in pairs.items()]
+    return "\n".join(lines)
+
+
+def _training(records: list[dict[str, Any]], averaged: Sequence[str]) -> str:
+    lines = ["| run | steps | core-hours on a CPU |", "|---|---|---|"]
+    for record in records:
+        name = Path(record["config"]["run_folder"]).name
+        hours = record["hours"] * record["config"].get("threads", 1)
+        lines.append(f"| {name} | {record['steps']} | {hours:.2f} |")
+    mean = "The weights are the mean of those after " + ", ".join(averaged) + ".\n\n"
+    where = f"Configs: `{EVALUATION}`. Gate of training: `{REPORT}`.\n"
+    return "\n".join(lines) + "\n\n" + (mean if len(averaged) > 1 else "") + where
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("run", "pool", "fill", "target"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--before", type=Path, nargs="*", default=[], help="earlier runs")
+    parser.add_argument(
+        "--average", type=Path, nargs="*", default=[], help="those of them to average with the last"
+    )
+    parser.add_argument("--rival", type=Path, help="a run without adversarial pairs")
+    parser.add_argument("--policy", type=Path, help="run of a policy that tried to fool this judge")
+    parser.add_argument("--rival-policy", type=Path, help="the same against the rival")
+    parser.add_argument("--contests", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1, help="the same number, the same card")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    bundle(
+        BundleSettings(
+            run=arguments.run,
+            pool=arguments.pool,
+            fill=arguments.fill,
+            target=arguments.target,
+            before=tuple(arguments.before),
+            averaged=tuple(arguments.average),
+            rival=arguments.rival,
+            policy=arguments.policy,
+            rival_policy=arguments.rival_policy,
+            contests=arguments.contests,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The pairs that the toy judge learns from."""

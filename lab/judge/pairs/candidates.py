@@ -1,0 +1,231 @@
+"""Candidates of the bundled fill model for procedural scenes, scored by the oracle.
+
+The judge learns from what it will judge: finished pictures with randomised settings (sec. 4.2),
+one-step predictions from every noise level (sec. 4.4, what the policy is rewarded for), the truth,
+planted faults, and good pictures under a fine pattern. Each scene is one group of pictures; a pair
+is any two of its pictures that differ clearly in a dimension.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ....training.data.generate import CollectConfig
+from ....training.runs.loop import step_generator
+from ...base_model.attention import PlainAttention
+from ...base_model.models import FillParts
+from ...base_model.report.evaluate import vae_round_trip
+from ...base_model.sampling import SampleSettings, decode_packed, sample_packed
+from ...oracle import composite, judge
+from ...world.artifacts import FAULTS, plant_fault
+from ...world.canvas import SIZE, pixel_grid
+from ...world.conditions import TASKS, Conditions, draw_conditions
+from ...world.splits import Split
+
+KINDS = ("full", "one_step", "truth", "fault", "pattern")
+FULL, ONE_STEP, TRUTH, FAULT, PATTERN = range(len(KINDS))
+NUM_PATTERNS = 2
+BATCH = 32
+"""Scenes sampled together; they share each candidate's settings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidates:
+    """Groups of pictures, one group per scene."""
+
+    images: Tensor
+    """Uint8 `[G, M, 3, 64, 64]`: pasted into the source, as every result is."""
+    scores: Tensor
+    """Float16 `[G, M, D]`: the oracle's, in the order of its `DIMENSIONS`; NaN where none."""
+    usable: Tensor
+    """Bool `[G, M]`: the oracle's yes or no."""
+    kinds: Tensor
+    """Uint8 `[M]`, index into `KINDS`."""
+    spoils: Tensor
+    """Int64 `[G, M]`: which picture of the group a pattern was laid over; -1 for other kinds."""
+    task: Tensor
+    """Int64 `[G]`, index into the world's `TASKS`."""
+    masks: Tensor
+    """Uint8 `[G, 64, 64]`, 1 = repainted."""
+    prompts: list[str]
+    """One per group."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def draw_candidates(
+    models: Sequence[FillParts],
+    split: Split,
+    index: int,
+    config: CollectConfig,
+    count: int = BATCH,
+) -> Candidates:
+    """Make batch `index` of a split, tasks in turn; the same arguments give the same pictures.
+
+    The models make the candidates of every scene in turn; they share one autoencoder.
+    """
+    tasks = torch.arange(count) % len(TASKS)
+    conditions = draw_conditions(split, index, tasks)
+    generator = step_generator(config.seed, index, purpose=list(Split).index(split))
+    finished, early = [], []
+    for number in range(config.num_candidates):
+        parts = models[number % len(models)]
+        full, one_step = _sample(parts, conditions, config, generator)
+        finished.append(full)
+        early.append(one_step)
+    groups = torch.stack(finished + early, 1)
+    groups = torch.cat([groups, _truth_and_faults(models[0], conditions, generator)], 1)
+    base = torch.randint(groups.shape[1] - 1, (NUM_PATTERNS, count), generator=generator)
+    patterned = [
+        lay_pattern(groups[torch.arange(count), row], conditions.mask, generator) for row in base
+    ]
+    groups = torch.cat([groups, torch.stack(patterned, 1)], 1)
+    num = config.num_candidates
+    kinds = [FULL] * num + [ONE_STEP] * num + [TRUTH, FAULT] + [PATTERN] * NUM_PATTERNS
+    spoils = torch.full((count, len(kinds)), -1)
+    spoils[:, -NUM_PATTERNS:] = base.T
+    return _scored(groups, conditions, torch.tensor(kinds, dtype=torch.uint8), spoils)
+
+
+def _sample(
+    parts: FillParts, conditions: Conditions, config: CollectConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return finished pictures, and the one-step predictions of one random step on the way."""
+    settings = draw_sample_settings(config, generator)
+    on_way: list[Tensor] = []
+    with torch.autocast("cpu", torch.bfloat16), PlainAttention():
+        latents = sample_packed(
+            parts, conditions, settings, generator, lambda _, x0: on_way.append(x0)
+        )
+        chosen = int(torch.randint(len(on_way), (), generator=generator))
+        full, early = decode_packed(parts, latents), decode_packed(parts, on_way[chosen])
+    return composite(full, conditions), composite(early, conditions)
+
+
+def draw_sample_settings(config: CollectConfig, generator: torch.Generator) -> SampleSettings:
+    """Draw steps, guidance, strength and negative prompt."""
+    a, b, c = torch.rand(3, generator=generator).tolist()
+    prompt = int(torch.randint(len(config.negative_prompts), (), generator=generator))
+    return SampleSettings(
+        steps=round(config.steps[0] + a * (config.steps[1] - config.steps[0])),
+        true_cfg=config.true_cfg[0] + b * (config.true_cfg[1] - config.true_cfg[0]),
+        strength=config.strength[0] + c * (config.strength[1] - config.strength[0]),
+        negative_prompt=config.negative_prompts[prompt],
+    )
+
+
+def _truth_and_faults(
+    parts: FillParts, conditions: Conditions, generator: torch.Generator
+) -> Tensor:
+    """Return the truth through the autoencoder and with a fault, `[B, 2, 3, 64, 64]`."""
+    faulty = conditions.target.clone()
+    order = torch.randperm(len(FAULTS), generator=generator).tolist()
+    is_open = torch.ones(len(conditions), dtype=torch.bool)
+    # Each scene takes the first fault that makes sense in it; a third of them at a time.
+    for name in (list(FAULTS)[k] for k in order):
+        planted = plant_fault(name, conditions, generator)
+        luck = torch.rand(len(conditions), generator=generator) < 1 / 3
+        rows = is_open & planted.applies & luck
+        faulty[rows], is_open = planted.images[rows], is_open & ~rows
+    both = [
+        composite(vae_round_trip(parts, images), conditions)
+        for images in (conditions.target, faulty)
+    ]
+    return torch.stack(both, 1)
+
+
+def lay_pattern(images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
+    """Lay a fine pattern over pictures inside their masks.
+
+    Lattices, checkers, waves of any direction and period, grain, and tints: what a policy paints
+    that has found a weakness of its judge.
+
+    Args:
+        images: float32 `[B, 3, 64, 64]` in 0..1.
+        masks: float32 `[B, 64, 64]`, 1 = repainted.
+        generator: Decides kind, period, direction, colour and strength.
+    """
+    count = len(images)
+    x, y = pixel_grid()
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=generator)
+
+    def chosen(number: int, total: int, luck: Tensor) -> Tensor:
+        return ((luck * total).long() == number)[:, None, None, None]
+
+    angle, period = uniform(0, 6.3, 1, 1), uniform(2, 17, 1, 1)
+    phase = uniform(0, 6.3, 1, 1)
+    across = (x * angle.cos() + y * angle.sin()) * 2 * torch.pi / period + phase
+    along = (y * angle.cos() - x * angle.sin()) * 2 * torch.pi / period
+    step = uniform(2, 17, 1, 1).long()
+    dots = ((x.long() % step == 0) & (y.long() % step == 0)).float() * 3
+    checker = (((x.long() // step) + (y.long() // step)) % 2).float() * 2 - 1
+    grain = torch.randn(count, SIZE, SIZE, generator=generator)
+    plain = torch.ones(count, SIZE, SIZE)
+    kinds = (across.sin(), across.sin() * along.sin(), dots, checker, grain, plain)
+    luck = uniform(0, 1)
+    pattern = torch.zeros(count, 1, SIZE, SIZE)
+    for number, values in enumerate(kinds):
+        pattern = torch.where(chosen(number, len(kinds), luck), values[:, None], pattern)
+    colour = torch.randn(count, 3, 1, 1, generator=generator)
+    colour = torch.where(uniform(0, 1, 1, 1, 1) < 0.5, colour, colour.mean(1, keepdim=True).sign())
+    strength = uniform(0.03, 0.2, 1, 1, 1)
+    return (images + masks[:, None] * strength * colour * pattern).clamp(0, 1)
+
+
+def _scored(groups: Tensor, conditions: Conditions, kinds: Tensor, spoils: Tensor) -> Candidates:
+    verdicts = [judge(groups[:, m], conditions) for m in range(groups.shape[1])]
+    scores = torch.stack([v.table for v in verdicts], 1)
+    return Candidates(
+        images=(groups * 255).round().to(torch.uint8),
+        scores=scores.half(),
+        usable=torch.stack([v.usable for v in verdicts], 1),
+        kinds=kinds,
+        spoils=spoils,
+        task=conditions.task,
+        masks=conditions.mask.to(torch.uint8),
+        prompts=conditions.prompts,
+    )
+
+
+def save_candidates(candidates: Candidates, path: Path) -> None:
+    """Write groups to one safetensors file, at once."""
+    tensors = {
+        f.name: getattr(candidates, f.name).contiguous()
+        for f in fields(Candidates)
+        if f.name != "prompts"
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata={"prompts": json.dumps(candidates.prompts)})
+    temporary.replace(path)
+
+
+def load_candidates(paths: Sequence[Path]) -> Candidates:
+    """Read groups written by :func:`save_candidates`; all files need the same kinds.
+
+    Raises:
+        FileNotFoundError: There is no file.
+    """
+    if not paths:
+        raise FileNotFoundError("there are no candidates; make some with training.judge.gather")
+    loaded: list[Candidates] = []
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            prompts = json.loads(file.metadata()["prompts"])
+        loaded.append(Candidates(prompts=prompts, **tensors))
+    names = [f.name for f in fields(Candidates) if f.name not in ("prompts", "kinds")]
+    joined = {name: torch.cat([getattr(one, name) for one in loaded]) for name in names}
+    return Candidates(
+        prompts=[p for one in loaded for p in one.prompts], kinds=loaded[0].kinds, **joined
+    )

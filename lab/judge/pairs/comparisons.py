@@ -1,0 +1,230 @@
+"""Pairs of candidates: which two pictures of a scene are compared, and what the oracle says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ....fill.task import Dimension, Task
+from ....reward.query import Query
+from ...oracle import DIMENSIONS
+from ...world.conditions import TASKS
+from .candidates import FAULT, FULL, KINDS, ONE_STEP, PATTERN, TRUTH, Candidates
+
+_MIX = (
+    ((FULL,), (FULL,), 0.4),
+    ((ONE_STEP,), (FULL,), 0.3),  # what the policy is rewarded for
+    ((ONE_STEP,), (ONE_STEP,), 0.1),
+    ((FAULT,), (FULL, TRUTH), 0.2),
+)
+"""Kinds of the two pictures, and how often, beside the patterns."""
+TURNS = tuple(
+    TASKS.index(name)
+    for name in ("fill", "extend", "text", "fill", "extend", "remove", "fill", "extend")
+)
+"""Tasks of the scenes in turn: outlines are harder to judge than removals and words."""
+_VISIBLE = 3
+"""Least mean change of a pattern under the mask that counts, of 255."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two pictures of a group, and for every clear difference which one wins."""
+
+    group: int
+    """Which scene of the candidates; -1 for one that is not among them."""
+    pictures: tuple[int, int]
+    """Places among the group's candidates; -1 for pictures that are not."""
+    task: Task
+    prompt: str
+    winners: tuple[tuple[Dimension, int], ...]
+    """Dimension, and 0 or 1: the place of the better picture."""
+
+    def queries(self) -> list[tuple[Query, int]]:
+        """Return each question with the place of the better picture."""
+        return [(Query(self.task, d, self.prompt), place) for d, place in self.winners]
+
+
+def compare(
+    pool: Candidates, group: int, pictures: tuple[int, int], margins: Sequence[float]
+) -> Comparison | None:
+    """Compare two pictures of a group; None if they hardly differ in any dimension.
+
+    A pattern counts as a fault in every dimension: a judge that lets it pass in one of them can be
+    fooled through that one.
+    """
+    gaps = (pool.scores[group, pictures[0]] - pool.scores[group, pictures[1]]).float()
+    spoiled = [
+        place
+        for place in (0, 1)
+        if pool.spoils[group, pictures[place]] == pictures[1 - place]
+        and _is_visible(pool, group, pictures)
+    ]
+    better = 1 - spoiled[0] if spoiled else None
+    found = as_comparison(
+        int(pool.task[group]), pool.prompts[group], gaps.tolist(), margins, better
+    )
+    return None if found is None else replace(found, group=group, pictures=pictures)
+
+
+def as_comparison(
+    task: int,
+    prompt: str,
+    gaps: Sequence[float],
+    margins: Sequence[float],
+    better: int | None = None,
+) -> Comparison | None:
+    """Say who wins where; None if two pictures hardly differ in any dimension.
+
+    Args:
+        task: The scene's, index into the world's `TASKS`.
+        prompt: The scene's.
+        gaps: Score of the first less that of the second, per dimension of the oracle; NaN where
+            the task is not judged on it.
+        margins: Least difference that counts.
+        better: The place of the picture that wins where the scores hardly differ; None: nobody.
+    """
+    winners = []
+    for name, gap, margin in zip(DIMENSIONS, gaps, margins, strict=True):
+        if gap != gap:  # NaN
+            continue
+        if abs(gap) >= margin:
+            winners.append((Dimension(name), int(gap < 0)))
+        elif better is not None:
+            winners.append((Dimension(name), better))
+    if not winners:
+        return None
+    return Comparison(
+        group=-1,
+        pictures=(-1, -1),
+        task=Task(TASKS[task]),
+        prompt=prompt,
+        winners=tuple(winners),
+    )
+
+
+def _is_visible(pool: Candidates, group: int, pictures: tuple[int, int]) -> bool:
+    first, second = (pool.images[group, m].float() for m in pictures)
+    change = (first - second).abs().mean(0)[pool.masks[group] > 0]
+    return bool(change.mean() >= _VISIBLE)
+
+
+def draw_groups(pool: Candidates, num: int, generator: torch.Generator) -> Tensor:
+    """Draw groups, int64 `[num]`, tasks as often as in `TURNS`."""
+    share = torch.tensor([TURNS.count(task) for task in range(len(TASKS))]).float()
+    weights = (share / pool.task.bincount(minlength=len(TASKS)).clamp(min=1))[pool.task]
+    return torch.multinomial(weights, num, replacement=True, generator=generator)
+
+
+def draw_comparisons(
+    pool: Candidates,
+    num: int,
+    margins: Sequence[float],
+    generator: torch.Generator,
+    pattern_share: float = 0.2,
+) -> list[Comparison]:
+    """Draw comparisons of all kinds, of the tasks in turn.
+
+    Args:
+        pool: The candidates.
+        num: How many.
+        margins: Least difference that counts, per dimension of the oracle.
+        generator: Decides which.
+        pattern_share: Share of those drawn (before the margins drop some) that show a picture
+            against itself under a fine pattern.
+    """
+    # A pattern's rival is the picture it was laid over.
+    mix: list[tuple[tuple[int, ...], tuple[int, ...], float]]
+    mix = [(a, b, share * (1 - pattern_share)) for a, b, share in _MIX]
+    mix.append(((PATTERN,), (), pattern_share))
+    weights = torch.tensor([share for _, _, share in mix])
+    turns = [(pool.task == task).nonzero()[:, 0] for task in TURNS]
+    turns = [rows for rows in turns if len(rows)]
+    first_turn = int(torch.randint(len(turns), (), generator=generator))
+    drawn: list[Comparison] = []
+    while len(drawn) < num:
+        luck = torch.rand(3, generator=generator).tolist()
+        of_task = turns[(first_turn + len(drawn)) % len(turns)]
+        group = int(of_task[int(luck[0] * len(of_task))])
+        kinds = mix[int(torch.multinomial(weights, 1, generator=generator))]
+        first = _pick(pool.kinds, kinds[0], luck[1])
+        second = (
+            _pick(pool.kinds, kinds[1], luck[2]) if kinds[1] else int(pool.spoils[group, first])
+        )
+        found = None if first == second else compare(pool, group, (first, second), margins)
+        if found is not None:
+            drawn.append(found)
+    return drawn
+
+
+def _pick(kinds: Tensor, wanted: tuple[int, ...], luck: float) -> int:
+    places = [m for m, kind in enumerate(kinds.tolist()) if kind in wanted]
+    return places[int(luck * len(places))]
+
+
+def draw_dimensions(one: Comparison, most: int, generator: torch.Generator) -> Comparison:
+    """Keep so many of a comparison's dimensions at most, drawn at random; 0 keeps all."""
+    if not 0 < most < len(one.winners):
+        return one
+    kept = torch.randperm(len(one.winners), generator=generator)[:most].sort().values
+    return replace(one, winners=tuple(one.winners[k] for k in kept.tolist()))
+
+
+def count_pairs(
+    pool: Candidates, margins: Sequence[float], kinds: Sequence[int] | None = None
+) -> dict[Task, int]:
+    """Count, per task, the pairs of pictures of a group that differ clearly in some dimension.
+
+    Args:
+        pool: The candidates.
+        margins: Least difference that counts, per dimension of the oracle.
+        kinds: Kinds that both pictures are of; None takes all.
+    """
+    wanted = range(len(KINDS)) if kinds is None else kinds
+    places = torch.isin(pool.kinds, torch.tensor(list(wanted), dtype=torch.uint8)).nonzero()[:, 0]
+    least, totals = torch.tensor(margins), torch.zeros(len(pool), dtype=torch.long)
+    for number, first in enumerate(places.tolist()):
+        gaps = pool.scores[:, [first]].float() - pool.scores[:, places[number + 1 :]].float()
+        totals += (gaps.abs() >= least).any(2).sum(1)  # NaN is no difference
+    return {Task(name): int(totals[pool.task == k].sum()) for k, name in enumerate(TASKS)}
+
+
+def best_and_worst(
+    pool: Candidates, margins: Sequence[float], kind: int = FULL
+) -> Iterator[Comparison]:
+    """Yield, per group and dimension, the best against the worst of a kind, as in sec. 4.2."""
+    places = (pool.kinds == kind).nonzero()[:, 0]
+    for group in range(len(pool)):
+        scores = pool.scores[group, places].float()
+        for column, (name, margin) in enumerate(zip(DIMENSIONS, margins, strict=True)):
+            values = scores[:, column]
+            if values.isnan().any() or float(values.max() - values.min()) < margin:
+                continue
+            yield Comparison(
+                group=group,
+                pictures=(int(places[values.argmax()]), int(places[values.argmin()])),
+                task=Task(TASKS[int(pool.task[group])]),
+                prompt=pool.prompts[group],
+                winners=((Dimension(name), 0),),
+            )
+
+
+def kinds_of_pairs(pool: Candidates, margins: Sequence[float]) -> dict[str, list[Comparison]]:
+    """Return held-out comparisons by kind, one per group, beside those of finished pictures."""
+    kinds = pool.kinds.tolist()
+    full, one_step, truth, fault, pattern = map(
+        kinds.index, (FULL, ONE_STEP, TRUTH, FAULT, PATTERN)
+    )
+    groups = range(len(pool))
+    wanted = {
+        "one_step": [(g, (one_step, full)) for g in groups],
+        "fault": [(g, (fault, truth)) for g in groups],
+        "pattern": [(g, (pattern, int(pool.spoils[g, pattern]))) for g in groups],
+    }
+    return {
+        name: [found for g, both in pairs if (found := compare(pool, g, both, margins))]
+        for name, pairs in wanted.items()
+    }

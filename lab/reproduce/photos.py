@@ -1,0 +1,104 @@
+"""Photographs: base against alg. 1 and 2 by measures, on crops that nothing was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...fill.config import FillConfig, ModelConfig
+from ...fill.models import load_fill_models
+from ...fill.task import Task
+from ...training.data.conditions import FILE_NAME, ConditionSet, save_picture
+from ...training.data.edit_dataset import MASKS, PICTURES, ConditionsConfig, make_from_folder
+from ...training.evaluation.config import BenchmarkConfig
+from ...training.evaluation.run import Contenders, benchmark
+from ...training.policy.config import DYNAMIC, FIXED
+from ...training.runs.files import write_text
+from ..base_model.photographs import PHOTOGRAPHS, draw_photo_crops
+from .config import ReproduceConfig
+from .policies import adapter_of
+from .stage import Context, Stage
+
+TASKS = (Task.REMOVE, Task.EXTEND)
+PHOTOS = "photos"
+"""Stage and measurement."""
+_FILES = "files.json"
+"""The photographs' names, beside their crops."""
+
+
+def photo_stage() -> Stage:
+    """Return the stage."""
+    return Stage(name=PHOTOS, work=_measure, needs=(FIXED, DYNAMIC), is_measurement=True)
+
+
+def take_up_photographs(context: Context) -> None:
+    """Let the stage run that was left out before there were photographs."""
+    if context.result(PHOTOS).exists() and not context.read(PHOTOS)["crops"]:
+        photo_stage().marker(context.config).unlink(missing_ok=True)
+
+
+def usable_photographs(folder: Path) -> list[Path]:
+    """Return all pictures below a folder, without those that the bundled models learned from.
+
+    Raises:
+        ValueError: There are none.
+    """
+    learned = {photo.file for photo in PHOTOGRAPHS if not photo.is_held_out}
+    found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in PICTURES]
+    found = [path for path in found if path.name not in learned]
+    if not found:
+        raise ValueError(
+            f"{folder} holds no photographs ({', '.join(PICTURES)}) but those that the bundled "
+            "model was trained on; name another folder"
+        )
+    return found
+
+
+def _measure(context: Context) -> bool:
+    """Without a folder of photographs say so; the rest of the report does not need them."""
+    config, folder = context.config, context.folder / "photos"
+    if not (folder / FILE_NAME).exists():
+        if context.photos is None:
+            context.write(PHOTOS, {"crops": 0})
+            return True
+        _cut_crops(context, usable_photographs(context.photos))
+    conditions, base, made = ConditionSet(folder), _models(config, None), {}
+    for name in (FIXED, DYNAMIC):
+        contenders = Contenders(model=_models(config, name), rival=base)
+        place = context.result(f"photos-{name}").with_suffix("")
+        plan = BenchmarkConfig(seed=config.seed)
+        made[name] = benchmark(
+            contenders, conditions, plan, place, context.host, FillConfig(**config.sampling())
+        ).numbers()
+    files = json.loads((context.folder / "crops" / _FILES).read_text(encoding="utf-8"))
+    context.write(PHOTOS, {"crops": config.photo_crops, "files": files, "models": made})
+    return True
+
+
+def _cut_crops(context: Context, photographs: Sequence[Path]) -> None:
+    """Cut the crops and draw their masks, the same for the same photographs."""
+    config, place = context.config, context.folder / "crops"
+    generator = torch.Generator().manual_seed(config.seed)
+    crops = draw_photo_crops(list(photographs), config.photo_crops, generator)
+    for task in TASKS:
+        (place / task.value).mkdir(parents=True, exist_ok=True)
+        for number, crop in enumerate(crops):
+            path = place / task.value / f"crop-{number:02d}.png"
+            save_picture(path, crop.permute(1, 2, 0) / 255)
+    used = [path.name for path in photographs[: config.photo_crops]]
+    write_text(place / _FILES, json.dumps(used))
+    plan = ConditionsConfig(
+        masks=MASKS[1], num_conditions=len(TASKS) * config.photo_crops, seed=config.seed
+    )
+    make_from_folder(context.folder / "photos", place, plan, context.host)
+
+
+def _models(config: ReproduceConfig, name: str | None) -> Any:
+    models = load_fill_models(
+        ModelConfig(folder=config.fill_folder, precision="fp32"), torch.device("cpu")
+    )
+    return models.with_adapter(adapter_of(config, name), 1.0) if name else models

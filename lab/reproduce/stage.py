@@ -1,0 +1,136 @@
+"""Stages: what has to be there before, what to do, and a file that says it is done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ...training.runs.files import write_text
+from ...training.runs.hosts import TrainingHost
+from .config import ReproduceConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a stage works with."""
+
+    config: ReproduceConfig
+    host: TrainingHost
+    photos: Path | None = None
+    """A folder of photographs; None: that part is left out."""
+    evaluation: str = "evaluation"
+    """Where measurements go, below the run's folder; another name measures everything again."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.config.folder
+
+    @property
+    def minutes(self) -> float:
+        """What a stage may take."""
+        return self.config.stage_minutes
+
+    def result(self, name: str) -> Path:
+        """Return the file of a measurement."""
+        return self.folder / self.evaluation / f"{name}.json"
+
+    def write(self, name: str, values: Mapping[str, Any]) -> None:
+        """Keep a measurement."""
+        path = self.result(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(values, indent=2) + "\n")
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return a measurement that was kept."""
+        return json.loads(self.result(name).read_text(encoding="utf-8"))
+
+
+_CLOCKS: dict[str, Callable[[], float]] = {
+    "seconds": time.monotonic,
+    "cpu_seconds": time.process_time,  # what it would take on a free core
+}
+Work = Callable[[Context], bool]
+"""Does what is missing; returns whether everything is done, else it is called again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A piece of the run, at most an hour at a time."""
+
+    name: str
+    work: Work
+    needs: tuple[str, ...] = ()
+    is_measurement: bool = False
+    """Whether it reads finished models alone, so that it can be done again to compare."""
+
+    def marker(self, config: ReproduceConfig) -> Path:
+        """Return the file that says it is done."""
+        return config.folder / "stages" / f"{self.name}.json"
+
+    def is_done(self, config: ReproduceConfig) -> bool:
+        """Whether it is."""
+        return self.marker(config).is_file()
+
+    def run(self, context: Context) -> bool:
+        """Go on with it; return whether it is done now."""
+        path = self.marker(context.config)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        spent = json.loads(part.read_text()) if part.exists() else dict.fromkeys(_CLOCKS, 0.0)
+        start = {name: clock() for name, clock in _CLOCKS.items()}
+        try:
+            is_done = self.work(context)
+        finally:
+            spent = {n: spent[n] + clock() - start[n] for n, clock in _CLOCKS.items()}
+            write_text(part, json.dumps(spent))
+        if is_done:
+            rounded = {name: round(seconds, 1) for name, seconds in spent.items()}
+            write_text(path, json.dumps({**rounded, "commit": commit()}) + "\n")
+            part.unlink()
+        return is_done
+
+
+def ready(stages: Sequence[Stage], config: ReproduceConfig) -> list[Stage]:
+    """Return the stages that are not done and whose needs are, in order."""
+    done = {stage.name for stage in stages if stage.is_done(config)}
+    return [s for s in stages if s.name not in done and set(s.needs) <= done]
+
+
+def records(stages: Sequence[Stage], config: ReproduceConfig) -> dict[str, dict[str, Any]]:
+    """Return what the finished stages' files say."""
+    return {
+        stage.name: json.loads(stage.marker(config).read_text())
+        for stage in stages
+        if stage.is_done(config)
+    }
+
+
+@cache
+def commit() -> str:
+    """Return the commit of this checkout, marked if files differ from it; empty without git.
+
+    Asked once, when a run begins: its code is loaded then, whatever is committed meanwhile.
+    """
+
+    def ask(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    try:
+        found = ask("rev-parse", "--short=12", "HEAD")
+        return found + (
+            " and uncommitted changes" if found and ask("status", "--porcelain") else ""
+        )
+    except FileNotFoundError:
+        return ""

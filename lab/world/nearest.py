@@ -1,0 +1,43 @@
+"""The right result that is nearest to a picture: what the picture should have been.
+
+A scene leaves things open: a shape may stand anywhere in the hole. Compared with one particular
+truth, a picture of them all at once, a blur, would be best.
+"""
+
+import torch
+from torch import Tensor
+
+from ..oracle import composite
+from .conditions import TASKS, Conditions
+from .shape_fit import fit_near, fit_shapes_where, matte_of
+
+_FILL, _EXTEND = TASKS.index("fill"), TASKS.index("extend")
+
+
+@torch.no_grad()
+def nearest_truth(images: Tensor, conditions: Conditions) -> Tensor:
+    """Return the asked shape where the picture has one (fill, extend), else the true picture.
+
+    Args:
+        images: float32 `[B, 3, 64, 64]` in 0..1, one per scene.
+        conditions: The scenes.
+
+    Returns:
+        `[B, 3, 64, 64]`, 0..1; the true picture too where no shape can be made out.
+    """
+    picture, mask = composite(images, conditions), conditions.mask
+    matte = matte_of(picture, conditions.background, conditions.ink) * mask
+    rows = torch.arange(len(conditions))
+    is_fill = conditions.task == _FILL
+    is_cut = (conditions.task == _EXTEND) & (conditions.shape >= 0)
+    fit = fit_shapes_where(is_fill, matte, mask)
+    drawn = fit.coverage[rows, conditions.shape.clamp(min=0)]
+    found = is_cut.nonzero()[:, 0]
+    drawn[found], overlap = fit_near(
+        conditions.shape[found], conditions.place[found], matte[found], mask[found]
+    )
+    is_seen = is_fill & (drawn.sum((1, 2)) > 0)
+    is_seen[found] = overlap > 0
+    ink = conditions.ink[:, :, None, None].expand_as(picture)
+    explained = torch.lerp(conditions.background, ink, drawn[:, None])
+    return torch.where(is_seen[:, None, None, None], explained, conditions.target)

@@ -1,0 +1,286 @@
+"""The four edits. Each node builds one validated request and runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..fill.config import MAX_SIDE, FillConfig
+from ..fill.image.geometry import ANCHORS, Extension, extension_for_aspect
+from ..fill.models import FillModels
+from ..fill.pipeline import run_fill
+from ..fill.request import MAX_SEED, FillRequest
+from ..fill.task import Task
+from .comfy_host import ComfyHost
+from .inputs import text_input
+from .socket_types import FillModelSocket, SettingsSocket
+
+USE_PX = "use the px above"
+ASPECTS = (USE_PX, "1:1", "4:3", "3:2", "16:9", "21:9", "3:4", "2:3", "9:16")
+
+
+class OneRewardFill(io.ComfyNode):
+    """Paints something new inside the mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return _schema(
+            "Fill",
+            "Adds or changes something inside the mask, as the prompt says. Nothing else changes.",
+            [
+                *_picture_inputs(),
+                text_input("prompt", "What to paint inside the mask, in English."),
+                *_last_inputs(),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: FillModels, image: torch.Tensor, mask: torch.Tensor, prompt: str, **rest: Any
+    ) -> io.NodeOutput:
+        """Run the task fill."""
+        request = FillRequest(
+            task=Task.FILL, image=image, mask=mask, prompt=prompt, **_common(**rest)
+        )
+        return _run(request, model, cls.hidden.unique_id)
+
+
+class OneRewardExtend(io.ComfyNode):
+    """Continues the picture beyond its borders."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return _schema(
+            "Extend",
+            "Continues the picture outward, by px per side or to an aspect ratio, with or without "
+            "a prompt.",
+            [
+                *_picture_inputs()[:2],
+                text_input(
+                    "prompt", "What the new area shows; empty: whatever continues the picture."
+                ),
+                _side("left", 128),
+                _side("top", 0),
+                _side("right", 128),
+                _side("bottom", 0),
+                io.Combo.Input(
+                    "aspect",
+                    options=list(ASPECTS),
+                    display_name="aspect",
+                    default=USE_PX,
+                    tooltip="Width : height of the new picture. Any choice but the first replaces "
+                    "the four px values; the picture grows just enough and is never cropped.",
+                ),
+                io.Combo.Input(
+                    "anchor",
+                    options=list(ANCHORS),
+                    display_name="anchor",
+                    default=ANCHORS[0],
+                    tooltip="Where the source sits on the new picture when an aspect is chosen; "
+                    "`left` grows to the right.",
+                ),
+                *_last_inputs("the source picture"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: FillModels,
+        image: torch.Tensor,
+        prompt: str,
+        aspect: str,
+        anchor: str,
+        **rest: Any,
+    ) -> io.NodeOutput:
+        """Run the task extend."""
+        sides = {side: rest.pop(side) for side in ("left", "top", "right", "bottom")}
+        request = FillRequest(
+            task=Task.EXTEND,
+            image=image,
+            prompt=prompt,
+            extension=_extension(image, sides, aspect, anchor),
+            **_common(**rest),
+        )
+        return _run(request, model, cls.hidden.unique_id)
+
+
+class OneRewardRemove(io.ComfyNode):
+    """Erases what is under the mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return _schema(
+            "Remove",
+            "Erases what is under the mask and continues the background. Needs no prompt.",
+            [*_picture_inputs(), *_last_inputs()],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: FillModels, image: torch.Tensor, mask: torch.Tensor, **rest: Any
+    ) -> io.NodeOutput:
+        """Run the task remove."""
+        request = FillRequest(task=Task.REMOVE, image=image, mask=mask, **_common(**rest))
+        return _run(request, model, cls.hidden.unique_id)
+
+
+class OneRewardText(io.ComfyNode):
+    """Writes words inside the mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return _schema(
+            "Text",
+            "Writes the given words inside the mask.",
+            [
+                *_picture_inputs(),
+                text_input("words", "The words to write, one line of the picture per line."),
+                io.String.Input(
+                    "lettering",
+                    display_name="lettering",
+                    default="",
+                    tooltip="How the letters look, for example: white neon letters. May be empty.",
+                ),
+                *_last_inputs(),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: FillModels,
+        image: torch.Tensor,
+        mask: torch.Tensor,
+        words: str,
+        lettering: str,
+        **rest: Any,
+    ) -> io.NodeOutput:
+        """Run the task text."""
+        request = FillRequest(
+            task=Task.TEXT, image=image, mask=mask, words=words, prompt=lettering, **_common(**rest)
+        )
+        return _run(request, model, cls.hidden.unique_id)
+
+
+def _run(request: FillRequest, models: FillModels, node_id: str | None) -> io.NodeOutput:
+    host = ComfyHost(node_id)
+    result = run_fill(request, models, host)
+    for note in result.notes:
+        host.say(note)
+    report = {"seeds": result.seeds, "notes": result.notes, "seconds": result.seconds}
+    return io.NodeOutput(result.image, result.mask, ui={"onereward": [report]})
+
+
+def _common(
+    seed: int,
+    settings: FillConfig | None = None,
+    stitch_mask: torch.Tensor | None = None,
+    context_mask: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    """Return the request fields that all four edits share."""
+    return {
+        "seed": seed,
+        "config": settings or FillConfig(),
+        "stitch_mask": stitch_mask,
+        "context_mask": context_mask,
+    }
+
+
+def _extension(image: torch.Tensor, sides: dict[str, int], aspect: str, anchor: str) -> Extension:
+    if aspect == USE_PX:
+        return Extension(**sides)
+    height, width = image.shape[1:3]
+    return extension_for_aspect(width, height, aspect, anchor)
+
+
+def _schema(task: str, description: str, inputs: list[io.Input]) -> io.Schema:
+    return io.Schema(
+        node_id=f"OneReward{task}",
+        display_name=f"OneReward {task}",
+        category="OneReward",
+        description=description,
+        inputs=inputs,
+        outputs=[
+            io.Image.Output(
+                "result",
+                display_name="image",
+                tooltip="The edited pictures, 0..1; candidates of one picture next to each other.",
+            ),
+            io.Mask.Output(
+                "result_mask",
+                display_name="mask",
+                tooltip="How much of each pixel is new, 0..1; 0 = untouched.",
+            ),
+        ],
+        hidden=[io.Hidden.unique_id],
+    )
+
+
+def _picture_inputs() -> list[io.Input]:
+    return [
+        FillModelSocket.Input(
+            "model", display_name="model", tooltip="From the OneReward loader or an adapter."
+        ),
+        io.Image.Input(
+            "image", display_name="image", tooltip="RGB pictures of 16 to 16384 px per side."
+        ),
+        io.Mask.Input(
+            "mask",
+            display_name="mask",
+            tooltip="1 = repaint, 0 = keep; as large as the picture in px. One for all pictures or "
+            "one for each. LoadImage gives it once you have painted in the mask editor.",
+        ),
+    ]
+
+
+def _side(name: str, default: int) -> io.Input:
+    return io.Int.Input(
+        name,
+        display_name=name,
+        default=default,
+        min=0,
+        max=MAX_SIDE,
+        step=8,
+        tooltip=f"New px on the {name}; not used when an aspect is chosen.",
+    )
+
+
+def _last_inputs(size: str = "the picture") -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "seed",
+            display_name="seed",
+            default=0,
+            min=0,
+            max=MAX_SEED,
+            control_after_generate=True,
+            tooltip="Number the noise is drawn from; the same seed gives the same picture. Further "
+            "pictures and candidates take the next numbers.",
+        ),
+        SettingsSocket.Input(
+            "settings",
+            display_name="settings",
+            optional=True,
+            tooltip="From OneReward Settings; without it everything follows the model's recipe.",
+        ),
+        io.Mask.Input(
+            "stitch_mask",
+            display_name="stitch_mask",
+            optional=True,
+            tooltip="What is pasted back, if not what the model repaints; 1 = paste, as large as "
+            f"{size} in px.",
+        ),
+        io.Mask.Input(
+            "context_mask",
+            display_name="context_mask",
+            optional=True,
+            tooltip=f"What the model must see beside the mask; 1 = show, as large as {size} in px.",
+        ),
+    ]

@@ -1,0 +1,227 @@
+"""Loader nodes: a fill model, and an adapter on top of it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..fill.config import PARTS, ModelConfig
+from ..fill.memory.plan import summary
+from ..fill.models import FillModels, load_fill_models
+from .comfy_host import ComfyHost
+from .inputs import config_inputs
+from .paths import folders, hub, model_files
+from .socket_types import FillModelSocket
+
+LAST_SETTINGS = ("kernels", "offload", "memory_limit")
+_LOADED: weakref.WeakValueDictionary[Hashable, FillModels] = weakref.WeakValueDictionary()
+"""Models in use, by settings and files: a loader that runs again must not make a second copy of a
+large model. Weak, so that a model goes when its last user does."""
+
+
+class OneRewardLoadFill(io.ComfyNode):
+    """Loads the model of the four edits."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the lists are read from the disk at every call."""
+        models = folders.model_names()
+        return io.Schema(
+            node_id="OneRewardLoadFill",
+            display_name="OneReward Load Model",
+            category="OneReward",
+            description="Chooses the model of the four edits. Weights are read at the first edit.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=models,
+                    display_name="model",
+                    default=models[0],
+                    tooltip="Folder in diffusers format (with model_index.json) in "
+                    "models/diffusers or models/onereward, the tiny bundled model, or none where "
+                    "every part is a file.",
+                ),
+                io.Combo.Input(
+                    "transformer",
+                    options=folders.transformer_names(),
+                    display_name="transformer",
+                    default=folders.FROM_MODEL,
+                    tooltip="Separate transformer that replaces the model's own: a folder, as "
+                    "OneReward is published, or a file in models/diffusion_models (bf16, fp16, "
+                    "fp8, GGUF).",
+                ),
+                *config_inputs(ModelConfig, ("recipe", "precision")),
+                io.String.Input(
+                    "hub_id",
+                    display_name="hub_id",
+                    default="",
+                    optional=True,
+                    tooltip="owner/name of a model on the Hugging Face Hub, used instead of "
+                    "`model`; needs allow_download. Empty: use `model`.",
+                ),
+                io.Boolean.Input(
+                    "allow_download",
+                    display_name="allow_download",
+                    default=False,
+                    optional=True,
+                    tooltip="Allow hub_id to be downloaded into models/onereward; "
+                    "FLUX.1-Fill-dev takes about 34 GB of disk.",
+                ),
+                *_file_inputs(),
+                *config_inputs(ModelConfig, LAST_SETTINGS),
+            ],
+            outputs=[
+                FillModelSocket.Output(
+                    "fill_model", display_name="model", tooltip="For the edits and adapters."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> Hashable:
+        """Change when a file of the chosen folders changes."""
+        try:
+            places = _places(values)
+        except (ValueError, FileNotFoundError):
+            return ()
+        return tuple(folders.stamp(Path(place)) for place in places.values() if place)
+
+    @classmethod
+    def execute(
+        cls,
+        model: str,
+        transformer: str = folders.FROM_MODEL,
+        recipe: str = "auto",
+        precision: str = "auto",
+        hub_id: str = "",
+        allow_download: bool = False,
+        **rest: Any,
+    ) -> io.NodeOutput:
+        """Check folder and files and return the model."""
+        settings = {name: rest.pop(name) for name in LAST_SETTINGS if name in rest}
+        host = ComfyHost(cls.hidden.unique_id)
+        hub_id = hub_id.strip()
+        if hub_id:
+            hub.check_download(hub_id, allow_download)
+        values = {"model": model, "transformer": transformer, "hub_id": hub_id, **rest}
+        clip, t5 = model_files.tokenizer_folders()
+        config = ModelConfig(
+            **_places(values),
+            recipe=recipe,
+            precision=precision,
+            tokenizer=str(clip),
+            tokenizer_2=str(t5),
+            **settings,
+        )
+        if hub_id:
+            hub.download(hub_id, host)
+        models = _load(config, host)
+        host.say(summary(models, host))
+        return io.NodeOutput(models)
+
+
+class OneRewardLoadAdapter(io.ComfyNode):
+    """Puts a LoRA adapter on a model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the list is read from the disk at every call."""
+        return io.Schema(
+            node_id="OneRewardLoadAdapter",
+            display_name="OneReward Load Adapter",
+            category="OneReward",
+            description="Puts a LoRA adapter on a model, for example the published one for "
+            "removal. Several can be chained; the model itself stays as it is.",
+            inputs=[
+                FillModelSocket.Input(
+                    "model",
+                    display_name="model",
+                    tooltip="From the loader, or from another adapter.",
+                ),
+                io.Combo.Input(
+                    "adapter",
+                    options=folders.adapter_names(),
+                    display_name="adapter",
+                    tooltip="LoRA file (.safetensors) in models/loras, made for Fill or "
+                    "FLUX.1-dev by any common trainer; or one of the bundled model's own.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    display_name="strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Factor on the adapter's effect; 1 = as trained, 0 = off.",
+                ),
+            ],
+            outputs=[
+                FillModelSocket.Output(
+                    "adapted_model", display_name="model", tooltip="The model with the adapter."
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> Hashable:
+        """Change when the file changes."""
+        try:
+            return folders.stamp(folders.adapter_file(values.get("adapter") or ""))
+        except (ValueError, FileNotFoundError):
+            return ()
+
+    @classmethod
+    def execute(cls, model: FillModels, adapter: str, strength: float) -> io.NodeOutput:
+        """Check the file and return the model with it."""
+        return io.NodeOutput(model.with_adapter(folders.adapter_file(adapter), strength))
+
+
+def _file_inputs() -> list[io.Input]:
+    return [
+        model_files.file_input(
+            "vae",
+            "VAE file in models/vae, for example ae.safetensors, instead of the model folder's.",
+        ),
+        model_files.file_input(
+            "clip",
+            "CLIP-L file in models/text_encoders, for example clip_l.safetensors, "
+            "instead of the model folder's.",
+        ),
+        model_files.file_input(
+            "t5",
+            "T5 file in models/text_encoders, for example t5xxl_fp8_e4m3fn."
+            "safetensors or GGUF, instead of the model folder's.",
+        ),
+    ]
+
+
+def _places(values: dict[str, Any]) -> dict[str, str]:
+    """Return where the parts are, by field of ModelConfig; a value that is linked is None."""
+    hub_id = (values.get("hub_id") or "").strip()
+    name = values.get("model") or ""
+    places = {
+        "folder": folders.download_folder(hub_id) if hub_id else folders.model_folder(name),
+        "transformer": folders.transformer_place(values.get("transformer") or folders.FROM_MODEL),
+        "vae": model_files.model_file("vae", values.get("vae") or ""),
+        "text_encoder": model_files.model_file("clip", values.get("clip") or ""),
+        "text_encoder_2": model_files.model_file("t5", values.get("t5") or ""),
+    }
+    return {field: str(place or "") for field, place in places.items()}
+
+
+def _load(config: ModelConfig, host: ComfyHost) -> FillModels:
+    files = tuple(
+        folders.stamp(Path(place))
+        for name in ("folder", *PARTS)
+        if (place := getattr(config, name))
+    )
+    key = (config, files)
+    models = _LOADED.get(key)
+    if models is None:
+        models = _LOADED[key] = load_fill_models(config, host.device)
+    return models

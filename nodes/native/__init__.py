@@ -1,0 +1,1 @@
+"""Nodes around ComfyUI's own samplers, loaders and models."""

@@ -1,0 +1,355 @@
+"""Bridge to ComfyUI's own sampling: our crops, masks, recipes and stitching around a KSampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_sampling
+import node_helpers
+import torch
+from comfy_api.latest import io
+
+from ...fill.config import MAX_SIDE, FillConfig
+from ...fill.image.geometry import Extension
+from ...fill.models import FillModels
+from ...fill.native import NativeEdit, prepare_native
+from ...fill.recipe import FILE_NAME, FLUX_FILL, ONEREWARD, Recipe, read_recipe
+from ...fill.request import FillRequest
+from ...fill.task import Task
+from ..comfy_host import ComfyHost
+from ..inputs import task_input, text_input
+from ..paths import folders
+from ..socket_types import FillModelSocket, SettingsSocket, StitchSocket
+from .from_native import NativeModels, native_sources
+from .native_model import native_clip, native_model, native_vae
+from .native_text import encode_text
+
+BUNDLED_RECIPE = "bundled"
+RECIPES = (ONEREWARD.name, FLUX_FILL.name, BUNDLED_RECIPE)
+SIDES = ("left", "top", "right", "bottom")
+_CLIP = "FLUX's two text encoders: clip_l and t5xxl."
+_VAE = "FLUX's VAE: ae.safetensors."
+
+
+class OneRewardNativeInputs(io.ComfyNode):
+    """Prepares an edit for a KSampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardNativeInputs",
+            display_name="OneReward Native Inputs",
+            category="OneReward",
+            description="Prepares one of the four edits for ComfyUI's own samplers: the crop "
+            "around the mask, the task's prompt and the recipe's guidance. Decode what they make "
+            "and give it to OneReward Stitch.",
+            inputs=[*_native_inputs(), *_optional_inputs()],
+            outputs=_native_outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Any,
+        vae: Any,
+        image: torch.Tensor,
+        task: str,
+        prompt: str,
+        recipe: str,
+        words: str = "",
+        model: Any = None,
+        **rest: Any,
+    ) -> io.NodeOutput:
+        """Cut out, encode and return what a sampler needs."""
+        request = _request(_task(task), image, prompt, words, rest)
+        if model is not None:
+            native_sources(model, vae)  # a model without Fill's channels would ignore the mask
+        edit = prepare_native(request, _recipe(recipe), vae.spacial_compression_encode())
+        pixels, mask = edit.model_input()
+        hole = mask[:, None]
+        values = {
+            "guidance": edit.settings.guidance,
+            "concat_latent_image": _encode(vae, pixels * (1 - hole)),
+            "concat_mask": hole,
+        }
+        positive, negative = (
+            node_helpers.conditioning_set_values(encode_text(clip, text, edit.recipe), values)
+            for text in (request.full_prompt(), edit.settings.negative_prompt)
+        )
+        latent = {"samples": _encode(vae, pixels)}
+        ComfyHost(cls.hidden.unique_id).say(_summary(edit))
+        shifted = None if model is None else _with_shift(model, edit.mu())
+        steps, cfg = edit.settings.steps, float(edit.settings.true_cfg)
+        return io.NodeOutput(positive, negative, latent, edit, shifted, steps, cfg, edit.sigmas())
+
+
+class OneRewardStitch(io.ComfyNode):
+    """Puts a decoded picture back."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardStitch",
+            display_name="OneReward Stitch",
+            category="OneReward",
+            description="Puts what a native sampler made back into the picture, with its tone "
+            "matched to the surroundings. What the mask does not reach stays bit for bit.",
+            inputs=[
+                io.Image.Input(
+                    "image",
+                    display_name="image",
+                    tooltip="The decoded latent of the same edit.",
+                ),
+                StitchSocket.Input(
+                    "stitch", display_name="stitch", tooltip="From OneReward Native Inputs."
+                ),
+            ],
+            outputs=[
+                io.Image.Output("result", display_name="image", tooltip="The whole picture."),
+                io.Mask.Output(
+                    "result_mask",
+                    display_name="mask",
+                    tooltip="How much of each pixel is new; 0 = untouched.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: torch.Tensor, stitch: NativeEdit) -> io.NodeOutput:
+        """Return the whole picture and its mask."""
+        return io.NodeOutput(*stitch.stitch(image))
+
+
+class OneRewardToNative(io.ComfyNode):
+    """Turns our loaded model into ComfyUI's."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardToNative",
+            display_name="OneReward To Native",
+            category="OneReward",
+            description="Turns a OneReward model with its adapters into MODEL, CLIP and VAE, "
+            "without a second copy on disk.",
+            inputs=[
+                FillModelSocket.Input(
+                    "fill_model",
+                    display_name="model",
+                    tooltip="From the loader, or from an adapter.",
+                )
+            ],
+            outputs=[
+                io.Model.Output(
+                    "model", display_name="MODEL", tooltip="For KSampler; takes LoRAs and patches."
+                ),
+                io.Clip.Output("clip", display_name="CLIP", tooltip="The model's text encoders."),
+                io.Vae.Output("vae", display_name="VAE", tooltip="The model's VAE."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, fill_model: FillModels) -> io.NodeOutput:
+        """Build the three."""
+        if isinstance(fill_model, NativeModels):
+            return io.NodeOutput(*fill_model.native)
+        host = ComfyHost(cls.hidden.unique_id)
+        if fill_model.transformer_source.is_quantised:
+            host.say(
+                "the weights are expanded here; to keep them small, load an fp8 or GGUF file "
+                "with ComfyUI's own loader"
+            )
+        return io.NodeOutput(
+            native_model(fill_model), native_clip(fill_model, host), native_vae(fill_model, host)
+        )
+
+
+class OneRewardFromNative(io.ComfyNode):
+    """Turns ComfyUI's loaded model into ours."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardFromNative",
+            display_name="OneReward From Native",
+            category="OneReward",
+            description="Lets our edits run on the MODEL, CLIP and VAE that ComfyUI has loaded, "
+            "with their LoRAs and patches, without a second copy in memory or on disk.",
+            inputs=[
+                io.Model.Input(
+                    "model", display_name="MODEL", tooltip="FLUX.1 Fill, or a model made from it."
+                ),
+                io.Clip.Input("clip", display_name="CLIP", tooltip=_CLIP),
+                io.Vae.Input("vae", display_name="VAE", tooltip=_VAE),
+                _recipe_input(),
+            ],
+            outputs=[
+                FillModelSocket.Output(
+                    "fill_model", display_name="model", tooltip="For the edits and adapters."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, vae: Any, recipe: str) -> io.NodeOutput:
+        """Check that the three are those of FLUX.1 Fill and return the model."""
+        return io.NodeOutput(NativeModels(model, clip, vae, _recipe(recipe)))
+
+
+def _recipe(name: str) -> Recipe:
+    if name == BUNDLED_RECIPE:
+        return read_recipe(folders.bundled_folder() / FILE_NAME)
+    known = {recipe.name: recipe for recipe in (ONEREWARD, FLUX_FILL)}
+    if name not in known:
+        raise ValueError(f"recipe is {name!r}; choose one of: {', '.join(RECIPES)}")
+    return known[name]
+
+
+def _task(name: str) -> Task:
+    """Return the task; combos are not checked by every version of ComfyUI."""
+    names = [task.value for task in Task]
+    if name not in names:
+        raise ValueError(f"task is {name!r}; choose one of: {', '.join(names)}")
+    return Task(name)
+
+
+def _request(
+    task: Task, image: torch.Tensor, prompt: str, words: str, rest: dict[str, Any]
+) -> FillRequest:
+    sides = {side: rest.pop(side, 0) for side in SIDES}
+    extension = None
+    if task is Task.EXTEND and rest.get("mask") is None:
+        extension = Extension(**sides)
+    settings = rest.pop("settings", None) or FillConfig()
+    return FillRequest(
+        task=task,
+        image=image,
+        prompt=prompt,
+        words=words,
+        extension=extension,
+        config=settings,
+        **rest,
+    )
+
+
+def _encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Encode ``[B, 3, h, w]`` in -1..1 as ComfyUI's VAEs take pictures."""
+    return vae.encode((pixels / 2 + 0.5).permute(0, 2, 3, 1))
+
+
+def _with_shift(model: Any, mu: float) -> Any:
+    """Return the model with the schedule's shift for this size; the original stays as it is."""
+
+    class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
+        pass
+
+    sampling = Sampling(model.model.model_config)
+    sampling.set_parameters(shift=mu)
+    shifted = model.clone()
+    shifted.add_object_patch("model_sampling", sampling)
+    return shifted
+
+
+def _summary(edit: NativeEdit) -> str:
+    config = edit.settings
+    return (
+        f"{edit.recipe.name}: {config.steps} steps, cfg {config.true_cfg:g}, sampler euler, "
+        "scheduler simple"
+    )
+
+
+def _native_inputs() -> list[io.Input]:
+    return [
+        io.Clip.Input("clip", display_name="clip", tooltip=_CLIP),
+        io.Vae.Input("vae", display_name="vae", tooltip=_VAE),
+        io.Image.Input("image", display_name="image", tooltip="The picture to edit."),
+        task_input("Which edit; it decides the prompt's wording and how the mask is widened."),
+        text_input(
+            "prompt",
+            "fill and extend: what to paint; text: how the letters look; remove: not used.",
+        ),
+        _recipe_input(),
+    ]
+
+
+def _recipe_input() -> io.Input:
+    return io.Combo.Input(
+        "recipe",
+        options=list(RECIPES),
+        display_name="recipe",
+        default=RECIPES[0],
+        tooltip="The settings your checkpoint was trained for.",
+    )
+
+
+def _optional_inputs() -> list[io.Input]:
+    return [
+        text_input(
+            "words", "text only: the words to write, one line of the picture per line.", True
+        ),
+        *(_side(name) for name in SIDES),
+        io.Mask.Input(
+            "mask",
+            display_name="mask",
+            optional=True,
+            tooltip="Area to repaint; 1 = repaint. Only extend can do without, by px per side.",
+        ),
+        io.Model.Input(
+            "model",
+            display_name="model",
+            optional=True,
+            tooltip="MODEL to give the schedule's shift for this size.",
+        ),
+        SettingsSocket.Input(
+            "settings",
+            display_name="settings",
+            optional=True,
+            tooltip="From OneReward Settings; without it everything follows the recipe.",
+        ),
+        io.Mask.Input(
+            "stitch_mask",
+            display_name="stitch_mask",
+            optional=True,
+            tooltip="What is pasted back, if not what is repainted; 1 = paste.",
+        ),
+        io.Mask.Input(
+            "context_mask",
+            display_name="context_mask",
+            optional=True,
+            tooltip="What the crop must show beside the mask; 1 = show.",
+        ),
+    ]
+
+
+def _side(name: str) -> io.Input:
+    return io.Int.Input(
+        name,
+        display_name=name,
+        default=0,
+        min=0,
+        max=MAX_SIDE,
+        step=8,
+        optional=True,
+        tooltip=f"extend only: new px on the {name}; not used with a mask.",
+    )
+
+
+def _native_outputs() -> list[io.Output]:
+    sigmas = "The recipe's noise levels, for SamplerCustom."
+    return [
+        io.Conditioning.Output("positive", display_name="positive", tooltip="For KSampler."),
+        io.Conditioning.Output("negative", display_name="negative", tooltip="For KSampler."),
+        io.Latent.Output("latent", display_name="latent", tooltip="For KSampler, denoise 1."),
+        StitchSocket.Output("stitch", display_name="stitch", tooltip="For OneReward Stitch."),
+        io.Model.Output(
+            "shifted_model", display_name="model", tooltip="The MODEL with the shift; for KSampler."
+        ),
+        io.Int.Output("steps", display_name="steps", tooltip="The recipe's steps."),
+        io.Float.Output("cfg", display_name="cfg", tooltip="The recipe's true_cfg."),
+        io.Sigmas.Output("sigmas", display_name="sigmas", tooltip=sigmas),
+    ]

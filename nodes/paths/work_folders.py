@@ -1,0 +1,160 @@
+"""Where a user's data is: pictures below ComfyUI's input and output, results below output."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ...fill.task import Task
+from ...reward.preference import GROUPS, PAIRS
+from ...training.data.conditions import FILE_NAME
+from ...training.data.edit_dataset import PICTURES
+from .folders import ASSETS
+
+OUTPUT_MARK = " [output]"
+"""ComfyUI's own way to say that a name is below the output folder."""
+BUNDLED_MARK = " [bundled]"
+"""The same for the examples that come with this pack."""
+EXAMPLES = ASSETS / "examples"
+DEFAULT_EXAMPLE = "toy-train" + BUNDLED_MARK
+"""Scenes that the bundled models know."""
+_NAME = re.compile(r"\w[\w .-]{0,99}")
+_MAX_DEPTH = 4
+_MAX_LISTED = 500
+
+
+def name_input(where: str, default: str = "my-data") -> io.Input:
+    """Return the input that names a data set or run."""
+    return io.String.Input(
+        "name",
+        display_name="name",
+        default=default,
+        tooltip=f"Name of its folder in {where}: letters, digits, space, '.', '_' and '-'.",
+    )
+
+
+def work_folder(kind: str, name: str) -> Path:
+    """Return the folder of a data set or run below ComfyUI's output folder.
+
+    Raises:
+        ValueError: The name is not a plain name.
+    """
+    _check_name(name)
+    return Path(folder_paths.get_output_directory()) / "onereward" / kind / name
+
+
+def new_adapter_file(name: str) -> tuple[Path, str]:
+    """Return where an adapter of this name goes, and its name in ComfyUI's lists.
+
+    Raises:
+        ValueError: The name is not a plain name.
+    """
+    _check_name(name)
+    label = f"onereward/{name}.safetensors"
+    return Path(folder_paths.get_folder_paths("loras")[0]) / label, label
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name) or name.endswith((".", " ")):
+        raise ValueError(
+            f"name is {name!r}, but up to 100 letters, digits, spaces, '.', '_' and '-' are "
+            "expected, with a letter or digit first"
+        )
+
+
+def picture_folders() -> list[str]:
+    """Return the folders that hold pictures or conditions; bundled examples first."""
+    found = []
+    for mark, root in _roots():
+        found += [name + mark for name in _below(Path(root), _MAX_DEPTH) if name]
+    return _listed(found)
+
+
+def preference_folders() -> list[str]:
+    """Return the folders of preference data; the bundled example first."""
+    found = []
+    for mark, root in _roots():
+        found += [name + mark for name in _data_below(Path(root), _MAX_DEPTH)]
+    return _listed(found)
+
+
+def data_folder(label: str) -> Path:
+    """Return the folder of preference data of a label; raises as :func:`picture_folder`."""
+    folder = picture_folder(label)
+    if not any((folder / name).is_file() for name in (PAIRS, GROUPS)):
+        raise FileNotFoundError(
+            f"{folder} has neither {PAIRS} nor {GROUPS}; choose a folder of preference data"
+        )
+    return folder
+
+
+def picture_folder(label: str) -> Path:
+    """Return the folder of a label.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: The name leaves ComfyUI's folder.
+    """
+    mark = next((mark for mark in (OUTPUT_MARK, BUNDLED_MARK) if label.endswith(mark)), "")
+    root = Path(dict(_roots())[mark])
+    # Links inside are followed, as for models; the name itself must not lead out.
+    folder = Path(os.path.normpath(root / label.removesuffix(mark)))
+    if not folder.is_relative_to(os.path.normpath(root)) or folder == root:
+        raise ValueError(f"folder {label!r} leaves {root}; choose one from the list")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {label!r} below {root}; put one there and press R"
+        )
+    return folder
+
+
+def _data_below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+    if not depth or not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        below = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    for entry in below:
+        name = prefix + entry.name
+        if any(os.path.isfile(os.path.join(entry.path, file)) for file in (PAIRS, GROUPS)):
+            yield name
+        else:
+            yield from _data_below(Path(entry.path), depth - 1, name + "/")
+
+
+def _roots() -> tuple[tuple[str, str], ...]:
+    return (
+        ("", folder_paths.get_input_directory()),
+        (OUTPUT_MARK, folder_paths.get_output_directory()),
+        (BUNDLED_MARK, str(EXAMPLES)),
+    )
+
+
+def _listed(labels: list[str]) -> list[str]:
+    """Sort labels and cut the list; the bundled ones come first: they are always there."""
+    bundled = [label for label in labels if label.endswith(BUNDLED_MARK)]
+    others = [label for label in labels if not label.endswith(BUNDLED_MARK)]
+    return [*sorted(bundled), *sorted(others)[:_MAX_LISTED]]
+
+
+def _below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+    """Yield the names of folders that hold pictures or conditions, or task folders that do."""
+    if not depth or not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    names = {entry.name for entry in listed}
+    if names & {PAIRS, GROUPS}:
+        return
+    has_pictures = any(name.lower().endswith(PICTURES) for name in names)
+    if FILE_NAME in names or has_pictures or names & {task.value for task in Task}:
+        yield prefix.rstrip("/")
+    if FILE_NAME in names:
+        return
+    for entry in listed:
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name != "masks":
+            yield from _below(Path(entry.path), depth - 1, f"{prefix}{entry.name}/")

@@ -1,0 +1,39 @@
+"""The settings node: exactly the fields of FillConfig."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..fill.config import FillConfig
+from .inputs import config_inputs
+from .socket_types import SettingsSocket
+
+
+class OneRewardSettings(io.ComfyNode):
+    """Sampling and stitching settings that most people never touch."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardSettings",
+            display_name="OneReward Settings",
+            category="OneReward",
+            description="How to sample and how to put the result back; without this node every "
+            "setting follows the model's recipe and the task.",
+            inputs=config_inputs(FillConfig),
+            outputs=[
+                SettingsSocket.Output(
+                    "settings",
+                    display_name="settings",
+                    tooltip="Connect it to the input `settings` of an edit.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        """Return the validated settings."""
+        return io.NodeOutput(FillConfig(**values))

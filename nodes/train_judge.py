@@ -1,0 +1,210 @@
+"""Train a judge on preferences, and report how good it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..reward.judge import JudgeConfig
+from ..reward.preference import PreferenceSet
+from ..reward.qwen_vl import QwenJudge
+from ..training.charts.judge_curve import draw_curve, read_curve
+from ..training.jobs import ReportJob, describe_judge
+from ..training.judge.config import JudgeTrainConfig
+from ..training.judge.report import ReportConfig, report_picture, report_text
+from ..training.judge.train import train_judge
+from ..training.runs.directory import saved_step
+from .comfy_host import ComfyHost
+from .inputs import config_inputs, judge_input, run_inputs
+from .paths import folders, work_folders
+from .socket_types import JudgeSocket, PreferencesSocket
+
+RUNS, REPORTS = folders.JUDGE_RUNS, "judge-reports"
+SETTINGS = (
+    *("mode", "rank", "alpha", "steps", "warmup_steps", "batch", "learning_rate"),
+    *("weight_decay", "clip_norm", "shift", "blur", "noise", "test_every", "test_pairs", "view"),
+    *("precision", "micro_batch", "gradient_checkpointing", "liger_kernel"),
+)
+
+
+class OneRewardTrainJudge(io.ComfyNode):
+    """Teaches a judge preferences."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardTrainJudge",
+            display_name="OneReward Train Judge",
+            category="OneReward",
+            description="Trains a judge on pairs (eq. 3 of OneReward): an adapter, or all weights. "
+            "Cancel keeps the work; run again to go on.",
+            inputs=[
+                judge_input("The judge to start from; it stays as it is."),
+                _data_input("Pairs, from OneReward Label or OneReward Load Preferences."),
+                work_folders.name_input("output/onereward/judges", "my-judge"),
+                *config_inputs(JudgeTrainConfig, SETTINGS),
+                *run_inputs(
+                    "Decides the adapter's first weights, the order of the pairs and the jitter."
+                ),
+            ],
+            outputs=[
+                JudgeSocket.Output(
+                    "trained_judge",
+                    display_name="judge",
+                    tooltip="The judge with what it has learned.",
+                ),
+                io.Image.Output(
+                    "curve",
+                    display_name="curve",
+                    tooltip="Loss and held-out accuracy over the steps.",
+                ),
+                io.String.Output(
+                    "result",
+                    display_name="folder",
+                    tooltip="Folder of the adapter, or of the whole judge; OneReward Load Judge "
+                    "lists it.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str = "", **rest: Any) -> Hashable:
+        """Change with the saved step, so that no run is taken for done that is not."""
+        try:
+            return saved_step(work_folders.work_folder(RUNS, name))
+        except (ValueError, TypeError):
+            return ()
+
+    @classmethod
+    def execute(
+        cls,
+        judge: QwenJudge,
+        preferences: PreferenceSet,
+        name: str,
+        seed: int = 0,
+        max_minutes: float = 600.0,
+        **rest: Any,
+    ) -> io.NodeOutput:
+        """Train, or go on."""
+        host, run = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(RUNS, name)
+        config = JudgeTrainConfig(
+            **_starting_judge(judge),
+            data_folder=str(preferences.folder),
+            run_folder=str(run),
+            seed=seed,
+            max_minutes=max_minutes,
+            threads=torch.get_num_threads(),
+            log_every=10,
+            **rest,
+        )
+        result = train_judge(config, host, on_record=_say_accuracy(host))
+        trained = QwenJudge(_trained(judge.config, config, result), host.device)
+        curve = draw_curve(read_curve(run), config.steps)[None]
+        return io.NodeOutput(trained, curve, str(result))
+
+
+class OneRewardJudgeReport(io.ComfyNode):
+    """Says how good a judge is on pairs it has not learned from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardJudgeReport",
+            display_name="OneReward Judge Report",
+            category="OneReward",
+            description="Accuracy of a judge on held-out pairs per task and dimension, with 95 % "
+            "intervals, swap consistency and calibration.",
+            inputs=[
+                judge_input("The judge to report on."),
+                _data_input("Pairs whose answer is known."),
+                work_folders.name_input("output/onereward/judge-reports", "my-judge"),
+                *config_inputs(ReportConfig),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "picture", display_name="picture", tooltip="Table and calibration plot."
+                ),
+                io.String.Output(
+                    "text", display_name="text", tooltip="The whole report in Markdown."
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="The numbers as JSON, as in the file."
+                ),
+                JudgeSocket.Output(
+                    "reported_judge",
+                    display_name="judge",
+                    tooltip="The same judge, now with a report: for the gate of OneReward Train.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, judge: QwenJudge, preferences: PreferenceSet, name: str, **rest: Any
+    ) -> io.NodeOutput:
+        """Ask the judge and write the report."""
+        host, folder = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(REPORTS, name)
+        job = ReportJob(
+            data_folder=str(preferences.folder),
+            report_folder=str(folder),
+            judge=describe_judge(judge),
+            settings=asdict(ReportConfig(**rest)),
+            threads=torch.get_num_threads(),
+        )
+        made = job.run(host, judge=judge)
+        text, numbers = report_text(made, judge.label), (folder / "report.json").read_text("utf-8")
+        host.say(f"report in {folder}")
+        shown = {"table": text, "report": json.loads(numbers)}
+        picture = report_picture(made)
+        return io.NodeOutput(picture, text, numbers, judge, ui={"onereward": [shown]})
+
+
+def _starting_judge(judge: QwenJudge) -> dict[str, Any]:
+    """Return what the run's config says about the judge it starts from."""
+    config = judge.config
+    return {
+        "judge_folder": config.folder,
+        "judge_adapter": config.adapter,
+        "max_pixels": config.max_pixels,
+    }
+
+
+def _trained(start: JudgeConfig, config: JudgeTrainConfig, result: Path) -> JudgeConfig:
+    """Return the judge that a run has made."""
+    is_full = config.mode == "full"
+    return JudgeConfig(
+        folder=str(result) if is_full else start.folder,
+        adapter="" if is_full else str(result),
+        precision=start.precision,
+        max_pixels=start.max_pixels,
+        liger_kernel=start.liger_kernel,
+    )
+
+
+def _say_accuracy(host: ComfyHost) -> Any:
+    """Show a line under the node for every measurement; the curve shows the rest."""
+
+    def say(record: dict[str, float]) -> None:
+        if "accuracy" in record:
+            host.say(
+                f"step {record['step']}: loss {record['loss']:.3f}, held-out accuracy "
+                f"{record['accuracy']:.1%}"
+            )
+
+    return say
+
+
+def _data_input(tooltip: str) -> io.Input:
+    return PreferencesSocket.Input("preferences", display_name="preferences", tooltip=tooltip)

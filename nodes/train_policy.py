@@ -1,0 +1,207 @@
+"""Train a fill model by a judge, inside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy_api.latest import io
+
+from ..fill.models import FillModels, load_fill_models
+from ..reward.qwen_vl import QwenJudge
+from ..training.data.conditions import ConditionSet
+from ..training.jobs import describe_models
+from ..training.policy.config import LORA, PolicyTrainConfig
+from ..training.runs.directory import saved_step
+from .comfy_host import ComfyHost
+from .inputs import config_inputs, judge_input, run_inputs
+from .paths import work_folders
+from .socket_types import ConditionsSocket, FillModelSocket, TrainSettingsSocket
+
+if TYPE_CHECKING:
+    from ..training.policy.run import PolicyResult
+
+KIND = "policies"
+MAIN = (
+    *("steps", "algorithm", "mode", "rank", "batch", "micro_batch", "learning_rate"),
+    *("reward_cap", "target_size", "gate", "checkpointing", "objective"),
+)
+"""Settings on the training node; the others are on OneReward Train Settings."""
+OTHERS = tuple(
+    f.name for f in fields(PolicyTrainConfig) if "help" in f.metadata and f.name not in MAIN
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """What OneReward Train Settings hands over."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    """Fields of :class:`PolicyTrainConfig`, which validates them."""
+
+
+class OneRewardTrain(io.ComfyNode):
+    """Teaches a fill model what a judge prefers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardTrain",
+            display_name="OneReward Train",
+            category="OneReward",
+            description="Trains a fill model by a judge (alg. 1 and 2 of OneReward): an adapter, "
+            "or all weights. Cancel keeps the work; run again to go on.",
+            inputs=_inputs(),
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str = "", **rest: Any) -> Hashable:
+        """Change with the saved step, so that no run is taken for done that is not."""
+        try:
+            return saved_step(work_folders.work_folder(KIND, name))
+        except (ValueError, TypeError):
+            return ()
+
+    @classmethod
+    def execute(
+        cls,
+        model: FillModels,
+        conditions: ConditionSet,
+        name: str,
+        judge: QwenJudge | None = None,
+        second_judge: QwenJudge | None = None,
+        held_out_judge: QwenJudge | None = None,
+        settings: TrainSettings | None = None,
+        max_minutes: float = 600.0,
+        **rest: Any,
+    ) -> io.NodeOutput:
+        """Train, or go on."""
+        from ..training.policy.run import Loaded, train_policy  # the loop; nodes start without
+
+        judges = tuple(one for one in (judge, second_judge) if one is not None)
+        config = PolicyTrainConfig(
+            **describe_models(model),
+            conditions_folder=str(conditions.folder),
+            run_folder=str(work_folders.work_folder(KIND, name)),
+            judges=tuple(asdict(one.config) for one in judges),
+            held_out_judge=asdict(held_out_judge.config) if held_out_judge else {},
+            max_minutes=max_minutes,
+            threads=torch.get_num_threads(),
+            **(settings or TrainSettings()).values,
+            **rest,
+        )
+        host = ComfyHost(cls.hidden.unique_id)
+        loaded = Loaded(models=model, judges=judges, held_out_judge=held_out_judge)
+        result = train_policy(config, host, loaded)
+        notes = "\n".join(result.notes)
+        trained = _trained(model, config, result, host)
+        return io.NodeOutput(trained, result.board[None], str(result.path), notes)
+
+
+class OneRewardTrainSettings(io.ComfyNode):
+    """Settings of training that most people never touch."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardTrainSettings",
+            display_name="OneReward Train Settings",
+            category="OneReward",
+            description="The settings of OneReward Train that most people never touch: sampling, "
+            "task weights, stability, remedies against reward hacking, looks at held-out edits.",
+            inputs=config_inputs(PolicyTrainConfig, OTHERS),
+            outputs=[
+                TrainSettingsSocket.Output(
+                    "train_settings",
+                    display_name="settings",
+                    tooltip="Connect it to the input `settings` of OneReward Train.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        """Hand the settings over; they are validated together with those of the training node."""
+        return io.NodeOutput(TrainSettings(values=values))
+
+
+def _trained(
+    model: FillModels, config: PolicyTrainConfig, result: PolicyResult, host: ComfyHost
+) -> FillModels:
+    if config.mode == LORA:
+        return model.with_adapter(Path(result.path), 1.0)
+    assert model.config is not None, "describe_models has refused it"
+    trained = load_fill_models(replace(model.config, transformer=str(result.path)), host.device)
+    for adapter in model.adapters:
+        trained = trained.with_adapter(adapter.path, adapter.strength)
+    return trained
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        FillModelSocket.Input(
+            "model",
+            display_name="model",
+            tooltip="The fill model to start from; it stays as it is. Its adapters take part and "
+            "stay frozen.",
+        ),
+        ConditionsSocket.Input(
+            "conditions",
+            display_name="conditions",
+            tooltip="What edits are made from; a tenth is held out and watched.",
+        ),
+        work_folders.name_input("output/onereward/policies", "my-policy"),
+        judge_input(
+            "Rewards the edits. Not needed for supervised learning.", "judge", optional=True
+        ),
+        *config_inputs(PolicyTrainConfig, MAIN),
+        *run_inputs(
+            "Decides the adapter's first weights, the order of the conditions and all noise."
+        ),
+        judge_input(
+            "Asked the same as the first; both make an ensemble.", "second_judge", optional=True
+        ),
+        judge_input(
+            "A judge that nothing is learned from: it watches for reward hacking and chooses the "
+            "best step.",
+            "held_out_judge",
+            optional=True,
+        ),
+        TrainSettingsSocket.Input(
+            "settings",
+            display_name="settings",
+            optional=True,
+            tooltip="From OneReward Train Settings; without it everything is as usual.",
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        FillModelSocket.Output(
+            "trained_model", display_name="model", tooltip="The model with what it has learned."
+        ),
+        io.Image.Output(
+            "board",
+            display_name="board",
+            tooltip="Rewards over the steps; below, held-out edits: source, start, policy.",
+        ),
+        io.String.Output(
+            "result",
+            display_name="file",
+            tooltip="The adapter's file, or the folder of the whole transformer.",
+        ),
+        io.String.Output(
+            "notes",
+            display_name="notes",
+            tooltip="What was left out and why, and why the run stopped.",
+        ),
+    ]

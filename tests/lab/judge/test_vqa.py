@@ -1,0 +1,213 @@
+"""The judge's first stage: questions are true, runs resume exactly, the result is a judge."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from onereward.lab.judge.config import SeeConfig
+from onereward.lab.judge.pairs.vqa_questions import KINDS, Gallery, draw_gallery, draw_questions
+from onereward.lab.judge.probe import make_probe
+from onereward.lab.judge.vqa import SeeTrainer, answer, encode, train_to_see
+from onereward.lab.world.conditions import draw_conditions
+from onereward.lab.world.lettering import LETTERS
+from onereward.lab.world.shapes import COLOURS, SHAPE_NAMES
+from onereward.lab.world.splits import Split
+from onereward.reward.judge import JudgeConfig
+from onereward.reward.qwen_vl import Encoded, QwenJudge
+
+
+def config(folder: Path, **changes: object) -> SeeConfig:
+    small = SeeConfig(
+        run_folder=str(folder),
+        width=32,
+        layers=1,
+        vision_width=32,
+        vision_layers=1,
+        steps=4,
+        decay_steps=2,
+        warmup_steps=1,
+        pictures=6,
+        questions=8,
+        test_pictures=64,
+        test_every=2,
+        log_every=2,
+    )
+    return replace(small, **changes)
+
+
+def test_questions_are_true_of_the_picture_they_ask_about() -> None:
+    """Colours against the pixels, letters and shapes against the prompt of the scene."""
+    num = 60
+    gallery = draw_gallery(Split.TRAIN, 5, num)
+    tasks = torch.tensor([0, 3, 0]).repeat(num // 3)
+    scenes = draw_conditions(Split.TRAIN, 5, tasks)
+    asked = draw_questions(gallery, 400, torch.Generator().manual_seed(0))
+    assert {one.kind for one in asked} == set(KINDS)
+    for one in asked:
+        row = one.first if "first" in one.text else one.second
+        prompt = scenes.prompts[row]
+        if one.kind == "shape":
+            assert prompt.endswith(one.answer)
+        if one.kind == "letter":
+            number = int("".join(c for c in one.text if c.isdigit()))
+            assert prompt.split('"')[1][number - 1] == one.answer
+        if one.kind == "colour":
+            assert one.answer in prompt
+            inside = scenes.coverage[row] > 0.99
+            painted = scenes.target[row][:, inside].mean(1)
+            assert (painted - torch.tensor(COLOURS[one.answer])).abs().max() < 0.1
+
+
+def test_faults_are_seen_as_differences_from_the_truth() -> None:
+    num = 60
+    gallery = draw_gallery(Split.TRAIN, 9, num)
+    scenes = draw_conditions(Split.TRAIN, 9, torch.tensor([0, 3, 0]).repeat(num // 3))
+    for row, known in enumerate(gallery.facts):
+        is_spoiled = not torch.equal(gallery.images[row], scenes.target[row])
+        assert is_spoiled == (known["clean"] == "No")
+    assert {known["clean"] for known in gallery.facts} == {"Yes", "No"}
+
+
+def test_marks_say_what_a_cell_shows() -> None:
+    """Against the pixels of letters and shapes, and the prompt of the scene."""
+    num = 60
+    gallery = draw_gallery(Split.TRAIN, 5, num)
+    scenes = draw_conditions(Split.TRAIN, 5, torch.tensor([0, 3, 0]).repeat(num // 3))
+    colours, shapes = list(COLOURS), list(SHAPE_NAMES)
+    for row, prompt in enumerate(scenes.prompts):
+        thing, colour, place, fault = gallery.marks[row]
+        if scenes.task[row] == 3:
+            x0, y0 = scenes.box[row, :2].tolist()
+            word = prompt.split('"')[1]
+            for number, letter in enumerate(word):
+                y, x = (y0 + 12) // 8, (x0 + 16 * number + 8) // 8
+                assert thing[y, x] == 1 + len(shapes) + LETTERS.index(letter)
+                assert place[y, x] == 1 + number
+            assert not colour.any()
+        else:
+            _, named, shape = prompt.split(" ")
+            marked = thing > 0
+            assert marked.any()
+            assert set(thing[marked].tolist()) == {1 + shapes.index(shape)}
+            assert set(colour[marked].tolist()) == {1 + colours.index(named)}
+            assert not place.any()
+        differs = (gallery.images[row] - scenes.target[row]).abs().mean(0) > 0
+        cells = differs.view(8, 8, 8, 8).any(3).any(1)
+        assert not (fault > 0)[~cells].any()
+        assert (fault > 0).any() == (gallery.facts[row]["clean"] == "No")
+
+
+def test_the_probe_reads_each_cell_from_the_token_that_covers_it() -> None:
+    probe = make_probe(8, 16, seed=0)
+    tokens = torch.randn(16, 8)
+    seen = []
+    for token in range(16):
+        changed = tokens.clone()
+        changed[token] = 0
+        with torch.no_grad():
+            probe.head.weight.normal_(generator=torch.Generator().manual_seed(1))
+            before, after = (
+                probe([Encoded(tokens=t, rows=4, cols=4)])[0][0] for t in (tokens, changed)
+            )
+        cells = (before != after).any(0).nonzero().tolist()
+        top, left = token // 4 * 2, token % 4 * 2
+        assert cells == [[y, x] for y in (top, top + 1) for x in (left, left + 1)]
+        seen += cells
+    assert len(seen) == 64
+
+
+def test_answers_stand_equally_often_first_and_second() -> None:
+    gallery = draw_gallery(Split.TRAIN, 1, 30)
+    asked = draw_questions(gallery, 1000, torch.Generator().manual_seed(1))
+    share = sum("first" in one.text for one in asked) / len(asked)
+    assert 0.42 < share < 0.58
+    assert all(one.first != one.second for one in asked)
+
+
+def test_every_answer_is_one_token(tmp_path: Path) -> None:
+    trainer = SeeTrainer(config(tmp_path), tmp_path / "judge")
+    gallery = draw_gallery(Split.TRAIN, 2, 60)
+    tokenizer = trainer.judge.tokenizer
+    answers = {value for known in gallery.facts for value in known.values()}
+    for word in sorted(answers | set(COLOURS)):
+        assert len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
+
+
+def test_the_vocabulary_is_the_same_in_every_process() -> None:
+    """Hash order differs from process to process; the ids of the tokens must not."""
+    code = (
+        "from onereward.lab.judge.build import build_tokenizer\n"
+        "print(sorted(build_tokenizer().get_vocab().items(), key=lambda item: item[1]))"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
+
+
+def test_stop_and_resume_equals_no_stop(tmp_path: Path) -> None:
+    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
+    train_to_see(whole)
+    run = SeeTrainer(parts, tmp_path / "parts" / "untrained")
+    run.train_step()
+    run.train_step()
+    kept = run.snapshot(0.0)
+    again = SeeTrainer(parts, tmp_path / "again")
+    again.restore(kept)
+    again.train_step()
+    again.train_step()
+    expected = QwenJudge(
+        JudgeConfig(folder=str(tmp_path / "whole" / "judge"), precision="fp32"),
+        torch.device("cpu"),
+    ).part.module.state_dict()
+    learned = {k: v for k, v in again.learner.parameters.items() if not k.startswith("probe.")}
+    assert len(learned) < len(again.learner.parameters)
+    for name, value in learned.items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
+    """Two pictures, asked again and again: the loss has to go to nearly nothing."""
+    settings = config(
+        tmp_path, steps=60, decay_steps=0, matrix_learning_rate=3e-3, learning_rate=3e-3, width=64
+    )
+    trainer = SeeTrainer(settings, tmp_path / "judge")
+    drawn = draw_gallery(Split.TRAIN, 0, 6)
+    gallery = Gallery(images=drawn.images[:2], facts=drawn.facts[:2], marks=drawn.marks[:2])
+    asked = draw_questions(gallery, 8, torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(40):
+        logits, answers = answer(trainer.judge, encode(trainer.judge, gallery), asked)
+        loss = torch.nn.functional.cross_entropy(logits, answers)
+        losses.append(trainer.learner.learn(loss))
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 40}, "no multiple of 32"),
+        ({"pictures": 1}, "needs two"),
+        ({"patch_size": 5}, "use 4, 8 or 16"),
+        ({"decay_steps": 9}, "more than steps"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **changes)

@@ -1,0 +1,75 @@
+"""The bundled judge as it is shipped: its size, and pairs whose answer the world knows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from onereward.fill.task import TASKS as FIELDS
+from onereward.fill.task import Task
+from onereward.lab.adapters.usability import queries_of
+from onereward.lab.world.conditions import TASKS, Conditions, draw_conditions
+from onereward.lab.world.splits import Split
+from onereward.reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
+from onereward.reward.qwen_vl import QwenJudge
+from onereward.reward.report import read_report
+
+MAX_BYTES = 8_000_000
+NUM = 8
+
+
+@pytest.fixture(scope="module")
+def judge() -> QwenJudge:
+    return QwenJudge(JudgeConfig(folder=BUNDLED), torch.device("cpu"))
+
+
+def scenes_of(task: str) -> Conditions:
+    return draw_conditions(Split.DEV, 11, torch.full((NUM,), TASKS.index(task)))
+
+
+def painted(scenes: Conditions, colour: torch.Tensor) -> torch.Tensor:
+    return torch.where(scenes.mask[:, None] > 0.5, colour, scenes.target)
+
+
+def test_folder_is_within_its_budget_and_brings_its_report() -> None:
+    assert sum(f.stat().st_size for f in BUNDLED_FOLDER.rglob("*") if f.is_file()) < MAX_BYTES
+    report = read_report(BUNDLED_FOLDER)
+    assert report is not None
+    assert set(report.cells) == {(task, d) for task in Task for d in FIELDS[task].dimensions}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_swap_swaps_the_answer_on_clear_pairs(judge: QwenJudge, task: str) -> None:
+    """The truth against the mask filled with noise, in every dimension and both orders."""
+    scenes = scenes_of(task)
+    noise = torch.rand(scenes.target.shape, generator=torch.Generator().manual_seed(0))
+    bad, right, asked = painted(scenes, noise), 0, 0
+    for row in range(NUM):
+        queries = queries_of(scenes, row)
+        with torch.no_grad():
+            good, worse = judge.encode_many([scenes.target[row], bad[row]])
+            forth, back = judge.ask(good, worse, queries), judge.ask(worse, good, queries)
+        right += int(((forth > 0.5) & (back < 0.5)).sum())
+        asked += len(queries)
+    assert right >= 0.9 * asked
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_gradient_reaches_the_pixels_and_ascent_raises_the_answer(
+    judge: QwenJudge, task: str
+) -> None:
+    scenes = scenes_of(task)
+    queries = queries_of(scenes, 0)
+    inside = scenes.mask[0] > 0.5
+    picture = painted(scenes, scenes.target.mean((2, 3), keepdim=True))[0].requires_grad_()
+    with torch.no_grad():
+        other = judge.encode(scenes.target[0])
+    answers = []
+    for _ in range(4):
+        said = judge.ask(judge.encode(picture), other, queries).log().mean()
+        (gradient,) = torch.autograd.grad(said, picture)
+        answers.append(said.item())
+        assert gradient[:, inside].abs().max() > 0
+        step = 0.5 / 255 * gradient.sign() * inside
+        picture = (picture.detach() + step).clamp(0, 1).requires_grad_()
+    assert answers[-1] > answers[0]

@@ -1,0 +1,171 @@
+"""Conditions from folders."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from onereward.fill.config import from_json, to_json
+from onereward.fill.task import Task
+from onereward.training.data.conditions import FILE_NAME, ConditionSet
+from onereward.training.data.edit_dataset import (
+    ConditionsConfig,
+    make_from_folder,
+)
+from onereward.training.data.random_masks import random_mask
+from support.hosts import CancelledError, RecordingHost
+
+HOLE = (20, 24, 43, 47)
+
+
+def save(path: Path, *, size: tuple[int, int] = (64, 64), mask: str = "file") -> Path:
+    """Save a picture with a square to repaint: in a file, as its transparent area, or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.linear_gradient("L").resize(size).convert("RGB")
+    area = Image.new("L", size, 0)
+    ImageDraw.Draw(area).rectangle(HOLE, fill=255)
+    if mask == "file":
+        area.save(path.with_name(f"{path.stem}_mask.png"))
+    elif mask == "alpha":
+        picture.putalpha(area.point(lambda v: 255 - v))
+    picture.save(path)
+    return path
+
+
+def make(tmp_path: Path, **changes: Any) -> ConditionSet:
+    values: dict[str, Any] = {"task": "fill", "prompt": "a red circle"}
+    config = ConditionsConfig(**values | changes)
+    return make_from_folder(tmp_path / "made", tmp_path / "in", config, RecordingHost())
+
+
+@pytest.mark.parametrize("mask", ["file", "alpha"])
+def test_masks_are_those_of_the_user(tmp_path: Path, mask: str) -> None:
+    save(tmp_path / "in" / "x.png", mask=mask)
+    made = make(tmp_path)
+    (condition,) = made.conditions
+    image, area = made.pictures(condition)
+    assert image.shape == (1, 64, 64, 3)
+    assert area.sum() == 24 * 24
+    assert area[0, 24:48, 20:44].min() == 1
+    assert made.request(condition).full_prompt() == "a red circle"
+    assert made.summary() == "1 conditions (fill 1)"
+
+
+def test_sub_folders_are_tasks_and_texts_come_from_beside_the_picture(tmp_path: Path) -> None:
+    for task in Task:
+        save(tmp_path / "in" / task.value / "x.png")
+    (tmp_path / "in" / "fill" / "x.txt").write_text(" a rößlich circle\n", encoding="utf-8")
+    (tmp_path / "in" / "text" / "x.words.txt").write_text("AB\nCD", encoding="utf-8")
+    made = make(tmp_path, task="all", prompt="neon", words="?")
+    prompts = {c.task: made.request(c).full_prompt() for c in made.conditions}
+    assert prompts == {
+        Task.FILL: "a rößlich circle",
+        Task.EXTEND: "neon",
+        Task.REMOVE: "remove",
+        Task.TEXT: 'the words "AB", and in the next line "CD", neon',
+    }
+
+
+def test_an_extension_shows_nothing_of_what_it_is_to_continue_with(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "x.png")
+    made = make(tmp_path, task="extend")
+    image, area = made.pictures(made.conditions[0])
+    assert image[0][area[0] > 0].unique().tolist() == pytest.approx([0.5], abs=1 / 255)
+
+
+def test_large_pictures_are_shrunk_and_sides_are_multiples_of_16(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "x.png", size=(300, 190))
+    made = make(tmp_path, max_side=128)
+    image, area = made.pictures(made.conditions[0])
+    assert image.shape == (1, 80, 128, 3)
+    assert area.shape == (1, 80, 128)
+
+
+def test_what_has_not_changed_keeps_its_name(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "x.png")
+    other = save(tmp_path / "in" / "y.png")
+    before = {c.name for c in make(tmp_path).conditions}
+    assert len(before) == 1, "the same picture under two names is one condition"
+    Image.new("RGB", (64, 64), "red").save(other)
+    after = {c.name for c in make(tmp_path).conditions}
+    assert before < after
+    assert after.isdisjoint(c.name for c in make(tmp_path, prompt="a blue circle").conditions)
+
+
+def test_random_masks_are_repeatable_and_as_many_as_asked_for(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "x.png", mask="none")
+    one = make(tmp_path, masks="random", num_conditions=5)
+    assert len(one.conditions) == 5
+    assert make(tmp_path, masks="random", num_conditions=5).conditions == one.conditions
+    other = make(tmp_path, masks="random", num_conditions=5, seed=1)
+    assert not set(other.conditions) & set(one.conditions)
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_a_random_mask_leaves_something_to_look_at(task: Task) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in ((64, 64), (1024, 48)):
+        for _ in range(50):
+            histogram = random_mask(task, size, generator).histogram()
+            assert histogram[0] + histogram[255] == size[0] * size[1]
+            assert 0 < histogram[255] < 0.9 * size[0] * size[1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "message"),
+    [
+        ("no mask", {}, "x.png: has no mask; save one as x_mask.png"),
+        ("size", {}, "32x64 px but the picture is 64x64"),
+        ("damaged", {}, "x.png: cannot be read as a picture"),
+        ("empty mask", {}, "mask is empty"),
+        ("", {"prompt": ""}, "x.png: prompt is empty"),
+        ("", {"task": "text"}, "words is empty"),
+        ("", {"task": "all"}, "no pictures in .*sub-folders"),
+        ("narrow", {"masks": "random"}, "too small or too narrow"),
+        ("none", {}, "no pictures in"),
+    ],
+)
+def test_bad_input_is_named(
+    tmp_path: Path, spoil: str, changes: dict[str, Any], message: str
+) -> None:
+    path = save(tmp_path / "in" / "x.png", mask="none" if spoil == "no mask" else "file")
+    mask = path.with_name("x_mask.png")
+    if spoil == "size":
+        Image.new("L", (32, 64)).save(mask)
+    elif spoil == "damaged":
+        path.write_bytes(path.read_bytes()[:60])
+    elif spoil == "empty mask":
+        Image.new("L", (64, 64)).save(mask)
+    elif spoil == "narrow":
+        Image.new("RGB", (640, 9)).save(path)
+    elif spoil == "none":
+        path.unlink()
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, **changes)
+
+
+def test_cancel_leaves_the_old_list(tmp_path: Path) -> None:
+    class Cancelling(RecordingHost):
+        def progress(self, done: int, total: int, preview: object = None) -> None:
+            if done == 1:
+                raise CancelledError
+
+    for number in range(3):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(save(tmp_path / "in" / f"{number}.png"))
+    old = make(tmp_path, num_conditions=1)
+    config = ConditionsConfig(task="fill", prompt="x")
+    with pytest.raises(CancelledError):
+        make_from_folder(tmp_path / "made", tmp_path / "in", config, Cancelling())
+    assert ConditionSet(tmp_path / "made").conditions == old.conditions
+    assert (tmp_path / "made" / FILE_NAME).is_file()
+
+
+def test_settings_survive_json() -> None:
+    config = ConditionsConfig(masks="random", prompt="ß", seed=7)
+    assert from_json(ConditionsConfig, to_json(config)) == config
+    assert asdict(config)["task"] == "all"

@@ -1,0 +1,192 @@
+"""Conditions and candidates: what is written can be read, repeated and gone on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from onereward.fill.task import Task
+from onereward.reward.preference import PreferenceSet
+from onereward.training.data.conditions import (
+    FILE_NAME,
+    Condition,
+    ConditionSet,
+    read_picture,
+    save_picture,
+    write_conditions,
+)
+from onereward.training.data.generate import CollectConfig, collect, draw_settings
+from support.damage import damaged_pictures
+from support.hosts import CancelledError, RecordingHost
+from support.models import bundled_models
+
+QUICK = CollectConfig(num_candidates=2, steps=(1, 2))
+
+
+def condition(name: str, task: Task = Task.FILL, **changes: Any) -> Condition:
+    values: dict[str, Any] = {
+        "name": name,
+        "task": task,
+        "image_file_name": f"{name}/image.png",
+        "mask_file_name": f"{name}/mask.png",
+        "prompt": "a red circle" if task is Task.FILL else "",
+        "words": "AB" if task is Task.TEXT else "",
+    }
+    return Condition(**values | changes)
+
+
+@pytest.fixture
+def conditions(tmp_path: Path) -> ConditionSet:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(64, 64)
+    mask[20:40, 20:44] = 1
+    items = [
+        (condition(task.value, task), torch.rand(64, 64, 3, generator=generator), mask)
+        for task in Task
+    ]
+    return write_conditions(tmp_path / "conditions", items)
+
+
+def test_conditions_come_back_as_they_were(conditions: ConditionSet) -> None:
+    again = ConditionSet(conditions.folder)
+    assert again.conditions == [condition(task.value, task) for task in Task]
+    image, mask = again.pictures(again.conditions[0])
+    assert image.shape == (1, 64, 64, 3)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    prompts = {c.task: again.request(c).full_prompt() for c in again.conditions}
+    assert prompts[Task.TEXT] == 'the words "AB"' == again.conditions[3].full_prompt
+    assert prompts[Task.REMOVE] == "remove"
+
+
+def test_candidates_are_written_listed_and_reproducible(
+    conditions: ConditionSet, tmp_path: Path
+) -> None:
+    one, other = PreferenceSet(tmp_path / "one"), PreferenceSet(tmp_path / "other")
+    assert collect(conditions, bundled_models(), one, QUICK, RecordingHost()) == 8
+    collect(conditions, bundled_models(), other, QUICK, RecordingHost())
+    assert one.groups() == other.groups()
+    for group in one.groups():
+        for name in (*group.file_names, group.source_file_name, group.mask_file_name):
+            assert one.picture(name).read_bytes() == other.picture(name).read_bytes()
+        first, second = (one.picture(name).read_bytes() for name in group.file_names)
+        assert first != second
+
+
+def test_a_run_that_was_cancelled_goes_on(conditions: ConditionSet, tmp_path: Path) -> None:
+    whole, parts = PreferenceSet(tmp_path / "whole"), PreferenceSet(tmp_path / "parts")
+    collect(conditions, bundled_models(), whole, QUICK, RecordingHost())
+    with pytest.raises(CancelledError):
+        collect(conditions, bundled_models(), parts, QUICK, RecordingHost(cancel_at_call=12))
+    assert len(parts.groups()) < 4
+    assert all(parts.picture(n).is_file() for g in parts.groups() for n in g.file_names)
+    collect(conditions, bundled_models(), parts, QUICK, RecordingHost())
+    assert parts.groups() == whole.groups()
+    assert collect(conditions, bundled_models(), parts, QUICK, RecordingHost()) == 0
+
+
+@pytest.mark.parametrize("changes", [{"num_candidates": 3}, {"steps": (3, 4)}, {"seed": 7}])
+def test_other_settings_in_the_same_data_are_refused(
+    changes: dict[str, Any], conditions: ConditionSet, tmp_path: Path
+) -> None:
+    data = PreferenceSet(tmp_path / "data")
+    collect(conditions, bundled_models(), data, replace(QUICK, max_conditions=1), RecordingHost())
+    with pytest.raises(ValueError, match="made with other settings; choose another name"):
+        collect(conditions, bundled_models(), data, replace(QUICK, **changes), RecordingHost())
+    assert collect(conditions, bundled_models(), data, QUICK, RecordingHost()) == 6
+
+
+def test_settings_vary_within_their_ranges() -> None:
+    config = CollectConfig(num_candidates=64)
+    drawn = [fill for fill, _ in draw_settings(config, "x")]
+    assert all(8 <= fill.steps <= 30 for fill in drawn)
+    assert all(1.0 <= fill.true_cfg <= 5.0 for fill in drawn)
+    assert {fill.negative_prompt for fill in drawn} == {"nsfw", "blurry", "low quality", ""}
+    assert len({seed for _, seed in draw_settings(config, "x")}) == 64
+    assert list(draw_settings(config, "x")) != list(draw_settings(config, "y"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_candidates": 0}, "1 to 64"),
+        ({"steps": (9, 3)}, "smaller value first"),
+        ({"strength": (0.0, 1.0)}, "strength is 0"),
+        ({"negative_prompts": ()}, "at least one"),
+    ],
+)
+def test_impossible_variation_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CollectConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2"),
+        ('{"task": "paint"}', "line 2"),
+        (json.dumps({"colour": 1}), "unknown keys: colour"),
+    ],
+)
+def test_a_damaged_list_is_named(conditions: ConditionSet, line: str, message: str) -> None:
+    path = conditions.folder / FILE_NAME
+    path.write_text(path.read_text().splitlines()[0] + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=message):
+        ConditionSet(conditions.folder)
+
+
+def test_bad_conditions_are_refused(conditions: ConditionSet, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="make the conditions first"):
+        ConditionSet(tmp_path)
+    with pytest.raises(ValueError, match="letters, digits"):
+        condition("../x")
+    with pytest.raises(ValueError, match="no file of the folder"):
+        condition("x", mask_file_name="/etc/passwd")
+    path = conditions.folder / FILE_NAME
+    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(ValueError, match="two conditions named 'fill'"):
+        ConditionSet(conditions.folder)
+    (conditions.folder / "fill" / "mask.png").unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        conditions.pictures(conditions.conditions[0])
+    path.write_bytes("überblick".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"conditions\.jsonl is not text in UTF-8"):
+        ConditionSet(conditions.folder)
+    with pytest.raises(ValueError, match="words is empty; type the text"):
+        condition("x", Task.TEXT, words=" ")
+
+
+@pytest.mark.parametrize("damage", damaged_pictures())
+def test_a_damaged_picture_is_named_before_any_work(conditions: ConditionSet, damage: str) -> None:
+    path = conditions.folder / "text" / "image.png"
+    path.write_bytes(damaged_pictures()[damage])
+    with pytest.raises(ValueError, match=r"image\.png cannot be read as a picture .*; remove"):
+        read_picture(path)
+    data = PreferenceSet(conditions.folder / "data")
+    if damage in ("torn", "unknown chunk"):  # the header is whole
+        return
+    with pytest.raises(ValueError, match=r"image\.png cannot be read as a picture"):
+        collect(conditions, bundled_models(), data, QUICK, RecordingHost())
+    assert not data.groups()
+
+
+def test_an_empty_mask_is_named_before_any_work(conditions: ConditionSet) -> None:
+    save_picture(conditions.folder / "text" / "mask.png", torch.zeros(64, 64))
+    data = PreferenceSet(conditions.folder / "data")
+    with pytest.raises(ValueError, match="the mask of condition text is empty; paint white"):
+        collect(conditions, bundled_models(), data, QUICK, RecordingHost())
+    assert not data.groups()
+    with pytest.raises(ValueError, match="condition text: mask is empty"):
+        conditions.request(next(c for c in conditions.conditions if c.name == "text"))
+
+
+def test_a_prompt_may_hold_any_line_break(conditions: ConditionSet) -> None:
+    """JSON leaves these as they are, and Python takes them for ends of lines."""
+    odd = condition("odd", prompt="a\u2028red\x85circle")
+    picture, mask = torch.rand(64, 64, 3), torch.ones(64, 64)
+    made = write_conditions(conditions.folder / "odd", [(odd, picture, mask)])
+    assert made.conditions == [odd]

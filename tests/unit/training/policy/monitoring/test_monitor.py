@@ -1,0 +1,277 @@
+"""The gate, the looks and the measures of drift: each on a case whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from onereward.fill.memory.components import Part
+from onereward.fill.task import Dimension, Task
+from onereward.reward.query import queries_for
+from onereward.reward.report import Answer, make_report, read_report, write_report
+from onereward.training.charts.dashboard import draw_board, reward_lines
+from onereward.training.policy.adapter_file import read_about
+from onereward.training.policy.gate import ALL_CELLS, make_gate
+from onereward.training.policy.monitoring import monitor
+from onereward.training.policy.monitoring.drift import Drift, Shown, measure_drift
+from onereward.training.policy.monitoring.monitor import Watch
+from onereward.training.policy.rewards import ask_judge
+from onereward.training.policy.run import ADAPTER, train_policy
+from support.hosts import RecordingHost
+from support.judges import make_judge
+from support.live_memory import LiveMemory
+from support.models import bundled_models
+from support.policies import loaded_for, make_conditions, policy_config
+
+GOOD, BAD = (Task.FILL, Dimension.STRUCTURE), (Task.FILL, Dimension.AESTHETICS)
+
+
+def answers(cell: tuple[Task, Dimension], right: int, wrong: int) -> list[Answer]:
+    made = []
+    for score, count in ((0.9, right), (0.1, wrong)):
+        made += [Answer(criterion=cell, winner_first=score, loser_first=1 - score)] * count
+    return made
+
+
+def shown(seed: int, lattice: float = 0.0, light: float = 0.0, same: bool = False) -> Shown:
+    generator = torch.Generator().manual_seed(seed)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(2, 3, 4, 4, generator=generator), (32, 32), mode="bilinear"
+    )
+    if same:
+        smooth[1] = smooth[0]
+    checker = (torch.arange(32)[:, None] + torch.arange(32)) % 2 - 0.5
+    inside = torch.zeros(32, 32, dtype=torch.bool)
+    inside[8:24, 8:24] = True
+    pictures = smooth + lattice * checker + light
+    return Shown(source=smooth[0], inside=inside, pictures=(pictures[0], pictures[1]))
+
+
+def test_the_gate_keeps_what_the_judge_can_judge(tmp_path: Path) -> None:
+    report = make_report(answers(GOOD, 16, 4) + answers(BAD, 14, 6))
+    write_report(tmp_path, report)
+    assert read_report(tmp_path) == report
+    gate = make_gate([report], 0.75)
+    assert gate.cells == {GOOD}
+    (note,) = [n for n in gate.notes if "aesthetics" in n and n.startswith("fill")]
+    assert "70.0% of 20 held-out pairs, below 75%" in note
+    assert any("remove" in n and "no held-out pairs" in n for n in gate.notes)
+    asked = gate.allowed(queries_for(Task.FILL, "a dog"))
+    assert [q.criterion for q in asked] == [GOOD]
+
+
+def test_every_judge_of_an_ensemble_has_to_pass() -> None:
+    one = make_report(answers(GOOD, 18, 2) + answers(BAD, 18, 2))
+    other = make_report(answers(GOOD, 18, 2) + answers(BAD, 11, 9))
+    assert make_gate([one, other], 0.75).cells == {GOOD}
+    assert make_gate([one, other], 0.0).cells == set(ALL_CELLS)
+    trusted = make_gate([None], 0.75)
+    assert trusted.cells == set(ALL_CELLS)
+    assert "no report" in trusted.notes[0]
+    with pytest.raises(ValueError, match=r"below 95% .* every task and dimension"):
+        make_gate([one], 0.95)
+
+
+def test_a_damaged_report_is_named(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"format": 1, "cells": {"paint.speed": {}}}')
+    with pytest.raises(ValueError, match=r"report\.json is no report of a judge"):
+        read_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("now", "complaint"),
+    [
+        ({}, None),
+        ({"lattice": 0.2}, "fine structure is"),
+        ({"light": 0.2}, "brightness has moved by +0.20"),
+        ({"same": True}, "different seeds are 0.0"),
+    ],
+)
+def test_drift_sees_what_a_hacked_reward_leaves(now: dict[str, Any], complaint: str | None) -> None:
+    start = [shown(seed) for seed in range(4)]
+    drift = measure_drift(start, [shown(seed, **now) for seed in range(4)])
+    said = drift.complaint()
+    assert (said is None) if complaint is None else (said is not None and complaint in said)
+    if not now:
+        assert drift == Drift(
+            brightness=0.0, saturation=0.0, high_frequency=1.0, diversity=1.0, outside=0.0
+        )
+
+
+def test_outside_is_measured_outside() -> None:
+    start, now = shown(0), shown(0)
+    for picture in now.pictures:
+        picture[:, ~now.inside] += 0.1
+    assert measure_drift([start], [now]).outside == pytest.approx(0.1, abs=0.06)
+    assert measure_drift([start], [now]).brightness == 0.0
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("watch")
+    return make_conditions(folder / "conditions"), make_judge(folder / "judge")
+
+
+def test_a_run_looks_keeps_the_best_and_stops_itself(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions, judge = places
+    seen: list[float] = [0.6, 0.9, 0.7, 0.5]  # what the held-out judge says at each look
+    looks = iter(seen)
+    monkeypatch.setattr(Watch, "_scores", lambda self, now: {"held_out": next(looks)})
+    config = policy_config(
+        tmp_path,
+        conditions,
+        judge,
+        held_out_judge={"folder": str(judge)},
+        steps=9,
+        batch=1,
+        learning_rate=1e-4,
+        test_every=1,
+        test_conditions=2,
+        patience=2,
+        keep=2,
+    )
+    host = RecordingHost()
+    result = train_policy(config, host, loaded_for(config))
+    assert result.step == 4
+    assert "no better look for 2 looks" in result.notes[-1]
+    assert read_about(tmp_path / ADAPTER)["step"] == 2
+    names = sorted(p.name for p in (tmp_path / "results").iterdir())
+    assert names == ["best.safetensors", "step-000003.safetensors", "step-000004.safetensors"]
+    assert len(host.previews) == 4
+    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert [line["held_out"] for line in curve] == seen
+    # Queued again it has nothing to do, and still gives the best.
+    again = train_policy(config, RecordingHost(), loaded_for(config))
+    assert (again.step, read_about(again.path)["step"]) == (4, 2)
+
+
+def test_a_hacked_policy_is_stopped_and_the_start_scores_one_half(
+    places: tuple[Path, Path], tmp_path: Path
+) -> None:
+    conditions, judge = places
+    config = policy_config(
+        tmp_path, conditions, judge, steps=3, learning_rate=0.0, test_every=1, test_conditions=2
+    )
+    result = train_policy(config, RecordingHost(), loaded_for(config))
+    look = result.curve[-1]
+    assert look["look"] == pytest.approx(0.5, abs=1e-6)
+    assert look["drift.high_frequency"] == 1.0
+    wild = policy_config(
+        tmp_path / "wild", conditions, judge, steps=9, learning_rate=1.0, test_every=1
+    )
+    stopped = train_policy(wild, RecordingHost(), loaded_for(wild))
+    assert stopped.step < 9
+    assert "stopped at step" in stopped.notes[-1]
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_run_that_drifts_before_any_good_look_gives_the_start(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    conditions, judge = places
+    monkeypatch.setattr(Drift, "complaint", lambda self: "brightness has moved by +0.20")
+    config = policy_config(
+        tmp_path, conditions, judge, mode=mode, steps=3, batch=1, test_every=1, test_conditions=1
+    )
+    transformer = bundled_models().transformer.module
+    start = {name: p.detach().clone() for name, p in transformer.named_parameters()}
+    result = train_policy(config, RecordingHost(), loaded_for(config))
+    assert result.step == 1
+    assert result.notes[-1].endswith("no look was good, so the result is the start, unchanged")
+    if mode == "full":
+        made = load_file(result.path / "diffusion_pytorch_model.safetensors")
+        assert made.keys() == start.keys()
+        assert all(torch.equal(made[name], weights) for name, weights in start.items())
+        return
+    made = load_file(result.path)
+    ups = [name for name in made if ".lora_B." in name]
+    assert ups
+    assert not any((made[b] @ made[b.replace("_B.", "_A.")]).any() for b in ups)
+    assert read_about(result.path)["step"] == 0
+
+
+def test_a_run_that_drifts_later_gives_the_good_look(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions, judge = places
+    said = iter([None, "brightness has moved by +0.20"])
+    monkeypatch.setattr(Drift, "complaint", lambda self: next(said))
+    config = policy_config(
+        tmp_path, conditions, judge, steps=3, batch=1, test_every=1, test_conditions=1
+    )
+    result = train_policy(config, RecordingHost(), loaded_for(config))
+    assert result.step == 2
+    assert result.notes[-1] == "stopped at step 2: brightness has moved by +0.20"
+    assert read_about(result.path)["step"] == 1
+
+
+def test_a_run_from_anothers_checkpoint_has_looks_of_its_own(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions, judge = places
+    values: dict[str, Any] = {"steps": 1, "batch": 1, "test_every": 1, "test_conditions": 1}
+    first = policy_config(tmp_path / "first", conditions, judge, **values)
+    with monkeypatch.context() as patch:
+        patch.setattr(Drift, "complaint", lambda self: "brightness has moved by +0.20")
+        train_policy(first, RecordingHost(), loaded_for(first))
+    values["init_from"] = str(tmp_path / "first" / "checkpoint")
+    second = policy_config(tmp_path / "second", conditions, judge, **values)
+    result = train_policy(second, RecordingHost(), loaded_for(second))
+    assert result.step == 1
+    assert "look" in result.curve[-1]
+
+
+def test_a_look_asks_for_the_room_that_its_judge_takes(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For judging alone, of pixels, without gradient; too much would only drive models out."""
+    conditions, judge = places
+    config = policy_config(
+        tmp_path, conditions, judge, steps=1, batch=1, test_every=1, test_conditions=1
+    )
+    loaded, rooms, peaks = loaded_for(config), [], []
+    part = loaded.judges[0].part
+
+    class Host(RecordingHost):
+        @contextmanager
+        def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
+            if parts == (part,):
+                rooms.append(activation_bytes)
+            with super().resident(*parts, activation_bytes=activation_bytes):
+                yield
+
+    def measured(*asked: Any) -> list[torch.Tensor]:
+        with LiveMemory([*part.module.parameters(), *part.module.buffers()]) as memory:
+            answers = ask_judge(*asked)
+        peaks.append(memory.peak)
+        return answers
+
+    monkeypatch.setattr(monitor, "ask_judge", measured)
+    train_policy(config, Host(), loaded)
+    (room,) = rooms
+    assert max(peaks) < room < 20 * max(peaks)
+
+
+def test_curves_are_of_rewards_and_any_length_is_drawn() -> None:
+    curve = [
+        {"step": s, "loss": 0.5, "reward": s / 10, "fill.structure": 0.2, "look.fill.structure": 1}
+        for s in range(1, 11)
+    ]
+    lines = reward_lines(curve)
+    assert set(lines) == {"reward", "fill.structure"}
+    values = [value for _, value in lines["reward"]]
+    assert values == sorted(values)
+    assert values[0] == 0.1
+    for length in (0, 1, 10):
+        board = draw_board(curve[:length], [(torch.rand(64, 64, 3),) * 3] * 2)
+        assert board.ndim == 3
+        assert 0 <= board.min() <= board.max() <= 1

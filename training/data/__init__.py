@@ -1,0 +1,1 @@
+"""Data sets: edits to train on, generated candidates, labels and preferences."""

@@ -1,0 +1,233 @@
+"""Conditions: what edits are made from - a picture, a mask, a prompt and a task - as a folder.
+
+``conditions.jsonl`` has one line per condition; pictures and masks are PNG files beside it. The
+mask is white where to repaint; an extension's source already stands on its canvas.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...fill.io.files import UNREADABLE, read_text
+from ...fill.request import FillRequest
+from ...fill.task import Task, text_prompt
+
+FILE_NAME = "conditions.jsonl"
+_KEYS = {
+    *("name", "task", "image_file_name", "mask_file_name", "prompt", "words"),
+    "result_file_name",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One line of the folder."""
+
+    name: str
+    """Unique, a folder's name too; decides the split, so it must not change."""
+    task: Task
+    image_file_name: str
+    mask_file_name: str
+    prompt: str = ""
+    words: str = ""
+    """text only: the words to write; ``prompt`` then says how they look."""
+    result_file_name: str = ""
+    """The picture after the edit, if it is known: what supervised learning learns to paint."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that leave the folder, and a task without what it needs."""
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(
+                f"name is {self.name!r}, but letters, digits, '.', '_' and '-' are expected"
+            )
+        names = (self.image_file_name, self.mask_file_name, self.result_file_name or "none")
+        for file in names:
+            if not file or Path(file).is_absolute() or ".." in Path(file).parts:
+                raise ValueError(f"{file!r} is no file of the folder")
+        _ = self.full_prompt
+
+    @property
+    def full_prompt(self) -> str:
+        """What the model is told, as the judge has to know it; empty if the user said nothing."""
+        return text_prompt(self.words, self.prompt) if self.task is Task.TEXT else self.prompt
+
+
+class ConditionSet:
+    """A folder of conditions."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the list.
+
+        Raises:
+            FileNotFoundError: The folder has no list.
+            ValueError: A line is no condition (names it), a name appears twice, or none is there.
+        """
+        self.folder = folder
+        path = folder / FILE_NAME
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; make the conditions first")
+        lines = read_text(path).split("\n")
+        self.conditions = [
+            _parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()
+        ]
+        names = [c.name for c in self.conditions]
+        if not names:
+            raise ValueError(f"{path} is empty; add at least one condition")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{path} has two conditions named {twice!r}; names must be unique")
+
+    def summary(self) -> str:
+        """Return how many conditions there are, per task."""
+        tasks = [c.task for c in self.conditions]
+        parts = [f"{task.value} {tasks.count(task)}" for task in Task if task in tasks]
+        return f"{len(tasks)} conditions ({', '.join(parts)})"
+
+    def pictures(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Return image ``[1, H, W, 3]`` and mask ``[1, H, W]``, float32, 0..1.
+
+        Raises:
+            ValueError: A file is missing or no picture; names it.
+        """
+        image = read_picture(self.folder / condition.image_file_name, "RGB")
+        mask = read_picture(self.folder / condition.mask_file_name, "L")
+        return image[None], mask[None]
+
+    def check(self, conditions: Iterable[Condition]) -> None:
+        """Look at the masks and at the headers of pictures, before hours of work depend on them.
+
+        Raises:
+            ValueError: A file is missing or no picture, or a mask is not as large as its picture,
+                or empty.
+        """
+        for condition in conditions:
+            image = picture_size(self.folder / condition.image_file_name)
+            others = {"mask": condition.mask_file_name, "result": condition.result_file_name}
+            for what, name in others.items():
+                size = picture_size(self.folder / name) if name else image
+                if size != image:
+                    raise ValueError(
+                        f"the {what} of condition {condition.name} is {size[0]}x{size[1]} px but "
+                        f"its picture is {image[0]}x{image[1]} px; make the {what} from the picture"
+                    )
+            if read_picture(self.folder / condition.mask_file_name, "L").max() < 0.5:
+                raise ValueError(
+                    f"the mask of condition {condition.name} is empty; paint white what is to be "
+                    "repainted, or remove the condition"
+                )
+
+    def result(self, condition: Condition) -> Tensor:
+        """Return the picture after the edit, ``[1, H, W, 3]``, float32, 0..1.
+
+        The condition's own picture where no other is known: it shows what is under the mask.
+
+        Raises:
+            ValueError: The file is missing or no picture; names it.
+        """
+        return read_picture(
+            self.folder / (condition.result_file_name or condition.image_file_name)
+        )[None]
+
+    def request(self, condition: Condition, **settings: Any) -> FillRequest:
+        """Return the request that makes this edit; further fields as for :class:`FillRequest`.
+
+        Raises:
+            ValueError: The condition cannot be edited; names it.
+        """
+        values = {"task": condition.task, "prompt": condition.prompt, "words": condition.words}
+        image, mask = self.pictures(condition)
+        try:
+            return FillRequest(image=image, mask=mask, **values | settings)
+        except ValueError as error:
+            raise ValueError(f"condition {condition.name}: {error}") from error
+
+
+def write_conditions(
+    folder: Path, items: Iterable[tuple[Condition, Tensor, Tensor]]
+) -> ConditionSet:
+    """Write pictures ``[H, W, 3]`` and masks ``[H, W]``, 0..1, and the list of their conditions.
+
+    The list is written last: a stop before leaves the old one, if any.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for condition, image, mask in items:
+        for name, pixels in ((condition.image_file_name, image), (condition.mask_file_name, mask)):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_picture(path, pixels)
+        lines.append(_to_json(condition))
+    temporary = folder / (FILE_NAME + ".tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(folder / FILE_NAME)
+    return ConditionSet(folder)
+
+
+def save_picture(path: Path, pixels: Tensor) -> None:
+    """Write ``[H, W, 3]`` or ``[H, W]``, 0..1, as PNG; the file is whole or not there."""
+    values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    temporary = path.with_name(path.name + ".tmp")
+    Image.fromarray(values).save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def _to_json(condition: Condition) -> str:
+    keys = sorted(_KEYS if condition.result_file_name else _KEYS - {"result_file_name"})
+    values = {key: getattr(condition, key) for key in keys}
+    return json.dumps(values | {"task": condition.task.value}, ensure_ascii=False)
+
+
+def _parse(path: Path, number: int, line: str) -> Condition:
+    try:
+        values = json.loads(line)
+        unknown = set(values) - _KEYS
+        if unknown:
+            raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
+        return Condition(**values | {"task": Task(values["task"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}, line {number}: {error}") from error
+
+
+def read_picture(path: Path, mode: str = "RGB") -> Tensor:
+    """Read a picture file: ``[H, W, 3]`` (mode RGB) or ``[H, W]`` (mode L), float32, 0..1.
+
+    Raises:
+        ValueError: It is missing or no picture; names the file.
+    """
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert(mode), dtype=np.float32) / 255
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    return torch.from_numpy(pixels)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a picture file; ValueError as for :func:`read_picture`."""
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read as a picture ({error}); remove what names it")
+
+
+def spread(conditions: Sequence[Condition], num: int) -> list[Condition]:
+    """Take conditions of every task in turn."""
+    by_task = [[c for c in conditions if c.task is task] for task in Task]
+    turns = zip_longest(*by_task)
+    return [c for turn in turns for c in turn if c is not None][:num]

@@ -1,0 +1,232 @@
+"""Build a data set of conditions from folders of pictures.
+
+A picture ``x.png`` may have a prompt in ``x.txt``, words to write in ``x.words.txt``, and a mask in
+``x_mask.png`` or ``masks/x.png`` (white = repaint), else its transparent area is the mask. A
+condition's name holds a digest of all of it: what has changed is another condition, and what has
+not keeps its candidates and its split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ...fill.config import check_limits, setting
+from ...fill.host import Host
+from ...fill.io.files import UNREADABLE, read_text
+from ...fill.request import FillRequest
+from ...fill.task import Task
+from .conditions import Condition, ConditionSet, write_conditions
+from .random_masks import random_mask
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+ALL_TASKS = "all"
+MASKS = ("from files", "random")
+TEXTS = (".txt", ".words.txt")
+GREY = 0.5
+"""What stands where an extension is to be; the model never sees it."""
+MULTIPLE = 16
+"""Sides of every condition, in px, are multiples of this: no model has to pad them."""
+MAX_CONDITIONS = 100_000
+Item = tuple[Condition, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionsConfig:
+    """What is made of the pictures. The order of the fields is a promise."""
+
+    task: str = setting(
+        ALL_TASKS,
+        "The edit these pictures are for; all = sub-folders named fill, extend, remove and text.",
+        options=(ALL_TASKS, *(task.value for task in Task)),
+    )
+    masks: str = setting(
+        MASKS[0],
+        "from files = x_mask.png or masks/x.png beside x.png (white = repaint), else the "
+        "transparent area of x.png; random = drawn anew for every condition.",
+        options=MASKS,
+    )
+    prompt: str = setting("", "Prompt of every picture x.png that has no x.txt beside it.")
+    words: str = setting(
+        "", "Task text: words to write where a picture x.png has no x.words.txt beside it."
+    )
+    num_conditions: int = setting(
+        0,
+        "How many conditions to make; with random masks pictures come again. 0 = one per picture.",
+        min=0,
+        max=MAX_CONDITIONS,
+        step=1,
+    )
+    max_side: int = setting(
+        1024, "Longest side in px; larger pictures are shrunk.", min=64, max=4096, step=16
+    )
+    seed: int = setting(0, "Decides random masks.", min=0, max=9_999, step=1)
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of limits."""
+        check_limits(self)
+
+
+def make_from_folder(
+    folder: Path, pictures: Path, config: ConditionsConfig, host: Host
+) -> ConditionSet:
+    """Write conditions of a folder's pictures into ``folder``; the old list, if any, is replaced.
+
+    Raises:
+        ValueError: No pictures, a missing mask or prompt, or an unreadable file; names the file.
+    """
+    found = list(_pictures(pictures, config.task))
+    if not found:
+        where = f"{pictures}, sub-folders fill, extend, remove and text"
+        where = where if config.task == ALL_TASKS else str(pictures)
+        raise ValueError(f"no pictures in {where}; put {', '.join(PICTURES)} files there")
+    total = config.num_conditions or len(found)
+    if config.masks == MASKS[0]:
+        total = min(total, len(found))
+    return write_conditions(folder, _unique(_from_files(found, total, config, host)))
+
+
+def make_condition(name: str, task: Task, prompt: str, words: str) -> Condition:
+    """Return a condition whose image and mask lie where a data set keeps them."""
+    return Condition(
+        name=name,
+        task=task,
+        image_file_name=f"images/{name}.png",
+        mask_file_name=f"masks/{name}.png",
+        prompt=prompt,
+        words=words,
+    )
+
+
+def _pictures(folder: Path, task: str) -> Iterator[tuple[Task, Path]]:
+    tasks = [Task(task)] if task != ALL_TASKS else list(Task)
+    for each in tasks:
+        place = folder / each.value if task == ALL_TASKS else folder
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        for path in files:
+            is_picture = path.suffix.lower() in PICTURES and path.is_file()
+            if is_picture and not path.stem.endswith("_mask"):
+                yield each, path
+
+
+def _from_files(
+    found: list[tuple[Task, Path]], total: int, config: ConditionsConfig, host: Host
+) -> Iterator[Item]:
+    endless = itertools.cycle(found)
+    for number in range(total):
+        host.progress(number, total)
+        task, path = next(endless)
+        try:
+            yield _from_file(task, path, number, config)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _from_file(task: Task, path: Path, number: int, config: ConditionsConfig) -> Item:
+    prompt, words = (
+        _sidecar(path, end) or given
+        for end, given in zip(TEXTS, (config.prompt, config.words), strict=True)
+    )
+    picture = _open(path)
+    size = _fitted(picture.size, config.max_side)
+    mask = None if config.masks == MASKS[1] else _mask_of(path, picture)
+    pixels = _to_tensor(ImageOps.fit(picture.convert("RGB"), size, Image.Resampling.LANCZOS))
+    if mask is None:
+        key = f"{config.seed}|{number}|{task.value}|{path.name}"
+        drawn = random_mask(task, size, _generator(key))
+    else:
+        # Whatever touches the mask must be repainted.
+        drawn = ImageOps.fit(mask, size, Image.Resampling.BOX).point([0, *[255] * 255])
+    area = _to_tensor(drawn)
+    if task is Task.EXTEND:
+        pixels = torch.where(area[..., None] > 0, GREY, pixels)
+    FillRequest(task=task, image=pixels[None], mask=area[None], prompt=prompt, words=words)
+    name = f"{task.value}-{_safe(path.stem)}-{_digest(task, prompt, words, pixels, area)}"
+    return make_condition(name, task, prompt, words), pixels, area
+
+
+def _unique(items: Iterator[Item]) -> Iterator[Item]:
+    """Leave out what has been there: the same picture under two names, a mask drawn twice."""
+    seen: set[str] = set()
+    for item in items:
+        digest = item[0].name.rpartition("-")[2]
+        if digest not in seen:
+            seen.add(digest)
+            yield item
+
+
+def _sidecar(path: Path, end: str) -> str:
+    file = path.with_name(path.stem + end)
+    return read_text(file).strip() if file.is_file() else ""
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            turned = ImageOps.exif_transpose(picture)
+            is_transparent = turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info
+            return turned.convert("RGBA" if is_transparent else "RGB")
+    except UNREADABLE as error:
+        raise ValueError(f"cannot be read as a picture ({error}); remove it") from error
+
+
+def _mask_of(path: Path, picture: Image.Image) -> Image.Image:
+    """Return the mask that belongs to a picture, as large as it, only black and white."""
+    stems = (path.with_name(f"{path.stem}_mask"), path.parent / "masks" / path.stem)
+    files = [Path(f"{stem}{end}") for stem in stems for end in PICTURES]
+    file = next((file for file in files if file.is_file()), None)
+    if file is not None:
+        mask = _open(file).convert("L")
+        if mask.size != picture.size:
+            raise ValueError(
+                f"its mask {file.name} is {mask.width}x{mask.height} px but the picture is "
+                f"{picture.width}x{picture.height} px; make the mask from this picture"
+            )
+    elif picture.mode == "RGBA":
+        mask = ImageOps.invert(picture.getchannel("A"))
+    else:
+        raise ValueError(
+            f"has no mask; save one as {path.stem}_mask.png, erase the area in the picture, or "
+            "choose random masks"
+        )
+    return mask.point([0] * 128 + [255] * 128)
+
+
+def _fitted(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Return the size of a condition: shrunk to the longest side, cut to multiples of 16 px."""
+    factor = min(1.0, max_side / max(size))
+    width, height = (int(side * factor) // MULTIPLE * MULTIPLE for side in size)
+    if min(width, height) < MULTIPLE:
+        raise ValueError(f"is {size[0]}x{size[1]} px, which is too small or too narrow; remove it")
+    return width, height
+
+
+def _to_tensor(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+
+
+def _generator(key: str) -> torch.Generator:
+    digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+def _safe(stem: str) -> str:
+    return re.sub(r"[^\w.-]", "_", stem)[:80]
+
+
+def _digest(task: Task, prompt: str, words: str, pixels: Tensor, mask: Tensor) -> str:
+    made = hashlib.blake2b(digest_size=6)
+    for part in (task.value, prompt, words):
+        made.update(part.encode() + b"\0")
+    for tensor in (pixels, mask):
+        made.update((tensor * 255).round().to(torch.uint8).numpy().tobytes())
+    return made.hexdigest()

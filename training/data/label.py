@@ -1,0 +1,299 @@
+"""Label candidates: for each dimension the best and the worst, unless they hardly differ.
+
+Source: OneReward, sec. 4.2; one candidate may win in one dimension and lose in another. Every
+labeller gives a score of 0..1 per candidate and dimension, kept in ``labels.jsonl``; pairs follow
+from scores and margin, so another margin needs no second look at the pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...fill.config import check_limits, setting
+from ...fill.host import Host
+from ...fill.task import Dimension, Task
+from ...reward.judging import VIEWS
+from ...reward.preference import (
+    CandidateGroup,
+    Preference,
+    PreferenceSet,
+    append_line,
+    drop_torn_line,
+)
+from ..runs.distributed import Processes
+from ..runs.wrapped_host import PartHost
+from .ranking import is_picked
+
+LABELLERS = ("judge", "metrics")
+LABELS = "labels.jsonl"
+Scores = Mapping[Dimension, Sequence[float]]
+"""Per dimension one number per candidate, higher is better; NaN where nothing is known."""
+Cell = tuple[Task, Dimension]
+Key = tuple[str, str]
+"""What a group is known by: its condition, and what made it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelConfig:
+    """Who labels, and what counts as a difference. The order of the fields is a promise."""
+
+    labeller: str = setting(
+        LABELLERS[0],
+        "judge = the connected judge; metrics = the seam at the mask's border (consistency) and "
+        "words read by OCR (text alignment of task text).",
+        options=LABELLERS,
+    )
+    margin: float = setting(
+        0.2,
+        "Least difference of best and worst, in scores of 0..1; below it they hardly differ and "
+        "the dimension is dropped.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+    )
+    view: str = setting(VIEWS[0], "What the judge sees of the pictures.", options=VIEWS)
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of limits."""
+        check_limits(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A labeller's view of a group."""
+
+    scores: Scores
+    wins: Mapping[tuple[Dimension, int, int], float] = field(default_factory=dict)
+    """P(first candidate better than second), by their places, where it is known."""
+
+
+class Labeller(Protocol):
+    """Scores the candidates of a group."""
+
+    @property
+    def identity(self) -> str:
+        """What must not change for the scores of an earlier run to hold."""
+        ...
+
+    def judged_by(self, dimension: Dimension) -> str:
+        """Return who judges a dimension, for the record."""
+        ...
+
+    def check(self, groups: Sequence[CandidateGroup], data: PreferenceSet) -> None:
+        """Raise ValueError for groups that cannot be scored, before any work is done."""
+        ...
+
+    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+        """Score one group."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelReport:
+    """How many dimensions of how many groups were kept."""
+
+    kept: Mapping[Cell, int]
+    seen: Mapping[Cell, int]
+
+    @property
+    def dropped(self) -> float:
+        """Share of (group, dimension) in which the candidates hardly differ, 0..1."""
+        seen = sum(self.seen.values())
+        return 1 - sum(self.kept.values()) / seen if seen else 0.0
+
+    def text(self) -> str:
+        """Return the report as lines."""
+        kept, seen = sum(self.kept.values()), sum(self.seen.values())
+        lines = [f"{kept} pairs; {self.dropped:.0%} of {seen} dropped as hardly different"]
+        for cell in sorted(self.seen):
+            name = f"{cell[0].value}, {cell[1].value.replace('_', ' ')}"
+            lines.append(f"{name}: {self.kept.get(cell, 0)} of {self.seen[cell]}")
+        return "\n".join(lines)
+
+
+def label(
+    data: PreferenceSet,
+    labeller: Labeller,
+    margin: float,
+    host: Host,
+    processes: Processes | None = None,
+) -> LabelReport:
+    """Label all candidate groups; their pairs by the same labeller are replaced, others stay.
+
+    Others are those of people, of other labellers, of pictures that are in no group, and what a
+    contest has found.
+
+    Scores of an earlier run are used again, so one that was cancelled goes on. Several processes
+    share the groups out; the first writes.
+
+    Raises:
+        ValueError: There are no candidates, or they cannot be scored.
+    """
+    processes = processes or Processes()
+    groups = data.groups()
+    if not groups:
+        raise ValueError(f"{data.folder} holds no candidates; collect some first")
+    labeller.check(groups, data)
+    labels = _Labels(data.folder / LABELS, labeller.identity)
+    processes.wait()
+    missing = [group for group in groups if _key(group) not in labels.verdicts]
+    for start in range(0, len(missing), processes.count):
+        host.check_cancelled()
+        mine = missing[start : start + processes.count][processes.rank :][:1]
+        part = PartHost(host, start, len(missing))
+        made = [(_key(group), labeller.verdict(group, data, part)) for group in mine]
+        for results in processes.gather(made):
+            for key, verdict in results:
+                labels.add(key, verdict, writes=processes.is_main)
+    pairs, report = _pairs(groups, labels.verdicts, labeller, margin)
+    if processes.is_main:
+        data.replace_pairs(_merged(data.pairs(), pairs, groups, labeller))
+    processes.wait()
+    return report
+
+
+def label_group(
+    group: CandidateGroup, scores: Scores, margin: float, judged_by: str
+) -> list[Preference]:
+    """Return a pair (best, worst) per dimension in which they differ by at least the margin.
+
+    Args:
+        group: The candidates.
+        scores: Per dimension one number per candidate, higher is better; a dimension with a
+            number that is not finite is left out.
+        margin: Least difference between best and worst, in units of the scores.
+        judged_by: Who gave the scores, for the record.
+
+    Raises:
+        ValueError: A dimension has not one score per candidate, or the margin is negative.
+    """
+    if margin < 0:
+        raise ValueError(f"margin is {margin}, but 0 or more is expected")
+    pairs = []
+    for dimension, values in scores.items():
+        if len(values) != len(group.file_names):
+            raise ValueError(
+                f"{dimension.value} has {len(values)} scores for {len(group.file_names)} candidates"
+            )
+        best, worst = _extremes(values)
+        difference = values[best] - values[worst]
+        if best == worst or not math.isfinite(sum(values)) or difference < margin:
+            continue
+        pairs.append(_pair(group, dimension, (best, worst), judged_by))
+    return pairs
+
+
+def _pairs(
+    groups: Sequence[CandidateGroup],
+    verdicts: Mapping[Key, Verdict],
+    labeller: Labeller,
+    margin: float,
+) -> tuple[list[Preference], LabelReport]:
+    pairs: list[Preference] = []
+    kept: Counter[Cell] = Counter()
+    seen: Counter[Cell] = Counter()
+    for group in groups:
+        verdict = verdicts[_key(group)]
+        for dimension, values in verdict.scores.items():
+            if not math.isfinite(sum(values)):
+                continue
+            seen[group.task, dimension] += 1
+            by = labeller.judged_by(dimension)
+            for pair in label_group(group, {dimension: values}, margin, by):
+                kept[group.task, dimension] += 1
+                chance = verdict.wins.get((dimension, *_extremes(values)), 1.0)
+                # Who wins over all opponents may lose against the worst one; then nobody is sure.
+                pairs.append(replace(pair, confidence=max(chance, 0.5)))
+    return pairs, LabelReport(kept=kept, seen=seen)
+
+
+def _merged(
+    before: Sequence[Preference],
+    pairs: Sequence[Preference],
+    groups: Sequence[CandidateGroup],
+    labeller: Labeller,
+) -> list[Preference]:
+    """Return old and new pairs, without the old ones in whose place the new ones come."""
+    mine = {labeller.judged_by(dimension) for dimension in Dimension}
+    labelled = {name for g in groups if not is_picked(g) for name in g.file_names}
+    kept = [p for p in before if p.judged_by not in mine or p.winner_file_name not in labelled]
+    known = {p.comparison for p in kept}
+    return kept + [p for p in pairs if p.comparison not in known]
+
+
+def _key(group: CandidateGroup) -> Key:
+    return group.condition, group.made_by
+
+
+def _extremes(values: Sequence[float]) -> tuple[int, int]:
+    places = range(len(values))
+    return max(places, key=lambda i: values[i]), min(places, key=lambda i: values[i])
+
+
+def _pair(
+    group: CandidateGroup, dimension: Dimension, places: tuple[int, int], judged_by: str
+) -> Preference:
+    best, worst = places
+    settings = {}
+    if group.settings:
+        settings = {"winner": group.settings[best], "loser": group.settings[worst]}
+    return Preference(
+        winner_file_name=group.file_names[best],
+        loser_file_name=group.file_names[worst],
+        task=group.task,
+        dimension=dimension,
+        condition=group.condition,
+        source_file_name=group.source_file_name,
+        mask_file_name=group.mask_file_name,
+        prompt=group.prompt,
+        judged_by=judged_by,
+        settings=settings,
+    )
+
+
+class _Labels:
+    """The scores that one labeller has given, in a file that several share."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        """Read the file; ValueError if a line is damaged."""
+        self.verdicts: dict[Key, Verdict] = {}
+        self._path, self._identity = path, identity
+        drop_torn_line(path)
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                values = json.loads(line)
+                if values["labeller"] == identity:
+                    key = values["condition"], values.get("made_by", "")
+                    self.verdicts[key] = _verdict(values)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+
+    def add(self, key: Key, verdict: Verdict, *, writes: bool) -> None:
+        """Take in a verdict, and append it to the file."""
+        self.verdicts[key] = verdict
+        if not writes:
+            return
+        scores = {
+            d.value: [v if math.isfinite(v) else None for v in values]
+            for d, values in verdict.scores.items()
+        }
+        wins = [[d.value, a, b, p] for (d, a, b), p in verdict.wins.items()]
+        record = {"condition": key[0], "made_by": key[1], "labeller": self._identity}
+        append_line(self._path, json.dumps(record | {"scores": scores, "wins": wins}))
+
+
+def _verdict(values: dict[str, Any]) -> Verdict:
+    return Verdict(
+        scores={
+            Dimension(d): [math.nan if v is None else v for v in numbers]
+            for d, numbers in values["scores"].items()
+        },
+        wins={(Dimension(d), a, b): p for d, a, b, p in values["wins"]},
+    )

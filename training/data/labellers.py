@@ -1,0 +1,183 @@
+"""Who can label: a judge, metrics that need no judge, a laboratory's ground truth."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...fill.host import Host
+from ...fill.task import Dimension, Task
+from ...reward.judging import VIEWS, rank_candidates
+from ...reward.metrics import quoted, seam_step, text_correct
+from ...reward.preference import CandidateGroup, PreferenceSet
+from ...reward.query import queries_for
+from ...reward.qwen_vl import QwenJudge
+from ...reward.score import METHODS, Contest
+from ..ground_truth import GroundTruth
+from ..judge.pairs import view_of
+from .conditions import picture_size, read_picture
+from .label import LABELLERS, LabelConfig, Labeller, Verdict
+
+SEAM_SCALE = 0.1
+"""Step across the mask's border at which the seam score has fallen to 1/e."""
+_METRICS = {Dimension.CONSISTENCY: "seam_step", Dimension.TEXT_ALIGNMENT: "text_correct"}
+
+
+def make_labeller(config: LabelConfig, judge: QwenJudge | None) -> Labeller:
+    """Return the labeller that a config asks for; ValueError if it needs a judge."""
+    if config.labeller == LABELLERS[1]:
+        return MetricLabeller()
+    if judge is None:
+        raise ValueError("labeller is judge, but no judge is connected; connect one")
+    return JudgeLabeller(judge, config.view)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeLabeller:
+    """Lets a judge compare every two candidates; the score is the mean P(better than the others).
+
+    The pairs of its own labels teach a judge what it thinks already; they serve to pass on what a
+    larger judge knows, and as a start for people to correct.
+    """
+
+    judge: QwenJudge
+    view: str = VIEWS[0]
+
+    @property
+    def identity(self) -> str:
+        """The judge's own, and the view."""
+        return f"{self.judge.identity}|{self.view}"
+
+    def judged_by(self, dimension: Dimension) -> str:
+        """Return the judge's name."""
+        del dimension
+        return f"judge:{self.judge.label}"
+
+    def check(self, groups: Sequence[CandidateGroup], data: PreferenceSet) -> None:
+        """Refuse a judge without Yes and No (JudgeError)."""
+        del groups, data
+        _ = self.judge.answer_ids
+
+    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+        """Compare every two candidates; every picture is encoded once."""
+        queries = queries_for(group.task, group.prompt)
+        contest = Contest(method=METHODS[1])
+        seen = view_of(data, group, self.view)
+        pictures = _pictures(group, data)
+        ranking = rank_candidates(self.judge, pictures, queries, host, seen, contest)
+        wins: dict[tuple[Dimension, int, int], float] = {}
+        chances: dict[Dimension, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for done in ranking.comparisons:
+            for dimension, p in done.judgement.probabilities.items():
+                for a, b, chance in (
+                    (done.first, done.second, p),
+                    (done.second, done.first, 1 - p),
+                ):
+                    wins[dimension, a, b] = chance
+                    chances[dimension][a].append(chance)
+        scores = {
+            dimension: [sum(each[i]) / len(each[i]) for i in range(len(pictures))]
+            for dimension, each in chances.items()
+        }
+        return Verdict(scores=scores, wins=wins)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLabeller:
+    """Numbers that mean what their names say; where no metric fits, nothing is labelled."""
+
+    @property
+    def identity(self) -> str:
+        """The metrics and their scale."""
+        return f"metrics|seam_step {SEAM_SCALE}|text_correct"
+
+    def judged_by(self, dimension: Dimension) -> str:
+        """Return the metric's name."""
+        return f"metric:{_METRICS.get(dimension, 'none')}"
+
+    def check(self, groups: Sequence[CandidateGroup], data: PreferenceSet) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ValueError: A group has no mask, one of another size, or words to be read that are not
+                in double quotes.
+            ImportError: Words are to be read without a reader.
+        """
+        for group in groups:
+            name = f"condition {group.condition}"
+            if not group.mask_file_name:
+                raise ValueError(f"{name} has no mask, which metrics need")
+            masked = (group.mask_file_name, group.file_names[0])
+            mask, size = (picture_size(data.picture(one)) for one in masked)
+            if mask != size:
+                raise ValueError(
+                    f"{name} has a mask of {mask[0]}x{mask[1]} px for candidates of "
+                    f"{size[0]}x{size[1]} px; remove it from {data.folder}"
+                )
+            if group.task is Task.TEXT and not quoted(group.prompt):
+                raise ValueError(
+                    f"{name} says {group.prompt!r}, but metrics read the words in double quotes, "
+                    'as in a sign that says "OPEN"; label it with a judge'
+                )
+        if any(group.task is Task.TEXT for group in groups):
+            text_correct(torch.zeros(1, 16, 16, 3), "x")
+
+    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+        """Measure every candidate."""
+        host.check_cancelled()
+        pictures = _pictures(group, data)
+        scores: dict[Dimension, list[float]] = {}
+        if group.task is not Task.REMOVE:
+            mask = read_picture(data.picture(group.mask_file_name), "L").expand(
+                len(pictures), -1, -1
+            )
+            steps = seam_step(pictures, mask).clamp(min=0)
+            scores[Dimension.CONSISTENCY] = torch.exp(-steps / SEAM_SCALE).tolist()
+        if group.task is Task.TEXT:
+            scores[Dimension.TEXT_ALIGNMENT] = text_correct(pictures, quoted(group.prompt))
+        return Verdict(scores=scores)
+
+
+@dataclass(frozen=True, slots=True)
+class GroundTruthLabeller:
+    """Labels by what is known to be right; only a laboratory has that."""
+
+    truth: GroundTruth
+
+    @property
+    def identity(self) -> str:
+        """There is one truth of a name."""
+        return f"ground truth|{self.truth.name}"
+
+    def judged_by(self, dimension: Dimension) -> str:
+        """Return the truth's name."""
+        del dimension
+        return self.truth.name
+
+    def check(self, groups: Sequence[CandidateGroup], data: PreferenceSet) -> None:
+        """Refuse conditions whose right result is not known (ValueError)."""
+        del data
+        unknown = [group.condition for group in groups if not self.truth.knows(group.condition)]
+        if unknown:
+            raise ValueError(
+                f"{self.truth.name} knows nothing of {len(unknown)} of {len(groups)} conditions "
+                f"({unknown[0]}); label with a judge or metrics"
+            )
+
+    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+        """Score every candidate."""
+        host.check_cancelled()
+        images = _pictures(group, data).permute(0, 3, 1, 2)  # [N, 3, H, W]
+        return Verdict(scores=self.truth.scores(group.condition, images))
+
+
+def _pictures(group: CandidateGroup, data: PreferenceSet) -> Tensor:
+    """Read all candidates, ``[N, H, W, 3]``."""
+    read = [read_picture(data.picture(name)) for name in group.file_names]
+    if len({tuple(picture.shape) for picture in read}) > 1:
+        raise ValueError(f"the candidates of condition {group.condition} differ in size")
+    return torch.stack(read)

@@ -1,0 +1,289 @@
+"""A benchmark: every condition edited by one model or two, judged, measured, and kept as files.
+
+In its folder: ``pictures/<side>/`` with every candidate, ``results.jsonl`` with one line per edit,
+``report.json``, ``report.md`` and ``sheet.png``. Pictures are judged as they are in their files and
+lines are appended one by one, so a benchmark that stopped and went on says the same as one that did
+not stop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...fill.config import FillConfig
+from ...fill.host import Host
+from ...fill.models import FillModels
+from ...fill.pipeline import run_fill
+from ...fill.task import Dimension
+from ...reward.judging import chosen_queries, rank_candidates
+from ...reward.preference import append_line, drop_torn_line
+from ...reward.qwen_vl import QwenJudge
+from ...reward.score import Contest
+from ..data.conditions import Condition, ConditionSet, read_picture, save_picture
+from ..ground_truth import GroundTruth
+from ..runs.files import write_text
+from ..runs.wrapped_host import PartHost
+from .config import BenchmarkConfig
+from .report import MAX_SHOWN, Report, Row, save_report
+from .votes import (
+    Edit,
+    QuietHost,
+    ask,
+    ask_beside_source,
+    choose,
+    measure_edit,
+    view_for,
+)
+
+RESULTS, IDENTITY = "results.jsonl", "identity.json"
+MODEL, RIVAL = "model", "rival"
+_NEXT_CANDIDATE = 1_000_003
+"""Between the seeds of two candidates of an edit; far from those of other edits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Contenders:
+    """Who takes part."""
+
+    model: FillModels
+    rival: FillModels | None = None
+    judge: QwenJudge | None = None
+    truth: GroundTruth | None = None
+    """A laboratory's; it says which pictures are usable."""
+
+    def sides(self) -> dict[str, FillModels]:
+        """Return the fill models by name."""
+        return {MODEL: self.model} | ({RIVAL: self.rival} if self.rival else {})
+
+    def identity(self) -> dict[str, Any]:
+        """Return what pictures and judgements come from; adapters by what they hold."""
+        made: dict[str, Any] = {"judge": self.judge.identity if self.judge else ""}
+        for side, models in self.sides().items():
+            made[side] = asdict(models.config) if models.config else {}
+            made[f"{side}'s adapters"] = [[_digest(a.path), a.strength] for a in models.adapters]
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    """An edit to be made."""
+
+    condition: Condition
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.condition.name}-{self.seed}"
+
+    def picture(self, side: str, candidate: int) -> str:
+        """Return the file of a candidate, relative to the benchmark's folder."""
+        return f"pictures/{side}/{self.key}-{candidate}.png"
+
+
+def benchmark(
+    contenders: Contenders,
+    conditions: ConditionSet,
+    config: BenchmarkConfig,
+    folder: Path,
+    host: Host,
+    fill: FillConfig | None = None,
+) -> Report:
+    """Make what is missing, judge it, write the report.
+
+    Args:
+        contenders: The model, its rival if any, the judge if any.
+        conditions: What edits are made from.
+        config: Which conditions, how many edits.
+        folder: Where everything goes; what is there already is not made again.
+        host: Memory, progress, cancel.
+        fill: Sampling settings of both models; None: as the recipes say.
+
+    Raises:
+        ValueError: No condition is left, one is damaged, several candidates without a judge, or
+            the folder holds results of other files.
+        JudgeError: The judge cannot answer Yes and No.
+        ImportError: Words should be read without the package for it.
+    """
+    judge = contenders.judge
+    if config.best_of > 1 and judge is None:
+        raise ValueError(
+            f"best_of is {config.best_of}, but there is no judge to choose; connect one, or set it "
+            "to 1"
+        )
+    if judge is not None:
+        _ = judge.answer_ids
+    chosen = choose(conditions, config.split, config.num_conditions)
+    conditions.check(chosen)
+    maker = _Maker(conditions, config, folder, fill or FillConfig())
+    _claim(folder, contenders.identity() | maker.identity())
+    planned = [
+        _Planned(condition=c, seed=config.seed + k) for c in chosen for k in range(config.num_seeds)
+    ]
+    maker.make_pictures(contenders.sides(), planned, host)
+    rows = _Appraiser(contenders, maker).rows(planned, host)
+    report = Report(config=config, rows=tuple(rows))
+    save_report(folder, report, maker.pictures_of(rows[:MAX_SHOWN]))
+    return report
+
+
+class _Maker:
+    """Makes pictures and finds them again."""
+
+    def __init__(
+        self, conditions: ConditionSet, config: BenchmarkConfig, folder: Path, fill: FillConfig
+    ) -> None:
+        self.conditions, self.config, self.folder, self.fill = conditions, config, folder, fill
+
+    def make_pictures(
+        self, sides: Mapping[str, FillModels], planned: Sequence[_Planned], host: Host
+    ) -> None:
+        """Make what is missing, one model after the other, so that each is loaded once."""
+        wanted = [
+            (side, models, edit, candidate)
+            for side, models in sides.items()
+            for edit in planned
+            for candidate in range(self.num_candidates(side))
+        ]
+        for place, (side, models, edit, candidate) in enumerate(wanted):
+            path = self.folder / edit.picture(side, candidate)
+            if path.exists():
+                continue
+            host.check_cancelled()
+            request = self.conditions.request(
+                edit.condition,
+                seed=(edit.seed + _NEXT_CANDIDATE * candidate) % 2**31,
+                config=self.fill,
+            )
+            made = run_fill(request, models, PartHost(host, place, len(wanted))).image[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_picture(path, made)
+        host.progress(1, 1)
+
+    def num_candidates(self, side: str) -> int:
+        """Return how many candidates a side makes per edit."""
+        return self.config.best_of if side == MODEL else 1
+
+    def edit(self, planned: _Planned, file: str) -> Edit:
+        """Read an edit from its file."""
+        image, mask = self.conditions.pictures(planned.condition)
+        picture = read_picture(self.folder / file)
+        return Edit(condition=planned.condition, source=image[0], mask=mask[0], picture=picture)
+
+    def pictures_of(self, rows: Sequence[Row]) -> list[list[Tensor]]:
+        """Return source, model's and rival's picture of every row."""
+        by_name = {c.name: c for c in self.conditions.conditions}
+        return [
+            [
+                self.conditions.pictures(by_name[row.condition])[0][0],
+                *(read_picture(self.folder / name) for name in row.pictures.values()),
+            ]
+            for row in rows
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that pictures and judgements depend on."""
+        settings = {"best_of": self.config.best_of, "read_text": self.config.read_text}
+        return settings | {"settings": asdict(self.fill)}
+
+
+class _Appraiser:
+    """Judges and measures finished pictures; a line per edit."""
+
+    def __init__(self, contenders: Contenders, maker: _Maker) -> None:
+        self._judge, self._maker, self._truth = contenders.judge, maker, contenders.truth
+        self._sides = list(contenders.sides())
+
+    def rows(self, planned: Sequence[_Planned], host: Host) -> list[Row]:
+        """Return a row per edit, in order; those of an earlier run are read."""
+        path = self._maker.folder / RESULTS
+        drop_torn_line(path)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        known = {row.key: row for row in (Row(**json.loads(line)) for line in lines)}
+        for place, edit in enumerate(planned):
+            if edit.key not in known:
+                host.progress(place, len(planned))
+                known[edit.key] = row = self._row(edit, host)
+                append_line(path, json.dumps(asdict(row), ensure_ascii=False))
+        return [known[edit.key] for edit in planned]
+
+    def _row(self, planned: _Planned, host: Host) -> Row:
+        config, judge = self._maker.config, self._judge
+        files = {side: self._chosen(planned, side, host) for side in self._sides}
+        edits = {side: self._maker.edit(planned, file) for side, file in files.items()}
+        usable = self._usable(planned.condition, edits)
+        beside: dict[str, dict[str, float]] = {}
+        duel: dict[str, float] = {}
+        if judge is not None:
+            beside = {s: _by_name(ask_beside_source(judge, e, host)) for s, e in edits.items()}
+            if RIVAL in edits:
+                duel = _by_name(ask(judge, edits[MODEL], edits[RIVAL].picture, host))
+        return Row(
+            key=planned.key,
+            condition=planned.condition.name,
+            task=planned.condition.task.value,
+            pictures=files,
+            measures={s: measure_edit(edit, config.read_text) for s, edit in edits.items()},
+            usable=dict(zip(edits, usable, strict=True)) if usable else {},
+            beside_source=beside,
+            beside_rival=duel,
+        )
+
+    def _usable(self, condition: Condition, edits: Mapping[str, Edit]) -> list[bool] | None:
+        """Return which sides' pictures the ground truth takes; None where nothing is known."""
+        if self._truth is None or not self._truth.knows(condition.name):
+            return None
+        images = torch.stack([edit.picture for edit in edits.values()])  # [N, H, W, 3]
+        return self._truth.usable(condition.name, images.permute(0, 3, 1, 2))
+
+    def _chosen(self, planned: _Planned, side: str, host: Host) -> str:
+        """Return the file of a side's picture: of several candidates the one the judge prefers."""
+        files = [planned.picture(side, k) for k in range(self._maker.num_candidates(side))]
+        if len(files) == 1 or self._judge is None:
+            return files[0]
+        first = self._maker.edit(planned, files[0])
+        candidates = torch.stack([read_picture(self._maker.folder / name) for name in files])
+        ranking = rank_candidates(
+            self._judge,
+            candidates,
+            chosen_queries(planned.condition.task, planned.condition.full_prompt),
+            QuietHost(host),
+            view_for(self._judge, first.source, first.mask),
+            Contest(),
+        )
+        return files[ranking.order[0]]
+
+
+def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse a folder with results of something else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / IDENTITY
+    if not path.exists():
+        write_text(path, json.dumps(identity, indent=2) + "\n")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(k for k in before.keys() | identity.keys() if before.get(k) != identity.get(k))
+    if changed:
+        raise ValueError(
+            f"{folder} holds results of another {', '.join(changed)}; choose another name, or "
+            "delete the folder"
+        )
+
+
+def _digest(path: Path) -> str:
+    made = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            made.update(piece)
+    return made.hexdigest()
+
+
+def _by_name(chances: Mapping[Dimension, float]) -> dict[str, float]:
+    return {dimension.value: chance for dimension, chance in chances.items()}

@@ -1,1 +1,0 @@
-"""Looking at a run while it trains: held-out edits, drift, the board, TensorBoard."""

@@ -1,0 +1,98 @@
+"""All adapters of a model as one LoRA: exactly the same model from one file.
+
+Low-rank terms add up by standing side by side: the sum of ``s_i B_i A_i`` is ``[s_1 B_1, s_2 B_2]
+[A_1; A_2]``. So the rounds of a policy that was trained in several become one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ...fill.checkpoint.adapters import PREFIX, Adapter
+from ...fill.models import FillModels
+from .adapter_file import read_about, write_adapter
+
+
+def save_adapters(
+    path: Path, models: FillModels, dtype: torch.dtype, overwrite: bool = False
+) -> None:
+    """Write a model's adapters, at their strengths, as one file.
+
+    Raises:
+        ValueError: The model has no adapter, or the file is there and another.
+        OSError: The file cannot be written.
+    """
+    if not models.adapters:
+        raise ValueError(
+            "this model has no adapter to save; connect the model output of OneReward Train (mode "
+            "lora) or of OneReward Load Adapter"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    try:
+        write_adapter(fresh, merge_adapters(models.adapters), _about(models), dtype=dtype)
+        if path.exists() and _is_same(path, fresh):
+            return
+        if path.exists() and not overwrite:
+            raise ValueError(
+                f"{path} is there already and another adapter; choose another name, or turn "
+                "overwrite on"
+            )
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    """Compare what two files hold; the order of a header's notes differs from time to time."""
+    try:
+        with safe_open(first, framework="pt") as one, safe_open(second, framework="pt") as other:
+            names = set(one.keys())
+            return (
+                one.metadata() == other.metadata()
+                and names == set(other.keys())
+                and all(torch.equal(one.get_tensor(n), other.get_tensor(n)) for n in names)
+            )
+    except SafetensorError:
+        return False
+
+
+def merge_adapters(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
+    """Return ``<layer>.lora_A.weight`` and ``<layer>.lora_B.weight``, float32, of their sum.
+
+    Every layer gets the largest rank; what one lacks is filled with zeros, which change nothing.
+    """
+    terms: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for adapter in adapters:
+        for layer in _layers(adapter):
+            down, up = (adapter.weights[f"{PREFIX}{layer}.lora_{k}.weight"].float() for k in "AB")
+            terms.setdefault(layer, []).append((down, up * adapter.strength))
+    rank = max(sum(down.shape[0] for down, _ in each) for each in terms.values())
+    merged = {}
+    for layer, each in terms.items():
+        down, up = torch.cat([d for d, _ in each]), torch.cat([u for _, u in each], dim=1)
+        missing = rank - down.shape[0]
+        merged[f"{layer}.lora_A.weight"] = torch.nn.functional.pad(down, (0, 0, 0, missing))
+        merged[f"{layer}.lora_B.weight"] = torch.nn.functional.pad(up, (0, missing))
+    return merged
+
+
+def _layers(adapter: Adapter) -> list[str]:
+    ending = ".lora_A.weight"
+    keys = [key for key in adapter.weights if key.endswith(ending)]
+    return [key.removeprefix(PREFIX).removesuffix(ending) for key in keys]
+
+
+def _about(models: FillModels) -> dict[str, Any]:
+    made = [
+        {"file": a.label, "strength": a.strength, **read_about(a.path)} for a in models.adapters
+    ]
+    if len(made) == 1 and made[0]["strength"] == 1.0:
+        return made[0]
+    return {"recipe": models.recipe.name, "adapters": made}

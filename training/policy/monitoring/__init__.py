@@ -1,0 +1,1 @@
+"""Watching a policy run: evaluation on held-out edits, and drift."""

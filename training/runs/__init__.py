@@ -1,0 +1,1 @@
+"""Run infrastructure: directory, config, loop, processes, hosts, log."""

@@ -1,0 +1,174 @@
+"""The directory of a training run: config, metrics and checkpoints that survive any stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .config import RunConfig
+from .files import remove, write_text
+
+_TENSORS, _STATE = "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Snapshot:
+    """What a run needs to go on exactly."""
+
+    step: int
+    """Steps done."""
+    seconds: float
+    """Training time so far, over all stages."""
+    tensors: dict[str, Tensor]
+    """Weights, averages and optimiser state by name."""
+
+
+class RunFolder:
+    """A run's folder; at every moment it holds one whole checkpoint or none."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Create the folder, or reopen it if it was made with the same config.
+
+        What the config names in ``MAY_CHANGE`` may differ.
+
+        Raises:
+            ValueError: If the folder holds a run with another config.
+        """
+        self.path = Path(config.run_folder)
+        self.path.mkdir(parents=True, exist_ok=True)
+        stored = self.path / "config.json"
+        before = stored.read_text(encoding="utf-8") if stored.exists() else None
+        if before is not None and (changed := _changed_settings(before, config)):
+            differences = ", ".join(f"{k}: {old} -> {new}" for k, (old, new) in changed.items())
+            raise ValueError(
+                f"{self.path} holds a run with other settings ({differences}); "
+                "choose another run_folder or restore them"
+            )
+        if before != config.to_json():
+            write_text(stored, config.to_json())
+
+    def append_curve(self, record: Mapping[str, float | str]) -> None:
+        """Add a line to the curve."""
+        with (self.path / "curve.jsonl").open("a", encoding="utf-8") as curve:
+            curve.write(json.dumps(dict(record)) + "\n")
+
+    def read_curve(self) -> list[dict[str, float]]:
+        """Return all whole lines of the curve."""
+        path = self.path / "curve.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+
+    def cut_curve(self, step: int) -> None:
+        """Drop the lines after `step`, where a run goes on, and one that a crash tore."""
+        path = self.path / "curve.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            write_text(path, "".join(f"{line}\n" for line in kept))
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Replace the checkpoint; a stop at any moment leaves the old one or the new one."""
+        fresh, current = self.path / "checkpoint.new", self.path / "checkpoint"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        try:
+            save_file(_apart(snapshot.tensors), fresh / _TENSORS)
+            state = {"step": snapshot.step, "seconds": snapshot.seconds}
+            write_text(fresh / _STATE, json.dumps(state))
+        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise OSError(
+                f"cannot write a checkpoint to {self.path} ({error}); free some space and run "
+                "the same command again: it goes on from the last checkpoint"
+            ) from error
+        old = self.path / "checkpoint.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if current.exists():
+            current.rename(old)
+        fresh.rename(current)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def load(self) -> Snapshot | None:
+        """Return the checkpoint, or None if there is none yet."""
+        for name in ("checkpoint", "checkpoint.old"):
+            if (self.path / name / _STATE).exists():
+                return load_snapshot(self.path / name)
+        return None
+
+
+def saved_step(run: Path) -> int:
+    """Return the step of a run folder's checkpoint, -1 if there is none; reads no tensor."""
+    for name in ("checkpoint", "checkpoint.old"):
+        if (run / name / _STATE).exists():
+            return int(json.loads((run / name / _STATE).read_text(encoding="utf-8"))["step"])
+    return -1
+
+
+def forget_unstarted(config: RunConfig, *made: str) -> None:
+    """Free the folder of a run that ended before its first checkpoint for other settings.
+
+    Args:
+        config: What is to be run there.
+        made: Names in the folder whose contents follow from the settings.
+    """
+    run, stored = Path(config.run_folder), Path(config.run_folder) / "config.json"
+    is_unstarted = saved_step(run) < 0 and stored.exists()
+    if is_unstarted and _changed_settings(stored.read_text(encoding="utf-8"), config):
+        for name in (*made, stored.name):  # last the settings, which say what the others are
+            remove(run / name)
+
+
+def first_snapshot(folder: RunFolder, config: RunConfig) -> Snapshot | None:
+    """Return what a run starts from: its own checkpoint, an earlier stage's at step 0, or None."""
+    stored = folder.load()
+    if stored is None and config.init_from:
+        return replace(load_snapshot(Path(config.init_from)), step=0, seconds=0.0)
+    return stored
+
+
+def load_snapshot(folder: Path) -> Snapshot:
+    """Read a checkpoint folder."""
+    if not (folder / _STATE).is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint: it lacks {_STATE}")
+    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    tensors = load_file(folder / _TENSORS)
+    if os.name == "nt":  # Windows replaces no file that is still mapped
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    return Snapshot(tensors=tensors, **state)
+
+
+def _changed_settings(stored: str, config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    before, after = json.loads(stored), json.loads(config.to_json())
+    keys = sorted((before.keys() | after.keys()) - set(config.MAY_CHANGE))
+    return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a curve's line; infinity for one that a crash tore."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of which no two share memory; safetensors writes no others."""
+    made: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        kept = tensor.detach().contiguous()
+        if kept.untyped_storage().data_ptr() in seen:
+            kept = kept.clone()
+        seen.add(kept.untyped_storage().data_ptr())
+        made[name] = kept
+    return made

@@ -1,0 +1,73 @@
+"""A host for training in a plain process: models stay on the device while there is room."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ...fill.local_host import LocalHost
+from ...fill.memory.components import Part
+
+
+class Stopped(Exception):  # noqa: N818 - the user asked for it, nothing is wrong
+    """The user asked the process to stop."""
+
+
+class TrainingHost(LocalHost):
+    """Keeps every part on the device until another one needs its room, and stops when asked.
+
+    Training needs the same models again at every step, so moving them off after each use, as
+    :class:`LocalHost` does, would cost more than the step.
+    """
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        super().__init__(device)
+        self._placed: list[Part] = []
+        self._is_stopped = False
+
+    @contextmanager
+    def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
+        """Have the parts on the device inside the context; those used longest ago make room."""
+        # One that was forgotten takes no room, and asking for its module would read it again.
+        self._placed = [part for part in self._placed if part.is_loaded]
+        others = [part for part in self._placed if part not in parts]
+        while others and self.free_bytes(*parts) < activation_bytes:
+            self._move(others.pop(0), torch.device("cpu"))
+        self._placed = [*others, *parts]
+        for part in parts:
+            self._move(part, self.device)
+        yield
+
+    def free_bytes(self, *parts: Part) -> int:
+        """Return the free memory of the device less what the parts will still take."""
+        placed = [part for part in self._placed if part.is_loaded]
+        return super().free_bytes(*(part for part in parts if part not in placed))
+
+    def check_cancelled(self) -> None:
+        """Raise Stopped if a signal asked for it."""
+        if self._is_stopped:
+            raise Stopped
+
+    def stop(self, *_: Any) -> None:
+        """Ask for a stop at the next model call; fits a signal handler."""
+        self._is_stopped = True
+
+    def _move(self, part: Part, device: torch.device) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            part.module.to(device)
+
+
+@contextmanager
+def stopped_by_signals(stop: Callable[..., None]) -> Iterator[None]:
+    """Call ``stop`` for Ctrl-C and for a polite kill, so that the work so far is kept."""
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, stop) for number in wanted]
+    try:
+        yield
+    finally:
+        for number, handler in zip(wanted, before, strict=True):
+            signal.signal(number, handler)
