@@ -32,7 +32,7 @@ from onereward.reward.judge import BUNDLED_FOLDER, JudgeConfig
 from onereward.reward.judging import View, rank_candidates
 from onereward.reward.query import Query, queries_for
 from onereward.reward.qwen_vl import QwenJudge
-from onereward.reward.score import Contest
+from onereward.reward.score import RankingConfig
 
 QUERIES = queries_for(Task.FILL, "a red circle")
 
@@ -63,7 +63,7 @@ def main() -> int:
 def ours(judge: QwenJudge, pictures: torch.Tensor) -> list[float]:
     """Return every probability of a knock-out, both orders averaged."""
     host = LocalHost("cpu")
-    ranking = rank_candidates(judge, pictures, QUERIES, host, View(), Contest())
+    ranking = rank_candidates(judge, pictures, QUERIES, host, View(), RankingConfig())
     return [p for c in ranking.comparisons for p in c.judgement.probabilities.values()]
 
 

@@ -30,7 +30,7 @@ import conftest  # noqa: E402, F401 - makes the repository the package `onerewar
 
 from onereward.training.policy.config import PolicyTrainConfig  # noqa: E402
 from onereward.training.policy.run import PolicyRun, check, load  # noqa: E402
-from onereward.training.runs.distributed import Processes  # noqa: E402
+from onereward.training.runs.distributed import Distributed  # noqa: E402
 from onereward.training.runs.hosts import TrainingHost  # noqa: E402
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=-1)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--micro-batch", type=int, default=8)
-    parser.add_argument("--checkpointing", default="off")
+    parser.add_argument("--gradient_checkpointing", default="off")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
@@ -85,15 +85,15 @@ def main() -> None:
         config = PolicyTrainConfig(
             run_folder=folder,
             model={"folder": str(arguments.model), "precision": arguments.precision},
-            conditions_folder=str(arguments.conditions),
+            dataset_folder=str(arguments.conditions),
             judges=({"folder": str(arguments.judge), "precision": arguments.precision},),
             steps=arguments.steps,
             batch=arguments.batch,
-            micro_batch=arguments.micro_batch,
+            micro_batch_size=arguments.micro_batch_size,
             target_size=arguments.size,
-            checkpointing=arguments.checkpointing,
-            gate=0.0,
-            test_every=0,
+            gradient_checkpointing=arguments.gradient_checkpointing,
+            min_judge_accuracy=0.0,
+            eval_every=0,
             threads=torch.get_num_threads(),
         )
         sys.stdout.write(json.dumps(measure(config, host), indent=2) + "\n")
@@ -101,12 +101,12 @@ def main() -> None:
 
 def measure(config: PolicyTrainConfig, host: TrainingHost) -> dict[str, Any]:
     """Run some steps; return times, peak and forecast."""
-    loaded = load(config, host.device)
-    forecast = check(config, host, loaded)
-    run = PolicyRun(config, host, loaded, Processes())
+    run_models = load(config, host.device)
+    forecast = check(config, host, run_models)
+    run = PolicyRun(config, host, run_models, Distributed())
     trainer, stages = run.trainer, Stages(host.device)
     stages.wrap(trainer, "reference_of", "reference")
-    stages.wrap(trainer, "walk", "walks, reference's too")
+    stages.wrap(trainer, "rollout", "rolls out, reference's too")
     stages.wrap(trainer.reward, "judge", "decode and judge, with gradient")
     stages.wrap(trainer, "update", "update")
     with torch.inference_mode(False), torch.enable_grad():
@@ -127,8 +127,8 @@ def measure(config: PolicyTrainConfig, host: TrainingHost) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if host.device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "batch": config.batch,
-        "micro_batch": config.micro_batch,
-        "checkpointing": config.checkpointing,
+        "micro_batch_size": config.micro_batch_size,
+        "gradient_checkpointing": config.gradient_checkpointing,
         "seconds": {label: round(value, 3) for label, value in times.items()},
         "forecast_gb": round(forecast.peak / 1e9, 3),
         **_peak(host.device, forecast.peak),

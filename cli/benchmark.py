@@ -21,7 +21,7 @@ def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make what is missing; write the files of the benchmark and its tables."""
-    from ..training.jobs import BenchmarkJob
+    from ..training.jobs import EvaluateJob
 
-    job = BenchmarkJob.load(arguments.config)
-    return run_headless(job.threads, job.benchmark_folder, lambda host, _: job.run(host).text())
+    job = EvaluateJob.load(arguments.config)
+    return run_headless(job.threads, job.evaluation_folder, lambda host, _: job.run(host).text())

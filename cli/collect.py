@@ -24,9 +24,11 @@ def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Collect what is missing; write the folder of the data."""
-    from ..training.jobs import CollectJob
+    from ..training.jobs import GenerateJob
 
-    job = CollectJob.load(arguments.config)
+    job = GenerateJob.load(arguments.config)
     return run_headless(
-        job.threads, job.data_folder, lambda host, processes: str(job.run(host, processes).folder)
+        job.threads,
+        job.preferences_folder,
+        lambda host, processes: str(job.run(host, processes).folder),
     )

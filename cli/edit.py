@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings, loading = _settings(arguments.set)
     host = LocalHost(arguments.device or None)
     models = _load(arguments, loading, host.device)
-    host.say(summary(models, host))
+    host.notify(summary(models, host))
     try:
         failed = sum(not _edit(job, arguments, settings, models, host) for job in jobs)
     except KeyboardInterrupt:
@@ -150,7 +150,7 @@ def _edit(
 
     targets = _targets(job.target, settings.num_candidates)
     if not arguments.overwrite and all(target.is_file() for target in targets):
-        host.say(f"{job.target} is there already")
+        host.notify(f"{job.target} is there already")
         return True
     try:
         photo = read_photo(job.source, arguments.mask)
@@ -179,7 +179,7 @@ def _request(
     from ..fill.task import Task
 
     task = Task(arguments.task)
-    words, prompt = arguments.words.replace("\\n", "\n"), arguments.prompt
+    words, prompt = arguments.text.replace("\\n", "\n"), arguments.prompt
     if task is Task.TEXT:
         words = words or photo.text
     else:
@@ -202,7 +202,7 @@ def _request(
         image=photo.pixels[None],
         mask=None if extension or photo.mask is None else photo.mask[None],
         prompt=prompt,
-        words=words,
+        text=words,
         extension=extension,
         seed=seed,
         config=settings,

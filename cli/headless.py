@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..training.runs.distributed import Processes
+    from ..training.runs.distributed import Distributed
     from ..training.runs.hosts import TrainingHost
 
 STOPPED = 130
@@ -16,7 +16,7 @@ STOPPED = 130
 
 
 def run_headless(
-    threads: int, folder: str, job: Callable[[TrainingHost, Processes], str | None]
+    threads: int, folder: str, job: Callable[[TrainingHost, Distributed], str | None]
 ) -> int:
     """Run a job in this process, or its share of it under ``accelerate launch``.
 
@@ -33,15 +33,15 @@ def run_headless(
 
     from ..fill.memory.plan import NotEnoughMemory
     from ..reward.judge import JudgeError
-    from ..training.runs.distributed import Processes
+    from ..training.runs.distributed import Distributed
     from ..training.runs.hosts import Stopped, TrainingHost, stopped_by_signals
-    from ..training.runs.loop import NotFinite
+    from ..training.runs.loop import NonFiniteError
 
     if threads < 1:
         raise ValueError(f"threads is {threads}, but at least 1 is expected; correct the config")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)
-    processes = Processes()
+    processes = Distributed()
     host = TrainingHost(processes.device)
     try:
         with stopped_by_signals(host.stop):
@@ -49,7 +49,7 @@ def run_headless(
     except Stopped:
         sys.stderr.write(f"onereward: stopped; the same command goes on in {folder}\n")
         return STOPPED
-    except (JudgeError, ImportError, MemoryError, NotEnoughMemory, NotFinite) as error:
+    except (JudgeError, ImportError, MemoryError, NotEnoughMemory, NonFiniteError) as error:
         sys.stderr.write(f"onereward: {error}\n")
         return 1
     if text and processes.is_main:

@@ -25,5 +25,5 @@ def run(arguments: argparse.Namespace) -> int:
 
     job = LabelJob.load(arguments.config)
     return run_headless(
-        job.threads, job.data_folder, lambda host, processes: job.run(host, processes).text()
+        job.threads, job.preferences_folder, lambda host, processes: job.run(host, processes).text()
     )

@@ -171,7 +171,7 @@ class FillConfig:
         max=64,
         step=1,
     )
-    strength: float = setting(
+    denoise: float = setting(
         1.0,
         "Share of the schedule that is run: 1 starts from pure noise, less starts from the noised "
         "source picture.",
@@ -238,7 +238,7 @@ class FillConfig:
         max=1.0,
         step=0.05,
     )
-    hold_source: bool = setting(
+    preserve_unmasked: bool = setting(
         False,
         "While sampling, keep what is outside of the mask on the source's own way from noise to "
         "picture. Off, as the models were trained: they paint it, too, and it is replaced in the "

@@ -8,7 +8,7 @@ import torch
 
 from .checkpoint.adapters import Adapter
 from .io.file_digest import add_files
-from .memory.packed_component import PackedPart
+from .memory.packed_component import PackedComponent
 from .models import FillModels
 
 
@@ -27,7 +27,7 @@ def fingerprint(models: FillModels) -> str:
         raise ValueError("this fill model was not loaded from files; use a loader node")
     made = hashlib.blake2b(digest_size=8)
     for name, source in sorted(models.sources.items()):
-        packing = source.precision if isinstance(source, PackedPart) else ""
+        packing = source.precision if isinstance(source, PackedComponent) else ""
         made.update(f"{name}|{packing}|".encode())
         add_files(made, source.files)
     for digest in sorted(_adapter_digest(adapter) for adapter in models.adapters):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from .memory.components import Part
+    from .memory.components import Component
 
 Preview = Callable[[], "torch.Tensor"]
 """Makes a small picture ``[H, W, 3]``, float32, 0..1, of the state so far; called only if shown."""
@@ -23,7 +23,7 @@ class Host(Protocol):
         """The device that computes."""
         ...
 
-    def resident(self, *parts: Part, activation_bytes: int) -> AbstractContextManager[None]:
+    def resident(self, *parts: Component, activation_bytes: int) -> AbstractContextManager[None]:
         """Have the parts on the device inside the context, with room for the activations.
 
         Args:
@@ -33,7 +33,7 @@ class Host(Protocol):
         ...
 
     def streamed(
-        self, part: Part, *, weight_bytes: int, activation_bytes: int
+        self, part: Component, *, weight_bytes: int, activation_bytes: int
     ) -> AbstractContextManager[None]:
         """Let a part compute on the device inside the context while most of it is in host memory.
 
@@ -44,7 +44,7 @@ class Host(Protocol):
         """
         ...
 
-    def free_bytes(self, *parts: Part) -> int:
+    def free_bytes(self, *parts: Component) -> int:
         """Return the memory left for activations if exactly these parts were on the device."""
         ...
 
@@ -56,6 +56,6 @@ class Host(Protocol):
         """Raise the host's own exception if the user cancelled."""
         ...
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Show one line to the user."""
         ...

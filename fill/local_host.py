@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from .host import Preview
-from .memory.components import Part
+from .memory.components import Component
 from .memory.streaming import stream_blocks
 
 logger = logging.getLogger("onereward.fill")
@@ -31,7 +31,7 @@ class LocalHost:
         return self._device
 
     @contextmanager
-    def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
+    def resident(self, *parts: Component, activation_bytes: int) -> Iterator[None]:
         """Move the parts to the device for the time of the context."""
         del activation_bytes
         try:
@@ -46,13 +46,15 @@ class LocalHost:
                         part.module.to("cpu")
 
     @contextmanager
-    def streamed(self, part: Part, *, weight_bytes: int, activation_bytes: int) -> Iterator[None]:
+    def streamed(
+        self, part: Component, *, weight_bytes: int, activation_bytes: int
+    ) -> Iterator[None]:
         """Let the part's blocks pass through the device for the time of the context."""
         del activation_bytes
         with stream_blocks(part.module, self._device, weight_bytes):
             yield
 
-    def free_bytes(self, *parts: Part) -> int:
+    def free_bytes(self, *parts: Component) -> int:
         """Return the free memory of the device less what the parts will take."""
         needed = sum(part.num_bytes for part in parts if not self._counts_already(part))
         if self._device.type == "cuda":
@@ -64,7 +66,7 @@ class LocalHost:
 
         return psutil.virtual_memory().available - needed
 
-    def _counts_already(self, part: Part) -> bool:
+    def _counts_already(self, part: Component) -> bool:
         return self._device.type == "cpu" and part.is_loaded
 
     def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
@@ -75,6 +77,6 @@ class LocalHost:
     def check_cancelled(self) -> None:
         """Do nothing: Ctrl-C raises by itself."""
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Log the line."""
         logger.info("%s", text)

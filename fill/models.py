@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from .checkpoint.adapters import Adapter, read_adapter
-from .checkpoint.component import FilePart
+from .checkpoint.component import FileComponent
 from .checkpoint.packing import expansion_bytes
 from .checkpoint.shapes import FLUX_SCHEDULER
 from .config import PACKED_PRECISIONS, PARTS, ModelConfig
 from .io.files import read_json
-from .memory.components import Part, least_bytes
-from .memory.folder_component import FolderPart
-from .memory.packed_component import PackedPart
+from .memory.components import Component, least_bytes
+from .memory.folder_component import FolderComponent
+from .memory.packed_component import PackedComponent
 from .recipe import Recipe, find_recipe
 from .sampling.cache import TensorCache
 from .sampling.latents import vae_factor
@@ -31,7 +31,7 @@ PROMPT_CACHE_BYTES = 256 << 20
 PICTURE_CACHE_BYTES = 512 << 20
 
 
-Source = FolderPart | FilePart | PackedPart
+Source = FolderComponent | FileComponent | PackedComponent
 """Where a part comes from."""
 EncodeTexts = Callable[[Sequence[str]], list[tuple[torch.Tensor, torch.Tensor]]]
 """Texts to T5's states ``[L, D]`` and CLIP's pooled state ``[P]`` of each, on the CPU."""
@@ -168,7 +168,7 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
     auto = torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype = DTYPES.get(config.precision, auto)
     if config.precision in PACKED_PRECISIONS:
-        sources["transformer"] = PackedPart(stored["transformer"], config.precision)
+        sources["transformer"] = PackedComponent(stored["transformer"], config.precision)
     models = FillModels(sources, tokenizers, scheduler, recipe, dtype)
     models.config = config
     return models
@@ -183,16 +183,16 @@ def _check_pipeline(folder: Path) -> None:
         )
 
 
-def _source(name: str, given: Path | None, folder: Path | None) -> FolderPart | FilePart:
+def _source(name: str, given: Path | None, folder: Path | None) -> FolderComponent | FileComponent:
     """Return where a part comes from: what was given for it, else the model folder."""
     if given is None:
         assert folder is not None, "ModelConfig asks for a folder or for every part"
-        return FolderPart(name, folder / name)
+        return FolderComponent(name, folder / name)
     if given.is_dir():
-        return FolderPart(name, given)
+        return FolderComponent(name, given)
     config = folder / name / "config.json" if folder is not None else None
     base = read_json(config) if config is not None and config.is_file() else None
-    return FilePart(name, given, base)
+    return FileComponent(name, given, base)
 
 
 def check_fit(parts: Mapping[str, Any]) -> None:
@@ -257,7 +257,7 @@ def _find_tokenizer(
     name = encoder.replace("text_encoder", "tokenizer")
     place = folder / name if folder is not None else None
     source = sources[encoder]
-    if place is not None and isinstance(source, FilePart):
+    if place is not None and isinstance(source, FileComponent):
         own = read_json(place.parent / encoder / "config.json").get("vocab_size")
         place = place if own == source.config["vocab_size"] else None
     place = place or (Path(other) if other else None)
@@ -271,12 +271,14 @@ def _find_tokenizer(
     return place
 
 
-def _part(source: Source, dtype: torch.dtype) -> Part:
+def _part(source: Source, dtype: torch.dtype) -> Component:
     sizes = source.tensor_bytes(dtype)
     least = None if source.part == "vae" else least_bytes(sizes)
-    loading = source.loading_bytes(dtype) if isinstance(source, PackedPart) else None
-    part = Part(source.part, lambda: source.load(dtype), sum(sizes.values()), dtype, least, loading)
-    precision = source.precision if isinstance(source, PackedPart) else ""
+    loading = source.loading_bytes(dtype) if isinstance(source, PackedComponent) else None
+    part = Component(
+        source.part, lambda: source.load(dtype), sum(sizes.values()), dtype, least, loading
+    )
+    precision = source.precision if isinstance(source, PackedComponent) else ""
     part.expansion_bytes = expansion_bytes(source.tensors, precision)
     return part
 

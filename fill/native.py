@@ -13,7 +13,7 @@ import torch
 from .checkpoint.shapes import FLUX_SCHEDULER
 from .image.canvas import Job, make_jobs
 from .image.stitch import stitch
-from .recipe import Recipe, Settings, settle
+from .recipe import Recipe, Settings, resolve_settings
 from .request import FillRequest
 from .sampling.schedule import make_mu, make_sigmas
 
@@ -107,17 +107,17 @@ def prepare_native(request: FillRequest, recipe: Recipe, factor: int) -> NativeE
         ValueError: All masks are empty, the crops differ in size, or a setting is for our sampler
             only.
     """
-    if request.config.strength != 1.0:
+    if request.config.denoise != 1.0:
         raise ValueError(
-            f"strength is {request.config.strength}, but a native sampler has its own; leave it at "
+            f"denoise is {request.config.denoise}, but a native sampler has its own; leave it at "
             "1 and set denoise there"
         )
-    if request.config.hold_source:
+    if request.config.preserve_unmasked:
         raise ValueError(
-            "hold_source is on, but that is a matter of the sampler, which is not ours here; turn "
+            "preserve_unmasked is on, but that is a matter of the sampler, which is not ours here; turn "
             "it off"
         )
-    settings = settle(request.config, recipe)
+    settings = resolve_settings(request.config, recipe)
     multiple = 2 * factor
     jobs = make_jobs(request, _Target(recipe=recipe, multiple=multiple), settings)
     sizes = {job.padded for job in jobs if job is not None}

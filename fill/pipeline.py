@@ -15,10 +15,10 @@ from .image.canvas import Job, make_jobs
 from .image.stitch import stitch
 from .memory.plan import Plan, limited, make_plan, with_retry
 from .models import FillModels
-from .recipe import Settings, departures, settle
+from .recipe import Settings, deviations, resolve_settings
 from .request import MAX_SEED, FillRequest, FillResult
 from .sampling.denoise import SampleSpec, denoise
-from .sampling.encode import Encoded, decode_latent, encode_job
+from .sampling.encode import EncodedJob, decode_latent, encode_job
 from .sampling.text import check_characters, encode_prompts, truncation_note
 from .task import Task
 
@@ -30,7 +30,7 @@ class _Row:
     """One picture to make: a candidate of a job."""
 
     job: Job
-    encoded: Encoded
+    encoded: EncodedJob
     seed: int
 
 
@@ -50,17 +50,17 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
         NotEnoughMemory: It does not fit; the message says what to change.
     """
     host = limited(models, host)
-    settings = settle(request.config, models.recipe)
+    settings = resolve_settings(request.config, models.recipe)
     notes = _notes(request, models)
     for note in notes:
-        host.say(note)
+        host.notify(note)
     timer = _Timer()
     with timer.stage("prepare"):
         jobs = make_jobs(request, models, settings)
     run = _Run(request, models, host, settings, jobs, timer)
     plan = run.plan()
     if plan.weight_bytes is not None:
-        host.say(f"the model is larger than the free memory: {plan.describe()}")
+        host.notify(f"the model is larger than the free memory: {plan.describe()}")
     with torch.no_grad():
         pictures = with_retry(plan, run.pictures, host)
     return _result(request, jobs, pictures, notes, timer)
@@ -100,7 +100,7 @@ class _Run:
         spec = self.sample_spec()
         with self.timer.stage("encode"):
             config = self.request.config
-            needs_source = config.strength < 1 or config.hold_source
+            needs_source = config.denoise < 1 or config.preserve_unmasked
             encoded = [
                 job and encode_job(job, self.models, self.host, plan, needs_source)
                 for job in self.jobs
@@ -123,9 +123,9 @@ class _Run:
             positive=prompts[0],
             negative=prompts[1] if self.uses_cfg else None,
             settings=self.settings,
-            strength=self.request.config.strength,
+            denoise=self.request.config.denoise,
             shift=self.request.config.shift,
-            holds_source=self.request.config.hold_source,
+            preserves_unmasked=self.request.config.preserve_unmasked,
         )
 
     def finish(self, row: _Row, latent: torch.Tensor, plan: Plan) -> torch.Tensor:
@@ -137,7 +137,7 @@ class _Run:
 
 
 def _rows(
-    request: FillRequest, jobs: list[Job | None], encoded: list[Encoded | None]
+    request: FillRequest, jobs: list[Job | None], encoded: list[EncodedJob | None]
 ) -> list[_Row]:
     num = request.config.num_candidates
     return [
@@ -179,9 +179,9 @@ def _result(
 
 def _notes(request: FillRequest, models: FillModels) -> tuple[str, ...]:
     if request.task is Task.TEXT:
-        check_characters(models, request.words)
+        check_characters(models, request.text)
     notes = []
-    if left := departures(request.config, models.recipe):
+    if left := deviations(request.config, models.recipe):
         notes.append(f"settings that leave the recipe {models.recipe.name}: {', '.join(left)}")
     if note := truncation_note(models, request.full_prompt()):
         notes.append(note)

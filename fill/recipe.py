@@ -121,12 +121,12 @@ class Settings:
     target_size: int
 
 
-def settle(config: FillConfig, recipe: Recipe) -> Settings:
+def resolve_settings(config: FillConfig, recipe: Recipe) -> Settings:
     """Take every setting from the config, or from the recipe where the config says -1."""
     return Settings(**{name: _chosen(config, recipe, name) for name in _RECIPE_FIELDS})
 
 
-def departures(config: FillConfig, recipe: Recipe) -> tuple[str, ...]:
+def deviations(config: FillConfig, recipe: Recipe) -> tuple[str, ...]:
     """Name every setting that leaves the recipe, with both values, for the log and the node."""
     return tuple(
         f"{name} {_chosen(config, recipe, name)!r} instead of {getattr(recipe, name)!r}"

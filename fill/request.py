@@ -28,8 +28,8 @@ class FillRequest:
     source already stands on its canvas; else ``extension``."""
     prompt: str = ""
     """fill, extend: what to paint. text: how the letters look. remove: not used."""
-    words: str = ""
-    """text only: the words, one line of the picture per line."""
+    text: str = ""
+    """text only: what to write, one line of the picture per line."""
     extension: Extension | None = None
     """extend only: new px per side."""
     seed: int = 0
@@ -75,7 +75,7 @@ class FillRequest:
         """Return the text the model gets; ValueError if the task needs one and there is none."""
         spec = TASKS[self.task]
         if self.task is Task.TEXT:
-            return text_prompt(self.words, self.prompt)
+            return text_prompt(self.text, self.prompt)
         if self.prompt.strip() and spec.takes_prompt:
             return self.prompt.strip()
         if spec.fixed_prompt is None:
@@ -94,7 +94,7 @@ class FillResult:
     seeds: tuple[int, ...]
     """The seed of every picture."""
     notes: tuple[str, ...]
-    """What the user should know: departures from the recipe, truncated prompts."""
+    """What the user should know: deviations from the recipe, truncated prompts."""
     seconds: dict[str, float]
     """Wall-clock time per stage: ``text``, ``encode``, ``sample``, ``decode``, ``stitch``."""
 

@@ -89,23 +89,23 @@ def dimensions_for(task: Task, prompt: str) -> tuple[Dimension, ...]:
     return tuple(d for d in spec.dimensions if d is not Dimension.TEXT_ALIGNMENT)
 
 
-def text_prompt(words: str, lettering: str = "") -> str:
-    """Build the prompt of the text task from the words, one line of the picture per line of text.
+def text_prompt(text: str, text_style: str = "") -> str:
+    """Build the prompt of the text task, one line of the picture per line of text.
 
     Args:
-        words: The text to be written; empty lines are skipped.
-        lettering: How the letters look, for example ``white neon letters``; may be empty.
+        text: The text to be written; empty lines are skipped.
+        text_style: How the letters look, for example ``white neon letters``; may be empty.
 
     Raises:
-        ValueError: There are no words, or they contain a double quote (it ends the quotation).
+        ValueError: There is no text, or it contains a double quote (it ends the quotation).
     """
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise ValueError("words is empty; type the text that should appear inside the mask")
+        raise ValueError("text is empty; type the text that should appear inside the mask")
     if any('"' in line for line in lines):
         raise ValueError(
-            "words contains a double quote, which would end the quotation; use ' instead"
+            "text contains a double quote, which would end the quotation; use ' instead"
         )
     quoted = ", and in the next line ".join(f'"{line}"' for line in lines)
-    lettering = lettering.strip()
-    return f"the words {quoted}, {lettering}" if lettering else f"the words {quoted}"
+    text_style = text_style.strip()
+    return f"the words {quoted}, {text_style}" if text_style else f"the words {quoted}"

@@ -20,18 +20,18 @@ from ..fill.config import ModelConfig
 from ..fill.local_host import LocalHost
 from ..fill.models import load_fill_models
 from ..reward.preference import PreferenceSet
-from ..training.data.edit_dataset import ConditionsConfig
-from ..training.data.generate import CollectConfig, collect
+from ..training.data.edit_dataset import EditDatasetConfig
+from ..training.data.generate import GenerateConfig, collect
 from ..training.data.label import label
 from ..training.data.labellers import GroundTruthLabeller
 from .ground_truth import WorldGroundTruth
 from .toy_dataset import make_from_world
-from .world.conditions import TASKS, draw_conditions
+from .world.conditions import TASKS, sample_conditions
 from .world.splits import Split
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 NUM_TRAIN, NUM_TEST = 24, 4
-CANDIDATES = CollectConfig(num_candidates=2, steps=(2, 6))
+CANDIDATES = GenerateConfig(num_candidates=2, steps=(2, 6))
 MARGIN = 0.05
 """Least difference of two oracle scores that makes a pair."""
 SCENES = 20_000
@@ -51,7 +51,7 @@ def write_examples(target: Path) -> None:
         ("toy-train", Split.TRAIN, NUM_TRAIN),
         ("toy-test", Split.TEST, NUM_TEST),
     ):
-        make_from_world(target / name, split, ConditionsConfig(num_conditions=num), host)
+        make_from_world(target / name, split, EditDatasetConfig(num_conditions=num), host)
     write_preferences(target / "toy-preferences", target / "toy-train")
     write_scenes(target / "scenes")
     write_photograph(target / "photo")
@@ -59,19 +59,19 @@ def write_examples(target: Path) -> None:
 
 def write_preferences(folder: Path, conditions: Path) -> None:
     """Write candidates of the bundled model and the oracle's preferences among them."""
-    from ..training.data.conditions import ConditionSet
+    from ..training.data.conditions import EditDataset
 
     host = LocalHost("cpu")
     models = load_fill_models(ModelConfig(folder=str(ASSETS / "fill")), host.device)
     data = PreferenceSet(folder)
-    collect(ConditionSet(conditions), models, data, CANDIDATES, host)
+    collect(EditDataset(conditions), models, data, CANDIDATES, host)
     label(data, GroundTruthLabeller(WorldGroundTruth()), MARGIN, host)
 
 
 def write_scenes(folder: Path) -> None:
     """Write a source image per task; an extension's is whole, the others' masks are transparent."""
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = draw_conditions(Split.DEV, SCENES, torch.arange(len(TASKS)))
+    scenes = sample_conditions(Split.DEV, SCENES, torch.arange(len(TASKS)))
     for row, task in enumerate(TASKS):
         if task == "extend":  # the node makes the new area itself
             image = _image(scenes.target[row]).convert("RGBA")

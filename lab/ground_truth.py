@@ -13,7 +13,7 @@ from ..fill.models import FillModels
 from ..fill.task import Dimension
 from ..training.policy.config import PolicyTrainConfig
 from ..training.policy.forecast import reward_bytes
-from ..training.policy.rewards import Decoder, Verdict
+from ..training.policy.rewards import Decoder, RewardOutput
 from ..training.policy.samples import Batch, Sample
 from . import oracle
 from .toy_dataset import draw_scene, scene_of
@@ -61,7 +61,7 @@ class OracleReward:
         self._config, self._models, self._host = config, models, host
         self.decoder = Decoder(models, config.paste_back, host.check_cancelled)
 
-    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
+    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> RewardOutput:
         """See :class:`Reward`; the loss is 1 - the mean score, and the reference takes no part.
 
         Raises:
@@ -79,7 +79,7 @@ class OracleReward:
             losses = 1 - torch.stack(list(scores.values()), 1).nanmean(1)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         cells = [{k: float(v[i]) for k, v in scores.items()} for i in range(len(losses))]
-        return Verdict(
+        return RewardOutput(
             gradient=gradient,
             losses=losses.detach(),
             scores=tuple(

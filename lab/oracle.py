@@ -31,7 +31,7 @@ removal_quality     exp(-tone/0.1 - (worst/0.15)^2 - noise/0.05): gone, nothing 
 * extend: with a prompt, and where at least 40 px of the object are hidden, its completion
   overlaps by 0.6 and is within 0.25 (RMS) of the asked colour;
 * remove: nothing more;
-* text: every letter is read right (correlation at least 0.6, at least half the ink's contrast).
+* text: every letter is read right (correlation at least 0.6, at least half the object_colour's contrast).
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ _MAX_COLOUR_ERROR = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Verdict:
+class OracleScores:
     """The oracle's judgement of a batch."""
 
     scores: dict[str, Tensor]
@@ -83,12 +83,12 @@ def composite(images: Tensor, conditions: Conditions) -> Tensor:
 
 
 @torch.no_grad()
-def judge(images: Tensor, conditions: Conditions) -> Verdict:
+def judge(images: Tensor, conditions: Conditions) -> OracleScores:
     """Judge results; the arguments and errors of :func:`judge_with_gradient`."""
     return judge_with_gradient(images, conditions)
 
 
-def judge_with_gradient(images: Tensor, conditions: Conditions) -> Verdict:
+def judge_with_gradient(images: Tensor, conditions: Conditions) -> OracleScores:
     """Judge results; the scores are differentiable where the picture that explains them stays.
 
     Args:
@@ -104,14 +104,14 @@ def judge_with_gradient(images: Tensor, conditions: Conditions) -> Verdict:
             f"{list(conditions.source.shape)}; judge one picture per scene"
         )
     picture, mask = composite(images, conditions), conditions.mask
-    matte = matte_of(picture, conditions.background, conditions.ink) * mask
+    matte = matte_of(picture, conditions.background, conditions.object_colour) * mask
     has_words = conditions.task == _TEXT
     reading = read_words(matte, conditions.letters, conditions.box)
     fit = fit_shapes_where(conditions.task == _FILL, matte, mask)
     completed, hidden = _complete_objects(conditions, matte)
     drawn = _drawn_coverage(conditions, fit, reading, completed)
-    ink = conditions.ink[:, :, None, None]
-    explained = torch.lerp(conditions.background, ink.expand_as(picture), drawn[:, None])
+    object_colour = conditions.object_colour[:, :, None, None]
+    explained = torch.lerp(conditions.background, object_colour.expand_as(picture), drawn[:, None])
     unprompted = (conditions.task == _EXTEND) & (conditions.shape < 0)
     explained = torch.where(unprompted[:, None, None, None], conditions.target, explained)
     # What explains the picture is chosen, not changed, by following the gradient.
@@ -122,7 +122,7 @@ def judge_with_gradient(images: Tensor, conditions: Conditions) -> Verdict:
     right = (reading.letters == conditions.letters) & (conditions.letters >= 0)
     num_letters = (conditions.letters >= 0).sum(1)
     letters_right = torch.where(has_words, right.sum(1) / num_letters, torch.nan)
-    return Verdict(
+    return OracleScores(
         scores=_scores(picture, conditions, evidence),
         usable=_is_clean(residual)
         & shape_right
@@ -211,7 +211,7 @@ def _scores(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> dic
 def _colour_error(picture: Tensor, conditions: Conditions, drawn: Tensor) -> Tensor:
     """RMS difference from the asked colour over what is drawn under the mask, `[B]`."""
     inside = drawn * conditions.mask
-    error = (picture - conditions.ink[:, :, None, None]).square().mean(1)
+    error = (picture - conditions.object_colour[:, :, None, None]).square().mean(1)
     return root((error * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1))
 
 

@@ -10,9 +10,9 @@ import torch
 
 from ..fill.host import Host
 from ..fill.task import Task
-from ..training.data.conditions import ConditionSet, write_conditions
-from ..training.data.edit_dataset import ALL_TASKS, ConditionsConfig, Item, make_condition
-from .world.conditions import EXTEND_PROMPT, TASKS, Conditions, draw_conditions
+from ..training.data.conditions import EditDataset, write_conditions
+from ..training.data.edit_dataset import ALL_TASKS, EditDatasetConfig, Item, make_condition
+from .world.conditions import EXTEND_PROMPT, TASKS, Conditions, sample_conditions
 from .world.splits import Split
 
 MAX_SCENES = 100_000
@@ -21,8 +21,8 @@ _SCENE = re.compile(rf"world-(\w+)-({'|'.join(TASKS)})-(\d+)")
 
 
 def make_from_world(
-    folder: Path, split: Split, config: ConditionsConfig, host: Host
-) -> ConditionSet:
+    folder: Path, split: Split, config: EditDatasetConfig, host: Host
+) -> EditDataset:
     """Write scenes of the toy world into ``folder``; the oracle knows them by their names."""
     tasks = list(Task) if config.task == ALL_TASKS else [Task(config.task)]
     total = config.num_conditions or 64
@@ -49,11 +49,11 @@ def draw_scene(condition: str) -> Conditions | None:
     if scene is None:
         return None
     split, task, index = scene
-    return draw_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
+    return sample_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
 
 
 def _scene(split: Split, task: Task, index: int) -> Item:
-    scene = draw_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
+    scene = sample_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
     prompt, words = scene.prompts[0], ""
     if task is Task.TEXT:
         prompt, words = "", prompt.split('"')[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .batch import OneRewardLoadFolder
-from .conditions import OneRewardConditions
+from .conditions import OneRewardEditDataset
 from .edit import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
 from .evaluate import OneRewardBenchmark
 from .judge import OneRewardLoadJudge, OneRewardPickBest, OneRewardScore
@@ -18,7 +18,11 @@ from .native.native import (
 )
 from .paths import folders
 from .policy_results import OneRewardCompare, OneRewardSaveAdapter
-from .preference import OneRewardCollect, OneRewardLabel, OneRewardLoadPreferences
+from .preference import (
+    OneRewardGenerateCandidates,
+    OneRewardLabelPreferences,
+    OneRewardLoadPreferences,
+)
 from .settings import OneRewardSettings
 from .train_judge import OneRewardJudgeReport, OneRewardTrainJudge
 from .train_policy import OneRewardTrain, OneRewardTrainSettings
@@ -48,9 +52,9 @@ class OneRewardExtension(ComfyExtension):
             OneRewardToNative,
             OneRewardFromNative,
             OneRewardLoadFolder,
-            OneRewardConditions,
-            OneRewardCollect,
-            OneRewardLabel,
+            OneRewardEditDataset,
+            OneRewardGenerateCandidates,
+            OneRewardLabelPreferences,
             OneRewardLoadPreferences,
             OneRewardTrainJudge,
             OneRewardJudgeReport,

@@ -86,9 +86,9 @@ class OneRewardLoadFolder(io.ComfyNode):
         if not taken:
             raise ValueError(_nothing(place, len(files), first, len(photos)))
         host = ComfyHost(cls.hidden.unique_id)
-        host.say(f"{len(taken)} of {len(files)} pictures in {place.name}")
+        host.notify(f"{len(taken)} of {len(files)} pictures in {place.name}")
         if len(taken) < len(photos):
-            host.say(f"{len(photos) - len(taken)} have no mask and are left out")
+            host.notify(f"{len(photos) - len(taken)} have no mask and are left out")
         return io.NodeOutput(
             [photo.pixels[None] for photo in taken],
             [_mask(photo)[None] for photo in taken],

@@ -17,7 +17,7 @@ from PIL import Image
 from server import PromptServer
 
 from ..fill.host import Preview
-from ..fill.memory.components import Part
+from ..fill.memory.components import Component
 from ..fill.memory.streaming import stream_blocks
 from ..fill.transformer.modulation import HostLinear, num_bytes
 
@@ -96,7 +96,7 @@ class ComfyHost:
         return mm.get_torch_device()
 
     @contextmanager
-    def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
+    def resident(self, *parts: Component, activation_bytes: int) -> Iterator[None]:
         """Have the parts on the device; ComfyUI unloads other models as needed.
 
         Raises:
@@ -117,7 +117,9 @@ class ComfyHost:
                 _unload(part)  # prompts are kept encoded; the transformer needs the room
 
     @contextmanager
-    def streamed(self, part: Part, *, weight_bytes: int, activation_bytes: int) -> Iterator[None]:
+    def streamed(
+        self, part: Component, *, weight_bytes: int, activation_bytes: int
+    ) -> Iterator[None]:
         """Let the part's blocks pass through the device; ComfyUI unloads other models as needed."""
         _unload(part)
         if self.device.type != "cpu":
@@ -125,7 +127,7 @@ class ComfyHost:
         with stream_blocks(part.module, self.device, weight_bytes):
             yield
 
-    def free_bytes(self, *parts: Part) -> int:
+    def free_bytes(self, *parts: Component) -> int:
         """Return the memory left for activations if exactly these parts were on the device."""
         free: Any = mm.get_free_memory(self.device)
         if self.device.type == "cpu":
@@ -158,7 +160,7 @@ class ComfyHost:
         """Raise ComfyUI's own exception if the user cancelled."""
         mm.throw_exception_if_processing_interrupted()
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Show a line under the node's widgets, below those of this run so far, and log it."""
         if text in self._lines:
             return
@@ -182,7 +184,7 @@ class ComfyHost:
         return ("JPEG", Image.fromarray(picture), PREVIEW_SIDE)
 
 
-def managed(part: Part) -> ManagedModule:
+def managed(part: Component) -> ManagedModule:
     """Return the part's entry in ComfyUI's memory management, reading its weights if needed.
 
     ComfyUI holds its entries by weak references, so the part itself has to keep them alive.
@@ -192,7 +194,7 @@ def managed(part: Part) -> ManagedModule:
     return part.handle
 
 
-def _unload(part: Part) -> None:
+def _unload(part: Component) -> None:
     """Take a part off the device, if ComfyUI has it there."""
     for entry in list(mm.current_loaded_models):
         if entry.model is part.handle is not None:
@@ -203,7 +205,7 @@ def _unload(part: Part) -> None:
             part.module.to("cpu")
 
 
-def _rest_device(part: Part) -> torch.device:
+def _rest_device(part: Component) -> torch.device:
     if part.name == "vae":
         return mm.vae_offload_device()
     if part.name.startswith("text_encoder"):

@@ -8,24 +8,24 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..training.charts.contact_sheets import conditions_sheet
-from ..training.data.conditions import FILE_NAME, ConditionSet
-from ..training.data.edit_dataset import ConditionsConfig, make_from_folder
+from ..training.data.conditions import FILE_NAME, EditDataset
+from ..training.data.edit_dataset import EditDatasetConfig, make_edit_dataset
 from .comfy_host import ComfyHost
 from .inputs import config_inputs
 from .paths import folders, work_folders
-from .socket_types import ConditionsSocket
+from .socket_types import DatasetSocket
 
 KIND = "conditions"
 
 
-class OneRewardConditions(io.ComfyNode):
+class OneRewardEditDataset(io.ComfyNode):
     """Turns folders of pictures into the conditions that training works on."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node; the list is read from the disk at every call."""
         return io.Schema(
-            node_id="OneRewardConditions",
+            node_id="OneRewardEditDataset",
             display_name="OneReward Conditions",
             category="OneReward",
             description="Builds a data set to train on: pictures with masks, prompts and tasks, "
@@ -41,10 +41,10 @@ class OneRewardConditions(io.ComfyNode):
                     "a conditions.jsonl is taken as it is. The bundled toy scenes are what the "
                     "bundled models know.",
                 ),
-                *config_inputs(ConditionsConfig),
+                *config_inputs(EditDatasetConfig),
             ],
             outputs=[
-                ConditionsSocket.Output(
+                DatasetSocket.Output(
                     "condition_set",
                     display_name="conditions",
                     tooltip="For OneReward Collect and for training.",
@@ -72,10 +72,10 @@ class OneRewardConditions(io.ComfyNode):
     @classmethod
     def execute(cls, name: str, pictures: str, **rest: Any) -> io.NodeOutput:
         """Build the data set, or open it if the folder is one."""
-        config, host = ConditionsConfig(**rest), ComfyHost(cls.hidden.unique_id)
+        config, host = EditDatasetConfig(**rest), ComfyHost(cls.hidden.unique_id)
         folder = work_folders.work_folder(KIND, name)
         place = work_folders.picture_folder(pictures)
         is_made = (place / FILE_NAME).is_file()
-        made = ConditionSet(place) if is_made else make_from_folder(folder, place, config, host)
-        host.say(f"{made.summary()} in {made.folder}")
+        made = EditDataset(place) if is_made else make_edit_dataset(folder, place, config, host)
+        host.notify(f"{made.summary()} in {made.folder}")
         return io.NodeOutput(made, conditions_sheet(made))

@@ -131,20 +131,20 @@ class OneRewardRemove(io.ComfyNode):
 
 
 class OneRewardText(io.ComfyNode):
-    """Writes words inside the mask."""
+    """Writes text inside the mask."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return _schema(
             "Text",
-            "Writes the given words inside the mask.",
+            "Writes the given text inside the mask.",
             [
                 *_picture_inputs(),
-                text_input("words", "The words to write, one line of the picture per line."),
+                text_input("text", "The text to write, one line of the picture per line."),
                 io.String.Input(
-                    "lettering",
-                    display_name="lettering",
+                    "text_style",
+                    display_name="text_style",
                     default="",
                     tooltip="How the letters look, for example: white neon letters. May be empty.",
                 ),
@@ -158,13 +158,13 @@ class OneRewardText(io.ComfyNode):
         model: FillModels,
         image: torch.Tensor,
         mask: torch.Tensor,
-        words: str,
-        lettering: str,
+        text: str,
+        text_style: str,
         **rest: Any,
     ) -> io.NodeOutput:
         """Run the task text."""
         request = FillRequest(
-            task=Task.TEXT, image=image, mask=mask, words=words, prompt=lettering, **_common(**rest)
+            task=Task.TEXT, image=image, mask=mask, text=text, prompt=text_style, **_common(**rest)
         )
         return _run(request, model, cls.hidden.unique_id)
 
@@ -173,7 +173,7 @@ def _run(request: FillRequest, models: FillModels, node_id: str | None) -> io.No
     host = ComfyHost(node_id)
     result = run_fill(request, models, host)
     for note in result.notes:
-        host.say(note)
+        host.notify(note)
     report = {"seeds": result.seeds, "notes": result.notes, "seconds": result.seconds}
     return io.NodeOutput(result.image, result.mask, ui={"onereward": [report]})
 

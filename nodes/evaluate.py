@@ -12,20 +12,20 @@ from comfy_api.latest import io
 from ..fill.config import FillConfig
 from ..fill.models import FillModels
 from ..reward.qwen_vl import QwenJudge
-from ..training.data.conditions import ConditionSet, read_picture
-from ..training.evaluation.config import BenchmarkConfig
-from ..training.evaluation.run import Contenders
-from ..training.jobs import BenchmarkJob, describe_judge, describe_models
+from ..training.data.conditions import EditDataset, read_picture
+from ..training.evaluation.config import EvalConfig
+from ..training.evaluation.run import EvalModels
+from ..training.jobs import EvaluateJob, describe_judge, describe_models
 from .comfy_host import ComfyHost
 from .inputs import config_inputs
 from .paths import work_folders
-from .socket_types import ConditionsSocket, FillModelSocket, JudgeSocket, SettingsSocket
+from .socket_types import DatasetSocket, FillModelSocket, JudgeSocket, SettingsSocket
 
 KIND = "benchmarks"
 
 
 class OneRewardBenchmark(io.ComfyNode):
-    """Measures a model on a folder of conditions, alone or beside a rival."""
+    """Measures a model on a folder of conditions, alone or beside a baseline."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,23 +34,23 @@ class OneRewardBenchmark(io.ComfyNode):
             node_id="OneRewardBenchmark",
             display_name="OneReward Benchmark",
             category="OneReward",
-            description="Edits a whole folder of conditions with a model, and with a rival if one "
+            description="Edits a whole folder of conditions with a model, and with a baseline if one "
             "is connected: how many pictures are usable, by a judge and by measures, and how often "
-            "the model is good, same or bad beside the rival. Cancel keeps the work; run again to "
+            "the model is good, same or bad beside the baseline. Cancel keeps the work; run again to "
             "go on.",
             inputs=[
                 FillModelSocket.Input(
                     "model", display_name="model", tooltip="The model to be measured."
                 ),
-                ConditionsSocket.Input(
+                DatasetSocket.Input(
                     "conditions",
                     display_name="conditions",
                     tooltip="What edits are made from; from OneReward Conditions.",
                 ),
                 work_folders.name_input("output/onereward/benchmarks", "my-benchmark"),
                 FillModelSocket.Input(
-                    "rival",
-                    display_name="rival",
+                    "baseline",
+                    display_name="baseline",
                     optional=True,
                     tooltip="Another model that makes the same edits, for example the one before "
                     "training.",
@@ -59,10 +59,10 @@ class OneRewardBenchmark(io.ComfyNode):
                     "judge",
                     display_name="judge",
                     optional=True,
-                    tooltip="Judges every picture beside its source and its rival; a judge that "
+                    tooltip="Judges every picture beside its source and its baseline; a judge that "
                     "took no part in the training says more. Without one there are measures only.",
                 ),
-                *config_inputs(BenchmarkConfig),
+                *config_inputs(EvalConfig),
                 SettingsSocket.Input(
                     "settings",
                     display_name="settings",
@@ -74,7 +74,7 @@ class OneRewardBenchmark(io.ComfyNode):
                 io.Image.Output(
                     "sheet",
                     display_name="sheet",
-                    tooltip="The tables; below, the first edits: source, model, rival.",
+                    tooltip="The tables; below, the first edits: source, model, baseline.",
                 ),
                 io.String.Output("table", display_name="table", tooltip="The report in Markdown."),
                 io.String.Output(
@@ -89,27 +89,27 @@ class OneRewardBenchmark(io.ComfyNode):
     def execute(
         cls,
         model: FillModels,
-        conditions: ConditionSet,
+        conditions: EditDataset,
         name: str,
-        rival: FillModels | None = None,
+        baseline: FillModels | None = None,
         judge: QwenJudge | None = None,
         settings: FillConfig | None = None,
         **rest: Any,
     ) -> io.NodeOutput:
         """Make what is missing and write the report."""
         host, folder = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(KIND, name)
-        job = BenchmarkJob(
+        job = EvaluateJob(
             model=describe_models(model),
-            conditions_folder=str(conditions.folder),
-            benchmark_folder=str(folder),
-            rival=describe_models(rival) if rival else {},
+            dataset_folder=str(conditions.folder),
+            evaluation_folder=str(folder),
+            baseline=describe_models(baseline) if baseline else {},
             judge=describe_judge(judge),
-            settings=asdict(BenchmarkConfig(**rest)),
+            settings=asdict(EvalConfig(**rest)),
             sampling=asdict(settings or FillConfig()),
             threads=torch.get_num_threads(),
         )
-        made = job.run(host, Contenders(model=model, rival=rival, judge=judge))
-        host.say(f"report in {folder}")
+        made = job.run(host, EvalModels(model=model, baseline=baseline, judge=judge))
+        host.notify(f"report in {folder}")
         numbers = made.numbers()
         shown = {"table": made.text(), "report": numbers}
         sheet = read_picture(folder / "sheet.png")[None]

@@ -23,7 +23,7 @@ from ..reward.judging import (
 from ..reward.metrics import quoted
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
-from ..reward.score import METHODS, Contest
+from ..reward.score import METHODS, RankingConfig
 from ..training.charts.tables import Rows, table_picture, table_text
 from ..training.data.ranking import picked_group, save_ranking
 from .comfy_host import ComfyHost
@@ -258,7 +258,10 @@ class OneRewardPickBest(io.ComfyNode):
         """Rank the candidates."""
         weights = {d: rest.pop(d.value, 1.0) for d in Dimension}
         queries = chosen_queries(_task(task), prompt, weights)
-        host, contest = ComfyHost(cls.hidden.unique_id), Contest(method=method, weights=weights)
+        host, ranking_config = (
+            ComfyHost(cls.hidden.unique_id),
+            RankingConfig(method=method, weights=weights),
+        )
         folder = work_folders.work_folder(KIND, save_as) if save_as else None
         view = _view(judge, host, **rest)
         kept = None
@@ -266,10 +269,10 @@ class OneRewardPickBest(io.ComfyNode):
             data = PreferenceSet(folder)
             surroundings = (view.source, view.mask)
             kept = (data, picked_group(data, Task(task), prompt, candidates, surroundings))
-        ranking = rank_candidates(judge, candidates, queries, host, view, contest)
+        ranking = rank_candidates(judge, candidates, queries, host, view, ranking_config)
         if kept is not None:
             num = save_ranking(*kept, candidates, ranking, f"judge:{judge.label}")
-            host.say(f"{num} comparisons by {judge.label} saved in {folder}")
+            host.notify(f"{num} comparisons by {judge.label} saved in {folder}")
         rows = [
             (f"{i + 1}. candidate {n + 1}", {}, ranking.scores[n])
             for i, n in enumerate(ranking.order)
@@ -281,7 +284,7 @@ class OneRewardPickBest(io.ComfyNode):
 def _report(host: ComfyHost, rows: Rows, report: Any, *values: Any) -> io.NodeOutput:
     """Return the values with the table as a picture and the report as JSON."""
     text = table_text(rows)
-    host.say(text)
+    host.notify(text)
     return io.NodeOutput(
         *values, table_picture(rows), json.dumps(report), ui={"onereward": [{"table": text}]}
     )
@@ -319,7 +322,7 @@ def _view(
     """Return the view, and say so if the judge was trained with another one."""
     trained = judge.notes.get("view", view)
     if trained != view:
-        host.say(f"this judge was trained with the view {trained!r}; it is asked with {view!r}")
+        host.notify(f"this judge was trained with the view {trained!r}; it is asked with {view!r}")
     return View(kind=view, mask=mask, source=source)
 
 

@@ -121,7 +121,7 @@ class OneRewardLoadFill(io.ComfyNode):
         if hub_id:
             hub.download(hub_id, host)
         models = _load(config, host)
-        host.say(summary(models, host))
+        host.notify(summary(models, host))
         return io.NodeOutput(models)
 
 

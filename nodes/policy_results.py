@@ -10,14 +10,14 @@ from ..fill.config import FillConfig
 from ..fill.models import DTYPES, FillModels
 from ..reward.qwen_vl import QwenJudge
 from ..training.charts.plots import stack
-from ..training.charts.tables import draw_cells
-from ..training.data.conditions import ConditionSet
+from ..training.charts.tables import render_table
+from ..training.data.conditions import EditDataset
 from ..training.evaluation.compare import CompareConfig, compare
 from ..training.policy.merge_adapters import save_adapters
 from .comfy_host import ComfyHost
 from .inputs import config_inputs
 from .paths import work_folders
-from .socket_types import ConditionsSocket, FillModelSocket, JudgeSocket, SettingsSocket
+from .socket_types import DatasetSocket, FillModelSocket, JudgeSocket, SettingsSocket
 
 
 class OneRewardSaveAdapter(io.ComfyNode):
@@ -80,7 +80,7 @@ class OneRewardSaveAdapter(io.ComfyNode):
         """Write the file."""
         path, label = work_folders.new_adapter_file(name)
         save_adapters(path, model, DTYPES[precision], overwrite)
-        ComfyHost(cls.hidden.unique_id).say(f"saved {path}")
+        ComfyHost(cls.hidden.unique_id).notify(f"saved {path}")
         return io.NodeOutput(label)
 
 
@@ -103,7 +103,7 @@ class OneRewardCompare(io.ComfyNode):
                 FillModelSocket.Input(
                     "second", display_name="second", tooltip="For example the model before."
                 ),
-                ConditionsSocket.Input(
+                DatasetSocket.Input(
                     "conditions",
                     display_name="conditions",
                     tooltip="What edits are made from; from OneReward Conditions.",
@@ -140,7 +140,7 @@ class OneRewardCompare(io.ComfyNode):
         cls,
         first: FillModels,
         second: FillModels,
-        conditions: ConditionSet,
+        conditions: EditDataset,
         judge: QwenJudge | None = None,
         settings: FillConfig | None = None,
         **rest: Any,
@@ -148,6 +148,6 @@ class OneRewardCompare(io.ComfyNode):
         """Make the pictures and compare them."""
         host, config = ComfyHost(cls.hidden.unique_id), CompareConfig(**rest)
         made = compare((first, second), conditions, config, host, judge, settings)
-        host.say(made.text())
-        picture = stack([draw_cells(made.cells()), made.sheet()[0]])
+        host.notify(made.text())
+        picture = stack([render_table(made.cells()), made.sheet()[0]])
         return io.NodeOutput(picture, made.text(), ui={"onereward": [{"table": made.text()}]})

@@ -15,27 +15,27 @@ from ..fill.models import FillModels
 from ..reward.preference import GROUPS, PAIRS, PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..training.charts.contact_sheets import candidates_sheet
-from ..training.data.conditions import ConditionSet
-from ..training.data.generate import CollectConfig, groups_of
+from ..training.data.conditions import EditDataset
+from ..training.data.generate import GenerateConfig, groups_of
 from ..training.data.label import LabelConfig
-from ..training.jobs import CollectJob, LabelJob, describe_judge, describe_models
+from ..training.jobs import GenerateJob, LabelJob, describe_judge, describe_models
 from .comfy_host import ComfyHost
 from .inputs import config_inputs
 from .paths import folders, work_folders
-from .socket_types import ConditionsSocket, FillModelSocket, JudgeSocket, PreferencesSocket
+from .socket_types import DatasetSocket, FillModelSocket, JudgeSocket, PreferencesSocket
 
 KIND = "preferences"
-DEFAULTS = CollectConfig()
+DEFAULTS = GenerateConfig()
 
 
-class OneRewardCollect(io.ComfyNode):
+class OneRewardGenerateCandidates(io.ComfyNode):
     """Makes several candidates of every condition, with randomised settings."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
-            node_id="OneRewardCollect",
+            node_id="OneRewardGenerateCandidates",
             display_name="OneReward Collect",
             category="OneReward",
             description="Makes several candidates of every condition with randomised settings, to "
@@ -44,7 +44,7 @@ class OneRewardCollect(io.ComfyNode):
                 FillModelSocket.Input(
                     "model", display_name="model", tooltip="The fill model whose results to judge."
                 ),
-                ConditionsSocket.Input(
+                DatasetSocket.Input(
                     "conditions", display_name="conditions", tooltip="From OneReward Conditions."
                 ),
                 work_folders.name_input("output/onereward/preferences"),
@@ -52,7 +52,7 @@ class OneRewardCollect(io.ComfyNode):
                 _number("seed", 0, 2**31 - 1, "Decides settings and noise of all candidates."),
                 *_range("steps", 1, 1000, "sampling steps"),
                 *_range("true_cfg", 0.0, 30.0, "true guidance; 1 = off"),
-                *_range("strength", 0.01, 1.0, "noise to start from; 1 = pure noise"),
+                *_range("denoise", 0.01, 1.0, "noise to start from; 1 = pure noise"),
                 *_range("guidance", -1.0, 100.0, "embedded guidance; -1 = the model's recipe"),
                 io.String.Input(
                     "negative_prompts",
@@ -84,14 +84,14 @@ class OneRewardCollect(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: FillModels, conditions: ConditionSet, name: str, **rest: Any
+        cls, model: FillModels, conditions: EditDataset, name: str, **rest: Any
     ) -> io.NodeOutput:
         """Collect what is missing."""
         folder, host = work_folders.work_folder(KIND, name), ComfyHost(cls.hidden.unique_id)
-        job = CollectJob(
+        job = GenerateJob(
             **describe_models(model),
-            conditions_folder=str(conditions.folder),
-            data_folder=str(folder),
+            dataset_folder=str(conditions.folder),
+            preferences_folder=str(folder),
             settings=asdict(_collect_config(**rest)),
             threads=torch.get_num_threads(),
         )
@@ -100,18 +100,18 @@ class OneRewardCollect(io.ComfyNode):
         num = sum(len(group.file_names) for group in groups)
         others = len(data.groups()) - len(groups)
         beside = f", beside {others} groups of other models" if others else ""
-        host.say(f"{num} candidates of {len(groups)} conditions in {folder}{beside}")
+        host.notify(f"{num} candidates of {len(groups)} conditions in {folder}{beside}")
         return io.NodeOutput(data, candidates_sheet(data, groups))
 
 
-class OneRewardLabel(io.ComfyNode):
+class OneRewardLabelPreferences(io.ComfyNode):
     """Says which candidate is the best and which the worst, per dimension."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
-            node_id="OneRewardLabel",
+            node_id="OneRewardLabelPreferences",
             display_name="OneReward Label",
             category="OneReward",
             description="Finds the best and the worst candidate per dimension, by a judge, by "
@@ -145,13 +145,13 @@ class OneRewardLabel(io.ComfyNode):
         """Label what is not labelled."""
         host = ComfyHost(cls.hidden.unique_id)
         job = LabelJob(
-            data_folder=str(preferences.folder),
+            preferences_folder=str(preferences.folder),
             judge=describe_judge(judge),
             settings=asdict(LabelConfig(**rest)),
             threads=torch.get_num_threads(),
         )
         text = job.run(host, judge=judge).text()
-        host.say(text)
+        host.notify(text)
         return io.NodeOutput(preferences, text, ui={"onereward": [{"table": text}]})
 
 
@@ -196,11 +196,11 @@ class OneRewardLoadPreferences(io.ComfyNode):
         """Open the folder and read it once, so that damage shows here."""
         opened = PreferenceSet(work_folders.data_folder(data))
         num = f"{len(opened.pairs())} pairs, {len(opened.groups())} groups of candidates"
-        ComfyHost(cls.hidden.unique_id).say(num)
+        ComfyHost(cls.hidden.unique_id).notify(num)
         return io.NodeOutput(opened)
 
 
-def _collect_config(negative_prompts: str | None = None, **values: Any) -> CollectConfig:
+def _collect_config(negative_prompts: str | None = None, **values: Any) -> GenerateConfig:
     """Turn the inputs into a config: least and most become one range."""
     made: dict[str, Any] = {}
     for key, value in values.items():
@@ -212,7 +212,7 @@ def _collect_config(negative_prompts: str | None = None, **values: Any) -> Colle
             made[key] = value
     if negative_prompts is not None:
         made["negative_prompts"] = tuple(negative_prompts.split("\n"))
-    return CollectConfig(**made)
+    return GenerateConfig(**made)
 
 
 def _stamps(name: str, *files: str) -> Hashable:

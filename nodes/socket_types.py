@@ -10,8 +10,8 @@ SettingsSocket = io.Custom("ONEREWARD_SETTINGS")
 """Carries :class:`~..fill.config.FillConfig`."""
 JudgeSocket = io.Custom("ONEREWARD_JUDGE")
 """Carries :class:`~..reward.qwen_vl.QwenJudge`."""
-ConditionsSocket = io.Custom("ONEREWARD_CONDITIONS")
-"""Carries :class:`~..training.data.ConditionSet`."""
+DatasetSocket = io.Custom("ONEREWARD_DATASET")
+"""Carries :class:`~..training.data.EditDataset`."""
 StitchSocket = io.Custom("ONEREWARD_STITCH")
 """Carries :class:`~..fill.native.NativeEdit`."""
 PreferencesSocket = io.Custom("ONEREWARD_PREFERENCES")

@@ -14,7 +14,7 @@ from comfy_api.latest import io
 from ..reward.judge import JudgeConfig
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
-from ..training.charts.judge_curve import draw_curve, read_curve
+from ..training.charts.judge_curve import plot_metrics, read_metrics
 from ..training.jobs import ReportJob, describe_judge
 from ..training.judge.config import JudgeTrainConfig
 from ..training.judge.report import ReportConfig, report_picture, report_text
@@ -28,8 +28,17 @@ from .socket_types import JudgeSocket, PreferencesSocket
 RUNS, REPORTS = folders.JUDGE_RUNS, "judge-reports"
 SETTINGS = (
     *("mode", "rank", "alpha", "steps", "warmup_steps", "batch", "learning_rate"),
-    *("weight_decay", "clip_norm", "shift", "blur", "noise", "test_every", "test_pairs", "view"),
-    *("precision", "micro_batch", "gradient_checkpointing", "liger_kernel"),
+    *(
+        "weight_decay",
+        "max_grad_norm",
+        "shift",
+        "blur",
+        "noise",
+        "eval_every",
+        "eval_pairs",
+        "view",
+    ),
+    *("precision", "micro_batch_size", "gradient_checkpointing", "liger_kernel"),
 )
 
 
@@ -51,7 +60,7 @@ class OneRewardTrainJudge(io.ComfyNode):
                 work_folders.name_input("output/onereward/judges", "my-judge"),
                 *config_inputs(JudgeTrainConfig, SETTINGS),
                 *run_inputs(
-                    "Decides the adapter's first weights, the order of the pairs and the jitter."
+                    "Decides the adapter's first weights, the order of the pairs and the augmentation."
                 ),
             ],
             outputs=[
@@ -98,7 +107,7 @@ class OneRewardTrainJudge(io.ComfyNode):
         host, run = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(RUNS, name)
         config = JudgeTrainConfig(
             **_starting_judge(judge),
-            data_folder=str(preferences.folder),
+            preferences_folder=str(preferences.folder),
             run_folder=str(run),
             seed=seed,
             max_minutes=max_minutes,
@@ -108,7 +117,7 @@ class OneRewardTrainJudge(io.ComfyNode):
         )
         result = train_judge(config, host, on_record=_say_accuracy(host))
         trained = QwenJudge(_trained(judge.config, config, result), host.device)
-        curve = draw_curve(read_curve(run), config.steps)[None]
+        curve = plot_metrics(read_metrics(run), config.steps)[None]
         return io.NodeOutput(trained, curve, str(result))
 
 
@@ -157,7 +166,7 @@ class OneRewardJudgeReport(io.ComfyNode):
         """Ask the judge and write the report."""
         host, folder = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(REPORTS, name)
         job = ReportJob(
-            data_folder=str(preferences.folder),
+            preferences_folder=str(preferences.folder),
             report_folder=str(folder),
             judge=describe_judge(judge),
             settings=asdict(ReportConfig(**rest)),
@@ -165,7 +174,7 @@ class OneRewardJudgeReport(io.ComfyNode):
         )
         made = job.run(host, judge=judge)
         text, numbers = report_text(made, judge.label), (folder / "report.json").read_text("utf-8")
-        host.say(f"report in {folder}")
+        host.notify(f"report in {folder}")
         shown = {"table": text, "report": json.loads(numbers)}
         picture = report_picture(made)
         return io.NodeOutput(picture, text, numbers, judge, ui={"onereward": [shown]})
@@ -196,14 +205,14 @@ def _trained(start: JudgeConfig, config: JudgeTrainConfig, result: Path) -> Judg
 def _say_accuracy(host: ComfyHost) -> Any:
     """Show a line under the node for every measurement; the curve shows the rest."""
 
-    def say(record: dict[str, float]) -> None:
+    def notify(record: dict[str, float]) -> None:
         if "accuracy" in record:
-            host.say(
+            host.notify(
                 f"step {record['step']}: loss {record['loss']:.3f}, held-out accuracy "
                 f"{record['accuracy']:.1%}"
             )
 
-    return say
+    return notify
 
 
 def _data_input(tooltip: str) -> io.Input:

@@ -12,22 +12,22 @@ from comfy_api.latest import io
 
 from ..fill.models import FillModels, load_fill_models
 from ..reward.qwen_vl import QwenJudge
-from ..training.data.conditions import ConditionSet
+from ..training.data.conditions import EditDataset
 from ..training.jobs import describe_models
 from ..training.policy.config import LORA, PolicyTrainConfig
 from ..training.runs.directory import saved_step
 from .comfy_host import ComfyHost
 from .inputs import config_inputs, judge_input, run_inputs
 from .paths import work_folders
-from .socket_types import ConditionsSocket, FillModelSocket, TrainSettingsSocket
+from .socket_types import DatasetSocket, FillModelSocket, TrainSettingsSocket
 
 if TYPE_CHECKING:
     from ..training.policy.run import PolicyResult
 
 KIND = "policies"
 MAIN = (
-    *("steps", "algorithm", "mode", "rank", "batch", "micro_batch", "learning_rate"),
-    *("reward_cap", "target_size", "gate", "checkpointing", "objective"),
+    *("steps", "algorithm", "mode", "rank", "batch", "micro_batch_size", "learning_rate"),
+    *("reward_cap", "target_size", "min_judge_accuracy", "gradient_checkpointing", "objective"),
 )
 """Settings on the training node; the others are on OneReward Train Settings."""
 OTHERS = tuple(
@@ -73,36 +73,36 @@ class OneRewardTrain(io.ComfyNode):
     def execute(
         cls,
         model: FillModels,
-        conditions: ConditionSet,
+        conditions: EditDataset,
         name: str,
         judge: QwenJudge | None = None,
         second_judge: QwenJudge | None = None,
-        held_out_judge: QwenJudge | None = None,
+        eval_judge: QwenJudge | None = None,
         settings: TrainSettings | None = None,
         max_minutes: float = 600.0,
         **rest: Any,
     ) -> io.NodeOutput:
         """Train, or go on."""
-        from ..training.policy.run import Loaded, train_policy  # the loop; nodes start without
+        from ..training.policy.run import RunModels, train_policy  # the loop; nodes start without
 
         judges = tuple(one for one in (judge, second_judge) if one is not None)
         config = PolicyTrainConfig(
             **describe_models(model),
-            conditions_folder=str(conditions.folder),
+            dataset_folder=str(conditions.folder),
             run_folder=str(work_folders.work_folder(KIND, name)),
             judges=tuple(asdict(one.config) for one in judges),
-            held_out_judge=asdict(held_out_judge.config) if held_out_judge else {},
+            eval_judge=asdict(eval_judge.config) if eval_judge else {},
             max_minutes=max_minutes,
             threads=torch.get_num_threads(),
             **(settings or TrainSettings()).values,
             **rest,
         )
         host = ComfyHost(cls.hidden.unique_id)
-        loaded = Loaded(models=model, judges=judges, held_out_judge=held_out_judge)
-        result = train_policy(config, host, loaded)
+        run_models = RunModels(models=model, judges=judges, eval_judge=eval_judge)
+        result = train_policy(config, host, run_models)
         notes = "\n".join(result.notes)
         trained = _trained(model, config, result, host)
-        return io.NodeOutput(trained, result.board[None], str(result.path), notes)
+        return io.NodeOutput(trained, result.dashboard[None], str(result.path), notes)
 
 
 class OneRewardTrainSettings(io.ComfyNode):
@@ -153,7 +153,7 @@ def _inputs() -> list[io.Input]:
             tooltip="The fill model to start from; it stays as it is. Its adapters take part and "
             "stay frozen.",
         ),
-        ConditionsSocket.Input(
+        DatasetSocket.Input(
             "conditions",
             display_name="conditions",
             tooltip="What edits are made from; a tenth is held out and watched.",
@@ -167,12 +167,14 @@ def _inputs() -> list[io.Input]:
             "Decides the adapter's first weights, the order of the conditions and all noise."
         ),
         judge_input(
-            "Asked the same as the first; both make an ensemble.", "second_judge", optional=True
+            "Asked the same as the first; both make an ensemble.",
+            "second_judge",
+            optional=True,
         ),
         judge_input(
             "A judge that nothing is learned from: it watches for reward hacking and chooses the "
             "best step.",
-            "held_out_judge",
+            "eval_judge",
             optional=True,
         ),
         TrainSettingsSocket.Input(
@@ -190,8 +192,8 @@ def _outputs() -> list[io.Output]:
             "trained_model", display_name="model", tooltip="The model with what it has learned."
         ),
         io.Image.Output(
-            "board",
-            display_name="board",
+            "dashboard",
+            display_name="dashboard",
             tooltip="Rewards over the steps; below, held-out edits: source, start, policy.",
         ),
         io.String.Output(

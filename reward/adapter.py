@@ -57,7 +57,7 @@ def write_notes(folder: Path, **notes: Any) -> None:
     (folder / NOTES).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def put_on(model: nn.Module, folder: Path) -> None:
+def attach_adapter(model: nn.Module, folder: Path) -> None:
     """Put an adapter on a freshly loaded judge, in float32 as it was trained.
 
     Raises:

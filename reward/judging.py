@@ -16,13 +16,13 @@ from .memory import judging_bytes
 from .metrics import measure, text_correct
 from .query import Query, queries_for
 from .qwen_vl import QwenJudge
-from .score import Contest, Ranking, judge_pair, pick_best
+from .score import Ranking, RankingConfig, judge_pair, pick_best
 
 VIEWS = (
-    "whole picture",
-    "around the mask",
-    "beside the source",
-    "around the mask, beside the source",
+    "full_image",
+    "crop",
+    "image_with_source",
+    "crop_with_source",
 )
 """A judge that was trained with one of them should be asked with the same."""
 MARK = (1.0, 0.3, 0.2)
@@ -148,7 +148,7 @@ def score_pairs(
             host.check_cancelled()
             host.progress(i, num)
             pair = [_shown(p[i % len(p)], view, i, host) for p in pictures]
-            a, b = judge.encode_many(pair)
+            a, b = judge.encode_images(pair)
             made.append(judge_pair(judge, a, b, queries, swap))
         host.progress(num, num)
     return made
@@ -178,11 +178,11 @@ def measure_views(
             if words:
                 made[name]["text_correct"] = list(text_correct(pictures, words))
         except (ValueError, ImportError) as reason:
-            host.say(f"not measured: {reason}")
+            host.notify(f"not measured: {reason}")
     for name, metrics in made.items():
         for metric, values in metrics.items():
             numbers = ", ".join("-" if v is None else f"{v:.3f}" for v in values)
-            host.say(f"{name}, {metric.replace('_', ' ')}: {numbers}")
+            host.notify(f"{name}, {metric.replace('_', ' ')}: {numbers}")
     return made
 
 
@@ -192,12 +192,12 @@ def rank_candidates(
     queries: Sequence[Query],
     host: Host,
     view: View,
-    contest: Contest,
+    ranking_config: RankingConfig,
 ) -> Ranking:
     """Rank candidates ``[B, H, W, 3]``, 0..1, of one condition; see :func:`pick_best`."""
     _check_pictures("candidates", candidates)
     _ = judge.answer_ids
-    total = contest.num_comparisons(len(candidates))
+    total = ranking_config.num_comparisons(len(candidates))
     done = 0
 
     def tick() -> None:
@@ -212,7 +212,7 @@ def rank_candidates(
         for i, picture in enumerate(candidates):
             host.check_cancelled()
             encoded.append(judge.encode(_shown(picture, view, i, host)))
-        return pick_best(judge, encoded, queries, contest, tick)
+        return pick_best(judge, encoded, queries, ranking_config, tick)
 
 
 def chosen_queries(

@@ -74,7 +74,7 @@ class CandidateGroup:
     settings: tuple[Mapping[str, Any], ...] = ()
     """How each was made, seed included; one per file."""
     made_by: str = ""
-    """Fingerprint of what made them, of a contest's own candidates; empty: not known."""
+    """Fingerprint of what made them, of a ranking_config's own candidates; empty: not known."""
 
     def __post_init__(self) -> None:
         """Refuse settings that do not belong to the files."""

@@ -19,8 +19,8 @@ from ..fill.checkpoint.packing import expansion_bytes, pack_linears, packed_byte
 from ..fill.config import PACKED_PRECISIONS
 from ..fill.io.file_digest import fingerprint_files
 from ..fill.io.files import num_bytes, read_json, read_weights, tensor_bytes
-from ..fill.memory.components import Part
-from .adapter import WEIGHTS, check_adapter, put_on, read_notes
+from ..fill.memory.components import Component
+from .adapter import WEIGHTS, attach_adapter, check_adapter, read_notes
 from .chat import Chat
 from .judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, JudgeError, judge_folder
 from .liger import check_liger, use_liger
@@ -39,7 +39,7 @@ PAD = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Encoded:
+class EncodedImage:
     """A picture as the judge's language model sees it."""
 
     tokens: torch.Tensor
@@ -48,7 +48,7 @@ class Encoded:
     cols: int
 
 
-class Asks(Protocol):
+class Question(Protocol):
     """Anything that can be asked about two pictures; a :class:`Query` is one."""
 
     def question(self) -> str:
@@ -56,7 +56,7 @@ class Asks(Protocol):
         ...
 
 
-Asked = tuple[Encoded, Encoded, Asks]
+PairQuestion = tuple[EncodedImage, EncodedImage, Question]
 """A question with its first and second picture."""
 
 
@@ -105,7 +105,7 @@ class QwenJudge:
             size += num_bytes(check_adapter(Path(config.adapter)), torch.float32.itemsize)
         self.chat = Chat(self._folder, self._image_token)
         loading = max(size, sum(sizes.values()))
-        self.part = Part("judge", lambda: self._load(dtype), size, dtype, None, loading)
+        self.part = Component("judge", lambda: self._load(dtype), size, dtype, None, loading)
 
     @property
     def folder(self) -> Path:
@@ -151,11 +151,11 @@ class QwenJudge:
         """Token ids of "Yes" and "No"; JudgeError if this folder cannot be asked."""
         return self.chat.answer_ids
 
-    def encode(self, image: torch.Tensor) -> Encoded:
+    def encode(self, image: torch.Tensor) -> EncodedImage:
         """Run the vision tower on one picture ``[3, H, W]``, 0..1; differentiable."""
-        return self.encode_many([image])[0]
+        return self.encode_images([image])[0]
 
-    def encode_many(self, images: Sequence[torch.Tensor]) -> list[Encoded]:
+    def encode_images(self, images: Sequence[torch.Tensor]) -> list[EncodedImage]:
         """Run the vision tower once for pictures of any sizes; each as for :meth:`encode`."""
         cut = [to_patches(image, self.patches) for image in images]
         grid = torch.tensor([[1, *size] for _, size in cut], device=images[0].device)
@@ -164,21 +164,23 @@ class QwenJudge:
         out = model.model.get_image_features(patches, grid)
         merge = self.patches.merge_size
         return [
-            Encoded(tokens=tokens, rows=rows // merge, cols=cols // merge)
+            EncodedImage(tokens=tokens, rows=rows // merge, cols=cols // merge)
             for tokens, (_, (rows, cols)) in zip(
                 getattr(out, "pooler_output", out), cut, strict=True
             )
         ]
 
-    def ask(self, first: Encoded, second: Encoded, queries: Sequence[Query]) -> torch.Tensor:
+    def ask(
+        self, first: EncodedImage, second: EncodedImage, queries: Sequence[Query]
+    ) -> torch.Tensor:
         """Return P("Yes") per query, ``[len(queries)]``, float32; all queries in one pass."""
         return self.answer([(first, second, query) for query in queries])[:, 0].exp()
 
-    def answer(self, asked: Sequence[Asked]) -> torch.Tensor:
+    def answer(self, asked: Sequence[PairQuestion]) -> torch.Tensor:
         """Return log P("Yes") and log P("No") under the full vocabulary, ``[len(asked), 2]``."""
         return self.answer_logits(asked).log_softmax(dim=-1)[:, list(self.answer_ids)]
 
-    def answer_logits(self, asked: Sequence[Asked]) -> torch.Tensor:
+    def answer_logits(self, asked: Sequence[PairQuestion]) -> torch.Tensor:
         """Return the logits at the answer positions, ``[len(asked), vocabulary]``, float32.
 
         Args:
@@ -205,7 +207,7 @@ class QwenJudge:
         last = torch.tensor([len(r) - 1 for r in rows], device=device)
         return model.lm_head(states[torch.arange(len(rows), device=device), last]).float()
 
-    def _ids(self, first: Encoded, second: Encoded, asks: Asks) -> list[int]:
+    def _ids(self, first: EncodedImage, second: EncodedImage, asks: Question) -> list[int]:
         """Return the token ids of a question with a place for every token of the pictures."""
         sizes = iter([first.rows * first.cols, second.rows * second.cols])
         ids: list[int] = []
@@ -214,7 +216,7 @@ class QwenJudge:
         return ids
 
     def _positions(
-        self, ids: list[int], length: int, pictures: tuple[Encoded, Encoded]
+        self, ids: list[int], length: int, pictures: tuple[EncodedImage, EncodedImage]
     ) -> torch.Tensor:
         """Return multimodal positions ``[3, length]`` (time, row, column).
 
@@ -256,5 +258,5 @@ class QwenJudge:
         if self.config.liger_kernel:
             use_liger(model, self._type)
         if self.config.adapter:
-            put_on(model, Path(self.config.adapter))
+            attach_adapter(model, Path(self.config.adapter))
         return model.eval()

@@ -12,12 +12,12 @@ from ..fill.task import Dimension
 from .judge import Judge, Judgement
 from .query import Query
 
-METHODS = ("knock-out", "round robin")
+METHODS = ("knockout", "round_robin")
 Tick = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
+class RankingConfig:
     """The rules by which candidates are ranked."""
 
     method: str = METHODS[0]
@@ -47,7 +47,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """The outcome of a contest."""
+    """The outcome of a ranking_config."""
 
     order: tuple[int, ...]
     """Places in the batch, best first."""
@@ -80,7 +80,7 @@ def pick_best(
     judge: Judge,
     encoded: Sequence[Any],
     queries: Sequence[Query],
-    contest: Contest,
+    ranking_config: RankingConfig,
     on_comparison: Tick | None = None,
 ) -> Ranking:
     """Rank candidates of the same condition.
@@ -89,7 +89,7 @@ def pick_best(
         judge: The judge.
         encoded: The candidates, encoded by the judge, at least one.
         queries: Which dimensions to judge.
-        contest: The rules.
+        ranking_config: The rules.
         on_comparison: Called before every comparison (progress and cancel).
 
     Raises:
@@ -99,7 +99,7 @@ def pick_best(
         raise ValueError("there are no candidates to choose from; connect at least one picture")
     if not queries:
         raise ValueError("there is no dimension to judge; choose at least one")
-    table = dict(contest.weights) if contest.weights is not None else None
+    table = dict(ranking_config.weights) if ranking_config.weights is not None else None
 
     def compare(a: int, b: int) -> Comparison:
         if on_comparison is not None:
@@ -108,7 +108,7 @@ def pick_best(
         judgement.mean(table)  # refuses weights that are all 0 before hours of work, not after
         return Comparison(first=a, second=b, judgement=judgement)
 
-    if contest.method == METHODS[0]:
+    if ranking_config.method == METHODS[0]:
         comparisons, order = _knock_out(len(encoded), compare, table)
         return Ranking(
             order=order,

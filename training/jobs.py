@@ -19,41 +19,41 @@ from ..reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..reward.report import JudgeReport, write_report
-from .data.conditions import ConditionSet
-from .data.generate import CollectConfig, collect
+from .data.conditions import EditDataset
+from .data.generate import GenerateConfig, collect
 from .data.label import LABELLERS, LabelConfig, LabelReport, label
-from .evaluation.config import BenchmarkConfig
+from .evaluation.config import EvalConfig
 from .evaluation.report import Report
-from .evaluation.run import Contenders, benchmark
+from .evaluation.run import EvalModels, benchmark
 from .judge.report import ReportConfig, report_on_judge, save_report
 from .runs.config import JsonConfig
-from .runs.distributed import Processes
+from .runs.distributed import Distributed
 from .runs.files import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectJob(JsonConfig):
+class GenerateJob(JsonConfig):
     """Make candidates of a folder of conditions."""
 
     model: dict[str, str]
     """The fill model: fields of :class:`~..fill.config.ModelConfig`."""
-    conditions_folder: str
+    dataset_folder: str
     """What edits are made from."""
-    data_folder: str
+    preferences_folder: str
     """Where candidates go."""
     adapters: tuple[str, ...] = ()
     """LoRA files on the model."""
     strengths: tuple[float, ...] = ()
     """Their strengths."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """How candidates vary: fields of :class:`~.collect.CollectConfig`."""
+    """How candidates vary: fields of :class:`~.collect.GenerateConfig`."""
     threads: int = 1
     """CPU threads of the command line."""
 
     def run(
         self,
         host: Host,
-        processes: Processes | None = None,
+        processes: Distributed | None = None,
         models: FillModels | None = None,
     ) -> PreferenceSet:
         """Collect what is missing.
@@ -63,9 +63,9 @@ class CollectJob(JsonConfig):
             processes: Share the conditions out; None: those of the environment.
             models: What a node has loaded already; None: load as the job says.
         """
-        config = make_config(CollectConfig, self.settings)
-        conditions = ConditionSet(Path(self.conditions_folder))
-        data = _open(self.data_folder, "collect.json", self, processes)
+        config = make_config(GenerateConfig, self.settings)
+        conditions = EditDataset(Path(self.dataset_folder))
+        data = _open(self.preferences_folder, "collect.json", self, processes)
         loaded = models or self.load_models(host.device)
         collect(conditions, loaded, data, config, host, processes)
         return data
@@ -81,7 +81,7 @@ class CollectJob(JsonConfig):
 class LabelJob(JsonConfig):
     """Label the candidates of a data set."""
 
-    data_folder: str
+    preferences_folder: str
     """The data set."""
     judge: dict[str, Any] = field(default_factory=lambda: {"folder": BUNDLED})
     """The judge: fields of :class:`~..reward.judge.JudgeConfig`; empty: none is needed."""
@@ -93,17 +93,17 @@ class LabelJob(JsonConfig):
     def run(
         self,
         host: Host,
-        processes: Processes | None = None,
+        processes: Distributed | None = None,
         judge: QwenJudge | None = None,
     ) -> LabelReport:
-        """Label what is not labelled; arguments as for :meth:`CollectJob.run`."""
+        """Label what is not labelled; arguments as for :meth:`GenerateJob.run`."""
         from .data.labellers import make_labeller
 
         config = make_config(LabelConfig, self.settings)
         if judge is None and self.judge and config.labeller == LABELLERS[0]:
             judge = QwenJudge(make_config(JudgeConfig, self.judge), host.device)
         labeller = make_labeller(config, judge)
-        data = _open(self.data_folder, "label.json", self, processes)
+        data = _open(self.preferences_folder, "label.json", self, processes)
         return label(data, labeller, config.margin, host, processes)
 
 
@@ -111,7 +111,7 @@ class LabelJob(JsonConfig):
 class ReportJob(JsonConfig):
     """Report on a judge."""
 
-    data_folder: str
+    preferences_folder: str
     """Preference data."""
     report_folder: str
     """Where report.json, report.md and report.png go."""
@@ -125,14 +125,14 @@ class ReportJob(JsonConfig):
     def run(
         self,
         host: Host,
-        processes: Processes | None = None,
+        processes: Distributed | None = None,
         judge: QwenJudge | None = None,
     ) -> JudgeReport:
         """Ask the judge and write the report, beside the judge too, where training looks for it."""
         config = make_config(ReportConfig, self.settings)
         judge = judge or QwenJudge(make_config(JudgeConfig, self.judge), host.device)
         report = report_on_judge(
-            judge, PreferenceSet(Path(self.data_folder)), config, host, processes
+            judge, PreferenceSet(Path(self.preferences_folder)), config, host, processes
         )
         if processes is None or processes.is_main:
             folder = Path(self.report_folder)
@@ -143,49 +143,49 @@ class ReportJob(JsonConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkJob(JsonConfig):
-    """Measure a model on a folder of conditions, alone or beside a rival."""
+class EvaluateJob(JsonConfig):
+    """Measure a model on a folder of conditions, alone or beside a baseline."""
 
     model: dict[str, Any]
     """As :func:`describe_models` says: ``model``, ``adapters``, ``strengths``."""
-    conditions_folder: str
+    dataset_folder: str
     """What edits are made from."""
-    benchmark_folder: str
+    evaluation_folder: str
     """Where pictures, results and the report go."""
-    rival: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)
     """Like the model; empty: none."""
     judge: dict[str, Any] = field(default_factory=lambda: {"folder": BUNDLED})
     """The judge: fields of :class:`~..reward.judge.JudgeConfig`; empty: none."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Which conditions, how many: fields of :class:`~.benchmark.config.BenchmarkConfig`."""
+    """Which conditions, how many: fields of :class:`~.benchmark.config.EvalConfig`."""
     sampling: dict[str, Any] = field(default_factory=dict)
     """How both models sample: fields of :class:`~..fill.config.FillConfig`."""
     threads: int = 1
     """CPU threads of the command line."""
 
-    def run(self, host: Host, contenders: Contenders | None = None) -> Report:
+    def run(self, host: Host, eval_models: EvalModels | None = None) -> Report:
         """Make what is missing and write the report.
 
         Args:
             host: Memory, progress, cancel.
-            contenders: What a node has loaded already; None: load as the job says.
+            eval_models: What a node has loaded already; None: load as the job says.
         """
-        folder = Path(self.benchmark_folder)
+        folder = Path(self.evaluation_folder)
         config, fill = (
-            make_config(BenchmarkConfig, self.settings),
+            make_config(EvalConfig, self.settings),
             make_config(FillConfig, self.sampling),
         )
-        conditions = ConditionSet(Path(self.conditions_folder))
-        contenders = contenders or self._load(host.device)
-        report = benchmark(contenders, conditions, config, folder, host, fill)
+        conditions = EditDataset(Path(self.dataset_folder))
+        eval_models = eval_models or self._load(host.device)
+        report = benchmark(eval_models, conditions, config, folder, host, fill)
         write_text(folder / "config.json", self.to_json())
         return report
 
-    def _load(self, device: torch.device) -> Contenders:
+    def _load(self, device: torch.device) -> EvalModels:
         """Check all files; no weight is read yet."""
-        return Contenders(
+        return EvalModels(
             model=_described(self.model, device),
-            rival=_described(self.rival, device) if self.rival else None,
+            baseline=_described(self.baseline, device) if self.baseline else None,
             judge=QwenJudge(make_config(JudgeConfig, self.judge), device) if self.judge else None,
         )
 
@@ -224,15 +224,15 @@ def describe_judge(judge: QwenJudge | None) -> dict[str, Any]:
 def _put_beside(judge: QwenJudge, report: JudgeReport, host: Host) -> None:
     """Write a report where training looks for it, unless the judge is part of this pack."""
     if judge.folder.resolve() == BUNDLED_FOLDER:
-        host.say("the bundled judge keeps the report that it came with, for the gate too")
+        host.notify("the bundled judge keeps the report that it came with, for the gate too")
         return
     try:
         write_report(judge.folder, report)
     except OSError as error:
-        host.say(f"the report is not beside the judge ({error.strerror or error})")
+        host.notify(f"the report is not beside the judge ({error.strerror or error})")
 
 
-def _open(folder: str, name: str, job: JsonConfig, processes: Processes | None) -> PreferenceSet:
+def _open(folder: str, name: str, job: JsonConfig, processes: Distributed | None) -> PreferenceSet:
     """Open a data set and note the job in it; the first process repairs what a crash left."""
     if processes is None or processes.is_main:
         data = PreferenceSet(Path(folder))

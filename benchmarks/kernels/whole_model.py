@@ -14,7 +14,7 @@ from torch import Tensor
 from variants import TRUE_CFG, Variants, build
 
 from onereward.fill.local_host import LocalHost
-from onereward.fill.memory.components import Part
+from onereward.fill.memory.components import Component
 from onereward.fill.sampling.guidance import Conditioning, make_velocity
 from onereward.fill.sampling.sampler import sample
 from onereward.fill.sampling.schedule import make_sigmas
@@ -260,7 +260,7 @@ def _step(
 class Card(LocalHost):
     """A host whose device holds no more than a small card."""
 
-    def free_bytes(self, *parts: Part) -> int:
+    def free_bytes(self, *parts: Component) -> int:
         """Return what such a card would leave."""
         return CARD_BYTES - sum(part.num_bytes for part in parts)
 
@@ -274,7 +274,7 @@ def measure_memory(variants: Variants) -> Iterator[dict[str, Any]]:
     torch.compiler.reset()
     gc.collect()
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    part = Part("transformer", lambda: model, size, variants.dtype)
+    part = Component("transformer", lambda: model, size, variants.dtype)
     place_modulation(part, Card(variants.device), CARD_BYTES - part.num_bytes + 1)
     in_host = sum(type(norm.linear) is HostLinear for _, norm in modulated_norms(model))
     for side in variants.scale.sides:

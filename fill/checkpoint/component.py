@@ -13,10 +13,10 @@ from torch import nn
 
 from ..io.files import TensorInfo
 from .codec import PLAIN, expand, is_quantised, is_readable
-from .identify import READABLE, SLOTS, Found, identify
+from .identify import READABLE, SLOTS, DetectedLayout, identify
 from .layouts import (
     Layout,
-    Piece,
+    TensorSlice,
     gguf_t5,
     original_transformer,
     original_vae,
@@ -27,7 +27,7 @@ from .layouts import (
 from .linear import QuantisedLinear
 from .modules import empty_module
 from .shapes import make_config
-from .stored_tensors import Checkpoint, Reader, Stored, open_checkpoint
+from .stored_tensors import Checkpoint, Reader, StoredTensor, open_checkpoint
 
 SCALES = ("scale_weight", "weight_scale")
 """Names that ComfyUI gives the scale beside an fp8 weight, older and newer."""
@@ -37,10 +37,10 @@ SCALES = ("scale_weight", "weight_scale")
 class _Rows:
     """Rows of a stored tensor, with their scale if they have one."""
 
-    stored: Stored
+    stored: StoredTensor
     start: int
     stop: int
-    scale: Stored | None
+    scale: StoredTensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class _Target:
         return packed + (4 * self.shape[0] if self.rows[0].scale else 0)
 
 
-class FilePart:
+class FileComponent:
     """A transformer, VAE or text encoder in a single file.
 
     Args:
@@ -126,7 +126,7 @@ class FilePart:
         return module
 
 
-def _layout(part: str, found: Found, config: Mapping[str, Any]) -> Layout:
+def _layout(part: str, found: DetectedLayout, config: Mapping[str, Any]) -> Layout:
     if (part, found.layout) == ("transformer", "original"):
         return original_transformer
     if (part, found.layout) == ("vae", "original"):
@@ -141,7 +141,7 @@ def _layout(part: str, found: Found, config: Mapping[str, Any]) -> Layout:
 
 
 def _find_targets(
-    part: str, checkpoint: Checkpoint, found: Found, config: Mapping[str, Any]
+    part: str, checkpoint: Checkpoint, found: DetectedLayout, config: Mapping[str, Any]
 ) -> dict[str, _Target]:
     layout = _layout(part, found, config)
     module = empty_module(part, config)
@@ -167,7 +167,7 @@ def _find_targets(
     return targets
 
 
-def _rows(checkpoint: Checkpoint, prefix: str, piece: Piece, shape: torch.Size) -> _Rows:
+def _rows(checkpoint: Checkpoint, prefix: str, piece: TensorSlice, shape: torch.Size) -> _Rows:
     key = prefix + piece.key
     stored = checkpoint.tensors[key]
     info = stored.info
@@ -186,7 +186,7 @@ def _rows(checkpoint: Checkpoint, prefix: str, piece: Piece, shape: torch.Size) 
     return _Rows(stored, piece.start, piece.stop, _scale(checkpoint, key, stored))
 
 
-def _scale(checkpoint: Checkpoint, key: str, stored: Stored) -> Stored | None:
+def _scale(checkpoint: Checkpoint, key: str, stored: StoredTensor) -> StoredTensor | None:
     owner, _, end = key.rpartition(".")
     found = (checkpoint.tensors.get(f"{owner}.{name}") for name in SCALES)
     scale = next((s for s in found if s is not None), None) if end == "weight" else None

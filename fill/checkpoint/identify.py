@@ -24,13 +24,13 @@ class _Kind:
     """The part it can be; None: it is recognised only to be refused."""
     layout: str
     """How its tensors are named; or, if refused, what to call it."""
-    marks: tuple[str, ...]
+    signature_keys: tuple[str, ...]
     """Tensors that such a file has, after the prefix."""
     advice: str = ""
 
 
 _ADAPTER = "put it on with OneReward Load Adapter"
-# The first fit wins: a kind that contains another's marks comes first.
+# The first fit wins: a kind that contains another's signature_keys comes first.
 _KINDS = (
     _Kind(None, "a FLUX.2 transformer", ("double_stream_modulation_img.lin.weight",)),
     _Kind(None, "a Chroma transformer", ("distilled_guidance_layer.norms.0.scale",)),
@@ -82,14 +82,14 @@ _PREFIXES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DetectedLayout:
     """How a part is stored in a file."""
 
     layout: str
     prefix: str
 
 
-def identify(checkpoint: Checkpoint, part: str) -> Found:
+def identify(checkpoint: Checkpoint, part: str) -> DetectedLayout:
     """Return how a file stores a part.
 
     Args:
@@ -103,7 +103,7 @@ def identify(checkpoint: Checkpoint, part: str) -> Found:
         found = _first(checkpoint, prefix, lambda kind: kind.part == part)
         if found is not None:
             _check_packing(checkpoint, prefix)
-            return Found(found.layout, prefix)
+            return DetectedLayout(found.layout, prefix)
     _check_packing(checkpoint)
     what, advice = describe(checkpoint)
     raise ValueError(
@@ -147,6 +147,6 @@ def _first(
     checkpoint: Checkpoint, prefix: str, fits: Callable[[_Kind], bool] = lambda _: True
 ) -> _Kind | None:
     for kind in _KINDS:
-        if all(prefix + mark in checkpoint.tensors for mark in kind.marks):
+        if all(prefix + mark in checkpoint.tensors for mark in kind.signature_keys):
             return kind if fits(kind) else None
     return None

@@ -14,7 +14,7 @@ from .gguf import require_gguf
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TensorSlice:
     """Rows ``start`` to ``stop`` of the ``total`` of a tensor in a file."""
 
     key: str
@@ -23,15 +23,15 @@ class Piece:
     total: int
 
 
-def _whole(key: str, rows: int) -> tuple[Piece, ...]:
-    return (Piece(key, 0, rows, rows),)
+def _whole(key: str, rows: int) -> tuple[TensorSlice, ...]:
+    return (TensorSlice(key, 0, rows, rows),)
 
 
-Layout = Callable[[str, int], tuple[Piece, ...]]
+Layout = Callable[[str, int], tuple[TensorSlice, ...]]
 """(name of the target, its number of rows) to its pieces."""
 
 
-def same(target: str, rows: int) -> tuple[Piece, ...]:
+def same(target: str, rows: int) -> tuple[TensorSlice, ...]:
     """Find the target under its own name."""
     return _whole(target, rows)
 
@@ -86,7 +86,7 @@ _FUSED_DOUBLE = {
 _FUSED_SINGLE = {f"attn.to_{name}": i for i, name in enumerate("qkv")}
 
 
-def original_transformer(target: str, rows: int) -> tuple[Piece, ...]:
+def original_transformer(target: str, rows: int) -> tuple[TensorSlice, ...]:
     """Find a parameter of ``FluxTransformer2DModel`` in Black Forest Labs' own layout."""
     module, _, end = target.rpartition(".")
     if match := re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", module):
@@ -101,25 +101,27 @@ def original_transformer(target: str, rows: int) -> tuple[Piece, ...]:
     key = f"{_OUTSIDE[module]}{linear}.{end}"
     if module == "norm_out.linear":
         # The original has shift before scale, diffusers scale before shift.
-        return Piece(key, rows // 2, rows, rows), Piece(key, 0, rows // 2, rows)
+        return TensorSlice(key, rows // 2, rows, rows), TensorSlice(key, 0, rows // 2, rows)
     return _whole(key, rows)
 
 
-def _in_double(block: str, module: str, end: str, rows: int) -> tuple[Piece, ...]:
+def _in_double(block: str, module: str, end: str, rows: int) -> tuple[TensorSlice, ...]:
     if module in _FUSED_DOUBLE:
         fused, number = _FUSED_DOUBLE[module]
-        return (Piece(f"{block}.{fused}.{end}", number * rows, (number + 1) * rows, 3 * rows),)
+        return (
+            TensorSlice(f"{block}.{fused}.{end}", number * rows, (number + 1) * rows, 3 * rows),
+        )
     return _whole(f"{block}.{_DOUBLE[module]}.{_norm_end(module, end)}", rows)
 
 
-def _in_single(block: str, module: str, end: str, rows: int) -> tuple[Piece, ...]:
+def _in_single(block: str, module: str, end: str, rows: int) -> tuple[TensorSlice, ...]:
     fused = f"{block}.linear1.{end}"
     if module == "proj_mlp":
         width = rows // 4  # the MLP is four times as wide as q, k and v before it
-        return (Piece(fused, 3 * width, 7 * width, 7 * width),)
+        return (TensorSlice(fused, 3 * width, 7 * width, 7 * width),)
     if module in _FUSED_SINGLE:
         start = _FUSED_SINGLE[module] * rows
-        return (Piece(fused, start, start + rows, 7 * rows),)
+        return (TensorSlice(fused, start, start + rows, 7 * rows),)
     return _whole(f"{block}.{_SINGLE[module]}.{_norm_end(module, end)}", rows)
 
 
@@ -130,7 +132,7 @@ def _norm_end(module: str, end: str) -> str:
 def original_vae(num_levels: int) -> Layout:
     """Find a parameter of ``AutoencoderKL`` with so many levels in the original layout."""
 
-    def find(target: str, rows: int) -> tuple[Piece, ...]:
+    def find(target: str, rows: int) -> tuple[TensorSlice, ...]:
         key = target
         if match := re.match(r"decoder\.up_blocks\.(\d+)\.", key):
             level = num_levels - 1 - int(match[1])  # the original counts from the finest
@@ -163,7 +165,7 @@ def gguf_t5(num_blocks: int) -> Layout:
     gguf = require_gguf()
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, num_blocks)
 
-    def find(target: str, rows: int) -> tuple[Piece, ...]:
+    def find(target: str, rows: int) -> tuple[TensorSlice, ...]:
         key = names.get_name(target, try_suffixes=(".weight",))
         return _whole(key or target, rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .identify import Found
+from .identify import DetectedLayout
 from .stored_tensors import Checkpoint
 
 FLUX_VAE_SCALING = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
@@ -26,7 +26,7 @@ FLUX_SCHEDULER = {
 
 
 def make_config(
-    part: str, checkpoint: Checkpoint, found: Found, base: Mapping[str, Any] | None
+    part: str, checkpoint: Checkpoint, found: DetectedLayout, base: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return the config of a part in a single file.
 

@@ -20,7 +20,7 @@ SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<end>\
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredTensor:
     """One tensor and where its bytes are."""
 
     info: TensorInfo
@@ -43,7 +43,7 @@ class Checkpoint:
 
     path: Path
     """The file that was chosen."""
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]
     is_gguf: bool
     stamps: Mapping[Path, tuple[int, int]] = field(repr=False)
@@ -91,7 +91,7 @@ class Reader:
     def __init__(self, files: Mapping[Path, BinaryIO]) -> None:
         self._files = files
 
-    def rows(self, stored: Stored, start: int, stop: int) -> torch.Tensor:
+    def rows(self, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
         """Return the bytes of rows ``start`` to ``stop``: uint8, ``[stop - start, row_bytes]``.
 
         Raises:
@@ -122,7 +122,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             f"{path.name} is neither safetensors nor GGUF; other formats can run code when "
             "opened, so get the safetensors version"
         )
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
     files = _shards(path)
     for file in files:
@@ -131,7 +131,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(
                 f"{file.name} repeats {min(twice)}: its shards belong to different models"
             )
-        tensors.update({key: Stored(info, file) for key, info in infos.items()})
+        tensors.update({key: StoredTensor(info, file) for key, info in infos.items()})
         metadata.update(texts)
     if not tensors:
         raise ValueError(f"{path.name} holds no tensors; download it again")

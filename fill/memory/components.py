@@ -15,7 +15,7 @@ NUM_SLOTS = 2
 """Blocks on a device at the same time while all pass through it: one computes, one arrives."""
 
 
-class Part:
+class Component:
     """A transformer, VAE or text encoder that a host places as a whole.
 
     Loading waits until a host needs the part, so bad input is refused before any weight is read.

@@ -11,7 +11,7 @@ from ..checkpoint.modules import class_of
 from ..io.files import read_json, read_weights, tensor_bytes, weight_files
 
 
-class FolderPart:
+class FolderComponent:
     """A transformer, VAE or text encoder in a folder with ``config.json``.
 
     Args:

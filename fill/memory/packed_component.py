@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..checkpoint.component import FilePart
+from ..checkpoint.component import FileComponent
 from ..checkpoint.packing import pack_linears, packed_bytes
-from .folder_component import FolderPart
+from .folder_component import FolderComponent
 
 
-class PackedPart:
+class PackedComponent:
     """A part whose blocks are packed as it is loaded.
 
     Args:
@@ -22,7 +22,7 @@ class PackedPart:
 
     is_quantised = True
 
-    def __init__(self, source: FolderPart | FilePart, precision: str) -> None:
+    def __init__(self, source: FolderComponent | FileComponent, precision: str) -> None:
         self._source, self.precision = source, precision
         self.part, self.path, self.config = source.part, source.path, source.config
         self.tensors = source.tensors

@@ -16,7 +16,7 @@ import torch
 from ...kernels import device_refusal
 from ..host import Host
 from ..models import FillModels
-from .components import Part
+from .components import Component
 
 logger = logging.getLogger("onereward.fill")
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def beside_bytes(models: FillModels) -> int:
     return values * models.dtype.itemsize + models.transformer.expansion_bytes
 
 
-def text_bytes(part: Part, num_tokens: int) -> int:
+def text_bytes(part: Component, num_tokens: int) -> int:
     """Return what a text encoder needs beside its weights, in bytes."""
     return num_tokens * TEXT_TOKEN_BYTES + part.expansion_bytes
 
@@ -138,7 +138,7 @@ def make_plan(
     )
 
 
-def weight_budget(part: Part, models: FillModels, host: Host, room: int) -> int | None:
+def weight_budget(part: Component, models: FillModels, host: Host, room: int) -> int | None:
     """Return what a part's weights may take on the device; None if all of them do, and stay.
 
     Args:
@@ -182,7 +182,7 @@ def _modulation_bytes(models: FillModels, host: Host) -> int:
 
 @contextmanager
 def placed(
-    part: Part, host: Host, activation_bytes: int, weight_bytes: int | None
+    part: Component, host: Host, activation_bytes: int, weight_bytes: int | None
 ) -> Iterator[None]:
     """Have a part on the device inside the context, or let its blocks pass through it."""
     if weight_bytes is None:
@@ -205,7 +205,7 @@ class LimitedHost:
         self._host = host
         self._limit = limit
 
-    def free_bytes(self, *parts: Part) -> int:
+    def free_bytes(self, *parts: Component) -> int:
         """Return what is left within the limit."""
         left = self._limit - sum(part.num_bytes for part in parts)
         return min(self._host.free_bytes(*parts), left)
@@ -273,7 +273,7 @@ def with_retry(plan: Plan, run: Callable[[Plan], T], host: Host) -> T:
             raise
         if lean is None:
             raise NotEnoughMemory(_advice(host)) from error
-    host.say(f"out of memory: trying once more with {lean.describe()}")
+    host.notify(f"out of memory: trying once more with {lean.describe()}")
     try:
         return run(lean)
     except (RuntimeError, MemoryError) as error:

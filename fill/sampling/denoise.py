@@ -15,14 +15,14 @@ from ..models import FillModels
 from ..recipe import Settings
 from ..transformer.fused import apply_kernels, use_kernels
 from ..transformer.modulation import make_table, place_modulation
-from .encode import Encoded
+from .encode import EncodedJob
 from .guidance import Conditioning, Prompt, make_velocity
 from .latents import pack_latents, position_ids, unpack_latents, vae_factor
 from .preview import preview_picture
 from .sampler import add_noise, sample
-from .schedule import late_part, make_sigmas
+from .schedule import make_sigmas, truncate_schedule
 
-Row = tuple[Encoded, int]
+Row = tuple[EncodedJob, int]
 """An encoded picture and the seed of its noise."""
 
 
@@ -33,9 +33,9 @@ class SampleSpec:
     positive: Prompt
     negative: Prompt | None
     settings: Settings
-    strength: float
+    denoise: float
     shift: float
-    holds_source: bool = False
+    preserves_unmasked: bool = False
 
 
 def denoise(
@@ -62,7 +62,7 @@ def denoise(
     return made
 
 
-def draw_noise(channels: int, size: tuple[int, int], seed: int) -> torch.Tensor:
+def sample_noise(channels: int, size: tuple[int, int], seed: int) -> torch.Tensor:
     """Return the noise of one picture, ``[C, h, w]``, float32, drawn on the CPU."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(channels, *size, generator=generator)
@@ -78,7 +78,7 @@ def _chunks(rows: Sequence[Row], limit: int) -> Iterator[list[Row]]:
 def _sigmas(chunk: list[Row], spec: SampleSpec, models: FillModels) -> torch.Tensor:
     tokens = chunk[0][0].conditioning.shape[0]
     sigmas = make_sigmas(models.scheduler_config, spec.settings.steps, tokens, spec.shift)
-    return late_part(sigmas, spec.strength)
+    return truncate_schedule(sigmas, spec.denoise)
 
 
 def _denoise_chunk(
@@ -111,7 +111,7 @@ def _denoise_chunk(
             lambda: preview_picture(unpack_latents(first, height, width)[0], weights, factor)
         )
 
-    blend = _blend(chunk, noise, device) if spec.holds_source else None
+    blend = _blend(chunk, noise, device) if spec.preserves_unmasked else None
     with use_kernels(models.kernels):
         packed = sample(velocity, x, sigmas, on_step, spec.settings.true_cfg, blend)
     return list(unpack_latents(packed, height, width).cpu())
@@ -119,7 +119,7 @@ def _denoise_chunk(
 
 def _noise(row: Row, models: FillModels) -> torch.Tensor:
     encoded, seed = row
-    return draw_noise(models.vae_config["latent_channels"], encoded.size, seed)
+    return sample_noise(models.vae_config["latent_channels"], encoded.size, seed)
 
 
 def _sources(chunk: list[Row]) -> torch.Tensor | None:

@@ -19,7 +19,7 @@ logger = logging.getLogger("onereward.fill")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Encoded:
+class EncodedJob:
     """What the transformer and the preview need to know of one picture; all on the CPU, float32."""
 
     conditioning: torch.Tensor
@@ -34,7 +34,9 @@ class Encoded:
     """Height and width in latents."""
 
 
-def encode_job(job: Job, models: FillModels, host: Host, plan: Plan, needs_source: bool) -> Encoded:
+def encode_job(
+    job: Job, models: FillModels, host: Host, plan: Plan, needs_source: bool
+) -> EncodedJob:
     """Encode the masked picture (and, if needed, the unmasked one), once per content.
 
     Source: diffusers, ``FluxFillPipeline.prepare_mask_latents`` (the masked area is grey, i.e. 0).
@@ -44,7 +46,7 @@ def encode_job(job: Job, models: FillModels, host: Host, plan: Plan, needs_sourc
     source = _encode(pixels, models, host, plan) if needs_source else None
     factor = vae_factor(models.vae_config)
     packed = torch.cat([pack_latents(masked[None]), pack_mask(mask[None], factor)], dim=-1)[0]
-    return Encoded(
+    return EncodedJob(
         conditioning=packed,
         source=source,
         keep=pack_latents(1 - torch.nn.functional.max_pool2d(mask[None, None], factor))[0],

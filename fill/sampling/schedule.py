@@ -46,12 +46,12 @@ def make_mu(config: Mapping[str, Any], num_tokens: int) -> float:
     return base + (num_tokens - low) * (top - base) / (high - low)
 
 
-def late_part(sigmas: torch.Tensor, strength: float) -> torch.Tensor:
-    """Return the last ``strength`` share of a schedule, at least one step.
+def truncate_schedule(sigmas: torch.Tensor, denoise: float) -> torch.Tensor:
+    """Return the last ``denoise`` share of a schedule, at least one step.
 
     Source: diffusers, ``FluxFillPipeline.get_timesteps``.
     """
     steps = len(sigmas) - 1
     # 10 * 0.7 is a little over 7 in floating point and must not become 8 steps.
-    kept = max(math.ceil(steps * strength - 1e-6), 1)
+    kept = max(math.ceil(steps * denoise - 1e-6), 1)
     return sigmas[steps - kept :]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..host import Host
-from ..memory.components import Part
+from ..memory.components import Component
 from ..memory.plan import placed, text_bytes, weight_budget
 from ..models import FillModels
 from .guidance import Prompt
@@ -46,11 +46,11 @@ def _encode_texts(
     return list(zip(sequences, pooled, strict=True))
 
 
-def check_characters(models: FillModels, words: str) -> None:
+def check_characters(models: FillModels, text: str) -> None:
     """Raise ValueError if the model's T5 tokenizer has no token for a character of the words."""
     tokenizer = models.tokenizer_2
     unknown = tokenizer.unk_token_id
-    for char in dict.fromkeys("".join(words.split())):
+    for char in dict.fromkeys("".join(text.split())):
         if unknown in tokenizer(char, add_special_tokens=False).input_ids:
             raise ValueError(
                 f"words contains {char!r}, which this model's text encoder does not know; use "
@@ -84,7 +84,7 @@ def _tokenize(tokenizer: Any, texts: Sequence[str], length: int) -> torch.Tensor
 
 
 def _encode(
-    part: Part, models: FillModels, ids: torch.Tensor, output: str, host: Host
+    part: Component, models: FillModels, ids: torch.Tensor, output: str, host: Host
 ) -> torch.Tensor:
     host.check_cancelled()
     room = text_bytes(part, ids.numel())

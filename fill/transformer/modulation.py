@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..host import Host
-from ..memory.components import Part
+from ..memory.components import Component
 from ..sampling.guidance import Conditioning
 from .fused import takes_modulation
 
@@ -105,7 +105,7 @@ class HostLinear(nn.Linear):
         return F.linear(input, self.weight.to(input.device), bias)
 
 
-def place_modulation(part: Part, host: Host, activation_bytes: int) -> None:
+def place_modulation(part: Component, host: Host, activation_bytes: int) -> None:
     """Leave the modulation weights in host memory if the rest fits only without them.
 
     Layers that learn, carry adapters or are quantised stay as they are, and so do all if the
@@ -134,7 +134,7 @@ def place_modulation(part: Part, host: Host, activation_bytes: int) -> None:
                 part.num_bytes -= num_bytes(layer)
 
 
-def return_modulation(part: Part) -> None:
+def return_modulation(part: Component) -> None:
     """Undo :func:`place_modulation`."""
     with torch.inference_mode(False), torch.no_grad():
         for _, norm in modulated_norms(part.module):

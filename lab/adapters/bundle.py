@@ -26,7 +26,7 @@ from ...training.runs.hosts import TrainingHost, stopped_by_signals
 from ..base_model.models import load_folder, load_with_adapter
 from ..world.splits import Split
 from .control import make_scenes
-from .usability import draw_scenes, table
+from .usability import random_scenes, table
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     for path, seed in itertools.product(arguments.configs, arguments.seeds):
         config = with_seed(PolicyTrainConfig.load(path), seed)
         torch.set_num_threads(config.threads)
-        make_scenes(Path(config.conditions_folder), arguments.conditions)
+        make_scenes(Path(config.dataset_folder), arguments.conditions)
         host = TrainingHost("cpu")
         with stopped_by_signals(host.stop):
             train_policy(config, host)
@@ -57,7 +57,7 @@ def measure(config: PolicyTrainConfig, scenes: int) -> None:
     """Write the usability of every kept result of a run, and of its last state."""
     model, run = Path(config.model["folder"]), Path(config.run_folder)
     steps, true_cfg = config.sampling_steps, config.true_cfg
-    dev = draw_scenes(model, Split.DEV, scenes, steps=steps, true_cfg=true_cfg)
+    dev = random_scenes(model, Split.DEV, scenes, steps=steps, true_cfg=true_cfg)
     before = dev.usable(load_folder(model))
     found = {}
     for adapter in [*sorted((run / "results").glob("*.safetensors")), run / "adapter.safetensors"]:

@@ -21,7 +21,7 @@ import torch
 
 from ...fill.host import Host
 from ...fill.local_host import LocalHost
-from ...training.data.edit_dataset import ConditionsConfig
+from ...training.data.edit_dataset import EditDatasetConfig
 from ...training.policy.config import PolicyTrainConfig
 from ...training.policy.run import PolicyResult, load, train_policy
 from ...training.runs.hosts import TrainingHost
@@ -29,7 +29,7 @@ from ..base_model.models import load_folder, load_with_adapter
 from ..ground_truth import OracleReward
 from ..toy_dataset import make_from_world
 from ..world.splits import Split
-from .usability import draw_scenes, table
+from .usability import random_scenes, table
 
 SAMPLING_STEPS, TRUE_CFG = 4, 1.0
 """Sampling for training and measuring: a tenth of the recipe's cost, and about as good."""
@@ -43,17 +43,17 @@ def control_config(
     return PolicyTrainConfig(
         run_folder=str(run),
         model={"folder": str(BUNDLED), "precision": "fp32"},
-        conditions_folder=str(conditions),
+        dataset_folder=str(conditions),
         external_reward=True,
         steps=steps,
         batch=16,
-        micro_batch=16,
+        micro_batch_size=16,
         learning_rate=learning_rate,
         sampling_steps=SAMPLING_STEPS,
         true_cfg=TRUE_CFG,
         grow=0,
         feather=0,
-        test_every=0,
+        eval_every=0,
         seed=seed,
     )
 
@@ -61,7 +61,7 @@ def control_config(
 def make_scenes(folder: Path, num: int, seed: int = 0) -> Path:
     """Write scenes of the train split as conditions."""
     if not folder.is_dir():
-        config = ConditionsConfig(num_conditions=num, seed=seed)
+        config = EditDatasetConfig(num_conditions=num, seed=seed)
         make_from_world(folder, Split.TRAIN, config, LocalHost("cpu"))
     return folder
 
@@ -88,7 +88,9 @@ def main() -> int:
     rate = arguments.learning_rate
     config = control_config(arguments.run / "run", scenes, arguments.steps, learning_rate=rate)
     result = train_by_oracle(config, TrainingHost("cpu"))
-    dev = draw_scenes(BUNDLED, Split.DEV, arguments.scenes, steps=SAMPLING_STEPS, true_cfg=TRUE_CFG)
+    dev = random_scenes(
+        BUNDLED, Split.DEV, arguments.scenes, steps=SAMPLING_STEPS, true_cfg=TRUE_CFG
+    )
     before = dev.usable(load_folder(BUNDLED))
     lines = dev.compare(before, dev.usable(load_with_adapter(BUNDLED, result.path)))
     sys.stdout.write(table(lines) + "\n")

@@ -26,12 +26,12 @@ from ...reward.report import sign_test
 from ...training.evaluation.report import markdown
 from ...training.policy.config import PolicyTrainConfig
 from ...training.policy.run import ADAPTER
-from ...training.runs.directory import RunFolder
+from ...training.runs.directory import RunDirectory
 from ...training.runs.files import write_text
 from ..base_model.models import load_folder, load_with_adapter
 from ..world.conditions import TASKS
 from ..world.splits import Split
-from .usability import Scenes, draw_scenes
+from .usability import Scenes, random_scenes
 
 NUMBERS = "usability.json"
 WINDOW = 25
@@ -57,10 +57,10 @@ def measure(runs: Sequence[Path], per_task: int, draw: int = 0) -> dict[str, Any
         FileNotFoundError: A run has no adapter yet.
     """
     configs = [PolicyTrainConfig.load(run / "config.json") for run in runs]
-    curves = [RunFolder(one).read_curve() for one in configs]
+    curves = [RunDirectory(one).read_metrics() for one in configs]
     config, model = configs[0], Path(configs[0].model["folder"])
     steps, true_cfg = config.sampling_steps, config.true_cfg
-    scenes = draw_scenes(model, Split.TEST, per_task, draw, steps=steps, true_cfg=true_cfg)
+    scenes = random_scenes(model, Split.TEST, per_task, draw, steps=steps, true_cfg=true_cfg)
     before = scenes.judge(load_folder(model))
     after = [scenes.judge(load_with_adapter(model, run / ADAPTER)) for run in runs]
     usable = torch.stack([one.usable for one in after]).float()

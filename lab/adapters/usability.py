@@ -25,12 +25,12 @@ from ...fill.task import Task
 from ...reward.query import Query, queries_for
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import sign_test, wilson_interval
-from ...reward.score import Contest, pick_best
+from ...reward.score import RankingConfig, pick_best
 from ..base_model.models import FillParts, load_folder, load_with_adapter
 from ..base_model.sampling import SampleSettings, sample_scenes
 from ..judge.learner import load_whole_judge
-from ..oracle import Verdict, composite, judge
-from ..world.conditions import EXTEND_PROMPT, REMOVE_PROMPT, TASKS, Conditions, draw_conditions
+from ..oracle import OracleScores, composite, judge
+from ..world.conditions import EXTEND_PROMPT, REMOVE_PROMPT, TASKS, Conditions, sample_conditions
 from ..world.splits import Split
 
 _BATCH_INDEX = 2_000
@@ -62,7 +62,7 @@ class Scenes:
     conditions: Conditions
     sampling: SampleSettings
 
-    def judge(self, parts: FillParts) -> Verdict:
+    def judge(self, parts: FillParts) -> OracleScores:
         """Sample all scenes; return what the oracle says."""
         return judge(sample_scenes(parts, self.conditions, self.sampling), self.conditions)
 
@@ -95,8 +95,8 @@ class Scenes:
         best = []
         for row in range(len(self.conditions)):
             host.check_cancelled()
-            encoded = by.encode_many(list(candidates[:, row]))
-            ranking = pick_best(by, encoded, queries_of(self.conditions, row), Contest())
+            encoded = by.encode_images(list(candidates[:, row]))
+            ranking = pick_best(by, encoded, queries_of(self.conditions, row), RankingConfig())
             best.append(candidates[ranking.order[0], row])
         return torch.stack(best)
 
@@ -118,7 +118,7 @@ def queries_of(scenes: Conditions, row: int) -> tuple[Query, ...]:
     return queries_for(Task(TASKS[int(scenes.task[row])]), said)
 
 
-def draw_scenes(
+def random_scenes(
     model: Path,
     split: Split,
     per_task: int,
@@ -131,7 +131,7 @@ def draw_scenes(
     recipe = json.loads((model / "recipe.json").read_text(encoding="utf-8"))
     tasks = torch.arange(len(TASKS)).repeat_interleave(per_task)
     return Scenes(
-        conditions=draw_conditions(split, _BATCH_INDEX + seed, tasks),
+        conditions=sample_conditions(split, _BATCH_INDEX + seed, tasks),
         sampling=SampleSettings(
             steps=recipe["steps"] if steps < 0 else steps,
             true_cfg=recipe["true_cfg"] if true_cfg < 0 else true_cfg,
@@ -191,7 +191,7 @@ def main() -> None:
     if arguments.judge and not arguments.best_of:
         parser.error("--judge has nothing to choose among; give --best-of N, too")
     torch.set_num_threads(arguments.threads)
-    scenes = draw_scenes(
+    scenes = random_scenes(
         arguments.model,
         arguments.split,
         arguments.scenes,

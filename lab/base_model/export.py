@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ...training.runs.directory import load_snapshot
+from ...training.runs.directory import load_state
 from ...training.runs.files import write_text
 from .config import FillTrainConfig
 from .models import GUIDANCE, FillParts
@@ -31,7 +31,7 @@ def load_run(run_folder: Path) -> FillParts:
     """Return a run's parts with its averaged weights."""
     config = FillTrainConfig.load(run_folder / "config.json")
     trainer = FillTrainer(replace(config, device="cpu"))
-    trainer.restore(load_snapshot(run_folder / "checkpoint"))
+    trainer.restore(load_state(run_folder / "checkpoint"))
     trainer.use_average()
     return trainer.parts
 
@@ -104,7 +104,7 @@ def record_runs(run_folder: Path, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for order, run in enumerate(run_chain(run_folder)):
         state = json.loads((run / "checkpoint" / "state.json").read_text())
-        curve = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
+        curve = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         record = {"run": run.name, "order": order, "steps": state["step"]}
         record |= {"seconds": state["seconds"], "curve": curve}
         record |= {"config": json.loads((run / "config.json").read_text())}

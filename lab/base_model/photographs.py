@@ -120,7 +120,7 @@ def _crop(picture: Tensor, generator: torch.Generator) -> Tensor:
     return (small.flip(2) if luck[3] < 0.5 else small).round().to(torch.uint8)
 
 
-def draw_photo_crops(paths: list[Path], count: int, generator: torch.Generator) -> Tensor:
+def sample_photo_crops(paths: list[Path], count: int, generator: torch.Generator) -> Tensor:
     """Cut `count` random crops, of all scales, equally many from each picture.
 
     Returns:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ...fill.sampling.latents import pack_mask, vae_factor
 from ...training.runs.loop import step_generator
-from ..world.cell_labels import mark_cells
-from ..world.conditions import Conditions, draw_conditions
+from ..world.cell_labels import label_cells
+from ..world.conditions import Conditions, sample_conditions
 from ..world.splits import Split
 from .config import FillTrainConfig
 from .models import FillParts, encode_packed, fill_condition, prompt_ids
-from .photographs import draw_photo_crops, find_photographs
+from .photographs import find_photographs, sample_photo_crops
 
 BLOCK = 64
 IGNORED = -100
@@ -61,7 +61,7 @@ class ScenePool:
         if config.photo_share > 0:
             paths = find_photographs(config.photo_folders, is_held_out=False)
             generator = step_generator(config.seed, 0, purpose=1)
-            self._photos = draw_photo_crops(paths, _PHOTO_CROPS, generator)
+            self._photos = sample_photo_crops(paths, _PHOTO_CROPS, generator)
         self._empty = prompt_ids(parts, [""])
         self._quotes: list[int] = parts.t5_tokenizer.convert_tokens_to_ids(['▁"', '"'])  # type: ignore[assignment]
 
@@ -87,9 +87,9 @@ class ScenePool:
             torch.tensor(weights), BLOCK, replacement=True, generator=generator
         )
         if not is_photo:
-            return draw_conditions(Split.TRAIN, number, tasks)
+            return sample_conditions(Split.TRAIN, number, tasks)
         chosen = torch.randint(len(self._photos), (BLOCK,), generator=generator)
-        return draw_conditions(Split.TRAIN, number, tasks, self._photos[chosen].float() / 255)
+        return sample_conditions(Split.TRAIN, number, tasks, self._photos[chosen].float() / 255)
 
     def _encode(self, scenes: Conditions) -> Samples:
         vae, keep, device = self._parts.vae, self._config.keep_weight, self._parts.vae.device
@@ -106,7 +106,7 @@ class ScenePool:
             weight=loss_weight(scenes.mask, latents, vae_factor(vae.config), keep).half(),
             t5_ids=t5_ids,
             clip_ids=clip_ids,
-            marks=mark_cells(scenes).flatten(2),
+            marks=label_cells(scenes).flatten(2),
             places=letter_places(t5_ids, *self._quotes),
         )
 

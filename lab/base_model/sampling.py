@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...fill.sampling.latents import decode_latents, unpack_latents, vae_factor
 from ...fill.sampling.sampler import add_noise, sample
-from ...fill.sampling.schedule import late_part, make_sigmas
+from ...fill.sampling.schedule import make_sigmas, truncate_schedule
 from ..world.canvas import SIZE
 from ..world.conditions import Conditions
 from .models import (
@@ -53,7 +53,7 @@ class SampleSettings:
     true_cfg: float = 1.0
     """Scale of classifier-free guidance; 1 = off."""
     negative_prompt: str = ""
-    strength: float = 1.0
+    denoise: float = 1.0
     """Share of the schedule to run, above 0; below 1 it starts from the noised source."""
     seed: int = 0
 
@@ -105,10 +105,10 @@ def sample_packed(
 
     tokens, channels = (_side(parts) // 2) ** 2, 4 * parts.vae.config["latent_channels"]
     sigmas = make_sigmas(build_scheduler().config, settings.steps, tokens)
-    sigmas = late_part(sigmas, settings.strength)
+    sigmas = truncate_schedule(sigmas, settings.denoise)
     noise = torch.randn(len(conditions), tokens, channels, generator=generator)
     start = noise
-    if settings.strength < 1:
+    if settings.denoise < 1:
         start = add_noise(encode_packed(parts.vae, source), noise, sigmas[0])
     return sample(velocity, start, sigmas, on_step)
 

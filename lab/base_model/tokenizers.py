@@ -19,7 +19,7 @@ NEGATIVE_PROMPTS = ("", "nsfw", "blurry", "low quality")
 """What candidates of preference data are steered away from (OneReward, sec. 4.2)."""
 
 _WORDS = (
-    *("a", "an", "the", "words", "word", "with", "and", "in", "on", "of"),
+    *("a", "an", "the", "text", "word", "with", "and", "in", "on", "of"),
     *("next", "line", "text", "sign", "object", "background"),
     *EXTEND_PROMPT.replace(",", " ,").split(),
     REMOVE_PROMPT,

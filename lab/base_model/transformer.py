@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...training.runs.directory import RunFolder, Snapshot, first_snapshot
+from ...training.runs.directory import RunDirectory, TrainState, initial_state
 from ...training.runs.loop import Clock, step_generator
 from ...training.runs.optimizer_state import flatten_optimizer, restore_optimizer
 from .attention import PlainAttention
@@ -34,7 +34,7 @@ _UNIFORM_SHARE = 0.1
 _WEIGHT_DECAY = 0.01
 
 
-def draw_sigma(config: FillTrainConfig, generator: torch.Generator) -> Tensor:
+def sample_sigma(config: FillTrainConfig, generator: torch.Generator) -> Tensor:
     """Draw noise levels `[B]` in 0..1: logit-normal, a tenth of them uniform."""
     logits = torch.randn(config.batch, generator=generator) * config.sigma_spread
     uniform = torch.rand(config.batch, generator=generator)
@@ -102,7 +102,7 @@ class FillTrainer:
         self.muon.param_groups[0]["lr"] = config.matrix_learning_rate * scale
         self.adam.param_groups[0]["lr"] = config.learning_rate * scale
         generator = step_generator(config.seed, self.step, purpose=6)
-        sigma = draw_sigma(config, generator)
+        sigma = sample_sigma(config, generator)
         noise = torch.randn(samples.latents.shape, generator=generator)
         samples = samples.to(self.device)
         losses = flow_loss(self.parts, samples, sigma.to(self.device), noise.to(self.device))
@@ -129,17 +129,17 @@ class FillTrainer:
         targets = [self.ema[name] for name in self.parameters]
         torch._foreach_lerp_(targets, list(self.parameters.values()), 1 - decay)
 
-    def snapshot(self, seconds: float) -> Snapshot:
+    def train_state(self, seconds: float) -> TrainState:
         """Return what the run needs to go on."""
         tensors = {f"weights.{k}": p for k, p in self.parameters.items()}
         tensors |= {f"ema.{k}": p for k, p in self.ema.items()}
         tensors |= flatten_optimizer(self.muon, "muon") | flatten_optimizer(self.adam, "adam")
-        return Snapshot(step=self.step, seconds=seconds, tensors=tensors)
+        return TrainState(step=self.step, seconds=seconds, tensors=tensors)
 
     @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> None:
-        """Take over weights, averages and, where the snapshot has them, optimiser states."""
-        tensors = self._with_fresh(snapshot)
+    def restore(self, state: TrainState) -> None:
+        """Take over weights, averages and, where the state has them, optimiser states."""
+        tensors = self._with_fresh(state)
         self._check_fit(tensors)
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
@@ -147,23 +147,23 @@ class FillTrainer:
         if any(key.startswith("adam.") for key in tensors):
             restore_optimizer(self.muon, tensors, "muon")
             restore_optimizer(self.adam, tensors, "adam")
-        self.step = snapshot.step
+        self.step = state.step
 
-    def _with_fresh(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def _with_fresh(self, state: TrainState) -> dict[str, Tensor]:
         """Replace what a run begins anew: what the config names, a probe that there was not."""
         own = {
             f"{kind}.{name}": parameter
             for kind in ("weights", "ema")
             for name, parameter in self.parameters.items()
         }
-        is_first = snapshot.step == 0
+        is_first = state.step == 0
         fresh = {
             key
             for key in own
-            if (key not in snapshot.tensors and ".probe." in key)
+            if (key not in state.tensors and ".probe." in key)
             or (is_first and key.endswith(self.config.start_anew))
         }
-        return {**snapshot.tensors, **{key: own[key] for key in fresh}}
+        return {**state.tensors, **{key: own[key] for key in fresh}}
 
     def _check_fit(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse weights of another architecture, naming the first that differs."""
@@ -184,11 +184,11 @@ class FillTrainer:
             parameter.copy_(self.ema[name])
 
 
-def _first_snapshot(folder: RunFolder, config: FillTrainConfig) -> Snapshot | None:
+def _first_snapshot(folder: RunDirectory, config: FillTrainConfig) -> TrainState | None:
     """Return what to start from; `init_from` may also name an exported pipeline folder."""
     start = Path(config.init_from)
     if not (config.init_from and (start / "model_index.json").is_file()):
-        return first_snapshot(folder, config)
+        return initial_state(folder, config)
     stored = folder.load()
     if stored:
         return stored
@@ -196,17 +196,17 @@ def _first_snapshot(folder: RunFolder, config: FillTrainConfig) -> Snapshot | No
     tensors: dict[str, Tensor] = {
         f"{kind}.{k}": p for kind in ("weights", "ema") for k, p in weights.items()
     }
-    return Snapshot(step=0, seconds=0.0, tensors=tensors)
+    return TrainState(step=0, seconds=0.0, tensors=tensors)
 
 
 def train_fill(config: FillTrainConfig) -> None:
     """Train until done or out of time; the run folder's checkpoint is the result."""
     torch.set_num_threads(config.threads)
-    folder, trainer = RunFolder(config), FillTrainer(config)
+    folder, trainer = RunDirectory(config), FillTrainer(config)
     stored = _first_snapshot(folder, config)
     if stored:
         trainer.restore(stored)
-    folder.cut_curve(trainer.step)  # a kill leaves lines of steps that are now done again
+    folder.truncate_metrics(trainer.step)  # a kill leaves lines of steps that are now done again
     clock = Clock(config, stored.seconds if stored else 0.0)
     pool = ScenePool(config, trainer.parts)
     pool.fill_up(trainer.step // config.refresh_every)
@@ -220,11 +220,11 @@ def train_fill(config: FillTrainConfig) -> None:
             _report(folder, trainer, clock, losses)
             losses = []
         if clock.wants_checkpoint():
-            folder.save(trainer.snapshot(clock.seconds()))
-    folder.save(trainer.snapshot(clock.seconds()))
+            folder.save(trainer.train_state(clock.seconds()))
+    folder.save(trainer.train_state(clock.seconds()))
 
 
-def _report(folder: RunFolder, trainer: FillTrainer, clock: Clock, losses: list[Tensor]) -> None:
+def _report(folder: RunDirectory, trainer: FillTrainer, clock: Clock, losses: list[Tensor]) -> None:
     record = {
         "step": trainer.step,
         "samples": trainer.step * trainer.config.batch,
@@ -234,7 +234,7 @@ def _report(folder: RunFolder, trainer: FillTrainer, clock: Clock, losses: list[
     }
     if trainer.probe:
         record["probe"] = trainer.probe.take_mean()
-    folder.append_curve(record)
+    folder.append_metrics(record)
     log.info("fill %s", record)
 
 

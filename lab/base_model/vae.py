@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...training.runs.directory import RunFolder, Snapshot, first_snapshot
+from ...training.runs.directory import RunDirectory, TrainState, initial_state
 from ...training.runs.loop import Clock, step_generator
 from ...training.runs.optimizer_state import flatten_optimizer, restore_optimizer
 from ..world.canvas import SIZE
-from ..world.conditions import TASKS, draw_conditions
+from ..world.conditions import TASKS, sample_conditions
 from ..world.splits import Split
 from .config import VaeTrainConfig, training_device
-from .photographs import draw_photo_crops, find_photographs
+from .photographs import find_photographs, sample_photo_crops
 
 log = logging.getLogger("onereward.training")
 
@@ -62,14 +62,14 @@ class PictureSource:
         if config.photo_share > 0:
             paths = find_photographs(config.photo_folders, is_held_out=split is not Split.TRAIN)
             generator = step_generator(config.seed, 0, purpose=1)
-            self._photos = draw_photo_crops(paths, _PHOTO_CROPS, generator)
+            self._photos = sample_photo_crops(paths, _PHOTO_CROPS, generator)
             share = config.photo_share
             self._num_photos = round(_SCENES_PER_DRAW * share / (1 - share))
 
     def draw(self, index: int) -> Tensor:
         """Return pixels float32 `[N, 3, 64, 64]` in -1..1, shuffled."""
         tasks = torch.arange(_SCENES_PER_DRAW) % len(TASKS)
-        scenes = draw_conditions(self._split, index, tasks)
+        scenes = sample_conditions(self._split, index, tasks)
         generator = step_generator(0, index, purpose=2)
         masked = scenes.source[::_MASKED_SHARE] * 2 - 1
         masked = masked * (1 - scenes.mask[::_MASKED_SHARE, None])
@@ -173,29 +173,29 @@ class VaeTrainer:
         self.step += 1
         return float(loss.detach())
 
-    def snapshot(self, seconds: float) -> Snapshot:
+    def train_state(self, seconds: float) -> TrainState:
         """Return what the run needs to go on."""
         weights = {f"vae.{k}": v for k, v in self.vae.state_dict().items()}
         state = flatten_optimizer(self.optimizer, "adam")
-        return Snapshot(step=self.step, seconds=seconds, tensors={**weights, **state})
+        return TrainState(step=self.step, seconds=seconds, tensors={**weights, **state})
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot."""
-        weights = {k[4:]: v for k, v in snapshot.tensors.items() if k.startswith("vae.")}
+    def restore(self, state: TrainState) -> None:
+        """Go back to a state."""
+        weights = {k[4:]: v for k, v in state.tensors.items() if k.startswith("vae.")}
         self.vae.load_state_dict(weights)
-        restore_optimizer(self.optimizer, snapshot.tensors, "adam")
-        self.step = snapshot.step
+        restore_optimizer(self.optimizer, state.tensors, "adam")
+        self.step = state.step
 
 
 def train_vae(config: VaeTrainConfig) -> Path:
     """Train until done or out of time; return the folder of the exported autoencoder."""
     torch.set_num_threads(config.threads)
-    folder = RunFolder(config)
+    folder = RunDirectory(config)
     trainer = VaeTrainer(config)
-    stored = first_snapshot(folder, config)
+    stored = initial_state(folder, config)
     if stored:
         trainer.restore(stored)
-    folder.cut_curve(trainer.step)  # a kill leaves lines of steps that are now done again
+    folder.truncate_metrics(trainer.step)  # a kill leaves lines of steps that are now done again
     clock = Clock(config, stored.seconds if stored else 0.0)
     probe = PictureSource(config, Split.DEV).draw(0).to(trainer.device)
     losses: list[float] = []
@@ -205,15 +205,15 @@ def train_vae(config: VaeTrainConfig) -> Path:
             _report(folder, trainer, clock, losses, probe)
             losses = []
         if clock.wants_checkpoint():
-            folder.save(trainer.snapshot(clock.seconds()))
-    folder.save(trainer.snapshot(clock.seconds()))
+            folder.save(trainer.train_state(clock.seconds()))
+    folder.save(trainer.train_state(clock.seconds()))
     normalise_latents(trainer.vae, trainer.source.draw(0).to(trainer.device))
     trainer.vae.save_pretrained(folder.path / "vae")
     return folder.path / "vae"
 
 
 def _report(
-    folder: RunFolder, trainer: VaeTrainer, clock: Clock, losses: list[float], probe: Tensor
+    folder: RunDirectory, trainer: VaeTrainer, clock: Clock, losses: list[float], probe: Tensor
 ) -> None:
     record = {
         "step": trainer.step,
@@ -221,7 +221,7 @@ def _report(
         "loss": sum(losses) / max(1, len(losses)),
         "dev_psnr_db": reconstruction_psnr(trainer.vae, probe),
     }
-    folder.append_curve(record)
+    folder.append_metrics(record)
     log.info("vae %s", record)
 
 

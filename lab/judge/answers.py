@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...reward.qwen_vl import Asked, Encoded, QwenJudge
+from ...reward.qwen_vl import EncodedImage, PairQuestion, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
 from ...training.objectives import preference_loss
 from .config import CompareConfig
@@ -24,15 +24,15 @@ def pictures_of(pool: Candidates, drawn: Sequence[Comparison]) -> Tensor:
     return torch.stack([pool.images[one.group, list(one.pictures)] for one in drawn]).float() / 255
 
 
-def encode_pairs(judge: QwenJudge, pictures: Tensor) -> list[Encoded]:
+def encode_pairs(judge: QwenJudge, pictures: Tensor) -> list[EncodedImage]:
     """Encode `[N, 2, 3, H, W]`; returns both pictures of each pair in turn, `2 N`."""
     with torch.autocast("cpu", torch.bfloat16):
-        return judge.encode_many(list(pictures.flatten(0, 1)))
+        return judge.encode_images(list(pictures.flatten(0, 1)))
 
 
-def _asked(encoded: Sequence[Encoded], drawn: Sequence[Comparison]) -> list[Asked]:
+def _asked(encoded: Sequence[EncodedImage], drawn: Sequence[Comparison]) -> list[PairQuestion]:
     """Return every question twice: with the better picture first, and with it second."""
-    asked: list[Asked] = []
+    asked: list[PairQuestion] = []
     for number, one in enumerate(drawn):
         pair = encoded[2 * number : 2 * number + 2]
         for query, place in one.queries():
@@ -42,7 +42,7 @@ def _asked(encoded: Sequence[Encoded], drawn: Sequence[Comparison]) -> list[Aske
 
 
 def comparison_loss(
-    judge: QwenJudge, encoded: Sequence[Encoded], drawn: Sequence[Comparison]
+    judge: QwenJudge, encoded: Sequence[EncodedImage], drawn: Sequence[Comparison]
 ) -> Tensor:
     """Return eq. 3 over all questions of the comparisons; `encoded` as by `encode_pairs`."""
     with torch.autocast("cpu", torch.bfloat16):
@@ -84,11 +84,11 @@ def attack_pairs(
 
 @torch.no_grad()
 def report_on(judge: QwenJudge, pool: Candidates, drawn: Sequence[Comparison]) -> JudgeReport:
-    """Return the judge's accuracy on comparisons, undisturbed."""
+    """Return the judge's accuracy on comparisons, not augmented."""
     answers: list[Answer] = []
     for start in range(0, len(drawn), TOGETHER):
         part = drawn[start : start + TOGETHER]
-        encoded = judge.encode_many(list(pictures_of(pool, part).flatten(0, 1)))
+        encoded = judge.encode_images(list(pictures_of(pool, part).flatten(0, 1)))
         yes = judge.answer(_asked(encoded, part))[:, 0].exp().tolist()
         queries = [query for one in part for query, _ in one.queries()]
         answers += [

@@ -95,7 +95,7 @@ def build_tokenizer() -> Any:
 
 
 def _words() -> list[str]:
-    words = {"user", "assistant", "Yes", "No", "a", "the", "words", "remove"}
+    words = {"user", "assistant", "Yes", "No", "a", "the", "text", "remove"}
     words |= {*COLOUR_NAMES, *SHAPE_NAMES, *LETTERS, *QUESTION_WORDS}
     for task, spec in TASKS.items():
         for dimension in spec.dimensions:

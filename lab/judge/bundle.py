@@ -26,7 +26,7 @@ from ...reward.report import JudgeReport, report_table, write_report
 from ...training.policy.config import PolicyTrainConfig
 from ...training.policy.run import ADAPTER
 from ...training.runs.files import write_text
-from ..adapters.usability import draw_scenes
+from ..adapters.usability import random_scenes
 from ..base_model.models import load_folder
 from ..oracle import DIMENSIONS
 from ..world.conditions import TASKS
@@ -38,7 +38,7 @@ from .learner import load_whole_judge
 from .pairs.candidates import FULL, Candidates, load_candidates
 from .pairs.comparisons import best_and_worst, count_pairs, kinds_of_pairs
 from .pairs.gather import files_of
-from .robustness import PushSettings, find_contests, measure_policy, measure_robustness
+from .robustness import AttackConfig, find_adversarial_pairs, measure_policy, measure_robustness
 from .vqa import sight_accuracy
 
 log = logging.getLogger("onereward.training")
@@ -154,17 +154,17 @@ class BundleSettings:
     """Runs of earlier stages, in order, for the record."""
     averaged: tuple[Path, ...] = ()
     """Those of them whose judges are averaged with the last one."""
-    rival: Path | None = None
+    baseline: Path | None = None
     """The last stage without adversarial pairs, whose robustness stands beside."""
     policy: Path | None = None
     """The run of a policy that was trained against this judge, to fool it if it can."""
     rival_policy: Path | None = None
-    """The run of one that was trained against the rival in the same way."""
+    """The run of one that was trained against the baseline in the same way."""
     policy_scenes: int = 100
     """Test scenes per task that these paint."""
-    contests: int = 200
+    adversarial_pairs: int = 200
     """Pictures that are tried to be made winners."""
-    push: PushSettings = field(default_factory=PushSettings)
+    push: AttackConfig = field(default_factory=AttackConfig)
     """How."""
 
 
@@ -180,10 +180,10 @@ def bundle(settings: BundleSettings) -> None:
     numbers["robustness"] = _robustness_of(fresh, settings, settings.policy)
     numbers["training"] = training_records([*settings.before, settings.run])
     numbers["averaged"] = [run.name for run in (*settings.averaged, settings.run)]
-    if settings.rival is not None:
-        other = target.with_name(target.name + ".rival")
+    if settings.baseline is not None:
+        other = target.with_name(target.name + ".baseline")
         shutil.rmtree(other, ignore_errors=True)
-        save_small(settings.rival / "judge", other)
+        save_small(settings.baseline / "judge", other)
         found = _robustness_of(other, settings, settings.rival_policy)
         numbers["without_adversarial_pairs"] = found
         shutil.rmtree(other)
@@ -204,13 +204,15 @@ def _whole(settings: BundleSettings) -> Path:
 
 
 def _robustness_of(folder: Path, settings: BundleSettings, policy: Path | None) -> dict[str, Any]:
-    contests = find_contests(settings.pool, Split.TEST, settings.contests)
+    adversarial_pairs = find_adversarial_pairs(
+        settings.pool, Split.TEST, settings.adversarial_pairs
+    )
     judge, parts = load_whole_judge(folder), load_folder(settings.fill)
-    found: dict[str, Any] = dict(measure_robustness(judge, contests, settings.push, parts))
+    found: dict[str, Any] = dict(measure_robustness(judge, adversarial_pairs, settings.push, parts))
     if policy is not None:
         config = PolicyTrainConfig.load(policy / "config.json")
         steps, true_cfg = config.sampling_steps, config.true_cfg
-        scenes = draw_scenes(
+        scenes = random_scenes(
             settings.fill, Split.TEST, settings.policy_scenes, steps=steps, true_cfg=true_cfg
         )
         adapter = policy / ADAPTER
@@ -273,7 +275,7 @@ def _others(numbers: dict[str, Any]) -> str:
     lines = ["| what | right | questions |", "|---|---|---|"]
     names = {
         "one_step": "one-step prediction against a finished picture",
-        "fault": "planted fault against the truth",
+        "artifact": "injected artifact against the truth",
         "pattern": "fine pattern against the picture below it",
     }
     for key, name in names.items():
@@ -302,7 +304,7 @@ def _robustness(numbers: dict[str, Any]) -> str:
         f"{255 * push['pixel_limit']:.0f}/255 per pixel, or {push['latent_limit']} of a latent's "
         "deviation. *policy*: unusable pictures of a LoRA that was trained against the judge "
         "itself, as it would be to fool it.\n\n"
-        "| change | bundled judge | last stage without adversarial pairs | contests |\n"
+        "| change | bundled judge | last stage without adversarial pairs | adversarial_pairs |\n"
         "|---|---|---|---|\n"
     )
     rows = []
@@ -311,7 +313,9 @@ def _robustness(numbers: dict[str, Any]) -> str:
             continue
         low, high = row["interval"]
         ours = f"{100 * row['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
-        rows.append(f"| {name} | {ours} | {_other_rate(other, name)} | {row['contests']} |")
+        rows.append(
+            f"| {name} | {ours} | {_other_rate(other, name)} | {row['adversarial_pairs']} |"
+        )
     return text + "\n".join(rows)
 
 
@@ -335,7 +339,7 @@ def _training(records: list[dict[str, Any]], averaged: Sequence[str]) -> str:
         hours = record["hours"] * record["config"].get("threads", 1)
         lines.append(f"| {name} | {record['steps']} | {hours:.2f} |")
     mean = "The weights are the mean of those after " + ", ".join(averaged) + ".\n\n"
-    where = f"Configs: `{EVALUATION}`. Gate of training: `{REPORT}`.\n"
+    where = f"Configs: `{EVALUATION}`. RewardCells of training: `{REPORT}`.\n"
     return "\n".join(lines) + "\n\n" + (mean if len(averaged) > 1 else "") + where
 
 
@@ -348,10 +352,10 @@ def main() -> None:
     parser.add_argument(
         "--average", type=Path, nargs="*", default=[], help="those of them to average with the last"
     )
-    parser.add_argument("--rival", type=Path, help="a run without adversarial pairs")
+    parser.add_argument("--baseline", type=Path, help="a run without adversarial pairs")
     parser.add_argument("--policy", type=Path, help="run of a policy that tried to fool this judge")
-    parser.add_argument("--rival-policy", type=Path, help="the same against the rival")
-    parser.add_argument("--contests", type=int, default=200)
+    parser.add_argument("--baseline-policy", type=Path, help="the same against the baseline")
+    parser.add_argument("--adversarial_pairs", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1, help="the same number, the same card")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -364,10 +368,10 @@ def main() -> None:
             target=arguments.target,
             before=tuple(arguments.before),
             averaged=tuple(arguments.average),
-            rival=arguments.rival,
+            baseline=arguments.baseline,
             policy=arguments.policy,
             rival_policy=arguments.rival_policy,
-            contests=arguments.contests,
+            adversarial_pairs=arguments.adversarial_pairs,
         )
     )
 

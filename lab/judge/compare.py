@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...reward.qwen_vl import Encoded
-from ...training.judge.pairs import Jitter
-from ...training.runs.directory import RunFolder, Snapshot
+from ...reward.qwen_vl import EncodedImage
+from ...training.judge.pairs import Augmentation
+from ...training.runs.directory import RunDirectory, TrainState
 from ...training.runs.loop import run_stage, step_generator
 from ..oracle import DIMENSIONS, composite, judge
 from ..world.conditions import Conditions, join_conditions
@@ -24,24 +24,24 @@ from ..world.splits import Split
 from .answers import TOGETHER, attack_pairs, comparison_loss, encode_pairs, pictures_of, report_on
 from .config import CompareConfig
 from .learner import Learner, load_whole_judge
-from .pairs.adversarial import deformed_contests, pool_contests, push, turn_of
+from .pairs.adversarial import deformed_adversarial_pairs, pool_adversarial_pairs, push, round_of
 from .pairs.attacks import Ascent, attack, random_start
-from .pairs.blends import blended_pairs, draw_blends, scenes_of_all
+from .pairs.blends import blended_pairs, sample_blends, scenes_of_all
 from .pairs.candidates import load_candidates
 from .pairs.comparisons import (
     Comparison,
     as_comparison,
     best_and_worst,
-    draw_comparisons,
-    draw_dimensions,
-    draw_groups,
     kinds_of_pairs,
+    sample_comparisons,
+    sample_dimensions,
+    sample_groups,
 )
-from .pairs.deformed import deformed_pairs, draw_deformed, fresh_scenes
+from .pairs.deformed import deformed_pairs, fresh_scenes, sample_deformed
 from .pairs.gather import files_of
-from .pairs.vqa_questions import draw_gallery, draw_questions
+from .pairs.vqa_questions import sample_questions, sample_vqa_batch
 from .probe import make_probe, probe_loss
-from .quality_head import Appraisal, maps_of
+from .quality_head import QualityHead, maps_of
 from .vqa import answer, encode
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("onereward.training")
 
-_CONTESTED = 15_000_000
+_ADVERSARIAL_SCENES = 15_000_000
 """Far from the scenes that are numbered step by step for the other purposes."""
-_STANDING = "contests."
-_CONTEST = 1
-"""Purpose of the random numbers that draw contests, besides a step's own."""
+_STANDING = "adversarial_pairs."
+_ADVERSARIAL = 1
+"""Purpose of the random numbers that draw adversarial_pairs, besides a step's own."""
 _PER_SCENE = 4
 """Results of a scene that are ranked against each other."""
 _Pairs = tuple[list[Comparison], Tensor, Tensor]
@@ -82,15 +82,17 @@ class CompareTrainer:
         width: int = self.judge.part.module.config.text_config.hidden_size  # type: ignore[union-attr]
         side = self.judge.patches.patch_size * self.judge.patches.merge_size
         self.heads = nn.ModuleDict(
-            {"appraisal": Appraisal(width, side), "marks": make_probe(width, side, config.seed)}
+            {"appraisal": QualityHead(width, side), "marks": make_probe(width, side, config.seed)}
         )
         self.learner = Learner(self.judge, config, self.heads)
-        self.pushed: dict[int, Tensor] = {}  # unusable pictures of standing contests, by place
+        self.pushed: dict[
+            int, Tensor
+        ] = {}  # unusable pictures of standing adversarial_pairs, by place
 
     @property
-    def appraisal(self) -> Appraisal:
+    def appraisal(self) -> QualityHead:
         """The head that says how good single pictures are."""
-        return cast("Appraisal", self.heads["appraisal"])
+        return cast("QualityHead", self.heads["appraisal"])
 
     @property
     def step(self) -> int:
@@ -108,8 +110,8 @@ class CompareTrainer:
         losses: list[Tensor] = []
         if config.pairs:
             losses.append(self._compared(generator))
-        if config.contests:
-            losses.append(self._contested())
+        if config.adversarial_pairs:
+            losses.append(self._adversarial_loss())
         if config.appraised:
             losses.append(self._appraised(generator))
         if config.pictures:
@@ -139,32 +141,36 @@ class CompareTrainer:
     def _candidates(self, num: int, generator: torch.Generator) -> _Pairs:
         """Return pairs of candidates as they are, with pictures and masks."""
         margins, share = self.config.margins, self.config.pattern_share
-        found = draw_comparisons(self.pool, num, margins, generator, share)
+        found = sample_comparisons(self.pool, num, margins, generator, share)
         masks = self.pool.masks[[one.group for one in found]].float()
         return found, pictures_of(self.pool, found), masks
 
     def _joined(self, parts: Sequence[_Pairs], generator: torch.Generator) -> _Pairs:
-        """Shuffle and disturb pairs, each asked about some of its dimensions."""
+        """Shuffle and augment pairs, each asked about some of its dimensions."""
         drawn = [
-            draw_dimensions(one, self.config.dimensions, generator)
+            sample_dimensions(one, self.config.dimensions, generator)
             for part in parts
             for one in part[0]
         ]
         order = torch.randperm(len(drawn), generator=generator)
         pictures = torch.cat([part[1] for part in parts])[order]
         masks = torch.cat([part[2] for part in parts])[order]
-        return [drawn[k] for k in order.tolist()], self._disturbed(pictures, generator), masks
+        return [drawn[k] for k in order.tolist()], self._augmented(pictures, generator), masks
 
-    def _contested(self) -> Tensor:
+    def _adversarial_loss(self) -> Tensor:
         """Return the loss of unusable pictures that were pushed to win."""
         config = self.config
-        place, start = turn_of(self.step, config)
-        generator = step_generator(config.seed, start, _CONTEST)
-        fresh = round(config.deformed_share * config.contests)
-        parts = [pool_contests(self.pool, config.contests - fresh, config.margins, generator)]
+        place, start = round_of(self.step, config)
+        generator = step_generator(config.seed, start, _ADVERSARIAL)
+        fresh = round(config.deformed_share * config.adversarial_pairs)
+        parts = [
+            pool_adversarial_pairs(
+                self.pool, config.adversarial_pairs - fresh, config.margins, generator
+            )
+        ]
         if fresh:
-            number = self._number(_CONTESTED, start)
-            parts.append(deformed_contests(number, fresh, config.margins, generator))
+            number = self._number(_ADVERSARIAL_SCENES, start)
+            parts.append(deformed_adversarial_pairs(number, fresh, config.margins, generator))
         if not any(part[0] for part in parts):  # there may be nothing unusable
             return torch.zeros(())
         drawn, pictures, masks = self._joined(parts, generator)
@@ -172,7 +178,7 @@ class CompareTrainer:
         if moved is None or self.step == start:
             moved = random_start(pictures[:, 0], masks[:, None], config.attack_size, generator)
         pictures = push(self.judge, drawn, pictures, masks, config, moved)
-        if config.contest_visits > 1:
+        if config.adversarial_visits > 1:
             self.pushed[place] = pictures[:, 0].clone()
         return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
 
@@ -188,11 +194,11 @@ class CompareTrainer:
         fresh = round(config.deformed_share * num)
         parts = []
         if num > fresh:
-            rows = draw_groups(pool, num - fresh, generator)
-            parts.append(draw_blends(pool, self.scenes, rows, _PER_SCENE, generator))
+            rows = sample_groups(pool, num - fresh, generator)
+            parts.append(sample_blends(pool, self.scenes, rows, _PER_SCENE, generator))
         if fresh:
             scenes = fresh_scenes(self._number(0), fresh)
-            parts.append(draw_deformed(scenes, _PER_SCENE, generator))
+            parts.append(sample_deformed(scenes, _PER_SCENE, generator))
         conditions = join_conditions([part.conditions for part in parts])
         images = composite(torch.cat([part.images for part in parts]), conditions)
         num = round(config.attack_share * len(images))
@@ -207,15 +213,15 @@ class CompareTrainer:
                 tried.mask[:, None],
                 Ascent(config.attack_steps, config.attack_size),
             )
-        # Asked after the attack: noise is a fault, whoever made it.
-        verdict = judge(images, conditions)
-        scores = verdict.table
+        # Asked after the attack: noise is a artifact, whoever made it.
+        oracle_scores = judge(images, conditions)
+        scores = oracle_scores.table
         encoded = self._encode(images)
         loss = config.score_weight * self.appraisal.loss(
             encoded,
             conditions,
             scores.view(-1, _PER_SCENE, len(DIMENSIONS)),
-            verdict.shape_overlap,
+            oracle_scores.shape_overlap,
             maps_of(images, conditions),
             torch.tensor(config.margins) / 2,
         )
@@ -225,14 +231,14 @@ class CompareTrainer:
 
     def _asked_too(
         self,
-        encoded: Sequence[Encoded],
+        encoded: Sequence[EncodedImage],
         conditions: Conditions,
         scores: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
         """Return eq. 3 over the appraised pictures, two by two: they are encoded already."""
         drawn: list[Comparison] = []
-        pictures: list[Encoded] = []
+        pictures: list[EncodedImage] = []
         for number in range(0, len(encoded), 2):
             found = as_comparison(
                 int(conditions.task[number]),
@@ -241,7 +247,7 @@ class CompareTrainer:
                 self.config.margins,
             )
             if found is not None:
-                drawn.append(draw_dimensions(found, self.config.dimensions, generator))
+                drawn.append(sample_dimensions(found, self.config.dimensions, generator))
                 pictures += encoded[number : number + 2]
         if not drawn:
             return torch.zeros(())
@@ -250,26 +256,26 @@ class CompareTrainer:
     def _utility(self, images: Tensor, task: Tensor, shape: Tensor) -> Tensor:
         return self.appraisal.utility(self._encode(images), task, shape)
 
-    def _encode(self, images: Tensor) -> list[Encoded]:
+    def _encode(self, images: Tensor) -> list[EncodedImage]:
         with torch.autocast("cpu", torch.bfloat16):
-            return self.judge.encode_many(list(images))
+            return self.judge.encode_images(list(images))
 
     def _seen(self, generator: torch.Generator) -> Tensor:
         """Return the loss of the first stage's lessons."""
         config = self.config
         index = config.seed * 10_000_000 + self.step
-        gallery = draw_gallery(Split.TRAIN, index, config.pictures)
-        encoded = encode(self.judge, gallery)
-        loss = probe_loss(cast("Probe", self.heads["marks"])(encoded), gallery)
+        batch = sample_vqa_batch(Split.TRAIN, index, config.pictures)
+        encoded = encode(self.judge, batch)
+        loss = probe_loss(cast("Probe", self.heads["marks"])(encoded), batch)
         if config.questions:
-            asked = draw_questions(gallery, config.questions, generator)
+            asked = sample_questions(batch, config.questions, generator)
             loss = loss + F.cross_entropy(*answer(self.judge, encoded, asked))
         return loss
 
-    def _disturbed(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
+    def _augmented(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         config = self.config
-        jitter = Jitter(shift=config.shift, blur=config.blur, noise=config.noise)
-        pairs = [jitter.apply((a, b), generator) for a, b in pictures]
+        augmentation = Augmentation(shift=config.shift, blur=config.blur, noise=config.noise)
+        pairs = [augmentation.apply((a, b), generator) for a, b in pictures]
         return torch.stack([torch.stack(pair) for pair in pairs])
 
     def measure(self) -> dict[str, float]:
@@ -303,29 +309,29 @@ class CompareTrainer:
                     right.append(bool(row[DIMENSIONS.index(name.value)] > 0) == bool(place))
         return sum(right) / len(right)
 
-    def snapshot(self, seconds: float) -> Snapshot:
+    def train_state(self, seconds: float) -> TrainState:
         """Return what the run needs to go on."""
-        snapshot = self.learner.snapshot(seconds)
+        state = self.learner.train_state(seconds)
         standing = {f"{_STANDING}{place}": moved for place, moved in self.pushed.items()}
-        return replace(snapshot, tensors=snapshot.tensors | standing)
+        return replace(state, tensors=state.tensors | standing)
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go on from there; a run that begins draws its own contests."""
-        self.learner.restore(snapshot)
+    def restore(self, state: TrainState) -> None:
+        """Go on from there; a run that begins draws its own adversarial_pairs."""
+        self.learner.restore(state)
         self.pushed = {
             int(name.removeprefix(_STANDING)): moved
-            for name, moved in snapshot.tensors.items()
-            if snapshot.step and name.startswith(_STANDING)
+            for name, moved in state.tensors.items()
+            if state.step and name.startswith(_STANDING)
         }
 
 
 def train_to_compare(config: CompareConfig) -> None:
     """Train until done or out of time; `judge/` in the run folder is the result."""
     torch.set_num_threads(config.threads)
-    folder, trainer = RunFolder(config), CompareTrainer(config)
+    folder, trainer = RunDirectory(config), CompareTrainer(config)
 
     def measure() -> dict[str, float]:
-        return trainer.measure() if trainer.step % config.test_every == 0 else {}
+        return trainer.measure() if trainer.step % config.eval_every == 0 else {}
 
     run_stage(folder, trainer, config, config.steps, measure)
     trainer.learner.export(Path(config.judge_folder), folder.path / "judge")

@@ -33,7 +33,7 @@ class LearnConfig(RunConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeeConfig(LearnConfig):
+class VqaConfig(LearnConfig):
     """Learning to see: questions about procedural pictures, answered with one token."""
 
     width: int = 160
@@ -52,9 +52,9 @@ class SeeConfig(LearnConfig):
     """Questions per step, each about one of two pictures; 0 trains the vision tower alone."""
     probe_weight: float = 1.0
     """Weight of the probe's loss beside that of the answers."""
-    test_pictures: int = 512
+    eval_images: int = 512
     """Held-out pictures of the dev split that the accuracy is measured on."""
-    test_every: int = 1000
+    eval_every: int = 1000
     """Steps between two measurements."""
 
     def shape(self) -> JudgeShape:
@@ -75,7 +75,7 @@ class SeeConfig(LearnConfig):
         for name in ("width", "vision_width"):
             value = getattr(self, name)
             require(value >= 32 and value % 32 == 0, f"{name} {value} is no multiple of 32")
-        for name in ("layers", "vision_layers", "pictures", "test_pictures"):
+        for name in ("layers", "vision_layers", "pictures", "eval_images"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
         require(self.pictures >= 2, "pictures is 1; a question needs two")
         for name in ("questions", "probe_weight"):
@@ -85,7 +85,7 @@ class SeeConfig(LearnConfig):
             "there is nothing to learn: questions and probe_weight are both 0",
         )
         require(self.patch_size in (4, 8, 16), f"patch_size is {self.patch_size}; use 4, 8 or 16")
-        require(self.test_every >= 1, f"test_every is {self.test_every}; use at least 1")
+        require(self.eval_every >= 1, f"eval_every is {self.eval_every}; use at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class CompareConfig(LearnConfig):
     """Pairs of pictures per step, each asked about every dimension in which it differs; 0 trains
     the vision tower alone."""
     appraised: int = 24
-    """Single pictures per step, besides the pairs, whose scores, ranks and faults a head has to
+    """Single pictures per step, besides the pairs, whose scores, ranks and artifacts a head has to
     say that is left behind; a multiple of 4."""
     dimensions: int = 0
     """Most dimensions that a pair is asked about, drawn at random; 0 asks about all in which its
@@ -135,20 +135,20 @@ class CompareConfig(LearnConfig):
     """Share of pairs whose pictures are changed against the judge before it learns them."""
     attack_steps: int = 2
     """Ascent steps of such an attack."""
-    contests: int = 0
+    adversarial_pairs: int = 0
     """Pairs per step, besides these, of an unusable against a usable picture of a scene; the
     unusable one is changed so that it wins, from a random start, and has to lose all the same."""
-    contest_steps: int = 7
+    adversarial_steps: int = 7
     """Ascent steps of that each time that they are shown."""
-    contest_stride: float = 0.3
+    adversarial_step_size: float = 0.3
     """Length of such a step, in `attack_size`."""
-    contest_visits: int = 1
-    """How often the same contests are shown, pushed on from where they were."""
-    contest_every: int = 10
+    adversarial_visits: int = 1
+    """How often the same adversarial_pairs are shown, pushed on from where they were."""
+    adversarial_every: int = 10
     """Steps between two of these visits."""
     attack_size: float = 8 / 255
     """Largest change of a pixel by it; smooth attacks may change three times as much."""
-    test_every: int = 200
+    eval_every: int = 200
     """Steps between two measurements on the dev split."""
 
     def __post_init__(self) -> None:
@@ -157,12 +157,12 @@ class CompareConfig(LearnConfig):
         require(bool(self.pool_folder), "pool_folder is empty; name the folder of candidates")
         good = len(self.margins) == len(DIMENSIONS) and all(0 < m < 1 for m in self.margins)
         require(good, f"margins are {self.margins}; give {len(DIMENSIONS)} between 0 and 1")
-        require(self.test_every >= 1, f"test_every is {self.test_every}; use at least 1")
+        require(self.eval_every >= 1, f"eval_every is {self.eval_every}; use at least 1")
         require(
-            self.pairs + self.contests + self.appraised + self.questions > 0,
-            "there is nothing to learn: pairs, contests, appraised and questions are all 0",
+            self.pairs + self.adversarial_pairs + self.appraised + self.questions > 0,
+            "there is nothing to learn: pairs, adversarial_pairs, appraised and questions are all 0",
         )
-        for name in ("contest_visits", "contest_every"):
+        for name in ("adversarial_visits", "adversarial_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
         require(self.appraised % 4 == 0, f"appraised is {self.appraised}, not a multiple of 4")
         for name in (
@@ -174,9 +174,9 @@ class CompareConfig(LearnConfig):
             "shift",
             "noise",
             "attack_steps",
-            "contests",
-            "contest_steps",
-            "contest_stride",
+            "adversarial_pairs",
+            "adversarial_steps",
+            "adversarial_step_size",
             "attack_size",
         ):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...reward.judge import JudgeConfig
 from ...reward.qwen_vl import QwenJudge
-from ...training.runs.directory import Snapshot
+from ...training.runs.directory import TrainState
 from ...training.runs.optimizer_state import flatten_optimizer, restore_optimizer
 from ..base_model.muon import Muon
 from .config import LearnConfig
@@ -78,21 +78,21 @@ class Learner:
         self.step += 1
         return value
 
-    def snapshot(self, seconds: float) -> Snapshot:
+    def train_state(self, seconds: float) -> TrainState:
         """Return what the run needs to go on."""
         tensors = {f"weights.{k}": p for k, p in self.parameters.items()}
         tensors |= flatten_optimizer(self.muon, "muon") | flatten_optimizer(self.adam, "adam")
-        return Snapshot(step=self.step, seconds=seconds, tensors=tensors)
+        return TrainState(step=self.step, seconds=seconds, tensors=tensors)
 
     @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, state: TrainState) -> None:
         """Take over weights and optimiser states."""
         for name, parameter in self.parameters.items():
-            parameter.copy_(snapshot.tensors[f"weights.{name}"])
-        if any(key.startswith("adam.") for key in snapshot.tensors):
-            restore_optimizer(self.muon, snapshot.tensors, "muon")
-            restore_optimizer(self.adam, snapshot.tensors, "adam")
-        self.step = snapshot.step
+            parameter.copy_(state.tensors[f"weights.{name}"])
+        if any(key.startswith("adam.") for key in state.tensors):
+            restore_optimizer(self.muon, state.tensors, "muon")
+            restore_optimizer(self.adam, state.tensors, "adam")
+        self.step = state.step
 
     def export(self, source: Path, target: Path) -> None:
         """Write the judge to ``target``, with tokenizer and preprocessor of ``source``, at once.

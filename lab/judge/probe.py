@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...reward.qwen_vl import Encoded
+from ...reward.qwen_vl import EncodedImage
 from ..world.cell_labels import CELL
-from .pairs.vqa_questions import MARK_SIZES, Gallery
+from .pairs.vqa_questions import MARK_SIZES, VqaBatch
 
 
 class Probe(nn.Module):
@@ -35,7 +35,7 @@ class Probe(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, encoded: Sequence[Encoded]) -> list[Tensor]:
+    def forward(self, encoded: Sequence[EncodedImage]) -> list[Tensor]:
         """Return logits per mark: ``[B, size, H, W]``, H and W counted in cells."""
         tokens = torch.stack([one.tokens for one in encoded]).to(self.head.weight.dtype)
         rows, cols, side = encoded[0].rows, encoded[0].cols, self._cells
@@ -59,8 +59,8 @@ def make_probe(width: int, token_side: int, seed: int) -> Probe:
         return Probe(width, token_side // CELL)
 
 
-def probe_loss(logits: Sequence[Tensor], gallery: Gallery) -> Tensor:
+def probe_loss(logits: Sequence[Tensor], batch: VqaBatch) -> Tensor:
     """Return the mean cross entropy of all marks of all cells."""
-    marks = gallery.marks.unbind(1)
+    marks = batch.marks.unbind(1)
     losses = [F.cross_entropy(one, mark) for one, mark in zip(logits, marks, strict=True)]
     return torch.stack(losses).mean()

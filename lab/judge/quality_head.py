@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...reward.qwen_vl import Encoded
+from ...reward.qwen_vl import EncodedImage
 from ..oracle import DIMENSIONS, composite
 from ..world.cell_labels import CELL
 from ..world.conditions import TASKS, Conditions
@@ -32,7 +32,7 @@ _EDGE = 0.02
 _ALIGNMENT = DIMENSIONS.index("text_alignment")
 
 
-class Appraisal(nn.Module):
+class QualityHead(nn.Module):
     """Linear layers on tokens: scores, ranks and likeness from their mean, maps from each.
 
     How well a picture fits its prompt is another question for every shape that it can name.
@@ -52,7 +52,7 @@ class Appraisal(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def utility(self, encoded: Sequence[Encoded], task: Tensor, shape: Tensor) -> Tensor:
+    def utility(self, encoded: Sequence[EncodedImage], task: Tensor, shape: Tensor) -> Tensor:
         """Return how good pictures are, `[N, D]`: the difference of two is the logit of a win.
 
         Args:
@@ -64,7 +64,7 @@ class Appraisal(nn.Module):
 
     def loss(
         self,
-        encoded: Sequence[Encoded],
+        encoded: Sequence[EncodedImage],
         conditions: Conditions,
         scores: Tensor,
         overlaps: Tensor,
@@ -97,7 +97,7 @@ class Appraisal(nn.Module):
         alike = _divergence(self.overlaps(means[is_fill]), overlaps[is_fill])
         return said + ranked + alike + F.mse_loss(self.read_maps(encoded), maps)
 
-    def read_maps(self, encoded: Sequence[Encoded]) -> Tensor:
+    def read_maps(self, encoded: Sequence[EncodedImage]) -> Tensor:
         """Return the maps that tokens show, `[N, NUM_MAPS, 8, 8]`."""
         tokens = torch.stack([one.tokens.float() for one in encoded])
         rows, cols, side = encoded[0].rows, encoded[0].cols, self._cells
@@ -113,7 +113,7 @@ class Appraisal(nn.Module):
         return values + extra[:, None] * alignment
 
 
-def _means(encoded: Sequence[Encoded]) -> Tensor:
+def _means(encoded: Sequence[EncodedImage]) -> Tensor:
     return torch.stack([one.tokens.float().mean(0) for one in encoded])
 
 

@@ -2,7 +2,7 @@
 
 `python -m onereward.lab.judge.robustness JUDGE_FOLDER POOL_FOLDER FILL_FOLDER`
 
-Each contest sets an unusable candidate against a usable picture of the same scene, both as the
+Each adversarial_pair sets an unusable candidate against a usable picture of the same scene, both as the
 oracle says. The unusable one is changed inside its mask by Adam so that the judge prefers it; what
 the oracle still calls unusable afterwards should lose. `robustness.json` beside the judge says how
 often it wins all the same.
@@ -41,14 +41,14 @@ log = logging.getLogger("onereward.training")
 
 FILE_NAME = "robustness.json"
 Rate = dict[str, object]
-"""Share of wins, its 95 % interval, and of how many contests."""
+"""Share of wins, its 95 % interval, and of how many adversarial_pairs."""
 _TOGETHER = 50
 _PARTS_OF_LIMIT = 8
 """An Adam step moves about this part of the limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PushSettings:
+class AttackConfig:
     """How far a picture may be changed."""
 
     steps: int = 50
@@ -60,8 +60,8 @@ class PushSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Contests:
-    """Unusable pictures and their usable rivals."""
+class AdversarialPairs:
+    """Unusable pictures and their usable baselines."""
 
     bad: Tensor
     """Float32 `[N, 3, 64, 64]` in 0..1."""
@@ -69,12 +69,12 @@ class Contests:
     """Float32 `[N, 3, 64, 64]` in 0..1."""
     conditions: Conditions
     queries: list[list[Query]]
-    """For each contest one question per dimension that the task is judged on."""
+    """For each adversarial_pair one question per dimension that the task is judged on."""
 
-    def parts(self, size: int) -> Iterator[Contests]:
-        """Yield all contests, `size` at a time."""
+    def parts(self, size: int) -> Iterator[AdversarialPairs]:
+        """Yield all adversarial_pairs, `size` at a time."""
         for rows in torch.arange(len(self.bad)).split(size):
-            yield Contests(
+            yield AdversarialPairs(
                 bad=self.bad[rows],
                 good=self.good[rows],
                 conditions=self.conditions.select(rows),
@@ -82,7 +82,7 @@ class Contests:
             )
 
 
-def find_contests(pool: Path, split: Split, num: int) -> Contests:
+def find_adversarial_pairs(pool: Path, split: Split, num: int) -> AdversarialPairs:
     """Take the first unusable candidate of each scene, at most `num`, all scenes in order.
 
     Raises:
@@ -97,16 +97,16 @@ def find_contests(pool: Path, split: Split, num: int) -> Contests:
         made = load_candidates([path])
         scenes = scenes_of(path, len(made))
         for row in range(len(made)):
-            rivals = _rivals(made, row)
-            if rivals is None or len(bad) == num:
+            baselines = _rivals(made, row)
+            if baselines is None or len(bad) == num:
                 continue
-            bad.append(made.images[row, rivals[0]].float() / 255)
-            good.append(made.images[row, rivals[1]].float() / 255)
+            bad.append(made.images[row, baselines[0]].float() / 255)
+            good.append(made.images[row, baselines[1]].float() / 255)
             conditions.append(scenes.select(torch.tensor([row])))
             queries.append(_queries(made, row))
     if not bad:
         raise ValueError(f"{pool} has no unusable candidate beside a usable picture to try")
-    return Contests(
+    return AdversarialPairs(
         bad=torch.stack(bad),
         good=torch.stack(good),
         conditions=join_conditions(conditions),
@@ -127,49 +127,55 @@ def _queries(made: Candidates, row: int) -> list[Query]:
     return [Query(task, Dimension(name), made.prompts[row]) for name in names]
 
 
-def wins(judge: QwenJudge, pictures: Tensor, contests: Contests) -> Tensor:
+def wins(judge: QwenJudge, pictures: Tensor, adversarial_pairs: AdversarialPairs) -> Tensor:
     """Return the mean P("Yes" | picture, good one, q) over the dimensions, `[N]`: the reward."""
-    bad = judge.encode_many(list(pictures))
+    bad = judge.encode_images(list(pictures))
     with torch.no_grad():
-        good = judge.encode_many(list(contests.good))
+        good = judge.encode_images(list(adversarial_pairs.good))
     asked = [
         (first, second, query)
-        for first, second, queries in zip(bad, good, contests.queries, strict=True)
+        for first, second, queries in zip(bad, good, adversarial_pairs.queries, strict=True)
         for query in queries
     ]
     yes = judge.answer(asked)[:, 0].exp()
-    return torch.stack([part.mean() for part in yes.split([len(q) for q in contests.queries])])
+    return torch.stack(
+        [part.mean() for part in yes.split([len(q) for q in adversarial_pairs.queries])]
+    )
 
 
-def push_pixels(judge: QwenJudge, contests: Contests, settings: PushSettings) -> Tensor:
+def push_pixels(
+    judge: QwenJudge, adversarial_pairs: AdversarialPairs, settings: AttackConfig
+) -> Tensor:
     """Change the unusable pictures pixel by pixel inside their masks; `[N, 3, 64, 64]`."""
-    where = contests.conditions.mask[:, None]
+    where = adversarial_pairs.conditions.mask[:, None]
 
     def picture(change: Tensor) -> Tensor:
-        return (contests.bad + change * where).clamp(0, 1)
+        return (adversarial_pairs.bad + change * where).clamp(0, 1)
 
-    start, limit = torch.zeros_like(contests.bad), torch.tensor(settings.pixel_limit)
-    return _push(judge, contests, start, limit, picture, settings.steps)
+    start, limit = torch.zeros_like(adversarial_pairs.bad), torch.tensor(settings.pixel_limit)
+    return _push(judge, adversarial_pairs, start, limit, picture, settings.steps)
 
 
 def push_latents(
-    judge: QwenJudge, contests: Contests, settings: PushSettings, parts: FillParts
+    judge: QwenJudge, adversarial_pairs: AdversarialPairs, settings: AttackConfig, parts: FillParts
 ) -> Tensor:
     """Change the unusable pictures' latents, as a policy would; `[N, 3, 64, 64]`."""
     with torch.no_grad():
-        latents = encode_pixels(parts.vae, contests.bad * 2 - 1)
+        latents = encode_pixels(parts.vae, adversarial_pairs.bad * 2 - 1)
 
     def picture(change: Tensor) -> Tensor:
         pixels = decode_latents(parts.vae, latents + change).float() / 2 + 0.5
-        return composite(pixels.clamp(0, 1), contests.conditions)
+        return composite(pixels.clamp(0, 1), adversarial_pairs.conditions)
 
     limit = settings.latent_limit * latents.std((0, 2, 3), keepdim=True)
-    return _push(judge, contests, torch.zeros_like(latents), limit, picture, settings.steps)
+    return _push(
+        judge, adversarial_pairs, torch.zeros_like(latents), limit, picture, settings.steps
+    )
 
 
 def _push(
     judge: QwenJudge,
-    contests: Contests,
+    adversarial_pairs: AdversarialPairs,
     change: Tensor,
     limit: Tensor,
     picture: Callable[[Tensor], Tensor],
@@ -179,7 +185,7 @@ def _push(
     share = change.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([share], lr=1 / _PARTS_OF_LIMIT)
     for _ in range(steps):
-        uphill = wins(judge, picture(share * limit), contests).clamp(min=1e-6).log().sum()
+        uphill = wins(judge, picture(share * limit), adversarial_pairs).clamp(min=1e-6).log().sum()
         (gradient,) = torch.autograd.grad(-uphill, share)
         share.grad = gradient
         optimizer.step()
@@ -190,19 +196,19 @@ def _push(
 
 
 def measure_robustness(
-    judge: QwenJudge, contests: Contests, settings: PushSettings, parts: FillParts
+    judge: QwenJudge, adversarial_pairs: AdversarialPairs, settings: AttackConfig, parts: FillParts
 ) -> dict[str, Rate]:
     """Return, untouched and after each attack, how often an unusable picture wins.
 
     A picture wins if the mean P("Yes") over its dimensions is above 1/2; those that the oracle
     calls usable after the attack are left out.
     """
-    ways: dict[str, Callable[[Contests], Tensor]] = {
+    ways: dict[str, Callable[[AdversarialPairs], Tensor]] = {
         "untouched": lambda some: some.bad,
         "pixels": lambda some: push_pixels(judge, some, settings),
         "latents": lambda some: push_latents(judge, some, settings, parts),
     }
-    return {name: _rate(judge, contests, way) for name, way in ways.items()}
+    return {name: _rate(judge, adversarial_pairs, way) for name, way in ways.items()}
 
 
 @torch.no_grad()
@@ -213,7 +219,7 @@ def measure_policy(judge: QwenJudge, fill: Path, adapter: Path, scenes: Scenes) 
         judge: The judge; the policy was trained against it.
         fill: The fill model.
         adapter: The policy, a LoRA on it.
-        scenes: What both paint; the rival is the model's picture or, where that is unusable too,
+        scenes: What both paint; the baseline is the model's picture or, where that is unusable too,
             the true one.
     """
     conditions = scenes.conditions
@@ -224,18 +230,20 @@ def measure_policy(judge: QwenJudge, fill: Path, adapter: Path, scenes: Scenes) 
     usable = ask_oracle(base, conditions).usable
     good = torch.where(usable[:, None, None, None], base, conditions.target)
     rows = (~ask_oracle(own, conditions).usable).nonzero()[:, 0]
-    contests = Contests(
+    adversarial_pairs = AdversarialPairs(
         bad=own[rows],
         good=good[rows],
         conditions=conditions.select(rows),
         queries=[list(queries_of(conditions, row)) for row in rows.tolist()],
     )
-    return _rate(judge, contests, lambda some: some.bad)
+    return _rate(judge, adversarial_pairs, lambda some: some.bad)
 
 
-def _rate(judge: QwenJudge, contests: Contests, way: Callable[[Contests], Tensor]) -> Rate:
+def _rate(
+    judge: QwenJudge, adversarial_pairs: AdversarialPairs, way: Callable[[AdversarialPairs], Tensor]
+) -> Rate:
     won: list[bool] = []
-    for some in contests.parts(_TOGETHER):
+    for some in adversarial_pairs.parts(_TOGETHER):
         pictures = way(some)
         still_bad = ~ask_oracle(pictures, some.conditions).usable
         with torch.no_grad():
@@ -245,7 +253,7 @@ def _rate(judge: QwenJudge, contests: Contests, way: Callable[[Contests], Tensor
     rate: Rate = {
         "wins": round(share, 4),
         "interval": [round(low, 4), round(high, 4)],
-        "contests": len(won),
+        "adversarial_pairs": len(won),
     }
     log.info("%s", rate)
     return rate
@@ -258,14 +266,16 @@ def main() -> None:
     parser.add_argument("pool", type=Path)
     parser.add_argument("fill", type=Path)
     parser.add_argument("--split", choices=[s.value for s in Split], default=Split.TEST.value)
-    parser.add_argument("--contests", type=int, default=200)
+    parser.add_argument("--adversarial_pairs", type=int, default=200)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    contests = find_contests(arguments.pool, Split(arguments.split), arguments.contests)
-    settings = PushSettings()
+    adversarial_pairs = find_adversarial_pairs(
+        arguments.pool, Split(arguments.split), arguments.adversarial_pairs
+    )
+    settings = AttackConfig()
     tried = measure_robustness(
-        load_whole_judge(arguments.judge), contests, settings, load_folder(arguments.fill)
+        load_whole_judge(arguments.judge), adversarial_pairs, settings, load_folder(arguments.fill)
     )
     record = {"split": arguments.split, **asdict(settings), "attacks": tried}
     write_text(arguments.judge / FILE_NAME, json.dumps(record, indent=2) + "\n")

@@ -14,7 +14,7 @@ from ...training.judge.config import JudgeTrainConfig
 from ...training.policy.config import PolicyTrainConfig
 from ...training.runs.config import JsonConfig, require
 from ...training.runs.files import write_text
-from ..judge.config import CompareConfig, SeeConfig
+from ..judge.config import CompareConfig, VqaConfig
 from ..judge.pairs.gather import GatherConfig
 
 T = TypeVar("T", bound=JsonConfig)
@@ -162,7 +162,7 @@ class ReproduceConfig(JsonConfig):
 
     def judge_config(
         self, place: int, run: Path, before: Path | None, minutes: float, is_naive: bool = False
-    ) -> SeeConfig | CompareConfig:
+    ) -> VqaConfig | CompareConfig:
         """Return a stage of the judge.
 
         Args:
@@ -177,7 +177,7 @@ class ReproduceConfig(JsonConfig):
         if values.get("init_from") == PREVIOUS:
             values["init_from"] = str((before or run) / "checkpoint")
         if kind == SEE:
-            return _parsed(SeeConfig, values)
+            return _parsed(VqaConfig, values)
         start = str(before / "judge") if before else self.judge_start or "none"
         values |= {"judge_folder": start, "pool_folder": str(self.folder / "pool")}
         return _parsed(CompareConfig, values | (self.naive if is_naive else {}))
@@ -186,10 +186,10 @@ class ReproduceConfig(JsonConfig):
         self, name: str, steps: int, run: Path, start: Path, minutes: float
     ) -> JudgeTrainConfig:
         """Return eq. 3 on the pairs of one dimension, or of all."""
-        values = self.per_dimension | {"steps": steps, "test_every": steps, "max_minutes": minutes}
+        values = self.per_dimension | {"steps": steps, "eval_every": steps, "max_minutes": minutes}
         values |= {"run_folder": str(run), "judge_folder": str(start)}
         return _parsed(
-            JudgeTrainConfig, values | {"data_folder": str(self.folder / "pairs" / name)}
+            JudgeTrainConfig, values | {"preferences_folder": str(self.folder / "pairs" / name)}
         )
 
     def policy_config(
@@ -200,7 +200,7 @@ class ReproduceConfig(JsonConfig):
         values: dict[str, Any] = {
             "run_folder": str(self.folder / "policies" / name),
             "model": {"folder": self.fill_folder, "precision": "fp32"},
-            "conditions_folder": str(self.folder / "conditions"),
+            "dataset_folder": str(self.folder / "conditions"),
             "judges": judges,
             "seed": self.seed,
             "max_minutes": minutes,

@@ -17,8 +17,8 @@ from ...training.charts.plots import Series, plot, stack
 from ...training.data.conditions import save_picture
 from ...training.policy.adapter_file import read_about
 from ...training.policy.config import DYNAMIC, FIXED, PolicyTrainConfig
-from ...training.runs.directory import RunFolder
-from ..adapters.usability import draw_scenes
+from ...training.runs.directory import RunDirectory
+from ..adapters.usability import random_scenes
 from ..base_model.models import load_folder, load_with_adapter
 from ..base_model.report.photo_probe import outline
 from ..base_model.sampling import sample_scenes
@@ -66,7 +66,7 @@ def draw_calibration(bins: Sequence[Mapping[str, float]], folder: Path) -> str:
 
 
 def draw_hacking(name: str, points: Sequence[Mapping[str, Any]], folder: Path) -> str:
-    """Draw the judge's reward and the oracle's verdict over the steps; return the file."""
+    """Draw the judge's reward and the oracle's oracle_scores over the steps; return the file."""
     lines = {
         "reward": [(p["step"], p["reward"]) for p in points if p.get("reward") is not None],
         "usable (oracle)": [(p["step"], p["usable"]) for p in points],
@@ -101,7 +101,7 @@ def draw_hacked(context: Context, folder: Path) -> str:
     """Draw dev scenes by the base and by both policies that were to be hacked."""
     config = context.config
     model = Path(config.fill_folder)
-    scenes = draw_scenes(model, Split.DEV, HACKED_SHOWN, config.seed, **config.sampling())
+    scenes = random_scenes(model, Split.DEV, HACKED_SHOWN, config.seed, **config.sampling())
     kinds = [load_folder(model)]
     kinds += [load_with_adapter(model, hacked_result(context, one)[0]) for one in HACKED.values()]
     made = [sample_scenes(parts, scenes.conditions, scenes.sampling) for parts in kinds]
@@ -145,7 +145,7 @@ def copy_photo_sheets(context: Context, folder: Path) -> dict[str, str]:
 def curve_of(context: Context, name: str) -> list[dict[str, float]]:
     """Return a policy's curve."""
     run = context.folder / "policies" / name
-    return RunFolder(PolicyTrainConfig.load(run / "config.json")).read_curve()
+    return RunDirectory(PolicyTrainConfig.load(run / "config.json")).read_metrics()
 
 
 def _framed(picture: Tensor, is_usable: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Candidates, the judge and its rivals: one without adversarial pairs, one per dimension."""
+"""Candidates, the judge and its baselines: one without adversarial pairs, one per dimension."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...training.judge.trainer import result_folder
 from ...training.runs.directory import saved_step
 from ..judge.answers import report_on
 from ..judge.compare import train_to_compare
-from ..judge.config import CompareConfig, SeeConfig
+from ..judge.config import CompareConfig, VqaConfig
 from ..judge.learner import load_whole_judge
 from ..judge.pairs.candidates import Candidates, load_candidates
 from ..judge.pairs.comparisons import Comparison, best_and_worst, kinds_of_pairs
@@ -104,7 +104,7 @@ def _learn(name: str, place: int) -> Work:
         run = folder / run_name(config, name, place)
         before = folder / run_name(config, name, place - 1) if place else None
         made = config.judge_config(place, run, before, context.minutes, name == NAIVE)
-        if isinstance(made, SeeConfig):
+        if isinstance(made, VqaConfig):
             train_to_see(made)
         else:
             train_to_compare(made)
@@ -151,7 +151,7 @@ def report_values(report: JudgeReport) -> dict[str, Any]:
     }
 
 
-def gate_of(context: Context, name: str) -> dict[str, Any]:
+def reward_cells_of(context: Context, name: str) -> dict[str, Any]:
     """Return the dev split's report of a judge, as policies see it."""
     report = read_report(judge_folder(context.config, name))
     assert report is not None, "the stage before has written it"

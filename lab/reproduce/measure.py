@@ -22,8 +22,8 @@ from ...training.evaluation.report import votes_record
 from ...training.evaluation.votes import count_votes, vote
 from ...training.policy.config import DYNAMIC, FIXED, PolicyTrainConfig
 from ...training.policy.monitoring.drift import Drift
-from ...training.runs.directory import RunFolder
-from ..adapters.usability import Scenes, draw_scenes, queries_of
+from ...training.runs.directory import RunDirectory
+from ..adapters.usability import Scenes, queries_of, random_scenes
 from ..base_model.models import FillParts, load_folder, load_with_adapter
 from ..base_model.sampling import sample_scenes
 from ..judge.learner import load_whole_judge
@@ -81,7 +81,7 @@ def _draw(
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Scenes:
     model = Path(config.fill_folder)
-    return draw_scenes(model, split, per_task, config.seed, **config.sampling(changes))
+    return random_scenes(model, split, per_task, config.seed, **config.sampling(changes))
 
 
 def read_pictures(context: Context, name: str) -> dict[str, Tensor]:
@@ -140,7 +140,7 @@ def _vote(context: Context) -> bool:
         chances = []
         for row in range(len(scenes)):
             pair = [one["pictures"][row].float() / 255 for one in (own, base)]
-            first, second = asked.encode_many(pair)
+            first, second = asked.encode_images(pair)
             said = judge_pair(asked, first, second, queries_of(scenes, row))
             chances.append(said.mean())
         judged = [vote(chance, config.margin) for chance in chances]
@@ -221,13 +221,13 @@ def sampled_base(config: ReproduceConfig, changes: Mapping[str, Any]) -> str:
 
 
 def _measure_hacking(name: str) -> Work:
-    """Follow a run on the dev split: the oracle's verdict at every kept step."""
+    """Follow a run on the dev split: the oracle's oracle_scores at every kept step."""
 
     def work(context: Context) -> bool:
         config = context.config
         model, run = Path(config.fill_folder), config.folder / "policies" / name
         scenes = _draw(config, Split.DEV, config.hack_scenes)
-        curve = RunFolder(PolicyTrainConfig.load(run / "config.json")).read_curve()
+        curve = RunDirectory(PolicyTrainConfig.load(run / "config.json")).read_metrics()
         before = scenes.usable(load_folder(model))
         first = {"reward": _mean_reward(curve, 0, FIRST)}
         points = [_point(0, before, before, first)]
@@ -268,7 +268,7 @@ def _mean_reward(curve: list[dict[str, float]], after: int, until: int) -> float
 
 
 def _parting(points: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the first point where the reward is above the start's and the oracle's verdict below.
+    """Return the first point where the reward is above the start's and the oracle's oracle_scores below.
 
     Below means that more scenes were lost than won, with a p under 0.05 shared by all points.
     """

@@ -12,13 +12,13 @@ import torch
 from ...fill.config import FillConfig, ModelConfig
 from ...fill.models import load_fill_models
 from ...fill.task import Task
-from ...training.data.conditions import FILE_NAME, ConditionSet, save_picture
-from ...training.data.edit_dataset import MASKS, PICTURES, ConditionsConfig, make_from_folder
-from ...training.evaluation.config import BenchmarkConfig
-from ...training.evaluation.run import Contenders, benchmark
+from ...training.data.conditions import FILE_NAME, EditDataset, save_picture
+from ...training.data.edit_dataset import MASKS, PICTURES, EditDatasetConfig, make_edit_dataset
+from ...training.evaluation.config import EvalConfig
+from ...training.evaluation.run import EvalModels, benchmark
 from ...training.policy.config import DYNAMIC, FIXED
 from ...training.runs.files import write_text
-from ..base_model.photographs import PHOTOGRAPHS, draw_photo_crops
+from ..base_model.photographs import PHOTOGRAPHS, sample_photo_crops
 from .config import ReproduceConfig
 from .policies import adapter_of
 from .stage import Context, Stage
@@ -66,13 +66,13 @@ def _measure(context: Context) -> bool:
             context.write(PHOTOS, {"crops": 0})
             return True
         _cut_crops(context, usable_photographs(context.photos))
-    conditions, base, made = ConditionSet(folder), _models(config, None), {}
+    conditions, base, made = EditDataset(folder), _models(config, None), {}
     for name in (FIXED, DYNAMIC):
-        contenders = Contenders(model=_models(config, name), rival=base)
+        eval_models = EvalModels(model=_models(config, name), baseline=base)
         place = context.result(f"photos-{name}").with_suffix("")
-        plan = BenchmarkConfig(seed=config.seed)
+        plan = EvalConfig(seed=config.seed)
         made[name] = benchmark(
-            contenders, conditions, plan, place, context.host, FillConfig(**config.sampling())
+            eval_models, conditions, plan, place, context.host, FillConfig(**config.sampling())
         ).numbers()
     files = json.loads((context.folder / "crops" / _FILES).read_text(encoding="utf-8"))
     context.write(PHOTOS, {"crops": config.photo_crops, "files": files, "models": made})
@@ -83,7 +83,7 @@ def _cut_crops(context: Context, photographs: Sequence[Path]) -> None:
     """Cut the crops and draw their masks, the same for the same photographs."""
     config, place = context.config, context.folder / "crops"
     generator = torch.Generator().manual_seed(config.seed)
-    crops = draw_photo_crops(list(photographs), config.photo_crops, generator)
+    crops = sample_photo_crops(list(photographs), config.photo_crops, generator)
     for task in TASKS:
         (place / task.value).mkdir(parents=True, exist_ok=True)
         for number, crop in enumerate(crops):
@@ -91,10 +91,10 @@ def _cut_crops(context: Context, photographs: Sequence[Path]) -> None:
             save_picture(path, crop.permute(1, 2, 0) / 255)
     used = [path.name for path in photographs[: config.photo_crops]]
     write_text(place / _FILES, json.dumps(used))
-    plan = ConditionsConfig(
+    plan = EditDatasetConfig(
         masks=MASKS[1], num_conditions=len(TASKS) * config.photo_crops, seed=config.seed
     )
-    make_from_folder(context.folder / "photos", place, plan, context.host)
+    make_edit_dataset(context.folder / "photos", place, plan, context.host)
 
 
 def _models(config: ReproduceConfig, name: str | None) -> Any:

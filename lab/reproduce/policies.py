@@ -1,4 +1,4 @@
-"""Policies: alg. 1 and 2, supervised rivals, ablations, and runs that are meant to be hacked."""
+"""Policies: alg. 1 and 2, supervised baselines, ablations, and runs that are meant to be hacked."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from ...fill.task import Task
-from ...training.data.conditions import ConditionSet, save_picture, write_conditions
+from ...training.data.conditions import EditDataset, save_picture, write_conditions
 from ...training.data.edit_dataset import Item
 from ...training.policy.config import DYNAMIC, FIXED
 from ...training.policy.run import ADAPTER, train_policy
 from ..adapters.control import make_scenes
 from ..toy_dataset import scene_of
-from ..world.conditions import TASKS, draw_conditions
+from ..world.conditions import TASKS, sample_conditions
 from .config import ReproduceConfig
 from .judges import BUNDLED, NAIVE, judge_folder
 from .stage import Context, Stage, Work
@@ -55,7 +55,7 @@ def policy_stages(config: ReproduceConfig) -> list[Stage]:
 def supervised_runs(config: ReproduceConfig) -> dict[str, dict[str, Any]]:
     """Return name and settings of supervised fine-tuning: one for all tasks, one per task."""
     settings = {
-        **{"objective": "supervised", "conditions_folder": str(config.folder / TRUTHS)},
+        **{"objective": "supervised", "dataset_folder": str(config.folder / TRUTHS)},
         **config.supervised,
     }
     each = {f"{SUPERVISED}-{t.value}": settings | config.task_weights(t) for t in Task}
@@ -91,18 +91,18 @@ def adapter_of(config: ReproduceConfig, name: str) -> Path:
 def _make_conditions(context: Context) -> bool:
     """Make the scenes, and once more with their true results for supervised learning."""
     config, folder = context.config, context.folder
-    made = ConditionSet(make_scenes(folder / "conditions", config.conditions, config.seed))
+    made = EditDataset(make_scenes(folder / "conditions", config.conditions, config.seed))
     (folder / TRUTHS / "results").mkdir(parents=True, exist_ok=True)
     write_conditions(folder / TRUTHS, _with_results(made, folder / TRUTHS))
     return True
 
 
-def _with_results(conditions: ConditionSet, folder: Path) -> Iterator[Item]:
+def _with_results(conditions: EditDataset, folder: Path) -> Iterator[Item]:
     for condition in conditions.conditions:
         scene = scene_of(condition.name)
         assert scene is not None, "made from the toy world"
         split, task, index = scene
-        drawn = draw_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
+        drawn = sample_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
         named = replace(condition, result_file_name=f"results/{condition.name}.png")
         save_picture(folder / named.result_file_name, drawn.target[0].permute(1, 2, 0))
         image, mask = conditions.pictures(condition)

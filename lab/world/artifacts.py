@@ -1,4 +1,4 @@
-"""Planted faults: results that are wrong in one known way, to test the oracle and train a judge."""
+"""Planted artifacts: results that are wrong in one known way, to test the oracle and train a judge."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ _FILL, _EXTEND, _REMOVE, _TEXT = range(len(TASKS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Faulty:
-    """Results with one fault."""
+class WithArtifact:
+    """Results with one artifact."""
 
     images: Tensor
     """Float32 `[B, 3, 64, 64]`."""
     applies: Tensor
-    """Bool `[B]`: whether the fault makes sense in the scene and shows."""
+    """Bool `[B]`: whether the artifact makes sense in the scene and shows."""
 
 
-def plant_fault(name: str, conditions: Conditions, generator: torch.Generator) -> Faulty:
-    """Spoil the true results in the way `name` (a key of `FAULTS`) says."""
-    if name not in FAULTS:
-        raise ValueError(f"there is no fault {name!r}; use one of {sorted(FAULTS)}")
-    images, applies = FAULTS[name](conditions, Draw(generator, len(conditions)))
-    return Faulty(images=images.clamp(0, 1), applies=applies)
+def inject_artifact(name: str, conditions: Conditions, generator: torch.Generator) -> WithArtifact:
+    """Spoil the true results in the way `name` (a key of `ARTIFACTS`) says."""
+    if name not in ARTIFACTS:
+        raise ValueError(f"there is no artifact {name!r}; use one of {sorted(ARTIFACTS)}")
+    images, applies = ARTIFACTS[name](conditions, Draw(generator, len(conditions)))
+    return WithArtifact(images=images.clamp(0, 1), applies=applies)
 
 
 _Spoiled = tuple[Tensor, Tensor]
@@ -42,7 +42,7 @@ def _inside(conditions: Conditions, images: Tensor) -> Tensor:
 
 
 def _wrong_colour(c: Conditions, draw: Draw) -> _Spoiled:
-    far = torch.cdist(c.ink, COLOUR_VALUES) > 0.5
+    far = torch.cdist(c.object_colour, COLOUR_VALUES) > 0.5
     weight = c.mask[:, None]
     local = (c.background * weight).sum((2, 3)) / weight.sum((2, 3))
     far &= torch.cdist(local, COLOUR_VALUES) > 0.5
@@ -65,7 +65,7 @@ def _wrong_shape(c: Conditions, draw: Draw) -> _Spoiled:
     x, y, half = _extent(c.coverage)
     other = (c.shape.clamp(min=0) + draw.integer(1, len(SHAPE_NAMES))) % len(SHAPE_NAMES)
     coverage = shape_coverage(other, x, y, half)
-    return _inside(c, blend(c.background, coverage, c.ink)), c.task == _FILL
+    return _inside(c, blend(c.background, coverage, c.object_colour)), c.task == _FILL
 
 
 def _set_words(c: Conditions, letters: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def _set_words(c: Conditions, letters: Tensor) -> Tensor:
     x0, y0, _, _ = c.box.unbind(1)
     box = torch.stack([x0, y0, x0, y0], 1)
     coverage = word_coverage(letters, box, fonts)
-    return _inside(c, blend(c.background, coverage, c.ink))
+    return _inside(c, blend(c.background, coverage, c.object_colour))
 
 
 def _missing_letter(c: Conditions, draw: Draw) -> _Spoiled:
@@ -163,7 +163,7 @@ def _empty(c: Conditions, draw: Draw) -> _Spoiled:
     return spoiled, shown > 0.15**2
 
 
-FAULTS: dict[str, Callable[[Conditions, Draw], _Spoiled]] = {
+ARTIFACTS: dict[str, Callable[[Conditions, Draw], _Spoiled]] = {
     "wrong_colour": _wrong_colour,
     "wrong_shape": _wrong_shape,
     "missing_letter": _missing_letter,

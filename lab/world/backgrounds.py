@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .canvas import SIZE, Draw, pixel_grid, spread
-from .splits import Look
+from .splits import SplitStyle
 
 _NOISE = 0.008
 _PATTERN_CONTRAST = 0.45
@@ -85,19 +85,19 @@ _LAYOUTS: dict[str, Callable[[Draw], Tensor]] = {
 _PATTERNS = ("stripes", "checker", "plaid")
 
 
-def _two_colours(draw: Draw, look: Look) -> tuple[Tensor, Tensor]:
-    palette = torch.tensor(look.palette)
+def _two_colours(draw: Draw, style: SplitStyle) -> tuple[Tensor, Tensor]:
+    palette = torch.tensor(style.palette)
     first = draw.integer(0, len(palette))
     second = (first + draw.integer(1, len(palette))) % len(palette)
     return palette[first] + 0.04 * draw.normal(3), palette[second] + 0.04 * draw.normal(3)
 
 
-def draw_backgrounds(draw: Draw, look: Look) -> Tensor:
+def sample_backgrounds(draw: Draw, style: SplitStyle) -> Tensor:
     """Paint one background per scene: float32 `[B, 3, 64, 64]` in 0..1."""
-    first, second = _two_colours(draw, look)
-    layout = draw.integer(0, len(look.layouts))
+    first, second = _two_colours(draw, style)
+    layout = draw.integer(0, len(style.layouts))
     weight = torch.empty(draw.count, SIZE, SIZE)
-    for index, name in enumerate(look.layouts):
+    for index, name in enumerate(style.layouts):
         rows = (layout == index).nonzero()[:, 0]
         weight[rows] = _LAYOUTS[name](Draw(draw.generator, len(rows)))
         if name in _PATTERNS:

@@ -19,12 +19,12 @@ MARK_SIZES = (1 + len(SHAPE_NAMES) + len(LETTERS), 1 + len(COLOUR_NAMES), 1 + MA
 _MIN_COVERED = 0.3
 
 
-def mark_cells(conditions: Conditions) -> Tensor:
+def label_cells(conditions: Conditions) -> Tensor:
     """Mark what the prompt asks for in the true result: int64 `[B, 3, 8, 8]`."""
     covered = F.avg_pool2d(conditions.coverage, CELL) > _MIN_COVERED
     shape = conditions.shape[:, None, None]
     has_shape = covered & (shape >= 0)
-    colour = torch.cdist(conditions.ink, COLOUR_VALUES).argmin(1)[:, None, None]
+    colour = torch.cdist(conditions.object_colour, COLOUR_VALUES).argmin(1)[:, None, None]
     place, letter = _letter_cells(conditions)
     thing = torch.where(letter >= 0, 1 + len(SHAPE_NAMES) + letter, 0)
     return torch.stack(

@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .backgrounds import draw_backgrounds
+from .backgrounds import sample_backgrounds
 from .canvas import SIZE, Draw, blend, dilate, spread
-from .lettering import draw_fonts, draw_word_boxes, draw_words, word_coverage
+from .lettering import draw_word_boxes, draw_words, sample_fonts, word_coverage
 from .masks import Room, border_masks, draw_borders, draw_rooms, outline_masks
 from .shapes import COLOUR_NAMES, COLOUR_VALUES, SHAPE_NAMES, shape_coverage
-from .splits import Look, Split, look_of, scene_generator
+from .splits import Split, SplitStyle, scene_generator, style_of
 
 TASKS = ("fill", "extend", "remove", "text")
 EXTEND_PROMPT = "high-definition, perfect composition"
@@ -41,7 +41,7 @@ class Conditions:
     """Float32 `[B, 3, 64, 64]`: the truth without the object or words that the prompt names."""
     coverage: Tensor
     """Float32 `[B, 64, 64]`: where that object or those words are in the target."""
-    ink: Tensor
+    object_colour: Tensor
     """Float32 `[B, 3]`: the colour of that object or those words."""
     shape: Tensor
     """Int64 `[B]`, index into `SHAPE_NAMES`; -1 where the prompt names no shape."""
@@ -72,7 +72,7 @@ def join_conditions(parts: list[Conditions]) -> Conditions:
     return Conditions(prompts=[p for part in parts for p in part.prompts], **joined)
 
 
-def draw_conditions(
+def sample_conditions(
     split: Split, index: int, tasks: Tensor, photos: Tensor | None = None
 ) -> Conditions:
     """Draw batch `index` of a split; the same arguments always give the same scenes.
@@ -91,14 +91,14 @@ def draw_conditions(
         raise ValueError(f"tasks are {tasks.unique().tolist()}; use 0 to {len(TASKS) - 1}")
     if photos is not None and photos.shape != (len(tasks), 3, SIZE, SIZE):
         raise ValueError(f"photos are {list(photos.shape)}; give one 3x{SIZE}x{SIZE} per scene")
-    generator, look = scene_generator(split, index), look_of(split)
+    generator, style = scene_generator(split, index), style_of(split)
     parts, order = [], []
     for task, compose in enumerate(_COMPOSERS):
         rows = (tasks == task).nonzero()[:, 0]
         if len(rows):
             draw = Draw(generator, len(rows))
-            plain = draw_backgrounds(draw, look) if photos is None else photos[rows]
-            parts.append(compose(draw, look, plain))
+            plain = sample_backgrounds(draw, style) if photos is None else photos[rows]
+            parts.append(compose(draw, style, plain))
             order.append(rows)
     return join_conditions(parts).select(torch.cat(order).argsort())
 
@@ -143,7 +143,7 @@ class _Thing:
     """A coloured shape or a word to paint, before anything is painted."""
 
     coverage: Tensor
-    ink: Tensor
+    object_colour: Tensor
     shape: Tensor
     place: Tensor
     letters: Tensor
@@ -160,7 +160,7 @@ def _shape_in(draw: Draw, image: Tensor, room: Room) -> _Thing:
     pairs = zip(colour.tolist(), shape.tolist(), strict=True)
     return _Thing(
         coverage=shape_coverage(shape, x, y, radius),
-        ink=COLOUR_VALUES[colour],
+        object_colour=COLOUR_VALUES[colour],
         shape=shape,
         place=torch.stack([x, y, radius], 1),
         letters=torch.full((draw.count, 4), -1),
@@ -168,7 +168,7 @@ def _shape_in(draw: Draw, image: Tensor, room: Room) -> _Thing:
     )
 
 
-def _compose_fill(draw: Draw, look: Look, plain: Tensor) -> Conditions:
+def _compose_fill(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
     room = draw_rooms(draw, 28, 48)
     background = _paint_distractors(draw, plain, _clear_of(room.mask))
     thing = _shape_in(draw, background, room)
@@ -178,10 +178,10 @@ def _compose_fill(draw: Draw, look: Look, plain: Tensor) -> Conditions:
         task=torch.full((draw.count,), TASKS.index("fill")),
         source=background,
         mask=mask,
-        target=blend(background, thing.coverage, thing.ink),
+        target=blend(background, thing.coverage, thing.object_colour),
         background=background,
         coverage=thing.coverage,
-        ink=thing.ink,
+        object_colour=thing.object_colour,
         shape=thing.shape,
         place=thing.place,
         letters=thing.letters,
@@ -190,10 +190,10 @@ def _compose_fill(draw: Draw, look: Look, plain: Tensor) -> Conditions:
     )
 
 
-def _compose_text(draw: Draw, look: Look, plain: Tensor) -> Conditions:
+def _compose_text(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
     words, letters = draw_words(draw)
     box = draw_word_boxes(draw, letters)
-    coverage = word_coverage(letters, box, draw_fonts(draw, look))
+    coverage = word_coverage(letters, box, sample_fonts(draw, style))
     x0, y0, x1, y1 = box.unbind(1)
     rows = torch.arange(SIZE)
     mask = ((rows >= x0[:, None]) & (rows < x1[:, None]))[:, None] & (
@@ -201,15 +201,15 @@ def _compose_text(draw: Draw, look: Look, plain: Tensor) -> Conditions:
     )[:, :, None]
     mask = mask.float()
     background = _paint_distractors(draw, plain, _clear_of(mask))
-    ink = _readable_ink(background, mask)
+    object_colour = _readable_ink(background, mask)
     return Conditions(
         task=torch.full((draw.count,), TASKS.index("text")),
         source=background,
         mask=mask,
-        target=blend(background, coverage, ink),
+        target=blend(background, coverage, object_colour),
         background=background,
         coverage=coverage,
-        ink=ink,
+        object_colour=object_colour,
         shape=torch.full((draw.count,), -1),
         place=torch.zeros(draw.count, 3),
         letters=letters,
@@ -218,14 +218,14 @@ def _compose_text(draw: Draw, look: Look, plain: Tensor) -> Conditions:
     )
 
 
-def _compose_remove(draw: Draw, look: Look, plain: Tensor) -> Conditions:
+def _compose_remove(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
     room = draw_rooms(draw, 14, 42)
     thing = _shape_in(draw, plain, room)
     outlined = draw.chance(_OUTLINE_SHARE)
     _, letters = draw_words(draw)
     box = draw_word_boxes(draw, letters)
     is_word = draw.chance(_REMOVED_WORD_SHARE)
-    words = word_coverage(letters, box, draw_fonts(draw, look))
+    words = word_coverage(letters, box, sample_fonts(draw, style))
     coverage = torch.where(spread(is_word), words, thing.coverage)
     whole = torch.maximum(room.mask, dilate((coverage > 0).float(), 1))
     mask = torch.where(spread(outlined | is_word), outline_masks(coverage), whole)
@@ -233,12 +233,14 @@ def _compose_remove(draw: Draw, look: Look, plain: Tensor) -> Conditions:
     word_ink = _readable_ink(background, mask)
     return Conditions(
         task=torch.full((draw.count,), TASKS.index("remove")),
-        source=blend(background, coverage, torch.where(is_word[:, None], word_ink, thing.ink)),
+        source=blend(
+            background, coverage, torch.where(is_word[:, None], word_ink, thing.object_colour)
+        ),
         mask=mask,
         target=background,
         background=background,
         coverage=torch.zeros_like(mask),
-        ink=torch.zeros(draw.count, 3),
+        object_colour=torch.zeros(draw.count, 3),
         shape=torch.full((draw.count,), -1),
         place=torch.zeros(draw.count, 3),
         letters=torch.full((draw.count, 4), -1),
@@ -259,7 +261,7 @@ def _object_across(draw: Draw, borders: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return x, y, radius
 
 
-def _compose_extend(draw: Draw, look: Look, plain: Tensor) -> Conditions:
+def _compose_extend(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
     borders = draw_borders(draw, 6, 17)
     mask = border_masks(borders)
     background = _paint_distractors(draw, plain, _mostly_in(1 - mask))
@@ -278,7 +280,7 @@ def _compose_extend(draw: Draw, look: Look, plain: Tensor) -> Conditions:
         target=target,
         background=background,
         coverage=coverage,
-        ink=COLOUR_VALUES[colour] * prompted[:, None],
+        object_colour=COLOUR_VALUES[colour] * prompted[:, None],
         shape=torch.where(prompted, shape, -1),
         place=torch.stack([x, y, radius], 1) * prompted[:, None],
         letters=torch.full((draw.count, 4), -1),

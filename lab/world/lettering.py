@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .canvas import SIZE, Draw
-from .splits import Look
+from .splits import SplitStyle
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CELL_WIDTH, CELL_HEIGHT = 16, 24
@@ -56,6 +56,6 @@ def word_coverage(letters: Tensor, box: Tensor, font: Tensor) -> Tensor:
     return coverage
 
 
-def draw_fonts(draw: Draw, look: Look) -> Tensor:
+def sample_fonts(draw: Draw, style: SplitStyle) -> Tensor:
     """Draw a font of the split per scene, int64 `[B]`."""
-    return torch.tensor(look.fonts)[draw.integer(0, len(look.fonts))]
+    return torch.tensor(style.fonts)[draw.integer(0, len(style.fonts))]

@@ -2,7 +2,7 @@
 
 The *explained picture* is what a faultless result with the same content would look like; the
 *residual* is the picture minus that. Everything is measured under the mask alone, and away from
-the edges of drawn things (the *plain* area), where a shift of half a pixel is no fault.
+the edges of drawn things (the *plain* area), where a shift of half a pixel is no artifact.
 """
 
 from dataclasses import dataclass

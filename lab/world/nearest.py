@@ -26,7 +26,7 @@ def nearest_truth(images: Tensor, conditions: Conditions) -> Tensor:
         `[B, 3, 64, 64]`, 0..1; the true picture too where no shape can be made out.
     """
     picture, mask = composite(images, conditions), conditions.mask
-    matte = matte_of(picture, conditions.background, conditions.ink) * mask
+    matte = matte_of(picture, conditions.background, conditions.object_colour) * mask
     rows = torch.arange(len(conditions))
     is_fill = conditions.task == _FILL
     is_cut = (conditions.task == _EXTEND) & (conditions.shape >= 0)
@@ -38,6 +38,6 @@ def nearest_truth(images: Tensor, conditions: Conditions) -> Tensor:
     )
     is_seen = is_fill & (drawn.sum((1, 2)) > 0)
     is_seen[found] = overlap > 0
-    ink = conditions.ink[:, :, None, None].expand_as(picture)
-    explained = torch.lerp(conditions.background, ink, drawn[:, None])
+    object_colour = conditions.object_colour[:, :, None, None].expand_as(picture)
+    explained = torch.lerp(conditions.background, object_colour, drawn[:, None])
     return torch.where(is_seen[:, None, None, None], explained, conditions.target)

@@ -25,7 +25,7 @@ class Reading:
     wanted_match: Tensor
     """Float32 `[B, 4]`: correlation with the best form of the wanted letter."""
     coverage: Tensor
-    """Float32 `[B, 64, 64]`: the letters read, as ink."""
+    """Float32 `[B, 64, 64]`: the letters read, as object_colour."""
 
 
 def _cells(matte: Tensor, cells: Tensor, box: Tensor) -> Tensor:

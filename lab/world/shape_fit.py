@@ -30,9 +30,9 @@ class ShapeFit:
     """Area of the matte in pixels, `[B]`."""
 
 
-def matte_of(picture: Tensor, background: Tensor, ink: Tensor) -> Tensor:
-    """Return how much of the way from background to ink every pixel went, `[B, H, W]`, 0..1."""
-    direction = ink[:, :, None, None] - background
+def matte_of(picture: Tensor, background: Tensor, object_colour: Tensor) -> Tensor:
+    """Return how much of the way from background to object_colour every pixel went, `[B, H, W]`, 0..1."""
+    direction = object_colour[:, :, None, None] - background
     length = direction.square().sum(1).clamp(min=0.02)
     return (((picture - background) * direction).sum(1) / length).clamp(0, 1)
 

@@ -22,7 +22,7 @@ class Split(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class SplitStyle:
     """What scenes of a split may look like."""
 
     palette: tuple[tuple[float, float, float], ...]
@@ -33,7 +33,7 @@ class Look:
     """Rows of the glyph atlas."""
 
 
-_TRAIN_LOOK = Look(
+_TRAIN_LOOK = SplitStyle(
     palette=(
         (0.62, 0.74, 0.86),
         (0.80, 0.70, 0.58),
@@ -49,7 +49,7 @@ _TRAIN_LOOK = Look(
     layouts=("flat", "gradient", "stripes", "checker", "horizon"),
     fonts=(0, 1, 2, 3, 4),
 )
-_TEST_LOOK = Look(
+_TEST_LOOK = SplitStyle(
     palette=(
         (0.70, 0.80, 0.74),
         (0.78, 0.66, 0.68),
@@ -65,7 +65,7 @@ _LOOKS = {Split.TRAIN: _TRAIN_LOOK, Split.DEV: _TRAIN_LOOK, Split.TEST: _TEST_LO
 _SEEDS = {Split.TRAIN: 0, Split.DEV: 1, Split.TEST: 2}
 
 
-def look_of(split: Split) -> Look:
+def style_of(split: Split) -> SplitStyle:
     """Return what scenes of `split` may look like."""
     return _LOOKS[split]
 

@@ -22,7 +22,7 @@ from ...fill.checkpoint.adapters import read_adapter
 from ...fill.checkpoint.modules import empty_module
 from ...fill.checkpoint.shapes import FLUX_SCHEDULER, FLUX_VAE_CHANNELS
 from ...fill.io.files import TensorInfo
-from ...fill.memory.components import Part
+from ...fill.memory.components import Component
 from ...fill.models import FillModels, check_fit
 from ...fill.recipe import Recipe
 from ...fill.sampling.latents import pack_latents, unpack_latents
@@ -176,9 +176,9 @@ def _compute_dtype(model: ModelPatcher) -> torch.dtype:
     return native.manual_cast_dtype or native.get_dtype()
 
 
-def _part(name: str, module: nn.Module, handle: Any, dtype: torch.dtype) -> Part:
+def _part(name: str, module: nn.Module, handle: Any, dtype: torch.dtype) -> Component:
     """Return a part that is loaded and managed by ComfyUI as it is."""
-    part = Part(name, lambda: module, 0, dtype)
+    part = Component(name, lambda: module, 0, dtype)
     assert part.module is module, "reading it says that it is in memory"
     part.handle, part.num_bytes = handle, handle.model_size()
     return part

@@ -58,12 +58,12 @@ class OneRewardNativeInputs(io.ComfyNode):
         task: str,
         prompt: str,
         recipe: str,
-        words: str = "",
+        text: str = "",
         model: Any = None,
         **rest: Any,
     ) -> io.NodeOutput:
         """Cut out, encode and return what a sampler needs."""
-        request = _request(_task(task), image, prompt, words, rest)
+        request = _request(_task(task), image, prompt, text, rest)
         if model is not None:
             native_sources(model, vae)  # a model without Fill's channels would ignore the mask
         edit = prepare_native(request, _recipe(recipe), vae.spacial_compression_encode())
@@ -79,7 +79,7 @@ class OneRewardNativeInputs(io.ComfyNode):
             for text in (request.full_prompt(), edit.settings.negative_prompt)
         )
         latent = {"samples": _encode(vae, pixels)}
-        ComfyHost(cls.hidden.unique_id).say(_summary(edit))
+        ComfyHost(cls.hidden.unique_id).notify(_summary(edit))
         shifted = None if model is None else _with_shift(model, edit.mu())
         steps, cfg = edit.settings.steps, float(edit.settings.true_cfg)
         return io.NodeOutput(positive, negative, latent, edit, shifted, steps, cfg, edit.sigmas())
@@ -159,7 +159,7 @@ class OneRewardToNative(io.ComfyNode):
             return io.NodeOutput(*fill_model.native)
         host = ComfyHost(cls.hidden.unique_id)
         if fill_model.transformer_source.is_quantised:
-            host.say(
+            host.notify(
                 "the weights are expanded here; to keep them small, load an fp8 or GGUF file "
                 "with ComfyUI's own loader"
             )
@@ -219,7 +219,7 @@ def _task(name: str) -> Task:
 
 
 def _request(
-    task: Task, image: torch.Tensor, prompt: str, words: str, rest: dict[str, Any]
+    task: Task, image: torch.Tensor, prompt: str, text: str, rest: dict[str, Any]
 ) -> FillRequest:
     sides = {side: rest.pop(side, 0) for side in SIDES}
     extension = None
@@ -230,7 +230,7 @@ def _request(
         task=task,
         image=image,
         prompt=prompt,
-        words=words,
+        text=text,
         extension=extension,
         config=settings,
         **rest,
@@ -289,9 +289,7 @@ def _recipe_input() -> io.Input:
 
 def _optional_inputs() -> list[io.Input]:
     return [
-        text_input(
-            "words", "text only: the words to write, one line of the picture per line.", True
-        ),
+        text_input("text", "text only: the text to write, one line of the picture per line.", True),
         *(_side(name) for name in SIDES),
         io.Mask.Input(
             "mask",

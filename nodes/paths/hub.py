@@ -34,7 +34,7 @@ def download(hub_id: str, host: Host) -> None:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     folder = download_folder(hub_id)
-    host.say(f"downloading {hub_id} to {folder}")
+    host.notify(f"downloading {hub_id} to {folder}")
     try:
         snapshot_download(hub_id, local_dir=folder, allow_patterns=PATTERNS)
     except GatedRepoError as error:

@@ -72,8 +72,8 @@ def extend(**values: Any) -> Build:
     return lambda g, i: g.add_edit("Extend", i, **values)
 
 
-def text(words: str) -> Build:
-    return lambda g, i: g.add_edit("Text", i, words=words)
+def text(text: str) -> Build:
+    return lambda g, i: g.add_edit("Text", i, text=text)
 
 
 def load(**values: Any) -> Build:

@@ -20,8 +20,8 @@ def graph(**inputs: Any) -> tuple[Graph, str]:
     world = {"pictures": "toy world (test split)", "task": "all", "num_conditions": NUM}
     values: dict[str, Any] = {
         "model": g.add_model(),
-        "conditions": g.add("OneRewardConditions", name="measured", **world),
-        "rival": g.add_model(),
+        "conditions": g.add("OneRewardEditDataset", name="measured", **world),
+        "baseline": g.add_model(),
         "settings": g.add("OneRewardSettings", steps=2),
         "name": "measured",
     }
@@ -38,7 +38,7 @@ def test_a_benchmark_goes_on_and_the_command_line_does_the_same(
     job = client.run(first)
     assert job.succeeded, job.error
     numbers = json.loads(job.outputs[node]["text"][0])
-    assert numbers["sides"]["all"]["model"] == numbers["sides"]["all"]["rival"]
+    assert numbers["sides"]["all"]["model"] == numbers["sides"]["all"]["baseline"]
     assert numbers["votes"]["all"]["oracle"]["same"] == NUM
     pictures = {p: p.stat().st_mtime_ns for p in folder.rglob("pictures/**/*.png")}
     assert len(pictures) == 2 * NUM

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from onereward.training.data.conditions import ConditionSet
+from onereward.training.data.conditions import EditDataset
 from support.client import ComfyClient, Graph
 from support.graph import GraphBuilder, output
 from support.server import ComfyServer
@@ -29,18 +29,18 @@ def pictures(comfyui: ComfyServer) -> Path:
 def graph(**inputs: Any) -> Graph:
     g = GraphBuilder()
     values = {"name": "mine", "pictures": "holidays/2026", "task": "remove"}
-    made = g.add("OneRewardConditions", **values | inputs)
+    made = g.add("OneRewardEditDataset", **values | inputs)
     g.add("PreviewImage", images=output(made, 1))
     return g.graph
 
 
 def test_a_folder_becomes_conditions(client: ComfyClient, comfyui: ComfyServer, pictures: Path):
-    listed = client.object_info("OneRewardConditions")["input"]["required"]["pictures"]
+    listed = client.object_info("OneRewardEditDataset")["input"]["required"]["pictures"]
     assert "holidays/2026" in listed[1].get("options", listed[0])
     job = client.run(graph())
     assert job.succeeded, job.error
     assert len(job.pictures()) == 1
-    made = ConditionSet(comfyui.base_directory / "output" / "onereward" / "conditions" / "mine")
+    made = EditDataset(comfyui.base_directory / "output" / "onereward" / "conditions" / "mine")
     assert made.summary() == "2 conditions (remove 2)"
     client.run(graph())
     assert client.run(graph()).executed_nodes == []
@@ -68,7 +68,7 @@ def test_made_conditions_and_the_toy_world_are_pictures_too(client: ComfyClient)
         ({"task": "fill"}, "prompt is empty"),
         ({"task": "text"}, "words is empty"),
     ],
-    ids=["escaping", "unnamed", "outside", "missing", "task", "prompt", "words"],
+    ids=["escaping", "unnamed", "outside", "missing", "task", "prompt", "text"],
 )
 def test_bad_input_gets_one_sentence(
     client: ComfyClient, pictures: Path, inputs: dict[str, Any], message: str

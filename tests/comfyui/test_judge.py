@@ -71,7 +71,7 @@ def test_a_pair_of_identical_pictures_scores_one_half(client: ComfyClient, judge
 
 def test_the_best_is_picked_and_every_candidate_ranked(client: ComfyClient, judge_folder: Path):
     names = [picture(client, c) for c in ("red", "blue", "green", "white")]
-    for method, comparisons in (("knock-out", 3), ("round robin", 6)):
+    for method, comparisons in (("knockout", 3), ("round_robin", 6)):
         made = report_of(*score(client, names, "OneRewardPickBest", method=method))
         assert sorted(made["order"]) == [0, 1, 2, 3]
         assert len(made["comparisons"]) == comparisons
@@ -81,7 +81,7 @@ def test_the_best_is_picked_and_every_candidate_ranked(client: ComfyClient, judg
             for c in made["comparisons"]
             if winner in (c["first"], c["second"]) and (_mean(c) >= 0.5) != (c["first"] == winner)
         ]
-        assert method == "round robin" or not lost
+        assert method == "round_robin" or not lost
 
 
 def _mean(comparison: dict[str, float]) -> float:
@@ -94,7 +94,7 @@ def _mean(comparison: dict[str, float]) -> float:
     [
         ([(64, 64), (64, 32)], {}, "compare pictures of the same size"),
         ([(64, 64), (64, 64)], {"task": "paint"}, "choose one of: fill, extend"),
-        ([(64, 64), (64, 64)], {"view": "around the mask"}, "needs a mask"),
+        ([(64, 64), (64, 64)], {"view": "crop"}, "needs a mask"),
     ],
     ids=["sizes", "task", "view"],
 )

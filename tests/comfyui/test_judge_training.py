@@ -18,7 +18,7 @@ from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import BUNDLED_FOLDER
 from onereward.reward.preference import CandidateGroup, Preference, PreferenceSet
 from onereward.training.data.conditions import save_picture
-from onereward.training.jobs import CollectJob
+from onereward.training.jobs import GenerateJob
 from support.client import ApiError, ComfyClient, Event, Graph
 from support.graph import GraphBuilder, Link, output
 from support.judges import make_judge
@@ -28,7 +28,7 @@ JUDGE = "chain-judge"
 FROM_MODEL = "from the model folder"
 WORLD = "toy world (train split)"
 QUICK = {"num_candidates": 2, "steps_min": 1, "steps_max": 2}
-SHORT = {"steps": 3, "warmup_steps": 1, "batch": 2, "test_every": 3}
+SHORT = {"steps": 3, "warmup_steps": 1, "batch": 2, "eval_every": 3}
 NUM = 20
 """Scenes of the toy world, with some for every split."""
 
@@ -57,14 +57,14 @@ class Chain(GraphBuilder):
     def collect(self, num: int = NUM, **inputs: Any) -> Link:
         model = self.add("OneRewardLoadFill", model="bundled (tiny)", transformer=FROM_MODEL)
         scenes = self.add(
-            "OneRewardConditions", name=self.name, pictures=WORLD, task="all", num_conditions=num
+            "OneRewardEditDataset", name=self.name, pictures=WORLD, task="all", num_conditions=num
         )
         values = {"model": model, "conditions": scenes, "name": self.name}
-        return self.add("OneRewardCollect", **values | QUICK | inputs)
+        return self.add("OneRewardGenerateCandidates", **values | QUICK | inputs)
 
     def label(self, data: Link, **inputs: Any) -> Link:
         values = {"preferences": data, "labeller": "toy world oracle", "margin": 0.0}
-        return self.add("OneRewardLabel", **values | inputs)
+        return self.add("OneRewardLabelPreferences", **values | inputs)
 
     def load_judge(self, **inputs: Any) -> Link:
         return self.add("OneRewardLoadJudge", **{"judge": JUDGE} | inputs)
@@ -110,17 +110,19 @@ def test_the_commands_make_the_same_from_the_nodes_files(
 ):
     """Candidates, labels, adapter and report of one process, without ComfyUI."""
     first, again = work / "preferences" / "chain", tmp_path / "data"
-    job = replace(CollectJob.load(first / "collect.json"), data_folder=str(again))
+    job = replace(GenerateJob.load(first / "collect.json"), preferences_folder=str(again))
     (tmp_path / "collect.json").write_text(job.to_json())
     run("collect", tmp_path / "collect.json")
     assert (again / "candidates.jsonl").read_text() == (first / "candidates.jsonl").read_text()
     for group in PreferenceSet(again).groups():
         for name in group.file_names:
             assert (again / name).read_bytes() == (first / name).read_bytes()
-    run("label", moved(first / "label.json", tmp_path, data_folder=again))
+    run("label", moved(first / "label.json", tmp_path, preferences_folder=again))
     assert (again / "metadata.jsonl").read_text() == (first / "metadata.jsonl").read_text()
     judge = work / "judges" / "chain"
-    config = moved(judge / "config.json", tmp_path, data_folder=again, run_folder=tmp_path / "run")
+    config = moved(
+        judge / "config.json", tmp_path, preferences_folder=again, run_folder=tmp_path / "run"
+    )
     run("train-judge", config)
     trained, expected = (
         load_file(folder / "adapter" / "adapter_model.safetensors")
@@ -170,7 +172,7 @@ def test_what_pick_best_compares_becomes_data(client: ComfyClient, work: Path):
     batch = solid(g, 0xFF0000)
     for colour in (0x00FF00, 0x0000FF):
         batch = g.add("ImageBatch", image1=batch, image2=solid(g, colour))
-    values = {"task": "fill", "prompt": "a red circle", "view": "beside the source"}
+    values = {"task": "fill", "prompt": "a red circle", "view": "image_with_source"}
     best = g.add(
         "OneRewardPickBest",
         judge=g.load_judge(),
@@ -240,7 +242,7 @@ def test_cancel_while_training_keeps_the_steps(client: ComfyClient, made: Graph,
     assert json.loads(state.read_text())["step"] == done + 2
     steps = [
         json.loads(line)["step"]
-        for line in (work / "judges" / "cut" / "curve.jsonl").read_text().splitlines()
+        for line in (work / "judges" / "cut" / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == sorted(set(steps))
 
@@ -278,7 +280,7 @@ def preference_data(folder: Path, *, damaged: bool = False) -> str:
         ("../x", {}, "name is '../x', but up to 100 letters"),
         ("bad", {"num_candidates": 65}, "65"),
         ("bad", {"steps_min": 9, "steps_max": 3}, "steps goes from 9 to 3; give the smaller value"),
-        ("bad", {"strength_min": 0.9, "strength_max": 0.5}, "strength goes from 0.9 to 0.5"),
+        ("bad", {"denoise_min": 0.9, "denoise_max": 0.5}, "strength goes from 0.9 to 0.5"),
     ],
     ids=["name", "number", "steps", "strength"],
 )
@@ -323,7 +325,7 @@ def unmasked(work: Path) -> str:
     ("damaged", "inputs", "message"),
     [
         (False, {"name": "a/b"}, "name is 'a/b'"),
-        (False, {"view": "beside the source"}, "needs the source"),
+        (False, {"view": "image_with_source"}, "needs the source"),
         (False, {"mode": "half"}, "mode"),
         (False, {"learning_rate": -0.5}, "learning_rate is -0.5; use 0 or more, or -1"),
         (True, {}, "cannot be read as a picture"),

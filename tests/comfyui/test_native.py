@@ -17,7 +17,7 @@ NATIVE: dict[str, dict[str, Any]] = {
     "Fill": {"task": "fill", "prompt": "a red circle"},
     "Extend": {"task": "extend", "prompt": "", **EXTENSION},
     "Remove": {"task": "remove", "prompt": ""},
-    "Text": {"task": "text", "prompt": "", "words": "AB"},
+    "Text": {"task": "text", "prompt": "", "text": "AB"},
 }
 # Of 255. Both sample in fp32, but the arithmetic of attention and text states is not in one order.
 MAX_DIFFERENCE, MEAN_DIFFERENCE = 4, 0.05

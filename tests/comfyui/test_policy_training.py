@@ -24,9 +24,16 @@ from support.server import ComfyServer
 
 JUDGE = "policy-judge"
 SHORT = {
-    **{"steps": 2, "batch": 2, "micro_batch": 2, "rank": 4, "learning_rate": 0.01, "gate": 0.0},
+    **{
+        "steps": 2,
+        "batch": 2,
+        "micro_batch_size": 2,
+        "rank": 4,
+        "learning_rate": 0.01,
+        "min_judge_accuracy": 0.0,
+    },
 }
-QUICK = {"sampling_steps": 2, "warmup_steps": 0, "test_every": 2, "test_conditions": 1}
+QUICK = {"sampling_steps": 2, "warmup_steps": 0, "eval_every": 2, "eval_conditions": 1}
 NUM = 20
 """Scenes of the toy world, with some for every split."""
 SEED = 5
@@ -47,7 +54,7 @@ class Loop(EditGraph):
 
     def conditions(self) -> Link:
         world = {"pictures": "toy world (train split)", "task": "all", "num_conditions": NUM}
-        return self.add("OneRewardConditions", name="scenes", **world)
+        return self.add("OneRewardEditDataset", name="scenes", **world)
 
     def train(self, run: str, settings: dict[str, Any] | None = None, **inputs: Any) -> Link:
         values: dict[str, Any] = {"judge": self.add("OneRewardLoadJudge", judge=JUDGE)}

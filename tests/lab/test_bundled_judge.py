@@ -8,7 +8,7 @@ import torch
 from onereward.fill.task import TASKS as FIELDS
 from onereward.fill.task import Task
 from onereward.lab.adapters.usability import queries_of
-from onereward.lab.world.conditions import TASKS, Conditions, draw_conditions
+from onereward.lab.world.conditions import TASKS, Conditions, sample_conditions
 from onereward.lab.world.splits import Split
 from onereward.reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
 from onereward.reward.qwen_vl import QwenJudge
@@ -24,7 +24,7 @@ def judge() -> QwenJudge:
 
 
 def scenes_of(task: str) -> Conditions:
-    return draw_conditions(Split.DEV, 11, torch.full((NUM,), TASKS.index(task)))
+    return sample_conditions(Split.DEV, 11, torch.full((NUM,), TASKS.index(task)))
 
 
 def painted(scenes: Conditions, colour: torch.Tensor) -> torch.Tensor:
@@ -47,7 +47,7 @@ def test_swap_swaps_the_answer_on_clear_pairs(judge: QwenJudge, task: str) -> No
     for row in range(NUM):
         queries = queries_of(scenes, row)
         with torch.no_grad():
-            good, worse = judge.encode_many([scenes.target[row], bad[row]])
+            good, worse = judge.encode_images([scenes.target[row], bad[row]])
             forth, back = judge.ask(good, worse, queries), judge.ask(worse, good, queries)
         right += int(((forth > 0.5) & (back < 0.5)).sum())
         asked += len(queries)

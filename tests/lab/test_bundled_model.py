@@ -10,7 +10,7 @@ from onereward.fill.recipe import read_recipe
 from onereward.lab.base_model.models import load_folder
 from onereward.lab.base_model.sampling import SampleSettings, sample_scenes
 from onereward.lab.oracle import judge
-from onereward.lab.world.conditions import TASKS, draw_conditions
+from onereward.lab.world.conditions import TASKS, sample_conditions
 from onereward.lab.world.splits import Split
 
 BUNDLED = Path(__file__).parents[2] / "assets" / "fill"
@@ -25,7 +25,7 @@ def test_folder_is_within_its_budget_and_names_its_recipe():
 def test_diffusers_own_pipeline_runs_it():
     from diffusers import FluxFillPipeline
 
-    scenes = draw_conditions(Split.DEV, 5, torch.tensor([TASKS.index("text")]))
+    scenes = sample_conditions(Split.DEV, 5, torch.tensor([TASKS.index("text")]))
     pipeline: Any = FluxFillPipeline.from_pretrained(BUNDLED, torch_dtype=torch.float32)
     image = pipeline(
         prompt=scenes.prompts,
@@ -43,7 +43,7 @@ def test_diffusers_own_pipeline_runs_it():
 
 @pytest.mark.parametrize("task", ["fill", "remove"])
 def test_it_is_better_than_a_grey_patch(task: str):
-    scenes = draw_conditions(Split.DEV, 6, torch.full((12,), TASKS.index(task)))
+    scenes = sample_conditions(Split.DEV, 6, torch.full((12,), TASKS.index(task)))
     images = sample_scenes(load_folder(BUNDLED), scenes, SampleSettings(steps=8))
     grey = torch.full_like(images, 0.5)
     assert int(judge(images, scenes).usable.sum()) > int(judge(grey, scenes).usable.sum())

@@ -1,23 +1,23 @@
-"""The oracle on the truth, on planted faults, and on closed forms."""
+"""The oracle on the truth, on injected artifacts, and on closed forms."""
 
 import pytest
 import torch
 
 from onereward.lab.oracle import DIMENSIONS, composite, judge
-from onereward.lab.world.artifacts import FAULTS, plant_fault
-from onereward.lab.world.conditions import TASKS, Conditions, draw_conditions
+from onereward.lab.world.artifacts import ARTIFACTS, inject_artifact
+from onereward.lab.world.conditions import TASKS, Conditions, sample_conditions
 from onereward.lab.world.measure import measure_residual
 from onereward.lab.world.reading import read_words
 from onereward.lab.world.splits import Split
 
 PER_TASK = 60
-# Truth is usable at least this often, and each planted fault at most this often.
+# Truth is usable at least this often, and each injected artifact at most this often.
 MIN_TRUE, MAX_FALSE = 0.99, 0.05
 
 
 @pytest.fixture(scope="module", params=[Split.DEV, Split.TEST], ids=["dev", "test"])
 def scenes(request: pytest.FixtureRequest) -> Conditions:
-    return draw_conditions(request.param, 77, torch.arange(4).repeat_interleave(PER_TASK))
+    return sample_conditions(request.param, 77, torch.arange(4).repeat_interleave(PER_TASK))
 
 
 def test_truth_is_usable(scenes: Conditions):
@@ -26,9 +26,9 @@ def test_truth_is_usable(scenes: Conditions):
         assert float(usable[scenes.task == task].mean()) >= MIN_TRUE, TASKS[task]
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_planted_faults_are_not_usable(fault: str, scenes: Conditions):
-    faulty = plant_fault(fault, scenes, torch.Generator().manual_seed(4))
+@pytest.mark.parametrize("artifact", sorted(ARTIFACTS))
+def test_planted_faults_are_not_usable(artifact: str, scenes: Conditions):
+    faulty = inject_artifact(artifact, scenes, torch.Generator().manual_seed(4))
     usable = judge(faulty.images, scenes).usable
     seen = 0
     for task in range(len(TASKS)):
@@ -36,7 +36,7 @@ def test_planted_faults_are_not_usable(fault: str, scenes: Conditions):
         if int(rows.sum()) >= 20:
             seen += 1
             assert float(usable[rows].float().mean()) <= MAX_FALSE, TASKS[task]
-    assert seen > 0, "the fault applies to no task"
+    assert seen > 0, "the artifact applies to no task"
 
 
 def test_each_task_is_scored_on_its_own_dimensions(scenes: Conditions):
@@ -100,5 +100,5 @@ def test_wrong_size_is_one_sentence(scenes: Conditions):
 
 
 def test_unknown_fault_is_named(scenes: Conditions):
-    with pytest.raises(ValueError, match="no fault 'melted'"):
-        plant_fault("melted", scenes, torch.Generator())
+    with pytest.raises(ValueError, match="no artifact 'melted'"):
+        inject_artifact("melted", scenes, torch.Generator())

@@ -10,21 +10,21 @@ import torch
 from onereward.fill.task import Dimension, Task
 from onereward.lab.ground_truth import WorldGroundTruth
 from onereward.lab.toy_dataset import make_from_world, scene_of
-from onereward.lab.world.conditions import TASKS, draw_conditions
+from onereward.lab.world.conditions import TASKS, sample_conditions
 from onereward.lab.world.splits import Split
 from onereward.training.charts.contact_sheets import conditions_sheet
-from onereward.training.data.edit_dataset import ConditionsConfig
+from onereward.training.data.edit_dataset import EditDatasetConfig
 from support.hosts import RecordingHost
 
 
 def test_scenes_of_the_toy_world_are_known_by_name(tmp_path: Path) -> None:
-    config = ConditionsConfig(num_conditions=8, seed=3)
+    config = EditDatasetConfig(num_conditions=8, seed=3)
     made = make_from_world(tmp_path, Split.DEV, config, RecordingHost())
     assert [c.task for c in made.conditions] == [*Task, *Task]
     for condition in made.conditions:
         split, task, index = scene_of(condition.name) or pytest.fail("not known")
         assert (split, task) == (Split.DEV, condition.task)
-        scene = draw_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
+        scene = sample_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
         image, mask = made.pictures(condition)
         assert torch.allclose(image[0], scene.source[0].permute(1, 2, 0), atol=0.5 / 255 + 1e-6)
         assert torch.equal(mask, scene.mask)
@@ -36,7 +36,7 @@ def test_scenes_of_the_toy_world_are_known_by_name(tmp_path: Path) -> None:
 def test_the_truth_of_a_scene_is_usable_and_grey_is_not() -> None:
     truth = WorldGroundTruth()
     for task in TASKS:
-        scene = draw_conditions(Split.TEST, 3, torch.tensor([TASKS.index(task)]))
+        scene = sample_conditions(Split.TEST, 3, torch.tensor([TASKS.index(task)]))
         grey = torch.full((3, 64, 64), 0.5)
         images = torch.stack([scene.target[0], grey])
         assert truth.usable(f"world-test-{task}-3", images) == [True, False]

@@ -17,7 +17,7 @@ TASK_INPUTS: dict[str, dict[str, Any]] = {
         **{"aspect": "use the px above", "anchor": "center"},
     },
     "Remove": {},
-    "Text": {"words": "AB", "lettering": ""},
+    "Text": {"text": "AB", "lettering": ""},
 }
 
 

@@ -9,7 +9,7 @@ import torch
 
 from onereward.fill.host import Preview
 from onereward.fill.local_host import LocalHost
-from onereward.fill.memory.components import Part
+from onereward.fill.memory.components import Component
 
 
 class CancelledError(Exception):
@@ -31,20 +31,22 @@ class RecordingHost(LocalHost):
         self._free = free
 
     @contextmanager
-    def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
+    def resident(self, *parts: Component, activation_bytes: int) -> Iterator[None]:
         self.resident_names.append(tuple(part.name for part in parts))
         assert activation_bytes > 0
         with super().resident(*parts, activation_bytes=activation_bytes):
             yield
 
     @contextmanager
-    def streamed(self, part: Part, *, weight_bytes: int, activation_bytes: int) -> Iterator[None]:
+    def streamed(
+        self, part: Component, *, weight_bytes: int, activation_bytes: int
+    ) -> Iterator[None]:
         self.streamed_names.append(part.name)
         assert activation_bytes > 0
         with super().streamed(part, weight_bytes=weight_bytes, activation_bytes=activation_bytes):
             yield
 
-    def free_bytes(self, *parts: Part) -> int:
+    def free_bytes(self, *parts: Component) -> int:
         return self._free
 
     def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
@@ -57,5 +59,5 @@ class RecordingHost(LocalHost):
         if self._cancel_at_call is not None and self.calls >= self._cancel_at_call:
             raise CancelledError
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.lines.append(text)

@@ -10,7 +10,7 @@ import torch
 from onereward.fill.task import Task
 from onereward.training.data.conditions import Condition, write_conditions
 from onereward.training.policy.config import PolicyTrainConfig
-from onereward.training.policy.run import Loaded, load
+from onereward.training.policy.run import RunModels, load
 
 from .models import BUNDLED, bundled_models
 
@@ -30,7 +30,7 @@ def make_conditions(folder: Path, per_task: int = 6) -> Path:
             image_file_name=f"{name}.png",
             mask_file_name=f"{name}.mask.png",
             prompt="a red circle" if task is Task.FILL else "",
-            words="AB" if task is Task.TEXT else "",
+            text="AB" if task is Task.TEXT else "",
         )
         coarse = torch.rand(1, 3, 4, 4, generator=generator)
         picture = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
@@ -44,11 +44,11 @@ def policy_config(run: Path, conditions: Path, judge: Path, **changes: Any) -> P
     values: dict[str, Any] = {
         "run_folder": str(run),
         "model": {"folder": str(BUNDLED), "precision": "fp32"},
-        "conditions_folder": str(conditions),
+        "dataset_folder": str(conditions),
         "judges": ({"folder": str(judge), "precision": "fp32"},),
         "steps": 3,
         "batch": 3,
-        "micro_batch": 2,
+        "micro_batch_size": 2,
         "rank": 4,
         "alpha": 4.0,
         "learning_rate": 1e-2,
@@ -59,12 +59,12 @@ def policy_config(run: Path, conditions: Path, judge: Path, **changes: Any) -> P
         "shift": 2,
         "blur": 0.5,
         "noise": 0.02,
-        "test_every": 0,
+        "eval_every": 0,
     }
     return PolicyTrainConfig(**values | changes)
 
 
-def loaded_for(config: PolicyTrainConfig) -> Loaded:
+def run_models_for(config: PolicyTrainConfig) -> RunModels:
     """Return the models of a run, with the session's shared fill model."""
     fresh = load(config, torch.device("cpu"))
-    return Loaded(models=bundled_models(), judges=fresh.judges, held_out_judge=fresh.held_out_judge)
+    return RunModels(models=bundled_models(), judges=fresh.judges, eval_judge=fresh.eval_judge)

@@ -75,7 +75,7 @@ def write_policy(
     run = Path(config.run_folder)
     run.mkdir(parents=True)
     (run / "config.json").write_text(config.to_json())
-    (run / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
     weights = {f"x.lora_{side}.default.weight": torch.ones(1, 1) for side in "AB"}
     write_adapter(run / ADAPTER, weights, {"step": int(curve[-1]["step"])})
 

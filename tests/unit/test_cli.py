@@ -14,7 +14,7 @@ from onereward.cli.headless import STOPPED, run_headless
 from onereward.fill.memory.plan import NotEnoughMemory
 from onereward.reward.judge import JudgeError
 from onereward.training.runs.hosts import Stopped
-from onereward.training.runs.loop import NotFinite
+from onereward.training.runs.loop import NonFiniteError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +65,12 @@ def test_module_runs_as_a_program(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "error",
-    [JudgeError("no judge"), ImportError("no such package"), NotEnoughMemory("less"), NotFinite()],
+    [
+        JudgeError("no judge"),
+        ImportError("no such package"),
+        NotEnoughMemory("less"),
+        NonFiniteError(),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_a_run_that_ends_early_is_one_line(

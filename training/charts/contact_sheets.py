@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...reward.preference import CandidateGroup, PreferenceSet
-from ..data.conditions import ConditionSet, read_picture
+from ..data.conditions import EditDataset, read_picture
 
 CELL = 160
 """Side of a picture's cell, in px."""
@@ -34,7 +34,7 @@ def contact_sheet(pictures: Sequence[Tensor], columns: int) -> Tensor:
     return sheet[None]
 
 
-def conditions_sheet(conditions: ConditionSet) -> Tensor:
+def conditions_sheet(conditions: EditDataset) -> Tensor:
     """Show the first conditions, what is to be repainted in red; ``[1, H, W, 3]``, 0..1."""
     shown = []
     for condition in conditions.conditions[:NUM_SHOWN]:

@@ -24,7 +24,7 @@ _COLOURS = (
 Record = Mapping[str, float]
 
 
-def draw_board(curve: Sequence[Record], rows: Sequence[tuple[Tensor, ...]] = ()) -> Tensor:
+def plot_dashboard(curve: Sequence[Record], rows: Sequence[tuple[Tensor, ...]] = ()) -> Tensor:
     """Return ``[H, W, 3]``, 0..1: rewards by step, and below source, start and policy pictures.
 
     Args:

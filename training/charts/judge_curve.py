@@ -13,13 +13,13 @@ from .plots import Series, plot
 Record = Mapping[str, float]
 
 
-def read_curve(run: Path) -> list[Record]:
+def read_metrics(run: Path) -> list[Record]:
     """Return the records of a run so far."""
-    path = run / "curve.jsonl"
+    path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def draw_curve(records: Sequence[Record], steps: int) -> Tensor:
+def plot_metrics(records: Sequence[Record], steps: int) -> Tensor:
     """Draw a run; ``[H, W, 3]``, 0..1."""
     loss = [(r["step"], r["loss"]) for r in records if "loss" in r]
     accuracy = [(r["step"], r["accuracy"]) for r in records if "accuracy" in r]

@@ -39,10 +39,10 @@ def table_text(rows: Rows) -> str:
 
 def table_picture(rows: Rows) -> torch.Tensor:
     """Draw the table; ``[1, H, W, 3]``, float32, 0..1."""
-    return draw_cells(table_cells(rows))[None]
+    return render_table(table_cells(rows))[None]
 
 
-def draw_cells(cells: Sequence[Sequence[str]]) -> torch.Tensor:
+def render_table(cells: Sequence[Sequence[str]]) -> torch.Tensor:
     """Draw rows of texts; ``[H, W, 3]``, float32, 0..1."""
     font = ImageFont.load_default(FONT_SIZE)
     widths = [

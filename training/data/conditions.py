@@ -25,7 +25,7 @@ from ...fill.task import Task, text_prompt
 
 FILE_NAME = "conditions.jsonl"
 _KEYS = {
-    *("name", "task", "image_file_name", "mask_file_name", "prompt", "words"),
+    *("name", "task", "image_file_name", "mask_file_name", "prompt", "text"),
     "result_file_name",
 }
 
@@ -40,7 +40,7 @@ class Condition:
     image_file_name: str
     mask_file_name: str
     prompt: str = ""
-    words: str = ""
+    text: str = ""
     """text only: the words to write; ``prompt`` then says how they look."""
     result_file_name: str = ""
     """The picture after the edit, if it is known: what supervised learning learns to paint."""
@@ -60,10 +60,10 @@ class Condition:
     @property
     def full_prompt(self) -> str:
         """What the model is told, as the judge has to know it; empty if the user said nothing."""
-        return text_prompt(self.words, self.prompt) if self.task is Task.TEXT else self.prompt
+        return text_prompt(self.text, self.prompt) if self.task is Task.TEXT else self.prompt
 
 
-class ConditionSet:
+class EditDataset:
     """A folder of conditions."""
 
     def __init__(self, folder: Path) -> None:
@@ -145,7 +145,7 @@ class ConditionSet:
         Raises:
             ValueError: The condition cannot be edited; names it.
         """
-        values = {"task": condition.task, "prompt": condition.prompt, "words": condition.words}
+        values = {"task": condition.task, "prompt": condition.prompt, "text": condition.text}
         image, mask = self.pictures(condition)
         try:
             return FillRequest(image=image, mask=mask, **values | settings)
@@ -155,7 +155,7 @@ class ConditionSet:
 
 def write_conditions(
     folder: Path, items: Iterable[tuple[Condition, Tensor, Tensor]]
-) -> ConditionSet:
+) -> EditDataset:
     """Write pictures ``[H, W, 3]`` and masks ``[H, W]``, 0..1, and the list of their conditions.
 
     The list is written last: a stop before leaves the old one, if any.
@@ -171,7 +171,7 @@ def write_conditions(
     temporary = folder / (FILE_NAME + ".tmp")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     temporary.replace(folder / FILE_NAME)
-    return ConditionSet(folder)
+    return EditDataset(folder)
 
 
 def save_picture(path: Path, pixels: Tensor) -> None:

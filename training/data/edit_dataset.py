@@ -1,6 +1,6 @@
 """Build a data set of conditions from folders of pictures.
 
-A picture ``x.png`` may have a prompt in ``x.txt``, words to write in ``x.words.txt``, and a mask in
+A picture ``x.png`` may have a prompt in ``x.txt``, words to write in ``x.text.txt``, and a mask in
 ``x_mask.png`` or ``masks/x.png`` (white = repaint), else its transparent area is the mask. A
 condition's name holds a digest of all of it: what has changed is another condition, and what has
 not keeps its candidates and its split.
@@ -25,13 +25,13 @@ from ...fill.host import Host
 from ...fill.io.files import UNREADABLE, read_text
 from ...fill.request import FillRequest
 from ...fill.task import Task
-from .conditions import Condition, ConditionSet, write_conditions
+from .conditions import Condition, EditDataset, write_conditions
 from .random_masks import random_mask
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ALL_TASKS = "all"
-MASKS = ("from files", "random")
-TEXTS = (".txt", ".words.txt")
+MASKS = ("from_files", "random")
+TEXTS = (".txt", ".text.txt")
 GREY = 0.5
 """What stands where an extension is to be; the model never sees it."""
 MULTIPLE = 16
@@ -41,7 +41,7 @@ Item = tuple[Condition, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConditionsConfig:
+class EditDatasetConfig:
     """What is made of the pictures. The order of the fields is a promise."""
 
     task: str = setting(
@@ -56,8 +56,8 @@ class ConditionsConfig:
         options=MASKS,
     )
     prompt: str = setting("", "Prompt of every picture x.png that has no x.txt beside it.")
-    words: str = setting(
-        "", "Task text: words to write where a picture x.png has no x.words.txt beside it."
+    text: str = setting(
+        "", "Task text: words to write where a picture x.png has no x.text.txt beside it."
     )
     num_conditions: int = setting(
         0,
@@ -76,9 +76,9 @@ class ConditionsConfig:
         check_limits(self)
 
 
-def make_from_folder(
-    folder: Path, pictures: Path, config: ConditionsConfig, host: Host
-) -> ConditionSet:
+def make_edit_dataset(
+    folder: Path, pictures: Path, config: EditDatasetConfig, host: Host
+) -> EditDataset:
     """Write conditions of a folder's pictures into ``folder``; the old list, if any, is replaced.
 
     Raises:
@@ -95,7 +95,7 @@ def make_from_folder(
     return write_conditions(folder, _unique(_from_files(found, total, config, host)))
 
 
-def make_condition(name: str, task: Task, prompt: str, words: str) -> Condition:
+def make_condition(name: str, task: Task, prompt: str, text: str) -> Condition:
     """Return a condition whose image and mask lie where a data set keeps them."""
     return Condition(
         name=name,
@@ -103,7 +103,7 @@ def make_condition(name: str, task: Task, prompt: str, words: str) -> Condition:
         image_file_name=f"images/{name}.png",
         mask_file_name=f"masks/{name}.png",
         prompt=prompt,
-        words=words,
+        text=text,
     )
 
 
@@ -119,7 +119,7 @@ def _pictures(folder: Path, task: str) -> Iterator[tuple[Task, Path]]:
 
 
 def _from_files(
-    found: list[tuple[Task, Path]], total: int, config: ConditionsConfig, host: Host
+    found: list[tuple[Task, Path]], total: int, config: EditDatasetConfig, host: Host
 ) -> Iterator[Item]:
     endless = itertools.cycle(found)
     for number in range(total):
@@ -131,10 +131,10 @@ def _from_files(
             raise ValueError(f"{path}: {error}") from error
 
 
-def _from_file(task: Task, path: Path, number: int, config: ConditionsConfig) -> Item:
-    prompt, words = (
+def _from_file(task: Task, path: Path, number: int, config: EditDatasetConfig) -> Item:
+    prompt, text = (
         _sidecar(path, end) or given
-        for end, given in zip(TEXTS, (config.prompt, config.words), strict=True)
+        for end, given in zip(TEXTS, (config.prompt, config.text), strict=True)
     )
     picture = _open(path)
     size = _fitted(picture.size, config.max_side)
@@ -149,9 +149,9 @@ def _from_file(task: Task, path: Path, number: int, config: ConditionsConfig) ->
     area = _to_tensor(drawn)
     if task is Task.EXTEND:
         pixels = torch.where(area[..., None] > 0, GREY, pixels)
-    FillRequest(task=task, image=pixels[None], mask=area[None], prompt=prompt, words=words)
-    name = f"{task.value}-{_safe(path.stem)}-{_digest(task, prompt, words, pixels, area)}"
-    return make_condition(name, task, prompt, words), pixels, area
+    FillRequest(task=task, image=pixels[None], mask=area[None], prompt=prompt, text=text)
+    name = f"{task.value}-{_safe(path.stem)}-{_digest(task, prompt, text, pixels, area)}"
+    return make_condition(name, task, prompt, text), pixels, area
 
 
 def _unique(items: Iterator[Item]) -> Iterator[Item]:
@@ -223,9 +223,9 @@ def _safe(stem: str) -> str:
     return re.sub(r"[^\w.-]", "_", stem)[:80]
 
 
-def _digest(task: Task, prompt: str, words: str, pixels: Tensor, mask: Tensor) -> str:
+def _digest(task: Task, prompt: str, text: str, pixels: Tensor, mask: Tensor) -> str:
     made = hashlib.blake2b(digest_size=6)
-    for part in (task.value, prompt, words):
+    for part in (task.value, prompt, text):
         made.update(part.encode() + b"\0")
     for tensor in (pixels, mask):
         made.update((tensor * 255).round().to(torch.uint8).numpy().tobytes())

@@ -1,7 +1,7 @@
 """Collect candidates: every condition is made several times with randomised settings.
 
 Source: OneReward, sec. 4.2: number of steps, negative prompt, guidance scale and initial noise
-strength vary, so that candidates differ in every dimension.
+denoise vary, so that candidates differ in every dimension.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ...fill.host import Host
 from ...fill.models import FillModels
 from ...fill.pipeline import run_fill
 from ...reward.preference import CandidateGroup, PreferenceSet
-from ..runs.distributed import Processes
-from ..runs.wrapped_host import PartHost
-from .conditions import Condition, ConditionSet, save_picture
+from ..runs.distributed import Distributed
+from ..runs.wrapped_host import WrappedHost
+from .conditions import Condition, EditDataset, save_picture
 
 log = logging.getLogger("onereward.training")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectConfig:
+class GenerateConfig:
     """How candidates are varied."""
 
     num_candidates: int = 4
@@ -40,7 +40,7 @@ class CollectConfig:
     """Fewest and most sampling steps."""
     true_cfg: tuple[float, float] = (1.0, 5.0)
     """Least and most true guidance."""
-    strength: tuple[float, float] = (0.8, 1.0)
+    denoise: tuple[float, float] = (0.8, 1.0)
     """Least and most noise to start from."""
     negative_prompts: tuple[str, ...] = ("nsfw", "blurry", "low quality", "")
     """One is drawn for each candidate (the paper's four)."""
@@ -55,7 +55,7 @@ class CollectConfig:
             raise ValueError(f"num_candidates is {self.num_candidates}, but 1 to 64 is expected")
         if self.max_conditions < 0:
             raise ValueError(f"max_conditions is {self.max_conditions}, but 0 or more is expected")
-        for name in ("steps", "true_cfg", "strength", "guidance"):
+        for name in ("steps", "true_cfg", "denoise", "guidance"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} goes from {low} to {high}; give the smaller value first")
@@ -65,18 +65,18 @@ class CollectConfig:
             FillConfig(
                 steps=self.steps[low_or_high],
                 true_cfg=self.true_cfg[low_or_high],
-                strength=self.strength[low_or_high],
+                denoise=self.denoise[low_or_high],
                 guidance=self.guidance[low_or_high],
             )
 
 
 def collect(
-    conditions: ConditionSet,
+    conditions: EditDataset,
     models: FillModels,
     data: PreferenceSet,
-    config: CollectConfig,
+    config: GenerateConfig,
     host: Host,
-    processes: Processes | None = None,
+    processes: Distributed | None = None,
 ) -> int:
     """Make the candidates of every condition that this model has none of yet; return how many.
 
@@ -92,7 +92,7 @@ def collect(
             not loaded from files, or has made candidates with other settings here.
         OSError: The disk is full; what was listed is whole, and the same run goes on from there.
     """
-    processes = processes or Processes()
+    processes = processes or Distributed()
     maker = _Maker(models=models, config=config, name=fingerprint(models))
     groups = groups_of(data, models, maker.name)
     _check_settings(groups, config, data.folder)
@@ -107,7 +107,7 @@ def collect(
         group = None
         for condition in mine:
             log.info("condition %d of %d: %s", start + 1, len(missing), condition.name)
-            part = PartHost(host, start, len(missing))
+            part = WrappedHost(host, start, len(missing))
             group = _make_group(conditions, condition, maker, data.folder, part)
         for made in processes.gather(group):
             if made is not None and processes.is_main:
@@ -127,7 +127,7 @@ def groups_of(data: PreferenceSet, models: FillModels, maker: str) -> list[Candi
     return [group for group in data.groups() if group.made_by in names]
 
 
-def draw_settings(config: CollectConfig, condition: str) -> Iterator[tuple[FillConfig, int]]:
+def sample_settings(config: GenerateConfig, condition: str) -> Iterator[tuple[FillConfig, int]]:
     """Yield settings and seed of each candidate; they depend on seed and condition alone."""
     digest = hashlib.blake2b(f"{config.seed}|{condition}".encode(), digest_size=7).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
@@ -140,7 +140,7 @@ def draw_settings(config: CollectConfig, condition: str) -> Iterator[tuple[FillC
             FillConfig(
                 steps=round(_between(config.steps, a)),
                 true_cfg=_between(config.true_cfg, b),
-                strength=_between(config.strength, c),
+                denoise=_between(config.denoise, c),
                 guidance=_between(config.guidance, d),
                 negative_prompt=config.negative_prompts[prompt],
             ),
@@ -148,11 +148,11 @@ def draw_settings(config: CollectConfig, condition: str) -> Iterator[tuple[FillC
         )
 
 
-def _check_settings(groups: Sequence[CandidateGroup], config: CollectConfig, folder: Path) -> None:
+def _check_settings(groups: Sequence[CandidateGroup], config: GenerateConfig, folder: Path) -> None:
     """Refuse to go on with settings that what is there was not made with."""
     for group in groups:
         drawn = [
-            asdict(fill) | {"seed": seed} for fill, seed in draw_settings(config, group.condition)
+            asdict(fill) | {"seed": seed} for fill, seed in sample_settings(config, group.condition)
         ]
         both = list(zip(group.settings, drawn, strict=False))
         # Versions before and after this one may note more or less.
@@ -170,7 +170,7 @@ def _check_settings(groups: Sequence[CandidateGroup], config: CollectConfig, fol
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Maker:
     models: FillModels
-    config: CollectConfig
+    config: GenerateConfig
     name: str
     """The models' fingerprint."""
 
@@ -191,7 +191,7 @@ def _between(limits: tuple[float, float], share: float) -> float:
 
 
 def _make_group(
-    conditions: ConditionSet,
+    conditions: EditDataset,
     condition: Condition,
     maker: _Maker,
     folder: Path,
@@ -205,8 +205,8 @@ def _make_group(
         save_picture(place / "source.png", image[0])
         save_picture(place / "mask.png", mask[0])
     names, settings = [], []
-    for number, (fill, seed) in enumerate(draw_settings(config, condition.name)):
-        part = PartHost(host, number, config.num_candidates)
+    for number, (fill, seed) in enumerate(sample_settings(config, condition.name)):
+        part = WrappedHost(host, number, config.num_candidates)
         result = run_fill(conditions.request(condition, config=fill, seed=seed), maker.models, part)
         with _writing(folder):
             save_picture(place / f"{number}.png", result.image[0])

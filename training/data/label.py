@@ -26,8 +26,8 @@ from ...reward.preference import (
     append_line,
     drop_torn_line,
 )
-from ..runs.distributed import Processes
-from ..runs.wrapped_host import PartHost
+from ..runs.distributed import Distributed
+from ..runs.wrapped_host import WrappedHost
 from .ranking import is_picked
 
 LABELLERS = ("judge", "metrics")
@@ -65,7 +65,7 @@ class LabelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class CandidateScores:
     """A labeller's view of a group."""
 
     scores: Scores
@@ -89,7 +89,9 @@ class Labeller(Protocol):
         """Raise ValueError for groups that cannot be scored, before any work is done."""
         ...
 
-    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+    def candidate_scores(
+        self, group: CandidateGroup, data: PreferenceSet, host: Host
+    ) -> CandidateScores:
         """Score one group."""
         ...
 
@@ -122,12 +124,12 @@ def label(
     labeller: Labeller,
     margin: float,
     host: Host,
-    processes: Processes | None = None,
+    processes: Distributed | None = None,
 ) -> LabelReport:
     """Label all candidate groups; their pairs by the same labeller are replaced, others stay.
 
     Others are those of people, of other labellers, of pictures that are in no group, and what a
-    contest has found.
+    ranking_config has found.
 
     Scores of an earlier run are used again, so one that was cancelled goes on. Several processes
     share the groups out; the first writes.
@@ -135,23 +137,23 @@ def label(
     Raises:
         ValueError: There are no candidates, or they cannot be scored.
     """
-    processes = processes or Processes()
+    processes = processes or Distributed()
     groups = data.groups()
     if not groups:
         raise ValueError(f"{data.folder} holds no candidates; collect some first")
     labeller.check(groups, data)
     labels = _Labels(data.folder / LABELS, labeller.identity)
     processes.wait()
-    missing = [group for group in groups if _key(group) not in labels.verdicts]
+    missing = [group for group in groups if _key(group) not in labels.scored]
     for start in range(0, len(missing), processes.count):
         host.check_cancelled()
         mine = missing[start : start + processes.count][processes.rank :][:1]
-        part = PartHost(host, start, len(missing))
-        made = [(_key(group), labeller.verdict(group, data, part)) for group in mine]
+        part = WrappedHost(host, start, len(missing))
+        made = [(_key(group), labeller.candidate_scores(group, data, part)) for group in mine]
         for results in processes.gather(made):
-            for key, verdict in results:
-                labels.add(key, verdict, writes=processes.is_main)
-    pairs, report = _pairs(groups, labels.verdicts, labeller, margin)
+            for key, candidate_scores in results:
+                labels.add(key, candidate_scores, writes=processes.is_main)
+    pairs, report = _pairs(groups, labels.scored, labeller, margin)
     if processes.is_main:
         data.replace_pairs(_merged(data.pairs(), pairs, groups, labeller))
     processes.wait()
@@ -191,7 +193,7 @@ def label_group(
 
 def _pairs(
     groups: Sequence[CandidateGroup],
-    verdicts: Mapping[Key, Verdict],
+    scored: Mapping[Key, CandidateScores],
     labeller: Labeller,
     margin: float,
 ) -> tuple[list[Preference], LabelReport]:
@@ -199,15 +201,15 @@ def _pairs(
     kept: Counter[Cell] = Counter()
     seen: Counter[Cell] = Counter()
     for group in groups:
-        verdict = verdicts[_key(group)]
-        for dimension, values in verdict.scores.items():
+        candidate_scores = scored[_key(group)]
+        for dimension, values in candidate_scores.scores.items():
             if not math.isfinite(sum(values)):
                 continue
             seen[group.task, dimension] += 1
             by = labeller.judged_by(dimension)
             for pair in label_group(group, {dimension: values}, margin, by):
                 kept[group.task, dimension] += 1
-                chance = verdict.wins.get((dimension, *_extremes(values)), 1.0)
+                chance = candidate_scores.wins.get((dimension, *_extremes(values)), 1.0)
                 # Who wins over all opponents may lose against the worst one; then nobody is sure.
                 pairs.append(replace(pair, confidence=max(chance, 0.5)))
     return pairs, LabelReport(kept=kept, seen=seen)
@@ -262,7 +264,7 @@ class _Labels:
 
     def __init__(self, path: Path, identity: str) -> None:
         """Read the file; ValueError if a line is damaged."""
-        self.verdicts: dict[Key, Verdict] = {}
+        self.scored: dict[Key, CandidateScores] = {}
         self._path, self._identity = path, identity
         drop_torn_line(path)
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
@@ -271,26 +273,26 @@ class _Labels:
                 values = json.loads(line)
                 if values["labeller"] == identity:
                     key = values["condition"], values.get("made_by", "")
-                    self.verdicts[key] = _verdict(values)
+                    self.scored[key] = _parse_scores(values)
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
 
-    def add(self, key: Key, verdict: Verdict, *, writes: bool) -> None:
-        """Take in a verdict, and append it to the file."""
-        self.verdicts[key] = verdict
+    def add(self, key: Key, candidate_scores: CandidateScores, *, writes: bool) -> None:
+        """Take in a candidate_scores, and append it to the file."""
+        self.scored[key] = candidate_scores
         if not writes:
             return
         scores = {
             d.value: [v if math.isfinite(v) else None for v in values]
-            for d, values in verdict.scores.items()
+            for d, values in candidate_scores.scores.items()
         }
-        wins = [[d.value, a, b, p] for (d, a, b), p in verdict.wins.items()]
+        wins = [[d.value, a, b, p] for (d, a, b), p in candidate_scores.wins.items()]
         record = {"condition": key[0], "made_by": key[1], "labeller": self._identity}
         append_line(self._path, json.dumps(record | {"scores": scores, "wins": wins}))
 
 
-def _verdict(values: dict[str, Any]) -> Verdict:
-    return Verdict(
+def _parse_scores(values: dict[str, Any]) -> CandidateScores:
+    return CandidateScores(
         scores={
             Dimension(d): [math.nan if v is None else v for v in numbers]
             for d, numbers in values["scores"].items()

@@ -16,11 +16,11 @@ from ...reward.metrics import quoted, seam_step, text_correct
 from ...reward.preference import CandidateGroup, PreferenceSet
 from ...reward.query import queries_for
 from ...reward.qwen_vl import QwenJudge
-from ...reward.score import METHODS, Contest
+from ...reward.score import METHODS, RankingConfig
 from ..ground_truth import GroundTruth
 from ..judge.pairs import view_of
 from .conditions import picture_size, read_picture
-from .label import LABELLERS, LabelConfig, Labeller, Verdict
+from .label import LABELLERS, CandidateScores, LabelConfig, Labeller
 
 SEAM_SCALE = 0.1
 """Step across the mask's border at which the seam score has fallen to 1/e."""
@@ -62,13 +62,15 @@ class JudgeLabeller:
         del groups, data
         _ = self.judge.answer_ids
 
-    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+    def candidate_scores(
+        self, group: CandidateGroup, data: PreferenceSet, host: Host
+    ) -> CandidateScores:
         """Compare every two candidates; every picture is encoded once."""
         queries = queries_for(group.task, group.prompt)
-        contest = Contest(method=METHODS[1])
+        ranking_config = RankingConfig(method=METHODS[1])
         seen = view_of(data, group, self.view)
         pictures = _pictures(group, data)
-        ranking = rank_candidates(self.judge, pictures, queries, host, seen, contest)
+        ranking = rank_candidates(self.judge, pictures, queries, host, seen, ranking_config)
         wins: dict[tuple[Dimension, int, int], float] = {}
         chances: dict[Dimension, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         for done in ranking.comparisons:
@@ -83,7 +85,7 @@ class JudgeLabeller:
             dimension: [sum(each[i]) / len(each[i]) for i in range(len(pictures))]
             for dimension, each in chances.items()
         }
-        return Verdict(scores=scores, wins=wins)
+        return CandidateScores(scores=scores, wins=wins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,9 @@ class MetricLabeller:
         if any(group.task is Task.TEXT for group in groups):
             text_correct(torch.zeros(1, 16, 16, 3), "x")
 
-    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+    def candidate_scores(
+        self, group: CandidateGroup, data: PreferenceSet, host: Host
+    ) -> CandidateScores:
         """Measure every candidate."""
         host.check_cancelled()
         pictures = _pictures(group, data)
@@ -139,7 +143,7 @@ class MetricLabeller:
             scores[Dimension.CONSISTENCY] = torch.exp(-steps / SEAM_SCALE).tolist()
         if group.task is Task.TEXT:
             scores[Dimension.TEXT_ALIGNMENT] = text_correct(pictures, quoted(group.prompt))
-        return Verdict(scores=scores)
+        return CandidateScores(scores=scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +172,13 @@ class GroundTruthLabeller:
                 f"({unknown[0]}); label with a judge or metrics"
             )
 
-    def verdict(self, group: CandidateGroup, data: PreferenceSet, host: Host) -> Verdict:
+    def candidate_scores(
+        self, group: CandidateGroup, data: PreferenceSet, host: Host
+    ) -> CandidateScores:
         """Score every candidate."""
         host.check_cancelled()
         images = _pictures(group, data).permute(0, 3, 1, 2)  # [N, 3, H, W]
-        return Verdict(scores=self.truth.scores(group.condition, images))
+        return CandidateScores(scores=self.truth.scores(group.condition, images))
 
 
 def _pictures(group: CandidateGroup, data: PreferenceSet) -> Tensor:

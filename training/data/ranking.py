@@ -13,7 +13,7 @@ from ...reward.score import Ranking
 from .conditions import save_picture
 
 PICKED = "picked-"
-"""Begins the names of conditions of groups that a contest has ranked."""
+"""Begins the names of conditions of groups that a ranking_config has ranked."""
 _TIE = 1e-6
 """Nearer to one half than this is rounding: pictures that are the same."""
 
@@ -103,12 +103,12 @@ def picked_group(
 
 
 def is_picked(group: CandidateGroup) -> bool:
-    """Whether a group comes from a contest, and so do pairs of it that no label explains."""
+    """Whether a group comes from a ranking_config, and so do pairs of it that no label explains."""
     return group.condition.startswith(PICKED)
 
 
-def _digest(pictures: Tensor, words: str = "") -> str:
-    made = hashlib.blake2b(f"{words}|".encode(), digest_size=8)
+def _digest(pictures: Tensor, text: str = "") -> str:
+    made = hashlib.blake2b(f"{text}|".encode(), digest_size=8)
     made.update((pictures * 255).round().to(torch.uint8).cpu().numpy().tobytes())
     return made.hexdigest()
 

@@ -1,1 +1,1 @@
-"""Measuring fill models on a folder of conditions: by a judge, by measures, beside a rival."""
+"""Measuring fill models on a folder of conditions: by a judge, by measures, beside a baseline."""

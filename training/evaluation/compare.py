@@ -18,8 +18,8 @@ from ...fill.task import Dimension, Task
 from ...reward.metrics import seam_step
 from ...reward.qwen_vl import QwenJudge
 from ..charts.contact_sheets import contact_sheet
-from ..data.conditions import Condition, ConditionSet
-from ..runs.wrapped_host import PartHost
+from ..data.conditions import Condition, EditDataset
+from ..runs.wrapped_host import WrappedHost
 from .votes import BAD, GOOD, SAME, Edit, ask, choose, count_votes, vote
 
 ALL = "all"
@@ -130,7 +130,7 @@ class Comparison:
 
 def compare(
     models: tuple[FillModels, FillModels],
-    conditions: ConditionSet,
+    conditions: EditDataset,
     config: CompareConfig,
     host: Host,
     judge: QwenJudge | None = None,
@@ -162,7 +162,7 @@ def compare(
             request = conditions.request(
                 condition, seed=config.seed + seed, config=fill or FillConfig()
             )
-            part = PartHost(host, number * len(edits) + place, 2 * len(edits))
+            part = WrappedHost(host, number * len(edits) + place, 2 * len(edits))
             made[number].append(run_fill(request, model, part).image[0])
     pairs = []
     for (condition, _), first, second in zip(edits, *made, strict=True):

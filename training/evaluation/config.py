@@ -10,7 +10,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkConfig:
+class EvalConfig:
     """Which conditions, how many pictures of each. The order of the fields is a promise."""
 
     split: str = setting(
@@ -26,7 +26,7 @@ class BenchmarkConfig:
     seed: int = setting(0, "Of the first edit of a condition.", min=0, max=2**31 - 1, step=1)
     best_of: int = setting(
         1,
-        "Candidates of the model per edit, of which the judge keeps the best; the rival always "
+        "Candidates of the model per edit, of which the judge keeps the best; the baseline always "
         "makes one.",
         min=1,
         max=64,
@@ -34,7 +34,7 @@ class BenchmarkConfig:
     )
     margin: float = setting(
         0.05,
-        "How far from one half the judge's P(better than the rival) has to be; nearer counts as "
+        "How far from one half the judge's P(better than the baseline) has to be; nearer counts as "
         "same.",
         min=0.0,
         max=0.5,

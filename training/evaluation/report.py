@@ -16,10 +16,10 @@ from ...fill.task import Dimension, Task
 from ...reward.report import wilson_interval
 from ..charts.contact_sheets import contact_sheet
 from ..charts.plots import stack
-from ..charts.tables import draw_cells
+from ..charts.tables import render_table
 from ..data.conditions import save_picture
 from ..runs.files import write_text
-from .config import ALL, BenchmarkConfig
+from .config import ALL, EvalConfig
 from .votes import BAD, GOOD, SAME, Votes, count_votes, vote
 
 MAX_SHOWN = 16
@@ -30,7 +30,7 @@ Cells = list[list[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One edit. Keys of the dictionaries are ``model`` and, where there is one, ``rival``."""
+    """One edit. Keys of the dictionaries are ``model`` and, where there is one, ``baseline``."""
 
     key: str
     """Condition and seed."""
@@ -44,10 +44,10 @@ class Row:
     """What the toy world's oracle says; empty elsewhere."""
     beside_source: dict[str, dict[str, float]] = field(default_factory=dict)
     """P(better than the picture before the edit) by dimension; empty without a judge."""
-    beside_rival: dict[str, float] = field(default_factory=dict)
-    """P(the model's is better than the rival's) by dimension."""
+    beside_baseline: dict[str, float] = field(default_factory=dict)
+    """P(the model's is better than the baseline's) by dimension."""
 
-    def is_sound(self, side: str, config: BenchmarkConfig) -> bool:
+    def is_sound(self, side: str, config: EvalConfig) -> bool:
         """Whether no measure says that something is wrong."""
         found = self.measures[side]
         limits = {"seam": config.max_seam}
@@ -55,7 +55,7 @@ class Row:
             limits["tone"] = config.max_tone
         values = {name: found.get(name) for name in limits}
         is_clean = all(v is None or v <= limits[name] for name, v in values.items())
-        return is_clean and found.get("words", 1.0) == 1.0
+        return is_clean and found.get("text", 1.0) == 1.0
 
     def is_accepted(self, side: str) -> bool | None:
         """Whether the judge prefers it to no edit at all; None if it was not asked."""
@@ -67,12 +67,12 @@ class Row:
 class Report:
     """All edits."""
 
-    config: BenchmarkConfig
+    config: EvalConfig
     rows: tuple[Row, ...]
 
     @property
     def sides(self) -> list[str]:
-        """``model``, and ``rival`` if there is one."""
+        """``model``, and ``baseline`` if there is one."""
         return list(self.rows[0].pictures)
 
     def groups(self) -> dict[str, list[Row]]:
@@ -96,7 +96,7 @@ class Report:
     def quality_cells(self) -> Cells:
         """Return a table: a row per task and side."""
         found = self.numbers()["sides"]
-        columns = ["usable", "accepted", "sound", "seam", "tone", "texture", "words"]
+        columns = ["usable", "accepted", "sound", "seam", "tone", "texture", "text"]
         columns = [c for c in columns if any(c in s for g in found.values() for s in g.values())]
         rows = [
             [name, side, str(summary["edits"]), *(_shown(summary.get(c)) for c in columns)]
@@ -131,7 +131,7 @@ class Report:
         """Return the tables that say something, each with the line above it in the text."""
         made = {
             _HEAD.format(count=len(self.rows), **asdict(self.config)): self.quality_cells(),
-            "The model beside its rival, the same conditions and seeds:": self.vote_cells(),
+            "The model beside its baseline, the same conditions and seeds:": self.vote_cells(),
             "What the judge says, by dimension (one half: neither is better):": self.chance_cells(),
         }
         return {note: cells for note, cells in made.items() if len(cells) > 1}
@@ -153,7 +153,7 @@ class Report:
                 share = fmean(values)
                 low, high = wilson_interval(share, len(values))
                 told[name] = {"share": share, "low": low, "high": high, "count": len(values)}
-        for name in ("seam", "tone", "texture", "words"):
+        for name in ("seam", "tone", "texture", "text"):
             found = [v for row in rows if (v := row.measures[side].get(name)) is not None]
             if found:
                 told[name] = fmean(found)
@@ -165,7 +165,7 @@ class Report:
             f"{side} beside source": [row.beside_source.get(side, {}) for row in rows]
             for side in self.sides
         }
-        asked["model beside rival"] = [row.beside_rival for row in rows]
+        asked["model beside baseline"] = [row.beside_baseline for row in rows]
         made: dict[str, dict[str, float]] = {}
         for pair, chances in asked.items():
             values: dict[str, list[float]] = defaultdict(list)
@@ -178,9 +178,11 @@ class Report:
     def _votes(self, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         if len(self.sides) < 2:
             return {}
-        model, rival = self.sides
-        oracle = [float(r.usable[model]) / 2 - float(r.usable[rival]) / 2 for r in rows if r.usable]
-        judged = [fmean(row.beside_rival.values()) for row in rows if row.beside_rival]
+        model, baseline = self.sides
+        oracle = [
+            float(r.usable[model]) / 2 - float(r.usable[baseline]) / 2 for r in rows if r.usable
+        ]
+        judged = [fmean(row.beside_baseline.values()) for row in rows if row.beside_baseline]
         made = {
             "judge": count_votes([vote(p, self.config.margin) for p in judged]),
             "oracle": count_votes([vote(0.5 + gap, 0.0) for gap in oracle]),
@@ -204,7 +206,7 @@ def report_picture(report: Report, shown: Sequence[Sequence[Tensor]]) -> Tensor:
     per_row = len(report.sides) + 1
     columns = per_row * (2 if len(shown) > 1 else 1)
     sheet = contact_sheet([picture for row in shown for picture in row], columns)[0]
-    return stack([*(draw_cells(cells) for cells in report.tables().values()), sheet])
+    return stack([*(render_table(cells) for cells in report.tables().values()), sheet])
 
 
 def save_report(folder: Path, report: Report, shown: Sequence[Sequence[Tensor]]) -> None:

@@ -26,12 +26,12 @@ from ...fill.task import Dimension
 from ...reward.judging import chosen_queries, rank_candidates
 from ...reward.preference import append_line, drop_torn_line
 from ...reward.qwen_vl import QwenJudge
-from ...reward.score import Contest
-from ..data.conditions import Condition, ConditionSet, read_picture, save_picture
+from ...reward.score import RankingConfig
+from ..data.conditions import Condition, EditDataset, read_picture, save_picture
 from ..ground_truth import GroundTruth
 from ..runs.files import write_text
-from ..runs.wrapped_host import PartHost
-from .config import BenchmarkConfig
+from ..runs.wrapped_host import WrappedHost
+from .config import EvalConfig
 from .report import MAX_SHOWN, Report, Row, save_report
 from .votes import (
     Edit,
@@ -44,24 +44,24 @@ from .votes import (
 )
 
 RESULTS, IDENTITY = "results.jsonl", "identity.json"
-MODEL, RIVAL = "model", "rival"
+MODEL, BASELINE = "model", "baseline"
 _NEXT_CANDIDATE = 1_000_003
 """Between the seeds of two candidates of an edit; far from those of other edits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Contenders:
+class EvalModels:
     """Who takes part."""
 
     model: FillModels
-    rival: FillModels | None = None
+    baseline: FillModels | None = None
     judge: QwenJudge | None = None
     truth: GroundTruth | None = None
     """A laboratory's; it says which pictures are usable."""
 
     def sides(self) -> dict[str, FillModels]:
         """Return the fill models by name."""
-        return {MODEL: self.model} | ({RIVAL: self.rival} if self.rival else {})
+        return {MODEL: self.model} | ({BASELINE: self.baseline} if self.baseline else {})
 
     def identity(self) -> dict[str, Any]:
         """Return what pictures and judgements come from; adapters by what they hold."""
@@ -89,9 +89,9 @@ class _Planned:
 
 
 def benchmark(
-    contenders: Contenders,
-    conditions: ConditionSet,
-    config: BenchmarkConfig,
+    eval_models: EvalModels,
+    conditions: EditDataset,
+    config: EvalConfig,
     folder: Path,
     host: Host,
     fill: FillConfig | None = None,
@@ -99,7 +99,7 @@ def benchmark(
     """Make what is missing, judge it, write the report.
 
     Args:
-        contenders: The model, its rival if any, the judge if any.
+        eval_models: The model, its baseline if any, the judge if any.
         conditions: What edits are made from.
         config: Which conditions, how many edits.
         folder: Where everything goes; what is there already is not made again.
@@ -112,7 +112,7 @@ def benchmark(
         JudgeError: The judge cannot answer Yes and No.
         ImportError: Words should be read without the package for it.
     """
-    judge = contenders.judge
+    judge = eval_models.judge
     if config.best_of > 1 and judge is None:
         raise ValueError(
             f"best_of is {config.best_of}, but there is no judge to choose; connect one, or set it "
@@ -123,12 +123,12 @@ def benchmark(
     chosen = choose(conditions, config.split, config.num_conditions)
     conditions.check(chosen)
     maker = _Maker(conditions, config, folder, fill or FillConfig())
-    _claim(folder, contenders.identity() | maker.identity())
+    _claim(folder, eval_models.identity() | maker.identity())
     planned = [
         _Planned(condition=c, seed=config.seed + k) for c in chosen for k in range(config.num_seeds)
     ]
-    maker.make_pictures(contenders.sides(), planned, host)
-    rows = _Appraiser(contenders, maker).rows(planned, host)
+    maker.make_pictures(eval_models.sides(), planned, host)
+    rows = _Appraiser(eval_models, maker).rows(planned, host)
     report = Report(config=config, rows=tuple(rows))
     save_report(folder, report, maker.pictures_of(rows[:MAX_SHOWN]))
     return report
@@ -138,7 +138,7 @@ class _Maker:
     """Makes pictures and finds them again."""
 
     def __init__(
-        self, conditions: ConditionSet, config: BenchmarkConfig, folder: Path, fill: FillConfig
+        self, conditions: EditDataset, config: EvalConfig, folder: Path, fill: FillConfig
     ) -> None:
         self.conditions, self.config, self.folder, self.fill = conditions, config, folder, fill
 
@@ -162,7 +162,7 @@ class _Maker:
                 seed=(edit.seed + _NEXT_CANDIDATE * candidate) % 2**31,
                 config=self.fill,
             )
-            made = run_fill(request, models, PartHost(host, place, len(wanted))).image[0]
+            made = run_fill(request, models, WrappedHost(host, place, len(wanted))).image[0]
             path.parent.mkdir(parents=True, exist_ok=True)
             save_picture(path, made)
         host.progress(1, 1)
@@ -178,7 +178,7 @@ class _Maker:
         return Edit(condition=planned.condition, source=image[0], mask=mask[0], picture=picture)
 
     def pictures_of(self, rows: Sequence[Row]) -> list[list[Tensor]]:
-        """Return source, model's and rival's picture of every row."""
+        """Return source, model's and baseline's picture of every row."""
         by_name = {c.name: c for c in self.conditions.conditions}
         return [
             [
@@ -197,9 +197,9 @@ class _Maker:
 class _Appraiser:
     """Judges and measures finished pictures; a line per edit."""
 
-    def __init__(self, contenders: Contenders, maker: _Maker) -> None:
-        self._judge, self._maker, self._truth = contenders.judge, maker, contenders.truth
-        self._sides = list(contenders.sides())
+    def __init__(self, eval_models: EvalModels, maker: _Maker) -> None:
+        self._judge, self._maker, self._truth = eval_models.judge, maker, eval_models.truth
+        self._sides = list(eval_models.sides())
 
     def rows(self, planned: Sequence[_Planned], host: Host) -> list[Row]:
         """Return a row per edit, in order; those of an earlier run are read."""
@@ -223,8 +223,8 @@ class _Appraiser:
         duel: dict[str, float] = {}
         if judge is not None:
             beside = {s: _by_name(ask_beside_source(judge, e, host)) for s, e in edits.items()}
-            if RIVAL in edits:
-                duel = _by_name(ask(judge, edits[MODEL], edits[RIVAL].picture, host))
+            if BASELINE in edits:
+                duel = _by_name(ask(judge, edits[MODEL], edits[BASELINE].picture, host))
         return Row(
             key=planned.key,
             condition=planned.condition.name,
@@ -233,7 +233,7 @@ class _Appraiser:
             measures={s: measure_edit(edit, config.read_text) for s, edit in edits.items()},
             usable=dict(zip(edits, usable, strict=True)) if usable else {},
             beside_source=beside,
-            beside_rival=duel,
+            beside_baseline=duel,
         )
 
     def _usable(self, condition: Condition, edits: Mapping[str, Edit]) -> list[bool] | None:
@@ -256,7 +256,7 @@ class _Appraiser:
             chosen_queries(planned.condition.task, planned.condition.full_prompt),
             QuietHost(host),
             view_for(self._judge, first.source, first.mask),
-            Contest(),
+            RankingConfig(),
         )
         return files[ranking.order[0]]
 

@@ -17,8 +17,8 @@ from ...reward.preference import split_of
 from ...reward.query import Query, queries_for
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import sign_test, wilson_interval
-from ..data.conditions import Condition, ConditionSet, spread
-from ..runs.wrapped_host import PartHost
+from ..data.conditions import Condition, EditDataset, spread
+from ..runs.wrapped_host import WrappedHost
 
 GOOD, SAME, BAD = "good", "same", "bad"
 _ASKED_FOR = {
@@ -63,7 +63,7 @@ class Votes:
         return sign_test(self.good, self.bad) if self.good + self.bad else None
 
 
-def choose(conditions: ConditionSet, split: str, num: int) -> list[Condition]:
+def choose(conditions: EditDataset, split: str, num: int) -> list[Condition]:
     """Return conditions of a split (or ``all``), the tasks in turn, at most ``num`` (0 = all).
 
     Raises:
@@ -95,13 +95,13 @@ def view_for(judge: QwenJudge, source: Tensor, mask: Tensor) -> View:
     return View(kind=judge.notes.get("view", VIEWS[0]), mask=mask[None], source=source[None])
 
 
-def ask(judge: QwenJudge, edit: Edit, rival: Tensor, host: Host) -> dict[Dimension, float]:
-    """Return P(the edit is better than a rival ``[H, W, 3]``) per dimension, both orders averaged.
+def ask(judge: QwenJudge, edit: Edit, baseline: Tensor, host: Host) -> dict[Dimension, float]:
+    """Return P(the edit is better than a baseline ``[H, W, 3]``) per dimension, both orders averaged.
 
     Raises:
         JudgeError: The judge cannot answer Yes and No.
     """
-    return _asked(judge, edit, rival, queries_for(edit.condition.task, _prompt(edit)), host)
+    return _asked(judge, edit, baseline, queries_for(edit.condition.task, _prompt(edit)), host)
 
 
 def ask_beside_source(judge: QwenJudge, edit: Edit, host: Host) -> dict[Dimension, float]:
@@ -129,7 +129,7 @@ def measure_edit(edit: Edit, read_text: bool = False) -> dict[str, float | None]
         "texture": _number(texture_gap(picture, mask)),
     }
     if read_text and edit.condition.task is Task.TEXT:
-        made["words"] = text_correct(picture, edit.condition.words)[0]
+        made["text"] = text_correct(picture, edit.condition.text)[0]
     return made
 
 
@@ -138,7 +138,7 @@ def mean_chance(chances: dict[Dimension, float]) -> float:
     return fmean(chances.values())
 
 
-class QuietHost(PartHost):
+class QuietHost(WrappedHost):
     """Moves no bar; cancel works."""
 
     def __init__(self, host: Host) -> None:
@@ -151,10 +151,10 @@ class QuietHost(PartHost):
 
 
 def _asked(
-    judge: QwenJudge, edit: Edit, rival: Tensor, queries: Sequence[Query], host: Host
+    judge: QwenJudge, edit: Edit, baseline: Tensor, queries: Sequence[Query], host: Host
 ) -> dict[Dimension, float]:
     view = view_for(judge, edit.source, edit.mask)
-    pair = (edit.picture[None], rival[None])
+    pair = (edit.picture[None], baseline[None])
     # Pictures are the long part and have moved the bar.
     (said,) = score_pairs(judge, pair, queries, QuietHost(host), view)
     return said.probabilities

@@ -25,10 +25,10 @@ class JudgeTrainConfig(RunConfig):
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         *("steps", "threads", "stop_step", "max_minutes", "checkpoint_minutes", "log_every"),
-        *("test_every", "test_pairs", "micro_batch", "gradient_checkpointing"),
+        *("eval_every", "eval_pairs", "micro_batch_size", "gradient_checkpointing"),
     )
 
-    data_folder: str
+    preferences_folder: str
     """Preference data; its train split is learned, its dev split measured."""
     judge_folder: str = BUNDLED
     """The judge to start from; ``bundled``, or a folder."""
@@ -59,7 +59,7 @@ class JudgeTrainConfig(RunConfig):
         step=1e-7,
     )
     weight_decay: float = setting(0.0, "Decoupled weight decay.", min=0.0, max=1.0, step=0.01)
-    clip_norm: float = setting(
+    max_grad_norm: float = setting(
         1.0, "Largest norm of the gradient; longer ones are shortened.", min=1e-6, max=1e6, step=0.1
     )
     max_pixels: int = 512 * 512
@@ -75,10 +75,10 @@ class JudgeTrainConfig(RunConfig):
         max=1.0,
         step=0.01,
     )
-    test_every: int = setting(
+    eval_every: int = setting(
         100, "Steps between two measurements on held-out pairs.", min=1, max=1_000_000, step=1
     )
-    test_pairs: int = setting(
+    eval_pairs: int = setting(
         512, "Held-out pairs that are measured at most.", min=1, max=1_000_000, step=1
     )
     view: str = setting(
@@ -93,7 +93,7 @@ class JudgeTrainConfig(RunConfig):
         "packed into a half or a quarter of bf16; an adapter trains beside them.",
         options=PRECISIONS,
     )
-    micro_batch: int = setting(
+    micro_batch_size: int = setting(
         4, "Pairs computed at once; fewer take less memory and more time.", min=1, max=4096, step=1
     )
     gradient_checkpointing: bool = setting(
@@ -111,7 +111,9 @@ class JudgeTrainConfig(RunConfig):
         RunConfig.__post_init__(self)
         check_limits(self)
         require(bool(self.judge_folder), "judge_folder is empty; name the judge to start from")
-        require(bool(self.data_folder), "data_folder is empty; name the preference data")
+        require(
+            bool(self.preferences_folder), "preferences_folder is empty; name the preference data"
+        )
         require(
             self.learning_rate >= 0 or self.learning_rate == -1,
             f"learning_rate is {self.learning_rate}; use 0 or more, or -1 for the usual one",

@@ -29,7 +29,7 @@ def training_bytes(
     text = getattr(model.config, "text_config", model.config)
     pixels_per_token = judge.patches.factor**2
     tokens = 2 * judge.patches.max_pixels // pixels_per_token + TEXT_TOKENS
-    tokens *= 2 * config.micro_batch
+    tokens *= 2 * config.micro_batch_size
     value = 2 if config.mode == "full" else judge.part.dtype.itemsize
     layer = tokens * value
     layer *= WIDTHS_PER_LAYER * text.hidden_size + INNER_PER_LAYER * text.intermediate_size
@@ -37,7 +37,7 @@ def training_bytes(
     if config.gradient_checkpointing:
         kept = text.num_hidden_layers * tokens * value * text.hidden_size + layer
     _, seeing = towers_of(judge, judge.patches.max_pixels)
-    seen = 2 * config.micro_batch * seeing.tokens * value
+    seen = 2 * config.micro_batch_size * seeing.tokens * value
     vision = seen * seeing.layer  # nothing is kept where the vision tower does not learn
     if config.mode == "full":
         vision *= seeing.layers

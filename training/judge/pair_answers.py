@@ -26,7 +26,7 @@ def ask_both_ways(
 
     Every picture is encoded once; differentiable.
     """
-    encoded = judge.encode_many([picture for both in pictures for picture in both])
+    encoded = judge.encode_images([picture for both in pictures for picture in both])
     asked = []
     for number, pair in enumerate(pairs):
         winner, loser, query = encoded[2 * number], encoded[2 * number + 1], query_of(pair)

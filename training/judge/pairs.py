@@ -16,8 +16,8 @@ from ..data.conditions import picture_size, read_picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Jitter:
-    """Disturbs both pictures of a pair alike, so that the judge does not lean on single pixels."""
+class Augmentation:
+    """Augments both pictures of a pair alike, so that the judge does not lean on single pixels."""
 
     shift: int = 0
     """Largest shift per axis, in px."""
@@ -29,7 +29,7 @@ class Jitter:
     def apply(
         self, pair: tuple[Tensor, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return the disturbed pair, each ``[3, H, W]`` in 0..1, as large as each other."""
+        """Return the augmented pair, each ``[3, H, W]`` in 0..1, as large as each other."""
         dy, dx = (
             int(v) for v in torch.randint(-self.shift, self.shift + 1, (2,), generator=generator)
         )
@@ -66,7 +66,7 @@ def spread(pairs: Sequence[Preference], most: int) -> list[Preference]:
     return [pairs[round(place * (len(pairs) - 1) / max(most - 1, 1))] for place in range(most)]
 
 
-def draw_batch(pairs: Sequence[Preference], step: int, batch: int, seed: int) -> list[Preference]:
+def sample_batch(pairs: Sequence[Preference], step: int, batch: int, seed: int) -> list[Preference]:
     """Return the pairs of one step: every epoch is a permutation of all pairs of its own.
 
     Depends on its arguments alone, so a run that stopped goes on with the same data.

@@ -18,8 +18,8 @@ from ...reward.preference import PreferenceSet, by_split
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import JudgeReport, make_report, report_cells, report_table, write_report
 from ..charts.plots import Series, plot, stack
-from ..charts.tables import draw_cells
-from ..runs.distributed import Processes
+from ..charts.tables import render_table
+from ..runs.distributed import Distributed
 from ..runs.files import write_text
 from .pair_answers import BATCH, answer_pairs
 from .pairs import check_pairs, spread
@@ -54,14 +54,14 @@ def report_on_judge(
     data: PreferenceSet,
     config: ReportConfig,
     host: Host,
-    processes: Processes | None = None,
+    processes: Distributed | None = None,
 ) -> JudgeReport:
     """Ask a judge about held-out pairs, in both orders; several processes share them.
 
     Raises:
         ValueError: There are no pairs in these splits, or one cannot be asked about; names it.
     """
-    processes = processes or Processes()
+    processes = processes or Distributed()
     splits = by_split(data.pairs())
     pairs = [pair for name in config.split.split(" and ") for pair in splits[name]]
     if config.max_pairs:
@@ -140,7 +140,7 @@ def report_picture(report: JudgeReport) -> Tensor:
         (0.0, 1.0),
         "confidence",
     )
-    return stack([draw_cells(report_cells(report)), draw_cells(line), curve])
+    return stack([render_table(report_cells(report)), render_table(line), curve])
 
 
 def save_report(folder: Path, report: JudgeReport, label: str) -> Tensor:

@@ -16,9 +16,9 @@ from ...fill.host import Host
 from ...fill.memory.plan import NotEnoughMemory, is_out_of_memory
 from ...reward.adapter import read_notes
 from ...reward.report import JudgeReport
-from ..charts.judge_curve import draw_curve
-from ..runs.directory import RunFolder, first_snapshot, forget_unstarted, saved_step
-from ..runs.distributed import Processes
+from ..charts.judge_curve import plot_metrics
+from ..runs.directory import RunDirectory, initial_state, reset_if_not_started, saved_step
+from ..runs.distributed import Distributed
 from ..runs.hosts import TrainingHost
 from ..runs.loop import Clock
 from .config import JudgeTrainConfig
@@ -35,7 +35,7 @@ OnRecord = Callable[[Mapping[str, float]], None]
 def train_judge(
     config: JudgeTrainConfig,
     host: Host | None = None,
-    processes: Processes | None = None,
+    processes: Distributed | None = None,
     on_record: OnRecord | None = None,
 ) -> Path:
     """Train until done, out of time or cancelled; return the folder of the adapter or judge.
@@ -48,15 +48,15 @@ def train_judge(
         NotEnoughMemory: It does not fit; says what to change.
         OSError: The disk is full; the last checkpoint is whole.
     """
-    processes = processes or Processes()
+    processes = processes or Distributed()
     host = host or TrainingHost(processes.device)
     if is_finished(config):
-        host.say(f"all {config.steps} steps are done; raise steps to go on")
+        host.notify(f"all {config.steps} steps are done; raise steps to go on")
         return result_folder(config)
     with torch.inference_mode(False), torch.enable_grad():
         trainer = JudgeTrainer(config, host, processes)
-        host.say(describe(trainer))
-        dev = spread(trainer.splits["dev"], config.test_pairs)
+        host.notify(describe(trainer))
+        dev = spread(trainer.splits["dev"], config.eval_pairs)
         check_pairs(trainer.data, [*trainer.splits["train"], *dev], config.view)
         trained = trained_parameters(trainer.judge.part.module, config)
         need = training_bytes(trainer.judge, config, trained.values())
@@ -74,7 +74,7 @@ def is_finished(config: JudgeTrainConfig) -> bool:
     folder = Path(config.run_folder)
     if not (folder / "config.json").is_file() or not result_folder(config).is_dir():
         return False
-    RunFolder(config)  # refuses another run's
+    RunDirectory(config)  # refuses another run's
     # A stop between the two leaves an older result beside the last checkpoint.
     step = saved_step(folder)
     return step >= config.steps and read_notes(result_folder(config)).get("steps") == step
@@ -84,7 +84,7 @@ def memory_advice(config: JudgeTrainConfig) -> str:
     """Say what to change when memory ran out."""
     return (
         "not enough memory to train the judge; what was done is saved and goes on with a smaller "
-        f"micro_batch (now {config.micro_batch}) or gradient_checkpointing on (now "
+        f"micro_batch_size (now {config.micro_batch_size}) or gradient_checkpointing on (now "
         f"{'on' if config.gradient_checkpointing else 'off'}); a new run takes less with a smaller "
         f"max_pixels (now {config.max_pixels}), mode lora (now {config.mode}) or precision nf4 "
         f"(now {config.precision})"
@@ -112,18 +112,18 @@ class _Run:
         self.processes, self.on_record = trainer.processes, on_record
         self.losses: list[float] = []
         if self.processes.is_main:
-            forget_unstarted(self.config)
-            self.folder = RunFolder(self.config)
+            reset_if_not_started(self.config)
+            self.folder = RunDirectory(self.config)
         self.processes.wait()
         if not self.processes.is_main:
-            self.folder = RunFolder(self.config)
-        stored = first_snapshot(self.folder, self.config)
+            self.folder = RunDirectory(self.config)
+        stored = initial_state(self.folder, self.config)
         if stored:
             trainer.restore(stored)
         if self.processes.is_main:
             # A kill leaves lines of steps that are now done again.
-            self.folder.cut_curve(trainer.step)
-        self.curve: list[Mapping[str, float]] = [*self.folder.read_curve()]
+            self.folder.truncate_metrics(trainer.step)
+        self.curve: list[Mapping[str, float]] = [*self.folder.read_metrics()]
         self.clock = Clock(self.config, stored.seconds if stored else 0.0)
 
     def train(self) -> Path:
@@ -148,7 +148,7 @@ class _Run:
         step = self.trainer.step
         is_last = step >= self.config.steps
         record: dict[str, float] = {}
-        if (step % self.config.test_every == 0 or is_last) and self.trainer.splits["dev"]:
+        if (step % self.config.eval_every == 0 or is_last) and self.trainer.splits["dev"]:
             record = accuracies(self.trainer.report())
         if record or step % self.config.log_every == 0 or is_last:
             self.record(record)
@@ -164,7 +164,7 @@ class _Run:
         line |= {"loss": round(sum(losses) / len(losses), 4), **measured}
         if not self.processes.is_main:
             return
-        self.folder.append_curve(line)
+        self.folder.append_metrics(line)
         self.curve.append(line)
         log.info("%s %s", self.folder.path.name, line)
         if self.on_record is not None:
@@ -172,7 +172,7 @@ class _Run:
 
     def preview(self) -> Tensor:
         """Draw the curve so far."""
-        return draw_curve(self.curve, self.config.steps)
+        return plot_metrics(self.curve, self.config.steps)
 
     def save(self) -> None:
         """Write the checkpoint, and the result so far; not those of weights that are no numbers.
@@ -183,7 +183,7 @@ class _Run:
         weights = self.trainer.parameters.values()
         if not self.processes.is_main or not all(torch.isfinite(w).all() for w in weights):
             return
-        self.folder.save(self.trainer.snapshot(self.clock.seconds()))
+        self.folder.save(self.trainer.train_state(self.clock.seconds()))
         try:
             self.trainer.export()
         except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk

@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from ...fill.host import Host
-from ...reward.adapter import adapter_parameters, put_on, write_notes
+from ...reward.adapter import adapter_parameters, attach_adapter, write_notes
 from ...reward.judge import JudgeError, judge_folder
 from ...reward.preference import Preference, PreferenceSet, by_split
 from ...reward.qwen_vl import RESULT, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
 from ..objectives import preference_loss
-from ..runs.directory import Snapshot
-from ..runs.distributed import Processes
+from ..runs.directory import TrainState
+from ..runs.distributed import Distributed
 from ..runs.hosts import TrainingHost
-from ..runs.loop import NotFinite, step_generator
+from ..runs.loop import NonFiniteError, step_generator
 from ..runs.optimizer_state import flatten_optimizer, restore_optimizer
 from .config import JudgeTrainConfig
 from .pair_answers import answer_pairs, ask_both_ways, on_device
-from .pairs import Jitter, draw_batch, pictures_of, spread
+from .pairs import Augmentation, pictures_of, sample_batch, spread
 
 
 class JudgeTrainer:
@@ -37,7 +37,7 @@ class JudgeTrainer:
         self,
         config: JudgeTrainConfig,
         host: Host | None = None,
-        processes: Processes | None = None,
+        processes: Distributed | None = None,
     ) -> None:
         """Open the data and load the judge, a copy of its own.
 
@@ -46,13 +46,13 @@ class JudgeTrainer:
             JudgeError: The folder holds no judge, or the adapter does not fit.
         """
         self.config = config
-        self.processes = processes or Processes()
+        self.processes = processes or Distributed()
         self.host = host or TrainingHost(self.processes.device)
-        self.data = PreferenceSet(Path(config.data_folder))
+        self.data = PreferenceSet(Path(config.preferences_folder))
         self.splits = by_split(self.data.pairs())
         if not self.splits["train"]:
             raise ValueError(
-                f"{config.data_folder} holds no pairs of its train split; collect more"
+                f"{config.preferences_folder} holds no pairs of its train split; collect more"
             )
         self.judge = QwenJudge(config.judge(), self.host.device)
         _ = self.judge.answer_ids
@@ -81,16 +81,16 @@ class JudgeTrainer:
             RuntimeError: If the loss is not finite.
         """
         config = self.config
-        whole = draw_batch(
+        whole = sample_batch(
             self.splits["train"], self.step, config.batch * self.processes.count, config.seed
         )
         first = self.processes.rank * config.batch
         total = 0.0
         self.adam.zero_grad()
         with self._computing():
-            for start in range(0, config.batch, config.micro_batch):
+            for start in range(0, config.batch, config.micro_batch_size):
                 self.host.check_cancelled()
-                places = range(start, min(start + config.micro_batch, config.batch))
+                places = range(start, min(start + config.micro_batch_size, config.batch))
                 share = len(places) / config.batch
                 loss = self.loss(whole, [first + place for place in places]) * share
                 loss.backward()
@@ -102,14 +102,14 @@ class JudgeTrainer:
         return total
 
     def loss(self, whole: Sequence[Preference], places: Sequence[int]) -> Tensor:
-        """Return eq. 3 over some pairs of a step; each pair has a jitter of its own."""
+        """Return eq. 3 over some pairs of a step; each pair has a augmentation of its own."""
         config = self.config
-        jitter = Jitter(shift=config.shift, blur=config.blur, noise=config.noise)
+        augmentation = Augmentation(shift=config.shift, blur=config.blur, noise=config.noise)
         pairs = [whole[place] for place in places]
         pictures = []
         for place, pair in zip(places, pairs, strict=True):
             generator = step_generator(config.seed, self.step * len(whole) + place)
-            both = jitter.apply(pictures_of(self.data, pair, config.view), generator)
+            both = augmentation.apply(pictures_of(self.data, pair, config.view), generator)
             pictures.append(on_device(both, self.host.device))
         answers = ask_both_ways(self.judge, pictures, pairs)
         return preference_loss(answers[:, 0, 0], answers[:, 1, 1])
@@ -121,7 +121,7 @@ class JudgeTrainer:
 
     def answers(self, split: str = "dev") -> list[Answer]:
         """Return the answers about a held-out split; every process asks about its share."""
-        pairs = spread(self.splits[split], self.config.test_pairs)
+        pairs = spread(self.splits[split], self.config.eval_pairs)
         mine = pairs[self.processes.rank :: self.processes.count]
         with self._computing():
             answers = answer_pairs(
@@ -133,29 +133,29 @@ class JudgeTrainer:
             )
         return [answer for part in self.processes.gather(answers) for answer in part]
 
-    def snapshot(self, seconds: float) -> Snapshot:
+    def train_state(self, seconds: float) -> TrainState:
         """Return what the run needs to go on."""
         tensors: dict[str, Tensor] = {f"weights.{k}": p for k, p in self.parameters.items()}
         tensors["processes"] = torch.tensor(self.processes.count)
-        return Snapshot(
+        return TrainState(
             step=self.step,
             seconds=seconds,
             tensors=tensors | flatten_optimizer(self.adam, "adam"),
         )
 
     @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, state: TrainState) -> None:
         """Take over weights and optimiser state; ValueError if they are another set-up's."""
-        count = int(snapshot.tensors.get("processes", torch.tensor(1)))
+        count = int(state.tensors.get("processes", torch.tensor(1)))
         if count != self.processes.count:
             raise ValueError(
                 f"this run was started on {count} processes and goes on with as many, but there "
                 f"are {self.processes.count}"
             )
         for name, parameter in self.parameters.items():
-            parameter.copy_(snapshot.tensors[f"weights.{name}"])
-        restore_optimizer(self.adam, snapshot.tensors, "adam")
-        self.step = snapshot.step
+            parameter.copy_(state.tensors[f"weights.{name}"])
+        restore_optimizer(self.adam, state.tensors, "adam")
+        self.step = state.step
 
     def export(self) -> Path:
         """Write the result as a folder that loads by itself: the whole judge, or its adapter."""
@@ -185,7 +185,7 @@ class JudgeTrainer:
         self.processes.sum(gradients)
         for gradient in gradients:
             gradient /= self.processes.count
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
         if not torch.isfinite(norm):
             self._refuse("gradient")
         warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
@@ -198,7 +198,7 @@ class JudgeTrainer:
 
     def _refuse(self, name: str) -> NoReturn:
         self.adam.zero_grad()
-        raise NotFinite(
+        raise NonFiniteError(
             f"the {name} of step {self.step} is not finite; the last checkpoint in "
             f"{self.config.run_folder} is good: go on from it with a lower learning_rate"
         )
@@ -223,7 +223,7 @@ def make_trainable(model: Any, config: JudgeTrainConfig) -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only then; these models have no dropout
     if config.mode == "lora" and config.judge_adapter:
-        put_on(model, Path(config.judge_adapter))
+        attach_adapter(model, Path(config.judge_adapter))
         _check_rank(model, config)
     elif config.mode == "lora":
         from peft import LoraConfig

@@ -13,17 +13,17 @@ from ...fill.config import (
     make_config,
     setting,
 )
-from ...fill.recipe import Recipe, Settings, settle
+from ...fill.recipe import Recipe, Settings, resolve_settings
 from ...fill.task import Task
 from ...reward.judge import JudgeConfig
 from ..runs.config import RunConfig, require
 
 FIXED, DYNAMIC = "fixed", "dynamic"
 LORA, FULL = "lora", "full"
-ADAM, ADAM_8BIT = "adamw", "adamw 8-bit"
+ADAM, ADAM_8BIT = "adamw", "adamw_8bit"
 MEAN, WORST = "mean", "worst"
-ATTENTION, LINEAR = "attention", "attention and mlp"
-OFF, BLOCKS, KEEP_ATTENTION = "off", "blocks", "blocks, attention kept"
+ATTENTION, LINEAR = "attention", "attention_mlp"
+OFF, BLOCKS, KEEP_ATTENTION = "off", "blocks", "blocks_keep_attention"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class PolicyTrainConfig(RunConfig):
 
     model: dict[str, Any]
     """The fill model: fields of :class:`~...fill.config.ModelConfig`, ``folder`` at least."""
-    conditions_folder: str
+    dataset_folder: str
     """What edits are made from; its train split is learned, its dev split watched."""
     adapters: tuple[str, ...] = ()
     """LoRA files that stay on the model, frozen: part of the start and of the reference."""
@@ -47,7 +47,7 @@ class PolicyTrainConfig(RunConfig):
     judges: tuple[dict[str, Any], ...] = ()
     """The judges, each as fields of :class:`~...reward.judge.JudgeConfig`, ``folder`` at least;
     several are asked the same and make an ensemble."""
-    held_out_judge: dict[str, Any] = field(default_factory=dict)
+    eval_judge: dict[str, Any] = field(default_factory=dict)
     """A judge that no gradient ever sees; it watches for reward hacking and picks the best step.
     Empty: none."""
     external_reward: bool = False
@@ -88,7 +88,7 @@ class PolicyTrainConfig(RunConfig):
     batch: int = setting(
         8, "Edits per step, over all processes together (paper: 8).", min=1, max=4096, step=1
     )
-    micro_batch: int = setting(
+    micro_batch_size: int = setting(
         1, "Edits that go through the models at once: speed against memory.", min=1, max=256, step=1
     )
     learning_rate: float = setting(
@@ -100,7 +100,7 @@ class PolicyTrainConfig(RunConfig):
         step=1e-6,
     )
     warmup_steps: int = setting(10, "Steps of linear warm-up.", min=0, max=10**5, step=1)
-    clip_norm: float = setting(
+    max_grad_norm: float = setting(
         1.0, "Largest norm of a step's gradient; longer ones are shortened.", min=1e-6, max=1e6
     )
     reward_cap: float = setting(
@@ -167,7 +167,7 @@ class PolicyTrainConfig(RunConfig):
         0.25, "How often remove is drawn (paper: 25 %).", min=0.0, max=1.0
     )
     weight_text: float = setting(0.25, "How often text is drawn.", min=0.0, max=1.0)
-    gate: float = setting(
+    min_judge_accuracy: float = setting(
         0.75,
         "Least accuracy of the judge on held-out pairs; a task and dimension below it is left out. "
         "0 = let all in.",
@@ -192,9 +192,10 @@ class PolicyTrainConfig(RunConfig):
     noise: float = setting(
         0.0, "Largest deviation of noise on both judged pictures.", min=0.0, max=0.5, step=0.01
     )
-    pull: float = setting(
+    kl_weight: float = setting(
         0.0,
-        "Weight of a pull towards the reference: mean squared difference of the two velocities.",
+        "Weight of the KL divergence from the reference, in velocity space: mean squared difference of "
+        "the two velocities.",
         min=0.0,
         max=1e4,
         step=0.01,
@@ -207,7 +208,7 @@ class PolicyTrainConfig(RunConfig):
         max=1024,
         step=1,
     )
-    checkpointing: str = setting(
+    gradient_checkpointing: str = setting(
         OFF,
         "Recompute activations in the backward pass: far less memory, up to a third more time; "
         "with the attention's outputs kept a little of both.",
@@ -218,10 +219,10 @@ class PolicyTrainConfig(RunConfig):
         "8-bit needs the package bitsandbytes and a GPU, and saves memory for large ranks.",
         options=(ADAM, ADAM_8BIT),
     )
-    test_every: int = setting(
+    eval_every: int = setting(
         50, "Steps between two looks at held-out conditions; 0 = never.", min=0, max=10**5, step=1
     )
-    test_conditions: int = setting(8, "Held-out conditions per look.", min=1, max=512, step=1)
+    eval_conditions: int = setting(8, "Held-out conditions per look.", min=1, max=512, step=1)
     patience: int = setting(
         0, "Stop after this many looks without a better one; 0 = go on.", min=0, max=1000, step=1
     )
@@ -260,7 +261,7 @@ class PolicyTrainConfig(RunConfig):
         """Refuse what is out of limits or does not fit together."""
         RunConfig.__post_init__(self)
         check_limits(self)
-        require(bool(self.conditions_folder), "conditions_folder is empty; name the conditions")
+        require(bool(self.dataset_folder), "dataset_folder is empty; name the conditions")
         require(
             0 < self.reward_cap <= 1,
             f"lambda (reward_cap) is {self.reward_cap}, but more than 0 and at most 1 is expected",
@@ -299,7 +300,7 @@ class PolicyTrainConfig(RunConfig):
             "frozen; set mode to lora, or load the model in another precision",
         )
         self.judge_configs()
-        self.held_out_config()
+        self.eval_judge_config()
         self.fill()
 
     @property
@@ -325,11 +326,11 @@ class PolicyTrainConfig(RunConfig):
         """Return the judges to load."""
         return tuple(make_config(JudgeConfig, judge) for judge in self.judges)
 
-    def held_out_config(self) -> JudgeConfig | None:
+    def eval_judge_config(self) -> JudgeConfig | None:
         """Return the judge that only watches, or None."""
-        if not self.held_out_judge:
+        if not self.eval_judge:
             return None
-        return make_config(JudgeConfig, self.held_out_judge)
+        return make_config(JudgeConfig, self.eval_judge)
 
     def fill(self) -> FillConfig:
         """Return the sampling settings, -1 where the recipe decides."""
@@ -344,7 +345,7 @@ class PolicyTrainConfig(RunConfig):
 
     def settings(self, recipe: Recipe) -> Settings:
         """Return the sampling settings for a model."""
-        return settle(self.fill(), recipe)
+        return resolve_settings(self.fill(), recipe)
 
     @property
     def lora_scale(self) -> float:

@@ -38,7 +38,7 @@ _BACKWARD = 12
 """Such tensors that a block's backward pass makes on the way."""
 _VAE_KEPT, _VAE_BLOCK, _VAE_BORDERS = 44.5, 22.0, 6.4
 """Numbers per pixel and channel of the widest resolution that the decoder keeps with two layers per
-block: all; those of its largest block; what stands between blocks, which checkpointing keeps."""
+block: all; those of its largest block; what stands between blocks, which gradient_checkpointing keeps."""
 _GB = 1e9
 
 
@@ -93,8 +93,8 @@ def memory_advice(config: PolicyTrainConfig) -> str:
     return (
         "not enough memory for a step of training; what was done is saved and goes on with the "
         f"same settings but, in a new run, a smaller target_size (now {config.target_size}), "
-        f"micro_batch 1 (now {config.micro_batch}), checkpointing of blocks (now "
-        f"{config.checkpointing}) or a lower rank (now {config.rank})"
+        f"micro_batch_size 1 (now {config.micro_batch_size}), gradient_checkpointing of blocks (now "
+        f"{config.gradient_checkpointing}) or a lower rank (now {config.rank})"
     )
 
 
@@ -143,8 +143,8 @@ def policy_bytes(config: PolicyTrainConfig, models: FillModels, shape: Sequence[
     kind = ("attention" if config.layers == ATTENTION else "linear") if _is_lora(config) else "full"
     double, single = _KEPT[SINGLE if itemsize >= SINGLE else HALF, kind]
     kept = num_double * double + num_single * single
-    if config.checkpointing != OFF:
-        per_block = 2 if config.checkpointing == KEEP_ATTENTION else 1
+    if config.gradient_checkpointing != OFF:
+        per_block = 2 if config.gradient_checkpointing == KEEP_ATTENTION else 1
         kept = per_block * (num_double + num_single) + max(double, single)
     made = max(math.ceil((kept + _BACKWARD) * state), sample_bytes(models, rows, shape[1]))
     return made + models.expansion_bytes
@@ -169,7 +169,7 @@ def reward_bytes(
     pixels = size[0] * size[1] * vae_factor(models.vae_config) ** 2
     values = models.vae.dtype.itemsize * models.vae_config["block_out_channels"][0]
     decoder = rows * _VAE_KEPT * (models.vae_config.get("layers_per_block", 2) + 1) / 3
-    if config.checkpointing != OFF:
+    if config.gradient_checkpointing != OFF:
         decoder = rows * _VAE_BORDERS + _VAE_BLOCK
     asked = sum(_judge_bytes(config, judge, pixels, rows) for judge in judges)
     return math.ceil(decoder * values * pixels) + asked
@@ -210,7 +210,7 @@ def _stages(
 ) -> tuple[Stage, ...]:
     side = config.settings(models.recipe).target_size
     tokens, factor = side**2 // models.multiple**2, vae_factor(models.vae_config)
-    rows = min(config.micro_batch, config.batch)
+    rows = min(config.micro_batch_size, config.batch)
     texts = models.text_encoder.num_bytes + models.text_encoder_2.num_bytes
     stages = [
         Stage(name="prompts", weights=texts, activations=0),
@@ -229,7 +229,7 @@ def _stages(
                 activations=reward_bytes(config, models, judges, latents, rows),
             )
         )
-    if held_out is not None and config.test_every:
+    if held_out is not None and config.eval_every:
         stages.append(
             Stage(
                 name="held-out judge",
@@ -263,8 +263,12 @@ def _leaner(
     """Yield what saves memory, each on top of those before; what costs least comes first."""
     side = config.settings(models.recipe).target_size
     changes: list[tuple[bool, str, dict[str, Any]]] = [
-        (config.micro_batch > 1, "micro_batch 1", {"micro_batch": 1}),
-        (config.checkpointing != BLOCKS, "checkpointing of blocks", {"checkpointing": BLOCKS}),
+        (config.micro_batch_size > 1, "micro_batch_size 1", {"micro_batch_size": 1}),
+        (
+            config.gradient_checkpointing != BLOCKS,
+            "gradient_checkpointing of blocks",
+            {"gradient_checkpointing": BLOCKS},
+        ),
         (not _is_lora(config), "mode lora", {"mode": LORA}),
         (side > 512, "target_size 512", {"target_size": 512}),
         (config.optimizer != ADAM_8BIT, f"optimizer {ADAM_8BIT}", {"optimizer": ADAM_8BIT}),
@@ -277,7 +281,7 @@ def _leaner(
 
 def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows: int) -> int:
     towers = towers_of(judge, shown_pixels(judge, pixels))
-    if config.checkpointing != OFF:
+    if config.gradient_checkpointing != OFF:
         kept = sum(t.tokens * (t.layers * t.width + t.layer) for t in towers)
     else:
         kept = sum(t.tokens * t.layers * t.layer for t in towers)

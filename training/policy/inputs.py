@@ -18,14 +18,14 @@ from ...reward.qwen_vl import QwenJudge
 from ..data.conditions import FILE_NAME
 from ..runs.files import write_text
 from .config import PolicyTrainConfig
-from .gate import Gate
+from .reward_cells import RewardCells
 
 INPUTS = "inputs.json"
 """In the run folder: name of what the run began with, to its digest."""
 
 
 def digests_of(
-    config: PolicyTrainConfig, models: FillModels, judges: Sequence[QwenJudge], gate: Gate
+    config: PolicyTrainConfig, models: FillModels, judges: Sequence[QwenJudge], cells: RewardCells
 ) -> dict[str, str]:
     """Return a digest of everything that a run's result follows from and its config only names.
 
@@ -35,18 +35,18 @@ def digests_of(
     Args:
         config: The run's.
         models: The fill model with its adapters.
-        judges: All judges, those that watch too.
+        judges: All judges, those that monitor too.
         gate: What takes part in the loss.
 
     Raises:
         OSError: A file is gone.
     """
-    cells = sorted(f"{task.value}.{dimension.value}" for task, dimension in gate.cells)
-    conditions = Path(config.conditions_folder)
+    names = sorted(f"{task.value}.{dimension.value}" for task, dimension in cells.cells)
+    conditions = Path(config.dataset_folder)
     return {
         "the fill model": fingerprint(models),
         f"the list of conditions in {conditions}": fingerprint_files([conditions / FILE_NAME]),
-        "what the judges' reports let pass the gate": fingerprint_files([], *cells),
+        "what the judges' reports let pass the gate": fingerprint_files([], *names),
         **{
             f"judge {number} ({judge.label})": fingerprint_files(judge.files)
             for number, judge in enumerate(judges, 1)

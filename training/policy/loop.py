@@ -9,7 +9,7 @@ setting             paper                   here, and why
 mode                all weights             ``lora``: trains on one GPU, plugs into every loader
 learning_rate       1e-5                    1e-4: suits a LoRA; 5e-4 was hacked, see below
 warmup_steps        not stated              10: Adam's averages are of too few steps at first
-clip_norm           not stated              1.0: a single steep step must not undo the others
+max_grad_norm           not stated              1.0: a single steep step must not undo the others
 reward_cap          lambda, not stated      0.9: the value of the trials, not compared with others
 t1, t2              not stated              0.2 and 0.95 of the schedule: before that a prediction
                                             is a blur that no judge was trained on; from 0.5 or
@@ -25,7 +25,7 @@ ensemble            one judge               as many as are given: their mean, or
 gate                none                    0.75: cells that the judge cannot judge got worse
 paste_back          not stated              on: users never see what the model paints outside
 shift, blur, noise  none                    off; against lattices that please the judge
-pull                none                    off; against drifting away from the start
+kl_weight                none                    off; against drifting away from the start
 reference_pool      none: a new reference   off; reuses references, which halves the time
                     every time
 checkpoint choice   not stated              best look at held-out conditions (held-out judge)
@@ -35,7 +35,7 @@ The paper draws a t per iteration and does not say whether the edits of a batch 
 do, so that they pass through the model together; task, condition and noises are each edit's own.
 
 The values measured were measured on the procedural world with a prototype: LoRA of rank 16, batch
-16, 100 to 170 steps; learning rate 1e-4 raised the oracle's verdict where the judge was accurate,
+16, 100 to 170 steps; learning rate 1e-4 raised the oracle's output where the judge was accurate,
 5e-4 raised only the reward.
 
 Colours of judged pictures are not corrected as :func:`~..fill.pipeline.run_fill` does: the
@@ -61,24 +61,24 @@ from ...fill.sampling.guidance import make_velocity
 from ...fill.sampling.sampler import Velocity, predict_x0, sample
 from ...fill.transformer.fused import use_kernels
 from ...fill.transformer.modulation import make_table
-from ..runs.directory import Snapshot
-from ..runs.distributed import Processes
-from ..runs.loop import NotFinite
+from ..runs.directory import TrainState
+from ..runs.distributed import Distributed
+from ..runs.loop import NonFiniteError
 from .config import PolicyTrainConfig
 from .forecast import policy_bytes
 from .references import ReferenceStore
-from .rewards import Reward, Verdict
+from .rewards import Reward, RewardOutput
 from .samples import Batch, SampleSource
 from .weights import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Surroundings:
+class TrainerContext:
     """What a trainer works with, whatever it trains."""
 
     models: FillModels
     host: Host
-    processes: Processes
+    processes: Distributed
     references: ReferenceStore
 
 
@@ -91,7 +91,7 @@ class PolicyTrainer:
         policy: Policy,
         source: SampleSource,
         reward: Reward,
-        surroundings: Surroundings,
+        surroundings: TrainerContext,
     ) -> None:
         self.config, self.policy, self.source, self.reward = config, policy, source, reward
         self.models, self.host = surroundings.models, surroundings.host
@@ -102,45 +102,49 @@ class PolicyTrainer:
     def train_step(self) -> dict[str, float]:
         """Do one iteration; return loss, gradient norm and the mean reward per cell.
 
-        Judging stands between the policy's walk and its one step with gradient. That step is
+        Judging stands between the policy's rollout and its one step with gradient. That step is
         computed twice, so that judge and policy never hold activations at the same time.
 
         Raises:
-            NotFinite: Loss or gradient is no number; nothing has been changed.
+            NonFiniteError: Loss or gradient is no number; nothing has been changed.
         """
         config, policy = self.config, self.policy
         policy.clear_gradients()
-        batches, stop = self.source.draw(self.step, self.processes.rank, self.processes.count)
+        batches, stop_index = self.source.draw(self.step, self.processes.rank, self.processes.count)
 
         with self.policy_resident(batches), torch.no_grad():
             with policy.as_reference():
                 references = [self.reference_of(batch) for batch in batches]
-            points = [self.walk(batch, batch.noise, stop) for batch in batches]
-            velocities = [self.velocity(b, x, stop) for b, x in zip(batches, points, strict=True)]
-            pulls = self.pulls(batches, points, velocities, stop)
+            x_t = [self.rollout(batch, batch.noise, stop_index) for batch in batches]
+            velocities = [
+                self.velocity(b, x, stop_index) for b, x in zip(batches, x_t, strict=True)
+            ]
+            kl_gradients = self.kl_gradients(batches, x_t, velocities, stop_index)
 
-        verdicts = [
-            self.reward.judge(batch, predict_x0(x, batch.sigmas[stop], v), reference)
-            for batch, x, v, reference in zip(batches, points, velocities, references, strict=True)
+        outputs = [
+            self.reward.judge(batch, predict_x0(x, batch.sigmas[stop_index], v), reference)
+            for batch, x, v, reference in zip(batches, x_t, velocities, references, strict=True)
         ]
 
         with self.policy_resident(batches), torch.enable_grad():
-            for batch, x, verdict, pull in zip(batches, points, verdicts, pulls, strict=True):
+            for batch, x, output, kl_gradient in zip(
+                batches, x_t, outputs, kl_gradients, strict=True
+            ):
                 # x0 = x - sigma * velocity, so d loss / d velocity = -sigma * d loss / d x0.
-                gradient = pull - batch.sigmas[stop] * verdict.gradient
-                self.velocity(batch, x, stop).backward(gradient / config.batch)
-                policy.take_gradients()
-            return self.update(verdicts)
+                gradient = kl_gradient - batch.sigmas[stop_index] * output.gradient
+                self.velocity(batch, x, stop_index).backward(gradient / config.batch)
+                policy.accumulate_gradients()
+            return self.update(outputs)
 
-    def walk(self, batch: Batch, noise: Tensor, stop: int) -> Tensor:
-        """Return where ``stop`` Euler steps lead from the noise."""
-        sigmas = batch.sigmas[: stop + 1]
+    def rollout(self, batch: Batch, noise: Tensor, stop_index: int) -> Tensor:
+        """Return where ``stop_index`` Euler steps lead from the noise."""
+        sigmas = batch.sigmas[: stop_index + 1]
         with use_kernels(self.models.kernels):
             return sample(self.model(batch, sigmas[:-1]), noise, sigmas)
 
-    def velocity(self, batch: Batch, x: Tensor, stop: int) -> Tensor:
-        """Return the model's prediction after ``stop`` steps; with or without gradient the same."""
-        return self.model(batch)(x, batch.sigmas[stop])
+    def velocity(self, batch: Batch, x: Tensor, stop_index: int) -> Tensor:
+        """Return the model's prediction after ``stop_index`` steps; with or without gradient the same."""
+        return self.model(batch)(x, batch.sigmas[stop_index])
 
     def model(self, batch: Batch, sigmas: Tensor | None = None) -> Velocity:
         """Return the transformer as a velocity function; polls for cancel before every call.
@@ -164,40 +168,40 @@ class PolicyTrainer:
         if not self.reward.needs_reference:
             return torch.zeros_like(batch.noise)
         if not self.config.reference_pool:
-            return self.walk(batch, batch.reference_noise, steps)
+            return self.rollout(batch, batch.reference_noise, steps)
         known = [self.references.get(s) for s in batch.samples]
         missing = [s for s, found in zip(batch.samples, known, strict=True) if found is None]
         for part in self.source.batches(list(enumerate(missing)), self.step):
-            made = self.walk(part, part.reference_noise, steps)
+            made = self.rollout(part, part.reference_noise, steps)
             for one, latents in zip(part.samples, made, strict=True):
                 self.references.put(one, latents)
         found = [self.references.get(s) for s in batch.samples]
         return torch.stack([f for f in found if f is not None]).to(batch.noise.device)
 
-    def pulls(
+    def kl_gradients(
         self,
         batches: Sequence[Batch],
-        points: Sequence[Tensor],
+        x_t: Sequence[Tensor],
         velocities: Sequence[Tensor],
-        stop: int,
+        stop_index: int,
     ) -> list[Tensor]:
-        """Return the gradient at the velocity of ``pull * mean((velocity - reference's)^2)``."""
-        if not self.config.pull:
+        """Return the gradient at the velocity of ``kl_weight * mean((velocity - reference's)^2)``."""
+        if not self.config.kl_weight:
             return [torch.zeros_like(v) for v in velocities]
         with self.policy.as_reference():
-            theirs = [self.velocity(b, x, stop) for b, x in zip(batches, points, strict=True)]
-        scale = 2 * self.config.pull
+            theirs = [self.velocity(b, x, stop_index) for b, x in zip(batches, x_t, strict=True)]
+        scale = 2 * self.config.kl_weight
         return [scale * (v - w) / v[0].numel() for v, w in zip(velocities, theirs, strict=True)]
 
-    def update(self, verdicts: Sequence[Verdict]) -> dict[str, float]:
+    def update(self, outputs: Sequence[RewardOutput]) -> dict[str, float]:
         """Join the processes, shorten the gradient, do the optimiser's step; return the record."""
         config, policy = self.config, self.policy
-        policy.join_gradients(self.processes)
-        record = self.means(verdicts)
-        norm = policy.shorten_gradient(config.clip_norm)
+        policy.all_reduce_gradients(self.processes)
+        record = self.means(outputs)
+        norm = policy.clip_gradients(config.max_grad_norm)
         if not math.isfinite(record["loss"] + norm):
             policy.clear_gradients()
-            raise NotFinite(
+            raise NonFiniteError(
                 f"step {self.step} gave loss {record['loss']:g} and a gradient of norm {norm:g}; "
                 f"nothing was changed, the state before it is kept in {config.run_folder}: go on "
                 "from there with a lower learning_rate or another precision"
@@ -209,12 +213,12 @@ class PolicyTrainer:
         self.is_updating = False
         return record | {"gradient": norm}
 
-    def means(self, verdicts: Sequence[Verdict]) -> dict[str, float]:
+    def means(self, outputs: Sequence[RewardOutput]) -> dict[str, float]:
         """Return loss and rewards, averaged over the edits of all processes."""
         own = [
             {"loss": float(loss)} | ({"reward": fmean(scores.values())} if scores else {}) | scores
-            for verdict in verdicts
-            for loss, scores in zip(verdict.losses, verdict.scores, strict=True)
+            for output in outputs
+            for loss, scores in zip(output.losses, output.scores, strict=True)
         ]
         values: dict[str, list[float]] = defaultdict(list)
         for scores in chain(*self.processes.gather(own)):
@@ -222,11 +226,11 @@ class PolicyTrainer:
                 values[name].append(value)
         return {name: fmean(found) for name, found in values.items()}
 
-    def snapshot(self, seconds: float) -> Snapshot:
+    def train_state(self, seconds: float) -> TrainState:
         """Return what the run needs to go on exactly."""
-        return Snapshot(step=self.step, seconds=seconds, tensors=self.policy.tensors())
+        return TrainState(step=self.step, seconds=seconds, tensors=self.policy.tensors())
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, state: TrainState) -> None:
         """Go on from there; ValueError if it is of another model."""
-        self.policy.restore(snapshot)
-        self.step = snapshot.step
+        self.policy.restore(state)
+        self.step = state.step

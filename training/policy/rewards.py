@@ -21,7 +21,7 @@ from ...fill.models import FillModels
 from ...fill.sampling.latents import decode_latents, unpack_latents, vae_factor
 from ...reward.judging import VIEWS, View
 from ...reward.qwen_vl import QwenJudge
-from ..judge.pairs import Jitter
+from ..judge.pairs import Augmentation
 from ..objectives import reward_loss
 from .config import OFF, WORST, PolicyTrainConfig
 from .forecast import reward_bytes
@@ -33,7 +33,7 @@ Scores = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Verdict:
+class RewardOutput:
     """What a reward says about a batch."""
 
     gradient: Tensor
@@ -50,7 +50,7 @@ class Reward(Protocol):
     needs_reference: bool
     """Whether the reference takes part at all."""
 
-    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
+    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> RewardOutput:
         """Return the losses and their gradient.
 
         Args:
@@ -112,9 +112,9 @@ class JudgeReward:
     ) -> None:
         self._config, self._models, self._judges, self._host = config, models, judges, host
         self.decoder = Decoder(models, config.paste_back, host.check_cancelled)
-        self.jitter = Jitter(shift=config.shift, blur=config.blur, noise=config.noise)
+        self.augmentation = Augmentation(shift=config.shift, blur=config.blur, noise=config.noise)
 
-    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
+    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> RewardOutput:
         """See :class:`Reward`. Source: OneReward, sec. 4.4."""
         parts = [self._models.vae, *(judge.part for judge in self._judges)]
         room = reward_bytes(self._config, self._models, self._judges, batch.size, len(batch.jobs))
@@ -131,7 +131,7 @@ class JudgeReward:
             answers = self.probabilities(batch, pairs)
             losses = torch.stack([reward_loss(p, self._config.reward_cap) for p in answers])
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        return Verdict(
+        return RewardOutput(
             gradient=gradient,
             losses=losses.detach(),
             scores=tuple(_scores(s, p) for s, p in zip(batch.samples, answers, strict=True)),
@@ -146,10 +146,10 @@ class JudgeReward:
             )
         ]
 
-        def disturb(number: int, shown: Pair) -> Pair:
-            return self.jitter.apply(shown, batch.generators[number])
+        def augment(number: int, shown: Pair) -> Pair:
+            return self.augmentation.apply(shown, batch.generators[number])
 
-        each = [ask_judge(judge, judged, self._host, disturb) for judge in self._judges]
+        each = [ask_judge(judge, judged, self._host, augment) for judge in self._judges]
         joined = [torch.stack(answers) for answers in zip(*each, strict=True)]
         worst = self._config.ensemble == WORST
         return [a.amin(dim=0) if worst else a.mean(dim=0) for a in joined]
@@ -157,7 +157,7 @@ class JudgeReward:
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:
         """Recompute activations of VAE and judges where the config asks for it."""
-        if self._config.checkpointing == OFF:
+        if self._config.gradient_checkpointing == OFF:
             yield
             return
         vae: Any = self._models.vae.module
@@ -199,7 +199,7 @@ def ask_judge(
     judge: QwenJudge,
     judged: Sequence[Judged],
     host: Host,
-    disturb: Callable[[int, Pair], Pair] = lambda _, pair: pair,
+    augment: Callable[[int, Pair], Pair] = lambda _, pair: pair,
 ) -> list[Tensor]:
     """Return P("Yes" | first, second, q) for every query of every edit, ``[E]`` each.
 
@@ -207,15 +207,15 @@ def ask_judge(
         judge: The judge; it is shown the pictures as it was in its own training.
         judged: The edits; gradients reach their first pictures.
         host: Polled for cancel.
-        disturb: Called with an edit's number and the pair that is about to be shown.
+        augment: Called with an edit's number and the pair that is about to be shown.
     """
     host.check_cancelled()
     kind = judge.notes.get("view", VIEWS[0])
-    shown = [disturb(number, _shown(one, kind)) for number, one in enumerate(judged)]
+    shown = [augment(number, _shown(one, kind)) for number, one in enumerate(judged)]
     with torch.no_grad():
-        second = judge.encode_many([pair[1].detach() for pair in shown])
+        second = judge.encode_images([pair[1].detach() for pair in shown])
     host.check_cancelled()
-    first = judge.encode_many([pair[0] for pair in shown])
+    first = judge.encode_images([pair[0] for pair in shown])
     asked = [
         (first[i], second[i], query) for i, one in enumerate(judged) for query in one.sample.queries
     ]

@@ -14,23 +14,29 @@ from torch import Tensor
 
 from ...fill.host import Host
 from ...fill.memory.plan import NotEnoughMemory, is_out_of_memory
-from ..charts.dashboard import draw_board
-from ..data.conditions import ConditionSet, read_picture, save_picture
-from ..runs.directory import RunFolder, Snapshot, first_snapshot, forget_unstarted, saved_step
-from ..runs.distributed import Processes
+from ..charts.dashboard import plot_dashboard
+from ..data.conditions import EditDataset, read_picture, save_picture
+from ..runs.directory import (
+    RunDirectory,
+    TrainState,
+    initial_state,
+    reset_if_not_started,
+    saved_step,
+)
+from ..runs.distributed import Distributed
 from ..runs.files import remove, replace_by_copy
 from ..runs.loop import Clock
 from ..runs.tensorboard import TensorBoard
 from .adapter_file import write_adapter
 from .config import LORA, PolicyTrainConfig
 from .forecast import Forecast, make_forecast, memory_advice
-from .gate import gate_of
 from .inputs import check_inputs, digests_of, keep_inputs
-from .loop import PolicyTrainer, Surroundings
-from .monitoring.monitor import Watch, last_scores
+from .loop import PolicyTrainer, TrainerContext
+from .monitoring.monitor import Monitor, last_scores
 from .references import ReferenceStore
+from .reward_cells import reward_cells_of
 from .rewards import JudgeReward, Reward
-from .run_models import Loaded, load
+from .run_models import RunModels, load
 from .samples import SampleSource
 from .sharding import make_sharding
 from .supervised import SupervisedTrainer
@@ -40,7 +46,7 @@ log = logging.getLogger("onereward.training")
 
 ADAPTER, TRANSFORMER = "adapter.safetensors", "transformer"
 """The result in the run folder: a LoRA, or a transformer's folder."""
-BOARD = "board.png"
+DASHBOARD = "dashboard.png"
 """Curves and pictures in the run folder, as of the last checkpoint."""
 
 
@@ -54,7 +60,7 @@ class PolicyResult:
     """Steps done."""
     notes: tuple[str, ...]
     """What the user should know: cells left out, why it stopped."""
-    board: Tensor
+    dashboard: Tensor
     """Curves and pictures, ``[H, W, 3]``, 0..1."""
     curve: tuple[Mapping[str, float], ...]
     """A record per step."""
@@ -63,8 +69,8 @@ class PolicyResult:
 def train_policy(
     config: PolicyTrainConfig,
     host: Host,
-    loaded: Loaded | None = None,
-    processes: Processes | None = None,
+    run_models: RunModels | None = None,
+    processes: Distributed | None = None,
 ) -> PolicyResult:
     """Train until done, stopped or out of time, from the last checkpoint on.
 
@@ -76,20 +82,20 @@ def train_policy(
         NotEnoughMemory: It does not fit; says what to change.
         RuntimeError: The loss is not finite.
     """
-    processes = processes or Processes()
+    processes = processes or Distributed()
     if done := finished(config):
-        if loaded:
-            gate = gate_of(config, loaded.judges)
-            found = digests_of(config, loaded.models, loaded.all_judges, gate)
+        if run_models:
+            cells = reward_cells_of(config, run_models.judges)
+            found = digests_of(config, run_models.models, run_models.all_judges, cells)
             check_inputs(Path(config.run_folder), found)
-            done = replace(done, notes=gate.notes)
-        host.say(f"all {config.steps} steps are done; raise steps to go on")
+            done = replace(done, notes=cells.notes)
+        host.notify(f"all {config.steps} steps are done; raise steps to go on")
         return done
     with torch.inference_mode(False), torch.enable_grad():
-        loaded = loaded or load(config, host.device)
-        host.say(check(config, host, loaded).text())
+        run_models = run_models or load(config, host.device)
+        host.notify(check(config, host, run_models).text())
         try:
-            with closing(PolicyRun(config, host, loaded, processes)) as run:
+            with closing(PolicyRun(config, host, run_models, processes)) as run:
                 run.train()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -98,26 +104,26 @@ def train_policy(
     return run.result()
 
 
-def check(config: PolicyTrainConfig, host: Host, loaded: Loaded) -> Forecast:
+def check(config: PolicyTrainConfig, host: Host, run_models: RunModels) -> Forecast:
     """Return how much memory a run takes and whether it fits; no weight is read.
 
     Raises:
         JudgeError: A judge cannot answer Yes and No.
         ValueError: All weights are to learn, but they are packed; or the reward is missing.
     """
-    if config.mode != LORA and loaded.models.transformer_source.is_quantised:
+    if config.mode != LORA and run_models.models.transformer_source.is_quantised:
         raise ValueError(
-            f"mode full trains all weights, but those of {loaded.models.transformer_source.path} "
+            f"mode full trains all weights, but those of {run_models.models.transformer_source.path} "
             "are packed and frozen; set mode to lora, or choose a bf16 or fp16 file"
         )
-    if config.external_reward and loaded.reward is None:
+    if config.external_reward and run_models.reward is None:
         raise ValueError(
             "external_reward is on, but no reward was handed in; start this run from the program "
             "that made it, or connect a judge"
         )
-    for judge in loaded.all_judges:
+    for judge in run_models.all_judges:
         _ = judge.answer_ids
-    return make_forecast(config, loaded.models, loaded.judges, host, loaded.held_out_judge)
+    return make_forecast(config, run_models.models, run_models.judges, host, run_models.eval_judge)
 
 
 def finished(config: PolicyTrainConfig) -> PolicyResult | None:
@@ -127,16 +133,16 @@ def finished(config: PolicyTrainConfig) -> PolicyResult | None:
         ValueError: The folder holds a run with other settings.
     """
     run = Path(config.run_folder)
-    path, board = run / _result_name(config), run / BOARD
-    if not board.is_file() or not path.exists() or saved_step(run) < config.steps:
+    path, dashboard = run / _result_name(config), run / DASHBOARD
+    if not dashboard.is_file() or not path.exists() or saved_step(run) < config.steps:
         return None
-    folder = RunFolder(config)
+    folder = RunDirectory(config)
     return PolicyResult(
         path=path,
         step=saved_step(run),
         notes=(),
-        board=read_picture(board),
-        curve=tuple(folder.read_curve()),
+        dashboard=read_picture(dashboard),
+        curve=tuple(folder.read_metrics()),
     )
 
 
@@ -144,10 +150,10 @@ class PolicyRun:
     """A run in progress."""
 
     def __init__(
-        self, config: PolicyTrainConfig, host: Host, loaded: Loaded, processes: Processes
+        self, config: PolicyTrainConfig, host: Host, run_models: RunModels, processes: Distributed
     ) -> None:
         self.config, self.host, self.processes = config, host, processes
-        self.loaded = loaded
+        self.run_models = run_models
         if processes.count > config.batch:
             raise ValueError(
                 f"batch is {config.batch}, but {processes.count} processes share it; give at least "
@@ -155,58 +161,58 @@ class PolicyRun:
             )
         self.sharding = make_sharding(config, processes)
         if self.sharding is not None:
-            host.say(f"all weights are spread over {processes.count} processes (FSDP2)")
-        conditions = ConditionSet(Path(config.conditions_folder))
-        self.gate = gate_of(config, loaded.judges)
+            host.notify(f"all weights are spread over {processes.count} processes (FSDP2)")
+        conditions = EditDataset(Path(config.dataset_folder))
+        self.reward_cells = reward_cells_of(config, run_models.judges)
         self.notes: list[str] = []
-        self.tell(*self.gate.notes)
+        self.tell(*self.reward_cells.notes)
         if processes.is_main:
-            forget_unstarted(config, "prompts", "references", "results")
+            reset_if_not_started(config, "prompts", "references", "results")
         else:
             processes.wait()  # for the folder, and for prompts that are encoded once
-        self.folder = RunFolder(config)
-        found = digests_of(config, loaded.models, loaded.all_judges, self.gate)
+        self.folder = RunDirectory(config)
+        found = digests_of(config, run_models.models, run_models.all_judges, self.reward_cells)
         if saved_step(self.folder.path) < 0 and processes.is_main:
             keep_inputs(self.folder.path, found)
         check_inputs(self.folder.path, found)
-        source = SampleSource(config, conditions, loaded.models, self.gate, host)
+        source = SampleSource(config, conditions, run_models.models, self.reward_cells, host)
         if processes.is_main:
             processes.wait()
-        surroundings = Surroundings(
-            models=loaded.models,
+        surroundings = TrainerContext(
+            models=run_models.models,
             host=host,
             processes=processes,
             references=ReferenceStore(self.folder.path / "references"),
         )
         reward: Reward
-        if loaded.reward is not None:
-            reward = loaded.reward(config, loaded.models, host)
+        if run_models.reward is not None:
+            reward = run_models.reward(config, run_models.models, host)
         else:
-            reward = JudgeReward(config, loaded.models, loaded.judges, host)
-        stored = first_snapshot(self.folder, config)
+            reward = JudgeReward(config, run_models.models, run_models.judges, host)
+        stored = initial_state(self.folder, config)
         self.log: TensorBoard | None = None
         if config.tensorboard and processes.is_main:
             self.log = TensorBoard(self.folder.path, stored.step if stored else 0)
-        policy = Policy(loaded.models, config, host.device, self.sharding)
+        policy = Policy(run_models.models, config, host.device, self.sharding)
         kind = PolicyTrainer if config.needs_reward else SupervisedTrainer
         self.trainer = kind(config, policy, source, reward, surroundings)
-        self.watch = Watch(self.trainer, loaded.judges, loaded.held_out_judge)
-        self.tell(*self.watch.notes())
+        self.monitor = Monitor(self.trainer, run_models.judges, run_models.eval_judge)
+        self.tell(*self.monitor.notes())
         self.curve = self.restore(stored)
         self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self.clock = Clock(config, stored.seconds if stored else 0.0)
 
-    def restore(self, stored: Snapshot | None) -> list[dict[str, float]]:
+    def restore(self, stored: TrainState | None) -> list[dict[str, float]]:
         """Go on from a checkpoint or begin; return the curve. Failing leaves the model as found."""
         try:
             if stored:
                 self.trainer.restore(stored)
                 if stored.step:  # else it is another run's, whose looks are not of this one
-                    self.watch.restore(stored.tensors)
+                    self.monitor.restore(stored.tensors)
             if self.processes.is_main:
                 # A kill leaves lines of steps that are now done again.
-                self.folder.cut_curve(self.trainer.step)
-            return self.folder.read_curve()
+                self.folder.truncate_metrics(self.trainer.step)
+            return self.folder.read_metrics()
         except BaseException:
             self.close()
             raise
@@ -215,7 +221,7 @@ class PolicyRun:
         """Tell the user now, and once more beside the result."""
         self.notes += notes
         for note in notes:
-            self.host.say(note)
+            self.host.notify(note)
 
     def close(self) -> None:
         """Leave the model as it was found."""
@@ -226,7 +232,7 @@ class PolicyRun:
     def train(self) -> None:
         """Do the steps; save however they end."""
         try:
-            self.look_if_due()
+            self.evaluate_if_due()
             while not self.processes.any(self.is_over()):
                 self.step()
         except BaseException:
@@ -245,20 +251,20 @@ class PolicyRun:
         """Whether all steps are done, the time is up, or there is a reason to stop."""
         if self.trainer.step >= self.config.steps or self.clock.is_over(self.trainer.step):
             return True
-        return self.watch.reason_to_stop() is not None
+        return self.monitor.reason_to_stop() is not None
 
     def step(self) -> None:
         """Do one step, and what is due after it."""
         record = self.trainer.train_step()
         step, seconds = self.trainer.step, round(self.clock.seconds(), 2)
         self.note({"step": step, "seconds": seconds, **record})
-        self.look_if_due()
+        self.evaluate_if_due()
         if self.processes.is_main:
             if self.log is not None:
                 self.log.add(self.curve[-1])
             if step % self.config.log_every == 0:
                 log.info("%s %s", self.folder.path.name, self.curve[-1])
-            self.host.progress(step, self.config.steps, self.board)
+            self.host.progress(step, self.config.steps, self.dashboard)
         if self.agree(self.clock.wants_checkpoint()):
             self.save()
 
@@ -268,13 +274,13 @@ class PolicyRun:
             return
         if self.curve and self.curve[-1]["step"] == record["step"]:
             self.curve.pop()
-            self.folder.cut_curve(int(record["step"]) - 1)
+            self.folder.truncate_metrics(int(record["step"]) - 1)
         self.curve.append({name: round(value, 6) for name, value in record.items()})
-        self.folder.append_curve(self.curve[-1])
+        self.folder.append_metrics(self.curve[-1])
 
-    def look_if_due(self) -> None:
-        """Look after the step just done; also after a stop that cut its look short."""
-        if self.takes_part and self.watch.is_due():
+    def evaluate_if_due(self) -> None:
+        """EvalResult after the step just done; also after a stop that cut its look short."""
+        if self.takes_part and self.monitor.is_due():
             looked = self.look()
             line = self.curve[-1] if self.curve else {}
             self.note({**line, "step": self.trainer.step, **looked})
@@ -289,13 +295,13 @@ class PolicyRun:
         return flag if self.sharding is None else self.processes.any(flag)
 
     def look(self) -> dict[str, float]:
-        """Look at held-out conditions; keep the weights, the best and the last few."""
-        look = self.watch.look()
+        """EvalResult at held-out conditions; keep the weights, the best and the last few."""
+        look = self.monitor.look()
         self.rows = look.rows
         results = self.folder.path / "results"
         results.mkdir(exist_ok=True)
         name = f"step-{self.trainer.step:06d}"
-        if self.agree(self.watch.is_best(look)):
+        if self.agree(self.monitor.is_best(look)):
             self.export(results / f"best{self.ending}")
         self.export(results / f"{name}{self.ending}")
         if not self.processes.is_main:
@@ -303,34 +309,34 @@ class PolicyRun:
         for old in sorted(results.glob(f"step-*{self.ending}"))[: -self.config.keep]:
             remove(old)
         if self.log is not None:
-            self.log.add_picture(self.board(), self.trainer.step)
+            self.log.add_picture(self.dashboard(), self.trainer.step)
         return look.record()
 
-    def board(self) -> Tensor:
+    def dashboard(self) -> Tensor:
         """Return curves and pictures so far, ``[H, W, 3]``, 0..1."""
-        return draw_board(self.curve, self.rows)
+        return plot_dashboard(self.curve, self.rows)
 
     def save(self) -> None:
         """Write the checkpoint and the weights."""
         if not self.takes_part:
             return
-        snapshot = self.trainer.snapshot(self.clock.seconds())
+        state = self.trainer.train_state(self.clock.seconds())
         if self.processes.is_main:
             # Comes back at the end: without it the result may be an older checkpoint's.
-            (self.folder.path / BOARD).unlink(missing_ok=True)
-            self.folder.save(replace(snapshot, tensors=snapshot.tensors | self.watch.tensors()))
+            (self.folder.path / DASHBOARD).unlink(missing_ok=True)
+            self.folder.save(replace(state, tensors=state.tensors | self.monitor.tensors()))
         self.export(self.folder.path / self.name)
         if self.processes.is_main:
-            save_picture(self.folder.path / BOARD, self.board())
+            save_picture(self.folder.path / DASHBOARD, self.dashboard())
 
     def keep_best(self) -> None:
         """Make the best look the result of a run that stopped itself; without one, the start."""
         if not self.takes_part:
             return
-        reason, result = self.watch.reason_to_stop(), self.folder.path / self.name
+        reason, result = self.monitor.reason_to_stop(), self.folder.path / self.name
         best = self.folder.path / "results" / f"best{self.ending}"
         has_best = self.agree(best.exists())
-        if self.agree(self.watch.has_drifted) and not has_best:
+        if self.agree(self.monitor.has_drifted) and not has_best:
             self.export(result, is_start=True)
             reason = f"{reason}; no look was good, so the result is the start, unchanged"
         if reason is None or not self.processes.is_main:
@@ -376,8 +382,8 @@ class PolicyRun:
             "objective": config.objective,
             "algorithm": config.algorithm,
             "step": self.trainer.step,
-            "judges": [judge.label for judge in self.loaded.judges],
-            "left_out": list(self.gate.notes),
+            "judges": [judge.label for judge in self.run_models.judges],
+            "left_out": list(self.reward_cells.notes),
             "scores": last_scores(self.curve),
         }
 
@@ -387,7 +393,7 @@ class PolicyRun:
             path=self.folder.path / self.name,
             step=self.trainer.step,
             notes=tuple(self.notes),
-            board=self.board(),
+            dashboard=self.dashboard(),
             curve=tuple(self.curve),
         )
 

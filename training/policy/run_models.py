@@ -14,22 +14,22 @@ from .rewards import RewardFactory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Loaded:
+class RunModels:
     """The models of a run; a node hands over what is connected to it."""
 
     models: FillModels
     judges: tuple[QwenJudge, ...] = ()
-    held_out_judge: QwenJudge | None = None
+    eval_judge: QwenJudge | None = None
     reward: RewardFactory | None = None
     """Takes the place of the judges in a run with ``external_reward``."""
 
     @property
     def all_judges(self) -> tuple[QwenJudge, ...]:
         """Those that reward, then the one that watches."""
-        return (*self.judges, *([self.held_out_judge] if self.held_out_judge else []))
+        return (*self.judges, *([self.eval_judge] if self.eval_judge else []))
 
 
-def load(config: PolicyTrainConfig, device: torch.device) -> Loaded:
+def load(config: PolicyTrainConfig, device: torch.device) -> RunModels:
     """Check all models of a run; no weight is read yet.
 
     Raises:
@@ -41,6 +41,6 @@ def load(config: PolicyTrainConfig, device: torch.device) -> Loaded:
     for path, strength in zip(config.adapters, config.strengths, strict=True):
         models = models.with_adapter(Path(path), strength)
     judges = [QwenJudge(judge, device) for judge in config.judge_configs()]
-    watching = config.held_out_config()
+    watching = config.eval_judge_config()
     other = QwenJudge(watching, device) if watching else None
-    return Loaded(models=models, judges=tuple(judges), held_out_judge=other)
+    return RunModels(models=models, judges=tuple(judges), eval_judge=other)

@@ -1,4 +1,4 @@
-"""What a step works on: tasks by their probability, conditions, noises, and how far to walk.
+"""What a step works on: tasks by their probability, conditions, noises, and how far to rollout.
 
 Everything of a step depends on the run's seed and the step's number alone, so that a run that
 stopped goes on with the same draws, on any number of processes.
@@ -18,19 +18,19 @@ from ...fill.host import Host
 from ...fill.image.canvas import Job, make_jobs
 from ...fill.memory.plan import Plan
 from ...fill.models import FillModels
-from ...fill.sampling.denoise import draw_noise
-from ...fill.sampling.encode import Encoded, encode_job
+from ...fill.sampling.denoise import sample_noise
+from ...fill.sampling.encode import EncodedJob, encode_job
 from ...fill.sampling.guidance import Conditioning, Prompt
 from ...fill.sampling.latents import pack_latents, position_ids
 from ...fill.sampling.schedule import make_sigmas
 from ...fill.task import Task
 from ...reward.preference import split_of
 from ...reward.query import Query, queries_for
-from ..data.conditions import Condition, ConditionSet
+from ..data.conditions import Condition, EditDataset
 from ..runs.loop import step_generator
 from .config import PolicyTrainConfig
-from .gate import Gate
 from .prompts import PromptStore, model_prompt
+from .reward_cells import RewardCells
 
 _PLAN = Plan(rows=1, batched_cfg=True, tiled_vae=False)
 _MAX_SEED = 2**31
@@ -85,9 +85,9 @@ class SampleSource:
     def __init__(
         self,
         config: PolicyTrainConfig,
-        conditions: ConditionSet,
+        conditions: EditDataset,
         models: FillModels,
-        gate: Gate,
+        cells: RewardCells,
         host: Host,
     ) -> None:
         """Check the conditions and encode their prompts.
@@ -96,7 +96,7 @@ class SampleSource:
             ValueError: A file is missing or damaged, or nothing is left to learn from.
         """
         self._config, self._conditions, self._models = config, conditions, models
-        self._gate, self._host = gate, host
+        self._reward_cells, self._host = cells, host
         self.settings = config.settings(models.recipe)
         self.train = self._by_task("train")
         self.held_out = [c for found in self._by_task("dev").values() for c in found]
@@ -105,10 +105,10 @@ class SampleSource:
             raise ValueError(
                 f"{conditions.folder} has no condition to learn from: each is of a task whose "
                 "weight is 0, or is judged only on what the judge cannot judge (gate "
-                f"{config.gate:g}), or is held out; add conditions or lower gate"
+                f"{config.min_judge_accuracy:g}), or is held out; add conditions or lower gate"
             )
         for task in (t for t, w in config.task_weights().items() if w and t not in self._weights):
-            host.say(f"{task.value} is left out: no conditions to learn from")
+            host.notify(f"{task.value} is left out: no conditions to learn from")
         used = [*self.held_out, *(c for t in self._weights for c in self.train[t])]
         conditions.check(used)
         self.prompts = PromptStore(Path(config.run_folder) / "prompts", models)
@@ -116,18 +116,18 @@ class SampleSource:
         self.prompts.prepare([*texts, self.settings.negative_prompt], host)
 
     def draw(self, step: int, rank: int = 0, count: int = 1) -> tuple[list[Batch], int]:
-        """Return this process's edits of a step, and how many Euler steps the policy walks.
+        """Return this process's edits of a step, and how many Euler steps the policy rolls out.
 
         Source: OneReward, sec. 4.4: a task by its probability, a condition, two noises, one t.
         """
         generator = step_generator(self._config.seed, step)
-        stop = self._draw_stop(generator)
-        samples = [self._draw_sample(generator) for _ in range(self._config.batch)]
+        stop = self._sample_stop(generator)
+        samples = [self._sample_edit(generator) for _ in range(self._config.batch)]
         numbered = list(enumerate(samples))[rank::count]
         return list(self.batches(numbered, step)), stop
 
     def batches(self, numbered: Iterable[tuple[int, Sample]], step: int) -> Iterable[Batch]:
-        """Yield the edits in batches of equal size, at most ``micro_batch`` each."""
+        """Yield the edits in batches of equal size, at most ``micro_batch_size`` each."""
         ready = []
         for number, sample in numbered:
             job, encoded = self._encode(sample.condition)
@@ -135,14 +135,14 @@ class SampleSource:
         ready.sort(key=lambda item: item[:2])
         for _, group in groupby(ready, key=lambda item: item[0]):
             same = list(group)
-            for start in range(0, len(same), self._config.micro_batch):
-                yield self._batch(same[start : start + self._config.micro_batch], step)
+            for start in range(0, len(same), self._config.micro_batch_size):
+                yield self._batch(same[start : start + self._config.micro_batch_size], step)
 
     def sample(self, condition: Condition, noise_seed: int, reference_seed: int) -> Sample:
         """Return an edit of a condition with everything it can be judged on."""
         return Sample(
             condition=condition,
-            queries=self._gate.allowed(queries_for(condition.task, condition.full_prompt)),
+            queries=self._reward_cells.allowed(queries_for(condition.task, condition.full_prompt)),
             noise_seed=noise_seed,
             reference_seed=reference_seed,
         )
@@ -151,20 +151,20 @@ class SampleSource:
         found: dict[Task, list[Condition]] = {task: [] for task in Task}
         for condition in self._conditions.conditions:
             queries = queries_for(condition.task, condition.full_prompt)
-            is_judged = bool(self._gate.allowed(queries)) or not self._config.needs_judge
+            is_judged = bool(self._reward_cells.allowed(queries)) or not self._config.needs_judge
             shows_truth = condition.task in LEARNED or bool(condition.result_file_name)
             is_known = self._config.needs_reward or shows_truth
             if split_of(condition.name) == split and is_judged and is_known:
                 found[condition.task].append(condition)
         return found
 
-    def _draw_stop(self, generator: torch.Generator) -> int:
+    def _sample_stop(self, generator: torch.Generator) -> int:
         steps = self.settings.steps
         last = min(round(self._config.t2 * steps), steps - 1)
         first = min(round(self._config.t1 * steps), last)
         return int(torch.randint(first, last + 1, (), generator=generator))
 
-    def _draw_sample(self, generator: torch.Generator) -> Sample:
+    def _sample_edit(self, generator: torch.Generator) -> Sample:
         tasks, weights = zip(*self._weights.items(), strict=True)
         task = tasks[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]
         found = self.train[task]
@@ -174,7 +174,7 @@ class SampleSource:
             seeds[1] %= pool
         return self.sample(condition, *seeds)
 
-    def _encode(self, condition: Condition) -> tuple[Job, Encoded]:
+    def _encode(self, condition: Condition) -> tuple[Job, EncodedJob]:
         request = self._conditions.request(condition, config=self._config.fill())
         needs_source = not self._config.needs_reward
         if needs_source:
@@ -184,7 +184,7 @@ class SampleSource:
         return job, encode_job(job, self._models, self._host, _PLAN, needs_source)
 
     def _batch(
-        self, items: Sequence[tuple[tuple[int, int], int, Sample, Job, Encoded]], step: int
+        self, items: Sequence[tuple[tuple[int, int], int, Sample, Job, EncodedJob]], step: int
     ) -> Batch:
         size, numbers, samples, jobs, encoded = (list(v) for v in zip(*items, strict=True))
         height, width = size[0]
@@ -204,11 +204,13 @@ class SampleSource:
             truth=self._truth(encoded),
         )
 
-    def _truth(self, encoded: Sequence[Encoded]) -> Tensor | None:
+    def _truth(self, encoded: Sequence[EncodedJob]) -> Tensor | None:
         latents = [e.source for e in encoded if e.source is not None]
         return pack_latents(torch.stack(latents)).to(self._host.device) if latents else None
 
-    def _conditioning(self, samples: Sequence[Sample], encoded: Sequence[Encoded]) -> Conditioning:
+    def _conditioning(
+        self, samples: Sequence[Sample], encoded: Sequence[EncodedJob]
+    ) -> Conditioning:
         device, dtype = self._host.device, self._models.transformer.dtype
         prompts = [self.prompts.get(model_prompt(s.condition)) for s in samples]
         positive = Prompt(
@@ -230,5 +232,5 @@ class SampleSource:
 
     def _noise(self, seeds: Sequence[int], size: tuple[int, int]) -> Tensor:
         channels = self._models.vae_config["latent_channels"]
-        noise = torch.stack([draw_noise(channels, size, seed) for seed in seeds])
+        noise = torch.stack([sample_noise(channels, size, seed) for seed in seeds])
         return pack_latents(noise).to(self._host.device)

@@ -15,11 +15,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..runs.config import require
-from ..runs.distributed import Processes
+from ..runs.distributed import Distributed
 from .config import ADAM, LORA, PolicyTrainConfig
 
 
-def make_sharding(config: PolicyTrainConfig, processes: Processes) -> Sharding | None:
+def make_sharding(config: PolicyTrainConfig, processes: Distributed) -> Sharding | None:
     """Return how a run's weights are spread; None if every process holds all of them.
 
     Raises:
@@ -32,7 +32,7 @@ def make_sharding(config: PolicyTrainConfig, processes: Processes) -> Sharding |
         f"batch is {config.batch}, but {processes.count} processes share the weights and need as "
         "many edits each; choose a multiple",
     )
-    for name, needed in (("micro_batch", 1), ("reference_pool", 0), ("optimizer", ADAM)):
+    for name, needed in (("micro_batch_size", 1), ("reference_pool", 0), ("optimizer", ADAM)):
         value = getattr(config, name)
         require(
             value == needed,
@@ -44,7 +44,7 @@ def make_sharding(config: PolicyTrainConfig, processes: Processes) -> Sharding |
 class Sharding:
     """One share of everything, here; the others are in the other processes."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Distributed) -> None:
         self._processes = processes
 
     def spread(self, module: nn.Module) -> None:

@@ -18,12 +18,12 @@ from torch import Tensor
 from ...fill.sampling.guidance import Conditioning
 from ...fill.sampling.sampler import add_noise
 from .loop import PolicyTrainer
-from .rewards import Verdict
+from .rewards import RewardOutput
 from .samples import Batch
 
 
 class SupervisedTrainer(PolicyTrainer):
-    """Trains the policy on pictures instead of verdicts."""
+    """Trains the policy on pictures instead of outputs."""
 
     def train_step(self) -> dict[str, float]:
         """Do one iteration; return loss and gradient norm.
@@ -33,20 +33,20 @@ class SupervisedTrainer(PolicyTrainer):
         """
         self.policy.clear_gradients()
         batches, _ = self.source.draw(self.step, self.processes.rank, self.processes.count)
-        verdicts = []
+        outputs = []
         with self.policy_resident(batches), torch.enable_grad():
             for batch in batches:
                 losses = self.losses(batch)
                 (losses.sum() / self.config.batch).backward()
-                self.policy.take_gradients()
+                self.policy.accumulate_gradients()
                 scores = tuple({} for _ in batch.samples)
-                verdicts.append(Verdict(gradient=losses, losses=losses.detach(), scores=scores))
-            return self.update(verdicts)
+                outputs.append(RewardOutput(gradient=losses, losses=losses.detach(), scores=scores))
+            return self.update(outputs)
 
     def losses(self, batch: Batch) -> Tensor:
         """Return the flow-matching loss of every edit, ``[B]``, at a noise level of its own."""
         assert batch.truth is not None, "drawn with the truth for this objective"
-        levels = [draw_sigma(batch.sigmas, generator) for generator in batch.generators]
+        levels = [sample_sigma(batch.sigmas, generator) for generator in batch.generators]
         sigma = torch.tensor(levels, device=batch.noise.device)
         x = add_noise(batch.truth, batch.noise, sigma[:, None, None])
         plain = replace(batch, conditioning=self.plain(batch.conditioning))
@@ -65,7 +65,7 @@ class SupervisedTrainer(PolicyTrainer):
         return replace(sampled, negative=None, true_cfg=1.0, guidance=guidance)
 
 
-def draw_sigma(sigmas: Tensor, generator: torch.Generator) -> float:
+def sample_sigma(sigmas: Tensor, generator: torch.Generator) -> float:
     """Return a random level of a sampling schedule: as often as sampling passes it.
 
     Between two levels of the schedule every level is equally likely.

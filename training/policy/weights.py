@@ -21,8 +21,8 @@ from ...fill.models import FillModels
 from ...fill.transformer.fused import apply_kernels, detach
 from ...fill.transformer.modulation import return_modulation
 from ...fill.transformer.recompute import checkpoint_blocks
-from ..runs.directory import Snapshot
-from ..runs.distributed import Processes
+from ..runs.directory import TrainState
+from ..runs.distributed import Distributed
 from ..runs.optimizer_state import flatten_optimizer, restore_optimizer
 from .config import ADAM_8BIT, ATTENTION, DYNAMIC, KEEP_ATTENTION, LORA, OFF, PolicyTrainConfig
 from .sharding import Sharding, own
@@ -95,8 +95,8 @@ class Policy:
         if config.mode != LORA:
             self._start = {name: own(p).cpu().clone() for name, p in self.parameters.items()}
         self.optimizer = _make_optimizer(list(self.masters.values()), config)
-        if config.checkpointing != OFF:
-            checkpoint_blocks(self.module, config.checkpointing == KEEP_ATTENTION)
+        if config.gradient_checkpointing != OFF:
+            checkpoint_blocks(self.module, config.gradient_checkpointing == KEEP_ATTENTION)
         # An edit may have left it in host memory.
         return_modulation(self._models.transformer)
         if self._sharding is None:
@@ -137,7 +137,7 @@ class Policy:
         with self._as(self.ema if self._config.result == "ema" else self.masters):
             yield
 
-    def take_gradients(self) -> None:
+    def accumulate_gradients(self) -> None:
         """Add the parameters' gradients to the masters', in float32, and clear them.
 
         Half precision would lose small summands, so nothing is accumulated there.
@@ -154,12 +154,12 @@ class Policy:
         """Return the gradients taken so far."""
         return [m.grad for m in self.masters.values() if m.grad is not None]
 
-    def join_gradients(self, processes: Processes) -> None:
+    def all_reduce_gradients(self, processes: Distributed) -> None:
         """Sum the gradients over the processes, where the backward pass has not done so."""
         if self._sharding is None:
             processes.sum(self.gradients())
 
-    def shorten_gradient(self, longest: float) -> float:
+    def clip_gradients(self, longest: float) -> float:
         """Return the norm of the gradient, and bring it down to ``longest`` if it is more."""
         norm = nn.utils.get_total_norm(self.gradients())
         if self._sharding is not None:
@@ -219,13 +219,13 @@ class Policy:
             module.save_pretrained(path)
 
     @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, state: TrainState) -> None:
         """Go on from a checkpoint.
 
         Raises:
             ValueError: It is of another model or adapter.
         """
-        tensors = snapshot.tensors
+        tensors = state.tensors
         for prefix in ("weights", "ema"):
             _check_same(tensors, prefix, self.parameters)
         if self._sharding is not None:
@@ -240,7 +240,7 @@ class Policy:
     @torch.no_grad()
     def release(self) -> None:
         """Leave the transformer as it was found."""
-        if self._config.checkpointing != OFF:
+        if self._config.gradient_checkpointing != OFF:
             self.module.disable_gradient_checkpointing()
         if self._start is not None:
             self._put(self._start)

@@ -22,7 +22,7 @@ _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Snapshot:
+class TrainState:
     """What a run needs to go on exactly."""
 
     step: int
@@ -33,7 +33,7 @@ class Snapshot:
     """Weights, averages and optimiser state by name."""
 
 
-class RunFolder:
+class RunDirectory:
     """A run's folder; at every moment it holds one whole checkpoint or none."""
 
     def __init__(self, config: RunConfig) -> None:
@@ -57,34 +57,34 @@ class RunFolder:
         if before != config.to_json():
             write_text(stored, config.to_json())
 
-    def append_curve(self, record: Mapping[str, float | str]) -> None:
+    def append_metrics(self, record: Mapping[str, float | str]) -> None:
         """Add a line to the curve."""
-        with (self.path / "curve.jsonl").open("a", encoding="utf-8") as curve:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as curve:
             curve.write(json.dumps(dict(record)) + "\n")
 
-    def read_curve(self) -> list[dict[str, float]]:
+    def read_metrics(self) -> list[dict[str, float]]:
         """Return all whole lines of the curve."""
-        path = self.path / "curve.jsonl"
+        path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
 
-    def cut_curve(self, step: int) -> None:
+    def truncate_metrics(self, step: int) -> None:
         """Drop the lines after `step`, where a run goes on, and one that a crash tore."""
-        path = self.path / "curve.jsonl"
+        path = self.path / "metrics.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
             write_text(path, "".join(f"{line}\n" for line in kept))
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save(self, state: TrainState) -> None:
         """Replace the checkpoint; a stop at any moment leaves the old one or the new one."""
         fresh, current = self.path / "checkpoint.new", self.path / "checkpoint"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         try:
-            save_file(_apart(snapshot.tensors), fresh / _TENSORS)
-            state = {"step": snapshot.step, "seconds": snapshot.seconds}
-            write_text(fresh / _STATE, json.dumps(state))
+            save_file(untie_shared_tensors(state.tensors), fresh / _TENSORS)
+            progress = {"step": state.step, "seconds": state.seconds}
+            write_text(fresh / _STATE, json.dumps(progress))
         except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
             shutil.rmtree(fresh, ignore_errors=True)
             raise OSError(
@@ -98,11 +98,11 @@ class RunFolder:
         fresh.rename(current)
         shutil.rmtree(old, ignore_errors=True)
 
-    def load(self) -> Snapshot | None:
+    def load(self) -> TrainState | None:
         """Return the checkpoint, or None if there is none yet."""
         for name in ("checkpoint", "checkpoint.old"):
             if (self.path / name / _STATE).exists():
-                return load_snapshot(self.path / name)
+                return load_state(self.path / name)
         return None
 
 
@@ -114,7 +114,7 @@ def saved_step(run: Path) -> int:
     return -1
 
 
-def forget_unstarted(config: RunConfig, *made: str) -> None:
+def reset_if_not_started(config: RunConfig, *made: str) -> None:
     """Free the folder of a run that ended before its first checkpoint for other settings.
 
     Args:
@@ -128,15 +128,15 @@ def forget_unstarted(config: RunConfig, *made: str) -> None:
             remove(run / name)
 
 
-def first_snapshot(folder: RunFolder, config: RunConfig) -> Snapshot | None:
+def initial_state(folder: RunDirectory, config: RunConfig) -> TrainState | None:
     """Return what a run starts from: its own checkpoint, an earlier stage's at step 0, or None."""
     stored = folder.load()
     if stored is None and config.init_from:
-        return replace(load_snapshot(Path(config.init_from)), step=0, seconds=0.0)
+        return replace(load_state(Path(config.init_from)), step=0, seconds=0.0)
     return stored
 
 
-def load_snapshot(folder: Path) -> Snapshot:
+def load_state(folder: Path) -> TrainState:
     """Read a checkpoint folder."""
     if not (folder / _STATE).is_file():
         raise FileNotFoundError(f"{folder} is no checkpoint: it lacks {_STATE}")
@@ -144,7 +144,7 @@ def load_snapshot(folder: Path) -> Snapshot:
     tensors = load_file(folder / _TENSORS)
     if os.name == "nt":  # Windows replaces no file that is still mapped
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    return Snapshot(tensors=tensors, **state)
+    return TrainState(tensors=tensors, **state)
 
 
 def _changed_settings(stored: str, config: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -161,7 +161,7 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def untie_shared_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors of which no two share memory; safetensors writes no others."""
     made: dict[str, Tensor] = {}
     seen: set[int] = set()

@@ -16,7 +16,7 @@ _PATIENCE = timedelta(hours=12)
 looks, encodes prompts or saves for longer, while the others have nothing to do."""
 
 
-class Processes:
+class Distributed:
     """Sums and agreements over all processes; with one process everything is itself."""
 
     @property

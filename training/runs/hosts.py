@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...fill.local_host import LocalHost
-from ...fill.memory.components import Part
+from ...fill.memory.components import Component
 
 
 class Stopped(Exception):  # noqa: N818 - the user asked for it, nothing is wrong
@@ -26,11 +26,11 @@ class TrainingHost(LocalHost):
 
     def __init__(self, device: torch.device | str | None = None) -> None:
         super().__init__(device)
-        self._placed: list[Part] = []
+        self._placed: list[Component] = []
         self._is_stopped = False
 
     @contextmanager
-    def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
+    def resident(self, *parts: Component, activation_bytes: int) -> Iterator[None]:
         """Have the parts on the device inside the context; those used longest ago make room."""
         # One that was forgotten takes no room, and asking for its module would read it again.
         self._placed = [part for part in self._placed if part.is_loaded]
@@ -42,7 +42,7 @@ class TrainingHost(LocalHost):
             self._move(part, self.device)
         yield
 
-    def free_bytes(self, *parts: Part) -> int:
+    def free_bytes(self, *parts: Component) -> int:
         """Return the free memory of the device less what the parts will still take."""
         placed = [part for part in self._placed if part.is_loaded]
         return super().free_bytes(*(part for part in parts if part not in placed))
@@ -56,7 +56,7 @@ class TrainingHost(LocalHost):
         """Ask for a stop at the next model call; fits a signal handler."""
         self._is_stopped = True
 
-    def _move(self, part: Part, device: torch.device) -> None:
+    def _move(self, part: Component, device: torch.device) -> None:
         with torch.inference_mode(False), torch.no_grad():
             part.module.to(device)
 

@@ -10,12 +10,12 @@ from typing import Protocol
 import torch
 
 from .config import RunConfig
-from .directory import RunFolder, Snapshot, first_snapshot
+from .directory import RunDirectory, TrainState, initial_state
 
 log = logging.getLogger("onereward.training")
 
 
-class NotFinite(RuntimeError):  # noqa: N818 - the message says what to do
+class NonFiniteError(RuntimeError):  # noqa: N818 - the message says what to do
     """Learning has come to numbers that are none; the last good state is kept."""
 
 
@@ -66,17 +66,17 @@ class Trainer(Protocol):
         """Do one step; return the loss."""
         ...
 
-    def snapshot(self, seconds: float) -> Snapshot:
+    def train_state(self, seconds: float) -> TrainState:
         """Return what the run needs to go on."""
         ...
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, state: TrainState) -> None:
         """Go on from there."""
         ...
 
 
 def run_stage(
-    folder: RunFolder,
+    folder: RunDirectory,
     trainer: Trainer,
     config: RunConfig,
     steps: int,
@@ -91,10 +91,10 @@ def run_stage(
         steps: The whole run's.
         measure: Called for every line of the curve, after the step it belongs to.
     """
-    stored = first_snapshot(folder, config)
+    stored = initial_state(folder, config)
     if stored:
         trainer.restore(stored)
-    folder.cut_curve(trainer.step)  # a kill leaves lines of steps that are now done again
+    folder.truncate_metrics(trainer.step)  # a kill leaves lines of steps that are now done again
     clock = Clock(config, stored.seconds if stored else 0.0)
     losses: list[float] = []
     while trainer.step < steps and not clock.is_over(trainer.step):
@@ -103,9 +103,9 @@ def run_stage(
             loss = round(sum(losses) / len(losses), 4)
             record = {"step": trainer.step, "seconds": round(clock.seconds(), 1), "loss": loss}
             record |= measure()
-            folder.append_curve(record)
+            folder.append_metrics(record)
             log.info("%s %s", folder.path.name, record)
             losses = []
         if clock.wants_checkpoint():
-            folder.save(trainer.snapshot(clock.seconds()))
-    folder.save(trainer.snapshot(clock.seconds()))
+            folder.save(trainer.train_state(clock.seconds()))
+    folder.save(trainer.train_state(clock.seconds()))

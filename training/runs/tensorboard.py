@@ -37,7 +37,7 @@ class TensorBoard:
 
     def add_picture(self, picture: Tensor, step: int) -> None:
         """Write a picture ``[H, W, 3]``, 0..1."""
-        self._writer.add_image("board", picture, step, dataformats="HWC")
+        self._writer.add_image("dashboard", picture, step, dataformats="HWC")
         self._writer.flush()
 
     def close(self) -> None:

@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager
 import torch
 
 from ...fill.host import Host, Preview
-from ...fill.memory.components import Part
+from ...fill.memory.components import Component
 
 TICKS = 1000
 """Ticks of the whole bar per part."""
 
 
-class PartHost:
+class WrappedHost:
     """Passes everything on to the run's own host, and progress as a share of part ``number``.
 
     Args:
@@ -30,19 +30,19 @@ class PartHost:
         """The device that computes."""
         return self._host.device
 
-    def resident(self, *parts: Part, activation_bytes: int) -> AbstractContextManager[None]:
+    def resident(self, *parts: Component, activation_bytes: int) -> AbstractContextManager[None]:
         """Have the parts on the device inside the context."""
         return self._host.resident(*parts, activation_bytes=activation_bytes)
 
     def streamed(
-        self, part: Part, *, weight_bytes: int, activation_bytes: int
+        self, part: Component, *, weight_bytes: int, activation_bytes: int
     ) -> AbstractContextManager[None]:
         """Let a part compute on the device while most of it is in host memory."""
         return self._host.streamed(
             part, weight_bytes=weight_bytes, activation_bytes=activation_bytes
         )
 
-    def free_bytes(self, *parts: Part) -> int:
+    def free_bytes(self, *parts: Component) -> int:
         """Return the memory left for activations if exactly these parts were on the device."""
         return self._host.free_bytes(*parts)
 
@@ -55,6 +55,6 @@ class PartHost:
         """Raise the host's own exception if the user cancelled."""
         self._host.check_cancelled()
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Show one line to the user."""
-        self._host.say(text)
+        self._host.notify(text)

@@ -21,8 +21,8 @@ from torch import Tensor
 from ....reward.report import wilson_interval
 from ....training.runs.files import write_text
 from ....training.runs.loop import step_generator
-from ...oracle import Verdict, composite, judge
-from ...world.conditions import TASKS, Conditions, draw_conditions
+from ...oracle import OracleScores, composite, judge
+from ...world.conditions import TASKS, Conditions, sample_conditions
 from ...world.splits import Split
 from ..models import FillParts, load_folder
 from ..sampling import SampleSettings, sample_scenes
@@ -50,15 +50,15 @@ class EvaluateSettings:
     """Empty leaves photographs out."""
 
 
-def _rates(verdict: Verdict, scenes: Conditions) -> dict[str, dict[str, object]]:
+def _rates(oracle_scores: OracleScores, scenes: Conditions) -> dict[str, dict[str, object]]:
     rates: dict[str, dict[str, object]] = {}
     for task, name in enumerate(TASKS):
         rows = scenes.task == task
-        hits, count = int(verdict.usable[rows].sum()), int(rows.sum())
+        hits, count = int(oracle_scores.usable[rows].sum()), int(rows.sum())
         low, high = wilson_interval(hits / count, count)
         scores = {
             dimension: round(float(score[rows].nanmean()), 4)
-            for dimension, score in verdict.scores.items()
+            for dimension, score in oracle_scores.scores.items()
             if not bool(score[rows].isnan().all())
         }
         rates[name] = {
@@ -70,17 +70,17 @@ def _rates(verdict: Verdict, scenes: Conditions) -> dict[str, dict[str, object]]
     return rates
 
 
-def _details(verdict: Verdict, scenes: Conditions) -> dict[str, float]:
+def _details(oracle_scores: OracleScores, scenes: Conditions) -> dict[str, float]:
     words, fills = (scenes.task == TASKS.index(name) for name in ("text", "fill"))
-    letters = verdict.letters_right[words]
+    letters = oracle_scores.letters_right[words]
     prompted = (scenes.task == TASKS.index("extend")) & (scenes.shape >= 0)
     plain = (scenes.task == TASKS.index("extend")) & (scenes.shape < 0)
     return {
-        "fill_shape_right": round(float(verdict.shape_right[fills].float().mean()), 4),
+        "fill_shape_right": round(float(oracle_scores.shape_right[fills].float().mean()), 4),
         "text_words_read_exactly": round(float((letters == 1).float().mean()), 4),
         "text_letters_read": round(float(letters.mean()), 4),
-        "extend_prompted_usable": round(float(verdict.usable[prompted].float().mean()), 4),
-        "extend_unprompted_usable": round(float(verdict.usable[plain].float().mean()), 4),
+        "extend_prompted_usable": round(float(oracle_scores.usable[prompted].float().mean()), 4),
+        "extend_unprompted_usable": round(float(oracle_scores.usable[plain].float().mean()), 4),
     }
 
 
@@ -124,16 +124,16 @@ def evaluate(settings: EvaluateSettings) -> dict[str, object]:
         negative_prompt=recipe["negative_prompt"],
     )
     tasks = torch.arange(len(TASKS)).repeat_interleave(settings.scenes_per_task)
-    scenes = draw_conditions(settings.split, _BATCH_INDEX, tasks)
+    scenes = sample_conditions(settings.split, _BATCH_INDEX, tasks)
     images = sample_scenes(parts, scenes, sampling)
-    verdict = judge(images, scenes)
+    oracle_scores = judge(images, scenes)
     settings.card.mkdir(parents=True, exist_ok=True)
-    _scene_sheet(settings.card / "scenes.png", scenes, images, verdict)
+    _scene_sheet(settings.card / "scenes.png", scenes, images, oracle_scores)
     numbers: dict[str, object] = {
         "split": settings.split.value,
         "sampling": {k: recipe[k] for k in ("steps", "true_cfg", "negative_prompt")},
-        "tasks": _rates(verdict, scenes),
-        "details": _details(verdict, scenes),
+        "tasks": _rates(oracle_scores, scenes),
+        "details": _details(oracle_scores, scenes),
         "vae_ceiling": _rates(judge(vae_round_trip(parts, scenes.target), scenes), scenes),
         "seconds_per_picture": round(_time_one_picture(parts, scenes, sampling), 3),
         "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
@@ -161,13 +161,15 @@ def _photo_part(
     return numbers
 
 
-def _scene_sheet(path: Path, scenes: Conditions, images: Tensor, verdict: Verdict) -> None:
+def _scene_sheet(
+    path: Path, scenes: Conditions, images: Tensor, oracle_scores: OracleScores
+) -> None:
     """Show the first scenes of each task: mask, result, truth; failures have a red bar."""
     shown, rows = composite(images, scenes), []
     for task in range(len(TASKS)):
         first = (scenes.task == task).nonzero()[:_SHEET_COLUMNS, 0]
         results = shown[first].clone()
-        failed = ~verdict.usable[first]
+        failed = ~oracle_scores.usable[first]
         results[failed, :, -2:] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
         rows += [
             outline(scenes.source[first], scenes.mask[first]),

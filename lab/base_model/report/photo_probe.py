@@ -10,7 +10,7 @@ from ...world.conditions import EXTEND_PROMPT, REMOVE_PROMPT, TASKS, Conditions
 from ...world.masks import border_masks, draw_borders, draw_rooms
 from ...world.measure import measure_residual
 from ..models import FillParts
-from ..photographs import draw_photo_crops, find_photographs
+from ..photographs import find_photographs, sample_photo_crops
 from ..sampling import SampleSettings, sample_scenes
 
 METHODS = ("model", "edge replication", "biharmonic")
@@ -43,7 +43,7 @@ def photo_conditions(
     folders: tuple[str, ...], task: str, count: int, generator: torch.Generator
 ) -> Conditions:
     """Mask held-out crops; the photograph itself is the truth (a clean patch, its own border)."""
-    crops = draw_photo_crops(find_photographs(folders, is_held_out=True), count, generator)
+    crops = sample_photo_crops(find_photographs(folders, is_held_out=True), count, generator)
     photos, draw = crops.float() / 255, Draw(generator, count)
     if task == "remove":
         mask, prompt = draw_rooms(draw, *_REMOVE_SIZES).mask, REMOVE_PROMPT
@@ -57,7 +57,7 @@ def photo_conditions(
         target=photos,
         background=photos,
         coverage=torch.zeros(count, SIZE, SIZE),
-        ink=torch.zeros(count, 3),
+        object_colour=torch.zeros(count, 3),
         shape=none[:, 0],
         place=torch.zeros(count, 3),
         letters=none,

@@ -17,17 +17,17 @@ from ..config import CompareConfig
 from .attacks import Ascent, attack
 from .candidates import FULL, ONE_STEP, TRUTH, Candidates
 from .comparisons import Comparison, as_comparison
-from .deformed import draw_deformed, fresh_scenes
+from .deformed import fresh_scenes, sample_deformed
 
 _MOST_DEFORMED = 3
 """Deformed truths that are tried for one that is unusable."""
 _GOOD = (FULL, ONE_STEP, TRUTH)
 
 
-def pool_contests(
+def pool_adversarial_pairs(
     pool: Candidates, num: int, margins: Sequence[float], generator: torch.Generator
 ) -> tuple[list[Comparison], Tensor, Tensor]:
-    """Draw contests among candidates, from scenes that have an unusable and a usable one.
+    """Draw adversarial_pairs among candidates, from scenes that have an unusable and a usable one.
 
     Args:
         pool: The candidates.
@@ -53,7 +53,7 @@ def pool_contests(
         1,
     )
     drawn = [
-        _contest(
+        _adversarial_pair(
             int(pool.task[group]),
             pool.prompts[group],
             (pool.scores[group, bad] - pool.scores[group, usable]).float(),
@@ -65,38 +65,38 @@ def pool_contests(
     return drawn, pictures, pool.masks[groups].float()
 
 
-def deformed_contests(
+def deformed_adversarial_pairs(
     number: int, num: int, margins: Sequence[float], generator: torch.Generator
 ) -> tuple[list[Comparison], Tensor, Tensor]:
-    """Draw at most `num` unusable deformed truths against the truth; as `pool_contests`."""
+    """Draw at most `num` unusable deformed truths against the truth; as `pool_adversarial_pairs`."""
     scenes = fresh_scenes(number, _MOST_DEFORMED * num)
-    made = draw_deformed(scenes, 1, generator)
+    made = sample_deformed(scenes, 1, generator)
     bad, truth = judge(made.images, scenes), judge(scenes.target, scenes)
     rows = (~bad.usable & truth.usable).nonzero()[:num, 0]
     gaps = bad.table - truth.table
     drawn = [
-        _contest(int(scenes.task[row]), scenes.prompts[row], gaps[row], margins)
+        _adversarial_pair(int(scenes.task[row]), scenes.prompts[row], gaps[row], margins)
         for row in rows.tolist()
     ]
     return drawn, torch.stack([made.images[rows], scenes.target[rows]], 1), scenes.mask[rows]
 
 
-def _contest(task: int, prompt: str, gaps: Tensor, margins: Sequence[float]) -> Comparison:
+def _adversarial_pair(task: int, prompt: str, gaps: Tensor, margins: Sequence[float]) -> Comparison:
     found = as_comparison(task, prompt, gaps.tolist(), margins, better=1)
     assert found is not None  # every dimension has a winner
     return found
 
 
-def turn_of(step: int, config: CompareConfig) -> tuple[int, int]:
-    """Return whose turn it is: a step's place among the standing contests, and when they began.
+def round_of(step: int, config: CompareConfig) -> tuple[int, int]:
+    """Return whose turn it is: a step's place among the standing adversarial_pairs, and when they began.
 
-    A place comes up every `contest_every` steps and gets other contests after `contest_visits` of
+    A place comes up every `adversarial_every` steps and gets other adversarial_pairs after `adversarial_visits` of
     these, each place at another time, so that old and new ones are always about.
 
     Source: H. Zheng et al., "Efficient adversarial training with transferable adversarial
     examples" (2020): what an attack found is where the next one starts.
     """
-    every, visits = config.contest_every, config.contest_visits
+    every, visits = config.adversarial_every, config.adversarial_visits
     place, visit = step % every, step // every
     age = (visit + place * visits // every) % visits
     return place, max(visit - age, 0) * every + place
@@ -110,7 +110,7 @@ def push(
     config: CompareConfig,
     start: Tensor,
 ) -> Tensor:
-    """Change the first of two pictures so that the judge prefers it; as `pool_contests` returns.
+    """Change the first of two pictures so that the judge prefers it; as `pool_adversarial_pairs` returns.
 
     Args:
         judge: The judge.
@@ -121,11 +121,11 @@ def push(
         start: Where the ascent starts: the first of them, changed; `[N, 3, 64, 64]`.
     """
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        good = judge.encode_many(list(pictures[:, 1]))
+        good = judge.encode_images(list(pictures[:, 1]))
 
     def climb(moved: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            bad = judge.encode_many(list(moved))
+            bad = judge.encode_images(list(moved))
             asked = [
                 (first, second, query)
                 for first, second, one in zip(bad, good, drawn, strict=True)
@@ -133,6 +133,6 @@ def push(
             ]
             return judge.answer(asked)[:, 0].sum()
 
-    ascent = Ascent(config.contest_steps, config.attack_size, config.contest_stride)
+    ascent = Ascent(config.adversarial_steps, config.attack_size, config.adversarial_step_size)
     moved = attack(climb, pictures[:, 0], masks[:, None], ascent, start)
     return torch.stack([moved, pictures[:, 1]], 1)

@@ -1,7 +1,7 @@
 """Pictures between candidates: endless results of one scene, each with the oracle's own scores.
 
 A model makes a few candidates per scene, and slowly. Mixing two of them, all over or place by
-place, gives results with as much of each one's faults as chance wants; the oracle scores them
+place, gives results with as much of each one's artifacts as chance wants; the oracle scores them
 exactly, a hundred times faster than a model could paint them.
 """
 
@@ -19,14 +19,14 @@ from ...oracle import composite, judge
 from ...world.canvas import SIZE
 from ...world.conditions import Conditions, join_conditions
 from .candidates import FULL, ONE_STEP, Candidates
-from .comparisons import Comparison, as_comparison, draw_groups
+from .comparisons import Comparison, as_comparison, sample_groups
 from .gather import scenes_of
 
 _PLAIN, _EVEN = 0.35, 0.6
 """Chance of an unmixed picture, and of that or an even mixture; the rest varies in place."""
 _MODELS_OWN = 0.5
 """Chance of a scene that only the model's own pictures are mixed: their differences are fine ones,
-which planted faults and patterns beside them would drown."""
+which injected artifacts and patterns beside them would drown."""
 _PLACES = 4
 """Places along an axis that a mixture varies between."""
 
@@ -48,7 +48,7 @@ def scenes_of_all(paths: Sequence[Path], num: int) -> Conditions:
     return join_conditions([scenes_of(path, num) for path in paths])
 
 
-def draw_blends(
+def sample_blends(
     pool: Candidates, scenes: Conditions, rows: Tensor, num: int, generator: torch.Generator
 ) -> Blends:
     """Draw `num` results for each of the groups `rows` (int64 `[G]`)."""
@@ -82,8 +82,8 @@ def blended_pairs(
     generator: torch.Generator,
 ) -> tuple[list[Comparison], Tensor, Tensor]:
     """Draw at most `num` pairs of mixed results that differ clearly; as `mixed_pairs`."""
-    rows = draw_groups(pool, num, generator)
-    made = draw_blends(pool, scenes, rows, 2, generator)
+    rows = sample_groups(pool, num, generator)
+    made = sample_blends(pool, scenes, rows, 2, generator)
     return mixed_pairs(made, judge(made.images, made.conditions).table, margins)
 
 

@@ -2,7 +2,7 @@
 
 The judge learns from what it will judge: finished pictures with randomised settings (sec. 4.2),
 one-step predictions from every noise level (sec. 4.4, what the policy is rewarded for), the truth,
-planted faults, and good pictures under a fine pattern. Each scene is one group of pictures; a pair
+injected artifacts, and good pictures under a fine pattern. Each scene is one group of pictures; a pair
 is any two of its pictures that differ clearly in a dimension.
 """
 
@@ -18,19 +18,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ....training.data.generate import CollectConfig
+from ....training.data.generate import GenerateConfig
 from ....training.runs.loop import step_generator
 from ...base_model.attention import PlainAttention
 from ...base_model.models import FillParts
 from ...base_model.report.evaluate import vae_round_trip
 from ...base_model.sampling import SampleSettings, decode_packed, sample_packed
 from ...oracle import composite, judge
-from ...world.artifacts import FAULTS, plant_fault
+from ...world.artifacts import ARTIFACTS, inject_artifact
 from ...world.canvas import SIZE, pixel_grid
-from ...world.conditions import TASKS, Conditions, draw_conditions
+from ...world.conditions import TASKS, Conditions, sample_conditions
 from ...world.splits import Split
 
-KINDS = ("full", "one_step", "truth", "fault", "pattern")
+KINDS = ("full", "one_step", "truth", "artifact", "pattern")
 FULL, ONE_STEP, TRUTH, FAULT, PATTERN = range(len(KINDS))
 NUM_PATTERNS = 2
 BATCH = 32
@@ -66,7 +66,7 @@ def draw_candidates(
     models: Sequence[FillParts],
     split: Split,
     index: int,
-    config: CollectConfig,
+    config: GenerateConfig,
     count: int = BATCH,
 ) -> Candidates:
     """Make batch `index` of a split, tasks in turn; the same arguments give the same pictures.
@@ -74,7 +74,7 @@ def draw_candidates(
     The models make the candidates of every scene in turn; they share one autoencoder.
     """
     tasks = torch.arange(count) % len(TASKS)
-    conditions = draw_conditions(split, index, tasks)
+    conditions = sample_conditions(split, index, tasks)
     generator = step_generator(config.seed, index, purpose=list(Split).index(split))
     finished, early = [], []
     for number in range(config.num_candidates):
@@ -97,7 +97,7 @@ def draw_candidates(
 
 
 def _sample(
-    parts: FillParts, conditions: Conditions, config: CollectConfig, generator: torch.Generator
+    parts: FillParts, conditions: Conditions, config: GenerateConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return finished pictures, and the one-step predictions of one random step on the way."""
     settings = draw_sample_settings(config, generator)
@@ -111,14 +111,14 @@ def _sample(
     return composite(full, conditions), composite(early, conditions)
 
 
-def draw_sample_settings(config: CollectConfig, generator: torch.Generator) -> SampleSettings:
-    """Draw steps, guidance, strength and negative prompt."""
+def draw_sample_settings(config: GenerateConfig, generator: torch.Generator) -> SampleSettings:
+    """Draw steps, guidance, denoise and negative prompt."""
     a, b, c = torch.rand(3, generator=generator).tolist()
     prompt = int(torch.randint(len(config.negative_prompts), (), generator=generator))
     return SampleSettings(
         steps=round(config.steps[0] + a * (config.steps[1] - config.steps[0])),
         true_cfg=config.true_cfg[0] + b * (config.true_cfg[1] - config.true_cfg[0]),
-        strength=config.strength[0] + c * (config.strength[1] - config.strength[0]),
+        denoise=config.denoise[0] + c * (config.denoise[1] - config.denoise[0]),
         negative_prompt=config.negative_prompts[prompt],
     )
 
@@ -126,16 +126,16 @@ def draw_sample_settings(config: CollectConfig, generator: torch.Generator) -> S
 def _truth_and_faults(
     parts: FillParts, conditions: Conditions, generator: torch.Generator
 ) -> Tensor:
-    """Return the truth through the autoencoder and with a fault, `[B, 2, 3, 64, 64]`."""
+    """Return the truth through the autoencoder and with a artifact, `[B, 2, 3, 64, 64]`."""
     faulty = conditions.target.clone()
-    order = torch.randperm(len(FAULTS), generator=generator).tolist()
+    order = torch.randperm(len(ARTIFACTS), generator=generator).tolist()
     is_open = torch.ones(len(conditions), dtype=torch.bool)
-    # Each scene takes the first fault that makes sense in it; a third of them at a time.
-    for name in (list(FAULTS)[k] for k in order):
-        planted = plant_fault(name, conditions, generator)
+    # Each scene takes the first artifact that makes sense in it; a third of them at a time.
+    for name in (list(ARTIFACTS)[k] for k in order):
+        injected = inject_artifact(name, conditions, generator)
         luck = torch.rand(len(conditions), generator=generator) < 1 / 3
-        rows = is_open & planted.applies & luck
-        faulty[rows], is_open = planted.images[rows], is_open & ~rows
+        rows = is_open & injected.applies & luck
+        faulty[rows], is_open = injected.images[rows], is_open & ~rows
     both = [
         composite(vae_round_trip(parts, images), conditions)
         for images in (conditions.target, faulty)
@@ -152,7 +152,7 @@ def lay_pattern(images: Tensor, masks: Tensor, generator: torch.Generator) -> Te
     Args:
         images: float32 `[B, 3, 64, 64]` in 0..1.
         masks: float32 `[B, 64, 64]`, 1 = repainted.
-        generator: Decides kind, period, direction, colour and strength.
+        generator: Decides kind, period, direction, colour and denoise.
     """
     count = len(images)
     x, y = pixel_grid()
@@ -179,17 +179,17 @@ def lay_pattern(images: Tensor, masks: Tensor, generator: torch.Generator) -> Te
         pattern = torch.where(chosen(number, len(kinds), luck), values[:, None], pattern)
     colour = torch.randn(count, 3, 1, 1, generator=generator)
     colour = torch.where(uniform(0, 1, 1, 1, 1) < 0.5, colour, colour.mean(1, keepdim=True).sign())
-    strength = uniform(0.03, 0.2, 1, 1, 1)
-    return (images + masks[:, None] * strength * colour * pattern).clamp(0, 1)
+    denoise = uniform(0.03, 0.2, 1, 1, 1)
+    return (images + masks[:, None] * denoise * colour * pattern).clamp(0, 1)
 
 
 def _scored(groups: Tensor, conditions: Conditions, kinds: Tensor, spoils: Tensor) -> Candidates:
-    verdicts = [judge(groups[:, m], conditions) for m in range(groups.shape[1])]
-    scores = torch.stack([v.table for v in verdicts], 1)
+    oracle_scores = [judge(groups[:, m], conditions) for m in range(groups.shape[1])]
+    scores = torch.stack([v.table for v in oracle_scores], 1)
     return Candidates(
         images=(groups * 255).round().to(torch.uint8),
         scores=scores.half(),
-        usable=torch.stack([v.usable for v in verdicts], 1),
+        usable=torch.stack([v.usable for v in oracle_scores], 1),
         kinds=kinds,
         spoils=spoils,
         task=conditions.task,
@@ -218,14 +218,14 @@ def load_candidates(paths: Sequence[Path]) -> Candidates:
     """
     if not paths:
         raise FileNotFoundError("there are no candidates; make some with training.judge.gather")
-    loaded: list[Candidates] = []
+    run_models: list[Candidates] = []
     for path in paths:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             prompts = json.loads(file.metadata()["prompts"])
-        loaded.append(Candidates(prompts=prompts, **tensors))
+        run_models.append(Candidates(prompts=prompts, **tensors))
     names = [f.name for f in fields(Candidates) if f.name not in ("prompts", "kinds")]
-    joined = {name: torch.cat([getattr(one, name) for one in loaded]) for name in names}
+    joined = {name: torch.cat([getattr(one, name) for one in run_models]) for name in names}
     return Candidates(
-        prompts=[p for one in loaded for p in one.prompts], kinds=loaded[0].kinds, **joined
+        prompts=[p for one in run_models for p in one.prompts], kinds=run_models[0].kinds, **joined
     )

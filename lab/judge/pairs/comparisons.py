@@ -53,7 +53,7 @@ def compare(
 ) -> Comparison | None:
     """Compare two pictures of a group; None if they hardly differ in any dimension.
 
-    A pattern counts as a fault in every dimension: a judge that lets it pass in one of them can be
+    A pattern counts as a artifact in every dimension: a judge that lets it pass in one of them can be
     fooled through that one.
     """
     gaps = (pool.scores[group, pictures[0]] - pool.scores[group, pictures[1]]).float()
@@ -112,14 +112,14 @@ def _is_visible(pool: Candidates, group: int, pictures: tuple[int, int]) -> bool
     return bool(change.mean() >= _VISIBLE)
 
 
-def draw_groups(pool: Candidates, num: int, generator: torch.Generator) -> Tensor:
+def sample_groups(pool: Candidates, num: int, generator: torch.Generator) -> Tensor:
     """Draw groups, int64 `[num]`, tasks as often as in `TURNS`."""
     share = torch.tensor([TURNS.count(task) for task in range(len(TASKS))]).float()
     weights = (share / pool.task.bincount(minlength=len(TASKS)).clamp(min=1))[pool.task]
     return torch.multinomial(weights, num, replacement=True, generator=generator)
 
 
-def draw_comparisons(
+def sample_comparisons(
     pool: Candidates,
     num: int,
     margins: Sequence[float],
@@ -136,7 +136,7 @@ def draw_comparisons(
         pattern_share: Share of those drawn (before the margins drop some) that show a picture
             against itself under a fine pattern.
     """
-    # A pattern's rival is the picture it was laid over.
+    # A pattern's baseline is the picture it was laid over.
     mix: list[tuple[tuple[int, ...], tuple[int, ...], float]]
     mix = [(a, b, share * (1 - pattern_share)) for a, b, share in _MIX]
     mix.append(((PATTERN,), (), pattern_share))
@@ -165,7 +165,7 @@ def _pick(kinds: Tensor, wanted: tuple[int, ...], luck: float) -> int:
     return places[int(luck * len(places))]
 
 
-def draw_dimensions(one: Comparison, most: int, generator: torch.Generator) -> Comparison:
+def sample_dimensions(one: Comparison, most: int, generator: torch.Generator) -> Comparison:
     """Keep so many of a comparison's dimensions at most, drawn at random; 0 keeps all."""
     if not 0 < most < len(one.winners):
         return one
@@ -215,13 +215,13 @@ def best_and_worst(
 def kinds_of_pairs(pool: Candidates, margins: Sequence[float]) -> dict[str, list[Comparison]]:
     """Return held-out comparisons by kind, one per group, beside those of finished pictures."""
     kinds = pool.kinds.tolist()
-    full, one_step, truth, fault, pattern = map(
+    full, one_step, truth, artifact, pattern = map(
         kinds.index, (FULL, ONE_STEP, TRUTH, FAULT, PATTERN)
     )
     groups = range(len(pool))
     wanted = {
         "one_step": [(g, (one_step, full)) for g in groups],
-        "fault": [(g, (fault, truth)) for g in groups],
+        "artifact": [(g, (artifact, truth)) for g in groups],
         "pattern": [(g, (pattern, int(pool.spoils[g, pattern]))) for g in groups],
     }
     return {

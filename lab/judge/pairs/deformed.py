@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...oracle import composite, judge
 from ...world.canvas import SIZE, blend, dilate, soft_edge
-from ...world.conditions import TASKS, Conditions, draw_conditions
+from ...world.conditions import TASKS, Conditions, sample_conditions
 from ...world.shapes import COLOUR_VALUES, SHAPE_NAMES, shape_distance
 from ...world.splits import Split
 from .blends import Blends, mixed_pairs
@@ -28,7 +28,7 @@ _FIRST_INDEX = 500_000_000
 _REACH, _SHIFT, _SWELL = 4.0, 2.0, 0.2
 """Most that an outline wanders, in px; that a thing is moved, in px; that it swells, a share."""
 _TINT, _TONE, _GRAIN, _GLARE = 0.25, 0.15, 0.04, 1.5
-"""Most that ink and ground change colour, and standard deviation of grain, 0..1; most that the
+"""Most that object_colour and ground change colour, and standard deviation of grain, 0..1; most that the
 difference from the surroundings is exaggerated, a factor."""
 _FINE = 0.5
 """Share of scenes whose pictures all err a little only: large errors would drown small ones."""
@@ -43,19 +43,19 @@ def fresh_scenes(number: int, count: int) -> Conditions:
     """Draw scenes of the train split that no other number has, tasks in turn from `number` on."""
     turns = torch.tensor(TURNS)
     tasks = turns[(number + torch.arange(count)) % len(turns)]
-    return draw_conditions(Split.TRAIN, _FIRST_INDEX + number, tasks)
+    return sample_conditions(Split.TRAIN, _FIRST_INDEX + number, tasks)
 
 
-def draw_deformed(scenes: Conditions, num: int, generator: torch.Generator) -> Blends:
+def sample_deformed(scenes: Conditions, num: int, generator: torch.Generator) -> Blends:
     """Draw `num` results for each scene, all differently wrong."""
     rows = torch.arange(len(scenes)).repeat_interleave(num)
     conditions = scenes.select(rows)
     draw = _Strengths(len(scenes), num, generator)
     thing = _turned(conditions, draw)[:, None]
     coverage = _softened(_broken(_wandered(thing, _middle(thing), draw), draw), draw)[:, 0]
-    ink = _strayed(conditions, draw)
-    ink = ink + draw.some(0.4).flatten(1) * _TINT * draw.normal(3)
-    drawn = blend(conditions.background, coverage, ink)
+    object_colour = _strayed(conditions, draw)
+    object_colour = object_colour + draw.some(0.4).flatten(1) * _TINT * draw.normal(3)
+    drawn = blend(conditions.background, coverage, object_colour)
     has_thing = thing.sum((1, 2, 3), keepdim=True) > 0
     images = torch.where(has_thing, drawn, conditions.target)
     whole = _wandered(images, torch.zeros(len(rows), 1, 1, 2), draw)
@@ -74,7 +74,7 @@ def deformed_pairs(
     number: int, count: int, margins: Sequence[float], generator: torch.Generator
 ) -> tuple[list[Comparison], Tensor, Tensor]:
     """Draw at most `count` pairs of deformed results that differ clearly; as `blended_pairs`."""
-    made = draw_deformed(fresh_scenes(number, count), 2, generator)
+    made = sample_deformed(fresh_scenes(number, count), 2, generator)
     return mixed_pairs(made, judge(made.images, made.conditions).table, margins)
 
 
@@ -129,10 +129,10 @@ def _turned(conditions: Conditions, draw: _Strengths) -> Tensor:
 
 
 def _strayed(conditions: Conditions, draw: _Strengths) -> Tensor:
-    """Return inks, more or less of another colour of the palette in some scenes, `[N, 3]`."""
+    """Return object_colours, more or less of another colour of the palette in some scenes, `[N, 3]`."""
     other = COLOUR_VALUES[draw.of_scenes(len(COLOUR_VALUES))]
     share = draw.shares()[:, None] * (conditions.shape >= 0)[:, None]
-    return torch.lerp(conditions.ink, other, share)
+    return torch.lerp(conditions.object_colour, other, share)
 
 
 def _wandered(planes: Tensor, middle: Tensor, draw: _Strengths) -> Tensor:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from ....training.data.generate import CollectConfig
+from ....training.data.generate import GenerateConfig
 from ....training.runs.config import JsonConfig, require
 from ...base_model.models import load_folder, load_with_adapter
-from ...world.conditions import TASKS, Conditions, draw_conditions
+from ...world.conditions import TASKS, Conditions, sample_conditions
 from ...world.splits import Split
 from .candidates import BATCH, draw_candidates, save_candidates
 
@@ -55,7 +55,7 @@ class GatherConfig(JsonConfig):
         require(min(self.batches) >= 0, f"batches are {self.batches}; use 0 or more")
         require(self.first >= 0, f"first is {self.first}; use 0 or more")
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; use 0 to 2147483647")
-        CollectConfig(steps=self.steps)
+        GenerateConfig(steps=self.steps)
 
 
 def files_of(pool: Path, split: Split) -> list[Path]:
@@ -66,7 +66,9 @@ def files_of(pool: Path, split: Split) -> list[Path]:
 def scenes_of(path: Path, num: int) -> Conditions:
     """Draw the scenes again whose candidates a file holds."""
     split, _, number = path.stem.rpartition("-")
-    return draw_conditions(Split(split), FIRST_INDEX + int(number), torch.arange(num) % len(TASKS))
+    return sample_conditions(
+        Split(split), FIRST_INDEX + int(number), torch.arange(num) % len(TASKS)
+    )
 
 
 def gather(config: GatherConfig) -> None:
@@ -81,7 +83,7 @@ def gather(config: GatherConfig) -> None:
             path = pool / f"{split.value}-{number:05d}.safetensors"
             if path.exists() or time.monotonic() > end:
                 continue
-            settings = CollectConfig(seed=config.seed, steps=config.steps)
+            settings = GenerateConfig(seed=config.seed, steps=config.steps)
             made = draw_candidates(models, split, FIRST_INDEX + number, settings)
             save_candidates(made, path)
             log.info("%s: %d groups", path.name, BATCH)

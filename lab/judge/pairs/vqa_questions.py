@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...world.artifacts import plant_fault
-from ...world.cell_labels import CELL, mark_cells
-from ...world.cell_labels import MARK_SIZES as CELL_MARK_SIZES
-from ...world.cell_labels import MARKS as CELL_MARKS
-from ...world.conditions import Conditions, draw_conditions
+from ...world.artifacts import inject_artifact
+from ...world.cell_labels import CELL, label_cells
+from ...world.cell_labels import MARK_SIZES as CELL_LABEL_SIZES
+from ...world.cell_labels import MARKS as CELL_LABEL_NAMES
+from ...world.conditions import Conditions, sample_conditions
 from ...world.lettering import LETTERS
 from ...world.shapes import COLOUR_NAMES, COLOUR_VALUES, SHAPE_NAMES
 from ...world.splits import Split
@@ -41,14 +41,14 @@ _ROUND = ("colour", "shape", "letter", "clean", "letter", "clean")
 _FILL, _TEXT = 0, 3
 _SPOILED = 0.01
 """Mean difference from the truth from which a cell counts as faulty."""
-MARKS = (*CELL_MARKS, "fault")
+MARKS = (*CELL_LABEL_NAMES, "artifact")
 """What a cell is marked with."""
-MARK_SIZES = (*CELL_MARK_SIZES, 1 + len(_FAULTS))
+MARK_SIZES = (*CELL_LABEL_SIZES, 1 + len(_FAULTS))
 """Number of values of each mark; 0 is none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class VqaQuestion:
     """One question about one of two pictures."""
 
     kind: str
@@ -66,7 +66,7 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Gallery:
+class VqaBatch:
     """Pictures and what is true about each."""
 
     images: Tensor
@@ -77,19 +77,19 @@ class Gallery:
     """Int64 `[B, 4, 8, 8]`: what each cell shows, see `MARK_SIZES`."""
 
 
-def draw_gallery(split: Split, index: int, num: int) -> Gallery:
+def sample_vqa_batch(split: Split, index: int, num: int) -> VqaBatch:
     """Draw batch `index` of a split: two thirds shapes, one third words, some of them faulty."""
     tasks = torch.tensor([_FILL, _TEXT, _FILL]).repeat(num // 3 + 1)[:num]
-    conditions = draw_conditions(split, index, tasks)
+    conditions = sample_conditions(split, index, tasks)
     generator = torch.Generator().manual_seed(index * 4 + list(Split).index(split))
     images, fault_of = conditions.target.clone(), torch.zeros(num, dtype=torch.long)
     wanted = torch.rand(num, generator=generator) < _FAULT_SHARE
     choice = torch.randint(len(_FAULTS), (num,), generator=generator)
     for number, name in enumerate(_FAULTS):
-        faulty = plant_fault(name, conditions, generator)
+        faulty = inject_artifact(name, conditions, generator)
         rows = wanted & (choice == number) & faulty.applies
         images[rows], fault_of[rows] = faulty.images[rows], number + 1
-    return Gallery(
+    return VqaBatch(
         images=images,
         facts=_facts(conditions, fault_of > 0),
         marks=_marks(conditions, images, fault_of),
@@ -99,12 +99,12 @@ def draw_gallery(split: Split, index: int, num: int) -> Gallery:
 def _marks(conditions: Conditions, images: Tensor, fault_of: Tensor) -> Tensor:
     """Mark every cell with what it shows."""
     spoiled = F.avg_pool2d((images - conditions.target).abs().mean(1), CELL) > _SPOILED
-    fault = torch.where(spoiled, fault_of[:, None, None], 0)
-    return torch.cat([mark_cells(conditions), fault[:, None]], 1)
+    artifact = torch.where(spoiled, fault_of[:, None, None], 0)
+    return torch.cat([label_cells(conditions), artifact[:, None]], 1)
 
 
 def _facts(conditions: Conditions, is_faulty: Tensor) -> list[dict[str, str]]:
-    colours = torch.cdist(conditions.ink, COLOUR_VALUES).argmin(1).tolist()
+    colours = torch.cdist(conditions.object_colour, COLOUR_VALUES).argmin(1).tolist()
     facts = []
     for row, shape in enumerate(conditions.shape.tolist()):
         known = {"clean": "No" if is_faulty[row] else "Yes"}
@@ -117,12 +117,11 @@ def _facts(conditions: Conditions, is_faulty: Tensor) -> list[dict[str, str]]:
     return facts
 
 
-def draw_questions(gallery: Gallery, num: int, generator: torch.Generator) -> list[Sight]:
+def sample_questions(batch: VqaBatch, num: int, generator: torch.Generator) -> list[VqaQuestion]:
     """Draw questions of all kinds in turn; the asked picture is first or second by chance."""
-    total = len(gallery.facts)
+    total = len(batch.facts)
     by_kind = {
-        kind: [row for row, known in enumerate(gallery.facts) if _keys(known, kind)]
-        for kind in KINDS
+        kind: [row for row, known in enumerate(batch.facts) if _keys(known, kind)] for kind in KINDS
     }
     asked = []
     for n in range(num):
@@ -132,20 +131,18 @@ def draw_questions(gallery: Gallery, num: int, generator: torch.Generator) -> li
             continue
         row = rows[_below(len(rows), generator)]
         other = (row + 1 + _below(total - 1, generator)) % total
-        keys = _keys(gallery.facts[row], kind)
-        asked.append(
-            _ask(gallery, kind, keys[_below(len(keys), generator)], (row, other), generator)
-        )
+        keys = _keys(batch.facts[row], kind)
+        asked.append(_ask(batch, kind, keys[_below(len(keys), generator)], (row, other), generator))
     return asked
 
 
 def _ask(
-    gallery: Gallery, kind: str, key: str, rows: tuple[int, int], generator: torch.Generator
-) -> Sight:
+    batch: VqaBatch, kind: str, key: str, rows: tuple[int, int], generator: torch.Generator
+) -> VqaQuestion:
     place = _below(2, generator)
     text = _TEXTS[kind].format(which=_WHICH[place], number=key.removeprefix("letter"))
     first, second = rows if place == 0 else rows[::-1]
-    return Sight(kind, text, first, second, gallery.facts[rows[0]][key])
+    return VqaQuestion(kind, text, first, second, batch.facts[rows[0]][key])
 
 
 def _keys(known: dict[str, str], kind: str) -> list[str]:

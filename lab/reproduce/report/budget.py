@@ -12,8 +12,8 @@ from ....fill.task import Task
 from ....reward.report import read_report
 from ....training.policy.adapter_file import read_about
 from ....training.policy.config import DYNAMIC, FIXED, PolicyTrainConfig
-from ....training.policy.gate import ALL_CELLS, Gate, make_gate
 from ....training.policy.monitoring.drift import Drift
+from ....training.policy.reward_cells import ALL_CELLS, RewardCells, select_reward_cells
 from ...world.conditions import TASKS
 from ..config import ReproduceConfig
 from ..figures import curve_of
@@ -26,7 +26,7 @@ from .names import JUDGES, label
 
 Records = Mapping[str, Mapping[str, Any]]
 _HEAD = [
-    *("model", "learns from", "steps", "of", "handed out", "edits", "rate", "pull"),
+    *("model", "learns from", "steps", "of", "handed out", "edits", "rate", "kl_weight"),
     *("core-minutes", "note"),
 ]
 
@@ -129,28 +129,30 @@ def overview(config: ReproduceConfig, known: Records) -> str:
     return "\n".join(lines)
 
 
-def gate_of_policies(context: Context) -> Gate | None:
+def gate_of_policies(context: Context) -> RewardCells | None:
     """Return what the gate lets in; None: nothing."""
     config = context.config
     plan = config.policy_config("any", Path("judge"), 60.0, {})
     try:
-        return make_gate([read_report(judge_folder(config, BUNDLED))], plan.gate)
+        return select_reward_cells(
+            [read_report(judge_folder(config, BUNDLED))], plan.min_judge_accuracy
+        )
     except ValueError:
         return None
 
 
-def gate_text(gate: Gate | None, threshold: float) -> str:
+def gate_text(cells: RewardCells | None, threshold: float) -> str:
     """Say what the gate lets in, and what it leaves out for which reason."""
-    if gate is None:
+    if cells is None:
         return f"The gate ({threshold:g}) lets nothing in."
     said = (
-        f"The gate ({threshold:g}) lets {len(gate.cells)} of {len(ALL_CELLS)} pairs of task and "
+        f"The gate ({threshold:g}) lets {len(cells.cells)} of {len(ALL_CELLS)} pairs of task and "
         "dimension in."
     )
-    missing = [t for t in TASKS if t not in {task.value for task, _ in gate.cells}]
+    missing = [t for t in TASKS if t not in {task.value for task, _ in cells.cells}]
     if missing:
         said += f" Nothing is learned of {', '.join(missing)}, whose scenes are never drawn."
-    return "\n".join([said, "", *(f"- {note}." for note in gate.notes)]).strip()
+    return "\n".join([said, "", *(f"- {note}." for note in cells.notes)]).strip()
 
 
 def _commit_lines(known: Records) -> Iterator[str]:
@@ -177,7 +179,11 @@ def _spent_row(
     handed = [NONE if one.handed_out is None else str(one.handed_out) for one in runs]
     return [
         *(name, _teacher(config), _alike(steps), str(config.steps), _alike(handed)),
-        *(str(sum(one.edits for one in runs)), f"{config.learning_rate:g}", f"{config.pull:g}"),
+        *(
+            str(sum(one.edits for one in runs)),
+            f"{config.learning_rate:g}",
+            f"{config.kl_weight:g}",
+        ),
         *(_minutes(known, stages), "; ".join(notes + complaints) or NONE),
     ]
 

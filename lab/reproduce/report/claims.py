@@ -16,7 +16,7 @@ from .ablations import TOGETHER, read_grid, single_tasks
 from .cells import chance, changed, counted, percent
 from .hacking import monitors_said
 from .judges import pooled_dimensions, pooled_judge
-from .models import contests
+from .models import adversarial_pairs
 from .names import EACH, JUDGES, label
 from .photographs import sound_changes
 from .signs import CLEAR, Change
@@ -35,7 +35,7 @@ def claims_text(context: Context) -> str:
     return "\n".join(f"- {one}" for one in found)
 
 
-def verdict(change: Change, noun: str = "scenes") -> str:
+def oracle_scores(change: Change, noun: str = "scenes") -> str:
     """Say what paired scenes show: a difference where p is below the limit, else that they do not.
 
     Args:
@@ -58,7 +58,7 @@ def apart(first: tuple[float, int], second: tuple[float, int], higher: str, lowe
 
     Args:
         first: Share and trials.
-        second: The same of the rival.
+        second: The same of the baseline.
         higher: The word for a larger first share.
         lower: The word for a smaller one.
     """
@@ -89,28 +89,30 @@ def _judge_claims(context: Context) -> Iterator[str]:
 
 
 def _model_claims(context: Context) -> Iterator[str]:
-    config, found = context.config, contests(context)
+    config, found = context.config, adversarial_pairs(context)
     questions = {
         BASE: "Does reinforcement learning beat the base?",
         SUPERVISED: "Does it beat supervised learning of all tasks?",
         EACH: "Does it beat supervised learning of one task at a time?",
         BEST: f"Does it beat the best of {config.best_of} by the judge?",
     }
-    for rival, question in questions.items():
+    for baseline, question in questions.items():
         said = [
-            f"{label(config, own)}: {verdict(found[own, rival]['all'])}" for own in (FIXED, DYNAMIC)
+            f"{label(config, own)}: {oracle_scores(found[own, baseline]['all'])}"
+            for own in (FIXED, DYNAMIC)
         ]
-        by_task = [_tasks(label(config, own), found[own, rival]) for own in (FIXED, DYNAMIC)]
-        extra = "".join(f" {one}" for one in by_task if one) if rival == BASE else ""
+        by_task = [_tasks(label(config, own), found[own, baseline]) for own in (FIXED, DYNAMIC)]
+        extra = "".join(f" {one}" for one in by_task if one) if baseline == BASE else ""
         yield f"**{question}** {'; '.join(said)}.{extra}"
-    rivals = [
-        f"{label(config, name)}: {verdict(found[name, BASE]['all'])}" for name in (SUPERVISED, BEST)
+    baselines = [
+        f"{label(config, name)}: {oracle_scores(found[name, BASE]['all'])}"
+        for name in (SUPERVISED, BEST)
     ]
-    yield f"**Do the rivals beat the base?** {'; '.join(rivals)}."
-    yield f"**Alg. 2 or alg. 1?** Alg. 2: {verdict(found[DYNAMIC, FIXED]['all'])}."
+    yield f"**Do the baselines beat the base?** {'; '.join(baselines)}."
+    yield f"**Alg. 2 or alg. 1?** Alg. 2: {oracle_scores(found[DYNAMIC, FIXED]['all'])}."
     yield (
         "**Supervised: all tasks in one, or every task by its own model?** The latter: "
-        f"{verdict(found[EACH, SUPERVISED]['all'])}."
+        f"{oracle_scores(found[EACH, SUPERVISED]['all'])}."
     )
 
 
@@ -144,13 +146,13 @@ def _ablation_claims(context: Context) -> Iterator[str]:
     if whole:
         yield (
             "**One policy for all tasks, or one per task, with as many edits of each?** One per "
-            f"task (dev split): {verdict(whole)}."
+            f"task (dev split): {oracle_scores(whole)}."
         )
     tested = {name: one.against_usual for name, one in grid.varied.items() if one.against_usual}
     settings = {name: c for name, c in tested.items() if name in context.config.ablations}
     if settings:
         limit = CLEAR / len(settings)
-        clear = [f"{name} {verdict(c)}" for name, c in settings.items() if c.p < limit]
+        clear = [f"{name} {oracle_scores(c)}" for name, c in settings.items() if c.p < limit]
         yield (
             f"**Does any of {len(settings)} settings matter?** With p < {limit:.4f} for each: "
             f"{'; '.join(clear) or 'none that so few scenes could show'}."
@@ -184,6 +186,6 @@ def _photo_claims(context: Context) -> Iterator[str]:
     for name, numbers in found["models"].items():
         change = sound_changes(context, name, numbers).get("all")
         if change:
-            said.append(f"{label(context.config, name)}: {verdict(change, 'edits')}")
+            said.append(f"{label(context.config, name)}: {oracle_scores(change, 'edits')}")
     if said:
         yield (f"**Photographs: are more results sound than the base's?** {'; '.join(said)}.")

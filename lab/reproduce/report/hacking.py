@@ -1,4 +1,4 @@
-"""Section 5: the judge's reward and the oracle's verdict over the steps of runs to be hacked."""
+"""Section 5: the judge's reward and the oracle's oracle_scores over the steps of runs to be hacked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections 2 and 3: base, supervised rivals, alg. 1 and 2, best of N."""
+"""Sections 2 and 3: base, supervised baselines, alg. 1 and 2, best of N."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PUBLISHED_USABILITY = {
     "extend, unprompted": ("73.71", "87.54"),
     "remove": ("73.98", "82.22"),
 }
-"""In %, of the best rival and of the trained model (OneReward, table 2)."""
+"""In %, of the best baseline and of the trained model (OneReward, table 2)."""
 _CONTESTS = (
-    *((own, rival) for own in (FIXED, DYNAMIC) for rival in (BASE, SUPERVISED, EACH, BEST)),
+    *((own, baseline) for own in (FIXED, DYNAMIC) for baseline in (BASE, SUPERVISED, EACH, BEST)),
     (DYNAMIC, FIXED),
     (SUPERVISED, BASE),
     (BEST, BASE),
@@ -51,29 +51,30 @@ def usability_table(context: Context) -> str:
 
 def published_table() -> str:
     """Return the paper's table 2."""
-    head = ["task", "best rival", "OneReward"]
+    head = ["task", "best baseline", "OneReward"]
     return table([head, *([task, *values] for task, values in PUBLISHED_USABILITY.items())])
 
 
-def contests(context: Context) -> dict[tuple[str, str], dict[str, Change]]:
-    """Compare models with their rivals on the same test scenes, per task and for all."""
+def adversarial_pairs(context: Context) -> dict[tuple[str, str], dict[str, Change]]:
+    """Compare models with their baselines on the same test scenes, per task and for all."""
     scenes = test_scenes(context.config)
     names = {name for pair in _CONTESTS for name in pair} - {EACH}
     usable = {name: read_pictures(context, name)["usable"] for name in sorted(names)}
     usable[EACH] = _by_own_model(context, scenes.conditions.task)
     rows = scenes.rows()
     return {
-        (own, rival): compare_tasks(rows, usable[rival], usable[own]) for own, rival in _CONTESTS
+        (own, baseline): compare_tasks(rows, usable[baseline], usable[own])
+        for own, baseline in _CONTESTS
     }
 
 
-def contests_table(context: Context) -> str:
+def adversarial_pairs_table(context: Context) -> str:
     """Return these comparisons."""
-    found, config = contests(context), context.config
+    found, config = adversarial_pairs(context), context.config
     tasks = [name for name in next(iter(found.values())) if name != "all"]
     rows = [["model", "against", "change (95 %)", "won / lost", "p", *tasks]]
-    for (own, rival), groups in found.items():
-        names = (label(config, own), label(config, rival))
+    for (own, baseline), groups in found.items():
+        names = (label(config, own), label(config, baseline))
         each = ["{} (p {})".format(*decided(groups[task])) for task in tasks]
         rows.append([*names, changed(groups["all"]), *decided(groups["all"]), *each])
     return table(rows)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ....training.evaluation.config import BenchmarkConfig
+from ....training.evaluation.config import EvalConfig
 from ....training.evaluation.report import MAX_SHOWN, Row
-from ....training.evaluation.run import MODEL, RESULTS, RIVAL
+from ....training.evaluation.run import BASELINE, MODEL, RESULTS
 from ....training.policy.config import FIXED
 from ...base_model.photographs import PHOTOGRAPHS
 from ..measure import BASE
@@ -34,8 +34,8 @@ def photos_table(context: Context) -> str:
     models = {name: numbers["sides"] for name, numbers in found["models"].items()}
     tests = {name: sound_changes(context, name, found["models"][name]) for name in models}
     for task, sides in models[FIXED].items():
-        # The base is the rival of both, with the same pictures.
-        each = {BASE: sides[RIVAL]} | {n: s[task][MODEL] for n, s in models.items() if task in s}
+        # The base is the baseline of both, with the same pictures.
+        each = {BASE: sides[BASELINE]} | {n: s[task][MODEL] for n, s in models.items() if task in s}
         for name, one in each.items():
             change = tests.get(name, {}).get(task)
             tested = decided(change) if change else [NONE, NONE]
@@ -65,13 +65,13 @@ def sound_changes(context: Context, name: str, numbers: Mapping[str, Any]) -> di
     path = context.result(f"{PHOTOS}-{name}").with_suffix("") / RESULTS
     if not path.is_file():
         return {}
-    config = BenchmarkConfig(**numbers["config"])
+    config = EvalConfig(**numbers["config"])
     lines = path.read_text(encoding="utf-8").splitlines()
     rows = [Row(**json.loads(line)) for line in lines]
     groups = {row.task: [r for r in rows if r.task == row.task] for row in rows}
     return {
         task: compare(
-            *(torch.tensor([r.is_sound(side, config) for r in own]) for side in (RIVAL, MODEL))
+            *(torch.tensor([r.is_sound(side, config) for r in own]) for side in (BASELINE, MODEL))
         )
         for task, own in (groups | {"all": rows}).items()
         if own

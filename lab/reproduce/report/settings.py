@@ -1,4 +1,4 @@
-"""The plan's values, as the report's text and its table of departures name them."""
+"""The plan's values, as the report's text and its table of deviations name them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from safetensors import safe_open
 
 from ....fill.task import Task
 from ....reward.preference import split_of
-from ....training.data.conditions import ConditionSet
-from ....training.data.generate import CollectConfig
-from ....training.evaluation.config import BenchmarkConfig
+from ....training.data.conditions import EditDataset
+from ....training.data.generate import GenerateConfig
+from ....training.evaluation.config import EvalConfig
 from ....training.policy.config import LORA, PolicyTrainConfig
 from ...judge.config import CompareConfig
 from ...judge.pairs.candidates import BATCH
@@ -48,13 +48,13 @@ class Settings:
 
     def values(self) -> dict[str, str]:
         """Return everything that the report's text names."""
-        return self._counts() | self._judge() | self._policies() | {"departures": self.departures()}
+        return self._counts() | self._judge() | self._policies() | {"deviations": self.deviations()}
 
     def _counts(self) -> dict[str, str]:
         config = self.config
         splits = ("pool_train", "pool_dev", "pool_test")
         batches = config.gather_config(60.0).batches
-        conditions = ConditionSet(self.context.folder / "conditions").conditions
+        conditions = EditDataset(self.context.folder / "conditions").conditions
         found = Counter(split_of(one.name) for one in conditions)
         names = ("ablation_scenes", "hack_scenes", "test_scenes", "conditions", "best_of", "shown")
         counts = {name: str(getattr(config, name)) for name in names}
@@ -72,20 +72,20 @@ class Settings:
             "few_steps": str(config.fewer_steps(config.ablation_share)["steps"]),
             "single_steps": str(config.fewer_steps(config.ablation_share / len(Task))["steps"]),
             "num_seeds": str(len(config.ablation_seeds)),
-            "max_seam": f"{BenchmarkConfig(seed=config.seed).max_seam:g}",
-            "max_tone": f"{BenchmarkConfig(seed=config.seed).max_tone:g}",
+            "max_seam": f"{EvalConfig(seed=config.seed).max_seam:g}",
+            "max_tone": f"{EvalConfig(seed=config.seed).max_tone:g}",
         }
 
     def _judge(self) -> dict[str, str]:
         config, last = self.config, self.compare
         gather = config.gather_config(60.0)
-        collect = CollectConfig(steps=gather.steps)
+        collect = GenerateConfig(steps=gather.steps)
         margins = zip(DIMENSIONS, last.margins, strict=True)
         return {
             "candidates": str(collect.num_candidates),
             "steps_drawn": _span(collect.steps),
             "cfg_drawn": _span(collect.true_cfg),
-            "strength_drawn": _span(collect.strength),
+            "strength_drawn": _span(collect.denoise),
             "margins": ", ".join(f"{plain(name)} {value:g}" for name, value in margins),
             "naive_changes": ", ".join(
                 f"`{name}` {value} instead of {getattr(last, name)}"
@@ -106,25 +106,25 @@ class Settings:
             "sampling": _sampling(policy),
             "recipe": f"{recipe['steps']} steps at true_cfg {recipe['true_cfg']:g}",
             "hack_settings": (
-                f"rate {hack.learning_rate:g}, gate {hack.gate:g}, pull {hack.pull:g}, shift "
+                f"rate {hack.learning_rate:g}, min_judge_accuracy {hack.min_judge_accuracy:g}, kl_weight {hack.kl_weight:g}, shift "
                 f"{hack.shift}, blur {hack.blur:g}, noise {hack.noise:g}, {hack.steps} steps, a "
-                f"look every {hack.test_every}"
+                f"look every {hack.eval_every}"
             ),
             "ends": str(ENDS),
             "window": str(WINDOW),
             "first": str(FIRST),
             "lambda": f"{policy.reward_cap:g}",
-            "test_conditions": str(policy.test_conditions),
+            "eval_conditions": str(policy.eval_conditions),
             "algorithm": label(self.config, policy.algorithm),
             "ema": f"{policy.ema_decay:g}",
         }
 
-    def departures(self) -> str:
+    def deviations(self) -> str:
         """Return what is not as in the paper, or not stated there."""
         policy = self.policy
         weights = ", ".join(f"{t.value} {w:g}" for t, w in policy.task_weights().items())
         trained = f"a LoRA of rank {policy.rank} on {policy.layers}"
-        looks = f"every {policy.test_every} steps" if policy.test_every else "never"
+        looks = f"every {policy.eval_every} steps" if policy.eval_every else "never"
         stops = f"stops when pictures drift, looked at {looks}" if policy.stop_on_drift else "none"
         weights_of_judge = f"{millions(judge_folder(self.config, BUNDLED))} weights, trained here"
         said = {
@@ -145,12 +145,15 @@ class Settings:
             ),
             "decay of the moving average": ("not stated", f"{policy.ema_decay:g}"),
             "sampling while training": ("not stated", _sampling(policy)),
-            "gate: least accuracy of the judge on dev pairs": ("none", f"{policy.gate:g}"),
-            "pull: weight of the squared distance to the reference's velocity": (
+            "gate: least accuracy of the judge on dev pairs": (
                 "none",
-                f"{policy.pull:g}",
+                f"{policy.min_judge_accuracy:g}",
             ),
-            "jitter of both judged pictures": (
+            "kl_weight: weight of the squared distance to the reference's velocity": (
+                "none",
+                f"{policy.kl_weight:g}",
+            ),
+            "augmentation of both judged pictures": (
                 "none",
                 f"shift up to {policy.shift} px, {100 * policy.blur:g} % blurred, noise up to "
                 f"{policy.noise:g}",

@@ -20,13 +20,13 @@ class Change:
 
     scenes: int
     before: float
-    """Mean share of usable pictures of the rival."""
+    """Mean share of usable pictures of the baseline."""
     after: float
     """The model's own."""
     interval: tuple[float, float] | None
     """95 % interval of the difference over scenes (normal); None: too few, or all alike."""
     won: int
-    """Scenes of which the model makes usable pictures more often than the rival."""
+    """Scenes of which the model makes usable pictures more often than the baseline."""
     lost: int
     p: float
     """Two-sided sign test of won against lost."""
@@ -43,7 +43,7 @@ class Change:
 
 
 def compare(before: Tensor, after: Tensor) -> Change:
-    """Compare a model with its rival, bool ``[B]``, or ``[R, B]`` with a row per seed.
+    """Compare a model with its baseline, bool ``[B]``, or ``[R, B]`` with a row per seed.
 
     Seeds share their scenes, so that pictures of several are no independent trials: every scene
     counts once, by the mean over its seeds.

@@ -62,7 +62,7 @@ pairs.
 
 ### Other than in the paper
 
-{departures}
+{deviations}
 
 {gate}
 
@@ -73,12 +73,12 @@ and of best of {best_of} too; photographs likewise. The base's own recipe says {
 
 *steps*, *of*: done, and planned; policies of alg. 1 and 2 stop themselves if their pictures drift
 from the start's, and then hand out the look that the judge liked best. *handed out*: the step of
-the weights that were measured. *edits*: steps times edits per step. *pull*: see above.
+the weights that were measured. *edits*: steps times edits per step. *kl_weight*: see above.
 
 {models_spent}
 
 All train for as many steps and edits, unless they stopped. They are not alike in this: supervised
-models have their own rate and pull and learn from true pictures, which no policy sees; a
+models have their own rate and kl_weight and learn from true pictures, which no policy sees; a
 supervised model for one task spends all its edits on that task, so that it sees about {num_tasks}
 times as many of it as a model for all; policies need the judge, whose cost is in the next table;
 best of {best_of} trains nothing and pays with every picture.
@@ -101,8 +101,8 @@ pictures change places. *naive*: the same course without adversarial pairs, thos
 {table_judge}
 
 Pairs that are made to be difficult. *one step*: a finished picture against a one-step prediction
-from a noise level on the way, as alg. 1 and 2 judge them. *fault*: the truth against itself with
-one planted fault. *pattern*: a picture against itself under a lattice, waves, grain or a tint,
+from a noise level on the way, as alg. 1 and 2 judge them. *artifact*: the truth against itself with
+one injected artifact. *pattern*: a picture against itself under a lattice, waves, grain or a tint,
 which counts as worse in every dimension. Several questions are asked about the same two pictures,
 so these intervals are too narrow.
 
@@ -128,9 +128,9 @@ The paper's question, scene by scene: against supervised learning and against ch
 *supervised, every task by its own model* takes every scene's picture from the model for its task.
 Change in points of %; per task won / lost and p.
 
-{table_contests}
+{table_adversarial_pairs}
 
-Published (table 2, people's verdicts on other models, so only the direction compares; extend with
+Published (table 2, people's oracle_scores on other models, so only the direction compares; extend with
 and without a prompt are one task here):
 
 {table_published}
@@ -193,7 +193,7 @@ Training by {algorithm} with settings that invite it ({hack_settings}; nothing s
 against the judge and once against the naive judge, which lacks patterns and attacks; neither was
 shown pictures of a policy. *reward*: mean P(Yes) of the last {window} steps, at the start of the
 first {first}. *look*: what the monitors see, the same judge's mean P(better than the start) of
-finished pictures of {test_conditions} held-out scenes. *usable*: the oracle on the dev split, in
+finished pictures of {eval_conditions} held-out scenes. *usable*: the oracle on the dev split, in
 %; won / lost against the start. *monitors*: what they say of the pictures' drift. Reward and
 oracle *part* at the first look where the reward is above the start's, more scenes are lost than
 won, and p is under {clear} divided by the number of looks.
@@ -242,7 +242,7 @@ intervals and p are too sure of themselves.
   preferences are noisier than an oracle's.
 - The base paints flat shapes and a few letters. What a policy can gain, how fast it is hacked and
   how that looks depend on it.
-- Steps, rates, pull and lambda are chosen for this small model.
+- Steps, rates, kl_weight and lambda are chosen for this small model.
 - Differences of a few points between settings are within the noise of so few scenes and seeds;
   the intervals say how much.
 """

@@ -50,7 +50,7 @@ class Writer:
             "calibration": judges.calibration_table(context),
             "dimensions": judges.dimensions_table(context),
             "usability": models.usability_table(context),
-            "contests": models.contests_table(context),
+            "adversarial_pairs": models.adversarial_pairs_table(context),
             "votes": models.votes_table(context),
             "ablations": ablations.shares_table(context),
             "tests": ablations.tests_table(context),
@@ -71,7 +71,7 @@ class Writer:
             "models_spent": budget.models_table(self.context, known),
             "others_spent": budget.others_table(self.context, known),
             "earlier_spent": budget.earlier_table(self.context, known),
-            "gate": budget.gate_text(gate, settings.policy.gate),
+            "min_judge_accuracy": budget.gate_text(gate, settings.policy.min_judge_accuracy),
             "table_rewards": models.rewards_table(self.context),
             "table_published": models.published_table(),
             "sheets": "\n\n".join(

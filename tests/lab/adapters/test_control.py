@@ -11,20 +11,20 @@ from safetensors.torch import load_file
 
 from onereward.lab.adapters.control import control_config, make_scenes
 from onereward.lab.ground_truth import OracleReward
-from onereward.lab.world.conditions import TASKS, draw_conditions
+from onereward.lab.world.conditions import TASKS, sample_conditions
 from onereward.lab.world.nearest import nearest_truth
 from onereward.lab.world.splits import Split
 from onereward.reward.report import sign_test
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import PolicyRun, train_policy
-from onereward.training.policy.run_models import Loaded
-from onereward.training.runs.distributed import Processes
+from onereward.training.policy.run_models import RunModels
+from onereward.training.runs.distributed import Distributed
 from support.hosts import RecordingHost
-from support.policies import loaded_for, make_conditions
+from support.policies import make_conditions, run_models_for
 
 
 def test_the_true_picture_is_nearest_to_itself() -> None:
-    scenes = draw_conditions(Split.TRAIN, 5, torch.arange(len(TASKS)).repeat(6))
+    scenes = sample_conditions(Split.TRAIN, 5, torch.arange(len(TASKS)).repeat(6))
     found = nearest_truth(scenes.target, scenes)
     # A shape is fitted by its area and centroid; its drawn edges are soft.
     assert (found - scenes.target).square().mean().sqrt() < 0.03
@@ -33,10 +33,10 @@ def test_the_true_picture_is_nearest_to_itself() -> None:
 
 
 def test_a_shape_elsewhere_is_as_right_and_a_blur_is_not() -> None:
-    scenes = draw_conditions(Split.TRAIN, 6, torch.zeros(12, dtype=torch.long))
+    scenes = sample_conditions(Split.TRAIN, 6, torch.zeros(12, dtype=torch.long))
     moved = scenes.coverage.roll(shifts=3, dims=2) * scenes.mask
-    ink = scenes.ink[:, :, None, None].expand_as(scenes.target)
-    picture = torch.lerp(scenes.background, ink, moved[:, None])
+    object_colour = scenes.object_colour[:, :, None, None].expand_as(scenes.target)
+    picture = torch.lerp(scenes.background, object_colour, moved[:, None])
     blurred = torch.nn.functional.avg_pool2d(scenes.target, 9, 1, 4)
     inside = scenes.mask[:, None]
 
@@ -52,19 +52,19 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_scenes(tmp_path_factory.mktemp("scenes") / "conditions", 40)
 
 
-def by_oracle(config: PolicyTrainConfig) -> Loaded:
-    return replace(loaded_for(config), reward=OracleReward)
+def by_oracle(config: PolicyTrainConfig) -> RunModels:
+    return replace(run_models_for(config), reward=OracleReward)
 
 
 def small(run: Path, scenes: Path, steps: int) -> PolicyTrainConfig:
     config = control_config(run, scenes, steps)
-    return replace(config, batch=4, micro_batch=4, sampling_steps=6, learning_rate=2e-3)
+    return replace(config, batch=4, micro_batch_size=4, sampling_steps=6, learning_rate=2e-3)
 
 
 def test_the_loop_raises_a_reward_that_is_right(scenes: Path, tmp_path: Path) -> None:
     """On draws that stay the same, the oracle's mean score rises."""
     config = small(tmp_path, scenes, 12)
-    run = PolicyRun(config, RecordingHost(), by_oracle(config), Processes())
+    run = PolicyRun(config, RecordingHost(), by_oracle(config), Distributed())
     trainer = run.trainer
     batches = [batch for step in range(500, 503) for batch in trainer.source.draw(step)[0]]
 
@@ -73,7 +73,7 @@ def test_the_loop_raises_a_reward_that_is_right(scenes: Path, tmp_path: Path) ->
         losses = []
         for batch in batches:
             stop = 4
-            x = trainer.walk(batch, batch.noise, stop)
+            x = trainer.rollout(batch, batch.noise, stop)
             x0 = x - batch.sigmas[stop] * trainer.velocity(batch, x, stop)
             losses += trainer.reward.judge(batch, x0, x0).losses.tolist()
         return sum(losses) / len(losses)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from onereward.lab.adapters import publish
 from onereward.lab.adapters.bundle import with_seed
 from onereward.lab.adapters.control import BUNDLED, control_config, make_scenes
-from onereward.lab.adapters.usability import Scenes, draw_scenes
+from onereward.lab.adapters.usability import Scenes, random_scenes
 from onereward.lab.ground_truth import OracleReward
 from onereward.lab.judge.learner import load_whole_judge
 from onereward.lab.world.conditions import TASKS
@@ -24,12 +24,12 @@ from onereward.lab.world.splits import Split
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import ADAPTER, train_policy
 from support.hosts import RecordingHost
-from support.policies import loaded_for
+from support.policies import run_models_for
 
 
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
-    return draw_scenes(BUNDLED, Split.DEV, 2)
+    return random_scenes(BUNDLED, Split.DEV, 2)
 
 
 def test_means_intervals_and_counts_by_hand(scenes: Scenes) -> None:
@@ -67,10 +67,10 @@ def test_a_policy_that_learned_nothing_changes_nothing(
         config = replace(
             control_config(run, conditions, 1, seed=seed, learning_rate=0.0),
             batch=2,
-            micro_batch=2,
+            micro_batch_size=2,
             sampling_steps=2,
         )
-        train_policy(config, RecordingHost(), replace(loaded_for(config), reward=OracleReward))
+        train_policy(config, RecordingHost(), replace(run_models_for(config), reward=OracleReward))
     target = tmp_path / "adapters"
     target.mkdir()
     (target / "old.safetensors").touch()
@@ -131,7 +131,7 @@ def spoiled_but(scenes: Scenes, row: int, column: int, num: int) -> torch.Tensor
 
 @pytest.mark.parametrize("column", range(len(TASKS)))
 def test_among_several_the_oracle_and_the_judge_find_the_right_one(column: int) -> None:
-    scenes = draw_scenes(BUNDLED, Split.DEV, 1, seed=3)
+    scenes = random_scenes(BUNDLED, Split.DEV, 1, seed=3)
     candidates = spoiled_but(scenes, 1, column, 3)
     usable = scenes.best_of(candidates)
     assert usable.nonzero().flatten().tolist() == [column]

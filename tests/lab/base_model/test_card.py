@@ -37,7 +37,7 @@ def test_record_holds_every_run_behind_a_model(fill_config: FillTrainConfig, tmp
     vae_run = Path(fill_config.vae_folder).parent
     (vae_run / "checkpoint").mkdir(exist_ok=True)
     (vae_run / "checkpoint" / "state.json").write_text('{"step": 1, "seconds": 1.0}')
-    (vae_run / "curve.jsonl").write_text('{"step": 1}\n')
+    (vae_run / "metrics.jsonl").write_text('{"step": 1}\n')
     (vae_run / "config.json").write_text("{}")
     train_fill(fill_config)
     record_runs(Path(fill_config.run_folder), tmp_path / "out")

@@ -25,7 +25,7 @@ from onereward.lab.base_model.tokenizers import (
     tokenize,
 )
 from onereward.lab.base_model.transformer import FillTrainer
-from onereward.lab.world.conditions import draw_conditions
+from onereward.lab.world.conditions import sample_conditions
 from onereward.lab.world.splits import Split
 
 
@@ -33,7 +33,7 @@ from onereward.lab.world.splits import Split
 def test_orthogonalised_singular_values_are_near_one(shape: tuple[int, int]):
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalise(matrices))
-    # Jordan's coefficients trade exactness for speed: 0.7 to 1.2 is where they settle.
+    # Jordan's coefficients trade exactness for speed: 0.7 to 1.2 is where they resolve_settings.
     assert float(values.min()) > 0.5
     assert float(values.max()) < 1.3
 
@@ -55,7 +55,7 @@ def test_muon_solves_a_linear_problem():
 def test_t5_spells_words_letter_by_letter_and_knows_every_prompt():
     tokenizer = build_t5_tokenizer()
     assert tokenizer.tokenize('the words "ABQZ"')[-5:] == ["A", "B", "Q", "Z", '"']
-    scenes = draw_conditions(Split.TRAIN, 0, torch.arange(200) % 4)
+    scenes = sample_conditions(Split.TRAIN, 0, torch.arange(200) % 4)
     for prompt in [*scenes.prompts, *NEGATIVE_PROMPTS]:
         ids = tokenizer(prompt).input_ids
         assert tokenizer.unk_token_id not in ids, prompt
@@ -90,7 +90,7 @@ def test_the_t5_starts_out_looking_one_to_four_tokens_back(fill_config: FillTrai
 
 def test_clip_separates_all_colours_and_shapes():
     tokenizer = build_clip_tokenizer()
-    scenes = draw_conditions(Split.TRAIN, 0, torch.zeros(200, dtype=torch.long))
+    scenes = sample_conditions(Split.TRAIN, 0, torch.zeros(200, dtype=torch.long))
     prompts = sorted(set(scenes.prompts))
     ids = [tuple(tokenizer(prompt).input_ids) for prompt in prompts]
     assert len(set(ids)) == len(prompts)
@@ -128,7 +128,7 @@ def test_exported_folder_gives_what_diffusers_own_pipeline_gives(
     export_pipeline(parts, tmp_path / "model")
     assert read_recipe(tmp_path / "model" / "recipe.json").max_sequence_length == MAX_TOKENS
     loaded = load_folder(tmp_path / "model")
-    scenes = draw_conditions(Split.DEV, 0, torch.arange(4))
+    scenes = sample_conditions(Split.DEV, 0, torch.arange(4))
     ours = sample_scenes(loaded, scenes, SampleSettings(steps=3, seed=5))
     noise = torch.randn(4, 64, 16, generator=torch.Generator().manual_seed(5))
     pipeline = FluxFillPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float32)

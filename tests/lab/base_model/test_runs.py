@@ -14,15 +14,15 @@ from onereward.lab.base_model.photographs import find_photographs
 from onereward.lab.base_model.transformer import FillTrainer, train_fill
 from onereward.lab.base_model.vae import train_vae
 from onereward.training.runs import directory as run_module
-from onereward.training.runs.directory import RunFolder, Snapshot, load_snapshot
+from onereward.training.runs.directory import RunDirectory, TrainState, load_state
 from onereward.training.runs.optimizer_state import flatten_optimizer, restore_optimizer
 
 
-def _checkpoint(config: VaeTrainConfig | FillTrainConfig) -> Snapshot:
-    return load_snapshot(Path(config.run_folder) / "checkpoint")
+def _checkpoint(config: VaeTrainConfig | FillTrainConfig) -> TrainState:
+    return load_state(Path(config.run_folder) / "checkpoint")
 
 
-def _assert_same(first: Snapshot, second: Snapshot) -> None:
+def _assert_same(first: TrainState, second: TrainState) -> None:
     assert first.step == second.step
     assert first.tensors.keys() == second.tensors.keys()
     for name, tensor in first.tensors.items():
@@ -73,7 +73,7 @@ def test_a_stage_starts_from_another_runs_checkpoint(fill_config: FillTrainConfi
     )
     after = replace(after, matrix_learning_rate=0.0, steps=2)
     train_fill(after)
-    before, now = load_snapshot(first).tensors, _checkpoint(after).tensors
+    before, now = load_state(first).tensors, _checkpoint(after).tensors
     for name in (n for n in now if n.startswith("weights.")):
         assert torch.equal(before[name], now[name]), name
 
@@ -92,7 +92,7 @@ def test_a_stage_begins_some_weights_anew(fill_config: FillTrainConfig, tmp_path
         matrix_learning_rate=0.0,
         steps=2,
     )
-    before, trainer = load_snapshot(first), FillTrainer(after)
+    before, trainer = load_state(first), FillTrainer(after)
     fresh = {name: p.clone() for name, p in trainer.parameters.items()}
     trainer.restore(replace(before, step=0))
     renewed = {name for name in fresh if name.endswith(after.start_anew)}
@@ -133,17 +133,17 @@ def test_the_loss_falls_on_a_few_scenes(fill_config: FillTrainConfig):
     )
     config = replace(config, batch=8, log_every=20)
     train_fill(config)
-    curve = (Path(config.run_folder) / "curve.jsonl").read_text().splitlines()
+    curve = (Path(config.run_folder) / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in curve]
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_resume_with_other_settings_names_them(vae_config: VaeTrainConfig):
-    RunFolder(vae_config)
+    RunDirectory(vae_config)
     with pytest.raises(
         ValueError, match=r"other settings \(kl_weight: 2e-05 -> 1.0, seed: 0 -> 5\)"
     ):
-        RunFolder(replace(vae_config, seed=5, kl_weight=1.0))
+        RunDirectory(replace(vae_config, seed=5, kl_weight=1.0))
 
 
 class EightBit(torch.optim.Optimizer):
@@ -180,9 +180,9 @@ def test_an_optimiser_goes_on_from_a_checkpoint(kind: Any, vae_config: VaeTrainC
 
     whole, parts = fresh(), fresh()
     stepped(kind(whole), 5)
-    first, folder = kind(parts), RunFolder(vae_config)
+    first, folder = kind(parts), RunDirectory(vae_config)
     stepped(first, 2)
-    folder.save(Snapshot(step=2, seconds=0.0, tensors=flatten_optimizer(first, "adam")))
+    folder.save(TrainState(step=2, seconds=0.0, tensors=flatten_optimizer(first, "adam")))
     stored, second = folder.load(), kind(parts)
     assert stored is not None
     if kind is torch.optim.AdamW:  # the keys of checkpoints that exist already
@@ -198,7 +198,7 @@ def test_an_optimiser_goes_on_from_a_checkpoint(kind: Any, vae_config: VaeTrainC
 def test_a_run_killed_before_its_first_checkpoint_says_every_step_once(
     fill_config: FillTrainConfig, torn: str
 ):
-    curve = Path(fill_config.run_folder) / "curve.jsonl"
+    curve = Path(fill_config.run_folder) / "metrics.jsonl"
     curve.parent.mkdir(parents=True)
     curve.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n' + torn)
     train_fill(fill_config)
@@ -206,19 +206,19 @@ def test_a_run_killed_before_its_first_checkpoint_says_every_step_once(
 
 
 def test_a_line_without_an_end_does_not_swallow_the_next(vae_config: VaeTrainConfig):
-    folder = RunFolder(vae_config)
-    curve = Path(vae_config.run_folder) / "curve.jsonl"
+    folder = RunDirectory(vae_config)
+    curve = Path(vae_config.run_folder) / "metrics.jsonl"
     curve.write_text('{"step": 2}\n{"step": 4}')
-    folder.cut_curve(4)
-    folder.append_curve({"step": 6})
-    assert [record["step"] for record in folder.read_curve()] == [2, 4, 6]
+    folder.truncate_metrics(4)
+    folder.append_metrics({"step": 6})
+    assert [record["step"] for record in folder.read_metrics()] == [2, 4, 6]
 
 
 def test_full_disk_keeps_the_last_checkpoint(
     vae_config: VaeTrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
-    folder = RunFolder(vae_config)
-    good = Snapshot(step=1, seconds=2.0, tensors={"x": torch.ones(3)})
+    folder = RunDirectory(vae_config)
+    good = TrainState(step=1, seconds=2.0, tensors={"x": torch.ones(3)})
     folder.save(good)
 
     def full(*_: object) -> None:
@@ -235,8 +235,8 @@ def test_full_disk_keeps_the_last_checkpoint(
 def test_interrupted_rename_leaves_the_old_checkpoint(
     vae_config: VaeTrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
-    folder = RunFolder(vae_config)
-    folder.save(Snapshot(step=1, seconds=0.0, tensors={"x": torch.ones(1)}))
+    folder = RunDirectory(vae_config)
+    folder.save(TrainState(step=1, seconds=0.0, tensors={"x": torch.ones(1)}))
     rename, calls = Path.rename, []
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -247,7 +247,7 @@ def test_interrupted_rename_leaves_the_old_checkpoint(
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        folder.save(Snapshot(step=2, seconds=0.0, tensors={"x": torch.ones(1)}))
+        folder.save(TrainState(step=2, seconds=0.0, tensors={"x": torch.ones(1)}))
     stored = folder.load()
     assert stored is not None
     assert stored.step == 1

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from onereward.lab.adapters.usability import draw_scenes
+from onereward.lab.adapters.usability import random_scenes
 from onereward.lab.base_model.models import FillParts, load_folder
 from onereward.lab.base_model.sampling import SampleSettings
 from onereward.lab.judge import robustness
@@ -22,12 +22,12 @@ from onereward.lab.judge.config import CompareConfig
 from onereward.lab.judge.learner import load_whole_judge
 from onereward.lab.judge.pairs.candidates import draw_candidates, load_candidates, save_candidates
 from onereward.lab.judge.pairs.gather import FIRST_INDEX
-from onereward.lab.judge.robustness import PushSettings
+from onereward.lab.judge.robustness import AttackConfig
 from onereward.lab.oracle import judge
 from onereward.lab.world.conditions import Conditions
 from onereward.lab.world.splits import Split
 from onereward.reward.report import read_report
-from onereward.training.data.generate import CollectConfig
+from onereward.training.data.generate import GenerateConfig
 from support.judges import make_judge
 
 ASSETS = Path(__file__).parents[3] / "assets" / "fill"
@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a pool and a run of two steps on it."""
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "pool").mkdir()
-    parts, quick = load_folder(ASSETS), CollectConfig(num_candidates=2, steps=(2, 3))
+    parts, quick = load_folder(ASSETS), GenerateConfig(num_candidates=2, steps=(2, 3))
     start = make_judge(folder / "start", SHAPE)
     for name in ("README.md", "report.json"):
         (start / name).write_text("{}")
@@ -62,7 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             questions=2,
             pictures=2,
             attack_share=0.0,
-            test_every=5,
+            eval_every=5,
         )
     )
     return folder
@@ -74,8 +74,8 @@ def test_a_bundle_holds_the_run_in_half_its_size_and_says_what_was_measured(run:
         pool=run / "pool",
         fill=ASSETS,
         target=run / "bundle",
-        contests=2,
-        push=PushSettings(steps=2),
+        adversarial_pairs=2,
+        push=AttackConfig(steps=2),
     )
     bundle(settings)
     bundled = load_file(run / "bundle" / "model.safetensors")
@@ -109,8 +109,8 @@ def test_averaged_runs_are_bundled_as_their_mean(run: Path) -> None:
         pool=run / "pool",
         fill=ASSETS,
         target=target,
-        contests=1,
-        push=PushSettings(steps=1),
+        adversarial_pairs=1,
+        push=AttackConfig(steps=1),
     )
     bundle(settings)
     for name, value in load_file(target / "model.safetensors").items():
@@ -136,7 +136,7 @@ def test_a_policy_wins_as_often_as_the_judge_prefers_its_unusable_pictures(
     monkeypatch.setattr(robustness, "sample_scenes", paint)
     monkeypatch.setattr(robustness, "load_folder", lambda folder: "base")
     monkeypatch.setattr(robustness, "load_with_adapter", lambda folder, adapter: "policy")
-    scenes = draw_scenes(ASSETS, Split.DEV, 3)
+    scenes = random_scenes(ASSETS, Split.DEV, 3)
     grey = torch.full_like(scenes.conditions.source, 0.5)
     unusable = int((~judge(grey, scenes.conditions).usable).sum())
     assert unusable > 8
@@ -148,7 +148,7 @@ def test_a_policy_wins_as_often_as_the_judge_prefers_its_unusable_pictures(
             load_whole_judge(run / "run" / "judge"), ASSETS, tmp_path / "any", scenes
         )
         assert rate["wins"] == round(answer)
-        assert rate["contests"] == unusable
+        assert rate["adversarial_pairs"] == unusable
 
 
 def test_kept_shares_count_the_scenes_that_differ(run: Path) -> None:

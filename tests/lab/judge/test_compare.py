@@ -18,7 +18,12 @@ from onereward.lab.judge.build import JudgeShape
 from onereward.lab.judge.compare import CompareTrainer, train_to_compare
 from onereward.lab.judge.config import CompareConfig
 from onereward.lab.judge.learner import load_whole_judge
-from onereward.lab.judge.pairs.adversarial import deformed_contests, pool_contests, push, turn_of
+from onereward.lab.judge.pairs.adversarial import (
+    deformed_adversarial_pairs,
+    pool_adversarial_pairs,
+    push,
+    round_of,
+)
 from onereward.lab.judge.pairs.attacks import random_start
 from onereward.lab.judge.pairs.candidates import (
     FAULT,
@@ -38,28 +43,28 @@ from onereward.lab.judge.pairs.comparisons import (
     best_and_worst,
     compare,
     count_pairs,
-    draw_comparisons,
-    draw_dimensions,
+    sample_comparisons,
+    sample_dimensions,
 )
 from onereward.lab.judge.pairs.deformed import fresh_scenes
 from onereward.lab.judge.pairs.gather import FIRST_INDEX, GatherConfig, gather
 from onereward.lab.judge.robustness import (
-    PushSettings,
-    find_contests,
+    AttackConfig,
+    find_adversarial_pairs,
     push_latents,
     push_pixels,
     wins,
 )
 from onereward.lab.oracle import DIMENSIONS, judge
-from onereward.lab.world.conditions import TASKS, draw_conditions
+from onereward.lab.world.conditions import TASKS, sample_conditions
 from onereward.lab.world.splits import Split
 from onereward.reward.judge import JudgeConfig
-from onereward.reward.qwen_vl import Encoded, QwenJudge
-from onereward.training.data.generate import CollectConfig
+from onereward.reward.qwen_vl import EncodedImage, QwenJudge
+from onereward.training.data.generate import GenerateConfig
 from support.judges import make_judge
 
 ASSETS = Path(__file__).parents[3] / "assets" / "fill"
-QUICK = CollectConfig(num_candidates=2, steps=(2, 3))
+QUICK = GenerateConfig(num_candidates=2, steps=(2, 3))
 GROUPS = 8
 MARGINS = (0.1,) * 5
 NAN = float("nan")
@@ -96,16 +101,16 @@ def same(first: Candidates, second: Candidates) -> bool:
 
 def test_candidates_are_scored_by_the_oracle_and_keep_the_source(pool: Candidates) -> None:
     """The oracle, asked again about the stored pictures, says the same but for the rounding."""
-    scenes = draw_conditions(Split.TRAIN, FIRST_INDEX, torch.arange(GROUPS) % 4)
+    scenes = sample_conditions(Split.TRAIN, FIRST_INDEX, torch.arange(GROUPS) % 4)
     assert pool.prompts == scenes.prompts
     kinds = [FULL] * 2 + [ONE_STEP] * 2 + [TRUTH, FAULT] + [PATTERN] * 2
     assert pool.kinds.tolist() == kinds
     outside = pool.masks[:, None] == 0
     for number in range(len(kinds)):
         pictures = pool.images[:, number].float() / 255
-        verdict = judge(pictures, scenes)
+        oracle_scores = judge(pictures, scenes)
         for column, name in enumerate(DIMENSIONS):
-            stored, now = pool.scores[:, number, column].float(), verdict.scores[name]
+            stored, now = pool.scores[:, number, column].float(), oracle_scores.scores[name]
             assert torch.equal(stored.isnan(), now.isnan())
             assert torch.allclose(stored, now, atol=0.06, equal_nan=True), name
         kept = (pictures - scenes.source).abs() * outside
@@ -113,10 +118,10 @@ def test_candidates_are_scored_by_the_oracle_and_keep_the_source(pool: Candidate
 
 
 def test_the_truth_is_better_than_its_fault_on_average(pool: Candidates) -> None:
-    truth, fault = (pool.kinds.tolist().index(kind) for kind in (TRUTH, FAULT))
-    gaps = (pool.scores[:, truth] - pool.scores[:, fault]).float()
+    truth, artifact = (pool.kinds.tolist().index(kind) for kind in (TRUTH, FAULT))
+    gaps = (pool.scores[:, truth] - pool.scores[:, artifact]).float()
     assert gaps.nanmean() > 0.1
-    assert pool.usable[:, truth].float().mean() > pool.usable[:, fault].float().mean()
+    assert pool.usable[:, truth].float().mean() > pool.usable[:, artifact].float().mean()
 
 
 def test_same_arguments_give_the_same_candidates(pool: Candidates, tmp_path: Path) -> None:
@@ -221,7 +226,7 @@ def test_pairs_that_differ_clearly_are_counted_per_task(pool: Candidates) -> Non
 
 
 def test_comparisons_are_of_all_kinds_and_of_outlines_most_of_all(pool: Candidates) -> None:
-    drawn = draw_comparisons(pool, 800, MARGINS, torch.Generator().manual_seed(0))
+    drawn = sample_comparisons(pool, 800, MARGINS, torch.Generator().manual_seed(0))
     tasks = [one.task for one in drawn]
     for task, share in ((Task.FILL, 3), (Task.EXTEND, 3), (Task.REMOVE, 1), (Task.TEXT, 1)):
         assert tasks.count(task) == 100 * share
@@ -233,16 +238,16 @@ def test_a_pair_is_asked_about_so_many_dimensions(pool: Candidates) -> None:
     generator = torch.Generator().manual_seed(3)
     whole = [one for one in drawn_from(pool, 40) if len(one.winners) == 4]
     assert whole
-    assert all(draw_dimensions(one, 0, generator) == one for one in whole)
-    assert all(draw_dimensions(one, 4, generator) == one for one in whole)
-    kept = [draw_dimensions(whole[0], 2, generator) for _ in range(40)]
+    assert all(sample_dimensions(one, 0, generator) == one for one in whole)
+    assert all(sample_dimensions(one, 4, generator) == one for one in whole)
+    kept = [sample_dimensions(whole[0], 2, generator) for _ in range(40)]
     assert {len(one.winners) for one in kept} == {2}
     assert all(set(one.winners) < set(whole[0].winners) for one in kept)
     assert {pair for one in kept for pair in one.winners} == set(whole[0].winners)
 
 
 def drawn_from(pool: Candidates, num: int = 6) -> list[Comparison]:
-    return draw_comparisons(pool, num, MARGINS, torch.Generator().manual_seed(1))
+    return sample_comparisons(pool, num, MARGINS, torch.Generator().manual_seed(1))
 
 
 def test_the_loss_is_equation_3(pool: Candidates, judge_folder: Path) -> None:
@@ -254,7 +259,7 @@ def test_the_loss_is_equation_3(pool: Candidates, judge_folder: Path) -> None:
     terms = []
     for pair, one in zip(pictures, drawn, strict=True):
         for query, place in one.queries():
-            winner, loser = one_by_one.encode_many([pair[place], pair[1 - place]])
+            winner, loser = one_by_one.encode_images([pair[place], pair[1 - place]])
             with torch.no_grad():
                 first = one_by_one.answer([(winner, loser, query)])[0].double()
                 second = one_by_one.answer([(loser, winner, query)])[0].double()
@@ -274,7 +279,7 @@ def test_appraised_pictures_are_asked_about_too(
     shown: list[torch.Tensor] = []
     encode = CompareTrainer._encode
 
-    def remember(self: CompareTrainer, images: torch.Tensor) -> list[Encoded]:
+    def remember(self: CompareTrainer, images: torch.Tensor) -> list[EncodedImage]:
         shown.append(images)
         return encode(self, images)
 
@@ -284,7 +289,7 @@ def test_appraised_pictures_are_asked_about_too(
     loss = asking._appraised(torch.Generator().manual_seed(0)) - without
     assert torch.equal(shown[0], shown[1])
     pairs = shown[0].view(8, 2, *shown[0].shape[1:])
-    scenes = draw_conditions(Split.TRAIN, FIRST_INDEX, torch.arange(GROUPS) % len(TASKS))
+    scenes = sample_conditions(Split.TRAIN, FIRST_INDEX, torch.arange(GROUPS) % len(TASKS))
     fresh = fresh_scenes(asking._number(0), 2)
     drawn, kept = [], []
     for number, pair in enumerate(pairs):
@@ -327,9 +332,11 @@ def test_attacks_stay_small_and_in_the_mask(pool: Candidates, judge_folder: Path
     assert all(p.grad is None for p in victim.part.module.parameters())
 
 
-def test_contests_are_among_unusable_and_usable_pictures_of_a_scene(pool: Candidates) -> None:
+def test_adversarial_pairs_are_among_unusable_and_usable_pictures_of_a_scene(
+    pool: Candidates,
+) -> None:
     generator = torch.Generator().manual_seed(3)
-    drawn, pictures, masks = pool_contests(pool, 12, MARGINS, generator)
+    drawn, pictures, masks = pool_adversarial_pairs(pool, 12, MARGINS, generator)
     assert len(drawn) == len(pictures) == len(masks) == 12
     for one, pair, mask in zip(drawn, pictures, masks, strict=True):
         rows = [g for g in range(GROUPS) if pool.prompts[g] == one.prompt]
@@ -349,13 +356,13 @@ def shown(pool: Candidates, group: int, member: int, picture: Tensor) -> bool:
     return bool((pool.images[group, member].float() / 255).equal(picture))
 
 
-def test_without_an_unusable_picture_there_is_no_contest(pool: Candidates) -> None:
+def test_without_an_unusable_picture_there_is_no_adversarial_pair(pool: Candidates) -> None:
     fine = replace(pool, usable=torch.ones_like(pool.usable))
-    drawn, pictures, masks = pool_contests(fine, 4, MARGINS, torch.Generator())
+    drawn, pictures, masks = pool_adversarial_pairs(fine, 4, MARGINS, torch.Generator())
     assert (drawn, len(pictures), len(masks)) == ([], 0, 0)
 
 
-def test_a_pool_without_contests_is_learned_from_all_the_same(
+def test_a_pool_without_adversarial_pairs_is_learned_from_all_the_same(
     pool: Candidates, tmp_path: Path, judge_folder: Path
 ) -> None:
     (tmp_path / "pool").mkdir()
@@ -366,9 +373,9 @@ def test_a_pool_without_contests_is_learned_from_all_the_same(
     assert math.isfinite(CompareTrainer(settings).train_step())
 
 
-def test_deformed_contests_set_a_wrong_result_against_the_truth() -> None:
+def test_deformed_adversarial_pairs_set_a_wrong_result_against_the_truth() -> None:
     generator = torch.Generator().manual_seed(3)
-    drawn, pictures, masks = deformed_contests(7, 6, MARGINS, generator)
+    drawn, pictures, masks = deformed_adversarial_pairs(7, 6, MARGINS, generator)
     assert 3 <= len(drawn) <= 6
     scenes = fresh_scenes(7, 18)
     for one, (bad, good), mask in zip(drawn, pictures, masks, strict=True):
@@ -385,8 +392,8 @@ def test_deformed_contests_set_a_wrong_result_against_the_truth() -> None:
 
 def test_the_unusable_picture_alone_is_pushed(pool: Candidates, judge_folder: Path) -> None:
     victim, generator = load_whole_judge(judge_folder), torch.Generator().manual_seed(3)
-    drawn, pictures, masks = pool_contests(pool, 6, MARGINS, generator)
-    settings = compare_config(judge_folder, Path(), contest_steps=2, attack_size=0.03)
+    drawn, pictures, masks = pool_adversarial_pairs(pool, 6, MARGINS, generator)
+    settings = compare_config(judge_folder, Path(), adversarial_steps=2, attack_size=0.03)
     start = random_start(pictures[:, 0], masks[:, None], 0.03, generator)
     pushed = push(victim, drawn, pictures, masks, settings, start)
     change = (pushed - pictures).abs()
@@ -397,7 +404,7 @@ def test_the_unusable_picture_alone_is_pushed(pool: Candidates, judge_folder: Pa
     asked = [(n, query) for n, one in enumerate(drawn) for query, _ in one.queries()]
 
     def yes(shown: Tensor) -> Tensor:
-        first, second = (victim.encode_many(list(shown[:, k])) for k in (0, 1))
+        first, second = (victim.encode_images(list(shown[:, k])) for k in (0, 1))
         with torch.no_grad():
             return victim.answer([(first[n], second[n], q) for n, q in asked])[:, 0].sum()
 
@@ -406,14 +413,14 @@ def test_the_unusable_picture_alone_is_pushed(pool: Candidates, judge_folder: Pa
     assert yes(on) > yes(pushed)
     assert (on - pictures)[0::2].abs().max() <= 0.03 + 1e-6
     unmoved = push(
-        victim, drawn, pictures, masks, replace(settings, contest_steps=0), pictures[:, 0]
+        victim, drawn, pictures, masks, replace(settings, adversarial_steps=0), pictures[:, 0]
     )
     assert unmoved.equal(pictures)
 
 
-def test_contests_come_back_until_others_take_their_place(judge_folder: Path) -> None:
-    settings = compare_config(judge_folder, Path(), contest_every=4, contest_visits=3)
-    turns = [turn_of(step, settings) for step in range(60)]
+def test_adversarial_pairs_come_back_until_others_take_their_place(judge_folder: Path) -> None:
+    settings = compare_config(judge_folder, Path(), adversarial_every=4, adversarial_visits=3)
+    turns = [round_of(step, settings) for step in range(60)]
     assert [place for place, _ in turns] == [step % 4 for step in range(60)]
     shown: dict[tuple[int, int], list[int]] = {}
     for step, turn in enumerate(turns):
@@ -423,8 +430,8 @@ def test_contests_come_back_until_others_take_their_place(judge_folder: Path) ->
         if 8 <= start < 48:  # neither of the first, which are cut short, nor of the last
             assert len(steps) == 3
     assert len({start // 4 % 3 for _, start in turns[24:36]}) > 1  # not all anew at once
-    once = replace(settings, contest_visits=1)
-    assert [turn_of(step, once)[1] for step in range(9)] == list(range(9))
+    once = replace(settings, adversarial_visits=1)
+    assert [round_of(step, once)[1] for step in range(9)] == list(range(9))
 
 
 def compare_config(folder: Path, pool: Path, **changes: object) -> CompareConfig:
@@ -440,11 +447,11 @@ def compare_config(folder: Path, pool: Path, **changes: object) -> CompareConfig
         questions=4,
         pictures=4,
         attack_steps=1,
-        contests=2,
-        contest_steps=1,
-        contest_every=2,
-        contest_visits=2,
-        test_every=4,
+        adversarial_pairs=2,
+        adversarial_steps=1,
+        adversarial_every=2,
+        adversarial_visits=2,
+        eval_every=4,
         log_every=2,
     )
     return replace(small, **changes)
@@ -466,8 +473,8 @@ def test_stop_and_resume_equals_no_stop(pool_folder: Path, judge_folder: Path) -
     run.train_step()
     run.train_step()
     again = CompareTrainer(settings)
-    again.restore(run.snapshot(0.0))
-    assert again.pushed.keys() == {0, 1}  # contests that stand
+    again.restore(run.train_state(0.0))
+    assert again.pushed.keys() == {0, 1}  # adversarial_pairs that stand
     again.train_step()
     again.train_step()
     config = JudgeConfig(folder=str(pool_folder / "run" / "judge"), precision="fp32")
@@ -476,44 +483,48 @@ def test_stop_and_resume_equals_no_stop(pool_folder: Path, judge_folder: Path) -
     for name, value in again.learner.parameters.items():
         if not name.startswith("probe."):  # the head is left behind
             assert torch.equal(value, expected[name]), name
-    curve = (pool_folder / "run" / "curve.jsonl").read_text()
-    for name in ("fault", "pattern"):
+    curve = (pool_folder / "run" / "metrics.jsonl").read_text()
+    for name in ("artifact", "pattern"):
         assert f'"{name}"' in curve
 
 
-def test_contests_set_an_unusable_candidate_against_a_usable_picture(pool_folder: Path) -> None:
+def test_adversarial_pairs_set_an_unusable_candidate_against_a_usable_picture(
+    pool_folder: Path,
+) -> None:
     """The oracle, asked about the scenes drawn anew, agrees."""
-    contests = find_contests(pool_folder / "pool", Split.TRAIN, num=5)
-    assert 1 <= len(contests.bad) <= 5
-    assert not judge(contests.bad, contests.conditions).usable.any()
-    assert judge(contests.good, contests.conditions).usable.all()
-    for number, queries in enumerate(contests.queries):
-        assert {query.task.value for query in queries} == {TASKS[contests.conditions.task[number]]}
+    adversarial_pairs = find_adversarial_pairs(pool_folder / "pool", Split.TRAIN, num=5)
+    assert 1 <= len(adversarial_pairs.bad) <= 5
+    assert not judge(adversarial_pairs.bad, adversarial_pairs.conditions).usable.any()
+    assert judge(adversarial_pairs.good, adversarial_pairs.conditions).usable.all()
+    for number, queries in enumerate(adversarial_pairs.queries):
+        assert {query.task.value for query in queries} == {
+            TASKS[adversarial_pairs.conditions.task[number]]
+        }
     with pytest.raises(FileNotFoundError):
-        find_contests(pool_folder / "pool", Split.TEST, num=5)
+        find_adversarial_pairs(pool_folder / "pool", Split.TEST, num=5)
 
 
 def test_pushed_pictures_win_more_and_stay_within_the_limit(
     pool_folder: Path, judge_folder: Path
 ) -> None:
     victim = load_whole_judge(judge_folder)
-    contests = find_contests(pool_folder / "pool", Split.TRAIN, num=4)
-    settings = PushSettings(steps=4, pixel_limit=0.03)
+    adversarial_pairs = find_adversarial_pairs(pool_folder / "pool", Split.TRAIN, num=4)
+    settings = AttackConfig(steps=4, pixel_limit=0.03)
     pushed = {
-        "pixels": push_pixels(victim, contests, settings),
-        "latents": push_latents(victim, contests, settings, load_folder(ASSETS)),
+        "pixels": push_pixels(victim, adversarial_pairs, settings),
+        "latents": push_latents(victim, adversarial_pairs, settings, load_folder(ASSETS)),
     }
     with torch.no_grad():
-        before = wins(victim, contests.bad, contests)
+        before = wins(victim, adversarial_pairs.bad, adversarial_pairs)
     for name, pictures in pushed.items():
-        change = (pictures - contests.bad).abs()
-        kept = 1 - contests.conditions.mask[:, None]
+        change = (pictures - adversarial_pairs.bad).abs()
+        kept = 1 - adversarial_pairs.conditions.mask[:, None]
         assert (change * kept).max() <= 0.5 / 255 + 1e-6, name
         assert change.max() > 0, name
         if name == "pixels":
             assert change.max() <= 0.03 + 1e-6
             with torch.no_grad():
-                assert (wins(victim, pictures, contests) > before).all()
+                assert (wins(victim, pictures, adversarial_pairs) > before).all()
 
 
 def test_gathering_goes_on_where_it_stopped(
@@ -521,7 +532,7 @@ def test_gathering_goes_on_where_it_stopped(
 ) -> None:
     made: list[tuple[Split, int]] = []
 
-    def draw(parts: object, split: Split, index: int, config: CollectConfig) -> Candidates:
+    def draw(parts: object, split: Split, index: int, config: GenerateConfig) -> Candidates:
         made.append((split, index - FIRST_INDEX))
         return hand_made([[[0.0] * 5]], [FULL], [-1])
 
@@ -546,7 +557,7 @@ def test_gathering_goes_on_where_it_stopped(
     [
         ({"judge_folder": ""}, "judge_folder is empty"),
         ({"margins": (0.1,)}, "give 5 between"),
-        ({"pairs": 0, "contests": 0, "appraised": 0, "questions": 0}, "nothing to learn"),
+        ({"pairs": 0, "adversarial_pairs": 0, "appraised": 0, "questions": 0}, "nothing to learn"),
         ({"pictures": 1}, "questions need two"),
         ({"appraised": 6}, "not a multiple of 4"),
         ({"attack_share": 1.5}, "attack_share is 1.5"),

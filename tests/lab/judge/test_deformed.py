@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onereward.lab.judge.pairs import deformed
-from onereward.lab.judge.pairs.deformed import deformed_pairs, draw_deformed, fresh_scenes
+from onereward.lab.judge.pairs.deformed import deformed_pairs, fresh_scenes, sample_deformed
 from onereward.lab.oracle import DIMENSIONS, judge
 from onereward.lab.world.canvas import SIZE
 
@@ -29,7 +29,7 @@ def test_no_two_numbers_have_a_scene_in_common() -> None:
 
 def test_results_differ_keep_the_source_and_are_right_and_wrong() -> None:
     scenes = fresh_scenes(5, 3 * SCENES)
-    made = draw_deformed(scenes, PICTURES, seeded(0))
+    made = sample_deformed(scenes, PICTURES, seeded(0))
     assert made.images.shape == (3 * SCENES * PICTURES, 3, SIZE, SIZE)
     assert ((made.images >= 0) & (made.images <= 1)).all()
     kept = made.conditions.mask[:, None] == 0
@@ -49,7 +49,7 @@ def test_without_any_strength_the_truth_is_left(monkeypatch: pytest.MonkeyPatch)
         strengths, "chance", lambda self, share: torch.zeros(self.count, 1, 1, 1) > 0
     )
     scenes = fresh_scenes(6, SCENES)
-    made = draw_deformed(scenes, 2, seeded(1))
+    made = sample_deformed(scenes, 2, seeded(1))
     truth = scenes.target[made.rows]
     inside = made.conditions.mask[:, None]
     assert ((made.images - truth) * inside).abs().max() < 1e-3
@@ -63,10 +63,10 @@ def test_only_the_prompt_says_which_shape_and_colour_were_asked_for(
     strengths = deformed._Strengths
     monkeypatch.setattr(strengths, "some", lambda self, share: torch.zeros(self.count, 1, 1, 1))
     scenes = fresh_scenes(9, 16 * SCENES)
-    made = draw_deformed(scenes, PICTURES, seeded(4))
+    made = sample_deformed(scenes, PICTURES, seeded(4))
     is_fill = made.conditions.task == 0
-    verdict = judge(made.images, made.conditions)
-    likeness = verdict.shape_overlap[is_fill]
+    oracle_scores = judge(made.images, made.conditions)
+    likeness = oracle_scores.shape_overlap[is_fill]
     asked = made.conditions.shape[is_fill]
     shown = likeness.argmax(1)
     assert 0.3 < (shown == asked).float().mean() < 0.8
@@ -74,7 +74,7 @@ def test_only_the_prompt_says_which_shape_and_colour_were_asked_for(
     assert (others > 0).all()  # every shape stands in for others
     clear = likeness.gather(1, shown[:, None])[:, 0] > 0.9
     assert clear[shown != asked].any()
-    scores = verdict.scores["text_alignment"][is_fill]
+    scores = oracle_scores.scores["text_alignment"][is_fill]
     assert scores[shown == asked].mean() > scores[shown != asked].mean() + 0.3
 
 

@@ -1,4 +1,4 @@
-"""What a single picture teaches the judge: mixtures, the oracle's scores, ranks and faults."""
+"""What a single picture teaches the judge: mixtures, the oracle's scores, ranks and artifacts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from onereward.lab.judge.pairs.blends import blended_pairs, draw_blends
+from onereward.lab.judge.pairs.blends import blended_pairs, sample_blends
 from onereward.lab.judge.pairs.candidates import FAULT, TRUTH, Candidates
-from onereward.lab.judge.quality_head import NUM_MAPS, Appraisal, maps_of
+from onereward.lab.judge.quality_head import NUM_MAPS, QualityHead, maps_of
 from onereward.lab.oracle import DIMENSIONS, composite, judge
-from onereward.lab.world.artifacts import plant_fault
-from onereward.lab.world.conditions import Conditions, draw_conditions
+from onereward.lab.world.artifacts import inject_artifact
+from onereward.lab.world.conditions import Conditions, sample_conditions
 from onereward.lab.world.splits import Split
-from onereward.reward.qwen_vl import Encoded
+from onereward.reward.qwen_vl import EncodedImage
 
 SCENES = 16
 MARGINS = (0.1,) * 5
@@ -24,13 +24,13 @@ MARGINS = (0.1,) * 5
 @pytest.fixture(scope="module")
 def scenes() -> Conditions:
     """Scenes of all tasks."""
-    return draw_conditions(Split.TRAIN, 7, torch.arange(SCENES) % 4)
+    return sample_conditions(Split.TRAIN, 7, torch.arange(SCENES) % 4)
 
 
 @pytest.fixture(scope="module")
 def pool(scenes: Conditions) -> Candidates:
     """The truth of each scene and a picture with a shifted tone."""
-    spoiled = plant_fault("tone_shift", scenes, torch.Generator().manual_seed(0)).images
+    spoiled = inject_artifact("tone_shift", scenes, torch.Generator().manual_seed(0)).images
     images = torch.stack([scenes.target, composite(spoiled, scenes)], 1)
     scores = torch.stack([judge(images[:, m], scenes).table for m in range(2)], 1)
     return Candidates(
@@ -48,7 +48,7 @@ def pool(scenes: Conditions) -> Candidates:
 def test_mixtures_lie_between_two_pictures_of_their_scene(
     pool: Candidates, scenes: Conditions
 ) -> None:
-    made = draw_blends(pool, scenes, torch.arange(SCENES), 6, torch.Generator().manual_seed(1))
+    made = sample_blends(pool, scenes, torch.arange(SCENES), 6, torch.Generator().manual_seed(1))
     assert made.rows.tolist() == torch.arange(SCENES).repeat_interleave(6).tolist()
     assert made.conditions.prompts == [pool.prompts[row] for row in made.rows]
     both = pool.images[made.rows].float() / 255
@@ -70,12 +70,12 @@ def test_mixed_pairs_are_decided_by_the_oracle(pool: Candidates, scenes: Conditi
     rows = [int((scenes.mask == mask).all(2).all(1).nonzero()) for mask in masks]
     of_scene = scenes.select(torch.tensor(rows))
     assert [one.prompt for one in drawn] == of_scene.prompts
-    verdicts = [judge(pictures[:, place], of_scene).scores for place in (0, 1)]
+    oracle_scores = [judge(pictures[:, place], of_scene).scores for place in (0, 1)]
     for number, one in enumerate(drawn):
         assert (one.group, one.pictures) == (-1, (-1, -1))
         asked = dict(one.winners)
         for name in DIMENSIONS:
-            gap = float(verdicts[0][name][number] - verdicts[1][name][number])
+            gap = float(oracle_scores[0][name][number] - oracle_scores[1][name][number])
             winner = {d.value: place for d, place in asked.items()}.get(name)
             if math.isnan(gap) or abs(gap) < 0.0999:
                 assert winner is None
@@ -105,13 +105,14 @@ def test_maps_say_where_and_how_a_result_is_wrong(scenes: Conditions) -> None:
 
 def test_the_loss_is_scores_ranks_and_maps_by_hand() -> None:
     generator = torch.Generator().manual_seed(3)
-    head = Appraisal(8, 16)
+    head = QualityHead(8, 16)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.5, generator=generator)
     encoded = [
-        Encoded(tokens=torch.randn(16, 8, generator=generator), rows=4, cols=4) for _ in range(4)
+        EncodedImage(tokens=torch.randn(16, 8, generator=generator), rows=4, cols=4)
+        for _ in range(4)
     ]
-    extend = draw_conditions(Split.TRAIN, 3, torch.tensor([1]))
+    extend = sample_conditions(Split.TRAIN, 3, torch.tensor([1]))
     conditions = replace(extend, shape=torch.tensor([4])).select(torch.zeros(4, dtype=torch.long))
     scores = torch.full((2, 2, 5), float("nan"))
     scores[..., 0] = torch.tensor([[0.2, 0.9], [0.5, 0.52]])
@@ -147,12 +148,13 @@ def test_the_loss_is_scores_ranks_and_maps_by_hand() -> None:
 
 def test_a_fill_also_says_how_much_it_looks_like_each_shape() -> None:
     generator = torch.Generator().manual_seed(4)
-    head = Appraisal(8, 16)
+    head = QualityHead(8, 16)
     torch.nn.init.normal_(head.overlaps.weight, generator=generator)
     encoded = [
-        Encoded(tokens=torch.randn(16, 8, generator=generator), rows=4, cols=4) for _ in range(4)
+        EncodedImage(tokens=torch.randn(16, 8, generator=generator), rows=4, cols=4)
+        for _ in range(4)
     ]
-    conditions = draw_conditions(Split.TRAIN, 3, torch.tensor([0, 0, 1, 1]))
+    conditions = sample_conditions(Split.TRAIN, 3, torch.tensor([0, 0, 1, 1]))
     scores, maps = torch.full((2, 2, 5), float("nan")), torch.zeros(4, NUM_MAPS, 8, 8)
     wanted = torch.rand(4, 6, generator=generator)
     least = torch.full((5,), 0.05)

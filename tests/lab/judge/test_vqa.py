@@ -11,20 +11,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from onereward.lab.judge.config import SeeConfig
-from onereward.lab.judge.pairs.vqa_questions import KINDS, Gallery, draw_gallery, draw_questions
+from onereward.lab.judge.config import VqaConfig
+from onereward.lab.judge.pairs.vqa_questions import (
+    KINDS,
+    VqaBatch,
+    sample_questions,
+    sample_vqa_batch,
+)
 from onereward.lab.judge.probe import make_probe
-from onereward.lab.judge.vqa import SeeTrainer, answer, encode, train_to_see
-from onereward.lab.world.conditions import draw_conditions
+from onereward.lab.judge.vqa import VqaTrainer, answer, encode, train_to_see
+from onereward.lab.world.conditions import sample_conditions
 from onereward.lab.world.lettering import LETTERS
 from onereward.lab.world.shapes import COLOURS, SHAPE_NAMES
 from onereward.lab.world.splits import Split
 from onereward.reward.judge import JudgeConfig
-from onereward.reward.qwen_vl import Encoded, QwenJudge
+from onereward.reward.qwen_vl import EncodedImage, QwenJudge
 
 
-def config(folder: Path, **changes: object) -> SeeConfig:
-    small = SeeConfig(
+def config(folder: Path, **changes: object) -> VqaConfig:
+    small = VqaConfig(
         run_folder=str(folder),
         width=32,
         layers=1,
@@ -35,8 +40,8 @@ def config(folder: Path, **changes: object) -> SeeConfig:
         warmup_steps=1,
         pictures=6,
         questions=8,
-        test_pictures=64,
-        test_every=2,
+        eval_images=64,
+        eval_every=2,
         log_every=2,
     )
     return replace(small, **changes)
@@ -45,10 +50,10 @@ def config(folder: Path, **changes: object) -> SeeConfig:
 def test_questions_are_true_of_the_picture_they_ask_about() -> None:
     """Colours against the pixels, letters and shapes against the prompt of the scene."""
     num = 60
-    gallery = draw_gallery(Split.TRAIN, 5, num)
+    batch = sample_vqa_batch(Split.TRAIN, 5, num)
     tasks = torch.tensor([0, 3, 0]).repeat(num // 3)
-    scenes = draw_conditions(Split.TRAIN, 5, tasks)
-    asked = draw_questions(gallery, 400, torch.Generator().manual_seed(0))
+    scenes = sample_conditions(Split.TRAIN, 5, tasks)
+    asked = sample_questions(batch, 400, torch.Generator().manual_seed(0))
     assert {one.kind for one in asked} == set(KINDS)
     for one in asked:
         row = one.first if "first" in one.text else one.second
@@ -67,22 +72,22 @@ def test_questions_are_true_of_the_picture_they_ask_about() -> None:
 
 def test_faults_are_seen_as_differences_from_the_truth() -> None:
     num = 60
-    gallery = draw_gallery(Split.TRAIN, 9, num)
-    scenes = draw_conditions(Split.TRAIN, 9, torch.tensor([0, 3, 0]).repeat(num // 3))
-    for row, known in enumerate(gallery.facts):
-        is_spoiled = not torch.equal(gallery.images[row], scenes.target[row])
+    batch = sample_vqa_batch(Split.TRAIN, 9, num)
+    scenes = sample_conditions(Split.TRAIN, 9, torch.tensor([0, 3, 0]).repeat(num // 3))
+    for row, known in enumerate(batch.facts):
+        is_spoiled = not torch.equal(batch.images[row], scenes.target[row])
         assert is_spoiled == (known["clean"] == "No")
-    assert {known["clean"] for known in gallery.facts} == {"Yes", "No"}
+    assert {known["clean"] for known in batch.facts} == {"Yes", "No"}
 
 
 def test_marks_say_what_a_cell_shows() -> None:
     """Against the pixels of letters and shapes, and the prompt of the scene."""
     num = 60
-    gallery = draw_gallery(Split.TRAIN, 5, num)
-    scenes = draw_conditions(Split.TRAIN, 5, torch.tensor([0, 3, 0]).repeat(num // 3))
+    batch = sample_vqa_batch(Split.TRAIN, 5, num)
+    scenes = sample_conditions(Split.TRAIN, 5, torch.tensor([0, 3, 0]).repeat(num // 3))
     colours, shapes = list(COLOURS), list(SHAPE_NAMES)
     for row, prompt in enumerate(scenes.prompts):
-        thing, colour, place, fault = gallery.marks[row]
+        thing, colour, place, artifact = batch.marks[row]
         if scenes.task[row] == 3:
             x0, y0 = scenes.box[row, :2].tolist()
             word = prompt.split('"')[1]
@@ -98,10 +103,10 @@ def test_marks_say_what_a_cell_shows() -> None:
             assert set(thing[marked].tolist()) == {1 + shapes.index(shape)}
             assert set(colour[marked].tolist()) == {1 + colours.index(named)}
             assert not place.any()
-        differs = (gallery.images[row] - scenes.target[row]).abs().mean(0) > 0
+        differs = (batch.images[row] - scenes.target[row]).abs().mean(0) > 0
         cells = differs.view(8, 8, 8, 8).any(3).any(1)
-        assert not (fault > 0)[~cells].any()
-        assert (fault > 0).any() == (gallery.facts[row]["clean"] == "No")
+        assert not (artifact > 0)[~cells].any()
+        assert (artifact > 0).any() == (batch.facts[row]["clean"] == "No")
 
 
 def test_the_probe_reads_each_cell_from_the_token_that_covers_it() -> None:
@@ -114,7 +119,7 @@ def test_the_probe_reads_each_cell_from_the_token_that_covers_it() -> None:
         with torch.no_grad():
             probe.head.weight.normal_(generator=torch.Generator().manual_seed(1))
             before, after = (
-                probe([Encoded(tokens=t, rows=4, cols=4)])[0][0] for t in (tokens, changed)
+                probe([EncodedImage(tokens=t, rows=4, cols=4)])[0][0] for t in (tokens, changed)
             )
         cells = (before != after).any(0).nonzero().tolist()
         top, left = token // 4 * 2, token % 4 * 2
@@ -124,18 +129,18 @@ def test_the_probe_reads_each_cell_from_the_token_that_covers_it() -> None:
 
 
 def test_answers_stand_equally_often_first_and_second() -> None:
-    gallery = draw_gallery(Split.TRAIN, 1, 30)
-    asked = draw_questions(gallery, 1000, torch.Generator().manual_seed(1))
+    batch = sample_vqa_batch(Split.TRAIN, 1, 30)
+    asked = sample_questions(batch, 1000, torch.Generator().manual_seed(1))
     share = sum("first" in one.text for one in asked) / len(asked)
     assert 0.42 < share < 0.58
     assert all(one.first != one.second for one in asked)
 
 
 def test_every_answer_is_one_token(tmp_path: Path) -> None:
-    trainer = SeeTrainer(config(tmp_path), tmp_path / "judge")
-    gallery = draw_gallery(Split.TRAIN, 2, 60)
+    trainer = VqaTrainer(config(tmp_path), tmp_path / "judge")
+    batch = sample_vqa_batch(Split.TRAIN, 2, 60)
     tokenizer = trainer.judge.tokenizer
-    answers = {value for known in gallery.facts for value in known.values()}
+    answers = {value for known in batch.facts for value in known.values()}
     for word in sorted(answers | set(COLOURS)):
         assert len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
 
@@ -162,11 +167,11 @@ def test_the_vocabulary_is_the_same_in_every_process() -> None:
 def test_stop_and_resume_equals_no_stop(tmp_path: Path) -> None:
     whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
     train_to_see(whole)
-    run = SeeTrainer(parts, tmp_path / "parts" / "untrained")
+    run = VqaTrainer(parts, tmp_path / "parts" / "untrained")
     run.train_step()
     run.train_step()
-    kept = run.snapshot(0.0)
-    again = SeeTrainer(parts, tmp_path / "again")
+    kept = run.train_state(0.0)
+    again = VqaTrainer(parts, tmp_path / "again")
     again.restore(kept)
     again.train_step()
     again.train_step()
@@ -185,13 +190,13 @@ def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
     settings = config(
         tmp_path, steps=60, decay_steps=0, matrix_learning_rate=3e-3, learning_rate=3e-3, width=64
     )
-    trainer = SeeTrainer(settings, tmp_path / "judge")
-    drawn = draw_gallery(Split.TRAIN, 0, 6)
-    gallery = Gallery(images=drawn.images[:2], facts=drawn.facts[:2], marks=drawn.marks[:2])
-    asked = draw_questions(gallery, 8, torch.Generator().manual_seed(0))
+    trainer = VqaTrainer(settings, tmp_path / "judge")
+    drawn = sample_vqa_batch(Split.TRAIN, 0, 6)
+    batch = VqaBatch(images=drawn.images[:2], facts=drawn.facts[:2], marks=drawn.marks[:2])
+    asked = sample_questions(batch, 8, torch.Generator().manual_seed(0))
     losses = []
     for _ in range(40):
-        logits, answers = answer(trainer.judge, encode(trainer.judge, gallery), asked)
+        logits, answers = answer(trainer.judge, encode(trainer.judge, batch), asked)
         loss = torch.nn.functional.cross_entropy(logits, answers)
         losses.append(trainer.learner.learn(loss))
     assert losses[-1] < 0.1 * losses[0]

@@ -19,12 +19,12 @@ from onereward.lab.reproduce.judges import BUNDLED, NAIVE, judge_folder
 from onereward.lab.reproduce.measure import BASE, BEST
 from onereward.lab.reproduce.policies import HACKED, SUPERVISED, ablation_name, ablation_runs
 from onereward.lab.reproduce.report import Writer, ablations, budget, claims, hacking, models
-from onereward.lab.reproduce.report.claims import apart, claims_text, verdict
+from onereward.lab.reproduce.report.claims import apart, claims_text, oracle_scores
 from onereward.lab.reproduce.report.names import EACH
 from onereward.lab.reproduce.report.photographs import files_text, photos_table
 from onereward.lab.reproduce.report.signs import Change, compare
 from onereward.lab.reproduce.stage import Context
-from onereward.training.evaluation.config import BenchmarkConfig
+from onereward.training.evaluation.config import EvalConfig
 from onereward.training.evaluation.report import Report, Row
 from onereward.training.policy.config import DYNAMIC, FIXED
 from support.reproduction import (
@@ -77,10 +77,12 @@ def change(won: int, lost: int, p: float) -> Change:
 
 def test_words_follow_from_the_test_and_not_from_the_difference() -> None:
     numbers = "(+8.0 (+0.0 to +10.0) points, 9 scenes won, 1 lost, p = 0.0215)"
-    assert verdict(change(9, 1, 0.0215)) == f"better {numbers}"
-    assert verdict(change(1, 9, 0.0215)).startswith("worse (-8.0 ")
-    assert verdict(change(9, 1, 0.05)).startswith("no difference that 100 scenes could show (+8.0 ")
-    assert verdict(change(0, 0, 1.0), "edits") == "alike in every one of 100 edits"
+    assert oracle_scores(change(9, 1, 0.0215)) == f"better {numbers}"
+    assert oracle_scores(change(1, 9, 0.0215)).startswith("worse (-8.0 ")
+    assert oracle_scores(change(9, 1, 0.05)).startswith(
+        "no difference that 100 scenes could show (+8.0 "
+    )
+    assert oracle_scores(change(0, 0, 1.0), "edits") == "alike in every one of 100 edits"
     # 90 and 60 of 100: Wilson's intervals are 0.826-0.945 and 0.502-0.691.
     assert apart((0.9, 100), (0.6, 100), "above", "below") == "above"
     assert apart((0.6, 100), (0.9, 100), "above", "below") == "below"
@@ -164,7 +166,7 @@ def test_rivals_are_compared_on_the_same_scenes(tmp_path: Path) -> None:
     for place, task in enumerate(TASKS):
         own = [k // 2 == place for k in range(8)]
         write_usable(context, f"{SUPERVISED}-{task}", own)
-    found = models.contests(context)
+    found = models.adversarial_pairs(context)
     assert {name: (c.won, c.lost) for name, c in found[FIXED, SUPERVISED].items()} == {
         **{"fill": (2, 0), "extend": (2, 0), "remove": (2, 0)},
         **{"text": (0, 2), "all": (6, 2)},
@@ -174,7 +176,7 @@ def test_rivals_are_compared_on_the_same_scenes(tmp_path: Path) -> None:
     # Every model is usable on its own task alone, so that all together always are.
     assert found[EACH, SUPERVISED]["all"].after == 1.0
     assert (found[FIXED, EACH]["all"].won, found[FIXED, EACH]["all"].lost) == (0, 2)
-    row = cells(models.contests_table(context), "alg. 1", "supervised, one for all")
+    row = cells(models.adversarial_pairs_table(context), "alg. 1", "supervised, one for all")
     assert row[3:6] == ["6 / 2", f"{whole.p:.4f}", "2 / 0 (p 0.5000)"]
     assert (found[DYNAMIC, BEST]["all"].won, found[DYNAMIC, BEST]["all"].lost) == (0, 0)
 
@@ -222,7 +224,7 @@ def test_what_was_done_is_told_and_not_what_was_planned(tmp_path: Path) -> None:
     drift = {"brightness": 0.3, "saturation": 0.0, "high_frequency": 1.0, "diversity": 1.0}
     drifted = {f"drift.{name}": value for name, value in (drift | {"outside": 0.0}).items()}
     run = context.folder / "policies" / FIXED
-    (run / "curve.jsonl").write_text(
+    (run / "metrics.jsonl").write_text(
         json.dumps({"step": 1}) + "\n" + json.dumps({"step": 2} | drifted) + "\n"
     )
     table = budget.models_table(context, {FIXED: {"cpu_seconds": 90.0}})
@@ -265,7 +267,7 @@ def test_commits_and_hours_are_those_of_the_stages(
 
 
 def test_the_gate_is_told_even_if_it_lets_nothing_in(tmp_path: Path) -> None:
-    policy = quick(tmp_path).policy | {"gate": 0.7}
+    policy = quick(tmp_path).policy | {"min_judge_accuracy": 0.7}
     context = finished_run(tmp_path, policy=policy)
     text = budget.gate_text(budget.gate_of_policies(context), 0.7)
     assert "lets 2 of " in text
@@ -305,8 +307,8 @@ def test_photographs_are_named_with_their_licence_and_tested_edit_by_edit(tmp_pa
                 key=str(k),
                 condition=str(k),
                 task="remove",
-                pictures={"model": "a", "rival": "b"},
-                measures={"model": dict(measures), "rival": dict(good if k == 2 else bad)},
+                pictures={"model": "a", "baseline": "b"},
+                measures={"model": dict(measures), "baseline": dict(good if k == 2 else bad)},
             )
             for k, measures in enumerate(own)
         ]
@@ -314,7 +316,7 @@ def test_photographs_are_named_with_their_licence_and_tested_edit_by_edit(tmp_pa
         folder.mkdir(parents=True)
         lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
         (folder / "results.jsonl").write_text(lines)
-        made[name] = Report(config=BenchmarkConfig(), rows=tuple(rows)).numbers()
+        made[name] = Report(config=EvalConfig(), rows=tuple(rows)).numbers()
     files = [known.file, "mine.jpg"]
     context.write("photos", {"crops": 3, "files": files, "models": made})
     table = photos_table(context)

@@ -24,7 +24,7 @@ from onereward.lab.reproduce.policies import ablation_runs, supervised_runs
 from onereward.lab.reproduce.report import Writer
 from onereward.lab.reproduce.stage import Context, Stage
 from onereward.reward.report import wilson_interval
-from onereward.training.data.conditions import ConditionSet, save_picture
+from onereward.training.data.conditions import EditDataset, save_picture
 from onereward.training.runs.hosts import Stopped
 from support.machine import ROOT
 from support.reproduction import FULL, QUICK, context_for, quick
@@ -88,7 +88,7 @@ def test_rivals_take_as_many_steps_and_single_tasks_together_as_many_as_all() ->
     ("changes", "message"),
     [
         ({"policy": {"steps": 3, "colour": 1}}, "unknown settings ['colour']"),
-        ({"hack": {"gate": 2.0}}, "gate is 2.0"),
+        ({"hack": {"min_judge_accuracy": 2.0}}, "gate is 2.0"),
         ({"judge": ()}, "judge has no stages"),
         ({"judge": ({"stage": "see"},), "judge_start": ""}, "no stage that compares"),
         ({"judge": ({"stage": "compare"}, {"stage": "see"})}, "see comes first"),
@@ -251,8 +251,8 @@ def test_everything_runs_and_measuring_again_gives_the_same(tmp_path: Path) -> N
         fill_folder=str(fill),
         judge_start=str(ROOT / "assets" / "judge"),
         pool=least.pool | {"steps": (1, 1)},
-        policy=least.policy | {"steps": 1, "batch": 2, "sampling_steps": 2, "test_every": 1},
-        hack=least.hack | {"steps": 1, "test_every": 1},
+        policy=least.policy | {"steps": 1, "batch": 2, "sampling_steps": 2, "eval_every": 1},
+        hack=least.hack | {"steps": 1, "eval_every": 1},
         conditions=24,
         test_scenes=2,
         ablation_scenes=1,
@@ -268,7 +268,7 @@ def test_everything_runs_and_measuring_again_gives_the_same(tmp_path: Path) -> N
     pictures = re.findall(r"\]\(([^)]+\.png)\)", text)
     assert len(pictures) == len(set(pictures)) >= 9
     assert all((path.parent / name).is_file() for name in pictures)
-    truths = ConditionSet(config.folder / "truths")
+    truths = EditDataset(config.folder / "truths")
     assert all(c.result_file_name for c in truths.conditions)
     found = context.read("usability")
     low, high = wilson_interval(found["base"]["all"]["share"], 2 * len(Task))

@@ -5,25 +5,25 @@ import re
 import pytest
 import torch
 
-from onereward.lab.world.conditions import TASKS, Conditions, draw_conditions, join_conditions
+from onereward.lab.world.conditions import TASKS, Conditions, join_conditions, sample_conditions
 from onereward.lab.world.lettering import CELL_WIDTH, LETTERS
 from onereward.lab.world.shapes import COLOUR_NAMES, COLOUR_VALUES, SHAPE_NAMES
-from onereward.lab.world.splits import Split, look_of, scene_generator
+from onereward.lab.world.splits import Split, scene_generator, style_of
 
 BATCH = 64
 
 
 def _scenes(task: str, split: Split = Split.TRAIN, index: int = 5) -> Conditions:
-    return draw_conditions(split, index, torch.full((BATCH,), TASKS.index(task)))
+    return sample_conditions(split, index, torch.full((BATCH,), TASKS.index(task)))
 
 
 def test_same_arguments_give_the_same_scenes():
     tasks = torch.arange(16) % 4
-    first, again = (draw_conditions(Split.TEST, 3, tasks) for _ in range(2))
+    first, again = (sample_conditions(Split.TEST, 3, tasks) for _ in range(2))
     assert first.prompts == again.prompts
     assert torch.equal(first.target, again.target)
     assert torch.equal(first.mask, again.mask)
-    other = draw_conditions(Split.TEST, 4, tasks)
+    other = sample_conditions(Split.TEST, 4, tasks)
     assert not torch.equal(first.target, other.target)
 
 
@@ -81,7 +81,7 @@ def test_prompted_extensions_show_part_of_the_object_and_hide_part():
 
 
 def test_test_split_has_fonts_palettes_and_layouts_that_train_lacks():
-    train, test = look_of(Split.TRAIN), look_of(Split.TEST)
+    train, test = style_of(Split.TRAIN), style_of(Split.TEST)
     assert not set(train.fonts) & set(test.fonts)
     assert not set(train.palette) & set(test.palette)
     assert set(test.layouts) > set(train.layouts)
@@ -96,17 +96,17 @@ def test_splits_never_share_a_seed():
 
 def test_photographs_become_the_backgrounds():
     photos = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    scenes = draw_conditions(Split.TRAIN, 0, torch.full((4,), TASKS.index("text")), photos)
+    scenes = sample_conditions(Split.TRAIN, 0, torch.full((4,), TASKS.index("text")), photos)
     kept = (scenes.mask < 0.5)[:, None].expand(-1, 3, -1, -1)
     same = (scenes.source == photos) | ~kept
     assert float(same.float().mean()) > 0.95  # distractors may cover the rest
     with pytest.raises(ValueError, match="one 3x64x64 per scene"):
-        draw_conditions(Split.TRAIN, 0, torch.zeros(5, dtype=torch.long), photos)
+        sample_conditions(Split.TRAIN, 0, torch.zeros(5, dtype=torch.long), photos)
 
 
 def test_unknown_task_is_named():
     with pytest.raises(ValueError, match=r"tasks are \[7\]"):
-        draw_conditions(Split.TRAIN, 0, torch.tensor([7]))
+        sample_conditions(Split.TRAIN, 0, torch.tensor([7]))
 
 
 def test_joining_selected_parts_restores_the_batch():

@@ -13,10 +13,10 @@ import torch
 from onereward.fill.config import FillConfig
 from onereward.fill.image.canvas import make_jobs
 from onereward.fill.memory.plan import Plan
-from onereward.fill.recipe import settle
+from onereward.fill.recipe import resolve_settings
 from onereward.fill.request import FillRequest
-from onereward.fill.sampling.denoise import SampleSpec, denoise, draw_noise
-from onereward.fill.sampling.encode import Encoded, encode_job
+from onereward.fill.sampling.denoise import SampleSpec, denoise, sample_noise
+from onereward.fill.sampling.encode import EncodedJob, encode_job
 from onereward.fill.sampling.latents import pack_latents, pack_mask, unpack_latents
 from onereward.fill.sampling.text import encode_prompts
 from onereward.fill.task import Task
@@ -49,42 +49,42 @@ def _request(**settings: Any) -> FillRequest:
     )
 
 
-def _ours(request: FillRequest, negative: str | None) -> tuple[torch.Tensor, Encoded]:
+def _ours(request: FillRequest, negative: str | None) -> tuple[torch.Tensor, EncodedJob]:
     models, host = bundled_models(), RecordingHost()
-    settings = settle(request.config, models.recipe)
+    settings = resolve_settings(request.config, models.recipe)
     (job,) = make_jobs(request, models, settings)
     assert job is not None
-    encoded = encode_job(job, models, host, PLAN, request.config.strength < 1)
+    encoded = encode_job(job, models, host, PLAN, request.config.denoise < 1)
     texts = [request.full_prompt()] + ([] if negative is None else [negative])
     prompts = encode_prompts(models, texts, host)
     spec = SampleSpec(
         positive=prompts[0],
         negative=prompts[1] if negative is not None else None,
         settings=settings,
-        strength=request.config.strength,
+        denoise=request.config.denoise,
         shift=request.config.shift,
     )
     return denoise([(encoded, request.seed)], spec, models, host, PLAN)[0], encoded
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.75, 0.3], ids=["full", "late", "last"])
-def test_same_latents_as_the_pipeline(strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("denoise", [1.0, 0.75, 0.3], ids=["full", "late", "last"])
+def test_same_latents_as_the_pipeline(denoise: float, monkeypatch: pytest.MonkeyPatch) -> None:
     # The pipeline draws the masked picture's latents from the posterior; we take its mode.
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     monkeypatch.setattr(
         DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()
     )
-    request = _request(strength=strength, guidance=3.5, true_cfg=1.0)
+    request = _request(denoise=denoise, guidance=3.5, true_cfg=1.0)
     ours, encoded = _ours(request, None)
     pipeline, models = _pipeline(), bundled_models()
     pixels = request.image.permute(0, 3, 1, 2)
     assert request.mask is not None
-    noise = draw_noise(models.vae_config["latent_channels"], encoded.size, request.seed)
+    noise = sample_noise(models.vae_config["latent_channels"], encoded.size, request.seed)
     start = pack_latents(noise[None])
     if encoded.source is not None:
         scheduler = pipeline.scheduler
-        count = pipeline_steps(strength)
+        count = pipeline_steps(denoise)
         sigma = _sigmas_by_hand(scheduler.config, STEPS, start.shape[1])[STEPS - count]
         start = pack_latents(((1 - sigma) * encoded.source + sigma * noise)[None])
     theirs = pipeline(
@@ -93,7 +93,7 @@ def test_same_latents_as_the_pipeline(strength: float, monkeypatch: pytest.Monke
         mask_image=request.mask[:, None],
         height=64,
         width=64,
-        strength=strength,
+        denoise=denoise,
         num_inference_steps=STEPS,
         guidance_scale=3.5,
         latents=start,
@@ -104,9 +104,9 @@ def test_same_latents_as_the_pipeline(strength: float, monkeypatch: pytest.Monke
     assert (ours - expected).abs().max() < TOLERANCE
 
 
-def pipeline_steps(strength: float) -> int:
+def pipeline_steps(denoise: float) -> int:
     """diffusers' ``get_timesteps``, written again."""
-    return STEPS - int(max(STEPS - STEPS * strength, 0))
+    return STEPS - int(max(STEPS - STEPS * denoise, 0))
 
 
 def test_conditioning_equals_the_pipelines() -> None:
@@ -141,13 +141,13 @@ def test_true_guidance_equals_a_loop_by_hand(mode: str) -> None:
     request = _request(true_cfg=4.0, guidance=1.0, negative_prompt="nsfw", cfg_mode=mode)
     plan = Plan(rows=1, batched_cfg=mode == "batched", tiled_vae=False)
     models, host = bundled_models(), RecordingHost()
-    settings = settle(request.config, models.recipe)
+    settings = resolve_settings(request.config, models.recipe)
     (job,) = make_jobs(request, models, settings)
     assert job is not None
     encoded = encode_job(job, models, host, plan, False)
     positive, negative = encode_prompts(models, [request.prompt, "nsfw"], host)
     spec = SampleSpec(
-        positive=positive, negative=negative, settings=settings, strength=1.0, shift=-1.0
+        positive=positive, negative=negative, settings=settings, denoise=1.0, shift=-1.0
     )
     ours = denoise([(encoded, request.seed)], spec, models, host, plan)[0]
     expected = _guided_by_hand(encoded, request.seed)
@@ -155,11 +155,11 @@ def test_true_guidance_equals_a_loop_by_hand(mode: str) -> None:
 
 
 @torch.no_grad()
-def _guided_by_hand(encoded: Encoded, seed: int) -> torch.Tensor:
+def _guided_by_hand(encoded: EncodedJob, seed: int) -> torch.Tensor:
     """v = v_neg + 4 (v_pos - v_neg) with diffusers' transformer and text encoders only."""
     pipeline, models = _pipeline(), bundled_models()
     length = models.recipe.max_sequence_length
-    noise = draw_noise(models.vae_config["latent_channels"], encoded.size, seed)
+    noise = sample_noise(models.vae_config["latent_channels"], encoded.size, seed)
     x = pack_latents(noise[None])
     sigmas = _sigmas_by_hand(pipeline.scheduler.config, STEPS, x.shape[1])
     ids = pipeline._prepare_latent_image_ids(

@@ -12,14 +12,14 @@ from onereward.fill.recipe import (
     FLUX_FILL,
     ONEREWARD,
     Recipe,
-    departures,
+    deviations,
     find_recipe,
     read_recipe,
-    settle,
+    resolve_settings,
 )
 
 ORDER = (
-    "steps true_cfg guidance negative_prompt num_candidates strength shift cfg_mode "
+    "steps true_cfg guidance negative_prompt num_candidates denoise shift cfg_mode "
     "crop_to_context context_factor target_size grow feather fill_holes colour_correction"
 )
 
@@ -60,8 +60,8 @@ def test_json_names_what_it_does_not_know() -> None:
         {"steps": True},
         {"true_cfg": -0.5},
         {"true_cfg": float("nan")},
-        {"strength": 0.0},
-        {"strength": 1.1},
+        {"denoise": 0.0},
+        {"denoise": 1.1},
         {"shift": 0.0},
         {"num_candidates": 0},
         {"num_candidates": 65},
@@ -82,20 +82,20 @@ def test_a_bad_value_is_named_and_not_repaired(bad: dict) -> None:
 
 
 def test_minus_one_follows_the_recipe() -> None:
-    settings = settle(FillConfig(), ONEREWARD)
+    settings = resolve_settings(FillConfig(), ONEREWARD)
     assert (settings.steps, settings.true_cfg, settings.guidance) == (50, 4.0, 1.0)
     assert settings.negative_prompt == "nsfw"
-    assert departures(FillConfig(), ONEREWARD) == ()
+    assert deviations(FillConfig(), ONEREWARD) == ()
 
 
 def test_every_departure_is_named_with_both_values() -> None:
     config = FillConfig(true_cfg=1.0, guidance=30.0, negative_prompt="")
-    assert departures(config, ONEREWARD) == (
+    assert deviations(config, ONEREWARD) == (
         "true_cfg 1.0 instead of 4.0",
         "guidance 30.0 instead of 1.0",
         "negative_prompt '' instead of 'nsfw'",
     )
-    assert departures(FillConfig(true_cfg=4.0), ONEREWARD) == ()
+    assert deviations(FillConfig(true_cfg=4.0), ONEREWARD) == ()
 
 
 def test_recipe_is_found_by_choice_file_or_name(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_full_mask_equals_the_bare_decode() -> None:
 def test_every_task_runs(task: Task) -> None:
     extra: dict[str, Any] = {}
     if task is Task.TEXT:
-        extra["words"] = "AB"
+        extra["text"] = "AB"
     if task is Task.EXTEND:
         extra["extension"] = Extension(left=8, top=3, right=5, bottom=0)
     result = run(task, **extra)
@@ -136,9 +136,9 @@ def test_extend_takes_a_mask_where_the_source_is_on_its_canvas() -> None:
 
 
 @pytest.mark.parametrize("holds", [True, False], ids=["held", "free"])
-@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("denoise", [1.0, 0.5])
 def test_a_held_source_is_kept_in_latents(
-    strength: float, holds: bool, monkeypatch: pytest.MonkeyPatch
+    denoise: float, holds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources, made = [], []
     encode, decode = pipeline.encode_job, pipeline.decode_latent
@@ -149,7 +149,7 @@ def test_a_held_source_is_kept_in_latents(
         pipeline, "decode_latent", lambda *args: made.append(args[0]) or decode(*args)
     )
     mask = torch.cat([square(64, 64, 21, 22, 24), square(64, 64, 2, 2, 8)])
-    config = {"hold_source": holds, "strength": strength, "crop_to_context": False}
+    config = {"preserve_unmasked": holds, "denoise": denoise, "crop_to_context": False}
     run(image=picture(batch=2), mask=mask, config=config)
     assert len(made) == 2
     for encoded, latents in zip(sources, made, strict=True):
@@ -162,7 +162,7 @@ def test_a_held_source_is_kept_in_latents(
             assert not torch.equal(latents[:, keep], encoded.source[:, keep])
 
 
-@pytest.mark.parametrize("setting", [{"strength": 0.5}, {"hold_source": True}], ids=str)
+@pytest.mark.parametrize("setting", [{"denoise": 0.5}, {"preserve_unmasked": True}], ids=str)
 def test_native_sampling_refuses_settings_of_our_sampler(setting: dict[str, Any]) -> None:
     request = FillRequest(
         task=Task.FILL,
@@ -286,7 +286,7 @@ def test_cancel_stops_before_the_next_model_call() -> None:
 def test_unknown_characters_are_refused_before_sampling() -> None:
     host = RecordingHost()
     with pytest.raises(ValueError, match="'☃'"):
-        run(Task.TEXT, words="A☃", host=host)
+        run(Task.TEXT, text="A☃", host=host)
     assert host.resident_names == []
 
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from onereward.fill.memory.components import Part
+from onereward.fill.memory.components import Component
 from onereward.fill.transformer.modulation import HostLinear
 
 
-def make_part(name: str = "transformer") -> Part:
-    return Part(name, lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 160, torch.float32)
+def make_part(name: str = "transformer") -> Component:
+    return Component(
+        name, lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 160, torch.float32
+    )
 
 
 @pytest.fixture
@@ -149,7 +151,7 @@ def test_lines_are_shown_together_and_once(nodes: ModuleType, monkeypatch: pytes
     monkeypatch.setattr(nodes.comfy_host.PromptServer, "instance", Server(), raising=False)
     host = nodes.comfy_host.ComfyHost("7")
     for line in ("one", "two", "one"):
-        host.say(line)
+        host.notify(line)
     assert sent == [("one", "7"), ("one\ntwo", "7")]
 
 
@@ -178,7 +180,10 @@ def test_a_streamed_part_is_not_managed_meanwhile(nodes: ModuleType, mm: Any):
                 x = block(x)
             return x
 
-    part, host = Part("transformer", Blocks, 240, torch.float32, 160), nodes.comfy_host.ComfyHost()
+    part, host = (
+        Component("transformer", Blocks, 240, torch.float32, 160),
+        nodes.comfy_host.ComfyHost(),
+    )
     x = torch.ones(1, 4)
     with torch.inference_mode():
         with host.resident(part, activation_bytes=1):

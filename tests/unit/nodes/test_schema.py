@@ -12,9 +12,9 @@ import pytest
 
 from onereward.fill.config import FillConfig, ModelConfig
 from onereward.reward.judge import JudgeConfig
-from onereward.training.data.edit_dataset import ConditionsConfig
+from onereward.training.data.edit_dataset import EditDatasetConfig
 from onereward.training.data.label import LabelConfig
-from onereward.training.evaluation.config import BenchmarkConfig
+from onereward.training.evaluation.config import EvalConfig
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig
 from support.promises import OUTPUTS, PROMISED
@@ -72,11 +72,11 @@ LAST_SETTINGS = ["kernels", "offload", "memory_limit"]
     [
         ("OneRewardSettings", FillConfig, [f.name for f in fields(FillConfig)]),
         ("OneRewardLoadFill", ModelConfig, ["recipe", "precision", *LAST_SETTINGS]),
-        ("OneRewardConditions", ConditionsConfig, [f.name for f in fields(ConditionsConfig)]),
+        ("OneRewardEditDataset", EditDatasetConfig, [f.name for f in fields(EditDatasetConfig)]),
         ("OneRewardLoadJudge", JudgeConfig, ["precision", "max_pixels", "liger_kernel"]),
-        ("OneRewardLabel", LabelConfig, [f.name for f in fields(LabelConfig)]),
+        ("OneRewardLabelPreferences", LabelConfig, [f.name for f in fields(LabelConfig)]),
         ("OneRewardJudgeReport", ReportConfig, [f.name for f in fields(ReportConfig)]),
-        ("OneRewardBenchmark", BenchmarkConfig, [f.name for f in fields(BenchmarkConfig)]),
+        ("OneRewardBenchmark", EvalConfig, [f.name for f in fields(EvalConfig)]),
         (
             "OneRewardTrainJudge",
             JudgeTrainConfig,

@@ -16,13 +16,13 @@ def test_the_view_beside_the_source_shows_both_and_marks_the_mask() -> None:
     picture, source = torch.full((32, 48, 3), 0.2), torch.full((1, 32, 48, 3), 0.6)
     mask = torch.zeros(1, 32, 48)
     mask[:, 8:16, 8:16] = 1
-    shown = View(kind="beside the source", mask=mask, source=source).show(picture)
+    shown = View(kind="image_with_source", mask=mask, source=source).show(picture)
     assert shown.shape == (3, 32, 96)
     assert torch.equal(shown[:, :, 48:], picture.permute(2, 0, 1))
     marked = (shown[:, :, :48] != 0.6).any(dim=0)
     assert torch.equal(marked, mask[0] > 0)
     assert shown[0, 10, 10] > shown[1, 10, 10], "red"
-    cropped = View(kind="around the mask, beside the source", mask=mask, source=source)
+    cropped = View(kind="crop_with_source", mask=mask, source=source)
     box = cropped.box(0, 32, 48)
     assert cropped.show(picture).shape == (3, box.height, 2 * box.width)
     assert box.width < 48
@@ -32,8 +32,8 @@ def test_the_view_beside_the_source_shows_both_and_marks_the_mask() -> None:
     ("values", "message"),
     [
         ({"kind": "from above"}, "view is 'from above'; choose one of: whole picture;"),
-        ({"kind": "around the mask"}, "needs a mask that is not empty"),
-        ({"kind": "beside the source"}, "needs the source; connect it"),
+        ({"kind": "crop"}, "needs a mask that is not empty"),
+        ({"kind": "image_with_source"}, "needs the source; connect it"),
     ],
 )
 def test_a_view_without_what_it_shows_is_refused(values: dict[str, Any], message: str) -> None:
@@ -42,7 +42,7 @@ def test_a_view_without_what_it_shows_is_refused(values: dict[str, Any], message
 
 
 def test_a_source_of_another_size_is_refused() -> None:
-    view = View(kind="beside the source", source=torch.zeros(1, 16, 16, 3))
+    view = View(kind="image_with_source", source=torch.zeros(1, 16, 16, 3))
     with pytest.raises(ValueError, match="source is 16x16 px but the pictures are 32x32 px"):
         view.show(torch.zeros(32, 32, 3))
 

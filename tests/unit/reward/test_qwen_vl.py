@@ -133,7 +133,7 @@ def test_all_queries_at_once_equal_one_by_one(judge: QwenJudge) -> None:
 def test_mixed_sizes_in_one_pass_equal_one_by_one(judge: QwenJudge) -> None:
     images = pictures((64, 64), (112, 56), (140, 224))
     with torch.no_grad():
-        a, b, c = judge.encode_many(images)
+        a, b, c = judge.encode_images(images)
         asked = [(a, b, QUERIES[0]), (c, a, QUERIES[1]), (b, c, QUERIES[0])]
         together = judge.answer(asked)
         apart = [judge.encode(image) for image in images]
@@ -259,7 +259,7 @@ def test_the_older_family_is_asked_as_by_transformers(tmp_path: Path) -> None:
     judge = QwenJudge(JudgeConfig(folder=str(older)), torch.device("cpu"))
     both = pictures((64, 64), (96, 64))
     with torch.no_grad():
-        first, second = judge.encode_many(both)
+        first, second = judge.encode_images(both)
         ours = judge.ask(first, second, QUERIES)
         expected = [_by_transformers(judge, older, tuple(both), q) for q in QUERIES]
         swapped = judge.ask(second, first, QUERIES)

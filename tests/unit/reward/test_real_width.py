@@ -83,6 +83,6 @@ def test_it_takes_the_memory_that_is_asked_for(folder: Path, size: tuple[int, in
     module = judge.part.module
     queries = queries_for(Task.FILL, "a red circle")
     with LiveMemory([*module.parameters(), *module.buffers()]) as memory, torch.no_grad():
-        first, second = judge.encode_many(pair)
+        first, second = judge.encode_images(pair)
         judge_pair(judge, first, second, queries)
     assert memory.peak < judging_bytes(judge, size[0] * size[1]) < 8 * memory.peak

@@ -9,7 +9,7 @@ import torch
 from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import Judgement
 from onereward.reward.query import Query, queries_for
-from onereward.reward.score import METHODS, Contest, judge_pair, pick_best
+from onereward.reward.score import METHODS, RankingConfig, judge_pair, pick_best
 
 QUERIES = queries_for(Task.FILL, "a red circle")
 
@@ -37,10 +37,10 @@ def test_the_best_of_a_transitive_judge_wins(method: str, num: int) -> None:
     for seed in range(5):
         values = [float(v) for v in range(num)]
         random.Random(seed).shuffle(values)
-        ranking = pick_best(QualityJudge(), values, QUERIES, Contest(method=method))
+        ranking = pick_best(QualityJudge(), values, QUERIES, RankingConfig(method=method))
         assert values[ranking.order[0]] == max(values)
         assert sorted(ranking.order) == list(range(num))
-        if method == "round robin":
+        if method == "round_robin":
             assert [values[i] for i in ranking.order] == sorted(values, reverse=True)
             assert len(ranking.comparisons) == num * (num - 1) // 2
         else:
@@ -53,7 +53,7 @@ def test_nobody_sits_out_twice_in_a_knock_out(num: int) -> None:
     for seed in range(20):
         values = [float(v) for v in range(num)]
         random.Random(seed).shuffle(values)
-        done = pick_best(QualityJudge(), values, QUERIES, Contest()).comparisons
+        done = pick_best(QualityJudge(), values, QUERIES, RankingConfig()).comparisons
         alive, start = set(range(num)), 0
         byes: list[int] = []
         while len(alive) > 1:
@@ -79,8 +79,10 @@ def test_weights_decide_who_wins() -> None:
 
     for method in METHODS:
         for dimension, best in ((Dimension.STRUCTURE, 0), (Dimension.AESTHETICS, 1)):
-            contest = Contest(method=method, weights={dimension: 2.0, Dimension.CONSISTENCY: 1.0})
-            assert pick_best(Two(), [0, 1], QUERIES, contest).order[0] == best
+            ranking_config = RankingConfig(
+                method=method, weights={dimension: 2.0, Dimension.CONSISTENCY: 1.0}
+            )
+            assert pick_best(Two(), [0, 1], QUERIES, ranking_config).order[0] == best
 
 
 def test_position_bias_cancels() -> None:
@@ -98,7 +100,7 @@ def test_position_bias_cancels() -> None:
 def test_every_comparison_polls_the_host() -> None:
     ticks: list[None] = []
     values = [1.0, 2.0, 3.0, 4.0]
-    pick_best(QualityJudge(), values, QUERIES, Contest(), lambda: ticks.append(None))
+    pick_best(QualityJudge(), values, QUERIES, RankingConfig(), lambda: ticks.append(None))
     assert len(ticks) == 3
 
 
@@ -116,8 +118,8 @@ def test_weights_decide() -> None:
 @pytest.mark.parametrize(
     ("encoded", "queries", "method", "message"),
     [
-        ([], QUERIES, "knock-out", "no candidates"),
-        ([1.0], (), "knock-out", "no dimension"),
+        ([], QUERIES, "knockout", "no candidates"),
+        ([1.0], (), "knockout", "no dimension"),
         ([1.0], QUERIES, "best", "choose one of"),
     ],
 )
@@ -125,4 +127,4 @@ def test_bad_contests_are_refused(
     encoded: list[float], queries: Sequence[Query], method: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        pick_best(QualityJudge(), encoded, queries, Contest(method=method))
+        pick_best(QualityJudge(), encoded, queries, RankingConfig(method=method))

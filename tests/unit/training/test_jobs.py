@@ -23,8 +23,8 @@ from onereward.reward.preference import Preference, PreferenceSet, by_split
 from onereward.training import jobs
 from onereward.training.data import generate as collecting
 from onereward.training.data.conditions import save_picture
-from onereward.training.data.generate import CollectConfig
-from onereward.training.jobs import CollectJob, LabelJob, ReportJob
+from onereward.training.data.generate import GenerateConfig
+from onereward.training.jobs import GenerateJob, LabelJob, ReportJob
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig
 from onereward.training.judge.train import train_judge
@@ -71,12 +71,12 @@ def train_config(run: Path, judge: Path, data: Path, **changes: Any) -> JudgeTra
     values: dict[str, Any] = {
         "run_folder": str(run),
         "judge_folder": str(judge),
-        "data_folder": str(data),
+        "preferences_folder": str(data),
         "steps": 2,
         "batch": 4,
         "warmup_steps": 1,
         "learning_rate": 1e-2,
-        "test_every": 2,
+        "eval_every": 2,
         "shift": 1,
         "noise": 0.02,
     }
@@ -89,7 +89,7 @@ def test_two_processes_make_the_update_of_one_with_the_doubled_batch(
 ) -> None:
     """Under ``accelerate launch``, from the config file that the node writes."""
     one, two = tmp_path / "one", tmp_path / "two"
-    once = {"mode": "full", "steps": 1, "test_every": 1}
+    once = {"mode": "full", "steps": 1, "eval_every": 1}
     train_judge(train_config(one, judge, data, batch=8, **once), RecordingHost())
     (tmp_path / "two.json").write_text(train_config(two, judge, data, batch=4, **once).to_json())
     launch(tmp_path, "train-judge", tmp_path / "two.json")
@@ -101,7 +101,9 @@ def test_two_processes_make_the_update_of_one_with_the_doubled_batch(
     ]
     assert averages[0].norm() > 1e-3
     assert (averages[1] - averages[0]).norm() < 1e-4 * averages[0].norm()
-    records = [json.loads((run / "curve.jsonl").read_text().splitlines()[-1]) for run in (one, two)]
+    records = [
+        json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (one, two)
+    ]
     assert records[0]["accuracy"] == records[1]["accuracy"]
     assert records[0]["loss"] == pytest.approx(records[1]["loss"], abs=2e-4)
 
@@ -112,10 +114,10 @@ def test_two_processes_collect_what_one_does(tmp_path: Path) -> None:
     settings = {"num_candidates": 2, "steps": [1, 2]}
     model = asdict(ModelConfig(folder=str(MODEL), precision="fp32"))
     both = [
-        CollectJob(
+        GenerateJob(
             model=model,
-            conditions_folder=str(conditions),
-            data_folder=str(tmp_path / name),
+            dataset_folder=str(conditions),
+            preferences_folder=str(tmp_path / name),
             settings=settings,
         )
         for name in ("one", "two")
@@ -146,7 +148,7 @@ def launch(folder: Path, command: str, config: Path) -> None:
 
 def report_job(judge: Path, data: Path, folder: Path, **settings: Any) -> ReportJob:
     return ReportJob(
-        data_folder=str(data),
+        preferences_folder=str(data),
         report_folder=str(folder),
         judge={"folder": str(judge), "precision": "fp32"},
         settings={"split": "test and dev"} | settings,
@@ -193,11 +195,11 @@ def test_pairs_of_a_report_can_be_limited(judge: Path, data: Path, tmp_path: Pat
 def test_a_full_disk_while_collecting_is_named_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = CollectJob(
+    job = GenerateJob(
         model=asdict(ModelConfig(folder=str(MODEL))),
-        conditions_folder=str(make_conditions(tmp_path / "conditions", per_task=1)),
-        data_folder=str(tmp_path / "data"),
-        settings=asdict(CollectConfig(num_candidates=2, steps=(1, 2))),
+        dataset_folder=str(make_conditions(tmp_path / "conditions", per_task=1)),
+        preferences_folder=str(tmp_path / "data"),
+        settings=asdict(GenerateConfig(num_candidates=2, steps=(1, 2))),
     )
     saved = 0
 
@@ -215,7 +217,7 @@ def test_a_full_disk_while_collecting_is_named_and_the_run_goes_on(
     data = PreferenceSet(tmp_path / "data")
     assert len(data.groups()) == 1
     job.run(RecordingHost(), models=bundled_models())
-    whole = replace(job, data_folder=str(tmp_path / "whole"))
+    whole = replace(job, preferences_folder=str(tmp_path / "whole"))
     whole.run(RecordingHost(), models=bundled_models())
     assert data.groups() == PreferenceSet(tmp_path / "whole").groups()
 
@@ -235,13 +237,13 @@ def test_the_bundled_judge_keeps_its_report(
 
 def test_jobs_come_back_from_their_files(tmp_path: Path) -> None:
     examples = (
-        CollectJob(model={"folder": "m"}, conditions_folder="c", data_folder="d"),
-        LabelJob(data_folder="d", judge={}, settings={"margin": 0.1}),
-        ReportJob(data_folder="d", report_folder="r"),
+        GenerateJob(model={"folder": "m"}, dataset_folder="c", preferences_folder="d"),
+        LabelJob(preferences_folder="d", judge={}, settings={"margin": 0.1}),
+        ReportJob(preferences_folder="d", report_folder="r"),
     )
     for job in examples:
         assert type(job).from_json(job.to_json()) == job
-    assert ReportJob(data_folder="d", report_folder="r").judge == {"folder": BUNDLED}
+    assert ReportJob(preferences_folder="d", report_folder="r").judge == {"folder": BUNDLED}
 
 
 def test_the_bundled_judge_is_a_folder_or_a_sentence(
@@ -255,7 +257,7 @@ def test_the_bundled_judge_is_a_folder_or_a_sentence(
     with pytest.raises(FileNotFoundError, match="not part of this copy of the pack"):
         judge_folder(BUNDLED)
     config = tmp_path / "report.json"
-    config.write_text(ReportJob(data_folder=str(tmp_path), report_folder="r").to_json())
+    config.write_text(ReportJob(preferences_folder=str(tmp_path), report_folder="r").to_json())
     assert cli.main(["report", str(config)]) == 1
     assert "not part of this copy of the pack" in capsys.readouterr().err
 

@@ -30,7 +30,7 @@ _SEEDS = (101, 202)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Look:
+class EvalResult:
     """One look."""
 
     scores: dict[str, float]
@@ -53,7 +53,7 @@ class _Picture:
     pasted: Tensor
 
 
-class Watch:
+class Monitor:
     """What the looks have come to; goes into the checkpoint."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Watch:
     ) -> None:
         config = trainer.config
         self._trainer, self._judges, self._held_out = trainer, judges, held_out
-        self._conditions = spread(trainer.source.held_out, config.test_conditions)
+        self._conditions = spread(trainer.source.held_out, config.eval_conditions)
         self._start: list[_Picture] = []
         self._complaint: str | None = None
         self.best = -math.inf
@@ -71,11 +71,11 @@ class Watch:
     @property
     def is_possible(self) -> bool:
         """Whether there is anything to look at."""
-        return bool(self._conditions) and self._trainer.config.test_every > 0
+        return bool(self._conditions) and self._trainer.config.eval_every > 0
 
     def notes(self) -> tuple[str, ...]:
         """Return what the user should know before the run begins."""
-        if self._conditions or not self._trainer.config.test_every:
+        if self._conditions or not self._trainer.config.eval_every:
             return ()
         return (
             "nothing watches this run, because no condition is held out: one in ten is, by its "
@@ -84,11 +84,11 @@ class Watch:
 
     def is_due(self) -> bool:
         """Whether the step just done is one to look after, and has not been looked after."""
-        step, every = self._trainer.step, self._trainer.config.test_every
+        step, every = self._trainer.step, self._trainer.config.eval_every
         return self.is_possible and step not in (0, self._step) and step % every == 0
 
     @torch.no_grad()
-    def look(self) -> Look:
+    def look(self) -> EvalResult:
         """Sample the held-out conditions and compare them with the start."""
         policy = self._trainer.policy
         if not self._start:
@@ -97,11 +97,11 @@ class Watch:
         with policy.as_result():
             now = self._sample()
         drift = measure_drift(_shown(self._start), _shown(now))
-        look = Look(scores=self._scores(now), drift=drift, rows=self._rows(now))
+        look = EvalResult(scores=self._scores(now), drift=drift, rows=self._rows(now))
         self._complaint, self._step = drift.complaint(), self._trainer.step
         return look
 
-    def is_best(self, look: Look) -> bool:
+    def is_best(self, look: EvalResult) -> bool:
         """Take the look into account; return whether it is the best so far.
 
         A held-out judge decides where there is one. A look that has drifted is never the best.
@@ -134,12 +134,12 @@ class Watch:
     def tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs."""
         state = [self.best, self.stale, self._complaint is not None, self._step]
-        return {"watch": torch.tensor(state, dtype=torch.float64)}
+        return {"monitor": torch.tensor(state, dtype=torch.float64)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint; earlier ones do not say when the last look was."""
-        if "watch" in tensors:
-            best, stale, drifted, *step = tensors["watch"].tolist()
+        if "monitor" in tensors:
+            best, stale, drifted, *step = tensors["monitor"].tolist()
             self.best, self.stale = best, int(stale)
             self._step = int(step[0]) if step else self._trainer.step
             self._complaint = "the pictures had drifted" if drifted else None
@@ -158,7 +158,7 @@ class Watch:
     def _finish(self, batch: Batch) -> list[_Picture]:
         trainer, models = self._trainer, self._trainer.models
         with trainer.policy_resident([batch]):
-            latents = trainer.walk(batch, batch.noise, len(batch.sigmas) - 1)
+            latents = trainer.rollout(batch, batch.noise, len(batch.sigmas) - 1)
         room = reward_bytes(trainer.config, models, (), batch.size, len(batch.jobs))
         with trainer.host.resident(models.vae, activation_bytes=room):
             decoder = Decoder(models, False, trainer.host.check_cancelled)

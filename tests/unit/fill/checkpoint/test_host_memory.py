@@ -19,8 +19,8 @@ sys.path.insert(0, "tests")
 import conftest, torch
 from pathlib import Path
 from diffusers import FluxTransformer2DModel
-from onereward.fill.checkpoint.component import FilePart
-part = FilePart("transformer", Path(sys.argv[1]))
+from onereward.fill.checkpoint.component import FileComponent
+part = FileComponent("transformer", Path(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 module = part.load(torch.bfloat16)
 print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from onereward.fill.checkpoint.component import FilePart
+from onereward.fill.checkpoint.component import FileComponent
 from onereward.fill.checkpoint.linear import QuantisedLinear
 from onereward.fill.config import PARTS, FillConfig, ModelConfig
 from onereward.fill.models import FillModels, load_fill_models
@@ -46,7 +46,9 @@ def values(module: nn.Module) -> checkpoints.Tensors:
 def test_a_plain_file_holds_what_the_folder_holds(
     part: str, precision: str, write: Any, folder_tensors: Any
 ):
-    loaded = values(FilePart(part, write(part, precision), config_of(part)).load(torch.bfloat16))
+    loaded = values(
+        FileComponent(part, write(part, precision), config_of(part)).load(torch.bfloat16)
+    )
     truth = folder_tensors[part]
     assert {name for name in loaded if "embed_tokens" not in name} == set(truth)
     for name, value in truth.items():
@@ -71,7 +73,7 @@ def exact(tensor: torch.Tensor, precision: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("precision", ["e4m3fn", "e5m2", "scaled", "Q8_0", "Q4_0", "Q5_1"])
 def test_quantised_files_hold_what_their_format_says(precision: str, write: Any, file_tensors: Any):
-    part = FilePart("transformer", write("transformer", precision), config_of("transformer"))
+    part = FileComponent("transformer", write("transformer", precision), config_of("transformer"))
     module = part.load(torch.float32)
     loaded, original = values(module), file_tensors["transformer"]
     width = original["img_in.weight"].shape[0]
@@ -124,7 +126,7 @@ def test_a_scale_beside_a_weight_that_is_not_fp8_counts(tmp_path: Path, file_ten
     path = checkpoints.save(
         tmp_path / "scaled.safetensors", tensors | {f"{name}.scale_weight": torch.tensor(0.5)}
     )
-    module = FilePart("transformer", path, config_of("transformer")).load(torch.float32)
+    module = FileComponent("transformer", path, config_of("transformer")).load(torch.float32)
     found: Any = module.get_submodule("transformer_blocks.0.ff.net.0.proj")
     assert torch.equal(found.weight, 0.5 * tensors[f"{name}.weight"].float())
 
@@ -222,9 +224,11 @@ def test_shards_are_read_as_one(tmp_path: Path, file_tensors: Any, folder_tensor
         tensors = {key: file_tensors["transformer"][key] for key in keys}
         checkpoints.save(tmp_path / f"fill-{number:05d}-of-00002.safetensors", tensors)
     chosen = tmp_path / "fill-00002-of-00002.safetensors"
-    loaded = values(FilePart("transformer", chosen, config_of("transformer")).load(torch.bfloat16))
+    loaded = values(
+        FileComponent("transformer", chosen, config_of("transformer")).load(torch.bfloat16)
+    )
     for name, value in folder_tensors["transformer"].items():
         assert torch.equal(loaded[name], value.to(torch.bfloat16)), name
     (tmp_path / "fill-00001-of-00002.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="1 of them are missing"):
-        FilePart("transformer", chosen)
+        FileComponent("transformer", chosen)

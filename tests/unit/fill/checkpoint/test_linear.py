@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from onereward import kernels
 from onereward.fill.checkpoint.adapters import apply_adapters, read_adapter
-from onereward.fill.checkpoint.component import FilePart
+from onereward.fill.checkpoint.component import FileComponent
 from onereward.fill.checkpoint.linear import QuantisedLinear
 from onereward.fill.checkpoint.stored_tensors import Reader
 from onereward.fill.sampling.guidance import Conditioning, Prompt, make_velocity
@@ -81,8 +81,10 @@ def call(module: Any, dtype: torch.dtype, requires_grad: bool = True) -> torch.T
 
 @pytest.mark.parametrize("precision", ["e4m3fn", "scaled", "Q8_0"])
 def test_autograd_keeps_no_expanded_weight(precision: str, write: Any):
-    plain = FilePart("transformer", write("transformer", "bf16"), CONFIG).load(torch.bfloat16)
-    packed = FilePart("transformer", write("transformer", precision), CONFIG).load(torch.bfloat16)
+    plain = FileComponent("transformer", write("transformer", "bf16"), CONFIG).load(torch.bfloat16)
+    packed = FileComponent("transformer", write("transformer", precision), CONFIG).load(
+        torch.bfloat16
+    )
     kept = {}
     for name, module in (("plain", plain), ("packed", packed)):
         with saved_by_autograd(module) as sizes:
@@ -112,7 +114,7 @@ def adapter(path: Path, base: Any) -> Any:
 def test_adapters_and_checkpointing_work_beside_packed_weights(
     precision: str, write: Any, tmp_path: Path
 ):
-    part = FilePart("transformer", write("transformer", precision), CONFIG)
+    part = FileComponent("transformer", write("transformer", precision), CONFIG)
     module: Any = part.load(torch.float32)
     alone = call(module, torch.float32, requires_grad=False)
     lora = adapter(tmp_path / "lora.safetensors", part.tensors)
@@ -140,7 +142,7 @@ def test_adapters_and_checkpointing_work_beside_packed_weights(
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # in a sigmoid: right
 @pytest.mark.parametrize("precision", ["scaled", "Q8_0"])
 def test_kernels_and_modulation_table_work_on_packed_weights(precision: str, write: Any):
-    module: Any = FilePart("transformer", write("transformer", precision), CONFIG).load(
+    module: Any = FileComponent("transformer", write("transformer", precision), CONFIG).load(
         torch.float32
     )
     module.transformer_blocks = module.transformer_blocks[:1]
@@ -181,7 +183,7 @@ def test_kernels_and_modulation_table_work_on_packed_weights(precision: str, wri
 
 def test_a_file_that_changes_after_the_check_is_refused(tmp_path: Path, file_tensors: Any):
     path = save(tmp_path / "fill.safetensors", file_tensors["transformer"])
-    part = FilePart("transformer", path, CONFIG)
+    part = FileComponent("transformer", path, CONFIG)
     os.utime(path, ns=(1, 1))
     with pytest.raises(ValueError, match="was changed while it was in use"):
         part.load(torch.bfloat16)
@@ -189,7 +191,7 @@ def test_a_file_that_changes_after_the_check_is_refused(tmp_path: Path, file_ten
 
 def test_a_file_that_is_gone_by_then_is_refused(tmp_path: Path, file_tensors: Any):
     path = save(tmp_path / "fill.safetensors", file_tensors["transformer"])
-    part = FilePart("transformer", path, CONFIG)
+    part = FileComponent("transformer", path, CONFIG)
     path.unlink()
     with pytest.raises(ValueError, match=r"fill\.safetensors was changed while it was in use"):
         part.load(torch.bfloat16)
@@ -208,7 +210,7 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ):
     path = save(tmp_path / "fill.safetensors", file_tensors["transformer"])
-    part = FilePart("transformer", path, CONFIG)
+    part = FileComponent("transformer", path, CONFIG)
     read, calls = Reader.rows, []
 
     def rows(self: Reader, *which: Any) -> torch.Tensor:
@@ -227,7 +229,7 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(
 def test_kohya_and_flux_dev_loras_work_beside_packed_weights(
     precision: str, write: Any, tmp_path: Path
 ):
-    part = FilePart("transformer", write("transformer", precision), CONFIG)
+    part = FileComponent("transformer", write("transformer", precision), CONFIG)
     module: Any = part.load(torch.float32)
     generator = torch.Generator().manual_seed(3)
     width, channels = part.tensors["x_embedder.weight"].shape

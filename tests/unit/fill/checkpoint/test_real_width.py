@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from onereward.fill.checkpoint.codec import expand
-from onereward.fill.checkpoint.component import FilePart
+from onereward.fill.checkpoint.component import FileComponent
 from support import checkpoints
 from support.published import TRANSFORMER
 
@@ -79,11 +79,11 @@ def part(packed: dict[str, tuple[np.ndarray, Any]], tmp_path_factory: pytest.Tem
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return FilePart("transformer", path)
+    return FileComponent("transformer", path)
 
 
 def test_rows_of_every_block_format_are_where_they_belong(
-    part: FilePart, packed: dict[str, tuple[np.ndarray, Any]]
+    part: FileComponent, packed: dict[str, tuple[np.ndarray, Any]]
 ):
     module = part.load(torch.bfloat16)
     for layer, (name, start) in PLACES.items():

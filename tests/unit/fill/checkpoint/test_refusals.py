@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from onereward.fill.checkpoint.adapters import read_adapter
-from onereward.fill.checkpoint.component import FilePart
+from onereward.fill.checkpoint.component import FileComponent
 from onereward.fill.checkpoint.stored_tensors import Reader
 from onereward.fill.config import ModelConfig
 from onereward.fill.models import load_fill_models
@@ -52,7 +52,7 @@ def test_a_foreign_file_is_named(name: str, tmp_path: Path):
     tensors, words = FOREIGN[name]
     path = checkpoints.save(tmp_path / f"{name}.safetensors", tensors)
     with pytest.raises(ValueError, match=words) as caught:
-        FilePart("transformer", path)
+        FileComponent("transformer", path)
     assert "FLUX.1 Fill transformer" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -87,7 +87,7 @@ def test_a_clip_of_another_size_is_refused(tmp_path: Path, file_tensors: Any):
 def test_a_vae_of_another_family_is_refused(tmp_path: Path, file_tensors: Any):
     path = checkpoints.save(tmp_path / "small.safetensors", file_tensors["vae"])
     with pytest.raises(ValueError, match=r"8 latent channels .* FLUX\.1 has 16"):
-        FilePart("vae", path)
+        FileComponent("vae", path)
 
 
 def cut(path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_damaged_file_is_refused(
     path = checkpoints.save(tmp_path / "fill.safetensors", file_tensors["transformer"])
     damage(path)
     with pytest.raises(ValueError, match=message):
-        FilePart("transformer", path, CONFIG)
+        FileComponent("transformer", path, CONFIG)
 
 
 ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
@@ -158,7 +158,7 @@ def test_a_header_that_is_none_is_refused(name: str, tmp_path: Path):
     path = tmp_path / "fill.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text.encode() + bytes(4))
     with pytest.raises(ValueError, match=r"has a damaged header.*; download it again$") as caught:
-        FilePart("transformer", path)
+        FileComponent("transformer", path)
     assert "\n" not in str(caught.value)
 
 
@@ -167,7 +167,7 @@ def test_a_truncated_gguf_file_is_refused(keep: int, tmp_path: Path, write: Any)
     path = tmp_path / "cut.gguf"
     path.write_bytes(write("transformer", "Q8_0").read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"cut\.gguf is damaged, cut off"):
-        FilePart("transformer", path, CONFIG)
+        FileComponent("transformer", path, CONFIG)
 
 
 LIST = 9
@@ -187,7 +187,7 @@ def test_a_lie_in_the_metadata_of_a_gguf_file_is_refused(name: str, tmp_path: Pa
     key = struct.pack("<Q", 3) + b"key"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + lie + bytes(1000))
     with pytest.raises(ValueError, match=rf"lie\.gguf is damaged.*{reason}.*; download it again"):
-        FilePart("transformer", path, CONFIG)
+        FileComponent("transformer", path, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_lie_about_a_tensor_of_a_gguf_file_is_refused(
     entry = struct.pack("<Q", len(name)) + name + struct.pack("<IQQIQ", 2, *shape, kind, offset)
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + entry + bytes(200))
     with pytest.raises(ValueError, match=r"lie\.gguf is damaged, cut off .*; download it again"):
-        FilePart("transformer", path, CONFIG)
+        FileComponent("transformer", path, CONFIG)
 
 
 def test_a_gguf_type_that_cannot_be_expanded_is_refused(tmp_path: Path, file_tensors: Any):
@@ -212,14 +212,14 @@ def test_a_gguf_type_that_cannot_be_expanded_is_refused(tmp_path: Path, file_ten
     padded = {key: torch.zeros(2, 256) for key in tensors}
     checkpoints.write_gguf(path, padded, "TQ2_0")
     with pytest.raises(ValueError, match="as TQ2_0, which cannot be expanded here"):
-        FilePart("transformer", path, CONFIG)
+        FileComponent("transformer", path, CONFIG)
 
 
 def test_other_containers_are_refused_unopened(tmp_path: Path):
     path = tmp_path / "fill.ckpt"
     path.write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match="neither safetensors nor GGUF"):
-        FilePart("transformer", path)
+        FileComponent("transformer", path)
 
 
 def test_integers_with_a_scale_of_their_own_are_refused(tmp_path: Path, file_tensors: Any):
@@ -227,7 +227,7 @@ def test_integers_with_a_scale_of_their_own_are_refused(tmp_path: Path, file_ten
     tensors["img_in.weight"] = tensors["img_in.weight"].to(torch.int8)
     path = checkpoints.save(tmp_path / "int8.safetensors", tensors)
     with pytest.raises(ValueError, match=r"img_in\.weight as I8, which cannot be read"):
-        FilePart("transformer", path, CONFIG)
+        FileComponent("transformer", path, CONFIG)
 
 
 U8 = torch.zeros(4, dtype=torch.uint8)
@@ -260,7 +260,7 @@ def test_weights_packed_by_others_are_named(name: str, tmp_path: Path):
     tensors = tensors | {"img_in.weight": torch.zeros(4, 4)}
     path = checkpoints.save(tmp_path / f"{name}.safetensors", tensors)
     with pytest.raises(ValueError, match=f"is {words}.* get it in bf16, .* or GGUF"):
-        FilePart("transformer", path)
+        FileComponent("transformer", path)
     with pytest.raises(ValueError, match=f"is a model {words}.* a LoRA of a FLUX.1"):
         read_adapter(path, 1.0, {})
 
@@ -272,7 +272,7 @@ def test_other_parts_of_a_file_with_a_packed_transformer_are_read(
     tensors |= {f"model.diffusion_model.{k}": v for k, v in PACKINGS["bitsandbytes"][0].items()}
     path = checkpoints.save(tmp_path / "flux1-dev-bnb-nf4.safetensors", tensors)
     config = json.loads((BUNDLED / "vae" / "config.json").read_text())
-    assert FilePart("vae", path, config).num_bytes(torch.float32) > 0
+    assert FileComponent("vae", path, config).num_bytes(torch.float32) > 0
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_scales_of_another_kind_are_refused(scale: torch.Tensor, tmp_path: Path,
     tensors[BLOCK.replace("weight", "scale_weight")] = scale
     path = checkpoints.save(tmp_path / "fill.safetensors", tensors)
     with pytest.raises(ValueError, match=r"scales of \[.* for the 384 rows of .* get it in bf16"):
-        FilePart("transformer", path, CONFIG)
+        FileComponent("transformer", path, CONFIG)
 
 
 def test_an_incomplete_file_is_refused(tmp_path: Path, file_tensors: Any):
@@ -295,7 +295,7 @@ def test_an_incomplete_file_is_refused(tmp_path: Path, file_tensors: Any):
     del tensors["double_blocks.0.txt_mlp.2.weight"]
     path = checkpoints.save(tmp_path / "fill.safetensors", tensors)
     with pytest.raises(ValueError, match="lacks 1 weights"):
-        FilePart("transformer", path, CONFIG)
+        FileComponent("transformer", path, CONFIG)
 
 
 def test_halves_of_different_models_are_refused(tmp_path: Path, file_tensors: Any):
@@ -305,7 +305,7 @@ def test_halves_of_different_models_are_refused(tmp_path: Path, file_tensors: An
             tensors[key] = torch.cat([tensors[key]] * 2)
     path = checkpoints.save(tmp_path / "fill.safetensors", tensors)
     with pytest.raises(ValueError, match="mixes different models"):
-        FilePart("transformer", path, CONFIG)
+        FileComponent("transformer", path, CONFIG)
 
 
 ADAPTERS = {

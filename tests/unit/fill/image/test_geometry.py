@@ -91,7 +91,7 @@ def test_aspect_is_met_without_cropping(aspect: str, anchor: str) -> None:
         (lambda: extension_for_aspect(160, 90, "1:0", "center"), "W:H such as 16:9"),
         (lambda: extension_for_aspect(160, 90, "1:1", "middle"), "anchor is 'middle'"),
     ],
-    ids=["zero", "negative", "huge", "met", "words", "divide", "anchor"],
+    ids=["zero", "negative", "huge", "met", "text", "divide", "anchor"],
 )
 def test_bad_extensions_say_why(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

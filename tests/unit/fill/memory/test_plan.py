@@ -13,7 +13,7 @@ import torch
 
 from onereward.fill.io.files import TensorInfo
 from onereward.fill.memory import plan as plan_module
-from onereward.fill.memory.components import Part, least_bytes
+from onereward.fill.memory.components import Component, least_bytes
 from onereward.fill.memory.plan import (
     LimitedHost,
     Plan,
@@ -48,9 +48,9 @@ CLIP_GIB, T5_GIB = 0.25, 8.9
 """Of the published text encoders in bf16."""
 
 
-def other_part(name: str, gib: float) -> Part:
+def other_part(name: str, gib: float) -> Component:
     least = int(gib / 8 * GIB) if name.startswith("text_encoder") else None
-    return Part(name, lambda: torch.nn.Identity(), int(gib * GIB), torch.bfloat16, least)
+    return Component(name, lambda: torch.nn.Identity(), int(gib * GIB), torch.bfloat16, least)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Models:
         least = least_bytes(SIZES)
         assert least is not None
         share = size / sum(SIZES.values())
-        self.transformer = Part(
+        self.transformer = Component(
             "transformer", lambda: torch.nn.Identity(), size, self.dtype, math.ceil(least * share)
         )
         self.text_encoder = other_part("text_encoder", CLIP_GIB)
@@ -99,7 +99,7 @@ class Card:
         self.device = torch.device("cuda", 0)
         self._free = int(gib * GIB)
 
-    def free_bytes(self, *parts: Part) -> int:
+    def free_bytes(self, *parts: Component) -> int:
         return self._free - sum(part.num_bytes for part in parts)
 
 
@@ -194,14 +194,14 @@ def test_after_the_last_resident_plan_comes_a_streamed_one():
 
 
 @pytest.mark.parametrize(
-    ("gib", "words"),
+    ("gib", "phrase"),
     [(79, "stays on the device"), (12, "passes through the device"), (2, "does not fit")],
 )
-def test_the_summary_says_what_sits_where(gib: int, words: str):
+def test_the_summary_says_what_sits_where(gib: int, phrase: str):
     models: Any = Models()
     host: Any = Card(gib)
     text = summary(models, host)
-    assert words in text
+    assert phrase in text
     assert "1024 px: the transformer (22.2 GB)" in text
     assert ("choose an fp8 or GGUF file" in text) == (gib == 2)
 
@@ -251,6 +251,6 @@ def test_expanded_layers_and_adapters_need_room():
 
 
 def test_a_model_larger_than_the_computer_is_refused_unread():
-    part = Part("transformer", lambda: pytest.fail("read"), 1 << 60, torch.bfloat16)
+    part = Component("transformer", lambda: pytest.fail("read"), 1 << 60, torch.bfloat16)
     with pytest.raises(MemoryError, match=r"transformer takes .* GB of the computer's memory"):
         _ = part.module

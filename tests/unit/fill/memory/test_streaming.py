@@ -10,7 +10,7 @@ from torch import nn
 
 from onereward.fill.config import FillConfig, ModelConfig
 from onereward.fill.local_host import LocalHost
-from onereward.fill.memory.components import NUM_SLOTS, Part
+from onereward.fill.memory.components import NUM_SLOTS, Component
 from onereward.fill.memory.streaming import (
     choose_streamed,
     find_blocks,
@@ -112,7 +112,7 @@ class Moved(nn.Module):
 
 def test_what_was_moved_comes_back_where_the_rest_does_not_fit():
     first, second = Moved(), Moved(fits=False)
-    parts = [Part(str(m), lambda m=m: m, 0, torch.float32) for m in (first, second)]
+    parts = [Component(str(m), lambda m=m: m, 0, torch.float32) for m in (first, second)]
     host = LocalHost("cuda")
     with pytest.raises(torch.OutOfMemoryError), host.resident(*parts, activation_bytes=0):
         pytest.fail("ran")

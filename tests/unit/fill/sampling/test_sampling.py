@@ -12,7 +12,7 @@ from onereward.fill.sampling.cache import TensorCache, digest
 from onereward.fill.sampling.latents import pack_latents, position_ids, unpack_latents, vae_factor
 from onereward.fill.sampling.preview import fit_preview, preview_picture
 from onereward.fill.sampling.sampler import add_noise, predict_x0, sample
-from onereward.fill.sampling.schedule import late_part, make_sigmas
+from onereward.fill.sampling.schedule import make_sigmas, truncate_schedule
 
 FLUX_SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -46,11 +46,11 @@ def test_a_fixed_shift_replaces_the_schedulers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strength", "kept"), [(1.0, 10), (0.7, 7), (0.75, 8), (0.05, 1), (0.01, 1)]
+    ("denoise", "kept"), [(1.0, 10), (0.7, 7), (0.75, 8), (0.05, 1), (0.01, 1)]
 )
-def test_strength_keeps_the_late_steps(strength: float, kept: int) -> None:
+def test_strength_keeps_the_late_steps(denoise: float, kept: int) -> None:
     sigmas = torch.linspace(1, 0, 11)
-    assert torch.equal(late_part(sigmas, strength), sigmas[10 - kept :])
+    assert torch.equal(truncate_schedule(sigmas, denoise), sigmas[10 - kept :])
 
 
 def test_sampler_is_exact_on_straight_paths() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onereward import kernels
-from onereward.fill.memory.components import Part
+from onereward.fill.memory.components import Component
 from onereward.fill.sampling.guidance import Conditioning, Prompt, make_velocity
 from onereward.fill.transformer import fused
 from onereward.fill.transformer.modulation import (
@@ -135,7 +135,7 @@ class ShortHost(RecordingHost):
     def device(self) -> torch.device:
         return torch.device("cuda")
 
-    def free_bytes(self, *parts: Part) -> int:
+    def free_bytes(self, *parts: Component) -> int:
         return self.total - sum(part.num_bytes for part in parts)
 
 
@@ -144,7 +144,7 @@ def test_weights_leave_a_short_device_and_come_back(transformer: Any) -> None:
     layers = [norm.linear for _, norm in modulated_norms(transformer)]
     whole, held = num_bytes(transformer), sum(num_bytes(layer) for layer in layers)
     assert held > 0.1 * whole
-    part = Part("transformer", lambda: transformer, whole, torch.float32)
+    part = Component("transformer", lambda: transformer, whole, torch.float32)
     cond = conditioning(transformer.config, 1, False, True)
     x = draw(1, 4, transformer.config.out_channels, seed=5)
     state = {name: p.data_ptr() for name, p in transformer.named_parameters()}
@@ -171,7 +171,7 @@ def test_weights_leave_a_short_device_and_come_back(transformer: Any) -> None:
 
 
 def test_weights_stay_where_they_are_read_at_every_call(transformer: Any) -> None:
-    part = Part("transformer", lambda: transformer, num_bytes(transformer), torch.float32)
+    part = Component("transformer", lambda: transformer, num_bytes(transformer), torch.float32)
     short = ShortHost(0)
     place_modulation(part, short, activation_bytes=100)
     assert type(transformer.norm_out.linear) is nn.Linear, "diffusers reads them at every call"

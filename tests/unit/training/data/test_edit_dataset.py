@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw
 
 from onereward.fill.config import from_json, to_json
 from onereward.fill.task import Task
-from onereward.training.data.conditions import FILE_NAME, ConditionSet
+from onereward.training.data.conditions import FILE_NAME, EditDataset
 from onereward.training.data.edit_dataset import (
-    ConditionsConfig,
-    make_from_folder,
+    EditDatasetConfig,
+    make_edit_dataset,
 )
 from onereward.training.data.random_masks import random_mask
 from support.hosts import CancelledError, RecordingHost
@@ -37,10 +37,10 @@ def save(path: Path, *, size: tuple[int, int] = (64, 64), mask: str = "file") ->
     return path
 
 
-def make(tmp_path: Path, **changes: Any) -> ConditionSet:
+def make(tmp_path: Path, **changes: Any) -> EditDataset:
     values: dict[str, Any] = {"task": "fill", "prompt": "a red circle"}
-    config = ConditionsConfig(**values | changes)
-    return make_from_folder(tmp_path / "made", tmp_path / "in", config, RecordingHost())
+    config = EditDatasetConfig(**values | changes)
+    return make_edit_dataset(tmp_path / "made", tmp_path / "in", config, RecordingHost())
 
 
 @pytest.mark.parametrize("mask", ["file", "alpha"])
@@ -60,8 +60,8 @@ def test_sub_folders_are_tasks_and_texts_come_from_beside_the_picture(tmp_path: 
     for task in Task:
         save(tmp_path / "in" / task.value / "x.png")
     (tmp_path / "in" / "fill" / "x.txt").write_text(" a rößlich circle\n", encoding="utf-8")
-    (tmp_path / "in" / "text" / "x.words.txt").write_text("AB\nCD", encoding="utf-8")
-    made = make(tmp_path, task="all", prompt="neon", words="?")
+    (tmp_path / "in" / "text" / "x.text.txt").write_text("AB\nCD", encoding="utf-8")
+    made = make(tmp_path, task="all", prompt="neon", text="?")
     prompts = {c.task: made.request(c).full_prompt() for c in made.conditions}
     assert prompts == {
         Task.FILL: "a rößlich circle",
@@ -158,14 +158,14 @@ def test_cancel_leaves_the_old_list(tmp_path: Path) -> None:
     for number in range(3):
         Image.new("RGB", (64, 64), (number, 0, 0)).save(save(tmp_path / "in" / f"{number}.png"))
     old = make(tmp_path, num_conditions=1)
-    config = ConditionsConfig(task="fill", prompt="x")
+    config = EditDatasetConfig(task="fill", prompt="x")
     with pytest.raises(CancelledError):
-        make_from_folder(tmp_path / "made", tmp_path / "in", config, Cancelling())
-    assert ConditionSet(tmp_path / "made").conditions == old.conditions
+        make_edit_dataset(tmp_path / "made", tmp_path / "in", config, Cancelling())
+    assert EditDataset(tmp_path / "made").conditions == old.conditions
     assert (tmp_path / "made" / FILE_NAME).is_file()
 
 
 def test_settings_survive_json() -> None:
-    config = ConditionsConfig(masks="random", prompt="ß", seed=7)
-    assert from_json(ConditionsConfig, to_json(config)) == config
+    config = EditDatasetConfig(masks="random", prompt="ß", seed=7)
+    assert from_json(EditDatasetConfig, to_json(config)) == config
     assert asdict(config)["task"] == "all"

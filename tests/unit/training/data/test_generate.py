@@ -15,17 +15,17 @@ from onereward.reward.preference import PreferenceSet
 from onereward.training.data.conditions import (
     FILE_NAME,
     Condition,
-    ConditionSet,
+    EditDataset,
     read_picture,
     save_picture,
     write_conditions,
 )
-from onereward.training.data.generate import CollectConfig, collect, draw_settings
+from onereward.training.data.generate import GenerateConfig, collect, sample_settings
 from support.damage import damaged_pictures
 from support.hosts import CancelledError, RecordingHost
 from support.models import bundled_models
 
-QUICK = CollectConfig(num_candidates=2, steps=(1, 2))
+QUICK = GenerateConfig(num_candidates=2, steps=(1, 2))
 
 
 def condition(name: str, task: Task = Task.FILL, **changes: Any) -> Condition:
@@ -35,13 +35,13 @@ def condition(name: str, task: Task = Task.FILL, **changes: Any) -> Condition:
         "image_file_name": f"{name}/image.png",
         "mask_file_name": f"{name}/mask.png",
         "prompt": "a red circle" if task is Task.FILL else "",
-        "words": "AB" if task is Task.TEXT else "",
+        "text": "AB" if task is Task.TEXT else "",
     }
     return Condition(**values | changes)
 
 
 @pytest.fixture
-def conditions(tmp_path: Path) -> ConditionSet:
+def conditions(tmp_path: Path) -> EditDataset:
     generator = torch.Generator().manual_seed(0)
     mask = torch.zeros(64, 64)
     mask[20:40, 20:44] = 1
@@ -52,8 +52,8 @@ def conditions(tmp_path: Path) -> ConditionSet:
     return write_conditions(tmp_path / "conditions", items)
 
 
-def test_conditions_come_back_as_they_were(conditions: ConditionSet) -> None:
-    again = ConditionSet(conditions.folder)
+def test_conditions_come_back_as_they_were(conditions: EditDataset) -> None:
+    again = EditDataset(conditions.folder)
     assert again.conditions == [condition(task.value, task) for task in Task]
     image, mask = again.pictures(again.conditions[0])
     assert image.shape == (1, 64, 64, 3)
@@ -64,7 +64,7 @@ def test_conditions_come_back_as_they_were(conditions: ConditionSet) -> None:
 
 
 def test_candidates_are_written_listed_and_reproducible(
-    conditions: ConditionSet, tmp_path: Path
+    conditions: EditDataset, tmp_path: Path
 ) -> None:
     one, other = PreferenceSet(tmp_path / "one"), PreferenceSet(tmp_path / "other")
     assert collect(conditions, bundled_models(), one, QUICK, RecordingHost()) == 8
@@ -77,7 +77,7 @@ def test_candidates_are_written_listed_and_reproducible(
         assert first != second
 
 
-def test_a_run_that_was_cancelled_goes_on(conditions: ConditionSet, tmp_path: Path) -> None:
+def test_a_run_that_was_cancelled_goes_on(conditions: EditDataset, tmp_path: Path) -> None:
     whole, parts = PreferenceSet(tmp_path / "whole"), PreferenceSet(tmp_path / "parts")
     collect(conditions, bundled_models(), whole, QUICK, RecordingHost())
     with pytest.raises(CancelledError):
@@ -91,7 +91,7 @@ def test_a_run_that_was_cancelled_goes_on(conditions: ConditionSet, tmp_path: Pa
 
 @pytest.mark.parametrize("changes", [{"num_candidates": 3}, {"steps": (3, 4)}, {"seed": 7}])
 def test_other_settings_in_the_same_data_are_refused(
-    changes: dict[str, Any], conditions: ConditionSet, tmp_path: Path
+    changes: dict[str, Any], conditions: EditDataset, tmp_path: Path
 ) -> None:
     data = PreferenceSet(tmp_path / "data")
     collect(conditions, bundled_models(), data, replace(QUICK, max_conditions=1), RecordingHost())
@@ -101,13 +101,13 @@ def test_other_settings_in_the_same_data_are_refused(
 
 
 def test_settings_vary_within_their_ranges() -> None:
-    config = CollectConfig(num_candidates=64)
-    drawn = [fill for fill, _ in draw_settings(config, "x")]
+    config = GenerateConfig(num_candidates=64)
+    drawn = [fill for fill, _ in sample_settings(config, "x")]
     assert all(8 <= fill.steps <= 30 for fill in drawn)
     assert all(1.0 <= fill.true_cfg <= 5.0 for fill in drawn)
     assert {fill.negative_prompt for fill in drawn} == {"nsfw", "blurry", "low quality", ""}
-    assert len({seed for _, seed in draw_settings(config, "x")}) == 64
-    assert list(draw_settings(config, "x")) != list(draw_settings(config, "y"))
+    assert len({seed for _, seed in sample_settings(config, "x")}) == 64
+    assert list(sample_settings(config, "x")) != list(sample_settings(config, "y"))
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_settings_vary_within_their_ranges() -> None:
     [
         ({"num_candidates": 0}, "1 to 64"),
         ({"steps": (9, 3)}, "smaller value first"),
-        ({"strength": (0.0, 1.0)}, "strength is 0"),
+        ({"denoise": (0.0, 1.0)}, "denoise is 0"),
         ({"negative_prompts": ()}, "at least one"),
     ],
 )
 def test_impossible_variation_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CollectConfig(**changes)
+        GenerateConfig(**changes)
 
 
 @pytest.mark.parametrize(
@@ -132,16 +132,16 @@ def test_impossible_variation_is_refused(changes: dict[str, Any], message: str) 
         (json.dumps({"colour": 1}), "unknown keys: colour"),
     ],
 )
-def test_a_damaged_list_is_named(conditions: ConditionSet, line: str, message: str) -> None:
+def test_a_damaged_list_is_named(conditions: EditDataset, line: str, message: str) -> None:
     path = conditions.folder / FILE_NAME
     path.write_text(path.read_text().splitlines()[0] + "\n" + line + "\n")
     with pytest.raises(ValueError, match=message):
-        ConditionSet(conditions.folder)
+        EditDataset(conditions.folder)
 
 
-def test_bad_conditions_are_refused(conditions: ConditionSet, tmp_path: Path) -> None:
+def test_bad_conditions_are_refused(conditions: EditDataset, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make the conditions first"):
-        ConditionSet(tmp_path)
+        EditDataset(tmp_path)
     with pytest.raises(ValueError, match="letters, digits"):
         condition("../x")
     with pytest.raises(ValueError, match="no file of the folder"):
@@ -149,19 +149,19 @@ def test_bad_conditions_are_refused(conditions: ConditionSet, tmp_path: Path) ->
     path = conditions.folder / FILE_NAME
     path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
     with pytest.raises(ValueError, match="two conditions named 'fill'"):
-        ConditionSet(conditions.folder)
+        EditDataset(conditions.folder)
     (conditions.folder / "fill" / "mask.png").unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         conditions.pictures(conditions.conditions[0])
     path.write_bytes("überblick".encode("latin-1"))
     with pytest.raises(ValueError, match=r"conditions\.jsonl is not text in UTF-8"):
-        ConditionSet(conditions.folder)
+        EditDataset(conditions.folder)
     with pytest.raises(ValueError, match="words is empty; type the text"):
-        condition("x", Task.TEXT, words=" ")
+        condition("x", Task.TEXT, text=" ")
 
 
 @pytest.mark.parametrize("damage", damaged_pictures())
-def test_a_damaged_picture_is_named_before_any_work(conditions: ConditionSet, damage: str) -> None:
+def test_a_damaged_picture_is_named_before_any_work(conditions: EditDataset, damage: str) -> None:
     path = conditions.folder / "text" / "image.png"
     path.write_bytes(damaged_pictures()[damage])
     with pytest.raises(ValueError, match=r"image\.png cannot be read as a picture .*; remove"):
@@ -174,7 +174,7 @@ def test_a_damaged_picture_is_named_before_any_work(conditions: ConditionSet, da
     assert not data.groups()
 
 
-def test_an_empty_mask_is_named_before_any_work(conditions: ConditionSet) -> None:
+def test_an_empty_mask_is_named_before_any_work(conditions: EditDataset) -> None:
     save_picture(conditions.folder / "text" / "mask.png", torch.zeros(64, 64))
     data = PreferenceSet(conditions.folder / "data")
     with pytest.raises(ValueError, match="the mask of condition text is empty; paint white"):
@@ -184,7 +184,7 @@ def test_an_empty_mask_is_named_before_any_work(conditions: ConditionSet) -> Non
         conditions.request(next(c for c in conditions.conditions if c.name == "text"))
 
 
-def test_a_prompt_may_hold_any_line_break(conditions: ConditionSet) -> None:
+def test_a_prompt_may_hold_any_line_break(conditions: EditDataset) -> None:
     """JSON leaves these as they are, and Python takes them for ends of lines."""
     odd = condition("odd", prompt="a\u2028red\x85circle")
     picture, mask = torch.rand(64, 64, 3), torch.ones(64, 64)

@@ -9,7 +9,7 @@ import torch
 
 from onereward.fill.task import Dimension, Task
 from onereward.lab.ground_truth import WorldGroundTruth
-from onereward.lab.world.conditions import TASKS, draw_conditions
+from onereward.lab.world.conditions import TASKS, sample_conditions
 from onereward.lab.world.splits import Split
 from onereward.reward.judge import JudgeConfig
 from onereward.reward.preference import CandidateGroup, Preference, PreferenceSet
@@ -105,13 +105,13 @@ def test_a_judges_label_is_its_own_verdict(data: PreferenceSet, judge: QwenJudge
     report = label(data, JudgeLabeller(judge), 0.0, RecordingHost())
     rounded = (pictures * 255).round() / 255
     with torch.no_grad():
-        a, b = judge.encode_many([p.permute(2, 0, 1) for p in rounded])
-    verdict = judge_pair(judge, a, b, queries_for(Task.FILL, "a red circle")).probabilities
+        a, b = judge.encode_images([p.permute(2, 0, 1) for p in rounded])
+    candidate_scores = judge_pair(judge, a, b, queries_for(Task.FILL, "a red circle")).probabilities
     pairs = data.pairs()
-    assert {p.dimension for p in pairs} == set(verdict)
+    assert {p.dimension for p in pairs} == set(candidate_scores)
     assert sum(report.kept.values()) == len(pairs) == 4
     for pair in pairs:
-        chance = verdict[pair.dimension]
+        chance = candidate_scores[pair.dimension]
         assert (pair.winner_file_name == "c-0.png") == (chance > 0.5)
         assert pair.confidence == pytest.approx(max(chance, 1 - chance), abs=1e-6)
         assert pair.judged_by == f"judge:{judge.label}"
@@ -145,7 +145,7 @@ def test_a_cancelled_run_goes_on_and_another_margin_asks_nobody(
 
 def test_the_oracle_prefers_the_truth(data: PreferenceSet) -> None:
     for task in Task:
-        scene = draw_conditions(Split.TRAIN, 7, torch.tensor([TASKS.index(task.value)]))
+        scene = sample_conditions(Split.TRAIN, 7, torch.tensor([TASKS.index(task.value)]))
         grey = torch.where(scene.mask[0, ..., None] > 0, 0.5, scene.source[0].permute(1, 2, 0))
         pictures = torch.stack([grey, scene.target[0].permute(1, 2, 0)])
         name = f"world-train-{task.value}-7"
@@ -196,7 +196,7 @@ def test_what_cannot_be_labelled_is_refused_before_any_work(
     with pytest.raises(ValueError, match="no judge is connected"):
         make_labeller(LabelConfig(), None)
     with pytest.raises(ValueError, match="condition holiday: the view beside the source needs"):
-        label(data, JudgeLabeller(judge, "beside the source"), 0.1, host)
+        label(data, JudgeLabeller(judge, "image_with_source"), 0.1, host)
     with pytest.raises(ValueError, match="choose one of: judge, metrics"):
         LabelConfig(labeller="neighbour")
     save_picture(data.folder / group.file_names[1], torch.rand(16, 32, 3))
@@ -207,10 +207,12 @@ def test_what_cannot_be_labelled_is_refused_before_any_work(
 def test_a_label_replaces_nothing_that_it_cannot_make_again(
     data: PreferenceSet, judge: QwenJudge
 ) -> None:
-    """Pairs of no group, and what a contest among several has found, are by the same judge too."""
+    """Pairs of no group, and what a ranking_config among several has found, are by the same judge too."""
     generator = torch.Generator().manual_seed(0)
     saved_group(data, torch.rand(3, 32, 32, 3, generator=generator))
-    contest = saved_group(data, torch.rand(3, 32, 32, 3, generator=generator), condition="picked-0")
+    ranking_config = saved_group(
+        data, torch.rand(3, 32, 32, 3, generator=generator), condition="picked-0"
+    )
     labeller = JudgeLabeller(judge)
     found = [
         Preference(
@@ -221,7 +223,11 @@ def test_a_label_replaces_nothing_that_it_cannot_make_again(
             condition="picked-0",
             judged_by=labeller.judged_by(Dimension.STRUCTURE),
         )
-        for winner, loser in (("a.png", "b.png"), contest.file_names[:2], contest.file_names[1:])
+        for winner, loser in (
+            ("a.png", "b.png"),
+            ranking_config.file_names[:2],
+            ranking_config.file_names[1:],
+        )
     ]
     for pair in found:
         data.add(pair)
@@ -239,7 +245,7 @@ def test_metrics_refuse_what_they_cannot_measure_before_any_work(data: Preferenc
     saved_group(data, torch.rand(2, 32, 48, 3), mask_file_name="mask.png")
     with pytest.raises(ValueError, match="condition c has a mask of 64x64 px for candidates of 48"):
         label(data, MetricLabeller(), 0.2, RecordingHost())
-    words = PreferenceSet(data.folder / "words")
+    words = PreferenceSet(data.folder / "text")
     save_picture(words.folder / "mask.png", torch.ones(32, 32))
     saved_group(
         words, torch.rand(2, 32, 32, 3), mask_file_name="mask.png", task=Task.TEXT, prompt="AB"

@@ -21,8 +21,8 @@ from onereward.reward.preference import (
     split_of,
 )
 from onereward.reward.qwen_vl import QwenJudge
-from onereward.training.data.conditions import ConditionSet
-from onereward.training.data.generate import CollectConfig, collect
+from onereward.training.data.conditions import EditDataset
+from onereward.training.data.generate import GenerateConfig, collect
 from onereward.training.data.label import LABELS, label
 from onereward.training.data.labellers import JudgeLabeller
 from onereward.training.judge.config import JudgeTrainConfig
@@ -33,7 +33,7 @@ from support.judges import make_judge
 from support.models import bundled_models
 from support.policies import make_conditions
 
-QUICK = CollectConfig(num_candidates=2, steps=(1, 2))
+QUICK = GenerateConfig(num_candidates=2, steps=(1, 2))
 
 
 class CancelsAt(RecordingHost):
@@ -59,8 +59,8 @@ def judge(judge_folder: Path) -> QwenJudge:
 
 
 @pytest.fixture
-def conditions(tmp_path: Path) -> ConditionSet:
-    return ConditionSet(make_conditions(tmp_path / "conditions", per_task=1))
+def conditions(tmp_path: Path) -> EditDataset:
+    return EditDataset(make_conditions(tmp_path / "conditions", per_task=1))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def policy(tmp_path: Path) -> FillModels:
     return bundled_models().with_adapter(make_adapter(tmp_path / "adapter.safetensors", 1), 1.0)
 
 
-def made(conditions: ConditionSet, models: FillModels, data: PreferenceSet) -> int:
+def made(conditions: EditDataset, models: FillModels, data: PreferenceSet) -> int:
     return collect(conditions, models, data, QUICK, RecordingHost())
 
 
@@ -93,7 +93,7 @@ def without_maker(data: PreferenceSet) -> None:
 
 
 def test_another_model_adds_groups_and_the_same_one_nothing(
-    conditions: ConditionSet, policy: FillModels, tmp_path: Path
+    conditions: EditDataset, policy: FillModels, tmp_path: Path
 ) -> None:
     data, base = PreferenceSet(tmp_path / "data"), bundled_models()
     assert made(conditions, base, data) == 8
@@ -117,7 +117,7 @@ def test_another_model_adds_groups_and_the_same_one_nothing(
 
 
 def test_a_second_round_that_was_cancelled_goes_on(
-    conditions: ConditionSet, policy: FillModels, tmp_path: Path
+    conditions: EditDataset, policy: FillModels, tmp_path: Path
 ) -> None:
     data = PreferenceSet(tmp_path / "data")
     made(conditions, bundled_models(), data)
@@ -129,7 +129,7 @@ def test_a_second_round_that_was_cancelled_goes_on(
 
 
 def test_data_that_names_no_maker_stays_and_is_round_one(
-    conditions: ConditionSet, policy: FillModels, judge: QwenJudge, tmp_path: Path
+    conditions: EditDataset, policy: FillModels, judge: QwenJudge, tmp_path: Path
 ) -> None:
     data = PreferenceSet(tmp_path / "data")
     made(conditions, bundled_models(), data)
@@ -151,7 +151,7 @@ def test_data_that_names_no_maker_stays_and_is_round_one(
 
 
 def test_a_judge_learns_from_both_rounds(
-    conditions: ConditionSet,
+    conditions: EditDataset,
     policy: FillModels,
     judge: QwenJudge,
     judge_folder: Path,
@@ -186,7 +186,7 @@ def test_a_judge_learns_from_both_rounds(
     settings = JudgeTrainConfig(
         run_folder=str(tmp_path / "run"),
         judge_folder=str(judge_folder),
-        data_folder=str(data.folder),
+        preferences_folder=str(data.folder),
         steps=1,
         batch=len(train),
         warmup_steps=1,

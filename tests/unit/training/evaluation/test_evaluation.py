@@ -22,13 +22,13 @@ from onereward.reward.judge import JudgeConfig
 from onereward.reward.query import queries_for
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.report import sign_test, wilson_interval
-from onereward.training.data.conditions import ConditionSet, read_picture
-from onereward.training.data.edit_dataset import ConditionsConfig
-from onereward.training.evaluation.config import BenchmarkConfig
+from onereward.training.data.conditions import EditDataset, read_picture
+from onereward.training.data.edit_dataset import EditDatasetConfig
+from onereward.training.evaluation.config import EvalConfig
 from onereward.training.evaluation.report import Report, Row
-from onereward.training.evaluation.run import Contenders, benchmark
+from onereward.training.evaluation.run import EvalModels, benchmark
 from onereward.training.evaluation.votes import GOOD, SAME, count_votes, vote
-from onereward.training.jobs import BenchmarkJob
+from onereward.training.jobs import EvaluateJob
 from support.hosts import CancelledError, RecordingHost
 from support.judges import make_judge
 from support.models import BUNDLED, bundled_models
@@ -45,37 +45,37 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> QwenJudge:
 
 
 @pytest.fixture(scope="module")
-def conditions(tmp_path_factory: pytest.TempPathFactory) -> ConditionSet:
+def conditions(tmp_path_factory: pytest.TempPathFactory) -> EditDataset:
     folder = tmp_path_factory.mktemp("conditions")
-    made = ConditionsConfig(num_conditions=NUM)
+    made = EditDatasetConfig(num_conditions=NUM)
     return make_from_world(folder, Split.TEST, made, LocalHost("cpu"))
 
 
 @pytest.fixture(scope="module")
-def contenders(judge: QwenJudge) -> Contenders:
-    return Contenders(
-        model=bundled_models(), rival=bundled_models(), judge=judge, truth=WorldGroundTruth()
+def eval_models(judge: QwenJudge) -> EvalModels:
+    return EvalModels(
+        model=bundled_models(), baseline=bundled_models(), judge=judge, truth=WorldGroundTruth()
     )
 
 
 @pytest.fixture(scope="module")
 def whole(
-    contenders: Contenders, conditions: ConditionSet, tmp_path_factory: pytest.TempPathFactory
+    eval_models: EvalModels, conditions: EditDataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Report]:
     """A benchmark of two candidates that was never stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    config = BenchmarkConfig(best_of=2, margin=0.0)
-    return folder, benchmark(contenders, conditions, config, folder, RecordingHost(), FAST)
+    config = EvalConfig(best_of=2, margin=0.0)
+    return folder, benchmark(eval_models, conditions, config, folder, RecordingHost(), FAST)
 
 
 def test_one_that_stops_comes_to_the_same(
-    whole: tuple[Path, Report], contenders: Contenders, conditions: ConditionSet, tmp_path: Path
+    whole: tuple[Path, Report], eval_models: EvalModels, conditions: EditDataset, tmp_path: Path
 ) -> None:
-    config, calls = BenchmarkConfig(best_of=2, margin=0.0), 0
+    config, calls = EvalConfig(best_of=2, margin=0.0), 0
     while True:
         host = RecordingHost(cancel_at_call=40)
         try:
-            benchmark(contenders, conditions, config, tmp_path, host, FAST)
+            benchmark(eval_models, conditions, config, tmp_path, host, FAST)
             break
         except CancelledError:
             calls += 1
@@ -87,39 +87,39 @@ def test_one_that_stops_comes_to_the_same(
 
 
 def test_pictures_are_those_of_the_edits_alone(
-    whole: tuple[Path, Report], conditions: ConditionSet
+    whole: tuple[Path, Report], conditions: EditDataset
 ) -> None:
     folder, report = whole
     row = report.rows[0]
     condition = next(c for c in conditions.conditions if c.name == row.condition)
     request = conditions.request(condition, seed=0, config=FAST)
     expected = run_fill(request, bundled_models(), RecordingHost()).image[0]
-    found = read_picture(folder / row.pictures["rival"])
+    found = read_picture(folder / row.pictures["baseline"])
     assert (found - expected).abs().max() <= 0.5 / 255 + 1e-6
 
 
 def test_the_judge_is_asked_about_the_files_in_both_orders(
-    whole: tuple[Path, Report], conditions: ConditionSet, judge: QwenJudge
+    whole: tuple[Path, Report], conditions: EditDataset, judge: QwenJudge
 ) -> None:
     folder, report = whole
     for row in report.rows:
         condition = next(c for c in conditions.conditions if c.name == row.condition)
-        files = [row.pictures["model"], row.pictures["rival"]]
-        a, b = judge.encode_many([read_picture(folder / f).permute(2, 0, 1) for f in files])
+        files = [row.pictures["model"], row.pictures["baseline"]]
+        a, b = judge.encode_images([read_picture(folder / f).permute(2, 0, 1) for f in files])
         for query in queries_for(condition.task, condition.full_prompt):
             with torch.no_grad():
                 forth, back = float(judge.ask(a, b, [query])), float(judge.ask(b, a, [query]))
             expected = (forth + 1 - back) / 2
-            assert row.beside_rival[query.dimension.value] == pytest.approx(expected, abs=1e-5)
+            assert row.beside_baseline[query.dimension.value] == pytest.approx(expected, abs=1e-5)
         asked = set(row.beside_source["model"])
         if condition.task is Task.EXTEND:
-            assert asked == set(row.beside_rival)
+            assert asked == set(row.beside_baseline)
         else:
             assert len(asked) == 1
 
 
 def test_the_judge_keeps_the_candidate_it_prefers(
-    whole: tuple[Path, Report], conditions: ConditionSet, judge: QwenJudge
+    whole: tuple[Path, Report], conditions: EditDataset, judge: QwenJudge
 ) -> None:
     folder, report = whole
     for row in report.rows:
@@ -129,7 +129,7 @@ def test_the_judge_keeps_the_candidate_it_prefers(
         queries = queries_for(condition.task, condition.full_prompt)
         files = [read_picture(folder / name).permute(2, 0, 1) for name in (chosen, other)]
         with torch.no_grad():
-            a, b = judge.encode_many(files)
+            a, b = judge.encode_images(files)
             assert (judge.ask(a, b, queries) - judge.ask(b, a, queries)).mean() >= -1e-5
 
 
@@ -139,44 +139,44 @@ def row(task: Task, number: int, **changes: Any) -> Row:
         "key": f"{task.value}-{number}",
         "condition": f"{task.value}-{number}",
         "task": task.value,
-        "pictures": {"model": "m.png", "rival": "r.png"},
-        "measures": {"model": measures, "rival": measures},
+        "pictures": {"model": "m.png", "baseline": "r.png"},
+        "measures": {"model": measures, "baseline": measures},
     }
     return Row(**values | changes)
 
 
 def test_the_report_counts() -> None:
-    seam = {"model": {"seam": 0.2, "tone": 0.0}, "rival": {"seam": None, "tone": 0.3}}
+    seam = {"model": {"seam": 0.2, "tone": 0.0}, "baseline": {"seam": None, "tone": 0.3}}
     rows = (
         row(
             Task.REMOVE,
             0,
-            usable={"model": True, "rival": False},
-            beside_rival={"removal_quality": 0.9},
+            usable={"model": True, "baseline": False},
+            beside_baseline={"removal_quality": 0.9},
             beside_source={
                 "model": {"removal_quality": 0.6},
-                "rival": {"removal_quality": 0.4},
+                "baseline": {"removal_quality": 0.4},
             },
         ),
-        row(Task.REMOVE, 1, measures=seam, usable={"model": True, "rival": True}),
-        row(Task.FILL, 0, measures=seam, beside_rival={"structure": 0.52, "consistency": 0.5}),
-        row(Task.TEXT, 0, measures={s: {"seam": 0.0, "words": 0.5} for s in ("model", "rival")}),
+        row(Task.REMOVE, 1, measures=seam, usable={"model": True, "baseline": True}),
+        row(Task.FILL, 0, measures=seam, beside_baseline={"structure": 0.52, "consistency": 0.5}),
+        row(Task.TEXT, 0, measures={s: {"seam": 0.0, "text": 0.5} for s in ("model", "baseline")}),
     )
-    numbers = Report(config=BenchmarkConfig(), rows=rows).numbers()
+    numbers = Report(config=EvalConfig(), rows=rows).numbers()
     remove = numbers["sides"]["remove"]
     assert remove["model"]["usable"]["share"] == 1.0
-    assert remove["rival"]["usable"]["share"] == 0.5
+    assert remove["baseline"]["usable"]["share"] == 0.5
     assert remove["model"]["sound"]["share"] == 0.5
-    assert remove["rival"]["sound"]["share"] == 0.5
-    assert remove["rival"]["seam"] == pytest.approx(0.01)
+    assert remove["baseline"]["sound"]["share"] == 0.5
+    assert remove["baseline"]["seam"] == pytest.approx(0.01)
     assert remove["model"]["accepted"] == {
         "share": 1.0,
         "count": 1,
         **dict(zip(("low", "high"), wilson_interval(1.0, 1), strict=True)),
     }
-    assert remove["rival"]["accepted"]["share"] == 0.0
+    assert remove["baseline"]["accepted"]["share"] == 0.0
     # A difference of tone is no fault of a fill: what was asked for may have any colour.
-    assert numbers["sides"]["fill"]["rival"]["sound"]["share"] == 1.0
+    assert numbers["sides"]["fill"]["baseline"]["sound"]["share"] == 1.0
     assert numbers["sides"]["text"]["model"]["sound"]["share"] == 0.0
     assert numbers["votes"]["remove"]["oracle"]["good"] == 1
     assert numbers["votes"]["remove"]["oracle"]["same"] == 1
@@ -185,8 +185,8 @@ def test_the_report_counts() -> None:
     }
     assert numbers["chances"]["remove"] == {
         "model beside source": {"removal_quality": 0.6},
-        "rival beside source": {"removal_quality": 0.4},
-        "model beside rival": {"removal_quality": 0.9},
+        "baseline beside source": {"removal_quality": 0.4},
+        "model beside baseline": {"removal_quality": 0.9},
     }
     everything = numbers["votes"]["all"]["judge"]
     assert (everything["good"], everything["same"], everything["bad"]) == (1, 1, 0)
@@ -202,32 +202,32 @@ def test_a_vote_near_one_half_is_the_same() -> None:
 
 
 def test_results_of_something_else_are_refused(
-    whole: tuple[Path, Report], contenders: Contenders, conditions: ConditionSet
+    whole: tuple[Path, Report], eval_models: EvalModels, conditions: EditDataset
 ) -> None:
-    folder, config = whole[0], BenchmarkConfig(best_of=2)
+    folder, config = whole[0], EvalConfig(best_of=2)
     host = RecordingHost()
     with pytest.raises(ValueError, match="results of another best_of"):
-        benchmark(contenders, conditions, replace(config, best_of=3), folder, host, FAST)
+        benchmark(eval_models, conditions, replace(config, best_of=3), folder, host, FAST)
     with pytest.raises(ValueError, match="results of another settings"):
-        benchmark(contenders, conditions, config, folder, host, FillConfig(steps=3))
+        benchmark(eval_models, conditions, config, folder, host, FillConfig(steps=3))
     with pytest.raises(ValueError, match="results of another best_of, judge"):
-        benchmark(replace(contenders, judge=None), conditions, BenchmarkConfig(), folder, host)
+        benchmark(replace(eval_models, judge=None), conditions, EvalConfig(), folder, host)
     with pytest.raises(ValueError, match="no judge to choose"):
-        benchmark(replace(contenders, judge=None), conditions, config, folder, host, FAST)
+        benchmark(replace(eval_models, judge=None), conditions, config, folder, host, FAST)
 
 
 def test_the_command_line_measures_without_a_judge(
-    conditions: ConditionSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    conditions: EditDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = BenchmarkJob(
+    job = EvaluateJob(
         model=MODEL,
-        conditions_folder=str(conditions.folder),
-        benchmark_folder=str(tmp_path / "made"),
+        dataset_folder=str(conditions.folder),
+        evaluation_folder=str(tmp_path / "made"),
         judge={},
         settings={"num_conditions": 2},
         sampling={"steps": 1},
     )
-    assert BenchmarkJob.from_json(job.to_json()) == job
+    assert EvaluateJob.from_json(job.to_json()) == job
     (tmp_path / "job.json").write_text(job.to_json())
     assert cli.main(["benchmark", str(tmp_path / "job.json")]) == 0
     assert "| all | model | 2 |" in capsys.readouterr().out

@@ -15,8 +15,8 @@ from onereward.reward.judging import View, chosen_queries, rank_candidates, scor
 from onereward.reward.preference import Preference, PreferenceSet
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.report import Answer, make_report, read_report
-from onereward.reward.score import Comparison, Contest, Ranking
-from onereward.training.charts.judge_curve import draw_curve, read_curve
+from onereward.reward.score import Comparison, Ranking, RankingConfig
+from onereward.training.charts.judge_curve import plot_metrics, read_metrics
 from onereward.training.charts.plots import Series, plot
 from onereward.training.data.conditions import read_picture, save_picture
 from onereward.training.data.ranking import picked_group, save_ranking
@@ -66,12 +66,12 @@ def test_a_plot_draws_points_where_they_are() -> None:
 
 
 def test_a_curve_of_any_length_can_be_drawn(tmp_path: Path) -> None:
-    assert read_curve(tmp_path) == []
+    assert read_metrics(tmp_path) == []
     records = [{"step": 5, "loss": 0.7}, {"step": 10, "loss": 0.6, "accuracy": 0.8}]
-    (tmp_path / "curve.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert read_curve(tmp_path) == records
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert read_metrics(tmp_path) == records
     for part in ([], records[:1], records):
-        picture = draw_curve(part, 10)
+        picture = plot_metrics(part, 10)
         assert picture.shape[-1] == 3
         assert 0 <= picture.min() <= picture.max() <= 1
 
@@ -158,7 +158,7 @@ def test_cancel_is_heard_while_judging(judge: QwenJudge, tmp_path: Path) -> None
     for at in (1, 4, 6):
         host = RecordingHost(cancel_at_call=at)
         with pytest.raises(CancelledError):
-            rank_candidates(judge, pictures, queries, host, View(), Contest())
+            rank_candidates(judge, pictures, queries, host, View(), RankingConfig())
     for at in (1, 2):
         host = RecordingHost(cancel_at_call=at)
         with pytest.raises(CancelledError):

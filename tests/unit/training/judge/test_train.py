@@ -23,13 +23,13 @@ from onereward.reward.preference import Preference, PreferenceSet, split_of
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.pair_answers import ask_both_ways
-from onereward.training.judge.pairs import Jitter, draw_batch, pictures_of, spread
+from onereward.training.judge.pairs import Augmentation, pictures_of, sample_batch, spread
 from onereward.training.judge.report import ReportConfig, report_on_judge
 from onereward.training.judge.train import train_judge
 from onereward.training.judge.trainer import JudgeTrainer
-from onereward.training.runs.directory import RunFolder, saved_step
-from onereward.training.runs.distributed import Processes
-from onereward.training.runs.loop import NotFinite
+from onereward.training.runs.directory import RunDirectory, saved_step
+from onereward.training.runs.distributed import Distributed
+from onereward.training.runs.loop import NonFiniteError
 from support.hosts import CancelledError, RecordingHost
 from support.judges import BUNDLED_LIKE, make_judge
 
@@ -40,7 +40,7 @@ def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def preferences_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bright pictures are better than dark ones, in one dimension of one task."""
     folder = tmp_path_factory.mktemp("data")
     data = PreferenceSet(folder)
@@ -67,13 +67,13 @@ def config(run: Path, judge: Path, data: Path, **changes: Any) -> JudgeTrainConf
     values: dict[str, Any] = {
         "run_folder": str(run),
         "judge_folder": str(judge),
-        "data_folder": str(data),
+        "preferences_folder": str(data),
         "steps": 4,
         "batch": 4,
         "warmup_steps": 1,
         "learning_rate": 1e-3,
         "log_every": 2,
-        "test_every": 2,
+        "eval_every": 2,
         "shift": 1,
         "blur": 0.5,
         "noise": 0.02,
@@ -83,27 +83,31 @@ def config(run: Path, judge: Path, data: Path, **changes: Any) -> JudgeTrainConf
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_stop_and_resume_equals_no_stop(
-    judge_folder: Path, data_folder: Path, tmp_path: Path, mode: str
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path, mode: str
 ) -> None:
-    whole = JudgeTrainer(config(tmp_path / "a", judge_folder, data_folder, mode=mode))
+    whole = JudgeTrainer(config(tmp_path / "a", judge_folder, preferences_folder, mode=mode))
     losses = [whole.train_step() for _ in range(4)]
-    first = JudgeTrainer(config(tmp_path / "b", judge_folder, data_folder, mode=mode))
+    first = JudgeTrainer(config(tmp_path / "b", judge_folder, preferences_folder, mode=mode))
     first.train_step()
     first.train_step()
-    second = JudgeTrainer(config(tmp_path / "b", judge_folder, data_folder, mode=mode))
-    second.restore(first.snapshot(0.0))
+    second = JudgeTrainer(config(tmp_path / "b", judge_folder, preferences_folder, mode=mode))
+    second.restore(first.train_state(0.0))
     assert [second.train_step(), second.train_step()] == losses[2:]
     for name, parameter in second.parameters.items():
         assert torch.equal(parameter, whole.parameters[name]), name
 
 
 def test_pieces_of_a_step_add_up_to_the_step(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    """Micro-batches and checkpointing change memory, not the update; every pair has its jitter."""
+    """Micro-batches and checkpointing change memory, not the update; every pair has its augmentation."""
     updates = []
-    for changes in ({}, {"micro_batch": 1}, {"micro_batch": 3, "gradient_checkpointing": True}):
-        trainer = JudgeTrainer(config(tmp_path, judge_folder, data_folder, **changes))
+    for changes in (
+        {},
+        {"micro_batch_size": 1},
+        {"micro_batch_size": 3, "gradient_checkpointing": True},
+    ):
+        trainer = JudgeTrainer(config(tmp_path, judge_folder, preferences_folder, **changes))
         trainer.train_step()
         updates.append(torch.cat([p.detach().flatten() for p in trainer.parameters.values()]))
     assert torch.allclose(updates[0], updates[1], atol=1e-5)
@@ -111,9 +115,9 @@ def test_pieces_of_a_step_add_up_to_the_step(
 
 
 def test_an_adapter_goes_on_the_language_model_alone(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    trainer = JudgeTrainer(config(tmp_path, judge_folder, data_folder))
+    trainer = JudgeTrainer(config(tmp_path, judge_folder, preferences_folder))
     assert trainer.parameters
     assert all(".language_model." in name for name in trainer.parameters)
     frozen = [p for n, p in trainer.judge.part.module.named_parameters() if "lora" not in n]
@@ -121,22 +125,22 @@ def test_an_adapter_goes_on_the_language_model_alone(
 
 
 def test_half_precision_weights_wear_full_precision_adapters(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    trainer = JudgeTrainer(config(tmp_path, judge_folder, data_folder, precision="bf16"))
+    trainer = JudgeTrainer(config(tmp_path, judge_folder, preferences_folder, precision="bf16"))
     assert math.isfinite(trainer.train_step())
     assert {p.dtype for p in trainer.parameters.values()} == {torch.float32}
     assert trainer.judge.part.dtype is torch.bfloat16
 
 
 def test_a_cancelled_run_keeps_its_work_and_goes_on_exactly(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    whole = config(tmp_path / "whole", judge_folder, data_folder)
+    whole = config(tmp_path / "whole", judge_folder, preferences_folder)
     (tmp_path / "whole").mkdir()  # where a run was killed before its first checkpoint
-    (tmp_path / "whole" / "curve.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "lo')
+    (tmp_path / "whole" / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "lo')
     train_judge(whole, RecordingHost())
-    parts = config(tmp_path / "parts", judge_folder, data_folder)
+    parts = config(tmp_path / "parts", judge_folder, preferences_folder)
     with pytest.raises(CancelledError):
         train_judge(parts, RecordingHost(cancel_at_call=4))
     assert (tmp_path / "parts" / "adapter" / "adapter_model.safetensors").is_file()
@@ -146,16 +150,18 @@ def test_a_cancelled_run_keeps_its_work_and_goes_on_exactly(
         for name in ("parts", "whole")
     )
     assert all(torch.equal(made[key], expected[key]) for key in expected)
-    curves = [(tmp_path / name / "curve.jsonl").read_text() for name in ("parts", "whole")]
+    curves = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("parts", "whole")]
     steps = [[json.loads(line)["step"] for line in curve.splitlines()] for curve in curves]
     assert steps[0] == steps[1] == [2, 4]
 
 
 def test_a_finished_run_goes_on_with_more_steps_and_with_nothing_else(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    train_judge(config(tmp_path / "long", judge_folder, data_folder, steps=6), RecordingHost())
-    short = config(tmp_path / "short", judge_folder, data_folder, steps=3)
+    train_judge(
+        config(tmp_path / "long", judge_folder, preferences_folder, steps=6), RecordingHost()
+    )
+    short = config(tmp_path / "short", judge_folder, preferences_folder, steps=3)
     train_judge(short, RecordingHost())
     train_judge(replace(short, steps=6), RecordingHost())
     made, expected = (
@@ -168,23 +174,23 @@ def test_a_finished_run_goes_on_with_more_steps_and_with_nothing_else(
 
 
 def test_a_run_that_failed_before_its_first_step_frees_its_name(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    blind = config(tmp_path / "run", judge_folder, data_folder, view="beside the source")
+    blind = config(tmp_path / "run", judge_folder, preferences_folder, view="image_with_source")
     with pytest.raises(ValueError, match="needs the source"):
         train_judge(blind, RecordingHost())
-    train_judge(replace(blind, view="whole picture"), RecordingHost())
+    train_judge(replace(blind, view="full_image"), RecordingHost())
 
 
 def test_a_trained_adapter_loads_and_answers_as_it_did_when_trained(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    settings = config(tmp_path / "run", judge_folder, data_folder, learning_rate=1e-2)
+    settings = config(tmp_path / "run", judge_folder, preferences_folder, learning_rate=1e-2)
     adapter = train_judge(settings, RecordingHost())
     trainer = JudgeTrainer(settings)
-    snapshot = RunFolder(settings).load()
-    assert snapshot is not None
-    trainer.restore(snapshot)
+    state = RunDirectory(settings).load()
+    assert state is not None
+    trainer.restore(state)
     judge = QwenJudge(
         JudgeConfig(folder=str(judge_folder), adapter=str(adapter)), torch.device("cpu")
     )
@@ -199,7 +205,7 @@ def test_a_trained_adapter_loads_and_answers_as_it_did_when_trained(
         worn.write_text(json.dumps(json.loads(worn.read_text()) | {"lora_dropout": 0.5}))
         again = QwenJudge(judge.config, torch.device("cpu"))
         assert torch.equal(ask_both_ways(again, both, [pair]), expected), "no answers by chance"
-    assert judge.notes["view"] == "whole picture"
+    assert judge.notes["view"] == "full_image"
     assert judge.label == f"{judge_folder.name}+run/adapter"
     assert judge.identity != plain.identity
     more = replace(settings, run_folder=str(tmp_path / "more"), judge_adapter=str(adapter))
@@ -210,9 +216,11 @@ def test_a_trained_adapter_loads_and_answers_as_it_did_when_trained(
 
 
 def test_adapters_that_do_not_fit_are_refused(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    adapter = train_judge(config(tmp_path / "run", judge_folder, data_folder), RecordingHost())
+    adapter = train_judge(
+        config(tmp_path / "run", judge_folder, preferences_folder), RecordingHost()
+    )
     wide = make_judge(tmp_path / "wide", replace(BUNDLED_LIKE, width=128))
     worn = JudgeConfig(folder=str(wide), adapter=str(adapter))
     with pytest.raises(JudgeError, match="is for another model"):
@@ -235,42 +243,46 @@ def test_liger_kernel_says_what_it_lacks(judge_folder: Path) -> None:
             QwenJudge(settings, torch.device("cuda"))
 
 
-def test_rate_zero_changes_nothing(judge_folder: Path, data_folder: Path, tmp_path: Path) -> None:
-    trainer = JudgeTrainer(config(tmp_path, judge_folder, data_folder, learning_rate=0.0))
+def test_rate_zero_changes_nothing(
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
+) -> None:
+    trainer = JudgeTrainer(config(tmp_path, judge_folder, preferences_folder, learning_rate=0.0))
     before = {name: p.clone() for name, p in trainer.parameters.items()}
     trainer.train_step()
     assert all(torch.equal(p, before[name]) for name, p in trainer.parameters.items())
 
 
 def test_it_learns_that_bright_is_better(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    settings = config(tmp_path, judge_folder, data_folder, steps=40, mode="full", test_every=40)
+    settings = config(
+        tmp_path, judge_folder, preferences_folder, steps=40, mode="full", eval_every=40
+    )
     train_judge(settings)
     trainer = JudgeTrainer(
-        config(tmp_path / "again", tmp_path / "judge", data_folder, learning_rate=0.0)
+        config(tmp_path / "again", tmp_path / "judge", preferences_folder, learning_rate=0.0)
     )
     cell = trainer.report("test").cells[Task.REMOVE, Dimension.REMOVAL_QUALITY]
     assert cell.accuracy == 1.0
     assert cell.swap_consistency == 1.0
 
 
-def test_epochs_are_permutations_and_depend_on_the_step_alone(data_folder: Path) -> None:
-    pairs = PreferenceSet(data_folder).pairs()
-    seen = [p.condition for step in range(6) for p in draw_batch(pairs, step, 4, seed=3)]
+def test_epochs_are_permutations_and_depend_on_the_step_alone(preferences_folder: Path) -> None:
+    pairs = PreferenceSet(preferences_folder).pairs()
+    seen = [p.condition for step in range(6) for p in sample_batch(pairs, step, 4, seed=3)]
     assert sorted(seen) == sorted(p.condition for p in pairs)
-    assert draw_batch(pairs, 5, 4, seed=3) == draw_batch(pairs, 5, 4, seed=3)
-    assert [p.condition for p in draw_batch(pairs, 0, 4, seed=4)] != seen[:4]
+    assert sample_batch(pairs, 5, 4, seed=3) == sample_batch(pairs, 5, 4, seed=3)
+    assert [p.condition for p in sample_batch(pairs, 0, 4, seed=4)] != seen[:4]
 
 
 def test_jitter_moves_both_pictures_alike() -> None:
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(3, 16, 16)
-    for jitter in (Jitter(shift=3), Jitter(blur=1.0), Jitter(noise=0.2)):
-        a, b = jitter.apply((picture, picture), generator)
+    for augmentation in (Augmentation(shift=3), Augmentation(blur=1.0), Augmentation(noise=0.2)):
+        a, b = augmentation.apply((picture, picture), generator)
         assert torch.equal(a, b)
         assert not torch.equal(a, picture)
-    still, _ = Jitter().apply((picture, picture), generator)
+    still, _ = Augmentation().apply((picture, picture), generator)
     assert torch.equal(still, picture)
 
 
@@ -279,10 +291,10 @@ def test_splits_have_something_to_hold_out() -> None:
     assert {"train", "test"} <= set(names), "the data of this file needs both"
 
 
-def test_bad_data_is_named(judge_folder: Path, data_folder: Path, tmp_path: Path) -> None:
+def test_bad_data_is_named(judge_folder: Path, preferences_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no pairs of its train split"):
         JudgeTrainer(config(tmp_path / "run", judge_folder, tmp_path / "empty"))
-    data = PreferenceSet(data_folder)
+    data = PreferenceSet(preferences_folder)
     broken = data.pairs()[0]
     (tmp_path / "broken").mkdir()
     other = PreferenceSet(tmp_path / "broken")
@@ -290,15 +302,15 @@ def test_bad_data_is_named(judge_folder: Path, data_folder: Path, tmp_path: Path
     with pytest.raises(ValueError, match="cannot be read as a picture"):
         pictures_of(other, broken)
     with pytest.raises(ValueError, match="choose one of: lora, full"):
-        config(tmp_path, judge_folder, data_folder, mode="half")
+        config(tmp_path, judge_folder, preferences_folder, mode="half")
 
 
 def test_bad_data_is_named_before_the_first_step(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
     """A picture that step 1000 draws must not end the run there."""
     folder = tmp_path / "data"
-    shutil.copytree(data_folder, folder)
+    shutil.copytree(preferences_folder, folder)
     data, host = PreferenceSet(folder), RecordingHost()
     settings = config(tmp_path / "run", judge_folder, folder)
     whole = data.pairs()
@@ -321,16 +333,16 @@ def test_bad_data_is_named_before_the_first_step(
 
 
 def test_a_view_that_a_pair_cannot_be_seen_in_is_named_before_the_first_step(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
-    shutil.copytree(data_folder, folder)
+    shutil.copytree(preferences_folder, folder)
     data = PreferenceSet(folder)
     Image.new("L", (32, 32), 255).save(folder / "mask.png")
     whole = [replace(pair, mask_file_name="mask.png") for pair in data.pairs()]
     place = next(n for n, p in enumerate(whole) if split_of(p.condition) == "train")
-    settings = config(tmp_path / "run", judge_folder, folder, view="around the mask")
-    report = ReportConfig(split="test and dev", view="around the mask")
+    settings = config(tmp_path / "run", judge_folder, folder, view="crop")
+    report = ReportConfig(split="test and dev", view="crop")
     judge = QwenJudge(JudgeConfig(folder=str(judge_folder)), torch.device("cpu"))
     for size, level, message in (
         ((32, 16), 255, "make both as large"),
@@ -365,9 +377,9 @@ def test_a_few_of_many_pairs_are_of_all_kinds() -> None:
 
 
 def test_a_kill_before_the_result_is_written_does_not_pass_for_the_end(
-    judge_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config(tmp_path / "run", judge_folder, data_folder, steps=1, test_every=9)
+    settings = config(tmp_path / "run", judge_folder, preferences_folder, steps=1, eval_every=9)
     train_judge(settings, RecordingHost())
     more, notes = replace(settings, steps=2), tmp_path / "run" / "adapter" / "onereward.json"
 
@@ -385,10 +397,10 @@ def test_a_kill_before_the_result_is_written_does_not_pass_for_the_end(
 
 
 def test_weights_that_are_no_numbers_replace_no_checkpoint(
-    judge_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loss may be finite and its gradient not; the next loss tells."""
-    settings = config(tmp_path / "run", judge_folder, data_folder, steps=1, test_every=9)
+    settings = config(tmp_path / "run", judge_folder, preferences_folder, steps=1, eval_every=9)
     train_judge(settings, RecordingHost())
     step = JudgeTrainer.train_step
 
@@ -407,9 +419,9 @@ def test_weights_that_are_no_numbers_replace_no_checkpoint(
 
 
 def test_a_gradient_that_is_no_number_changes_nothing(
-    judge_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = JudgeTrainer(config(tmp_path / "run", judge_folder, data_folder))
+    trainer = JudgeTrainer(config(tmp_path / "run", judge_folder, preferences_folder))
     before = {name: value.clone() for name, value in trainer.parameters.items()}
     judged = JudgeTrainer.loss
 
@@ -419,18 +431,18 @@ def test_a_gradient_that_is_no_number_changes_nothing(
         return loss
 
     monkeypatch.setattr(JudgeTrainer, "loss", steep)
-    with pytest.raises(NotFinite, match=r"the gradient of step 0 is not finite"):
+    with pytest.raises(NonFiniteError, match=r"the gradient of step 0 is not finite"):
         trainer.train_step()
     assert trainer.step == 0
     assert all(torch.equal(value, before[n]) for n, value in trainer.parameters.items())
 
 
 def test_all_processes_stop_when_one_has_a_loss_that_is_no_number(
-    judge_folder: Path, data_folder: Path, tmp_path: Path
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
     """It must not leave the others waiting for its gradients."""
 
-    class OneOfTwo(Processes):
+    class OneOfTwo(Distributed):
         def any(self, flag: bool) -> bool:
             assert not flag, "this one's loss is a number"
             return True
@@ -438,20 +450,20 @@ def test_all_processes_stop_when_one_has_a_loss_that_is_no_number(
         def sum(self, tensors: Any) -> None:
             raise AssertionError("the other one is not there any more")
 
-    settings = config(tmp_path / "run", judge_folder, data_folder)
+    settings = config(tmp_path / "run", judge_folder, preferences_folder)
     trainer = JudgeTrainer(settings, processes=OneOfTwo())
     before = {name: value.clone() for name, value in trainer.parameters.items()}
-    with pytest.raises(NotFinite, match=r"the loss of step 0 is not finite"):
+    with pytest.raises(NonFiniteError, match=r"the loss of step 0 is not finite"):
         trainer.train_step()
     assert all(torch.equal(value, before[n]) for n, value in trainer.parameters.items())
 
 
 def test_too_little_memory_says_what_to_change(
-    judge_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: JudgeTrainer) -> float:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(JudgeTrainer, "train_step", full)
-    with pytest.raises(NotEnoughMemory, match=r"smaller micro_batch \(now 4\)"):
-        train_judge(config(tmp_path / "run", judge_folder, data_folder), RecordingHost())
+    with pytest.raises(NotEnoughMemory, match=r"smaller micro_batch_size \(now 4\)"):
+        train_judge(config(tmp_path / "run", judge_folder, preferences_folder), RecordingHost())

@@ -19,15 +19,15 @@ from onereward.fill.config import ModelConfig
 from onereward.fill.models import FillModels, load_fill_models
 from onereward.training.policy.adapter_file import read_about, write_adapter
 from onereward.training.policy.merge_adapters import save_adapters
-from onereward.training.policy.run import Loaded, PolicyRun, train_policy
+from onereward.training.policy.run import PolicyRun, RunModels, train_policy
 from onereward.training.policy.weights import lora_targets
-from onereward.training.runs.distributed import Processes
+from onereward.training.runs.distributed import Distributed
 from support import checkpoints
 from support.hosts import RecordingHost
 from support.judges import make_judge
 from support.machine import ROOT
 from support.models import BUNDLED, bundled_models
-from support.policies import loaded_for, make_conditions, policy_config
+from support.policies import make_conditions, policy_config, run_models_for
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def velocity(models: FillModels) -> torch.Tensor:
 def test_several_adapters_become_one_exactly(tmp_path: Path) -> None:
     base = bundled_models()
     first = make_adapter(tmp_path / "a.safetensors", "attention", 2, seed=1, scale=0.5)
-    second = make_adapter(tmp_path / "b.safetensors", "attention and mlp", 3, seed=2)
+    second = make_adapter(tmp_path / "b.safetensors", "attention_mlp", 3, seed=2)
     both = base.with_adapter(first, 0.7).with_adapter(second, -0.4)
     save_adapters(tmp_path / "one.safetensors", both, torch.float32)
     merged = base.with_adapter(tmp_path / "one.safetensors", 1.0)
@@ -117,12 +117,12 @@ def test_a_second_round_starts_from_the_first(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
     """Alg. 1's reference is the model with the first round's adapter, at its strength."""
-    first = make_adapter(tmp_path / "first.safetensors", "attention and mlp", 2, seed=3)
+    first = make_adapter(tmp_path / "first.safetensors", "attention_mlp", 2, seed=3)
     models = bundled_models().with_adapter(first, 0.5)
     settings: dict[str, Any] = {"adapters": (str(first),), "strengths": (0.5,), "steps": 1}
     config = policy_config(tmp_path / "run", conditions, judge, **settings)
-    loaded = Loaded(models=models, judges=loaded_for(config).judges)
-    run = PolicyRun(config, RecordingHost(), loaded, Processes())
+    run_models = RunModels(models=models, judges=run_models_for(config).judges)
+    run = PolicyRun(config, RecordingHost(), run_models, Distributed())
     (batch, *_), _ = run.trainer.source.draw(0)
     try:
         run.trainer.train_step()
@@ -135,7 +135,7 @@ def test_a_second_round_starts_from_the_first(
         expected = run.trainer.velocity(batch, batch.noise, 0)
     apply_adapters(models.transformer.module, ())
     assert torch.equal(reference, expected)
-    result = train_policy(config, RecordingHost(), loaded)
+    result = train_policy(config, RecordingHost(), run_models)
     twice = models.with_adapter(result.path, 1.0)
     save_adapters(tmp_path / "both.safetensors", twice, torch.float32)
     merged = bundled_models().with_adapter(tmp_path / "both.safetensors", 1.0)
@@ -157,8 +157,8 @@ def test_a_packed_base_is_trained_as_its_expanded_copy(
         run = tmp_path / name
         config = policy_config(run, conditions, judge, model=asdict(model), steps=2)
         models = load_fill_models(model, torch.device("cpu"))
-        loaded = Loaded(models=models, judges=loaded_for(config).judges)
-        train_policy(config, RecordingHost(), loaded)
+        run_models = RunModels(models=models, judges=run_models_for(config).judges)
+        train_policy(config, RecordingHost(), run_models)
         states.append(load_file(run / "checkpoint" / "state.safetensors"))
     one, other = states
     for name, tensor in one.items():
@@ -169,10 +169,10 @@ def test_two_processes_make_the_update_of_one(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
     """Under ``accelerate launch``, from the config that the node writes; ``batch`` is shared."""
-    values: dict[str, Any] = {"steps": 1, "batch": 4, "micro_batch": 1, "algorithm": "dynamic"}
+    values: dict[str, Any] = {"steps": 1, "batch": 4, "micro_batch_size": 1, "algorithm": "dynamic"}
     one = policy_config(tmp_path / "one", conditions, judge, **values)
     two = policy_config(tmp_path / "two", conditions, judge, **values)
-    train_policy(one, RecordingHost(), loaded_for(one))
+    train_policy(one, RecordingHost(), run_models_for(one))
     (tmp_path / "two.json").write_text(two.to_json())
     how = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     how += ["--dynamo_backend", "no", "--main_process_port", "0"]
@@ -201,16 +201,16 @@ sys.path.insert(0, {tests!r})
 import conftest
 from pathlib import Path
 import torch
-from onereward.training.runs.directory import RunFolder, Snapshot
+from onereward.training.runs.directory import RunDirectory, TrainState
 from onereward.training.runs.files import write_tensors
 from onereward.training.policy.adapter_file import write_adapter
 from onereward.training.policy.config import PolicyTrainConfig
-folder = RunFolder(PolicyTrainConfig.load(Path({config!r})))
-folder.save(Snapshot(step=1, seconds=0.0, tensors={{"x": torch.ones(1000)}}))
+folder = RunDirectory(PolicyTrainConfig.load(Path({config!r})))
+folder.save(TrainState(step=1, seconds=0.0, tensors={{"x": torch.ones(1000)}}))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 for write in (
-    lambda: folder.save(Snapshot(step=2, seconds=0.0, tensors={{"x": torch.ones(100_000)}})),
+    lambda: folder.save(TrainState(step=2, seconds=0.0, tensors={{"x": torch.ones(100_000)}})),
     lambda: write_adapter(folder.path / "a.safetensors",
                           {{"x.lora_A.weight": torch.ones(1, 100_000)}}, {{}}),
     lambda: write_tensors(folder.path / "prompt.safetensors", {{"x": torch.ones(100_000)}}),

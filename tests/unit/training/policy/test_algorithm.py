@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from onereward.fill.sampling.guidance import Conditioning
 from onereward.training.objectives import reward_loss
 from onereward.training.policy.config import PolicyTrainConfig
-from onereward.training.policy.loop import PolicyTrainer, Surroundings
+from onereward.training.policy.loop import PolicyTrainer, TrainerContext
 from onereward.training.policy.references import ReferenceStore
-from onereward.training.policy.rewards import Verdict
+from onereward.training.policy.rewards import RewardOutput
 from onereward.training.policy.samples import Batch
 from onereward.training.policy.weights import Policy
-from onereward.training.runs.distributed import Processes
+from onereward.training.runs.distributed import Distributed
 from support.hosts import RecordingHost
 
 STEPS, BATCH, TOKENS, CHANNELS, DIMENSIONS = 5, 4, 3, 2, 3
-CAP, PULL, DECAY = 0.7, 0.3, 0.8
+CAP, KL_WEIGHT, DECAY = 0.7, 0.3, 0.8
 SIGMAS = torch.linspace(1, 0, STEPS + 1, dtype=torch.float64) ** 0.7
 
 
@@ -50,13 +50,13 @@ def toy_answers(x0: Tensor, reference: Tensor) -> Tensor:
 class ToyReward:
     needs_reference = True
 
-    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> Verdict:
+    def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> RewardOutput:
         leaf = x0.detach().requires_grad_(True)
         answers = [toy_answers(a, b) for a, b in zip(leaf, reference, strict=True)]
         losses = torch.stack([reward_loss(p, CAP) for p in answers])
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         scores = tuple({"fill.structure": float(p.detach().mean())} for p in answers)
-        return Verdict(gradient=gradient, losses=losses.detach(), scores=scores)
+        return RewardOutput(gradient=gradient, losses=losses.detach(), scores=scores)
 
 
 class ToySource:
@@ -97,25 +97,25 @@ def make_trainer(tmp_path: Path, algorithm: str, **changes: Any) -> ToyTrainer:
     values: dict[str, Any] = {
         "run_folder": str(tmp_path),
         "model": {"folder": "toy"},
-        "conditions_folder": "toy",
+        "dataset_folder": "toy",
         "judges": ({"folder": "toy"},),
         "algorithm": algorithm,
         "mode": "full",
         "batch": BATCH,
         "reward_cap": CAP,
-        "pull": PULL,
+        "kl_weight": KL_WEIGHT,
         "ema_decay": DECAY,
         "learning_rate": 0.05,
-        "clip_norm": 1e6,
+        "max_grad_norm": 1e6,
     }
     config = PolicyTrainConfig(**values | changes)
     part = SimpleNamespace(module=ToyField(), dtype=torch.float64)
     models: Any = SimpleNamespace(transformer=part, adapters=(), kernels="off")
     source: Any = ToySource()
-    surroundings = Surroundings(
+    surroundings = TrainerContext(
         models=models,
         host=RecordingHost(),
-        processes=Processes(),
+        processes=Distributed(),
         references=ReferenceStore(tmp_path),
     )
     policy = Policy(models, config, torch.device("cpu"))
@@ -141,7 +141,7 @@ def expected_gradients(policy: ToyField, reference: ToyField, step: int) -> list
     for b in range(BATCH):
         for answer in toy_answers(x0[b], y[b]):
             total = total + torch.clamp(CAP - answer, min=0) / DIMENSIONS / BATCH
-    total = total + PULL * (velocity - theirs).square().mean()
+    total = total + KL_WEIGHT * (velocity - theirs).square().mean()
     return list(torch.autograd.grad(total, list(policy.parameters())))
 
 
@@ -177,14 +177,14 @@ def test_gradient_reference_and_average_follow_the_equations(
 
 
 def test_the_policy_improves_on_its_reference(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, "fixed", pull=0.0)
+    trainer = make_trainer(tmp_path, "fixed", kl_weight=0.0)
     rewards = [trainer.train_step()["reward"] for _ in range(150)]
     assert sum(rewards[-20:]) / 20 > sum(rewards[:20]) / 20 + 0.1
 
 
 def test_adamw_is_torchs_own_in_float32(tmp_path: Path) -> None:
     """What is learned equals torch's AdamW on the same gradients, clipped."""
-    trainer = make_trainer(tmp_path, "fixed", clip_norm=0.01, warmup_steps=2)
+    trainer = make_trainer(tmp_path, "fixed", max_grad_norm=0.01, warmup_steps=2)
     twin = [p.detach().float().clone().requires_grad_(True) for p in ToyField().parameters()]
     optimizer = torch.optim.AdamW(twin, weight_decay=0.0)
     for step in range(4):
@@ -221,10 +221,10 @@ def test_a_loss_that_is_not_finite_changes_nothing(
     before = [m.detach().clone() for m in trainer.policy.masters.values()]
     judge = ToyReward.judge
 
-    def broken(self: ToyReward, *arguments: Any) -> Verdict:
-        verdict = judge(self, *arguments)
-        verdict.losses[0] = torch.nan
-        return verdict
+    def broken(self: ToyReward, *arguments: Any) -> RewardOutput:
+        output = judge(self, *arguments)
+        output.losses[0] = torch.nan
+        return output
 
     monkeypatch.setattr(ToyReward, "judge", broken)
     with pytest.raises(RuntimeError, match=r"step 0 gave loss nan.*nothing was changed"):

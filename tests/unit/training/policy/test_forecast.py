@@ -31,7 +31,7 @@ from support.headers import write_flux_fill, write_qwen
 from support.hosts import RecordingHost
 from support.judges import REAL_LIKE, make_judge
 from support.models import bundled_models
-from support.policies import loaded_for, make_conditions, policy_config
+from support.policies import make_conditions, policy_config, run_models_for
 
 WIDTH, HEADS, TOKENS, TEXT = 512, 4, 256, 128
 
@@ -86,7 +86,7 @@ def kept_by_flux(model: Any, config: PolicyTrainConfig, dtype: torch.dtype) -> i
     if config.mode == "lora":
         model.add_adapter(LoraConfig(**config.lora(lora_targets(model, config.layers))))
         model.to(dtype)
-    if config.checkpointing != OFF:
+    if config.gradient_checkpointing != OFF:
         checkpoint_blocks(model)
     with keeping(model) as kept:
         out = model(
@@ -117,9 +117,9 @@ def models_like(num_double: int, num_single: int, dtype: torch.dtype) -> Any:
     "settings",
     [
         {"layers": "attention"},
-        {"layers": "attention and mlp"},
+        {"layers": "attention_mlp"},
         {"mode": "full"},
-        {"checkpointing": "blocks"},
+        {"gradient_checkpointing": "blocks"},
     ],
     ids=["attention", "linear", "full", "checkpointed"],
 )
@@ -132,7 +132,7 @@ def test_what_a_block_of_the_transformer_keeps(
     told = [policy_bytes(config, models_like(*shape, dtype), (1, TOKENS)) for shape in shapes]
     for i in (1, 2):
         assert told[i] - told[0] == pytest.approx(kept[i] - kept[0], rel=0.02)
-    if config.checkpointing == OFF:
+    if config.gradient_checkpointing == OFF:
         assert kept[0] < told[0] < 1.3 * kept[0]
 
 
@@ -184,29 +184,29 @@ def test_what_is_trained_is_counted_from_headers(tmp_path: Path) -> None:
 
 def test_a_run_that_does_not_fit_is_told_what_to_change(tmp_path: Path) -> None:
     conditions, judge = make_conditions(tmp_path / "c"), make_judge(tmp_path / "j")
-    config = policy_config(tmp_path / "run", conditions, judge, batch=64, micro_batch=64)
-    loaded = loaded_for(config)
-    whole = make_forecast(config, loaded.models, loaded.judges, RecordingHost())
+    config = policy_config(tmp_path / "run", conditions, judge, batch=64, micro_batch_size=64)
+    run_models = run_models_for(config)
+    whole = make_forecast(config, run_models.models, run_models.judges, RecordingHost())
     assert whole.fits
     assert whole.text().endswith("fits")
-    tight = check(config, RecordingHost(free=whole.peak // 2), loaded)
+    tight = check(config, RecordingHost(free=whole.peak // 2), run_models)
     assert not tight.fits
-    assert "does not fit; with micro_batch 1 it would take" in tight.text()
-    hopeless = check(config, RecordingHost(free=1 << 20), loaded)
-    assert "change all of: micro_batch 1, checkpointing of blocks" in hopeless.text()
+    assert "does not fit; with micro_batch_size 1 it would take" in tight.text()
+    hopeless = check(config, RecordingHost(free=1 << 20), run_models)
+    assert "change all of: micro_batch_size 1, gradient_checkpointing of blocks" in hopeless.text()
 
 
 def test_a_judge_that_only_watches_is_counted_where_it_watches(tmp_path: Path) -> None:
     conditions, judge = make_conditions(tmp_path / "c"), make_judge(tmp_path / "j")
     other = {"folder": str(make_judge(tmp_path / "other", REAL_LIKE)), "precision": "fp32"}
-    config = policy_config(tmp_path / "run", conditions, judge, held_out_judge=other, test_every=1)
-    loaded = loaded_for(config)
-    assert loaded.held_out_judge is not None
-    weights = sum(4 * p.numel() for p in loaded.held_out_judge.part.module.parameters())
-    *before, watching = check(config, RecordingHost(), loaded).stages
+    config = policy_config(tmp_path / "run", conditions, judge, eval_judge=other, eval_every=1)
+    run_models = run_models_for(config)
+    assert run_models.eval_judge is not None
+    weights = sum(4 * p.numel() for p in run_models.eval_judge.part.module.parameters())
+    *before, watching = check(config, RecordingHost(), run_models).stages
     assert watching.weights == pytest.approx(weights, rel=0.01)
     assert watching.activations > 0
-    never = check(replace(config, test_every=0), RecordingHost(), loaded)
+    never = check(replace(config, eval_every=0), RecordingHost(), run_models)
     assert list(never.stages) == before
 
 
@@ -217,7 +217,7 @@ def test_the_bundled_judge_is_known_by_its_name(tmp_path: Path) -> None:
     for folder in (BUNDLED, str(BUNDLED_FOLDER)):
         judges = ({"folder": folder},)
         config = policy_config(tmp_path / "run", conditions, tmp_path, judges=judges)
-        forecasts.append(check(config, RecordingHost(), loaded_for(config)).text())
+        forecasts.append(check(config, RecordingHost(), run_models_for(config)).text())
     assert forecasts[0] == forecasts[1]
 
 
@@ -234,8 +234,8 @@ def test_24_gb_train_a_12b_model_by_a_7b_judge_at_512(tmp_path: Path) -> None:
             tmp_path,
             qwen,
             model=model,
-            micro_batch=1,
-            checkpointing="blocks",
+            micro_batch_size=1,
+            gradient_checkpointing="blocks",
             target_size=512,
             rank=16,
         )

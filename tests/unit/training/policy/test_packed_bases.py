@@ -17,14 +17,14 @@ from onereward.reward.query import Query
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.trainer import make_trainable
-from onereward.training.policy.run import Loaded, PolicyRun, check, train_policy
-from onereward.training.runs.distributed import Processes
+from onereward.training.policy.run import PolicyRun, RunModels, check, train_policy
+from onereward.training.runs.distributed import Distributed
 from support import checkpoints
 from support.autograd import expand_linears, saved_by_autograd
 from support.hosts import RecordingHost
 from support.judges import make_judge
 from support.models import BUNDLED
-from support.policies import loaded_for, make_conditions, policy_config
+from support.policies import make_conditions, policy_config, run_models_for
 
 CPU = torch.device("cpu")
 
@@ -47,13 +47,15 @@ def fill_random(parameters: list[torch.nn.Parameter]) -> None:
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-@pytest.mark.parametrize("checkpointing", ["off", "blocks"])
+@pytest.mark.parametrize("gradient_checkpointing", ["off", "blocks"])
 @pytest.mark.parametrize("precision", ["fp8", "nf4"])
 def test_a_policy_has_the_gradients_of_its_expanded_base(
-    precision: str, checkpointing: str, judge: Path, conditions: Path, tmp_path: Path
+    precision: str, gradient_checkpointing: str, judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
     model = {"folder": str(BUNDLED), "precision": precision}
-    config = policy_config(tmp_path, conditions, judge, model=model, checkpointing=checkpointing)
+    config = policy_config(
+        tmp_path, conditions, judge, model=model, gradient_checkpointing=gradient_checkpointing
+    )
     found, kept = [], []
     for expanded in (False, True):
         models = load_fill_models(config.model_config(), CPU)
@@ -62,8 +64,8 @@ def test_a_policy_has_the_gradients_of_its_expanded_base(
         )
         if expanded:
             expand_linears(models.transformer.module)
-        loaded = Loaded(models=models, judges=loaded_for(config).judges)
-        run = PolicyRun(config, RecordingHost(), loaded, Processes())
+        run_models = RunModels(models=models, judges=run_models_for(config).judges)
+        run = PolicyRun(config, RecordingHost(), run_models, Distributed())
         parameters = run.trainer.policy.parameters
         fill_random(list(parameters.values()))
         (batch, *_), _ = run.trainer.source.draw(0)
@@ -88,7 +90,7 @@ def test_a_judge_has_the_gradients_of_its_expanded_self(
 ) -> None:
     """At the pictures, where the policy's gradient begins, and at an adapter of its own."""
     config = JudgeTrainConfig(
-        run_folder=str(tmp_path), data_folder=str(tmp_path), judge_folder=str(judge), rank=2
+        run_folder=str(tmp_path), preferences_folder=str(tmp_path), judge_folder=str(judge), rank=2
     )
     query = Query(task=Task.REMOVE, dimension=Dimension.REMOVAL_QUALITY)
     found, kept = [], []
@@ -136,7 +138,11 @@ def test_packed_weights_do_not_learn(judge: Path, conditions: Path, tmp_path: Pa
         policy_config(tmp_path, conditions, judge, mode="full", model=model)
     with pytest.raises(ValueError, match="in precision fp8 they are packed and frozen"):
         JudgeTrainConfig(
-            run_folder="run", data_folder="data", mode="full", precision="fp8", judge_folder="j"
+            run_folder="run",
+            preferences_folder="data",
+            mode="full",
+            precision="fp8",
+            judge_folder="j",
         )
     tensors = checkpoints.as_fp8(checkpoints.part_tensors("transformer"), torch.float8_e4m3fn)
     file = checkpoints.save(tmp_path / "fp8.safetensors", tensors)
@@ -144,5 +150,7 @@ def test_packed_weights_do_not_learn(judge: Path, conditions: Path, tmp_path: Pa
     config = policy_config(tmp_path / "run", conditions, judge, mode="full", model=stored)
     models = load_fill_models(ModelConfig(**stored), CPU)
     with pytest.raises(ValueError, match=r"fp8.safetensors are packed and frozen; set mode to"):
-        check(config, RecordingHost(), Loaded(models=models, judges=loaded_for(config).judges))
+        check(
+            config, RecordingHost(), RunModels(models=models, judges=run_models_for(config).judges)
+        )
     assert not models.transformer.is_loaded

@@ -22,7 +22,7 @@ from onereward.fill.image.canvas import make_jobs
 from onereward.fill.memory.plan import NotEnoughMemory
 from onereward.fill.sampling.guidance import make_velocity
 from onereward.fill.sampling.sampler import predict_x0
-from onereward.training.data.conditions import FILE_NAME, ConditionSet
+from onereward.training.data.conditions import FILE_NAME, EditDataset
 from onereward.training.objectives import reward_loss
 from onereward.training.policy.adapter_file import read_about
 from onereward.training.policy.config import PolicyTrainConfig
@@ -31,13 +31,13 @@ from onereward.training.policy.prompts import PromptStore
 from onereward.training.policy.rewards import Decoder, JudgeReward
 from onereward.training.policy.run import ADAPTER, PolicyRun, train_policy
 from onereward.training.policy.weights import Policy
-from onereward.training.runs.directory import RunFolder, saved_step
-from onereward.training.runs.distributed import Processes
+from onereward.training.runs.directory import RunDirectory, saved_step
+from onereward.training.runs.distributed import Distributed
 from support.hosts import CancelledError, RecordingHost
 from support.judges import make_judge
 from support.machine import ROOT
 from support.models import bundled_models
-from support.policies import loaded_for, make_conditions, policy_config
+from support.policies import make_conditions, policy_config, run_models_for
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def conditions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(config: PolicyTrainConfig, host: Any = None) -> dict[str, torch.Tensor]:
-    train_policy(config, host or RecordingHost(), loaded_for(config))
+    train_policy(config, host or RecordingHost(), run_models_for(config))
     return load_file(Path(config.run_folder) / "checkpoint" / "state.safetensors")
 
 
 def curve(config: PolicyTrainConfig) -> list[dict[str, float]]:
-    lines = (Path(config.run_folder) / "curve.jsonl").read_text().splitlines()
+    lines = (Path(config.run_folder) / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     for record in records:
         record.pop("seconds")
@@ -71,8 +71,10 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -> None:
     """d loss / d weights in two halves is what autograd gives from pictures to weights at once."""
-    config = policy_config(tmp_path, conditions, judge, true_cfg=2.0, checkpointing="blocks")
-    run = PolicyRun(config, RecordingHost(), loaded_for(config), Processes())
+    config = policy_config(
+        tmp_path, conditions, judge, true_cfg=2.0, gradient_checkpointing="blocks"
+    )
+    run = PolicyRun(config, RecordingHost(), run_models_for(config), Distributed())
     trainer, policy = run.trainer, run.trainer.policy
     # A fresh LoRA starts at zero, where half of its gradients vanish.
     generator = torch.Generator().manual_seed(5)
@@ -84,7 +86,7 @@ def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -
     policy.update = lambda rate: taken.update(  # type: ignore[method-assign]
         {n: m.grad.clone() for n, m in policy.masters.items() if m.grad is not None}
     )
-    config_clip = trainer.config.clip_norm
+    config_clip = trainer.config.max_grad_norm
     try:
         trainer.train_step()
         trainer.step = 0
@@ -92,9 +94,9 @@ def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -
         losses = []
         for batch in batches:
             with torch.no_grad(), policy.as_reference():
-                reference = trainer.walk(batch, batch.reference_noise, 3)
+                reference = trainer.rollout(batch, batch.reference_noise, 3)
             with torch.no_grad():
-                x = trainer.walk(batch, batch.noise, stop)
+                x = trainer.rollout(batch, batch.noise, stop)
             velocity = make_velocity(policy.module, batch.conditioning, batched=False)
             x0 = predict_x0(x, batch.sigmas[stop], velocity(x, batch.sigmas[stop]))
             reward = trainer.reward
@@ -124,7 +126,7 @@ def test_stop_and_resume_equals_no_stop(
         "mode": mode,
         "algorithm": algorithm,
         "learning_rate": 1e-3,
-        "pull": 0.1,
+        "kl_weight": 0.1,
     }
     settings |= {"reference_pool": pool}
     whole = policy_config(tmp_path / "whole", conditions, judge, **settings)
@@ -184,7 +186,7 @@ def test_cancel_saves_and_more_steps_go_on(judge: Path, conditions: Path, tmp_pa
 def test_a_look_that_a_cancel_cut_short_is_made_up_for(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
-    looks = {"test_every": 1, "test_conditions": 2, "stop_on_drift": False, "steps": 2}
+    looks = {"eval_every": 1, "eval_conditions": 2, "stop_on_drift": False, "steps": 2}
     whole = policy_config(tmp_path / "whole", conditions, judge, **looks)
     expected = train(whole)
     counting = RecordingHost()
@@ -235,7 +237,9 @@ def test_too_little_memory_says_what_to_change(
     train(policy_config(tmp_path, conditions, judge, steps=1))
     with monkeypatch.context() as patch:
         patch.setattr(PromptStore if where == "prepare" else PolicyTrainer, where, full)
-        with pytest.raises(NotEnoughMemory, match=r"smaller target_size .*, micro_batch 1 .now 2"):
+        with pytest.raises(
+            NotEnoughMemory, match=r"smaller target_size .*, micro_batch_size 1 .now 2"
+        ):
             train(config)
     assert saved_step(tmp_path) == 1
     train(config)
@@ -248,7 +252,7 @@ def test_gradients_of_a_step_that_ran_out_of_memory_are_given_back(
         assert any(p.grad is not None for p in policy.parameters.values())
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(Policy, "take_gradients", full)
+    monkeypatch.setattr(Policy, "accumulate_gradients", full)
     with pytest.raises(NotEnoughMemory):
         train(policy_config(tmp_path, conditions, judge, mode="full", batch=1))
     assert all(p.grad is None for p in bundled_models().transformer.module.parameters())
@@ -262,11 +266,11 @@ def test_cancel_is_heard_between_any_two_pictures(judge: Path, conditions: Path)
     channels = bundled_models().vae_config["latent_channels"]
     jobs = [
         make_jobs(
-            ConditionSet(conditions).request(condition),
+            EditDataset(conditions).request(condition),
             bundled_models(),
             config.settings(bundled_models().recipe),
         )[0]
-        for condition in ConditionSet(conditions).conditions[:3]
+        for condition in EditDataset(conditions).conditions[:3]
     ]
     batch: Any = SimpleNamespace(jobs=jobs, size=(16, 16))
     with torch.no_grad():
@@ -275,9 +279,9 @@ def test_cancel_is_heard_between_any_two_pictures(judge: Path, conditions: Path)
 
 
 def test_another_setting_is_refused_by_name(judge: Path, conditions: Path, tmp_path: Path) -> None:
-    RunFolder(policy_config(tmp_path, conditions, judge))
+    RunDirectory(policy_config(tmp_path, conditions, judge))
     with pytest.raises(ValueError, match="rank: 4 -> 8"):
-        RunFolder(policy_config(tmp_path, conditions, judge, rank=8, steps=9))
+        RunDirectory(policy_config(tmp_path, conditions, judge, rank=8, steps=9))
 
 
 def test_the_model_is_left_as_it_was_found(judge: Path, conditions: Path, tmp_path: Path) -> None:
@@ -304,7 +308,7 @@ def test_a_run_that_cannot_begin_leaves_the_model_too(
     assert [name for name, _ in transformer.named_parameters()] == names
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(ImportError, match="needs the package bitsandbytes"):
-        train(policy_config(tmp_path / "c", conditions, judge, optimizer="adamw 8-bit"))
+        train(policy_config(tmp_path / "c", conditions, judge, optimizer="adamw_8bit"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match="needs the package tensorboard"):
         train(policy_config(tmp_path / "d", conditions, judge, tensorboard=True))
@@ -316,14 +320,14 @@ def test_fixed_reference_is_the_start(judge: Path, conditions: Path, tmp_path: P
     """With the adapter off the trained model is bit for bit the model before."""
     config = policy_config(tmp_path, conditions, judge)
     transformer: Any = bundled_models().transformer.module
-    run = PolicyRun(config, RecordingHost(), loaded_for(config), Processes())
+    run = PolicyRun(config, RecordingHost(), run_models_for(config), Distributed())
     (batch, *_), _ = run.trainer.source.draw(0)
     try:
         run.trainer.train_step()
         with torch.no_grad():
-            moved = run.trainer.walk(batch, batch.noise, 2)
+            moved = run.trainer.rollout(batch, batch.noise, 2)
             with run.trainer.policy.as_reference():
-                reference = run.trainer.walk(batch, batch.noise, 2)
+                reference = run.trainer.rollout(batch, batch.noise, 2)
     finally:
         run.trainer.policy.release()
     with torch.no_grad():
@@ -336,8 +340,8 @@ def test_fixed_reference_is_the_start(judge: Path, conditions: Path, tmp_path: P
 
 
 def test_micro_batches_change_no_result(judge: Path, conditions: Path, tmp_path: Path) -> None:
-    whole = train(policy_config(tmp_path / "a", conditions, judge, micro_batch=3, steps=1))
-    single = train(policy_config(tmp_path / "b", conditions, judge, micro_batch=1, steps=1))
+    whole = train(policy_config(tmp_path / "a", conditions, judge, micro_batch_size=3, steps=1))
+    single = train(policy_config(tmp_path / "b", conditions, judge, micro_batch_size=1, steps=1))
     for name, tensor in single.items():
         torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-5, msg=name)
 
@@ -347,11 +351,11 @@ def test_pooled_references_are_those_of_their_seeds(
 ) -> None:
     config = policy_config(tmp_path, conditions, judge, reference_pool=1, steps=2)
     train(config)
-    run = PolicyRun(config, RecordingHost(), loaded_for(config), Processes())
+    run = PolicyRun(config, RecordingHost(), run_models_for(config), Distributed())
     try:
         with torch.no_grad(), run.trainer.policy.as_reference():
             (batch, *_), _ = run.trainer.source.draw(0)
-            made = run.trainer.walk(batch, batch.reference_noise, 3)
+            made = run.trainer.rollout(batch, batch.reference_noise, 3)
     finally:
         run.trainer.policy.release()
     for one, latents in zip(batch.samples, made, strict=True):
@@ -366,14 +370,14 @@ sys.path.insert(0, {tests!r})
 import conftest
 from pathlib import Path
 import torch
-from onereward.training.runs.directory import RunFolder, Snapshot
+from onereward.training.runs.directory import RunDirectory, TrainState
 from onereward.training.policy.config import PolicyTrainConfig
 config = PolicyTrainConfig.load(Path({config!r}))
-folder = RunFolder(config)
+folder = RunDirectory(config)
 step = 0
 while True:
     step += 1
-    folder.save(Snapshot(step=step, seconds=0.0, tensors={{"x": torch.full((200_000,), step)}}))
+    folder.save(TrainState(step=step, seconds=0.0, tensors={{"x": torch.full((200_000,), step)}}))
     print(step, flush=True)
 """
 
@@ -393,7 +397,7 @@ def test_kill_in_mid_save_leaves_a_whole_state(tmp_path: Path) -> None:
         time.sleep(draw.uniform(0, 0.02))  # any moment will do: what is tested holds at each
         process.send_signal(signal.SIGKILL)
         process.wait()
-        found = RunFolder(config).load()
+        found = RunDirectory(config).load()
         assert found is not None
         assert found.step >= int(said[-1])
         assert (found.tensors["x"] == found.step).all()

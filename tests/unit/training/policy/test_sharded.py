@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from onereward.training.policy.run import train_policy
 from onereward.training.policy.sharding import make_sharding
-from onereward.training.runs.distributed import Processes
+from onereward.training.runs.distributed import Distributed
 from support.hosts import RecordingHost
 from support.judges import make_judge
-from support.policies import loaded_for, make_conditions, policy_config
+from support.policies import make_conditions, policy_config, run_models_for
 
 HOW = [
     *("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),
@@ -33,17 +33,27 @@ SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_USE_C
 def test_a_run_goes_on_in_two_processes_that_share_the_weights(tmp_path: Path) -> None:
     """From a checkpoint of one process, to the update, look, result and checkpoint of one."""
     judge, conditions = make_judge(tmp_path / "judge"), make_conditions(tmp_path / "conditions")
-    values: dict[str, Any] = {"batch": 4, "micro_batch": 1, "mode": "full", "learning_rate": 1e-4}
-    values |= {"algorithm": "dynamic", "checkpointing": "blocks", "steps": 1, "test_every": 2}
-    values |= {"test_conditions": 1, "pull": 0.1}
+    values: dict[str, Any] = {
+        "batch": 4,
+        "micro_batch_size": 1,
+        "mode": "full",
+        "learning_rate": 1e-4,
+    }
+    values |= {
+        "algorithm": "dynamic",
+        "gradient_checkpointing": "blocks",
+        "steps": 1,
+        "eval_every": 2,
+    }
+    values |= {"eval_conditions": 1, "kl_weight": 0.1}
     one = policy_config(tmp_path / "one", conditions, judge, **values)
-    train_policy(one, RecordingHost(), loaded_for(one))
+    train_policy(one, RecordingHost(), run_models_for(one))
     two = replace(one, run_folder=str(tmp_path / "two"), steps=2)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     (tmp_path / "two" / "config.json").write_text(two.to_json())
     (tmp_path / "two.json").write_text(two.to_json())
     one = replace(one, steps=2)
-    train_policy(one, RecordingHost(), loaded_for(one))
+    train_policy(one, RecordingHost(), run_models_for(one))
     done = subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch", *HOW),
@@ -78,20 +88,20 @@ def test_a_run_goes_on_in_two_processes_that_share_the_weights(tmp_path: Path) -
     ("changes", "message"),
     [
         ({"batch": 3}, "batch is 3, but 2 processes share the weights"),
-        ({"micro_batch": 2}, "micro_batch is 2, but weights that are spread"),
+        ({"micro_batch_size": 2}, "micro_batch_size is 2, but weights that are spread"),
         ({"reference_pool": 2}, "reference_pool is 2, but weights that are spread"),
-        ({"optimizer": "adamw 8-bit"}, "optimizer is adamw 8-bit, but weights that are spread"),
+        ({"optimizer": "adamw_8bit"}, "optimizer is adamw 8-bit, but weights that are spread"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_would_make_processes_wait_for_each_other_is_refused(
     changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values: dict[str, Any] = {"batch": 4, "micro_batch": 1, "mode": "full"}
+    values: dict[str, Any] = {"batch": 4, "micro_batch_size": 1, "mode": "full"}
     config = policy_config(tmp_path, tmp_path, tmp_path, **values | changes)
-    assert make_sharding(config, Processes()) is None
+    assert make_sharding(config, Distributed()) is None
     for name, value in (SHARDED | {"WORLD_SIZE": "2"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
-        make_sharding(config, Processes())
-    assert make_sharding(replace(config, mode="lora", batch=4), Processes()) is None
+        make_sharding(config, Distributed())
+    assert make_sharding(replace(config, mode="lora", batch=4), Distributed()) is None

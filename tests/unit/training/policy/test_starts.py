@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from onereward.reward.preference import split_of
-from onereward.training.data.conditions import FILE_NAME, ConditionSet
+from onereward.training.data.conditions import FILE_NAME, EditDataset
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import PolicyResult, train_policy
 from onereward.training.runs import directory as saving
-from onereward.training.runs.directory import RunFolder, saved_step
+from onereward.training.runs.directory import RunDirectory, saved_step
 from support.hosts import CancelledError, RecordingHost
 from support.judges import make_judge
 from support.models import bundled_models
-from support.policies import loaded_for, make_conditions, policy_config
+from support.policies import make_conditions, policy_config, run_models_for
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,13 @@ def conditions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(config: PolicyTrainConfig, host: RecordingHost | None = None) -> PolicyResult:
-    return train_policy(config, host or RecordingHost(), loaded_for(config))
+    return train_policy(config, host or RecordingHost(), run_models_for(config))
 
 
 def test_a_run_killed_before_its_first_checkpoint_says_every_step_once(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
-    curve = tmp_path / "curve.jsonl"
+    curve = tmp_path / "metrics.jsonl"
     curve.write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
     result = train(policy_config(tmp_path, conditions, judge, steps=2, batch=1))
     assert [record["step"] for record in result.curve] == [1, 2]
@@ -54,7 +54,7 @@ def test_a_run_without_a_checkpoint_frees_its_name(
     judge: Path, conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what it has made by its settings is made anew by others."""
-    blind = policy_config(tmp_path / "run", conditions, judge, optimizer="adamw 8-bit", steps=1)
+    blind = policy_config(tmp_path / "run", conditions, judge, optimizer="adamw_8bit", steps=1)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(ImportError, match="needs the package bitsandbytes"):
         train(blind)
@@ -81,9 +81,9 @@ def test_a_run_that_nothing_watches_says_so_before_its_first_step(
     kept = [line for line in lines if split_of(json.loads(line)["name"]) == "train"]
     (learned / FILE_NAME).write_text("".join(kept))
     said = "nothing watches this run"
-    for number, (folder, test_every) in enumerate([(learned, 9), (learned, 0), (conditions, 9)]):
+    for number, (folder, eval_every) in enumerate([(learned, 9), (learned, 0), (conditions, 9)]):
         host, run = RecordingHost(), tmp_path / str(number)
-        config = policy_config(run, folder, judge, test_every=test_every, max_minutes=1e-12)
+        config = policy_config(run, folder, judge, eval_every=eval_every, max_minutes=1e-12)
         result = train(config, host)
         assert result.step == 0
         is_blind = number == 0
@@ -120,7 +120,7 @@ def test_a_task_without_conditions_is_left_out_and_named(
 def test_bad_conditions_and_judges_are_named(judge: Path, conditions: Path, tmp_path: Path) -> None:
     only_fill = {"weight_extend": 0.0, "weight_remove": 0.0, "weight_text": 0.0}
     remove_only = tmp_path / "remove"
-    made = ConditionSet(conditions)
+    made = EditDataset(conditions)
     remove_only.mkdir()
     for condition in made.conditions:
         for file in (condition.image_file_name, condition.mask_file_name):
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_model(
 
     transformer = bundled_models().transformer.module
     names = [name for name, _ in transformer.named_parameters()]
-    monkeypatch.setattr(RunFolder, "cut_curve", fail)
+    monkeypatch.setattr(RunDirectory, "truncate_metrics", fail)
     with pytest.raises(OSError, match="No space left"):
         train(policy_config(tmp_path, conditions, judge))
     assert [name for name, _ in transformer.named_parameters()] == names
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_model(
 def test_a_run_cancelled_anywhere_comes_to_the_same(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
-    values: dict[str, Any] = {"steps": 3, "batch": 2, "test_every": 2, "test_conditions": 1}
+    values: dict[str, Any] = {"steps": 3, "batch": 2, "eval_every": 2, "eval_conditions": 1}
     counting = RecordingHost()
     train(policy_config(tmp_path / "whole", conditions, judge, **values), counting)
     draw = random.Random(0)

@@ -15,18 +15,18 @@ from onereward.fill.sampling.latents import encode_pixels, pack_latents
 from onereward.fill.task import Task
 from onereward.training.data.conditions import (
     Condition,
-    ConditionSet,
+    EditDataset,
     read_picture,
     save_picture,
     write_conditions,
 )
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import PolicyRun, train_policy
-from onereward.training.policy.supervised import SupervisedTrainer, draw_sigma
-from onereward.training.runs.distributed import Processes
+from onereward.training.policy.supervised import SupervisedTrainer, sample_sigma
+from onereward.training.runs.distributed import Distributed
 from support.hosts import RecordingHost
 from support.models import bundled_models
-from support.policies import loaded_for, make_conditions, policy_config
+from support.policies import make_conditions, policy_config, run_models_for
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def supervised(run: Path, conditions: Path, **changes: Any) -> PolicyTrainConfig
 
 def test_loss_is_flow_matching_without_guidance(conditions: Path, tmp_path: Path) -> None:
     config = supervised(tmp_path, conditions)
-    run = PolicyRun(config, RecordingHost(), loaded_for(config), Processes())
+    run = PolicyRun(config, RecordingHost(), run_models_for(config), Distributed())
     trainer = run.trainer
     assert isinstance(trainer, SupervisedTrainer)
     try:
@@ -49,7 +49,9 @@ def test_loss_is_flow_matching_without_guidance(conditions: Path, tmp_path: Path
         (again, *_), _ = trainer.source.draw(0)
         with torch.no_grad():
             losses = trainer.losses(batch)
-        sigma = torch.tensor([draw_sigma(again.sigmas, g) for g in again.generators])[:, None, None]
+        sigma = torch.tensor([sample_sigma(again.sigmas, g) for g in again.generators])[
+            :, None, None
+        ]
         vae, transformer = bundled_models().vae.module, bundled_models().transformer.module
         pixels = torch.stack([job.model_input()[0] for job in batch.jobs])
         config_of: Any = vae.config
@@ -83,7 +85,7 @@ def test_conditions_that_name_their_result_are_learned_whatever_the_task(
     conditions: Path, tmp_path: Path
 ) -> None:
     """The truth is the result's own latents; what the model is shown stays the source."""
-    known, grey = ConditionSet(conditions), torch.full((64, 64, 3), 0.5)
+    known, grey = EditDataset(conditions), torch.full((64, 64, 3), 0.5)
     folder = tmp_path / "known"
     folder.mkdir()
 
@@ -98,8 +100,8 @@ def test_conditions_that_name_their_result_are_learned_whatever_the_task(
     config = supervised(tmp_path / "run", folder, grow=0, feather=0)
     plain = supervised(tmp_path / "plain", conditions, grow=0, feather=0)
     host = RecordingHost()
-    run = PolicyRun(config, host, loaded_for(config), Processes())
-    other = PolicyRun(plain, RecordingHost(), loaded_for(plain), Processes())
+    run = PolicyRun(config, host, run_models_for(config), Distributed())
+    other = PolicyRun(plain, RecordingHost(), run_models_for(plain), Distributed())
     try:
         assert not [line for line in host.lines if "is left out" in line]
         sources = run.trainer.source, other.trainer.source
@@ -124,7 +126,7 @@ def test_conditions_that_name_their_result_are_learned_whatever_the_task(
 def test_every_level_between_two_steps_is_equally_likely() -> None:
     sigmas = torch.tensor([1.0, 0.9, 0.5, 0.0])
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.tensor([draw_sigma(sigmas, generator) for _ in range(3000)])
+    drawn = torch.tensor([sample_sigma(sigmas, generator) for _ in range(3000)])
     for high, low in ((1.0, 0.9), (0.9, 0.5), (0.5, 0.0)):
         inside = drawn[(drawn > low) & (drawn <= high)]
         assert len(inside) / len(drawn) == pytest.approx(1 / 3, abs=0.04)
@@ -132,8 +134,10 @@ def test_every_level_between_two_steps_is_equally_likely() -> None:
 
 
 def test_it_learns_what_it_is_shown(conditions: Path, tmp_path: Path) -> None:
-    config = supervised(tmp_path, conditions, batch=8, micro_batch=8, learning_rate=1e-3, rank=16)
-    run = PolicyRun(config, RecordingHost(), loaded_for(config), Processes())
+    config = supervised(
+        tmp_path, conditions, batch=8, micro_batch_size=8, learning_rate=1e-3, rank=16
+    )
+    run = PolicyRun(config, RecordingHost(), run_models_for(config), Distributed())
     trainer = run.trainer
     assert isinstance(trainer, SupervisedTrainer)
 
@@ -157,7 +161,7 @@ def test_it_resumes_exactly_and_leaves_out_what_has_no_truth(
 ) -> None:
     host = RecordingHost()
     config = supervised(tmp_path / "whole", conditions)
-    result = train_policy(config, host, loaded_for(config))
+    result = train_policy(config, host, run_models_for(config))
     assert all("loss" in record and "reward" not in record for record in result.curve)
     assert {line.split()[0] for line in host.lines if "is left out" in line} == {
         Task.EXTEND.value,
@@ -165,6 +169,6 @@ def test_it_resumes_exactly_and_leaves_out_what_has_no_truth(
     }
     for steps in (1, 3):
         parts = supervised(tmp_path / "parts", conditions, steps=steps)
-        train_policy(parts, RecordingHost(), loaded_for(parts))
+        train_policy(parts, RecordingHost(), run_models_for(parts))
     states = [load_file(tmp_path / n / "checkpoint/state.safetensors") for n in ("whole", "parts")]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())

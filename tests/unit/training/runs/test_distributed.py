@@ -1,4 +1,4 @@
-"""Processes that wait for each other, up to the call that starts their group."""
+"""Distributed that wait for each other, up to the call that starts their group."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from onereward.training.runs.distributed import Processes
+from onereward.training.runs.distributed import Distributed
 
 
 @pytest.fixture(autouse=True)
@@ -35,5 +35,5 @@ def test_a_long_look_of_the_first_process_ends_no_run(monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.distributed, "init_process_group", start)
     with pytest.raises(KeyboardInterrupt):
-        _ = Processes().device
+        _ = Distributed().device
     assert asked["timeout"] >= timedelta(hours=2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onereward.fill.local_host import LocalHost
-from onereward.fill.memory.components import Part
+from onereward.fill.memory.components import Component
 from onereward.training.runs.hosts import TrainingHost
 
 
@@ -16,12 +16,12 @@ class Reads:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> Component:
         def load() -> torch.nn.Module:
             self.counts[name] = self.counts.get(name, 0) + 1
             return torch.nn.Linear(4, 4)
 
-        return Part(name, load, 80, torch.float32)
+        return Component(name, load, 80, torch.float32)
 
 
 def test_a_forgotten_part_is_not_read_again_to_make_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,23 +12,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from onereward.fill.memory.components import Part
+from onereward.fill.memory.components import Component
 from onereward.fill.task import Dimension, Task
 from onereward.reward.query import queries_for
 from onereward.reward.report import Answer, make_report, read_report, write_report
-from onereward.training.charts.dashboard import draw_board, reward_lines
+from onereward.training.charts.dashboard import plot_dashboard, reward_lines
 from onereward.training.policy.adapter_file import read_about
-from onereward.training.policy.gate import ALL_CELLS, make_gate
 from onereward.training.policy.monitoring import monitor
 from onereward.training.policy.monitoring.drift import Drift, Shown, measure_drift
-from onereward.training.policy.monitoring.monitor import Watch
+from onereward.training.policy.monitoring.monitor import Monitor
+from onereward.training.policy.reward_cells import ALL_CELLS, select_reward_cells
 from onereward.training.policy.rewards import ask_judge
 from onereward.training.policy.run import ADAPTER, train_policy
 from support.hosts import RecordingHost
 from support.judges import make_judge
 from support.live_memory import LiveMemory
 from support.models import bundled_models
-from support.policies import loaded_for, make_conditions, policy_config
+from support.policies import make_conditions, policy_config, run_models_for
 
 GOOD, BAD = (Task.FILL, Dimension.STRUCTURE), (Task.FILL, Dimension.AESTHETICS)
 
@@ -58,25 +58,25 @@ def test_the_gate_keeps_what_the_judge_can_judge(tmp_path: Path) -> None:
     report = make_report(answers(GOOD, 16, 4) + answers(BAD, 14, 6))
     write_report(tmp_path, report)
     assert read_report(tmp_path) == report
-    gate = make_gate([report], 0.75)
-    assert gate.cells == {GOOD}
-    (note,) = [n for n in gate.notes if "aesthetics" in n and n.startswith("fill")]
+    cells = select_reward_cells([report], 0.75)
+    assert cells.cells == {GOOD}
+    (note,) = [n for n in cells.notes if "aesthetics" in n and n.startswith("fill")]
     assert "70.0% of 20 held-out pairs, below 75%" in note
-    assert any("remove" in n and "no held-out pairs" in n for n in gate.notes)
-    asked = gate.allowed(queries_for(Task.FILL, "a dog"))
+    assert any("remove" in n and "no held-out pairs" in n for n in cells.notes)
+    asked = cells.allowed(queries_for(Task.FILL, "a dog"))
     assert [q.criterion for q in asked] == [GOOD]
 
 
 def test_every_judge_of_an_ensemble_has_to_pass() -> None:
     one = make_report(answers(GOOD, 18, 2) + answers(BAD, 18, 2))
     other = make_report(answers(GOOD, 18, 2) + answers(BAD, 11, 9))
-    assert make_gate([one, other], 0.75).cells == {GOOD}
-    assert make_gate([one, other], 0.0).cells == set(ALL_CELLS)
-    trusted = make_gate([None], 0.75)
+    assert select_reward_cells([one, other], 0.75).cells == {GOOD}
+    assert select_reward_cells([one, other], 0.0).cells == set(ALL_CELLS)
+    trusted = select_reward_cells([None], 0.75)
     assert trusted.cells == set(ALL_CELLS)
     assert "no report" in trusted.notes[0]
     with pytest.raises(ValueError, match=r"below 95% .* every task and dimension"):
-        make_gate([one], 0.95)
+        select_reward_cells([one], 0.95)
 
 
 def test_a_damaged_report_is_named(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_outside_is_measured_outside() -> None:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("watch")
+    folder = tmp_path_factory.mktemp("monitor")
     return make_conditions(folder / "conditions"), make_judge(folder / "judge")
 
 
@@ -125,32 +125,32 @@ def test_a_run_looks_keeps_the_best_and_stops_itself(
     conditions, judge = places
     seen: list[float] = [0.6, 0.9, 0.7, 0.5]  # what the held-out judge says at each look
     looks = iter(seen)
-    monkeypatch.setattr(Watch, "_scores", lambda self, now: {"held_out": next(looks)})
+    monkeypatch.setattr(Monitor, "_scores", lambda self, now: {"held_out": next(looks)})
     config = policy_config(
         tmp_path,
         conditions,
         judge,
-        held_out_judge={"folder": str(judge)},
+        eval_judge={"folder": str(judge)},
         steps=9,
         batch=1,
         learning_rate=1e-4,
-        test_every=1,
-        test_conditions=2,
+        eval_every=1,
+        eval_conditions=2,
         patience=2,
         keep=2,
     )
     host = RecordingHost()
-    result = train_policy(config, host, loaded_for(config))
+    result = train_policy(config, host, run_models_for(config))
     assert result.step == 4
     assert "no better look for 2 looks" in result.notes[-1]
     assert read_about(tmp_path / ADAPTER)["step"] == 2
     names = sorted(p.name for p in (tmp_path / "results").iterdir())
     assert names == ["best.safetensors", "step-000003.safetensors", "step-000004.safetensors"]
     assert len(host.previews) == 4
-    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    curve = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["held_out"] for line in curve] == seen
     # Queued again it has nothing to do, and still gives the best.
-    again = train_policy(config, RecordingHost(), loaded_for(config))
+    again = train_policy(config, RecordingHost(), run_models_for(config))
     assert (again.step, read_about(again.path)["step"]) == (4, 2)
 
 
@@ -159,16 +159,16 @@ def test_a_hacked_policy_is_stopped_and_the_start_scores_one_half(
 ) -> None:
     conditions, judge = places
     config = policy_config(
-        tmp_path, conditions, judge, steps=3, learning_rate=0.0, test_every=1, test_conditions=2
+        tmp_path, conditions, judge, steps=3, learning_rate=0.0, eval_every=1, eval_conditions=2
     )
-    result = train_policy(config, RecordingHost(), loaded_for(config))
+    result = train_policy(config, RecordingHost(), run_models_for(config))
     look = result.curve[-1]
     assert look["look"] == pytest.approx(0.5, abs=1e-6)
     assert look["drift.high_frequency"] == 1.0
     wild = policy_config(
-        tmp_path / "wild", conditions, judge, steps=9, learning_rate=1.0, test_every=1
+        tmp_path / "wild", conditions, judge, steps=9, learning_rate=1.0, eval_every=1
     )
-    stopped = train_policy(wild, RecordingHost(), loaded_for(wild))
+    stopped = train_policy(wild, RecordingHost(), run_models_for(wild))
     assert stopped.step < 9
     assert "stopped at step" in stopped.notes[-1]
 
@@ -180,11 +180,11 @@ def test_a_run_that_drifts_before_any_good_look_gives_the_start(
     conditions, judge = places
     monkeypatch.setattr(Drift, "complaint", lambda self: "brightness has moved by +0.20")
     config = policy_config(
-        tmp_path, conditions, judge, mode=mode, steps=3, batch=1, test_every=1, test_conditions=1
+        tmp_path, conditions, judge, mode=mode, steps=3, batch=1, eval_every=1, eval_conditions=1
     )
     transformer = bundled_models().transformer.module
     start = {name: p.detach().clone() for name, p in transformer.named_parameters()}
-    result = train_policy(config, RecordingHost(), loaded_for(config))
+    result = train_policy(config, RecordingHost(), run_models_for(config))
     assert result.step == 1
     assert result.notes[-1].endswith("no look was good, so the result is the start, unchanged")
     if mode == "full":
@@ -206,9 +206,9 @@ def test_a_run_that_drifts_later_gives_the_good_look(
     said = iter([None, "brightness has moved by +0.20"])
     monkeypatch.setattr(Drift, "complaint", lambda self: next(said))
     config = policy_config(
-        tmp_path, conditions, judge, steps=3, batch=1, test_every=1, test_conditions=1
+        tmp_path, conditions, judge, steps=3, batch=1, eval_every=1, eval_conditions=1
     )
-    result = train_policy(config, RecordingHost(), loaded_for(config))
+    result = train_policy(config, RecordingHost(), run_models_for(config))
     assert result.step == 2
     assert result.notes[-1] == "stopped at step 2: brightness has moved by +0.20"
     assert read_about(result.path)["step"] == 1
@@ -218,14 +218,14 @@ def test_a_run_from_anothers_checkpoint_has_looks_of_its_own(
     places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conditions, judge = places
-    values: dict[str, Any] = {"steps": 1, "batch": 1, "test_every": 1, "test_conditions": 1}
+    values: dict[str, Any] = {"steps": 1, "batch": 1, "eval_every": 1, "eval_conditions": 1}
     first = policy_config(tmp_path / "first", conditions, judge, **values)
     with monkeypatch.context() as patch:
         patch.setattr(Drift, "complaint", lambda self: "brightness has moved by +0.20")
-        train_policy(first, RecordingHost(), loaded_for(first))
+        train_policy(first, RecordingHost(), run_models_for(first))
     values["init_from"] = str(tmp_path / "first" / "checkpoint")
     second = policy_config(tmp_path / "second", conditions, judge, **values)
-    result = train_policy(second, RecordingHost(), loaded_for(second))
+    result = train_policy(second, RecordingHost(), run_models_for(second))
     assert result.step == 1
     assert "look" in result.curve[-1]
 
@@ -236,14 +236,14 @@ def test_a_look_asks_for_the_room_that_its_judge_takes(
     """For judging alone, of pixels, without gradient; too much would only drive models out."""
     conditions, judge = places
     config = policy_config(
-        tmp_path, conditions, judge, steps=1, batch=1, test_every=1, test_conditions=1
+        tmp_path, conditions, judge, steps=1, batch=1, eval_every=1, eval_conditions=1
     )
-    loaded, rooms, peaks = loaded_for(config), [], []
-    part = loaded.judges[0].part
+    run_models, rooms, peaks = run_models_for(config), [], []
+    part = run_models.judges[0].part
 
     class Host(RecordingHost):
         @contextmanager
-        def resident(self, *parts: Part, activation_bytes: int) -> Iterator[None]:
+        def resident(self, *parts: Component, activation_bytes: int) -> Iterator[None]:
             if parts == (part,):
                 rooms.append(activation_bytes)
             with super().resident(*parts, activation_bytes=activation_bytes):
@@ -256,7 +256,7 @@ def test_a_look_asks_for_the_room_that_its_judge_takes(
         return answers
 
     monkeypatch.setattr(monitor, "ask_judge", measured)
-    train_policy(config, Host(), loaded)
+    train_policy(config, Host(), run_models)
     (room,) = rooms
     assert max(peaks) < room < 20 * max(peaks)
 
@@ -272,6 +272,6 @@ def test_curves_are_of_rewards_and_any_length_is_drawn() -> None:
     assert values == sorted(values)
     assert values[0] == 0.1
     for length in (0, 1, 10):
-        board = draw_board(curve[:length], [(torch.rand(64, 64, 3),) * 3] * 2)
-        assert board.ndim == 3
-        assert 0 <= board.min() <= board.max() <= 1
+        dashboard = plot_dashboard(curve[:length], [(torch.rand(64, 64, 3),) * 3] * 2)
+        assert dashboard.ndim == 3
+        assert 0 <= dashboard.min() <= dashboard.max() <= 1

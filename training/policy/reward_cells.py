@@ -17,7 +17,7 @@ from .config import PolicyTrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class RewardCells:
     """Which task x dimension cells take part in the loss."""
 
     cells: frozenset[Cell]
@@ -29,17 +29,19 @@ class Gate:
         return tuple(q for q in queries if q.criterion in self.cells)
 
 
-def gate_of(config: PolicyTrainConfig, judges: Sequence[QwenJudge]) -> Gate:
-    """Return the gate of a run, from the reports beside its judges; ValueError as make_gate."""
+def reward_cells_of(config: PolicyTrainConfig, judges: Sequence[QwenJudge]) -> RewardCells:
+    """Return the gate of a run, from the reports beside its judges; ValueError as select_reward_cells."""
     if not config.needs_judge:
-        return Gate(cells=frozenset(ALL_CELLS))
-    return make_gate([read_report(judge.folder) for judge in judges], config.gate)
+        return RewardCells(cells=frozenset(ALL_CELLS))
+    return select_reward_cells(
+        [read_report(judge.folder) for judge in judges], config.min_judge_accuracy
+    )
 
 
 ALL_CELLS: tuple[Cell, ...] = tuple((task, d) for task in Task for d in TASKS[task].dimensions)
 
 
-def make_gate(reports: Sequence[JudgeReport | None], threshold: float) -> Gate:
+def select_reward_cells(reports: Sequence[JudgeReport | None], threshold: float) -> RewardCells:
     """Let in the cells that every judge's report passes; a judge without a report is trusted.
 
     Args:
@@ -64,7 +66,7 @@ def make_gate(reports: Sequence[JudgeReport | None], threshold: float) -> Gate:
             f"the judge is below {threshold:.0%} on held-out pairs in every task and dimension, so "
             "there is nothing it could teach; train the judge longer, or lower gate"
         )
-    return Gate(cells=frozenset(kept), notes=tuple(notes))
+    return RewardCells(cells=frozenset(kept), notes=tuple(notes))
 
 
 def _name(cell: Cell) -> str:
