@@ -1,7 +1,7 @@
 """One fill through the API, end to end, beside the bare diffusers pipeline call.
 
 Both run in turn (A B B A), so that they meet the same machine. Every API job has a new seed, the
-way people work: it must reuse the loaded model, the encoded prompt and the encoded picture. Run it
+way people work: it must reuse the loaded model, the encoded prompt and the encoded image. Run it
 with nothing else on the machine::
 
     .venv/bin/python benchmarks/fill_overhead.py --rounds 20
@@ -90,7 +90,7 @@ def make_api_call(client: ComfyClient) -> Callable[[], None]:
 
 
 def make_pipeline_call() -> Callable[[], None]:
-    """Return diffusers' own pipeline on the same model, picture, prompt and settings."""
+    """Return diffusers' own pipeline on the same model, image, prompt and settings."""
     from diffusers import FluxFillPipeline
 
     recipe = json.loads((MODEL / "recipe.json").read_text())

@@ -1,6 +1,6 @@
-"""Choosing the best of N with four dimensions: one encoding per picture against the naive way.
+"""Choosing the best of N with four dimensions: one encoding per image against the naive way.
 
-The naive way is what a script around ``transformers`` does: every comparison encodes both pictures
+The naive way is what a script around ``transformers`` does: every comparison encodes both images
 again, asks one question at a time and computes the logits of every position. Both give the same
 probabilities, which is checked first. Run in turn (A B B A), with nothing else on the machine::
 
@@ -42,17 +42,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="best of N: encoded once against the naive way")
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--side", type=int, default=64, help="px of the square pictures")
+    parser.add_argument("--side", type=int, default=64, help="pixels of the square images")
     parser.add_argument("--judge", type=Path, help="folder of a judge")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         judge = _load_judge(args.judge, Path(folder))
         generator = torch.Generator().manual_seed(0)
-        pictures = torch.rand(args.candidates, args.side, args.side, 3, generator=generator)
-        pictures = (pictures * 255).round() / 255
+        images = torch.rand(args.candidates, args.side, args.side, 3, generator=generator)
+        images = (images * 255).round() / 255
         calls = {
-            "ours": lambda: ours(judge, pictures),
-            "naive": lambda: naive(judge, pictures),
+            "ours": lambda: ours(judge, images),
+            "naive": lambda: naive(judge, images),
         }
         difference = max(abs(a - b) for a, b in zip(calls["ours"](), calls["naive"](), strict=True))
         times = interleave(calls, args.rounds)
@@ -60,25 +60,24 @@ def main() -> int:
     return 0
 
 
-def ours(judge: QwenJudge, pictures: torch.Tensor) -> list[float]:
+def ours(judge: QwenJudge, images: torch.Tensor) -> list[float]:
     """Return every probability of a knock-out, both orders averaged."""
     host = LocalHost("cpu")
-    ranking = rank_candidates(judge, pictures, QUERIES, host, View(), RankingConfig())
+    ranking = rank_candidates(judge, images, QUERIES, host, View(), RankingConfig())
     return [p for c in ranking.comparisons for p in c.judgement.probabilities.values()]
 
 
 @torch.no_grad()
-def naive(judge: QwenJudge, pictures: torch.Tensor) -> list[float]:
+def naive(judge: QwenJudge, images: torch.Tensor) -> list[float]:
     """Return the same probabilities, every one by two whole forward passes."""
     made: list[float] = []
-    alive = list(range(len(pictures)))
+    alive = list(range(len(images)))
     while len(alive) > 1:
         winners = [alive[-1]] if len(alive) % 2 else []
         for a, b in zip(alive[0::2], alive[1::2], strict=False):
             p = [a, b]
             values = [
-                (_whole_pass(judge, pictures[p], q) + 1 - _whole_pass(judge, pictures[p[::-1]], q))
-                / 2
+                (_whole_pass(judge, images[p], q) + 1 - _whole_pass(judge, images[p[::-1]], q)) / 2
                 for q in QUERIES
             ]
             made += values
@@ -130,7 +129,7 @@ def as_table(times: dict[str, list[float]], difference: float, args: argparse.Na
     medians = {name: statistics.median(t) for name, t in times.items()}
     rows = "".join(f"| {name} | {median:.3f} |\n" for name, median in medians.items())
     return (
-        f"Best of {args.candidates}, {len(QUERIES)} dimensions, {args.side} px, "
+        f"Best of {args.candidates}, {len(QUERIES)} dimensions, {args.side} pixels, "
         f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"{args.rounds} rounds.\n\n| | median, s |\n|---|---|\n{rows}\n"
         f"naive / ours: {medians['naive'] / medians['ours']:.2f}; "

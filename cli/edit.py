@@ -1,6 +1,6 @@
-"""``onereward edit TASK PICTURE``: an edit of a picture, or of a folder of them, without ComfyUI.
+"""``onereward edit TASK IMAGE``: an edit of an image, or of a folder of them, without ComfyUI.
 
-A picture's mask is ``<name>_mask.png`` beside it, ``masks/<name>.png``, or what is erased
+An image's mask is ``<name>_mask.png`` beside it, ``masks/<name>.png``, or what is erased
 (transparent) in it; ``<name>.txt`` beside it says what to paint where no option does. EXIF data and
 colour profile are kept. What is there already is not made again, so a run that was stopped goes on.
 """
@@ -43,20 +43,22 @@ PLACES = {
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command to the command line."""
-    parser = subparsers.add_parser("edit", help="edit a picture, or a folder of them")
+    parser = subparsers.add_parser("edit", help="edit an image, or a folder of them")
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("source", type=Path, help="picture or folder of pictures")
+    parser.add_argument("source", type=Path, help="image or folder of images")
     parser.add_argument(
         "--output", type=Path, help=f"folder for the results; {OUTPUT}/ beside the source if absent"
     )
-    parser.add_argument("--mask", type=Path, help="mask of a single picture, white = repaint")
+    parser.add_argument("--mask", type=Path, help="mask of a single image, white = repaint")
     parser.add_argument("--prompt", default="", help="what to paint, or how letters look")
-    parser.add_argument("--words", default="", help="text: the words; \\n between lines")
+    parser.add_argument("--text", default="", help="text: what to write; \\n between lines")
     for side in SIDES:
-        parser.add_argument(f"--{side}", type=int, default=0, help="extend: new px on this side")
-    parser.add_argument("--aspect", default="", help="extend: W:H of the new picture")
+        parser.add_argument(
+            f"--{side}", type=int, default=0, help="extend: new pixels on this side"
+        )
+    parser.add_argument("--aspect", default="", help="extend: W:H of the new image")
     parser.add_argument("--anchor", default="center", help="extend: where the source sits on it")
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture; then counts up")
+    parser.add_argument("--seed", type=int, default=0, help="of the first image; then counts up")
     parser.add_argument("--overwrite", action="store_true", help="make again what is there")
     parser.add_argument(
         "--format", default="", help="ending of the results, as png; else as before"
@@ -88,7 +90,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Edit; return 0, 1 if a picture failed, 130 if the user stopped."""
+    """Edit; return 0, 1 if an image failed, 130 if the user stopped."""
     from ..fill.io.photo import list_photos
     from ..fill.local_host import LocalHost
     from ..fill.memory.plan import summary
@@ -105,13 +107,13 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stderr.write("onereward: stopped; the same command goes on\n")
         return STOPPED
     if failed:
-        sys.stderr.write(f"onereward: {failed} of {len(jobs)} pictures failed\n")
+        sys.stderr.write(f"onereward: {failed} of {len(jobs)} images failed\n")
     return 1 if failed else 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One picture to edit."""
+    """One image to edit."""
 
     source: Path
     target: Path
@@ -122,7 +124,7 @@ def _jobs(arguments: argparse.Namespace, sources: list[Path]) -> Iterator[_Job]:
     from ..fill.io.photo import ENDS
 
     if arguments.mask is not None and arguments.source.is_dir():
-        raise ValueError("--mask is for a single picture; a folder has one file for each")
+        raise ValueError("--mask is for a single image; a folder has one file for each")
     end = "." + arguments.format.lower().lstrip(".") if arguments.format else ""
     if end and end not in ENDS:
         raise ValueError(f"--format is {arguments.format}; choose one of: {', '.join(ENDS)}")
@@ -144,7 +146,7 @@ def _jobs(arguments: argparse.Namespace, sources: list[Path]) -> Iterator[_Job]:
 def _edit(
     job: _Job, arguments: argparse.Namespace, settings: FillConfig, models: FillModels, host: Any
 ) -> bool:
-    """Make one picture; return False, with the reason on stderr, if that failed."""
+    """Make one image; return False, with the reason on stderr, if that failed."""
     from ..fill.io.photo import read_photo, save_photo
     from ..fill.pipeline import run_fill
 

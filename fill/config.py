@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 FORMAT = 1
 MAX_SIDE = 16384
-"""Longest side of a picture or canvas, in pixels."""
+"""Longest side of an image or canvas, in pixels."""
 RECIPE = -1
 """Numeric settings with this value follow the recipe of the loaded model, or the task's default."""
 RECIPE_TEXT = "-1"
@@ -162,11 +162,11 @@ class FillConfig:
     )
     negative_prompt: str = setting(
         RECIPE_TEXT,
-        "What the picture should not be, used when true_cfg is not 1; -1 = as the recipe says.",
+        "What the image should not be, used when true_cfg is not 1; -1 = as the recipe says.",
     )
     num_candidates: int = setting(
         1,
-        "Pictures made per input picture; candidate n uses seed + n, so each can be made alone.",
+        "Images made per input image; candidate n uses seed + n, so each can be made alone.",
         min=1,
         max=64,
         step=1,
@@ -174,14 +174,14 @@ class FillConfig:
     denoise: float = setting(
         1.0,
         "Share of the schedule that is run: 1 starts from pure noise, less starts from the noised "
-        "source picture.",
+        "source image.",
         min=0.01,
         max=1.0,
         step=0.01,
     )
     shift: float = setting(
         -1.0,
-        "Shift of the noise schedule towards noise; 1 = none; -1 = from the picture size, as the "
+        "Shift of the noise schedule towards noise; 1 = none; -1 = from the image size, as the "
         "model's scheduler does.",
         min=-1.0,
         max=20.0,
@@ -196,7 +196,7 @@ class FillConfig:
     crop_to_context: bool = setting(
         True,
         "Sample a crop around the mask at the model's best size and stitch it back, so that a "
-        "small mask in a large picture gets full detail.",
+        "small mask in a large image gets full detail.",
     )
     context_factor: float = setting(
         2.0,
@@ -207,14 +207,14 @@ class FillConfig:
     )
     target_size: int = setting(
         RECIPE,
-        "Side in px of a square of as many pixels as the crop is sampled at; -1 = the model's own.",
+        "Side in pixels of a square of as many pixels as the crop is sampled at; -1 = the model's own.",
         min=-1,
         max=4096,
         step=16,
     )
     grow: int = setting(
         RECIPE,
-        "Px by which the mask grows before it is repainted (extend: overlap with the source); "
+        "Pixels by which the mask grows before it is repainted (extend: overlap with the source); "
         "-1 = as the task says.",
         min=-1,
         max=512,
@@ -222,7 +222,7 @@ class FillConfig:
     )
     feather: int = setting(
         RECIPE,
-        "Px inside the grown mask over which the new picture fades into the old; -1 = as the task "
+        "Pixels inside the grown mask over which the new image fades into the old; -1 = as the task "
         "says.",
         min=-1,
         max=512,
@@ -241,7 +241,7 @@ class FillConfig:
     preserve_unmasked: bool = setting(
         False,
         "While sampling, keep what is outside of the mask on the source's own way from noise to "
-        "picture. Off, as the models were trained: they paint it, too, and it is replaced in the "
+        "image. Off, as the models were trained: they paint it, too, and it is replaced in the "
         "end.",
     )
 
@@ -256,9 +256,7 @@ class FillConfig:
         if self.steps == 0:
             raise ValueError("steps is 0, but -1 (recipe) or at least 1 is expected")
         if self.shift == 0.0:
-            raise ValueError(
-                "shift is 0, but -1 (from the picture size) or more than 0 is expected"
-            )
+            raise ValueError("shift is 0, but -1 (from the image size) or more than 0 is expected")
         if 0 <= self.target_size < 16:
             raise ValueError(
                 f"target_size is {self.target_size}, but -1 or at least 16 is expected"

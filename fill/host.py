@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .memory.components import Component
 
 Preview = Callable[[], "torch.Tensor"]
-"""Makes a small picture ``[H, W, 3]``, float32, 0..1, of the state so far; called only if shown."""
+"""Makes a small image ``[H, W, 3]``, float32, 0..1, of the state so far; called only if shown."""
 
 
 class Host(Protocol):

@@ -70,7 +70,7 @@ class LocalHost:
         return self._device.type == "cpu" and part.is_loaded
 
     def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
-        """Log at debug level; a plain process shows no pictures."""
+        """Log at debug level; a plain process shows no images."""
         del preview
         logger.debug("model call %d of %d", done, total)
 

@@ -28,7 +28,7 @@ PIPELINES = ("FluxFillPipeline", "FluxPipeline")
 """Folders whose VAE and text encoders serve a Fill transformer."""
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 PROMPT_CACHE_BYTES = 256 << 20
-PICTURE_CACHE_BYTES = 512 << 20
+IMAGE_CACHE_BYTES = 512 << 20
 
 
 Source = FolderComponent | FileComponent | PackedComponent
@@ -51,7 +51,7 @@ class FillModels:
         transformer_source: Where the transformer comes from.
         adapters: LoRA adapters to be active in a run.
         prompts: Encoded prompts by text.
-        pictures: Encoded pictures by content.
+        images: Encoded images by content.
         encode_texts: What stands in for the text encoders, if they are another program's.
     """
 
@@ -82,12 +82,12 @@ class FillModels:
         self.text_encoder = _part(sources["text_encoder"], dtype)
         self.text_encoder_2 = _part(sources["text_encoder_2"], dtype)
         self.prompts = TensorCache(PROMPT_CACHE_BYTES)
-        self.pictures = TensorCache(PICTURE_CACHE_BYTES)
+        self.images = TensorCache(IMAGE_CACHE_BYTES)
         self.encode_texts: EncodeTexts | None = None
 
     @property
     def multiple(self) -> int:
-        """Sides of a sampled picture are multiples of this: VAE factor times 2 x 2 packing."""
+        """Sides of a sampled image are multiples of this: VAE factor times 2 x 2 packing."""
         return 2 * vae_factor(self.vae_config)
 
     @property

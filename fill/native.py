@@ -1,4 +1,4 @@
-"""An edit whose sampling is done by somebody else: crops and masks out, decoded pictures back in.
+"""An edit whose sampling is done by somebody else: crops and masks out, decoded images back in.
 
 The same requests, crops, masks and recipes as in :mod:`.pipeline`; only the model is elsewhere.
 """
@@ -34,14 +34,14 @@ class NativeEdit:
     settings: Settings
     recipe: Recipe
     jobs: tuple[Job | None, ...]
-    """One per picture; None where its mask is empty."""
+    """One per image; None where its mask is empty."""
     num_tokens: int
     """Packed latents of a crop; they decide the shift of the schedule."""
 
     def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pixels ``[B, 3, h, w]`` in -1..1 and binary masks ``[B, h, w]``.
 
-        B counts the pictures with a mask, ``num_candidates`` times each, one after the other.
+        B counts the images with a mask, ``num_candidates`` times each, one after the other.
         """
         inputs = [job.model_input() for job in self.jobs if job is not None]
         num = self.request.config.num_candidates
@@ -62,22 +62,22 @@ class NativeEdit:
         return math.log(shift) if shift > 0 else make_mu(FLUX_SCHEDULER, self.num_tokens)
 
     def stitch(self, decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put decoded pictures ``[B, h, w, 3]``, 0..1, back into theirs.
+        """Put decoded images ``[B, h, w, 3]``, 0..1, back into theirs.
 
         Returns:
-            Pictures ``[N, H, W, 3]`` and how much of each pixel is new ``[N, H, W]``; a picture
+            Images ``[N, H, W, 3]`` and how much of each pixel is new ``[N, H, W]``; an image
             without a mask is among them as it was.
 
         Raises:
-            ValueError: The number or the size of the decoded pictures is not that of this edit.
+            ValueError: The number or the size of the decoded images is not that of this edit.
         """
         num = self.request.config.num_candidates
         real = [job for job in self.jobs if job is not None]
         width, height = real[0].padded
         if tuple(decoded.shape[:3]) != (len(real) * num, height, width):
             raise ValueError(
-                f"image has {decoded.shape[0]} pictures of {decoded.shape[2]}x{decoded.shape[1]} "
-                f"px, but this edit needs {len(real) * num} of {width}x{height} px; connect the "
+                f"image has {decoded.shape[0]} images of {decoded.shape[2]}x{decoded.shape[1]} "
+                f"pixels, but this edit needs {len(real) * num} of {width}x{height} pixels; connect the "
                 "decoded latent of the same edit"
             )
         made = iter(decoded.detach().to("cpu", torch.float32).permute(0, 3, 1, 2) * 2 - 1)
@@ -126,8 +126,8 @@ def prepare_native(request: FillRequest, recipe: Recipe, factor: int) -> NativeE
     if len(sizes) > 1:
         listed = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
         raise ValueError(
-            f"the crops of these pictures have different sizes ({listed}), but one latent has one; "
-            "give one picture at a time, or one mask for all"
+            f"the crops of these images have different sizes ({listed}), but one latent has one; "
+            "give one image at a time, or one mask for all"
         )
     ((width, height),) = sizes
     return NativeEdit(

@@ -27,7 +27,7 @@ logger = logging.getLogger("onereward.fill")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """One picture to make: a candidate of a job."""
+    """One image to make: a candidate of a job."""
 
     job: Job
     encoded: EncodedJob
@@ -35,7 +35,7 @@ class _Row:
 
 
 def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult:
-    """Edit the pictures of a request.
+    """Edit the images of a request.
 
     Args:
         request: What to do; validated when it was made.
@@ -43,7 +43,7 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
         host: Memory, progress and cancel.
 
     Returns:
-        The pictures; wherever ``mask`` is 0 they equal the source bit for bit.
+        The images; wherever ``mask`` is 0 they equal the source bit for bit.
 
     Raises:
         ValueError: The words have characters that the model cannot write.
@@ -62,8 +62,8 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
     if plan.weight_bytes is not None:
         host.notify(f"the model is larger than the free memory: {plan.describe()}")
     with torch.no_grad():
-        pictures = with_retry(plan, run.pictures, host)
-    return _result(request, jobs, pictures, notes, timer)
+        images = with_retry(plan, run.images, host)
+    return _result(request, jobs, images, notes, timer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +83,7 @@ class _Run:
         return self.settings.true_cfg != 1.0
 
     def plan(self) -> Plan:
-        """Return the plan for the largest picture of the run."""
+        """Return the plan for the largest image of the run."""
         real = [job for job in self.jobs if job is not None]
         pixels = max((job.padded[0] * job.padded[1] for job in real), default=0)
         return make_plan(
@@ -95,8 +95,8 @@ class _Run:
             cfg_mode=self.request.config.cfg_mode,
         )
 
-    def pictures(self, plan: Plan) -> list[torch.Tensor]:
-        """Return the finished pictures ``[H, W, 3]``, candidates of one job next to each other."""
+    def images(self, plan: Plan) -> list[torch.Tensor]:
+        """Return the finished images ``[H, W, 3]``, candidates of one job next to each other."""
         spec = self.sample_spec()
         with self.timer.stage("encode"):
             config = self.request.config
@@ -129,7 +129,7 @@ class _Run:
         )
 
     def finish(self, row: _Row, latent: torch.Tensor, plan: Plan) -> torch.Tensor:
-        """Decode one row and put it into its picture."""
+        """Decode one row and put it into its image."""
         with self.timer.stage("decode"):
             pixels = decode_latent(latent, self.models, self.host, plan)
         with self.timer.stage("stitch"):
@@ -151,12 +151,12 @@ def _rows(
 def _result(
     request: FillRequest,
     jobs: list[Job | None],
-    pictures: list[torch.Tensor],
+    output_images: list[torch.Tensor],
     notes: tuple[str, ...],
     timer: _Timer,
 ) -> FillResult:
     num = request.config.num_candidates
-    made = iter(pictures)
+    made = iter(output_images)
     images, masks = [], []
     for b, job in enumerate(jobs):
         source = request.image[b % request.image.shape[0]].detach().to("cpu", torch.float32)
@@ -165,9 +165,14 @@ def _result(
             images.append(source if job is None else next(made))
             masks.append(alpha)
     if None in jobs:
-        notes = (*notes, f"{jobs.count(None)} pictures have an empty mask and stay as they are")
+        notes = (
+            *notes,
+            f"{jobs.count(None)} output_images have an empty mask and stay as they are",
+        )
     total = len(jobs) * num
-    logger.info("%s: %d pictures in %.2f s", request.task.value, total, sum(timer.seconds.values()))
+    logger.info(
+        "%s: %d output_images in %.2f s", request.task.value, total, sum(timer.seconds.values())
+    )
     return FillResult(
         image=torch.stack(images),
         mask=torch.stack(masks),

@@ -25,7 +25,7 @@ class Recipe:
     negative_prompt: str
     steps: int
     target_size: int
-    """Side in px of a square with as many pixels as the model makes best."""
+    """Side in pixels of a square with as many pixels as the model makes best."""
     max_upscale: float
     """How much a crop may be enlarged to reach that size."""
     max_sequence_length: int

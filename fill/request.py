@@ -15,7 +15,7 @@ MAX_SEED = 2**64 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FillRequest:
-    """One edit of one or more pictures.
+    """One edit of one or more images.
 
     Everything a user can get wrong is refused here, before any model is loaded (ValueError).
     """
@@ -29,11 +29,11 @@ class FillRequest:
     prompt: str = ""
     """fill, extend: what to paint. text: how the letters look. remove: not used."""
     text: str = ""
-    """text only: what to write, one line of the picture per line."""
+    """text only: what to write, one line of the image per line."""
     extension: Extension | None = None
-    """extend only: new px per side."""
+    """extend only: new pixels per side."""
     seed: int = 0
-    """Candidate n of picture b is drawn from ``seed + b * num_candidates + n``."""
+    """Candidate n of image b is drawn from ``seed + b * num_candidates + n``."""
     config: FillConfig = field(default_factory=FillConfig)
     stitch_mask: torch.Tensor | None = None
     """What is pasted back, if not what the model repaints; shaped like ``mask``."""
@@ -55,18 +55,20 @@ class FillRequest:
         """Check that exactly one thing says what is to be repainted."""
         if self.extension is not None:
             if self.task is not Task.EXTEND or self.mask is not None:
-                raise ValueError("px per side belong to extend, and replace a mask there; give one")
+                raise ValueError(
+                    "pixels per side belong to extend, and replace a mask there; give one"
+                )
             self.extension.canvas(self.image.shape[2], self.image.shape[1])
             return
         if self.task is Task.EXTEND and self.mask is None:
-            raise ValueError("extend needs the px to add per side, or an aspect")
+            raise ValueError("extend needs the pixels to add per side, or an aspect")
         _check_mask("mask", self.mask, self.image)
         if self.task in (Task.REMOVE, Task.EXTEND):
             _check_surroundings(self.task, self.mask)
 
     @property
-    def num_pictures(self) -> int:
-        """Pictures to edit: the larger of the image batch and the mask batch."""
+    def num_images(self) -> int:
+        """Images to edit: the larger of the image batch and the mask batch."""
         masks = (self.mask, self.stitch_mask, self.context_mask)
         sizes = [m.shape[0] for m in masks if m is not None and m.ndim == 3]
         return max([self.image.shape[0], *sizes])
@@ -85,14 +87,14 @@ class FillRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FillResult:
-    """The pictures of a run, candidates of one picture next to each other."""
+    """The images of a run, candidates of one image next to each other."""
 
     image: torch.Tensor
     """``[B * num_candidates, H, W, 3]``, float32, 0..1, on the CPU."""
     mask: torch.Tensor
     """``[B * num_candidates, H, W]``, float32: how much of each pixel is new; 0 = untouched."""
     seeds: tuple[int, ...]
-    """The seed of every picture."""
+    """The seed of every image."""
     notes: tuple[str, ...]
     """What the user should know: deviations from the recipe, truncated prompts."""
     seconds: dict[str, float]
@@ -111,7 +113,7 @@ def _check_image(image: torch.Tensor) -> None:
         )
         raise ValueError(f"image has {kind}, but 3 (RGB) are expected; convert it to RGB first")
     if batch == 0:
-        raise ValueError("image is an empty batch; connect at least one picture")
+        raise ValueError("image is an empty batch; connect at least one image")
     check_size(width, height)
     if not image.dtype.is_floating_point:
         raise ValueError(
@@ -130,7 +132,7 @@ def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> No
         )
     if not torch.isfinite(mask).all():
         raise ValueError(f"{name} contains NaN or infinite values; look at the node that made it")
-    # LoadImage gives a 64x64 mask of zeros for a picture without alpha: that is "nothing painted".
+    # LoadImage gives a 64x64 mask of zeros for an image without alpha: that is "nothing painted".
     if mask.max() < 0.5:
         raise ValueError(
             f"{name} is empty; paint the area to repaint (for example in the mask editor)"
@@ -138,13 +140,13 @@ def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> No
     _, height, width, _ = image.shape
     if tuple(mask.shape[-2:]) != (height, width):
         raise ValueError(
-            f"{name} is {mask.shape[-1]}x{mask.shape[-2]} px but image is {width}x{height} px; "
+            f"{name} is {mask.shape[-1]}x{mask.shape[-2]} pixels but image is {width}x{height} pixels; "
             "make the mask from this image"
         )
     masks = mask.shape[0] if mask.ndim == 3 else 1
     if masks != image.shape[0] and 1 not in (masks, image.shape[0]):
         raise ValueError(
-            f"{name} has {masks} masks but image has {image.shape[0]} pictures; give one for all "
+            f"{name} has {masks} masks but image has {image.shape[0]} images; give one for all "
             "or one for each"
         )
 
@@ -152,6 +154,6 @@ def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> No
 def _check_surroundings(task: Task, mask: torch.Tensor | None) -> None:
     if mask is not None and (mask.reshape(-1, *mask.shape[-2:]) >= 0.5).flatten(1).all(1).any():
         raise ValueError(
-            f"mask covers the whole picture, but {task.value} continues what is around the mask; "
+            f"mask covers the whole image, but {task.value} continues what is around the mask; "
             "paint only a part"
         )

@@ -19,7 +19,7 @@ class Task(str, Enum):
 
 
 class Dimension(str, Enum):
-    """An axis of quality on which two pictures are compared."""
+    """An axis of quality on which two images are compared."""
 
     TEXT_ALIGNMENT = "text_alignment"
     CONSISTENCY = "consistency"
@@ -47,7 +47,7 @@ class TaskSpec:
     dimensions: tuple[Dimension, ...]
     """What its results are judged on when the user gave a prompt."""
     grow: float
-    """Default growth of the mask, in pixels of a context 1024 px across (extend: the overlap)."""
+    """Default growth of the mask, in pixels of a context 1024 pixels across (extend: the overlap)."""
     feather: float
     """Default width of the soft border inside the grown mask, in the same unit."""
 
@@ -90,7 +90,7 @@ def dimensions_for(task: Task, prompt: str) -> tuple[Dimension, ...]:
 
 
 def text_prompt(text: str, text_style: str = "") -> str:
-    """Build the prompt of the text task, one line of the picture per line of text.
+    """Build the prompt of the text task, one line of the image per line of text.
 
     Args:
         text: The text to be written; empty lines are skipped.

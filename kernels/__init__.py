@@ -183,7 +183,7 @@ def cfg_euler_step(
 
     Returns:
         Latents at the next noise level, where keep is 1 the noised source bit for bit; and the
-        picture the velocity points at, ``latents - sigma * velocity``.
+        image the velocity points at, ``latents - sigma * velocity``.
 
     Raises:
         ValueError: The velocity has another number of rows, or keep does not divide the channels.

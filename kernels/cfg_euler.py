@@ -1,4 +1,4 @@
-"""Classifier-free guidance, one Euler step, the picture it points at and a blend with a source.
+"""Classifier-free guidance, one Euler step, the image it points at and a blend with a source.
 
 ``v = v_neg + cfg (v_pos - v_neg)``, ``x' = x + (sigma_next - sigma) v``, ``x0 = x - sigma v``; with
 keep k in 0..1: ``x' = (1 - k) x' + k ((1 - sigma_next) source + sigma_next noise)``. Backward, with

@@ -94,7 +94,7 @@ def cfg_euler_step(
     true_cfg: float,
     blend: tuple[Tensor, Tensor, Tensor] | None,
 ) -> Pair:
-    """One Euler step of the guided velocity, and the picture it points at."""
+    """One Euler step of the guided velocity, and the image it points at."""
     sigma, sigma_next = sigmas
     x, v = widen(latents), widen(velocity)
     if v.shape[0] != x.shape[0]:

@@ -74,7 +74,7 @@ class OracleReward:
         )
         with self._host.resident(self._models.vae, activation_bytes=room), torch.enable_grad():
             leaf = x0.detach().requires_grad_(True)
-            shown = torch.stack(self.decoder.pictures(batch, leaf)).cpu()
+            shown = torch.stack(self.decoder.images(batch, leaf)).cpu()
             scores = oracle.judge_with_gradient(shown, scenes).scores
             losses = 1 - torch.stack(list(scores.values()), 1).nanmean(1)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
@@ -98,7 +98,7 @@ def _scene(job: Job, sample: Sample) -> Conditions:
     height, width = job.canvas.shape[:2]
     if job.content != (width, height):
         raise ValueError(
-            f"{name} is {width}x{height} px but sampled at {job.content[0]}x{job.content[1]}; "
+            f"{name} is {width}x{height} pixels but sampled at {job.content[0]}x{job.content[1]}; "
             f"the oracle's reward needs target_size {width}"
         )
     return scene

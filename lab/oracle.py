@@ -1,8 +1,8 @@
 """The oracle: exact judgement of results in the procedural world.
 
-A picture is judged after compositing: what the mask keeps is the source's. The world knows the
-truth, so every score compares with an *explained picture*: the known background plus the best
-fitting asked shape (fill), the letters that were read (text), the true picture, with the asked
+An image is judged after compositing: what the mask keeps is the source's. The world knows the
+truth, so every score compares with an *explained image*: the known background plus the best
+fitting asked shape (fill), the letters that were read (text), the true image, with the asked
 object completed in the best fitting way near the truth (extend), or the background alone (remove).
 The residual against it gives `tone`, `worst`, `noise`, `seam` and
 `blur` (see `measure`), all in units of the 0..1 pixel range except `blur`, a share.
@@ -28,7 +28,7 @@ removal_quality     exp(-tone/0.1 - (worst/0.15)^2 - noise/0.05): gone, nothing 
 `usable` is yes when tone <= 0.09, worst <= 0.16, noise <= 0.035, seam <= 0.08, blur <= 0.5, and
 
 * fill: the asked shape fits best, overlaps by 0.75, and has 0.4 to 2.5 times the true area;
-* extend: with a prompt, and where at least 40 px of the object are hidden, its completion
+* extend: with a prompt, and where at least 40 pixels of the object are hidden, its completion
   overlaps by 0.6 and is within 0.25 (RMS) of the asked colour;
 * remove: nothing more;
 * text: every letter is read right (correlation at least 0.6, at least half the object_colour's contrast).
@@ -89,41 +89,41 @@ def judge(images: Tensor, conditions: Conditions) -> OracleScores:
 
 
 def judge_with_gradient(images: Tensor, conditions: Conditions) -> OracleScores:
-    """Judge results; the scores are differentiable where the picture that explains them stays.
+    """Judge results; the scores are differentiable where the image that explains them stays.
 
     Args:
         images: float32 `[B, 3, 64, 64]` in 0..1, one per scene.
         conditions: The scenes.
 
     Raises:
-        ValueError: If the pictures do not fit the scenes.
+        ValueError: If the images do not fit the scenes.
     """
     if images.shape != conditions.source.shape:
         raise ValueError(
-            f"pictures are {list(images.shape)} but the scenes need "
-            f"{list(conditions.source.shape)}; judge one picture per scene"
+            f"images are {list(images.shape)} but the scenes need "
+            f"{list(conditions.source.shape)}; judge one image per scene"
         )
-    picture, mask = composite(images, conditions), conditions.mask
-    matte = matte_of(picture, conditions.background, conditions.object_colour) * mask
+    image, mask = composite(images, conditions), conditions.mask
+    matte = matte_of(image, conditions.background, conditions.object_colour) * mask
     has_words = conditions.task == _TEXT
     reading = read_words(matte, conditions.letters, conditions.box)
     fit = fit_shapes_where(conditions.task == _FILL, matte, mask)
     completed, hidden = _complete_objects(conditions, matte)
     drawn = _drawn_coverage(conditions, fit, reading, completed)
     object_colour = conditions.object_colour[:, :, None, None]
-    explained = torch.lerp(conditions.background, object_colour.expand_as(picture), drawn[:, None])
+    explained = torch.lerp(conditions.background, object_colour.expand_as(image), drawn[:, None])
     unprompted = (conditions.task == _EXTEND) & (conditions.shape < 0)
     explained = torch.where(unprompted[:, None, None, None], conditions.target, explained)
-    # What explains the picture is chosen, not changed, by following the gradient.
-    residual = measure_residual(picture, explained.detach(), mask, drawn.detach())
-    colour_error = _colour_error(picture, conditions, drawn.detach())
+    # What explains the image is chosen, not changed, by following the gradient.
+    residual = measure_residual(image, explained.detach(), mask, drawn.detach())
+    colour_error = _colour_error(image, conditions, drawn.detach())
     evidence = _Evidence(fit, reading, residual, hidden, colour_error)
     shape_right = _shape_is_right(conditions, fit)
     right = (reading.letters == conditions.letters) & (conditions.letters >= 0)
     num_letters = (conditions.letters >= 0).sum(1)
     letters_right = torch.where(has_words, right.sum(1) / num_letters, torch.nan)
     return OracleScores(
-        scores=_scores(picture, conditions, evidence),
+        scores=_scores(image, conditions, evidence),
         usable=_is_clean(residual)
         & shape_right
         & ((letters_right == 1) | ~has_words)
@@ -193,12 +193,12 @@ def _is_continued(conditions: Conditions, evidence: _Evidence) -> Tensor:
     return (right & (evidence.colour_error <= _MAX_COLOUR_ERROR)) | ~matters
 
 
-def _scores(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> dict[str, Tensor]:
+def _scores(image: Tensor, conditions: Conditions, evidence: _Evidence) -> dict[str, Tensor]:
     residual, task = evidence.residual, conditions.task
     four = {
         "text_alignment": _text_alignment(conditions, evidence),
         "consistency": torch.exp(-residual.seam / 0.1 - residual.tone / 0.2),
-        "structure": _structure(picture, conditions, evidence),
+        "structure": _structure(image, conditions, evidence),
         "aesthetics": (1 - residual.blur) * torch.exp(-residual.noise / 0.03),
     }
     gone = torch.exp(
@@ -208,10 +208,10 @@ def _scores(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> dic
     return {**scores, "removal_quality": torch.where(task == _REMOVE, gone, torch.nan)}
 
 
-def _colour_error(picture: Tensor, conditions: Conditions, drawn: Tensor) -> Tensor:
+def _colour_error(image: Tensor, conditions: Conditions, drawn: Tensor) -> Tensor:
     """RMS difference from the asked colour over what is drawn under the mask, `[B]`."""
     inside = drawn * conditions.mask
-    error = (picture - conditions.object_colour[:, :, None, None]).square().mean(1)
+    error = (image - conditions.object_colour[:, :, None, None]).square().mean(1)
     return root((error * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1))
 
 
@@ -229,11 +229,11 @@ def _text_alignment(conditions: Conditions, evidence: _Evidence) -> Tensor:
     return torch.where(conditions.task == _TEXT, words, score)
 
 
-def _structure(picture: Tensor, conditions: Conditions, evidence: _Evidence) -> Tensor:
+def _structure(image: Tensor, conditions: Conditions, evidence: _Evidence) -> Tensor:
     mask = conditions.mask
-    changed = change_matte(picture, conditions.background) * mask
+    changed = change_matte(image, conditions.background) * mask
     any_shape = fit_shapes_where(conditions.task == _FILL, changed, mask).overlap.amax(1)
-    wrong = _gradient_energy(picture - conditions.target, mask)
+    wrong = _gradient_energy(image - conditions.target, mask)
     true = _gradient_energy(conditions.target, mask)
     continued = 1 - (wrong / (true + 0.0004)).clamp(max=1)
     cells = (conditions.letters >= 0).sum(1).clamp(min=1)

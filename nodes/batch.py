@@ -1,4 +1,4 @@
-"""A folder of pictures with their masks, handed out one by one to whatever follows."""
+"""A folder of images with their masks, handed out one by one to whatever follows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .paths import folders, work_folders
 
 
 class OneRewardLoadFolder(io.ComfyNode):
-    """Loads pictures and masks of a folder."""
+    """Loads images and masks of a folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,7 +24,7 @@ class OneRewardLoadFolder(io.ComfyNode):
             node_id="OneRewardLoadFolder",
             display_name="OneReward Load Folder",
             category="OneReward",
-            description="Hands out the pictures of a folder with their masks, one after the other: "
+            description="Hands out the images of a folder with their masks, one after the other: "
             "everything behind this node runs once for each.",
             inputs=[
                 io.Combo.Input(
@@ -33,7 +33,7 @@ class OneRewardLoadFolder(io.ComfyNode):
                     display_name="folder",
                     default=names[0],
                     tooltip="Folder below ComfyUI's input or output folder. A mask is "
-                    "<name>_mask.png beside its picture, masks/<name>.png, or the erased area.",
+                    "<name>_mask.png beside its image, masks/<name>.png, or the erased area.",
                 ),
                 io.Int.Input(
                     "first",
@@ -42,7 +42,7 @@ class OneRewardLoadFolder(io.ComfyNode):
                     min=0,
                     max=1_000_000,
                     optional=True,
-                    tooltip="Pictures to pass over, in the order of their names.",
+                    tooltip="Images to pass over, in the order of their names.",
                 ),
                 io.Int.Input(
                     "count",
@@ -51,14 +51,14 @@ class OneRewardLoadFolder(io.ComfyNode):
                     min=1,
                     max=1024,
                     optional=True,
-                    tooltip="Most pictures to take; all of them are in memory during the job.",
+                    tooltip="Most images to take; all of them are in memory during the job.",
                 ),
                 io.Boolean.Input(
                     "needs_mask",
                     display_name="needs_mask",
                     default=True,
                     optional=True,
-                    tooltip="Leave out pictures without a mask; off = give them an empty one, as "
+                    tooltip="Leave out images without a mask; off = give them an empty one, as "
                     "OneReward Extend ignores it.",
                 ),
             ],
@@ -70,7 +70,7 @@ class OneRewardLoadFolder(io.ComfyNode):
     def fingerprint_inputs(cls, folder: str | None = None, **_: object) -> Hashable:
         """Change when a file in the folder changes."""
         try:
-            return folders.stamp(work_folders.picture_folder(folder or ""))
+            return folders.stamp(work_folders.image_folder(folder or ""))
         except (ValueError, FileNotFoundError):
             return ()
 
@@ -78,15 +78,15 @@ class OneRewardLoadFolder(io.ComfyNode):
     def execute(
         cls, folder: str, first: int = 0, count: int = 16, needs_mask: bool = True
     ) -> io.NodeOutput:
-        """Read the pictures."""
-        place = work_folders.picture_folder(folder)
+        """Read the images."""
+        place = work_folders.image_folder(folder)
         files = list_photos(place)
         photos = [read_photo(file) for file in files[first : first + count]]
         taken = [photo for photo in photos if photo.mask is not None or not needs_mask]
         if not taken:
             raise ValueError(_nothing(place, len(files), first, len(photos)))
         host = ComfyHost(cls.hidden.unique_id)
-        host.notify(f"{len(taken)} of {len(files)} pictures in {place.name}")
+        host.notify(f"{len(taken)} of {len(files)} images in {place.name}")
         if len(taken) < len(photos):
             host.notify(f"{len(photos) - len(taken)} have no mask and are left out")
         return io.NodeOutput(
@@ -99,9 +99,7 @@ class OneRewardLoadFolder(io.ComfyNode):
 
 def _outputs() -> list[io.Output]:
     return [
-        io.Image.Output(
-            "images", display_name="image", is_output_list=True, tooltip="The pictures."
-        ),
+        io.Image.Output("images", display_name="image", is_output_list=True, tooltip="The images."),
         io.Mask.Output("masks", display_name="mask", is_output_list=True, tooltip="1 = repaint."),
         io.String.Output(
             "names",
@@ -113,14 +111,14 @@ def _outputs() -> list[io.Output]:
             "texts",
             display_name="text",
             is_output_list=True,
-            tooltip="What <name>.txt beside the picture says, for a prompt.",
+            tooltip="What <name>.txt beside the image says, for a prompt.",
         ),
     ]
 
 
 def folder_names() -> list[str]:
-    """Return the folders that hold pictures."""
-    return work_folders.picture_folders()
+    """Return the folders that hold images."""
+    return work_folders.image_folders()
 
 
 def _mask(photo: Photo) -> torch.Tensor:
@@ -129,8 +127,8 @@ def _mask(photo: Photo) -> torch.Tensor:
 
 def _nothing(place: Path, total: int, first: int, read: int) -> str:
     if not read:
-        return f"{place.name} holds {total} pictures, but first is {first}; lower it"
+        return f"{place.name} holds {total} images, but first is {first}; lower it"
     return (
-        f"none of {read} pictures in {place.name} has a mask; save one as <name>_mask.png beside "
+        f"none of {read} images in {place.name} has a mask; save one as <name>_mask.png beside "
         "each, or erase the area"
     )

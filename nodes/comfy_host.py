@@ -177,11 +177,11 @@ class ComfyHost:
         is_due = is_last or start - self._last_preview >= self._preview_pause_s
         if preview is None or not is_due or not _is_watched():
             return None
-        picture = (preview().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
+        image = (preview().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
         self._last_preview = time.monotonic()
         cost = self._last_preview - start
         self._preview_pause_s = max(PREVIEW_INTERVAL_S, cost / PREVIEW_SHARE)
-        return ("JPEG", Image.fromarray(picture), PREVIEW_SIDE)
+        return ("JPEG", Image.fromarray(image), PREVIEW_SIDE)
 
 
 def managed(part: Component) -> ManagedModule:

@@ -19,7 +19,7 @@ KIND = "conditions"
 
 
 class OneRewardEditDataset(io.ComfyNode):
-    """Turns folders of pictures into the conditions that training works on."""
+    """Turns folders of images into the conditions that training works on."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,16 +28,16 @@ class OneRewardEditDataset(io.ComfyNode):
             node_id="OneRewardEditDataset",
             display_name="OneReward Conditions",
             category="OneReward",
-            description="Builds a data set to train on: pictures with masks, prompts and tasks, "
+            description="Builds a data set to train on: images with masks, prompts and tasks, "
             "from a folder of yours.",
             inputs=[
                 work_folders.name_input("output/onereward/conditions"),
                 io.Combo.Input(
-                    "pictures",
-                    options=work_folders.picture_folders(),
-                    display_name="pictures",
+                    "images",
+                    options=work_folders.image_folders(),
+                    display_name="images",
                     default=work_folders.DEFAULT_EXAMPLE,
-                    tooltip="Folder of pictures below ComfyUI's input or output folder; one with "
+                    tooltip="Folder of images below ComfyUI's input or output folder; one with "
                     "a conditions.jsonl is taken as it is. The bundled toy scenes are what the "
                     "bundled models know.",
                 ),
@@ -60,21 +60,21 @@ class OneRewardEditDataset(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str = "", pictures: str = "", **rest: Any) -> Hashable:
-        """Change when a picture changes, or when the data set is gone."""
+    def fingerprint_inputs(cls, name: str = "", images: str = "", **rest: Any) -> Hashable:
+        """Change when an image changes, or when the data set is gone."""
         try:
             made = work_folders.work_folder(KIND, name) / FILE_NAME
-            source = folders.stamp(work_folders.picture_folder(pictures))
+            source = folders.stamp(work_folders.image_folder(images))
         except (ValueError, FileNotFoundError, TypeError):
             return ()
         return source, made.is_file()
 
     @classmethod
-    def execute(cls, name: str, pictures: str, **rest: Any) -> io.NodeOutput:
+    def execute(cls, name: str, images: str, **rest: Any) -> io.NodeOutput:
         """Build the data set, or open it if the folder is one."""
         config, host = EditDatasetConfig(**rest), ComfyHost(cls.hidden.unique_id)
         folder = work_folders.work_folder(KIND, name)
-        place = work_folders.picture_folder(pictures)
+        place = work_folders.image_folder(images)
         is_made = (place / FILE_NAME).is_file()
         made = EditDataset(place) if is_made else make_edit_dataset(folder, place, config, host)
         host.notify(f"{made.summary()} in {made.folder}")

@@ -17,8 +17,8 @@ from .comfy_host import ComfyHost
 from .inputs import text_input
 from .socket_types import FillModelSocket, SettingsSocket
 
-USE_PX = "use the px above"
-ASPECTS = (USE_PX, "1:1", "4:3", "3:2", "16:9", "21:9", "3:4", "2:3", "9:16")
+USE_PIXELS = "by_pixels"
+ASPECTS = (USE_PIXELS, "1:1", "4:3", "3:2", "16:9", "21:9", "3:4", "2:3", "9:16")
 
 
 class OneRewardFill(io.ComfyNode):
@@ -31,7 +31,7 @@ class OneRewardFill(io.ComfyNode):
             "Fill",
             "Adds or changes something inside the mask, as the prompt says. Nothing else changes.",
             [
-                *_picture_inputs(),
+                *_image_inputs(),
                 text_input("prompt", "What to paint inside the mask, in English."),
                 *_last_inputs(),
             ],
@@ -49,19 +49,19 @@ class OneRewardFill(io.ComfyNode):
 
 
 class OneRewardExtend(io.ComfyNode):
-    """Continues the picture beyond its borders."""
+    """Continues the image beyond its borders."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return _schema(
             "Extend",
-            "Continues the picture outward, by px per side or to an aspect ratio, with or without "
+            "Continues the image outward, by pixels per side or to an aspect ratio, with or without "
             "a prompt.",
             [
-                *_picture_inputs()[:2],
+                *_image_inputs()[:2],
                 text_input(
-                    "prompt", "What the new area shows; empty: whatever continues the picture."
+                    "prompt", "What the new area shows; empty: whatever continues the image."
                 ),
                 _side("left", 128),
                 _side("top", 0),
@@ -71,19 +71,19 @@ class OneRewardExtend(io.ComfyNode):
                     "aspect",
                     options=list(ASPECTS),
                     display_name="aspect",
-                    default=USE_PX,
-                    tooltip="Width : height of the new picture. Any choice but the first replaces "
-                    "the four px values; the picture grows just enough and is never cropped.",
+                    default=USE_PIXELS,
+                    tooltip="Width : height of the new image. Any choice but the first replaces "
+                    "the four pixels values; the image grows just enough and is never cropped.",
                 ),
                 io.Combo.Input(
                     "anchor",
                     options=list(ANCHORS),
                     display_name="anchor",
                     default=ANCHORS[0],
-                    tooltip="Where the source sits on the new picture when an aspect is chosen; "
+                    tooltip="Where the source sits on the new image when an aspect is chosen; "
                     "`left` grows to the right.",
                 ),
-                *_last_inputs("the source picture"),
+                *_last_inputs("the source image"),
             ],
         )
 
@@ -118,7 +118,7 @@ class OneRewardRemove(io.ComfyNode):
         return _schema(
             "Remove",
             "Erases what is under the mask and continues the background. Needs no prompt.",
-            [*_picture_inputs(), *_last_inputs()],
+            [*_image_inputs(), *_last_inputs()],
         )
 
     @classmethod
@@ -140,8 +140,8 @@ class OneRewardText(io.ComfyNode):
             "Text",
             "Writes the given text inside the mask.",
             [
-                *_picture_inputs(),
-                text_input("text", "The text to write, one line of the picture per line."),
+                *_image_inputs(),
+                text_input("text", "The text to write, one line of the image per line."),
                 io.String.Input(
                     "text_style",
                     display_name="text_style",
@@ -194,7 +194,7 @@ def _common(
 
 
 def _extension(image: torch.Tensor, sides: dict[str, int], aspect: str, anchor: str) -> Extension:
-    if aspect == USE_PX:
+    if aspect == USE_PIXELS:
         return Extension(**sides)
     height, width = image.shape[1:3]
     return extension_for_aspect(width, height, aspect, anchor)
@@ -211,7 +211,7 @@ def _schema(task: str, description: str, inputs: list[io.Input]) -> io.Schema:
             io.Image.Output(
                 "result",
                 display_name="image",
-                tooltip="The edited pictures, 0..1; candidates of one picture next to each other.",
+                tooltip="The edited images, 0..1; candidates of one image next to each other.",
             ),
             io.Mask.Output(
                 "result_mask",
@@ -223,18 +223,18 @@ def _schema(task: str, description: str, inputs: list[io.Input]) -> io.Schema:
     )
 
 
-def _picture_inputs() -> list[io.Input]:
+def _image_inputs() -> list[io.Input]:
     return [
         FillModelSocket.Input(
             "model", display_name="model", tooltip="From the OneReward loader or an adapter."
         ),
         io.Image.Input(
-            "image", display_name="image", tooltip="RGB pictures of 16 to 16384 px per side."
+            "image", display_name="image", tooltip="RGB images of 16 to 16384 pixels per side."
         ),
         io.Mask.Input(
             "mask",
             display_name="mask",
-            tooltip="1 = repaint, 0 = keep; as large as the picture in px. One for all pictures or "
+            tooltip="1 = repaint, 0 = keep; as large as the image in pixels. One for all images or "
             "one for each. LoadImage gives it once you have painted in the mask editor.",
         ),
     ]
@@ -248,11 +248,11 @@ def _side(name: str, default: int) -> io.Input:
         min=0,
         max=MAX_SIDE,
         step=8,
-        tooltip=f"New px on the {name}; not used when an aspect is chosen.",
+        tooltip=f"New pixels on the {name}; not used when an aspect is chosen.",
     )
 
 
-def _last_inputs(size: str = "the picture") -> list[io.Input]:
+def _last_inputs(size: str = "the image") -> list[io.Input]:
     return [
         io.Int.Input(
             "seed",
@@ -261,8 +261,8 @@ def _last_inputs(size: str = "the picture") -> list[io.Input]:
             min=0,
             max=MAX_SEED,
             control_after_generate=True,
-            tooltip="Number the noise is drawn from; the same seed gives the same picture. Further "
-            "pictures and candidates take the next numbers.",
+            tooltip="Number the noise is drawn from; the same seed gives the same image. Further "
+            "images and candidates take the next numbers.",
         ),
         SettingsSocket.Input(
             "settings",
@@ -275,12 +275,12 @@ def _last_inputs(size: str = "the picture") -> list[io.Input]:
             display_name="stitch_mask",
             optional=True,
             tooltip="What is pasted back, if not what the model repaints; 1 = paste, as large as "
-            f"{size} in px.",
+            f"{size} in pixels.",
         ),
         io.Mask.Input(
             "context_mask",
             display_name="context_mask",
             optional=True,
-            tooltip=f"What the model must see beside the mask; 1 = show, as large as {size} in px.",
+            tooltip=f"What the model must see beside the mask; 1 = show, as large as {size} in pixels.",
         ),
     ]

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..fill.config import FillConfig
 from ..fill.models import FillModels
 from ..reward.qwen_vl import QwenJudge
-from ..training.data.conditions import EditDataset, read_picture
+from ..training.data.conditions import EditDataset, read_image
 from ..training.evaluation.config import EvalConfig
 from ..training.evaluation.run import EvalModels
 from ..training.jobs import EvaluateJob, describe_judge, describe_models
@@ -35,7 +35,7 @@ class OneRewardBenchmark(io.ComfyNode):
             display_name="OneReward Benchmark",
             category="OneReward",
             description="Edits a whole folder of conditions with a model, and with a baseline if one "
-            "is connected: how many pictures are usable, by a judge and by measures, and how often "
+            "is connected: how many images are usable, by a judge and by measures, and how often "
             "the model is good, same or bad beside the baseline. Cancel keeps the work; run again to "
             "go on.",
             inputs=[
@@ -59,7 +59,7 @@ class OneRewardBenchmark(io.ComfyNode):
                     "judge",
                     display_name="judge",
                     optional=True,
-                    tooltip="Judges every picture beside its source and its baseline; a judge that "
+                    tooltip="Judges every image beside its source and its baseline; a judge that "
                     "took no part in the training says more. Without one there are measures only.",
                 ),
                 *config_inputs(EvalConfig),
@@ -112,7 +112,7 @@ class OneRewardBenchmark(io.ComfyNode):
         host.notify(f"report in {folder}")
         numbers = made.numbers()
         shown = {"table": made.text(), "report": numbers}
-        sheet = read_picture(folder / "sheet.png")[None]
+        sheet = read_image(folder / "sheet.png")[None]
         return io.NodeOutput(
             sheet, made.text(), json.dumps(numbers, indent=2), ui={"onereward": [shown]}
         )

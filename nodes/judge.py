@@ -1,4 +1,4 @@
-"""Judge nodes: load a vision-language judge, compare two pictures, pick the best of many."""
+"""Judge nodes: load a vision-language judge, compare two images, pick the best of many."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..reward.metrics import quoted
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..reward.score import METHODS, RankingConfig
-from ..training.charts.tables import Rows, table_picture, table_text
+from ..training.charts.tables import Rows, table_image, table_text
 from ..training.data.ranking import picked_group, save_ranking
 from .comfy_host import ComfyHost
 from .inputs import config_inputs, judge_input, task_input, text_input
@@ -48,7 +48,7 @@ class OneRewardLoadJudge(io.ComfyNode):
             node_id="OneRewardLoadJudge",
             display_name="OneReward Load Judge",
             category="OneReward",
-            description="Chooses the model that judges pictures. Weights are read at first use.",
+            description="Chooses the model that judges images. Weights are read at first use.",
             inputs=[
                 io.Combo.Input(
                     "judge",
@@ -113,7 +113,7 @@ class OneRewardLoadJudge(io.ComfyNode):
 
 
 class OneRewardScore(io.ComfyNode):
-    """Compares two pictures of the same edit."""
+    """Compares two images of the same edit."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -122,15 +122,15 @@ class OneRewardScore(io.ComfyNode):
             node_id="OneRewardScore",
             display_name="OneReward Score",
             category="OneReward",
-            description="Asks the judge which of two pictures of the same edit is better, per "
+            description="Asks the judge which of two images of the same edit is better, per "
             "dimension. 1 = surely the first, 0 = surely the second.",
             inputs=[
                 judge_input(FROM_LOADER),
-                io.Image.Input("first", display_name="first", tooltip="RGB pictures."),
+                io.Image.Input("first", display_name="first", tooltip="RGB images."),
                 io.Image.Input(
                     "second",
                     display_name="second",
-                    tooltip="RGB pictures of the same size; as many as the first, or one for all.",
+                    tooltip="RGB images of the same size; as many as the first, or one for all.",
                 ),
                 *_condition_inputs(),
                 io.Boolean.Input(
@@ -150,7 +150,7 @@ class OneRewardScore(io.ComfyNode):
                     display_name="mean",
                     tooltip="Mean over all dimensions and pairs, 0..1.",
                 ),
-                io.Image.Output("table", display_name="table", tooltip="All values as a picture."),
+                io.Image.Output("table", display_name="table", tooltip="All values as an image."),
                 io.String.Output(
                     "report", display_name="report", tooltip="All values as JSON, one per pair."
                 ),
@@ -204,7 +204,7 @@ class OneRewardPickBest(io.ComfyNode):
                 io.Image.Input(
                     "candidates",
                     display_name="candidates",
-                    tooltip="RGB pictures of the same edit; num_candidates in OneReward Settings "
+                    tooltip="RGB images of the same edit; num_candidates in OneReward Settings "
                     "makes them.",
                 ),
                 *_condition_inputs(),
@@ -234,7 +234,7 @@ class OneRewardPickBest(io.ComfyNode):
                 io.Image.Output(
                     "ranked", display_name="ranked", tooltip="All candidates, best first."
                 ),
-                io.Image.Output("table", display_name="table", tooltip="The scores as a picture."),
+                io.Image.Output("table", display_name="table", tooltip="The scores as an image."),
                 io.String.Output(
                     "report",
                     display_name="report",
@@ -282,11 +282,11 @@ class OneRewardPickBest(io.ComfyNode):
 
 
 def _report(host: ComfyHost, rows: Rows, report: Any, *values: Any) -> io.NodeOutput:
-    """Return the values with the table as a picture and the report as JSON."""
+    """Return the values with the table as an image and the report as JSON."""
     text = table_text(rows)
     host.notify(text)
     return io.NodeOutput(
-        *values, table_picture(rows), json.dumps(report), ui={"onereward": [{"table": text}]}
+        *values, table_image(rows), json.dumps(report), ui={"onereward": [{"table": text}]}
     )
 
 
@@ -328,10 +328,10 @@ def _view(
 
 def _condition_inputs() -> list[io.Input]:
     return [
-        task_input("The edit the pictures were made by; it decides the dimensions."),
+        task_input("The edit the images were made by; it decides the dimensions."),
         text_input(
             "prompt",
-            "What the pictures should show; without it text alignment is not judged.",
+            "What the images should show; without it text alignment is not judged.",
         ),
     ]
 
@@ -366,7 +366,7 @@ def _view_inputs() -> list[io.Input]:
             "mask",
             display_name="mask",
             optional=True,
-            tooltip="The edit's mask, 1 = repainted; as large as the pictures in px. For the view "
+            tooltip="The edit's mask, 1 = repainted; as large as the images in pixels. For the view "
             "around the mask.",
         ),
     ]
@@ -377,6 +377,6 @@ def _source_input() -> io.Input:
         "source",
         display_name="source",
         optional=True,
-        tooltip="The picture before the edit, RGB, as large as the pictures in px. For the views "
+        tooltip="The image before the edit, RGB, as large as the images in pixels. For the views "
         "beside the source.",
     )

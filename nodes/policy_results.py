@@ -145,9 +145,9 @@ class OneRewardCompare(io.ComfyNode):
         settings: FillConfig | None = None,
         **rest: Any,
     ) -> io.NodeOutput:
-        """Make the pictures and compare them."""
+        """Make the images and compare them."""
         host, config = ComfyHost(cls.hidden.unique_id), CompareConfig(**rest)
         made = compare((first, second), conditions, config, host, judge, settings)
         host.notify(made.text())
-        picture = stack([render_table(made.cells()), made.sheet()[0]])
-        return io.NodeOutput(picture, made.text(), ui={"onereward": [{"table": made.text()}]})
+        image = stack([render_table(made.cells()), made.sheet()[0]])
+        return io.NodeOutput(image, made.text(), ui={"onereward": [{"table": made.text()}]})

@@ -17,7 +17,7 @@ from ..reward.qwen_vl import QwenJudge
 from ..training.charts.judge_curve import plot_metrics, read_metrics
 from ..training.jobs import ReportJob, describe_judge
 from ..training.judge.config import JudgeTrainConfig
-from ..training.judge.report import ReportConfig, report_picture, report_text
+from ..training.judge.report import ReportConfig, report_image, report_text
 from ..training.judge.train import train_judge
 from ..training.runs.directory import saved_step
 from .comfy_host import ComfyHost
@@ -141,7 +141,7 @@ class OneRewardJudgeReport(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "picture", display_name="picture", tooltip="Table and calibration plot."
+                    "image", display_name="image", tooltip="Table and calibration plot."
                 ),
                 io.String.Output(
                     "text", display_name="text", tooltip="The whole report in Markdown."
@@ -176,8 +176,8 @@ class OneRewardJudgeReport(io.ComfyNode):
         text, numbers = report_text(made, judge.label), (folder / "report.json").read_text("utf-8")
         host.notify(f"report in {folder}")
         shown = {"table": text, "report": json.loads(numbers)}
-        picture = report_picture(made)
-        return io.NodeOutput(picture, text, numbers, judge, ui={"onereward": [shown]})
+        image = report_image(made)
+        return io.NodeOutput(image, text, numbers, judge, ui={"onereward": [shown]})
 
 
 def _starting_judge(judge: QwenJudge) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The reward model: one vision-language judge of picture pairs for every task and dimension."""
+"""The reward model: one vision-language judge of image pairs for every task and dimension."""

@@ -1,6 +1,6 @@
 """Trained adapters of a judge: PEFT folders of safetensors, put on when the judge is loaded.
 
-Beside PEFT's own two files lies ``onereward.json``: which question and which view of the pictures
+Beside PEFT's own two files lies ``onereward.json``: which question and which view of the images
 the adapter was trained for. Adapters from elsewhere have none, and are taken as they are.
 """
 

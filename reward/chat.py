@@ -13,11 +13,11 @@ YES, NO = "Yes", "No"
 MAX_QUESTIONS = 4096
 """Tokenised questions that are kept; training asks the same few again and again."""
 _TEMPLATE, _PROCESSORS_TEMPLATE = "chat_template.jinja", "chat_template.json"
-_PICTURES = 2
+_IMAGES = 2
 
 
 class Chat:
-    """Turns questions about two pictures into token ids."""
+    """Turns questions about two images into token ids."""
 
     def __init__(self, folder: Path, image_token: int) -> None:
         self._folder, self._image_token = folder, image_token
@@ -34,7 +34,7 @@ class Chat:
 
     @cached_property
     def template(self) -> str | None:
-        """The chat template for pictures; None: the tokenizer's own.
+        """The chat template for images; None: the tokenizer's own.
 
         The published folders have it in a file for processors, while their tokenizer brings one
         that knows text alone.
@@ -51,7 +51,7 @@ class Chat:
 
         Raises:
             JudgeError: Either takes more than one token, or the template has no place for two
-                pictures.
+                images.
         """
         ids = [self.tokenizer.encode(word, add_special_tokens=False) for word in (YES, NO)]
         if any(len(i) != 1 for i in ids) or ids[0] == ids[1]:
@@ -63,17 +63,17 @@ class Chat:
         return ids[0][0], ids[1][0]
 
     def ids(self, question: str) -> list[int]:
-        """Return a question in the chat template; one image token stands for each picture.
+        """Return a question in the chat template; one image token stands for each image.
 
         Raises:
-            JudgeError: The template has no place for two pictures.
+            JudgeError: The template has no place for two images.
         """
         known = self._questions.get(question)
         if known is not None:
             return known
         ids = self.tokenizer.encode(self._filled(question), add_special_tokens=False)
-        if ids.count(self._image_token) != _PICTURES:
-            raise JudgeError(self._no_pictures())
+        if ids.count(self._image_token) != _IMAGES:
+            raise JudgeError(self._no_images())
         if len(self._questions) >= MAX_QUESTIONS:
             self._questions.clear()
         self._questions[question] = ids
@@ -82,7 +82,7 @@ class Chat:
     def _filled(self, question: str) -> str:
         from jinja2 import TemplateError
 
-        content = [{"type": "image"}] * _PICTURES
+        content = [{"type": "image"}] * _IMAGES
         content.append({"type": "text", "text": self._as_plain_text(question)})
         try:
             return self.tokenizer.apply_chat_template(
@@ -92,7 +92,7 @@ class Chat:
                 add_generation_prompt=True,
             )
         except (TemplateError, TypeError, ValueError) as error:
-            raise JudgeError(f"{self._no_pictures()} ({error})") from error
+            raise JudgeError(f"{self._no_images()} ({error})") from error
 
     def _as_plain_text(self, question: str) -> str:
         """Take control tokens in a user's prompt apart: they are no words of the model."""
@@ -100,8 +100,8 @@ class Chat:
             question = question.replace(token, f"{token[0]} {token[1:]}")
         return question
 
-    def _no_pictures(self) -> str:
+    def _no_images(self) -> str:
         return (
-            f"the chat template in {self._folder} has no place for two pictures; download "
+            f"the chat template in {self._folder} has no place for two images; download "
             f"{_PROCESSORS_TEMPLATE} of the original Qwen-VL checkpoint into that folder"
         )

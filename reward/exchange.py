@@ -1,7 +1,7 @@
 """Preference data in from people's own lists, and out as image folders that others load.
 
-A list is a ``.csv`` with a header or a ``.jsonl``, one pair per row; picture names are relative to
-the list's folder. Columns: ``winner``, ``loser``, ``task``, ``dimension``; ``source`` (the picture
+A list is a ``.csv`` with a header or a ``.jsonl``, one pair per row; image names are relative to
+the list's folder. Columns: ``winner``, ``loser``, ``task``, ``dimension``; ``source`` (the image
 before the edit) or ``condition`` (any name), because pairs of one condition must never fall into
 different splits; and, where known, ``mask``, ``prompt``, ``judged_by``, ``confidence``.
 """
@@ -26,16 +26,16 @@ from ..fill.task import Dimension, Task
 from .preference import PAIRS, Preference, PreferenceSet, by_split, to_line
 from .query import Query
 
-PICTURES = ("winner", "loser", "source", "mask")
+IMAGES = ("winner", "loser", "source", "mask")
 REQUIRED = ("winner", "loser", "task", "dimension")
-COLUMNS = (*PICTURES, "task", "dimension", "condition", "prompt", "judged_by", "confidence")
+COLUMNS = (*IMAGES, "task", "dimension", "condition", "prompt", "judged_by", "confidence")
 FOLDER = "images/imported"
 SPLIT_NAMES = {"train": "train", "dev": "validation", "test": "test"}
 """What ``datasets`` calls the splits."""
 
 
 def import_pairs(path: Path, folder: Path) -> int:
-    """Copy the pictures of a list into preference data and add its pairs.
+    """Copy the images of a list into preference data and add its pairs.
 
     Every row is checked before anything is written; pairs that are there already are not added
     again.
@@ -48,7 +48,7 @@ def import_pairs(path: Path, folder: Path) -> int:
         The number of new pairs.
 
     Raises:
-        ValueError: A row is no pair, or a picture cannot be read; names file and row.
+        ValueError: A row is no pair, or an image cannot be read; names file and row.
         OSError: A file cannot be read or written.
     """
     found: list[tuple[Preference, dict[str, Path]]] = []
@@ -62,11 +62,11 @@ def import_pairs(path: Path, folder: Path) -> int:
     data = PreferenceSet(folder)
     known = set(map(_without_condition, data.pairs()))
     num = 0
-    for pair, pictures in found:
+    for pair, images in found:
         line = _without_condition(pair)
         if line in known:
             continue
-        for name, source in pictures.items():
+        for name, source in images.items():
             _copy(source, folder / name)
         data.add(pair)
         known.add(line)
@@ -99,7 +99,7 @@ def export_pairs(folder: Path, target: Path, judged_by: str = "") -> Exported:
         The number of pairs per split, and the columns that were left out.
 
     Raises:
-        ValueError: The target is there, there are no such pairs, or a picture is missing.
+        ValueError: The target is there, there are no such pairs, or an image is missing.
     """
     if target.exists():
         raise ValueError(f"{target} is there already; name a folder that is not")
@@ -133,9 +133,9 @@ def _write_split(
         for column, name in line.items():
             if not column.endswith("_file_name") or not name:
                 continue
-            if not data.picture(name).is_file():
+            if not data.image(name).is_file():
                 raise ValueError(f"{data.folder / name} is missing; remove the pairs that name it")
-            _copy(data.picture(name), place / name)
+            _copy(data.image(name), place / name)
         # Settings differ from judge to judge, and with them their type.
         lines.append(json.dumps(line | {"settings": json.dumps(line["settings"])}))
     (place / PAIRS).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -161,15 +161,15 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _pair(row: Mapping[str, Any], folder: Path) -> tuple[Preference, dict[str, Path]]:
-    """Return a pair of one row, and where the pictures that it names come from."""
+    """Return a pair of one row, and where the images that it names come from."""
     if unknown := sorted(map(str, set(row) - set(COLUMNS))):
         raise ValueError(f"unknown columns {', '.join(unknown)}; known are {', '.join(COLUMNS)}")
     if absent := [name for name in REQUIRED if name not in row]:
         raise ValueError(f"{', '.join(absent)} missing")
     if "source" not in row and "condition" not in row:
         raise ValueError("give source or condition, so that one condition stays in one split")
-    sources = {name: folder / str(row[name]) for name in PICTURES if name in row}
-    _check_pictures(sources)
+    sources = {name: folder / str(row[name]) for name in IMAGES if name in row}
+    _check_images(sources)
     names = {name: _name_of(path) for name, path in sources.items()}
     pair = Preference(
         winner_file_name=names["winner"],
@@ -197,7 +197,7 @@ def _member(kind: Any, name: str, value: Any) -> Any:
 
 
 def _condition_of(pair: Preference) -> str:
-    """Name a condition by its source alone: what was made from one picture stays in one split."""
+    """Name a condition by its source alone: what was made from one image stays in one split."""
     digest = hashlib.blake2b(pair.source_file_name.encode(), digest_size=8).hexdigest()
     return f"imported-{digest}"
 
@@ -206,26 +206,26 @@ def _without_condition(pair: Preference) -> str:
     return to_line(replace(pair, condition=""))
 
 
-def _check_pictures(sources: Mapping[str, Path]) -> None:
+def _check_images(sources: Mapping[str, Path]) -> None:
     sizes = {}
     for name, path in sources.items():
         try:
-            with Image.open(path) as picture:
-                picture.load()
-                sizes[name] = picture.size
+            with Image.open(path) as image:
+                image.load()
+                sizes[name] = image.size
         except UNREADABLE as error:
-            raise ValueError(f"{path} cannot be read as a picture ({error})") from error
+            raise ValueError(f"{path} cannot be read as an image ({error})") from error
     width, height = sizes["winner"]
     for name, size in sizes.items():
         if size != (width, height):
             raise ValueError(
-                f"{name} is {size[0]}x{size[1]} px but winner is {width}x{height} px; give "
-                "pictures of the same size"
+                f"{name} is {size[0]}x{size[1]} pixels but winner is {width}x{height} pixels; give "
+                "images of the same size"
             )
 
 
 def _name_of(path: Path) -> str:
-    """Name a picture by what is in it: the same one is stored once."""
+    """Name an image by what is in it: the same one is stored once."""
     digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     return f"{FOLDER}/{digest}{path.suffix.lower()}"
 

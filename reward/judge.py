@@ -1,4 +1,4 @@
-"""What a judge is: it answers queries about pairs of pictures with probabilities."""
+"""What a judge is: it answers queries about pairs of images with probabilities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class JudgeError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeConfig:
-    """Which judge to load and how it looks at pictures."""
+    """Which judge to load and how it looks at images."""
 
     folder: str = BUNDLED
     """Folder of a Qwen2.5-VL or Qwen2-VL checkpoint in transformers format, or ``bundled``."""
@@ -37,7 +37,7 @@ class JudgeConfig:
     )
     max_pixels: int = setting(
         512 * 512,
-        "Largest picture the judge sees, in px; larger ones are shrunk, to save time and memory.",
+        "Largest image the judge sees, in pixels; larger ones are shrunk, to save time and memory.",
         min=28 * 28,
         max=1 << 26,
         step=28 * 28,
@@ -73,7 +73,7 @@ class Judgement:
     """A judge's answers about one pair."""
 
     probabilities: dict[Dimension, float]
-    """P(the first picture is better), per dimension."""
+    """P(the first image is better), per dimension."""
 
     def mean(self, weights: dict[Dimension, float] | None = None) -> float:
         """Return the weighted mean over the dimensions; equal weights if none are given."""
@@ -85,12 +85,12 @@ class Judgement:
 
 
 class Judge(Protocol):
-    """Answers "is the first picture better than the second?"."""
+    """Answers "is the first image better than the second?"."""
 
     def encode(self, image: torch.Tensor) -> Any:
-        """Prepare a picture ``[3, H, W]``, 0..1, once for any number of comparisons."""
+        """Prepare an image ``[3, H, W]``, 0..1, once for any number of comparisons."""
         ...
 
     def ask(self, first: Any, second: Any, queries: Sequence[Query]) -> torch.Tensor:
-        """Return P("Yes") per query, ``[len(queries)]``, float32, for two encoded pictures."""
+        """Return P("Yes") per query, ``[len(queries)]``, float32, for two encoded images."""
         ...

@@ -1,4 +1,4 @@
-"""Whole jobs: batches of pictures in, judgements out, with the judge placed by a host."""
+"""Whole jobs: batches of images in, judgements out, with the judge placed by a host."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ CROP_FACTOR = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class View:
-    """How much of the pictures the judge gets to see."""
+    """How much of the images the judge gets to see."""
 
     kind: str = VIEWS[0]
     mask: torch.Tensor | None = None
     """``[1 or B, H, W]``, 1 = repainted; needed around the mask, marked on a source."""
     source: torch.Tensor | None = None
-    """``[1 or B, H, W, 3]``, 0..1: the picture before the edit; needed beside the source."""
+    """``[1 or B, H, W, 3]``, 0..1: the image before the edit; needed beside the source."""
 
     def __post_init__(self) -> None:
         """Refuse an unknown view, or one without what it shows."""
@@ -59,21 +59,21 @@ class View:
         """Whether the source stands to the left."""
         return self.kind in VIEWS[2:]
 
-    def pixels(self, pictures: torch.Tensor) -> int:
-        """Return the most pixels that :meth:`show` makes of a picture of ``[B, H, W, 3]``."""
-        return pictures.shape[1] * pictures.shape[2] * (2 if self.is_beside else 1)
+    def pixels(self, images: torch.Tensor) -> int:
+        """Return the most pixels that :meth:`show` makes of an image of ``[B, H, W, 3]``."""
+        return images.shape[1] * images.shape[2] * (2 if self.is_beside else 1)
 
-    def show(self, picture: torch.Tensor, index: int = 0) -> torch.Tensor:
-        """Return what the judge sees of picture ``[H, W, 3]`` number ``index``: ``[3, h, w]``.
+    def show(self, image: torch.Tensor, index: int = 0) -> torch.Tensor:
+        """Return what the judge sees of image ``[H, W, 3]`` number ``index``: ``[3, h, w]``.
 
         Raises:
-            ValueError: Mask or source is not as large as the picture.
+            ValueError: Mask or source is not as large as the image.
         """
-        height, width, _ = picture.shape
+        height, width, _ = image.shape
         box = self.box(index, height, width)
-        shown = [picture]
+        shown = [image]
         if self.is_beside:
-            shown.insert(0, self._marked_source(index, height, width).to(picture))
+            shown.insert(0, self._marked_source(index, height, width).to(image))
         cut = [p[box.top : box.bottom, box.left : box.right].permute(2, 0, 1) for p in shown]
         return torch.cat(cut, dim=2)
 
@@ -82,8 +82,8 @@ class View:
         source = self.source[index % len(self.source)].cpu().float()
         if tuple(source.shape) != (height, width, 3):
             raise ValueError(
-                f"source is {source.shape[1]}x{source.shape[0]} px but the pictures are "
-                f"{width}x{height} px; give the source that they were made from"
+                f"source is {source.shape[1]}x{source.shape[0]} pixels but the images are "
+                f"{width}x{height} pixels; give the source that they were made from"
             )
         if self.mask is None:
             return source
@@ -94,14 +94,14 @@ class View:
         assert self.mask is not None, "asked for only where there is one"
         if tuple(self.mask.shape[-2:]) != (height, width):
             raise ValueError(
-                f"mask is {self.mask.shape[-1]}x{self.mask.shape[-2]} px but the pictures are "
-                f"{width}x{height} px; use the mask that they were made with"
+                f"mask is {self.mask.shape[-1]}x{self.mask.shape[-2]} pixels but the images are "
+                f"{width}x{height} pixels; use the mask that they were made with"
             )
         masks = self.mask.reshape(-1, height, width)
         return masks[index % len(masks)]
 
     def box(self, index: int, height: int, width: int) -> Box:
-        """Return what is shown of picture ``index``."""
+        """Return what is shown of image ``index``."""
         whole = Box(0, 0, width, height)
         if not self.is_crop:
             return whole
@@ -117,27 +117,27 @@ def check_view(kind: str) -> None:
 
 def score_pairs(
     judge: QwenJudge,
-    pictures: tuple[torch.Tensor, torch.Tensor],
+    images: tuple[torch.Tensor, torch.Tensor],
     queries: Sequence[Query],
     host: Host,
     view: View,
     swap: bool = True,
 ) -> list[Judgement]:
-    """Judge the pictures of two batches pair by pair.
+    """Judge the images of two batches pair by pair.
 
     Args:
         judge: The judge.
-        pictures: First and second, ``[B, H, W, 3]``, 0..1; one of them may hold a single picture.
+        images: First and second, ``[B, H, W, 3]``, 0..1; one of them may hold a single image.
         queries: The dimensions to judge.
         host: Memory, progress, cancel.
         view: What the judge sees.
         swap: Ask in both orders and average.
 
     Raises:
-        ValueError: The batches do not fit together, or a picture is no RGB picture.
+        ValueError: The batches do not fit together, or an image is no RGB image.
         JudgeError: The judge cannot answer Yes and No.
     """
-    first, second = pictures
+    first, second = images
     _check_pair(first, second)
     _ = judge.answer_ids
     num = max(len(first), len(second))
@@ -147,7 +147,7 @@ def score_pairs(
         for i in range(num):
             host.check_cancelled()
             host.progress(i, num)
-            pair = [_shown(p[i % len(p)], view, i, host) for p in pictures]
+            pair = [_shown(p[i % len(p)], view, i, host) for p in images]
             a, b = judge.encode_images(pair)
             made.append(judge_pair(judge, a, b, queries, swap))
         host.progress(num, num)
@@ -160,23 +160,23 @@ def measure_views(
     """Measure what needs no judge, and say it; what cannot be measured here is said, too.
 
     Args:
-        batches: Pictures ``[B, H, W, 3]``, 0..1, by name.
+        batches: Images ``[B, H, W, 3]``, 0..1, by name.
         view: Has mask and source; without a mask there is nothing to measure.
         words: What should be readable; empty: nothing is read.
         host: Where it is said.
 
     Returns:
-        For each batch the metrics by name, one number per picture.
+        For each batch the metrics by name, one number per image.
     """
     if view.mask is None or not bool(view.mask.any()):
         return {}
     mask = view.mask.reshape(-1, *view.mask.shape[-2:])
     made: dict[str, dict[str, list[float | None]]] = {}
-    for name, pictures in batches.items():
+    for name, images in batches.items():
         try:
-            made[name] = measure(pictures, mask, view.source)
+            made[name] = measure(images, mask, view.source)
             if words:
-                made[name]["text_correct"] = list(text_correct(pictures, words))
+                made[name]["text_correct"] = list(text_correct(images, words))
         except (ValueError, ImportError) as reason:
             host.notify(f"not measured: {reason}")
     for name, metrics in made.items():
@@ -195,7 +195,7 @@ def rank_candidates(
     ranking_config: RankingConfig,
 ) -> Ranking:
     """Rank candidates ``[B, H, W, 3]``, 0..1, of one condition; see :func:`pick_best`."""
-    _check_pictures("candidates", candidates)
+    _check_images("candidates", candidates)
     _ = judge.answer_ids
     total = ranking_config.num_comparisons(len(candidates))
     done = 0
@@ -209,9 +209,9 @@ def rank_candidates(
     room = judging_bytes(judge, view.pixels(candidates))
     with host.resident(judge.part, activation_bytes=room), torch.no_grad():
         encoded = []
-        for i, picture in enumerate(candidates):
+        for i, image in enumerate(candidates):
             host.check_cancelled()
-            encoded.append(judge.encode(_shown(picture, view, i, host)))
+            encoded.append(judge.encode(_shown(image, view, i, host)))
         return pick_best(judge, encoded, queries, ranking_config, tick)
 
 
@@ -235,31 +235,31 @@ def chosen_queries(
     return queries
 
 
-def _shown(picture: torch.Tensor, view: View, index: int, host: Host) -> torch.Tensor:
+def _shown(image: torch.Tensor, view: View, index: int, host: Host) -> torch.Tensor:
     """Return what the judge sees, ``[3, h, w]``, on the host's device."""
-    return view.show(picture, index).to(host.device, torch.float32).clamp(0, 1)
+    return view.show(image, index).to(host.device, torch.float32).clamp(0, 1)
 
 
 def _check_pair(first: torch.Tensor, second: torch.Tensor) -> None:
-    _check_pictures("first", first)
-    _check_pictures("second", second)
+    _check_images("first", first)
+    _check_images("second", second)
     if first.shape[1:] != second.shape[1:]:
         raise ValueError(
-            f"first is {first.shape[2]}x{first.shape[1]} px but second is "
-            f"{second.shape[2]}x{second.shape[1]} px; compare pictures of the same size"
+            f"first is {first.shape[2]}x{first.shape[1]} pixels but second is "
+            f"{second.shape[2]}x{second.shape[1]} pixels; compare images of the same size"
         )
     if len(first) != len(second) and 1 not in (len(first), len(second)):
         raise ValueError(
-            f"first has {len(first)} pictures but second has {len(second)}; give as many, or one "
+            f"first has {len(first)} images but second has {len(second)}; give as many, or one "
             "for all"
         )
 
 
-def _check_pictures(name: str, pictures: torch.Tensor) -> None:
-    if pictures.ndim != 4 or pictures.shape[-1] != 3 or len(pictures) == 0:
+def _check_images(name: str, images: torch.Tensor) -> None:
+    if images.ndim != 4 or images.shape[-1] != 3 or len(images) == 0:
         raise ValueError(
-            f"{name} has shape {list(pictures.shape)}, but RGB pictures [batch, height, width, 3] "
+            f"{name} has shape {list(images.shape)}, but RGB images [batch, height, width, 3] "
             "are expected"
         )
-    if not torch.isfinite(pictures).all():
+    if not torch.isfinite(images).all():
         raise ValueError(f"{name} contains NaN or infinite values; look at the node that made it")

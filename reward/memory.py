@@ -36,11 +36,11 @@ class Tower:
 
 
 def towers_of(judge: QwenJudge, pixels: int) -> tuple[Tower, Tower]:
-    """Return the language model, asked about every dimension, and the vision tower of a picture.
+    """Return the language model, asked about every dimension, and the vision tower of an image.
 
     Args:
         judge: The judge; its weights are not read.
-        pixels: Of what it is shown as one picture, before it is enlarged or shrunk.
+        pixels: Of what it is shown as one image, before it is enlarged or shrunk.
     """
     values = read_json(judge_folder(judge.config.folder) / "config.json")
     text, vision = values.get("text_config", values), values.get("vision_config", {})
@@ -69,14 +69,14 @@ def judging_bytes(judge: QwenJudge, pixels: int, rows: int = 1) -> int:
 
     Args:
         judge: The one that is asked.
-        pixels: Of what it is shown as one picture.
+        pixels: Of what it is shown as one image.
         rows: Pairs that are judged at once.
     """
     language, seeing = towers_of(judge, pixels)
     # The towers take turns, and a layer is forgotten when the next one works.
     numbers = max(language.tokens * language.layer, 2 * seeing.tokens * seeing.layer)
-    pictures = 2 * rows * _judged(judge, pixels) * _PIXEL
-    made = rows * numbers * judge.part.dtype.itemsize + pictures
+    images = 2 * rows * _judged(judge, pixels) * _PIXEL
+    made = rows * numbers * judge.part.dtype.itemsize + images
     return _MARGIN * made + judge.expansion_bytes
 
 

@@ -31,7 +31,7 @@ def seam_step(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return how much larger the step across the mask's border is than the steps beside it.
 
     The mean absolute difference of neighbours, one inside and one outside the mask, less the mean
-    over neighbours that are both outside but within 2 px of the border.
+    over neighbours that are both outside but within 2 pixels of the border.
 
     Args:
         image: ``[B, H, W, 3]``, 0..1.
@@ -58,7 +58,7 @@ def tone_step(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return how far colours on the two sides of the mask's border are apart.
 
     Along the border, the mean absolute difference of the mean colour inside the mask and the mean
-    colour outside it, each over a window of an eighth of the picture's shorter side.
+    colour outside it, each over a window of an eighth of the image's shorter side.
 
     Args:
         image: ``[B, H, W, 3]``, 0..1.
@@ -78,7 +78,7 @@ def texture_gap(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return how much busier or emptier the mask is than what lies around it.
 
     The absolute binary logarithm of the ratio of the mean steps between neighbours, both of them
-    inside the mask, and both of them outside but within an eighth of the picture's shorter side of
+    inside the mask, and both of them outside but within an eighth of the image's shorter side of
     it. A step of 1/255 is added to both, below which nothing can be seen.
 
     Args:
@@ -156,36 +156,36 @@ def text_correct(image: torch.Tensor, words: str) -> list[float]:
     if not wanted:
         raise ValueError("words is empty; type the text that should be readable")
     reader = _reader()
-    pictures = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    images = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     scores = []
-    for picture in pictures:
-        found = reader(picture[..., ::-1])  # the reader takes BGR
+    for output_image in images:
+        found = reader(output_image[..., ::-1])  # the reader takes BGR
         read = set(_normalise(" ".join(getattr(found, "txts", None) or ())))
         scores.append(sum(word in read for word in wanted) / len(wanted))
     return scores
 
 
 def measure(
-    pictures: torch.Tensor, mask: torch.Tensor, source: torch.Tensor | None = None
+    images: torch.Tensor, mask: torch.Tensor, source: torch.Tensor | None = None
 ) -> dict[str, list[float | None]]:
-    """Return what can be measured without reading, by name, one number per picture.
+    """Return what can be measured without reading, by name, one number per image.
 
     Args:
-        pictures: ``[B, H, W, 3]``, 0..1.
+        images: ``[B, H, W, 3]``, 0..1.
         mask: ``[1 or B, H, W]``, 1 = repainted.
         source: ``[1 or B, H, W, 3]``, 0..1; None: nothing is said about the outside.
 
     Raises:
-        ValueError: Mask or source is not as large as the pictures.
+        ValueError: Mask or source is not as large as the images.
     """
-    masks = _fit("mask", mask, pictures.shape[:3])
-    steps = seam_step(pictures, masks).tolist()
+    masks = _fit("mask", mask, images.shape[:3])
+    steps = seam_step(images, masks).tolist()
     made: dict[str, list[float | None]] = {
         "seam_step": [None if math.isnan(step) else step for step in steps]
     }
     if source is not None:
-        sources = _fit("source", source, pictures.shape)
-        made["outside_difference"] = list(outside_difference(pictures, sources, masks).tolist())
+        sources = _fit("source", source, images.shape)
+        made["outside_difference"] = list(outside_difference(images, sources, masks).tolist())
     return made
 
 
@@ -198,7 +198,7 @@ def _fit(name: str, values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     if values.shape[1:] != shape[1:] or len(values) not in (1, shape[0]):
         raise ValueError(
             f"{name} has shape {list(values.shape)}, but {list(shape)} is expected; give the one "
-            "that the pictures were made with"
+            "that the images were made with"
         )
     return values.to(torch.float32).expand(shape)
 

@@ -1,4 +1,4 @@
-"""Preference data: a folder of pictures with JSON lines, an image folder for ``datasets``.
+"""Preference data: a folder of images with JSON lines, an image folder for ``datasets``.
 
 ``metadata.jsonl`` holds pairs (winner, loser), ``candidates.jsonl`` whole groups, labelled or not.
 Lines are appended and flushed one by one, so a crash loses at most the line being written; a torn
@@ -26,7 +26,7 @@ T = TypeVar("T", bound="Preference | CandidateGroup")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
-    """One picture is better than another, in one dimension. File names are relative to the set."""
+    """One image is better than another, in one dimension. File names are relative to the set."""
 
     winner_file_name: str
     loser_file_name: str
@@ -125,8 +125,8 @@ class PreferenceSet:
         """Return all candidate groups; ValueError as for :meth:`pairs`."""
         return _read(self.folder / GROUPS, CandidateGroup)
 
-    def picture(self, name: str) -> Path:
-        """Return the path of a picture; ValueError if the name leaves the folder."""
+    def image(self, name: str) -> Path:
+        """Return the path of an image; ValueError if the name leaves the folder."""
         path = (self.folder / name).resolve()
         if not path.is_relative_to(self.folder.resolve()):
             raise ValueError(f"{name!r} leaves the folder {self.folder}; do not use this data")
@@ -162,7 +162,7 @@ def _check_names(record: Preference | CandidateGroup) -> None:
     else:
         names = list(record.file_names)
     if not all(names):
-        raise ValueError("a picture has no file name")
+        raise ValueError("an image has no file name")
     for name in [*names, record.source_file_name, record.mask_file_name]:
         if name and (Path(name).is_absolute() or ".." in Path(name).parts):
             raise ValueError(f"{name!r} leaves the folder of the data; do not use this data")
@@ -172,7 +172,7 @@ def to_line(record: Preference | CandidateGroup) -> str:
     """Return a record as its line of JSON."""
     values = asdict(record)
     for name in ("source_file_name", "mask_file_name"):
-        # ``datasets`` takes null for "no picture", and "" for the folder itself.
+        # ``datasets`` takes null for "no image", and "" for the folder itself.
         values[name] = values[name] or None
     values["task"] = record.task.value
     if isinstance(record, Preference):

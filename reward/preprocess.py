@@ -1,6 +1,6 @@
-"""Pictures to the judge's patches with tensor operations only, so that gradients reach the pixels.
+"""Images to the judge's patches with tensor operations only, so that gradients reach the pixels.
 
-Equal to transformers' ``Qwen2VLImageProcessor`` up to its rounding of resized pictures to 8 bits
+Equal to transformers' ``Qwen2VLImageProcessor`` up to its rounding of resized images to 8 bits
 after each of two passes: at most 2/255 and on average under 0.5/255, before normalisation.
 """
 
@@ -32,7 +32,7 @@ class PatchConfig:
 
     @property
     def factor(self) -> int:
-        """Sides of a resized picture are multiples of this many px: one token each."""
+        """Sides of a resized image are multiples of this many pixels: one token each."""
         return self.patch_size * self.merge_size
 
 
@@ -41,7 +41,7 @@ def read_patch_config(values: Mapping[str, Any], max_pixels: int | None = None) 
 
     Args:
         values: The file's contents.
-        max_pixels: Cap on the pixels of a picture, below the checkpoint's own.
+        max_pixels: Cap on the pixels of an image, below the checkpoint's own.
     """
     size = values.get("size") or {}
     low = values.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
@@ -59,13 +59,13 @@ def read_patch_config(values: Mapping[str, Any], max_pixels: int | None = None) 
 
 
 def judged_size(height: int, width: int, config: PatchConfig) -> tuple[int, int]:
-    """Return height and width at which the judge sees a picture.
+    """Return height and width at which the judge sees an image.
 
     Source: transformers, ``smart_resize``.
     """
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ValueError(
-            f"image is {width}x{height} px, but the judge needs an aspect below {MAX_ASPECT}:1"
+            f"image is {width}x{height} pixels, but the judge needs an aspect below {MAX_ASPECT}:1"
         )
     factor = config.factor
     rows, cols = (max(round(side / factor), 1) * factor for side in (height, width))
@@ -81,7 +81,7 @@ def judged_size(height: int, width: int, config: PatchConfig) -> tuple[int, int]
 
 
 def to_patches(image: torch.Tensor, config: PatchConfig) -> tuple[torch.Tensor, tuple[int, int]]:
-    """Resize, normalise and cut one picture; differentiable.
+    """Resize, normalise and cut one image; differentiable.
 
     Args:
         image: ``[3, H, W]``, floating point, 0..1.

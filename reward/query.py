@@ -29,7 +29,7 @@ _DIMENSIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question about a pair of pictures."""
+    """One question about a pair of images."""
 
     task: Task
     dimension: Dimension
@@ -44,7 +44,7 @@ class Query:
                 f"{self.task.value} is not judged on {self.dimension.value}; choose from: {known}"
             )
         if self.dimension is Dimension.TEXT_ALIGNMENT and not self.prompt.strip():
-            raise ValueError("text alignment needs the prompt that the pictures should follow")
+            raise ValueError("text alignment needs the prompt that the images should follow")
 
     @property
     def criterion(self) -> tuple[Task, Dimension]:
@@ -52,7 +52,7 @@ class Query:
         return self.task, self.dimension
 
     def question(self) -> str:
-        """Return the text of the question, the same for every picture pair."""
+        """Return the text of the question, the same for every image pair."""
         parts = [f"Task: {_TASKS[self.task]}.", f"Dimension: {_DIMENSIONS[self.dimension]}."]
         if self.dimension is Dimension.TEXT_ALIGNMENT:
             parts.append(f"Prompt: {self.prompt.strip()}.")

@@ -35,12 +35,12 @@ RESULT = "judge"
 """Folder in that of a run, where a judge is written that was trained as a whole."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PAD = 0
-"""Any token but a picture's: what stands after the answer position is never seen."""
+"""Any token but an image's: what stands after the answer position is never seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedImage:
-    """A picture as the judge's language model sees it."""
+    """An image as the judge's language model sees it."""
 
     tokens: torch.Tensor
     """``[rows * cols, width]``: one embedding per merged patch."""
@@ -49,7 +49,7 @@ class EncodedImage:
 
 
 class Question(Protocol):
-    """Anything that can be asked about two pictures; a :class:`Query` is one."""
+    """Anything that can be asked about two images; a :class:`Query` is one."""
 
     def question(self) -> str:
         """Return the text of the question."""
@@ -57,7 +57,7 @@ class Question(Protocol):
 
 
 PairQuestion = tuple[EncodedImage, EncodedImage, Question]
-"""A question with its first and second picture."""
+"""A question with its first and second image."""
 
 
 class QwenJudge:
@@ -67,7 +67,7 @@ class QwenJudge:
         config: What it was made from.
         part: The whole model, for the host.
         chat: Tokenizer and chat template.
-        patches: How pictures are cut.
+        patches: How images are cut.
         expansion_bytes: What the largest packed layer takes while it is used; 0 without any.
     """
 
@@ -124,7 +124,7 @@ class QwenJudge:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What its training noted, such as the view of the pictures; empty if it is unknown."""
+        """What its training noted, such as the view of the images; empty if it is unknown."""
         return read_notes(self.folder)
 
     @property
@@ -135,7 +135,7 @@ class QwenJudge:
 
     @cached_property
     def identity(self) -> str:
-        """A digest that changes when judge, adapter or what it sees of pictures changes."""
+        """A digest that changes when judge, adapter or what it sees of images changes."""
         packing = self.config.precision if self.config.precision in PACKED_PRECISIONS else ""
         version = str(TEMPLATE_VERSION)
         seen = (str(self.patches.max_pixels), str(self.part.dtype), packing, version)
@@ -152,11 +152,11 @@ class QwenJudge:
         return self.chat.answer_ids
 
     def encode(self, image: torch.Tensor) -> EncodedImage:
-        """Run the vision tower on one picture ``[3, H, W]``, 0..1; differentiable."""
+        """Run the vision tower on one image ``[3, H, W]``, 0..1; differentiable."""
         return self.encode_images([image])[0]
 
     def encode_images(self, images: Sequence[torch.Tensor]) -> list[EncodedImage]:
-        """Run the vision tower once for pictures of any sizes; each as for :meth:`encode`."""
+        """Run the vision tower once for images of any sizes; each as for :meth:`encode`."""
         cut = [to_patches(image, self.patches) for image in images]
         grid = torch.tensor([[1, *size] for _, size in cut], device=images[0].device)
         model: Any = self.part.module
@@ -184,7 +184,7 @@ class QwenJudge:
         """Return the logits at the answer positions, ``[len(asked), vocabulary]``, float32.
 
         Args:
-            asked: (first picture, second picture, query), any mixture of pictures and sizes.
+            asked: (first image, second image, query), any mixture of images and sizes.
         """
         model: Any = self.part.module
         device = asked[0][0].tokens.device
@@ -193,9 +193,9 @@ class QwenJudge:
         # Padding stands on the right, where a causal model never looks from the answer position.
         ids = torch.tensor([r + [PAD] * (longest - len(r)) for r in rows], device=device)
         embeds = model.get_input_embeddings()(ids)
-        pictures = torch.cat([encoded.tokens for one in asked for encoded in one[:2]])
+        images = torch.cat([encoded.tokens for one in asked for encoded in one[:2]])
         embeds = embeds.masked_scatter(
-            (ids == self._image_token)[..., None], pictures.to(embeds.dtype)
+            (ids == self._image_token)[..., None], images.to(embeds.dtype)
         )
         positions = torch.stack(
             [self._positions(r, longest, one[:2]) for r, one in zip(rows, asked, strict=True)],
@@ -208,7 +208,7 @@ class QwenJudge:
         return model.lm_head(states[torch.arange(len(rows), device=device), last]).float()
 
     def _ids(self, first: EncodedImage, second: EncodedImage, asks: Question) -> list[int]:
-        """Return the token ids of a question with a place for every token of the pictures."""
+        """Return the token ids of a question with a place for every token of the images."""
         sizes = iter([first.rows * first.cols, second.rows * second.cols])
         ids: list[int] = []
         for token in self.chat.ids(asks.question()):
@@ -216,15 +216,15 @@ class QwenJudge:
         return ids
 
     def _positions(
-        self, ids: list[int], length: int, pictures: tuple[EncodedImage, EncodedImage]
+        self, ids: list[int], length: int, images: tuple[EncodedImage, EncodedImage]
     ) -> torch.Tensor:
         """Return multimodal positions ``[3, length]`` (time, row, column).
 
         Source: transformers, ``Qwen2_5_VLModel.get_rope_index``: text counts on along all three
-        axes, a picture spans its grid and moves the count by its longer side.
+        axes, an image spans its grid and moves the count by its longer side.
         """
         columns: list[tuple[int, int, int]] = []
-        shapes = iter(pictures)
+        shapes = iter(images)
         here = 0
         while len(columns) < len(ids):
             if ids[len(columns)] != self._image_token:

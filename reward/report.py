@@ -47,7 +47,7 @@ class Answer:
 
     @property
     def is_consistent(self) -> bool:
-        """Whether swapping the pictures swaps the answer."""
+        """Whether swapping the images swaps the answer."""
         return (self.winner_first > 0.5) != (self.loser_first > 0.5)
 
 
@@ -63,7 +63,7 @@ class CellReport:
     high: float
     """Upper end."""
     swap_consistency: float
-    """Share of pairs where swapping the pictures swaps the answer."""
+    """Share of pairs where swapping the images swaps the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +199,7 @@ def _cell(group: Sequence[Answer]) -> CellReport:
 def _effective_number(group: Sequence[Answer], accuracy: float) -> float:
     """Return how many independent pairs would be as sure.
 
-    Pairs of one condition share its pictures and go right or wrong together. Source: L. Kish,
+    Pairs of one condition share its images and go right or wrong together. Source: L. Kish,
     "Survey Sampling" (1965): the number divided by the design effect, which is the variance of the
     mean by clusters over that of single answers.
     """

@@ -1,4 +1,4 @@
-"""Judging pairs and choosing the best of many; every picture is encoded once."""
+"""Judging pairs and choosing the best of many; every image is encoded once."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Ranking:
 def judge_pair(
     judge: Judge, first: Any, second: Any, queries: Sequence[Query], swap: bool = True
 ) -> Judgement:
-    """Return the probability per dimension that the first picture is the better one.
+    """Return the probability per dimension that the first image is the better one.
 
     Args:
         judge: The judge.
-        first: A picture, encoded by the judge.
+        first: An image, encoded by the judge.
         second: The other one.
         queries: Which dimensions; one each.
         swap: Ask in both orders and return ``(P(Yes|a,b) + 1 - P(Yes|b,a)) / 2``, which cancels a
@@ -96,7 +96,7 @@ def pick_best(
         ValueError: No candidates, no queries, or weights that are all 0.
     """
     if not encoded:
-        raise ValueError("there are no candidates to choose from; connect at least one picture")
+        raise ValueError("there are no candidates to choose from; connect at least one image")
     if not queries:
         raise ValueError("there is no dimension to judge; choose at least one")
     table = dict(ranking_config.weights) if ranking_config.weights is not None else None

@@ -1,4 +1,4 @@
-"""One picture of all jobs: source, mask, results, and the seconds taken."""
+"""One image of all jobs: source, mask, results, and the seconds taken."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Row:
 
     title: str
     sources: list[Image.Image]
-    """RGBA; transparent = repaint. An opaque picture has no mask of its own."""
+    """RGBA; transparent = repaint. An opaque image has no mask of its own."""
     results: list[tuple[str, Image.Image]]
-    """What each result is, and the picture."""
+    """What each result is, and the image."""
     seconds: float
     error: str | None = None
 
@@ -39,9 +39,9 @@ def draw(rows: list[Row]) -> Image.Image:
         pen.text((GAP, top + 6), row.title.replace("_", " "), fill=INK, font=_font(20))
         note = row.error or f"{row.seconds:.1f} s"
         pen.text((GAP + CELL, top + 8), note, fill=ALARM if row.error else FAINT, font=_font(16))
-        for column, (caption, picture) in enumerate(cells[index]):
+        for column, (caption, image) in enumerate(cells[index]):
             left = GAP + column * (CELL + GAP)
-            sheet.paste(_fit(picture), (left, top + HEADER))
+            sheet.paste(_fit(image), (left, top + HEADER))
             pen.text((left, top + HEADER + CELL + 2), caption, fill=FAINT, font=_font(14))
     return sheet
 
@@ -59,12 +59,12 @@ def _cells(row: Row) -> list[tuple[str, Image.Image]]:
     return cells
 
 
-def _fit(picture: Image.Image) -> Image.Image:
-    scale = CELL / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+def _fit(image: Image.Image) -> Image.Image:
+    scale = CELL / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     fitted = Image.new("RGB", (CELL, CELL), PAPER)
-    fitted.paste(picture.resize(size, method), ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
+    fitted.paste(image.resize(size, method), ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
     return fitted
 
 

@@ -1,4 +1,4 @@
-"""Edit pictures in a real headless ComfyUI, with the bundled model and the shipped workflows.
+"""Edit images in a real headless ComfyUI, with the bundled model and the shipped workflows.
 
 Writes every result and one contact sheet to ``demo-output/``; exits with 1 if any job failed.
 """
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import contact_sheet  # noqa: E402 - beside this file
-import demo_pictures  # noqa: E402
+import demo_images  # noqa: E402
 
 from support.client import ApiError, ComfyClient, Graph, Job  # noqa: E402
 from support.graph import load_graph, nodes_of  # noqa: E402
@@ -67,12 +67,12 @@ def _run_all(client: ComfyClient, paths: list[Path], output: Path) -> list[conta
     rows = []
     for path in paths:
         graph = load_graph(path)
-        tasks = _tasks_by_picture(graph)
-        pictures = {node: demo_pictures.scene(task) for node, task in tasks.items()}
-        rows.append(_run_one(client, path.stem, graph, pictures, output))
+        tasks = _tasks_by_image(graph)
+        images = {node: demo_images.scene(task) for node, task in tasks.items()}
+        rows.append(_run_one(client, path.stem, graph, images, output))
         if path.stem == PHOTOGRAPH_WORKFLOW:
-            pictures = {node: demo_pictures.photograph() for node in tasks}
-            rows.append(_run_one(client, f"{path.stem}, photograph", graph, pictures, output))
+            images = {node: demo_images.photograph() for node in tasks}
+            rows.append(_run_one(client, f"{path.stem}, photograph", graph, images, output))
     if not any("photograph" in row.title for row in rows):
         raise RuntimeError(f"there is no workflow {PHOTOGRAPH_WORKFLOW}.json for the photograph")
     return rows
@@ -82,35 +82,35 @@ def _run_one(
     client: ComfyClient,
     title: str,
     graph: Graph,
-    pictures: dict[str, Image.Image],
+    images: dict[str, Image.Image],
     output: Path,
 ) -> contact_sheet.Row:
     name = title.replace(", ", "-")
-    for node, picture in pictures.items():
-        graph[node]["inputs"]["image"] = client.upload(picture, f"{name}-source-{node}.png")
+    for node, image in images.items():
+        graph[node]["inputs"]["image"] = client.upload(image, f"{name}-source-{node}.png")
     start = time.monotonic()
     results, error = [], None
     try:
         job = client.run(graph)
         error = None if job.succeeded else _reason(job)
         results = [
-            (_name_of(graph, node), client.picture(reference))
+            (_name_of(graph, node), client.image(reference))
             for node in graph
-            for reference in job.pictures(node)
+            for reference in job.images(node)
         ]
         if not results:
-            error = error or "the job showed no picture"
+            error = error or "the job showed no image"
     except ApiError as refused:
         error = "; ".join(refused.messages())
     except TimeoutError as late:
         error = str(late)
     seconds = time.monotonic() - start
-    for index, (_, picture) in enumerate(results):
-        picture.save(output / f"{name}-{index}.png")
+    for index, (_, image) in enumerate(results):
+        image.save(output / f"{name}-{index}.png")
     _say(f"{title}: {error or f'{seconds:.1f} s'}")
     return contact_sheet.Row(
         title=title,
-        sources=list(pictures.values()),
+        sources=list(images.values()),
         results=results,
         seconds=seconds,
         error=error,
@@ -127,8 +127,8 @@ def _reason(job: Job) -> str:
     return job.error or "the job was interrupted"
 
 
-def _tasks_by_picture(graph: Graph) -> dict[str, str]:
-    """Return, for every LoadImage node, the task of the first edit that its picture reaches."""
+def _tasks_by_image(graph: Graph) -> dict[str, str]:
+    """Return, for every LoadImage node, the task of the first edit that its image reaches."""
     edits = [(edit, task) for kind, task in EDITS.items() for edit in nodes_of(graph, kind)]
     edits += [(edit, graph[edit]["inputs"]["task"]) for edit in nodes_of(graph, NATIVE)]
     tasks: dict[str, str] = {}

@@ -151,7 +151,7 @@ class EvaluateJob(JsonConfig):
     dataset_folder: str
     """What edits are made from."""
     evaluation_folder: str
-    """Where pictures, results and the report go."""
+    """Where images, results and the report go."""
     baseline: dict[str, Any] = field(default_factory=dict)
     """Like the model; empty: none."""
     judge: dict[str, Any] = field(default_factory=lambda: {"folder": BUNDLED})

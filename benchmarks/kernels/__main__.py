@@ -1,4 +1,4 @@
-"""Fused kernels beside eager and compiled PyTorch: operations, calls, pictures, gradient steps.
+"""Fused kernels beside eager and compiled PyTorch: operations, calls, images, gradient steps.
 
 Everything is measured in one process, in turn, on random weights::
 

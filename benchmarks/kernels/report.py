@@ -116,7 +116,7 @@ def _targets(found: list[targets.Target]) -> list[str]:
 
 def _accuracy(rows: list[Row], report: Row) -> list[str]:
     del report
-    lines = _head("variant", "px", "error of the output", "error of the gradient")
+    lines = _head("variant", "side", "error of the output", "error of the gradient")
     return lines + [
         _row(r["variant"], r["side"], f"{r['output']:.2e}", f"{r['gradient']:.2e}") for r in rows
     ]
@@ -125,7 +125,16 @@ def _accuracy(rows: list[Row], report: Row) -> list[str]:
 def _calls(rows: list[Row], report: Row) -> list[str]:
     del report
     lines = _head(
-        *("px", "batch", "attention", "variant", "ms", "quartiles", "eager / it", "compiled / it"),
+        *(
+            "side",
+            "batch",
+            "attention",
+            "variant",
+            "ms",
+            "quartiles",
+            "eager / it",
+            "compiled / it",
+        ),
         *("host ms", "first call s", "from eager", "peak GB"),
     )
     for row in rows:
@@ -149,7 +158,7 @@ def _calls(rows: list[Row], report: Row) -> list[str]:
 def _images(rows: list[Row], report: Row) -> list[str]:
     del report
     lines = _head(
-        *("px", "steps", "variant", "s", "eager / it", "compiled / it", "from eager"), "peak GB"
+        *("side", "steps", "variant", "s", "eager / it", "compiled / it", "from eager"), "peak GB"
     )
     for row in rows:
         for name, t in row["us"].items():
@@ -166,7 +175,7 @@ def _images(rows: list[Row], report: Row) -> list[str]:
 
 def _gradient_steps(rows: list[Row], report: Row) -> list[str]:
     del report
-    lines = _head("px", "activations", "variant", "ms", "eager / it", "from eager", "peak GB")
+    lines = _head("side", "activations", "variant", "ms", "eager / it", "from eager", "peak GB")
     for row in rows:
         for name, t in row["us"].items():
             lines.append(
@@ -182,7 +191,7 @@ def _gradient_steps(rows: list[Row], report: Row) -> list[str]:
 
 def _memory(rows: list[Row], report: Row) -> list[str]:
     del report
-    lines = _head("px", "guidance", "weights GB", "peak allocated GB", "peak reserved GB", "s")
+    lines = _head("side", "guidance", "weights GB", "peak allocated GB", "peak reserved GB", "s")
     return lines + [
         _row(
             r["side"],
@@ -217,7 +226,7 @@ _TABLES: dict[str, tuple[str, Callable[[list[Row], Row], list[str]]]] = {
     "operations": ("One operation", _operations),
     "accuracy": ("Two blocks of each kind against float64", _accuracy),
     "calls": ("One call of the whole transformer", _calls),
-    "images": ("One picture with guidance, latents to latents", _images),
+    "images": ("One image with guidance, latents to latents", _images),
     "gradient_steps": ("One gradient step of a LoRA of rank 16", _gradient_steps),
-    "memory": ("A picture with the modulation's weights in host memory", _memory),
+    "memory": ("An image with the modulation's weights in host memory", _memory),
 }

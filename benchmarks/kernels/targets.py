@@ -44,7 +44,7 @@ def check(report: Row) -> Iterator[Target]:
             us = {name: t["median"] for name, t in row["us"].items()}
             for name, required, goal in (("eager", 1.5, 1.7), ("compiled", 0.97, 1.05)):
                 yield Target(
-                    name=f"picture, {name} / ours", measured=us[name] / us["ours"],
+                    name=f"image, {name} / ours", measured=us[name] / us["ours"],
                     required=required, goal=goal,
                 )  # fmt: skip
     for row in report.get("gradient_steps", ()):
@@ -55,7 +55,7 @@ def check(report: Row) -> Iterator[Target]:
     peaks = [r["peak"]["allocated"] / GB for r in report.get("memory", ()) if r["side"] == SIDE]
     if peaks:
         yield Target(
-            name="peak GB of a picture", measured=max(peaks), required=21.0, goal=21.0,
+            name="peak GB of an image", measured=max(peaks), required=21.0, goal=21.0,
             is_limit=True,
         )  # fmt: skip
 

@@ -30,7 +30,7 @@ class Scale:
     config: Mapping[str, Any]
     """Of the transformer."""
     sides: tuple[int, ...]
-    """Of the pictures, in px."""
+    """Of the images, in pixels."""
     steps: int
     rounds: int
     text: int = 512
@@ -81,7 +81,7 @@ class Variants:
         }
 
     def conditioning(self, side: int) -> Conditioning:
-        """Return what a picture is made from."""
+        """Return what an image is made from."""
         config, tokens = self.scale.config, (side // 16) ** 2
         prompts = [
             Prompt(

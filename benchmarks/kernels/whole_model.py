@@ -1,4 +1,4 @@
-"""Calls, pictures, gradient steps and memory of a whole transformer."""
+"""Calls, images, gradient steps and memory of a whole transformer."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _differences(made: dict[str, Tensor]) -> dict[str, float]:
 
 
 def measure_images(variants: Variants) -> Iterator[dict[str, Any]]:
-    """Yield a row per size: all steps of one picture with guidance, latents to latents."""
+    """Yield a row per size: all steps of one image with guidance, latents to latents."""
     for side in variants.scale.sides:
         cond = variants.conditioning(side)
         noise = variants.draw(1, (side // 16) ** 2, variants.scale.config["out_channels"], seed=4)
@@ -120,7 +120,7 @@ def measure_images(variants: Variants) -> Iterator[dict[str, Any]]:
             name: _upstream(variants.models[name], cond, noise, sigmas)
             for name in ("eager", "compiled")
         }
-        calls["ours"] = _our_picture(variants.models["ours"], cond, noise, sigmas)
+        calls["ours"] = _our_image(variants.models["ours"], cond, noise, sigmas)
         made: dict[str, Tensor] = {}
         times: dict[str, list[float]] = {name: [] for name in calls}
 
@@ -141,7 +141,7 @@ def measure_images(variants: Variants) -> Iterator[dict[str, Any]]:
 def _upstream(
     model: Any, cond: Conditioning, noise: Tensor, sigmas: Tensor
 ) -> Callable[[], Tensor]:
-    """A picture the way diffusers' pipelines make it, both prompts in one batch."""
+    """An image the way diffusers' pipelines make it, both prompts in one batch."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     assert cond.negative is not None
@@ -151,7 +151,7 @@ def _upstream(
     text_ids = torch.zeros(sequence.shape[1], 3, device=noise.device)
     guidance = torch.full((2,), cond.guidance or 0.0, device=noise.device)
 
-    def picture() -> Tensor:
+    def image() -> Tensor:
         # The noise levels are shifted already.
         scheduler: Any = FlowMatchEulerDiscreteScheduler()
         scheduler.set_timesteps(sigmas=sigmas[:-1].tolist(), device=noise.device)
@@ -173,18 +173,18 @@ def _upstream(
             latents = scheduler.step(v, t, latents, return_dict=False)[0]
         return latents
 
-    return picture
+    return image
 
 
-def _our_picture(
+def _our_image(
     model: Any, cond: Conditioning, noise: Tensor, sigmas: Tensor, is_batched: bool = True
 ) -> Callable[[], Tensor]:
-    def picture() -> Tensor:
+    def image() -> Tensor:
         table = make_table(model, cond, sigmas[:-1])
         velocity = make_velocity(model, cond, is_batched, is_mixed=False, table=table)
         return sample(velocity, noise.float(), sigmas, true_cfg=TRUE_CFG)
 
-    return picture
+    return image
 
 
 def measure_gradient_steps(variants: Variants) -> Iterator[dict[str, Any]]:
@@ -194,7 +194,7 @@ def measure_gradient_steps(variants: Variants) -> Iterator[dict[str, Any]]:
     fused.attach(variants.models["ours"])
     for side in variants.scale.sides:
         given = variants.inputs(side, 1)
-        # Without checkpointing only the smaller picture fits a card of 80 GB for certain.
+        # Without checkpointing only the smaller image fits a card of 80 GB for certain.
         modes = ["checkpointed"] + ["kept"] * (side == min(variants.scale.sides))
         for mode in modes:
             calls = {name: _step(variants.models[name], given) for name in ("eager", "ours")}
@@ -266,7 +266,7 @@ class Card(LocalHost):
 
 
 def measure_memory(variants: Variants) -> Iterator[dict[str, Any]]:
-    """Yield the peak of a picture on a card of 24 GB; all other variants are gone after it."""
+    """Yield the peak of an image on a card of 24 GB; all other variants are gone after it."""
     model = variants.models["ours"]
     if getattr(model, "peft_config", None):
         model.unload_lora()
@@ -282,9 +282,9 @@ def measure_memory(variants: Variants) -> Iterator[dict[str, Any]]:
         noise = variants.draw(1, (side // 16) ** 2, variants.scale.config["out_channels"], seed=4)
         sigmas = make_sigmas(SCHEDULER, variants.scale.steps, noise.shape[1])
         for is_batched in (True, False):
-            picture = _our_picture(model, cond, noise, sigmas, is_batched)
+            image = _our_image(model, cond, noise, sigmas, is_batched)
             with torch.no_grad():
-                peak = peak_bytes(picture, variants.device)
+                peak = peak_bytes(image, variants.device)
             yield {
                 "side": side, "batched": is_batched, "layers_in_host_memory": in_host,
                 "weight_bytes": part.num_bytes, "peak": peak,

@@ -1,4 +1,4 @@
-"""From a request to one job per picture: canvas, masks, crop and size; needs no weights."""
+"""From a request to one job per image: canvas, masks, crop and size; needs no weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .geometry import Box, Extension, content_size, context_box, padding
 from .mask import bounding_box, feather, fill_holes, grow, normalise_mask
 
 REFERENCE_SIDE = 1024
-"""Task defaults for grow and feather are px of a context this large."""
+"""Task defaults for grow and feather are pixels of a context this large."""
 
 
 class Sizes(Protocol):
-    """What a model says about the size of its pictures."""
+    """What a model says about the size of its images."""
 
     @property
     def recipe(self) -> Recipe:
@@ -30,13 +30,13 @@ class Sizes(Protocol):
 
     @property
     def multiple(self) -> int:
-        """Sides of a sampled picture are multiples of this."""
+        """Sides of a sampled image are multiples of this."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """One picture to edit."""
+    """One image to edit."""
 
     canvas: torch.Tensor
     """``[H, W, 3]``, 0..1: the source, extended if the task says so. Read-only."""
@@ -85,8 +85,8 @@ def resize(pixels: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def make_jobs(request: FillRequest, models: Sizes, settings: Settings) -> list[Job | None]:
-    """Return a job per picture; None for a picture whose mask is empty (it stays as it is)."""
-    num = request.num_pictures
+    """Return a job per image; None for an image whose mask is empty (it stays as it is)."""
+    num = request.num_images
     images = request.image.detach().to("cpu", torch.float32).expand(num, -1, -1, -1)
     masks = _all_masks(request, num)
     return [
@@ -165,9 +165,9 @@ def _shape_masks(
 def border_widths(
     request: FillRequest, settings: Settings, box: Box, num_pixels: int
 ) -> tuple[int, int]:
-    """Return grow and feather in px of the picture.
+    """Return grow and feather in pixels of the image.
 
-    The tasks' defaults are px of a context 1024 px across; they scale with what the model will see,
+    The tasks' defaults are pixels of a context 1024 pixels across; they scale with what the model will see,
     so that a thumbnail does not lose its mask in a border made for a photograph.
 
     Args:
@@ -182,7 +182,7 @@ def border_widths(
     grow_px = round(spec.grow * scale) if config.grow < 0 else config.grow
     feather_px = round(spec.feather * scale) if config.feather < 0 else config.feather
     if request.task is Task.EXTEND:
-        # Beyond the overlap there is no old picture to fade into.
+        # Beyond the overlap there is no old image to fade into.
         feather_px = min(feather_px, grow_px)
     return grow_px, feather_px
 
@@ -203,5 +203,5 @@ def _replicate(pixels: torch.Tensor, right: int, bottom: int) -> torch.Tensor:
     return F.pad(pixels[None], (0, right, 0, bottom), mode="replicate")[0]
 
 
-def _cut(picture: torch.Tensor, box: Box) -> torch.Tensor:
-    return picture[box.top : box.bottom, box.left : box.right]
+def _cut(image: torch.Tensor, box: Box) -> torch.Tensor:
+    return image[box.top : box.bottom, box.left : box.right]

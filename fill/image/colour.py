@@ -1,7 +1,7 @@
 """Colour correction: take back the tone shift of the VAE, as seen in a ring around the mask.
 
 In the ring the source is known and the model has painted it too, so their difference is the shift.
-Inside the mask it is carried on smoothly, so it may vary over the picture.
+Inside the mask it is carried on smoothly, so it may vary over the image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIGMAS = (0.5, 0.25, 0.12, 0.06)
 def correct_colour(
     new: torch.Tensor, old: torch.Tensor, alpha: torch.Tensor, amount: float
 ) -> torch.Tensor:
-    """Return the new picture with the tone shift of its surroundings removed.
+    """Return the new image with the tone shift of its surroundings removed.
 
     Args:
         new: ``[H, W, 3]``, 0..1, painted by the model, kept areas included.
@@ -45,7 +45,7 @@ def correct_colour(
 
 
 def _ring(alpha: torch.Tensor) -> torch.Tensor:
-    """Return 1 for kept pixels near the mask: within an eighth of its extent, at least 4 px."""
+    """Return 1 for kept pixels near the mask: within an eighth of its extent, at least 4 pixels."""
     painted = alpha > 0
     reach = max(4, round(float(painted.sum()) ** 0.5 / 8))
     kernel = 2 * reach + 1

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ..config import MAX_SIDE
 
 MIN_SIDE = 16
-"""Smallest side of a picture, in pixels."""
+"""Smallest side of an image, in pixels."""
 MAX_CROP_ASPECT = 2.0
-"""A crop longer than this is widened where the picture allows: models are poor at narrow strips."""
+"""A crop longer than this is widened where the image allows: models are poor at narrow strips."""
 NEARLY = 0.8
 """Crops within this factor of the target size are sampled as they are."""
 ANCHORS = ("center", "left", "right", "top", "bottom")
@@ -48,7 +48,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """New pixels on each side of a picture."""
+    """New pixels on each side of an image."""
 
     left: int = 0
     top: int = 0
@@ -60,41 +60,41 @@ class Extension:
         for side in ("left", "top", "right", "bottom"):
             if getattr(self, side) < 0:
                 raise ValueError(
-                    f"{side} is {getattr(self, side)}, but 0 or more px are expected; crop the "
+                    f"{side} is {getattr(self, side)}, but 0 or more pixels are expected; crop the "
                     "image with another node first"
                 )
         if not (self.left or self.top or self.right or self.bottom):
             raise ValueError(
-                "nothing to extend: all four sides are 0; give px for a side or choose an aspect"
+                "nothing to extend: all four sides are 0; give pixels for a side or choose an aspect"
             )
 
     def canvas(self, width: int, height: int) -> tuple[int, int]:
-        """Return width and height of the extended picture; ValueError if it would be too large."""
+        """Return width and height of the extended image; ValueError if it would be too large."""
         new = (width + self.left + self.right, height + self.top + self.bottom)
-        check_size(*new, what="the extended picture")
+        check_size(*new, what="the extended image")
         return new
 
 
 def check_size(width: int, height: int, what: str = "image") -> None:
-    """Raise ValueError if a side is under 16 px or over 16384 px."""
+    """Raise ValueError if a side is under 16 pixels or over 16384 pixels."""
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
         raise ValueError(
-            f"{what} is {width}x{height} px, but sides of {MIN_SIDE} to {MAX_SIDE} px are "
+            f"{what} is {width}x{height} pixels, but sides of {MIN_SIDE} to {MAX_SIDE} pixels are "
             "expected; resize it first"
         )
 
 
 def extension_for_aspect(width: int, height: int, aspect: str, anchor: str) -> Extension:
-    """Return the smallest extension that gives a picture the aspect ratio.
+    """Return the smallest extension that gives an image the aspect ratio.
 
     Args:
-        width: Width of the source in px.
-        height: Height of the source in px.
+        width: Width of the source in pixels.
+        height: Height of the source in pixels.
         aspect: ``W:H``, for example ``16:9``.
         anchor: Where the source sits on the new canvas, one of :data:`ANCHORS`.
 
     Raises:
-        ValueError: Malformed aspect, unknown anchor, or the picture has that aspect already.
+        ValueError: Malformed aspect, unknown anchor, or the image has that aspect already.
     """
     ratio = _parse_aspect(aspect)
     if anchor not in ANCHORS:
@@ -102,7 +102,9 @@ def extension_for_aspect(width: int, height: int, aspect: str, anchor: str) -> E
     add_x = max(round(height * ratio) - width, 0)
     add_y = max(round(width / ratio) - height, 0)
     if not add_x and not add_y:
-        raise ValueError(f"the image is {width}x{height} px and has the aspect {aspect} already")
+        raise ValueError(
+            f"the image is {width}x{height} pixels and has the aspect {aspect} already"
+        )
     left = {"left": 0, "right": add_x}.get(anchor, add_x // 2)
     top = {"top": 0, "bottom": add_y}.get(anchor, add_y // 2)
     return Extension(left=left, top=top, right=add_x - left, bottom=add_y - top)
@@ -125,9 +127,9 @@ def context_box(mask: Box, image: tuple[int, int], factor: float, min_side: int)
 
     Args:
         mask: Bounding box of everything the crop must show.
-        image: Width and height of the picture in px.
+        image: Width and height of the image in pixels.
         factor: Side of the crop in sides of the mask's box, at least 1.
-        min_side: Crops are at least this large where the picture allows, in px.
+        min_side: Crops are at least this large where the image allows, in pixels.
     """
     width, height = image
     want_x = max(mask.width * factor, min_side)
@@ -153,8 +155,8 @@ def content_size(width: int, height: int, target: int, max_upscale: float) -> tu
     right stay as they are: resampling by a few per cent costs detail and gains nothing.
 
     Args:
-        width: Width of the crop in px.
-        height: Height of the crop in px.
+        width: Width of the crop in pixels.
+        height: Height of the crop in pixels.
         target: Side of a square with the best number of pixels.
         max_upscale: Largest enlargement, at least 1.
     """
@@ -165,5 +167,5 @@ def content_size(width: int, height: int, target: int, max_upscale: float) -> tu
 
 
 def padding(width: int, height: int, multiple: int) -> tuple[int, int]:
-    """Return the px to add on the right and at the bottom to reach the model's multiple."""
+    """Return the pixels to add on the right and at the bottom to reach the model's multiple."""
     return -width % multiple, -height % multiple

@@ -18,15 +18,15 @@ MAX_HOLE = 0.1
 """Largest hole that is closed, in painted areas."""
 
 
-def normalise_mask(mask: torch.Tensor, num_pictures: int) -> torch.Tensor:
-    """Return a fresh, cleaned float32 mask ``[num_pictures, H, W]`` in 0..1 on the CPU.
+def normalise_mask(mask: torch.Tensor, num_images: int) -> torch.Tensor:
+    """Return a fresh, cleaned float32 mask ``[num_images, H, W]`` in 0..1 on the CPU.
 
     Args:
-        mask: ``[H, W]``, ``[1, H, W]`` or ``[num_pictures, H, W]``.
-        num_pictures: Size of the batch.
+        mask: ``[H, W]``, ``[1, H, W]`` or ``[num_images, H, W]``.
+        num_images: Size of the batch.
     """
     mask = mask.detach().to("cpu", torch.float32).clamp(0, 1)
-    mask = mask.reshape(-1, *mask.shape[-2:]).expand(num_pictures, -1, -1).clone()
+    mask = mask.reshape(-1, *mask.shape[-2:]).expand(num_images, -1, -1).clone()
     mask[mask < NEAR] = 0.0
     mask[mask > 1 - NEAR] = 1.0
     return mask
@@ -50,21 +50,21 @@ def fill_holes(solid: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(painted | is_small[labels]).to(torch.float32)
 
 
-def grow(solid: torch.Tensor, px: int) -> torch.Tensor:
-    """Grow one binary mask ``[H, W]`` by ``px`` pixels in every direction, as a disc does."""
-    if px <= 0 or not solid.any():
+def grow(solid: torch.Tensor, pixels: int) -> torch.Tensor:
+    """Grow one binary mask ``[H, W]`` by ``pixels`` pixels in every direction, as a disc does."""
+    if pixels <= 0 or not solid.any():
         return solid
-    return (_distance(solid == 0) <= px).to(torch.float32)
+    return (_distance(solid == 0) <= pixels).to(torch.float32)
 
 
-def feather(solid: torch.Tensor, px: int) -> torch.Tensor:
-    """Return alpha ``[H, W]`` in 0..1: 0 outside, 1 from a depth of ``px + 1``.
+def feather(solid: torch.Tensor, pixels: int) -> torch.Tensor:
+    """Return alpha ``[H, W]`` in 0..1: 0 outside, 1 from a depth of ``pixels + 1``.
 
-    The border of the picture is no border of the mask: a mask that runs off it stays 1 there.
+    The border of the image is no border of the mask: a mask that runs off it stays 1 there.
     """
-    if px <= 0 or bool((solid > 0).all()):
+    if pixels <= 0 or bool((solid > 0).all()):
         return solid.clone()
-    t = (_distance(solid > 0) / (px + 1)).clamp(0, 1)
+    t = (_distance(solid > 0) / (pixels + 1)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
@@ -90,7 +90,7 @@ def composite(new: torch.Tensor, old: torch.Tensor, alpha: torch.Tensor) -> torc
 
 
 def _distance(inside: torch.Tensor) -> torch.Tensor:
-    """Return for every True pixel the distance in px to the nearest False one; 0 elsewhere."""
+    """Return for every True pixel the distance in pixels to the nearest False one; 0 elsewhere."""
     from scipy import ndimage
 
     distance = ndimage.distance_transform_edt(np.ascontiguousarray(inside.numpy()))

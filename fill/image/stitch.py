@@ -1,4 +1,4 @@
-"""Puts a sampled crop back into its picture; what the mask does not reach stays bit for bit."""
+"""Puts a sampled crop back into its image; what the mask does not reach stays bit for bit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .mask import composite
 
 
 def stitch(job: Job, pixels: torch.Tensor, correction: float) -> torch.Tensor:
-    """Return the job's whole picture ``[H, W, 3]``, 0..1, with the new area in it.
+    """Return the job's whole image ``[H, W, 3]``, 0..1, with the new area in it.
 
     Args:
-        job: The picture, its masks and its crop.
+        job: The image, its masks and its crop.
         pixels: Decoded crop ``[3, h, w]``, -1..1, at the sampled size.
         correction: Share of the tone shift to take back, 0..1.
     """

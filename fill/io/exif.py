@@ -15,7 +15,7 @@ _FORMATS = {_SHORT: "H", _LONG: "I"}
 
 
 def make_upright(data: bytes) -> bytes:
-    """Return the data of a picture that was turned, and whose thumbnail is no longer its own.
+    """Return the data of an image that was turned, and whose thumbnail is no longer its own.
 
     Args:
         data: As in a file, with or without ``Exif`` in front. Damaged data stay as they are.
@@ -29,7 +29,7 @@ def make_upright(data: bytes) -> bytes:
 
 
 def with_size(data: bytes, width: int, height: int) -> bytes:
-    """Return the data with another size of the picture, in pixels, where they tell one."""
+    """Return the data with another size of the image, in pixels, where they tell one."""
     sizes = {WIDTH: width, HEIGHT: height}
     return _changed(data, lambda folder: [f.set(sizes) for f in folder.inner()])
 

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for files that are damaged, no pictures, or far too large."""
+"""What Pillow raises for files that are damaged, no images, or far too large."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")

@@ -1,7 +1,7 @@
-"""Picture files as people have them: read with their masks, written with what they carried.
+"""Image files as people have them: read with their masks, written with what they carried.
 
-A picture's mask is the file ``<name>_mask.*`` beside it or ``masks/<name>.*``, white where to
-repaint, or else what is erased (transparent) in the picture. A text file ``<name>.txt`` is what to
+An image's mask is the file ``<name>_mask.*`` beside it or ``masks/<name>.*``, white where to
+repaint, or else what is erased (transparent) in the image. A text file ``<name>.txt`` is what to
 paint. EXIF data and colour profile go along; the turn that EXIF tells is made, and no longer told.
 """
 
@@ -37,7 +37,7 @@ _COMPUTED_MODES = ("CMYK", "LAB", "YCbCr", "HSV")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Photo:
-    """A picture from a file."""
+    """An image from a file."""
 
     path: Path
     pixels: torch.Tensor
@@ -53,43 +53,43 @@ class Photo:
 
 
 def list_photos(place: Path) -> list[Path]:
-    """Return a picture itself, or the pictures of a folder by name, masks left out.
+    """Return an image itself, or the images of a folder by name, masks left out.
 
     Raises:
-        FileNotFoundError: There is no such file or folder, or no picture in it.
+        FileNotFoundError: There is no such file or folder, or no image in it.
     """
     if place.is_file():
         return [place]
     if not place.is_dir():
-        raise FileNotFoundError(f"{place} is neither a picture nor a folder")
+        raise FileNotFoundError(f"{place} is neither an image nor a folder")
     files = [path for path in place.iterdir() if path.suffix.lower() in ENDS and path.is_file()]
     found = sorted(path for path in files if not path.stem.endswith(MASK_END))
     if not found:
-        raise FileNotFoundError(f"{place} holds no picture ({', '.join(ENDS)})")
+        raise FileNotFoundError(f"{place} holds no image ({', '.join(ENDS)})")
     return found
 
 
 def read_photo(path: Path, mask: Path | None = None) -> Photo:
-    """Read a picture with its mask, turned upright.
+    """Read an image with its mask, turned upright.
 
     Args:
-        path: The picture.
+        path: The image.
         mask: File of its mask; None: what belongs to it by name, else its transparency.
 
     Raises:
         FileNotFoundError: The mask that was named is missing.
         ValueError: A file cannot be read, or the mask has another size.
     """
-    picture = _open(path)
+    image = _open(path)
     alpha = None
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        alpha = _to_tensor(picture.convert("RGBA").getchannel("A"))
+    if "A" in image.getbands() or "transparency" in image.info:
+        alpha = _to_tensor(image.convert("RGBA").getchannel("A"))
     file = mask or _mask_file(path)
     if file is not None:
-        area, kept = _read_mask(file, path, picture.size), alpha
+        area, kept = _read_mask(file, path, image.size), alpha
     else:
         area, kept = None if alpha is None else 1 - alpha, None
-    pixels, profile = _to_rgb(picture)
+    pixels, profile = _to_rgb(image)
     note = path.with_suffix(".txt")
     return Photo(
         path=path,
@@ -97,12 +97,12 @@ def read_photo(path: Path, mask: Path | None = None) -> Photo:
         mask=area,
         text=note.read_text("utf-8").strip() if note.is_file() else "",
         alpha=kept,
-        carried=_carried(picture, profile),
+        carried=_carried(image, profile),
     )
 
 
 def save_photo(photo: Photo, pixels: torch.Tensor, path: Path) -> None:
-    """Write a picture with what its source carried, completely or not at all.
+    """Write an image with what its source carried, completely or not at all.
 
     Args:
         photo: The source.
@@ -110,18 +110,18 @@ def save_photo(photo: Photo, pixels: torch.Tensor, path: Path) -> None:
         path: Where to; its ending decides the format. JPEG is encoded again, the others are exact.
     """
     values = (pixels.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    picture = Image.fromarray(values)
+    image = Image.fromarray(values)
     kind = Image.registered_extensions()[path.suffix.lower()]
     if photo.alpha is not None and photo.alpha.shape == pixels.shape[:2] and kind != "JPEG":
-        picture.putalpha(Image.fromarray((photo.alpha * 255).round().to(torch.uint8).numpy()))
+        image.putalpha(Image.fromarray((photo.alpha * 255).round().to(torch.uint8).numpy()))
     carried = dict(photo.carried)
     if "exif" in carried:
-        carried["exif"] = with_size(carried["exif"], *picture.size)
+        carried["exif"] = with_size(carried["exif"], *image.size)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
     try:
         with os.fdopen(handle, "wb") as file:
-            picture.save(file, kind, **carried, **_SAVING.get(kind, {}))
+            image.save(file, kind, **carried, **_SAVING.get(kind, {}))
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
@@ -131,13 +131,13 @@ def save_photo(photo: Photo, pixels: torch.Tensor, path: Path) -> None:
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            turned = ImageOps.exif_transpose(picture)
+        with Image.open(path) as image:
+            turned = ImageOps.exif_transpose(image)
             # Pillow's own turning writes all of it anew, and loses letters beyond ASCII.
-            turned.info["exif"] = make_upright(picture.info.get("exif") or _tiff_exif(picture))
+            turned.info["exif"] = make_upright(image.info.get("exif") or _tiff_exif(image))
             return turned
     except UNREADABLE as error:
-        raise ValueError(f"{path.name} cannot be read as a picture ({error})") from error
+        raise ValueError(f"{path.name} cannot be read as an image ({error})") from error
 
 
 def _mask_file(path: Path) -> Path | None:
@@ -152,25 +152,25 @@ def _read_mask(file: Path, path: Path, size: tuple[int, int]) -> torch.Tensor:
     mask = _open(file)
     if mask.size != size:
         raise ValueError(
-            f"the mask {file.name} is {mask.width}x{mask.height} px but {path.name} is "
-            f"{size[0]}x{size[1]} px; make the mask from this picture"
+            f"the mask {file.name} is {mask.width}x{mask.height} pixels but {path.name} is "
+            f"{size[0]}x{size[1]} pixels; make the mask from this image"
         )
     return _to_tensor(mask.convert("L"))
 
 
-def _to_rgb(picture: Image.Image) -> tuple[Image.Image, bytes | None]:
-    """Return the picture in RGB and the profile that now belongs to its values."""
-    profile = picture.info.get("icc_profile")
-    if picture.mode.startswith("I"):  # 16 bits of grey
-        values = np.asarray(picture, dtype=np.float64) / 65535 * 255
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
+    """Return the image in RGB and the profile that now belongs to its values."""
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I"):  # 16 bits of grey
+        values = np.asarray(image, dtype=np.float64) / 65535 * 255
         return Image.fromarray(values.round().astype(np.uint8)).convert("RGB"), None
-    if profile and picture.mode in _COMPUTED_MODES:
+    if profile and image.mode in _COMPUTED_MODES:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        made = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
-        assert made is not None, "a new picture was asked for"
+        made = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+        assert made is not None, "a new image was asked for"
         return made, target.tobytes()
-    return picture.convert("RGB"), profile if _is_rgb(profile) else None
+    return image.convert("RGB"), profile if _is_rgb(profile) else None
 
 
 def _is_rgb(profile: bytes | None) -> bool:
@@ -178,20 +178,20 @@ def _is_rgb(profile: bytes | None) -> bool:
     return profile is not None and profile[16:20] == b"RGB "
 
 
-def _carried(picture: Image.Image, profile: bytes | None) -> dict[str, Any]:
+def _carried(image: Image.Image, profile: bytes | None) -> dict[str, Any]:
     carried: dict[str, Any] = {}
-    if picture.info["exif"]:
-        carried["exif"] = picture.info["exif"]
+    if image.info["exif"]:
+        carried["exif"] = image.info["exif"]
     if profile:
         carried["icc_profile"] = profile
-    if "dpi" in picture.info:
-        carried["dpi"] = picture.info["dpi"]
+    if "dpi" in image.info:
+        carried["dpi"] = image.info["dpi"]
     return carried
 
 
-def _tiff_exif(picture: Image.Image) -> bytes:
+def _tiff_exif(image: Image.Image) -> bytes:
     """Return the data of a TIFF, which has them among the tags that describe its pixels."""
-    exif = picture.getexif()
+    exif = image.getexif()
     kept = Image.Exif()
     for tag in set(exif) - _PIXEL_TAGS - set(_FOLDERS):
         kept[tag] = exif[tag]
@@ -201,5 +201,5 @@ def _tiff_exif(picture: Image.Image) -> bytes:
     return kept.tobytes() if kept or inner else b""
 
 
-def _to_tensor(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)

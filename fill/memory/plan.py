@@ -1,6 +1,6 @@
 """How much memory each stage takes, what to do when it is short, and what to tell the user.
 
-The estimates serve planning only and lean towards too much: a wrong one costs speed, no picture.
+The estimates serve planning only and lean towards too much: a wrong one costs speed, no image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEXT_TOKEN_BYTES = 64 * 1024
 """A layer of a text encoder holds some ten states; the widest is 10240, in the middle of T5."""
 MODULATION_LAYERS = ("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear")
 TILE_PIXELS = 2 << 20
-"""Pictures with more pixels are encoded and decoded in tiles."""
+"""Images with more pixels are encoded and decoded in tiles."""
 
 
 class NotEnoughMemory(torch.OutOfMemoryError):
@@ -42,7 +42,7 @@ class Plan:
     """How a run is cut into model calls, and where the transformer's weights are meanwhile."""
 
     rows: int
-    """Pictures per model call."""
+    """Images per model call."""
     batched_cfg: bool
     """Negative and positive prompt in one call."""
     tiled_vae: bool
@@ -62,8 +62,8 @@ class Plan:
 
     def describe(self) -> str:
         """Say what is lean about the plan."""
-        pictures = "one picture" if self.rows == 1 else f"{self.rows} pictures"
-        calls = f"{pictures} and {'both prompts' if self.batched_cfg else 'one prompt'} at a time"
+        images = "one image" if self.rows == 1 else f"{self.rows} images"
+        calls = f"{images} and {'both prompts' if self.batched_cfg else 'one prompt'} at a time"
         if self.weight_bytes is None:
             return calls
         return f"{calls}, {_size(self.weight_bytes)} of the transformer on the device"
@@ -107,8 +107,8 @@ def make_plan(
     Args:
         models: The fill model.
         host: Where it will run.
-        num_tokens: Packed latents of the largest picture.
-        num_rows: Pictures of the run.
+        num_tokens: Packed latents of the largest image.
+        num_rows: Images of the run.
         uses_cfg: Whether the negative prompt takes part.
         cfg_mode: ``auto``, ``batched`` or ``sequential``.
     """
@@ -221,7 +221,7 @@ def limited(models: FillModels, host: Host) -> Host:
 
 
 def summary(models: FillModels, host: Host) -> str:
-    """Say what sits where when the model makes one picture of its own size; nothing is loaded."""
+    """Say what sits where when the model makes one image of its own size; nothing is loaded."""
     host = limited(models, host)
     side, uses_cfg = models.recipe.target_size, models.recipe.true_cfg != 1.0
     tokens = (side // models.multiple) ** 2
@@ -242,7 +242,7 @@ def summary(models: FillModels, host: Host) -> str:
         loaded = sum(p.num_bytes for p in parts)
         peak = loaded + max(room for _, room in stages)
         free = host.free_bytes(*parts) + loaded
-    text = f"{side} px: the transformer ({_size(part.num_bytes)}) {where}; the text encoders "
+    text = f"{side} pixels: the transformer ({_size(part.num_bytes)}) {where}; the text encoders "
     text += f"({_size(sum(encoder.num_bytes for encoder in encoders))}) come before it; "
     text += f"{_size(peak)} of {_size(free)} free memory at the peak"
     return text if peak <= free else f"{text}: does not fit; {_ADVICE}"
@@ -297,8 +297,8 @@ _ADVICE = (
 
 def _advice(host: Host) -> str:
     return (
-        f"not enough memory on {host.device} even for one picture and one prompt at a time; lower "
-        "target_size in the settings, keep crop_to_context on, use a smaller picture, choose an "
+        f"not enough memory on {host.device} even for one image and one prompt at a time; lower "
+        "target_size in the settings, keep crop_to_context on, use a smaller image, choose an "
         "fp8 or GGUF file, or free memory by unloading other models"
     )
 

@@ -18,12 +18,12 @@ from ..transformer.modulation import make_table, place_modulation
 from .encode import EncodedJob
 from .guidance import Conditioning, Prompt, make_velocity
 from .latents import pack_latents, position_ids, unpack_latents, vae_factor
-from .preview import preview_picture
+from .preview import preview_image
 from .sampler import add_noise, sample
 from .schedule import make_sigmas, truncate_schedule
 
 Row = tuple[EncodedJob, int]
-"""An encoded picture and the seed of its noise."""
+"""An encoded image and the seed of its noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,7 +63,7 @@ def denoise(
 
 
 def sample_noise(channels: int, size: tuple[int, int], seed: int) -> torch.Tensor:
-    """Return the noise of one picture, ``[C, h, w]``, float32, drawn on the CPU."""
+    """Return the noise of one image, ``[C, h, w]``, float32, drawn on the CPU."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(channels, *size, generator=generator)
 
@@ -107,9 +107,7 @@ def _denoise_chunk(
 
     def on_step(_: int, x0: torch.Tensor) -> None:
         first = x0[:1]
-        calls.after(
-            lambda: preview_picture(unpack_latents(first, height, width)[0], weights, factor)
-        )
+        calls.after(lambda: preview_image(unpack_latents(first, height, width)[0], weights, factor))
 
     blend = _blend(chunk, noise, device) if spec.preserves_unmasked else None
     with use_kernels(models.kernels):

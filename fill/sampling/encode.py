@@ -1,4 +1,4 @@
-"""Pictures to conditioning and latents to pictures: the two uses of the VAE in a run."""
+"""Images to conditioning and latents to images: the two uses of the VAE in a run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger("onereward.fill")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedJob:
-    """What the transformer and the preview need to know of one picture; all on the CPU, float32."""
+    """What the transformer and the preview need to know of one image; all on the CPU, float32."""
 
     conditioning: torch.Tensor
     """Masked-image latents and mask, packed: ``[S, 4C + 4ff]``."""
     source: torch.Tensor | None
-    """Latents ``[C, h, w]`` of the unmasked picture, where sampling starts from it or holds it."""
+    """Latents ``[C, h, w]`` of the unmasked image, where sampling starts from it or holds it."""
     keep: torch.Tensor
     """Packed ``[S, 4]``: 1 where all pixels of a latent are kept, else 0."""
     preview: torch.Tensor
@@ -37,7 +37,7 @@ class EncodedJob:
 def encode_job(
     job: Job, models: FillModels, host: Host, plan: Plan, needs_source: bool
 ) -> EncodedJob:
-    """Encode the masked picture (and, if needed, the unmasked one), once per content.
+    """Encode the masked image (and, if needed, the unmasked one), once per content.
 
     Source: diffusers, ``FluxFillPipeline.prepare_mask_latents`` (the masked area is grey, i.e. 0).
     """
@@ -57,7 +57,7 @@ def encode_job(
 
 def _encode(pixels: torch.Tensor, models: FillModels, host: Host, plan: Plan) -> torch.Tensor:
     key = digest(pixels)
-    found = models.pictures.get(key)
+    found = models.images.get(key)
     if found is not None:
         return found[0]
     host.check_cancelled()
@@ -65,8 +65,8 @@ def _encode(pixels: torch.Tensor, models: FillModels, host: Host, plan: Plan) ->
         vae = models.vae.module
         _set_tiling(vae, plan.tiled_vae)
         latents = encode_pixels(vae, pixels[None].to(host.device, models.vae.dtype))
-    logger.debug("encoded a picture of %d x %d px", pixels.shape[2], pixels.shape[1])
-    return models.pictures.put(key, (latents[0],))[0]
+    logger.debug("encoded an image of %d x %d pixels", pixels.shape[2], pixels.shape[1])
+    return models.images.put(key, (latents[0],))[0]
 
 
 def decode_latent(

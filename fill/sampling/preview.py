@@ -1,4 +1,4 @@
-"""Small pictures of the state of a run, without the VAE.
+"""Small images of the state of a run, without the VAE.
 
 Latents are close to linear in colour; the linear map is fitted to the source and its own latents,
 so it needs no table and works with any VAE.
@@ -17,8 +17,8 @@ def fit_preview(latents: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     """Fit colours to latents by ridge regression.
 
     Args:
-        latents: ``[C, h, w]`` of a picture.
-        pixels: ``[3, H, W]``, -1..1, the same picture.
+        latents: ``[C, h, w]`` of an image.
+        pixels: ``[3, H, W]``, -1..1, the same image.
 
     Returns:
         ``[C + 1, 3]``; the last row is the offset.
@@ -30,12 +30,12 @@ def fit_preview(latents: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     return torch.linalg.solve(gram, a.T @ colours.reshape(3, -1).T)
 
 
-def preview_picture(latents: torch.Tensor, weights: torch.Tensor, factor: int) -> torch.Tensor:
-    """Return ``[H, W, 3]``, 0..1, from latents ``[C, h, w]``, at most 512 px long."""
+def preview_image(latents: torch.Tensor, weights: torch.Tensor, factor: int) -> torch.Tensor:
+    """Return ``[H, W, 3]``, 0..1, from latents ``[C, h, w]``, at most 512 pixels long."""
     channels, height, width = latents.shape
     flat = latents.reshape(channels, -1).T.float().cpu()
     colours = flat @ weights[:-1] + weights[-1]
-    picture = colours.T.reshape(1, 3, height, width)
+    image = colours.T.reshape(1, 3, height, width)
     scale = min(factor, MAX_SIDE / max(height, width))
-    picture = F.interpolate(picture, scale_factor=scale, mode="bilinear", align_corners=False)
-    return (picture[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
+    image = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+    return (image[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)

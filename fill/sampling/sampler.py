@@ -9,12 +9,12 @@ import torch
 from ...kernels import cfg_euler_step
 
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(x, sigma) to velocity, noise - picture; shaped like x, float32. Or, where the caller mixes,
+"""(x, sigma) to velocity, noise - image; shaped like x, float32. Or, where the caller mixes,
 those of the negative and of the positive prompt, one batch after the other."""
 
 
 def predict_x0(x: torch.Tensor, sigma: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
-    """Return the picture that a straight path from x would end at: ``x - sigma * velocity``.
+    """Return the image that a straight path from x would end at: ``x - sigma * velocity``.
 
     Source: OneReward, sec. 4.4 (rectified flow).
     """
@@ -35,7 +35,7 @@ def sample(
         velocity: The model, wrapped.
         x: Start, float32, any shape.
         sigmas: Strictly falling, float32; on the CPU, or else every step waits for the device.
-        on_step: Called with the step's index and the current estimate of the picture.
+        on_step: Called with the step's index and the current estimate of the image.
         true_cfg: Scale between the velocities of two prompts, if ``velocity`` returns two.
         blend: Keep, source and noise, see :func:`~..kernels.cfg_euler_step`: what is kept follows
             the source's straight path.
@@ -49,5 +49,5 @@ def sample(
 
 
 def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Return the point at ``sigma`` on the straight path from picture to noise."""
+    """Return the point at ``sigma`` on the straight path from image to noise."""
     return (1 - sigma) * latents + sigma * noise

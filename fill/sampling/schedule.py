@@ -1,4 +1,4 @@
-"""Noise levels: sigma 1 is noise, sigma 0 the picture."""
+"""Noise levels: sigma 1 is noise, sigma 0 the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make_sigmas(
     Args:
         scheduler_config: Config of the model's ``FlowMatchEulerDiscreteScheduler``.
         steps: Number of Euler steps.
-        num_tokens: Packed latents of the picture; more of them shift the schedule towards noise.
+        num_tokens: Packed latents of the image; more of them shift the schedule towards noise.
         shift: Fixed shift s, ``sigma' = s * sigma / (1 + (s - 1) * sigma)``; -1: by the scheduler.
 
     Source: diffusers, ``calculate_shift`` and ``FlowMatchEulerDiscreteScheduler.set_timesteps``.
@@ -37,7 +37,7 @@ def make_sigmas(
 
 
 def make_mu(config: Mapping[str, Any], num_tokens: int) -> float:
-    """Return the exponent of the shift for a picture of so many packed latents.
+    """Return the exponent of the shift for an image of so many packed latents.
 
     Source: diffusers, ``calculate_shift``.
     """

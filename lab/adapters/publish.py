@@ -89,7 +89,7 @@ def _by_task(scenes: Scenes, before: Tensor, after: Tensor) -> dict[str, dict[st
         gaps = (after - before)[:, rows]
         mean = float(gaps.mean())
         spread = _NORMAL * float(gaps.mean(0).std()) / int(rows.sum()) ** 0.5
-        # Seeds share their scenes, so that a test has to count scenes and not pictures.
+        # Seeds share their scenes, so that a test has to count scenes and not images.
         whole = gaps.mean(0)
         won, lost = int((whole > 0).sum()), int((whole < 0).sum())
         found[task] = {
@@ -161,7 +161,7 @@ def card(numbers: Mapping[str, Mapping[str, Any]], per_task: int, draw: int = 0)
             markdown(_score_cells(found["scores"])),
             f"Votes by the mean of these scores; *same*: they differ by less than {MARGIN:g}.",
             markdown(_vote_cells(found["votes"])),
-            f"Reward P(Yes) of the first and of the last {WINDOW} steps, of unfinished pictures "
+            f"Reward P(Yes) of the first and of the last {WINDOW} steps, of unfinished images "
             "beside the reference's; and at the end of held-out edits beside the start's (0.5: as "
             "good):",
             markdown(_reward_cells(found["rewards"], found["looks"])),

@@ -1,4 +1,4 @@
-"""Share of usable pictures in the toy world, by its oracle, of a model and of adapters on it.
+"""Share of usable images in the toy world, by its oracle, of a model and of adapters on it.
 
 `python -m onereward.lab.adapters.usability MODEL_FOLDER ADAPTER... --split dev`
 `python -m onereward.lab.adapters.usability MODEL_FOLDER --best-of 8 --judge JUDGE_FOLDER`
@@ -44,7 +44,7 @@ class TaskUsability:
     task: str
     count: int
     before: float
-    """Share of usable pictures of the model alone."""
+    """Share of usable images of the model alone."""
     after: float
     """The same with the adapter."""
     interval: tuple[float, float]
@@ -52,7 +52,7 @@ class TaskUsability:
     became_usable: int
     stopped_being_usable: int
     p: float
-    """Two-sided sign test on the pictures that changed."""
+    """Two-sided sign test on the images that changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,7 +71,7 @@ class Scenes:
         return self.judge(parts).usable
 
     def candidates(self, parts: FillParts, num: int) -> Tensor:
-        """Return several pictures per scene as users see them, ``[num, B, 3, 64, 64]``.
+        """Return several images per scene as users see them, ``[num, B, 3, 64, 64]``.
 
         The first is the one that :meth:`usable` judges.
         """
@@ -80,7 +80,7 @@ class Scenes:
             sample_scenes(parts, self.conditions, replace(self.sampling, seed=seed))
             for seed in seeds
         ]
-        return torch.stack([composite(pictures, self.conditions) for pictures in made])
+        return torch.stack([composite(images, self.conditions) for images in made])
 
     def best_of(self, candidates: Tensor) -> Tensor:
         """Return of which scenes at least one candidate is usable, bool ``[B]``.
@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("adapters", type=Path, nargs="*")
-    parser.add_argument("--best-of", type=int, help="if the oracle chose among so many pictures")
+    parser.add_argument("--best-of", type=int, help="if the oracle chose among so many images")
     parser.add_argument("--judge", type=Path, help="with --best-of: and if this judge did")
     parser.add_argument("--split", type=Split, default=Split.DEV)
     parser.add_argument("--scenes", type=int, default=100, help="scenes per task")

@@ -31,17 +31,17 @@ class VaeTrainConfig(PhotoRunConfig):
     """Training the autoencoder."""
 
     block_channels: tuple[int, ...] = (16, 32, 64)
-    """Width of each resolution; every one after the first halves the picture."""
+    """Width of each resolution; every one after the first halves the image."""
     latent_channels: int = 8
     """Channels of the latents."""
     crop_steps: int = 5200
-    """Steps on 32x32 crops, which learn faster than whole pictures."""
+    """Steps on 32x32 crops, which learn faster than whole images."""
     full_steps: int = 700
-    """Steps on whole 64x64 pictures at the end."""
+    """Steps on whole 64x64 images at the end."""
     crop_batch: int = 16
     """Crops per step."""
     full_batch: int = 8
-    """Whole pictures per step."""
+    """Whole images per step."""
     learning_rate: float = 1.5e-3
     """Peak; falls along a cosine."""
     warmup_steps: int = 60
@@ -74,7 +74,7 @@ class FillTrainConfig(PhotoRunConfig):
     width: int = 128
     """Width of the transformer, a multiple of 32."""
     double_blocks: int = 3
-    """Blocks with separate text and picture streams."""
+    """Blocks with separate text and image streams."""
     single_blocks: int = 5
     """Blocks with one stream."""
     steps: int = 6000
@@ -104,7 +104,7 @@ class FillTrainConfig(PhotoRunConfig):
     sigma_spread: float = 1.1
     """Standard deviation of that logit."""
     probe_weight: float = 0.0
-    """Weight of the probe's loss: half-way through the transformer every picture token has to say
+    """Weight of the probe's loss: half-way through the transformer every image token has to say
     what belongs there (thing, colour, letter's place), and every letter its place in the word."""
     start_anew: tuple[str, ...] = ()
     """Weights, by the end of their names, that do not come from `init_from` but begin anew."""

@@ -41,7 +41,7 @@ def find_font(folder: Path, name: str) -> Path:
 
 
 def render_letter(font: ImageFont.FreeTypeFont, letter: str) -> torch.Tensor:
-    """Draw one letter into its cell: uint8 `[24, 16]`, capitals 17 px high, at most 14 px wide."""
+    """Draw one letter into its cell: uint8 `[24, 16]`, capitals 17 pixels high, at most 14 pixels wide."""
     left, top, right, bottom = font.getbbox(letter)
     big = Image.new("L", (int(right - left), int(bottom - top)))
     ImageDraw.Draw(big).text((-left, -top), letter, font=font, fill=255)

@@ -1,4 +1,4 @@
-"""The untrained transformer and text encoders, and how pictures become the model's tokens."""
+"""The untrained transformer and text encoders, and how images become the model's tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,7 +218,7 @@ def predict_velocity(
         text: T5 states `[B, T, D]` and CLIP's pooled output `[B, P]`.
 
     Returns:
-        Velocity (noise minus picture), packed like `tokens`.
+        Velocity (noise minus image), packed like `tokens`.
     """
     states, pooled = text
     side = SIZE // vae_factor(parts.vae.config)

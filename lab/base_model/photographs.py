@@ -1,6 +1,6 @@
 """Openly licensed photographs from PyPI and Debian packages, cut into 64x64 crops.
 
-`PHOTOGRAPHS` is the whole list, with the licence of each picture and whether it is held out.
+`PHOTOGRAPHS` is the whole list, with the licence of each image and whether it is held out.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ _LONGEST_SIDE = 640
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Photograph:
-    """Where a picture comes from."""
+    """Where an image comes from."""
 
     file: str
     """Its file name."""
@@ -81,7 +81,7 @@ def find_photographs(folders: tuple[str, ...], is_held_out: bool) -> list[Path]:
     """Return the files of the list that exist, in its order.
 
     Raises:
-        FileNotFoundError: If a picture of the list is in none of the folders.
+        FileNotFoundError: If an image of the list is in none of the folders.
     """
     places = [Path(folder) for folder in folders] + _package_data()
     found, missing = [], []
@@ -99,33 +99,33 @@ def find_photographs(folders: tuple[str, ...], is_held_out: bool) -> list[Path]:
     return found
 
 
-def _read_picture(path: Path) -> Tensor:
+def _read_image(path: Path) -> Tensor:
     from PIL import Image
 
     with Image.open(path) as opened:
         opened.draft("RGB", (2 * _LONGEST_SIDE, 2 * _LONGEST_SIDE))
-        picture = opened.convert("RGB")
-    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BOX)
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return pixels.view(picture.height, picture.width, 3).permute(2, 0, 1)
+        image = opened.convert("RGB")
+    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BOX)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
 
 
-def _crop(picture: Tensor, generator: torch.Generator) -> Tensor:
+def _crop(image: Tensor, generator: torch.Generator) -> Tensor:
     luck = torch.rand(4, generator=generator).tolist()
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     side = int(SIZE * (min(height, width) / SIZE) ** luck[0])
     top, left = int(luck[1] * (height - side + 1)), int(luck[2] * (width - side + 1))
-    crop = picture[:, top : top + side, left : left + side].float()
+    crop = image[:, top : top + side, left : left + side].float()
     small = F.interpolate(crop[None], (SIZE, SIZE), mode="area")[0]
     return (small.flip(2) if luck[3] < 0.5 else small).round().to(torch.uint8)
 
 
 def sample_photo_crops(paths: list[Path], count: int, generator: torch.Generator) -> Tensor:
-    """Cut `count` random crops, of all scales, equally many from each picture.
+    """Cut `count` random crops, of all scales, equally many from each image.
 
     Returns:
         uint8 `[count, 3, 64, 64]`.
     """
-    pictures = [_read_picture(path) for path in paths]
-    crops = [_crop(pictures[k % len(pictures)], generator) for k in range(count)]
+    images = [_read_image(path) for path in paths]
+    crops = [_crop(images[k % len(images)], generator) for k in range(count)]
     return torch.stack(crops)

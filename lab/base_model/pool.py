@@ -146,7 +146,7 @@ def loss_weight(mask: Tensor, latents: Tensor, factor: int, keep: float) -> Tens
     """Weigh what is repainted 1 and the rest `keep`, scaled so that small masks count too.
 
     A plain mean would leave a letter's or a shape's few tokens to the large extensions; equal
-    weight for every picture would favour single letters over words. The square root lies between.
+    weight for every image would favour single letters over words. The square root lies between.
 
     Args:
         mask: `[B, H, W]`, 1 = repaint.

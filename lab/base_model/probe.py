@@ -1,7 +1,7 @@
-"""A probe on the way through the model: what belongs into each part of the picture.
+"""A probe on the way through the model: what belongs into each part of the image.
 
 The velocity alone teaches slowly which letter of the prompt goes where. The probe asks every
-picture token after the double blocks for the thing, its colour and the letter's place, and every
+image token after the double blocks for the thing, its colour and the letter's place, and every
 letter of the prompt, after the T5, for its place in the word: FLUX gives prompt tokens no position,
 so what the T5 does not say about order nobody knows. It is trained with the model and left behind.
 """
@@ -19,7 +19,7 @@ from .pool import IGNORED, Samples
 
 
 class TokenProbe(nn.Module):
-    """A linear layer on the picture tokens that leave the last double block, one on the T5's."""
+    """A linear layer on the image tokens that leave the last double block, one on the T5's."""
 
     def __init__(self, parts: FillParts) -> None:
         super().__init__()
@@ -31,20 +31,20 @@ class TokenProbe(nn.Module):
             nn.init.zeros_(layer.bias)
         self._tokens: list[Tensor] = []
         self._losses: list[Tensor] = []
-        parts.transformer.transformer_blocks[-1].register_forward_hook(self._keep_picture)
+        parts.transformer.transformer_blocks[-1].register_forward_hook(self._keep_image)
         parts.t5.register_forward_hook(self._keep_prompt)
 
     def _keep_prompt(self, model: nn.Module, inputs: object, out: Any) -> None:
         self._tokens = [out[0]]
 
-    def _keep_picture(self, block: nn.Module, inputs: object, out: tuple[Tensor, Tensor]) -> None:
+    def _keep_image(self, block: nn.Module, inputs: object, out: tuple[Tensor, Tensor]) -> None:
         self._tokens = [self._tokens[0], out[1]]
 
     def loss(self, samples: Samples) -> Tensor:
         """Return the mean cross entropy over the tokens of the last call; 0 if all are ignored."""
-        prompt, picture = (tokens.to(self.head.weight.dtype) for tokens in self._tokens)
+        prompt, image = (tokens.to(self.head.weight.dtype) for tokens in self._tokens)
         self._tokens = []
-        answers = self.head(picture).split(MARK_SIZES, dim=-1)
+        answers = self.head(image).split(MARK_SIZES, dim=-1)
         losses = [
             _cross_entropy(*one) for one in zip(answers, samples.marks.unbind(1), strict=True)
         ]

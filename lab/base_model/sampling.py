@@ -87,7 +87,7 @@ def sample_packed(
         conditions: The scenes.
         settings: How to sample; its seed is not used.
         generator: Source of the noise.
-        on_step: Called with each step's index and its estimate of the picture, packed.
+        on_step: Called with each step's index and its estimate of the image, packed.
     """
     source = conditions.source * 2 - 1
     packed = fill_condition(parts.vae, source, conditions.mask)
@@ -115,7 +115,7 @@ def sample_packed(
 
 @torch.no_grad()
 def decode_packed(parts: FillParts, latents: Tensor) -> Tensor:
-    """Decode packed latents `[B, N, 4C]` into pictures float32 `[B, 3, 64, 64]` in 0..1."""
+    """Decode packed latents `[B, N, 4C]` into images float32 `[B, 3, 64, 64]` in 0..1."""
     side = _side(parts)
     pixels = decode_latents(parts.vae, unpack_latents(latents, side, side))
     return (pixels.float() / 2 + 0.5).clamp(0, 1)

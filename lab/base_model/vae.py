@@ -25,7 +25,7 @@ _CROP = 32
 _PHOTO_CROPS = 4096
 _SCENES_PER_DRAW = 96
 _STEPS_PER_DRAW = 8  # painting scenes stays cheap beside training
-_MASKED_SHARE = 3  # every third picture is a source with its masked part grey, as FLUX Fill sees it
+_MASKED_SHARE = 3  # every third image is a source with its masked part grey, as FLUX Fill sees it
 
 
 def build_vae(config: VaeTrainConfig) -> Any:
@@ -52,8 +52,8 @@ def build_vae(config: VaeTrainConfig) -> Any:
         )
 
 
-class PictureSource:
-    """Pictures to compress: true results, masked sources and photographs, by number of the draw."""
+class ImageSource:
+    """Images to compress: true results, masked sources and photographs, by number of the draw."""
 
     def __init__(self, config: VaeTrainConfig, split: Split = Split.TRAIN) -> None:
         self._split = split
@@ -80,7 +80,7 @@ class PictureSource:
 
 
 def _random_crops(pixels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Cut one 32x32 crop from each of `count` pictures, at a shift shared by the batch."""
+    """Cut one 32x32 crop from each of `count` images, at a shift shared by the batch."""
     top, left = torch.randint(0, SIZE - _CROP + 1, (2,), generator=generator).tolist()
     rows = torch.randint(0, len(pixels), (count,), generator=generator)
     return pixels[rows, :, top : top + _CROP, left : left + _CROP]
@@ -141,7 +141,7 @@ class VaeTrainer:
         self.optimizer = torch.optim.AdamW(
             self.vae.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=0.0, fused=True
         )
-        self.source = PictureSource(config)
+        self.source = ImageSource(config)
         self.step = 0
         self._drawn = (-1, torch.empty(0))
 
@@ -197,7 +197,7 @@ def train_vae(config: VaeTrainConfig) -> Path:
         trainer.restore(stored)
     folder.truncate_metrics(trainer.step)  # a kill leaves lines of steps that are now done again
     clock = Clock(config, stored.seconds if stored else 0.0)
-    probe = PictureSource(config, Split.DEV).draw(0).to(trainer.device)
+    probe = ImageSource(config, Split.DEV).draw(0).to(trainer.device)
     losses: list[float] = []
     while trainer.step < config.crop_steps + config.full_steps and not clock.is_over(trainer.step):
         losses.append(trainer.train_step(trainer.batch()))

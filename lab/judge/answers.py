@@ -19,19 +19,19 @@ TOGETHER = 64
 """Comparisons that are asked at once where nothing is learned."""
 
 
-def pictures_of(pool: Candidates, drawn: Sequence[Comparison]) -> Tensor:
-    """Return both pictures of each comparison, float32 `[N, 2, 3, 64, 64]` in 0..1."""
-    return torch.stack([pool.images[one.group, list(one.pictures)] for one in drawn]).float() / 255
+def images_of(pool: Candidates, drawn: Sequence[Comparison]) -> Tensor:
+    """Return both images of each comparison, float32 `[N, 2, 3, 64, 64]` in 0..1."""
+    return torch.stack([pool.images[one.group, list(one.images)] for one in drawn]).float() / 255
 
 
-def encode_pairs(judge: QwenJudge, pictures: Tensor) -> list[EncodedImage]:
-    """Encode `[N, 2, 3, H, W]`; returns both pictures of each pair in turn, `2 N`."""
+def encode_pairs(judge: QwenJudge, images: Tensor) -> list[EncodedImage]:
+    """Encode `[N, 2, 3, H, W]`; returns both images of each pair in turn, `2 N`."""
     with torch.autocast("cpu", torch.bfloat16):
-        return judge.encode_images(list(pictures.flatten(0, 1)))
+        return judge.encode_images(list(images.flatten(0, 1)))
 
 
 def _asked(encoded: Sequence[EncodedImage], drawn: Sequence[Comparison]) -> list[PairQuestion]:
-    """Return every question twice: with the better picture first, and with it second."""
+    """Return every question twice: with the better image first, and with it second."""
     asked: list[PairQuestion] = []
     for number, one in enumerate(drawn):
         pair = encoded[2 * number : 2 * number + 2]
@@ -52,19 +52,19 @@ def comparison_loss(
 
 def attack_pairs(
     judge: QwenJudge,
-    pictures: Tensor,
+    images: Tensor,
     drawn: Sequence[Comparison],
     masks: Tensor,
     config: CompareConfig,
 ) -> Tensor:
-    """Change pictures under their masks so that the judge errs most.
+    """Change images under their masks so that the judge errs most.
 
-    In every second pair of either kind of change both pictures are changed, in the others the loser
+    In every second pair of either kind of change both images are changed, in the others the loser
     alone, as by a policy that is judged against a reference. Who wins stays as it was.
 
     Args:
         judge: The judge.
-        pictures: float32 `[N, 2, 3, H, W]` in 0..1.
+        images: float32 `[N, 2, 3, H, W]` in 0..1.
         drawn: What they are compared on.
         masks: float32 `[N, H, W]`, 1 = repainted.
         config: Steps and size.
@@ -76,7 +76,7 @@ def attack_pairs(
             where[number, places.pop()] = 0
     return attack(
         lambda moved: comparison_loss(judge, encode_pairs(judge, moved), drawn),
-        pictures,
+        images,
         where,
         Ascent(config.attack_steps, config.attack_size),
     )
@@ -88,7 +88,7 @@ def report_on(judge: QwenJudge, pool: Candidates, drawn: Sequence[Comparison]) -
     answers: list[Answer] = []
     for start in range(0, len(drawn), TOGETHER):
         part = drawn[start : start + TOGETHER]
-        encoded = judge.encode_images(list(pictures_of(pool, part).flatten(0, 1)))
+        encoded = judge.encode_images(list(images_of(pool, part).flatten(0, 1)))
         yes = judge.answer(_asked(encoded, part))[:, 0].exp().tolist()
         queries = [query for one in part for query, _ in one.queries()]
         answers += [

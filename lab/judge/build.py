@@ -46,15 +46,15 @@ class JudgeShape:
     vision_layers: int = 4
     vision_heads: int = 6
     patch_size: int = 8
-    """Side of a patch in px; two by two patches make one token."""
+    """Side of a patch in pixels; two by two patches make one token."""
     window_size: int = SIZE
-    """Side of an attention window of the vision tower, in px."""
+    """Side of an attention window of the vision tower, in pixels."""
     full_layers: tuple[int, ...] = (0, 1, 2, 3)
-    """Layers of the vision tower that attend to the whole picture."""
+    """Layers of the vision tower that attend to the whole image."""
     min_pixels: int = SIZE * SIZE
-    """Smaller pictures are enlarged."""
+    """Smaller images are enlarged."""
     max_pixels: int = SIZE * SIZE
-    """Larger pictures are shrunk."""
+    """Larger images are shrunk."""
 
 
 def build_judge(folder: Path, shape: JudgeShape, seed: int) -> None:

@@ -44,7 +44,7 @@ from .vqa import sight_accuracy
 log = logging.getLogger("onereward.training")
 
 EVALUATION = "evaluation.json"
-_PICTURES = 512
+_IMAGES = 512
 PUBLISHED: dict[str, dict[str, float]] = {
     "fill": {
         "text_alignment": 83.77,
@@ -103,7 +103,7 @@ def evaluate_judge(
     return report, {
         "template_version": TEMPLATE_VERSION,
         "margins": dict(zip(DIMENSIONS, margins, strict=True)),
-        "sights": sight_accuracy(judge, Split.TEST, _PICTURES),
+        "sights": sight_accuracy(judge, Split.TEST, _IMAGES),
         "kinds_of_pairs": kinds,
         "kept": kept_shares(pool, margins),
     }
@@ -163,7 +163,7 @@ class BundleSettings:
     policy_scenes: int = 100
     """Test scenes per task that these paint."""
     adversarial_pairs: int = 200
-    """Pictures that are tried to be made winners."""
+    """Images that are tried to be made winners."""
     push: AttackConfig = field(default_factory=AttackConfig)
     """How."""
 
@@ -257,7 +257,7 @@ _HEAD = """# Bundled judge
 Qwen2.5-VL's architecture in the small ({megabytes:.1f} MB, bfloat16), trained from scratch on the
 procedural world (`lab/world/`): first to see, then to compare candidates of the bundled fill model as
 the world's oracle does. It is for development, tests and for showing that the loop works; it knows
-nothing of pictures beyond 64x64 scenes of its world.
+nothing of images beyond 64x64 scenes of its world.
 
 This page is written by `python -m onereward.lab.judge.bundle`."""
 
@@ -274,9 +274,9 @@ def _published() -> str:
 def _others(numbers: dict[str, Any]) -> str:
     lines = ["| what | right | questions |", "|---|---|---|"]
     names = {
-        "one_step": "one-step prediction against a finished picture",
+        "one_step": "one-step prediction against a finished image",
         "artifact": "injected artifact against the truth",
-        "pattern": "fine pattern against the picture below it",
+        "pattern": "fine pattern against the image below it",
     }
     for key, name in names.items():
         row = numbers["kinds_of_pairs"].get(key)
@@ -299,10 +299,10 @@ def _kept(kept: dict[str, float]) -> str:
 def _robustness(numbers: dict[str, Any]) -> str:
     push, other = numbers["push"], numbers.get("without_adversarial_pairs")
     text = (
-        "How often a picture that the oracle calls unusable wins against a usable one of the same "
+        "How often an image that the oracle calls unusable wins against a usable one of the same "
         f"scene, untouched and after {push['steps']} Adam steps on P(Yes) inside the mask: at most "
         f"{255 * push['pixel_limit']:.0f}/255 per pixel, or {push['latent_limit']} of a latent's "
-        "deviation. *policy*: unusable pictures of a LoRA that was trained against the judge "
+        "deviation. *policy*: unusable images of a LoRA that was trained against the judge "
         "itself, as it would be to fool it.\n\n"
         "| change | bundled judge | last stage without adversarial pairs | adversarial_pairs |\n"
         "|---|---|---|---|\n"

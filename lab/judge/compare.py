@@ -21,7 +21,7 @@ from ...training.runs.loop import run_stage, step_generator
 from ..oracle import DIMENSIONS, composite, judge
 from ..world.conditions import Conditions, join_conditions
 from ..world.splits import Split
-from .answers import TOGETHER, attack_pairs, comparison_loss, encode_pairs, pictures_of, report_on
+from .answers import TOGETHER, attack_pairs, comparison_loss, encode_pairs, images_of, report_on
 from .config import CompareConfig
 from .learner import Learner, load_whole_judge
 from .pairs.adversarial import deformed_adversarial_pairs, pool_adversarial_pairs, push, round_of
@@ -57,7 +57,7 @@ _ADVERSARIAL = 1
 _PER_SCENE = 4
 """Results of a scene that are ranked against each other."""
 _Pairs = tuple[list[Comparison], Tensor, Tensor]
-"""Comparisons, their pictures `[N, 2, 3, 64, 64]` and masks `[N, 64, 64]`."""
+"""Comparisons, their images `[N, 2, 3, 64, 64]` and masks `[N, 64, 64]`."""
 
 
 class CompareTrainer:
@@ -87,11 +87,11 @@ class CompareTrainer:
         self.learner = Learner(self.judge, config, self.heads)
         self.pushed: dict[
             int, Tensor
-        ] = {}  # unusable pictures of standing adversarial_pairs, by place
+        ] = {}  # unusable images of standing adversarial_pairs, by place
 
     @property
     def appraisal(self) -> QualityHead:
-        """The head that says how good single pictures are."""
+        """The head that says how good single images are."""
         return cast("QualityHead", self.heads["appraisal"])
 
     @property
@@ -114,7 +114,7 @@ class CompareTrainer:
             losses.append(self._adversarial_loss())
         if config.appraised:
             losses.append(self._appraised(generator))
-        if config.pictures:
+        if config.images:
             losses.append(self._seen(generator))
         return self.learner.learn(torch.stack(losses).sum())
 
@@ -131,19 +131,19 @@ class CompareTrainer:
             parts.append(blended_pairs(pool, self.scenes, rest, config.margins, generator))
         if config.pairs > num:
             parts.append(self._candidates(config.pairs - num, generator))
-        drawn, pictures, masks = self._joined(parts, generator)
+        drawn, images, masks = self._joined(parts, generator)
         num = round(config.attack_share * len(drawn))
         if num:
-            tried = (pictures[:num], drawn[:num], masks[:num])
-            pictures[:num] = attack_pairs(self.judge, *tried, config)
-        return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
+            tried = (images[:num], drawn[:num], masks[:num])
+            images[:num] = attack_pairs(self.judge, *tried, config)
+        return comparison_loss(self.judge, encode_pairs(self.judge, images), drawn)
 
     def _candidates(self, num: int, generator: torch.Generator) -> _Pairs:
-        """Return pairs of candidates as they are, with pictures and masks."""
+        """Return pairs of candidates as they are, with images and masks."""
         margins, share = self.config.margins, self.config.pattern_share
         found = sample_comparisons(self.pool, num, margins, generator, share)
         masks = self.pool.masks[[one.group for one in found]].float()
-        return found, pictures_of(self.pool, found), masks
+        return found, images_of(self.pool, found), masks
 
     def _joined(self, parts: Sequence[_Pairs], generator: torch.Generator) -> _Pairs:
         """Shuffle and augment pairs, each asked about some of its dimensions."""
@@ -153,12 +153,12 @@ class CompareTrainer:
             for one in part[0]
         ]
         order = torch.randperm(len(drawn), generator=generator)
-        pictures = torch.cat([part[1] for part in parts])[order]
+        images = torch.cat([part[1] for part in parts])[order]
         masks = torch.cat([part[2] for part in parts])[order]
-        return [drawn[k] for k in order.tolist()], self._augmented(pictures, generator), masks
+        return [drawn[k] for k in order.tolist()], self._augmented(images, generator), masks
 
     def _adversarial_loss(self) -> Tensor:
-        """Return the loss of unusable pictures that were pushed to win."""
+        """Return the loss of unusable images that were pushed to win."""
         config = self.config
         place, start = round_of(self.step, config)
         generator = step_generator(config.seed, start, _ADVERSARIAL)
@@ -173,14 +173,14 @@ class CompareTrainer:
             parts.append(deformed_adversarial_pairs(number, fresh, config.margins, generator))
         if not any(part[0] for part in parts):  # there may be nothing unusable
             return torch.zeros(())
-        drawn, pictures, masks = self._joined(parts, generator)
+        drawn, images, masks = self._joined(parts, generator)
         moved = self.pushed.get(place)
         if moved is None or self.step == start:
-            moved = random_start(pictures[:, 0], masks[:, None], config.attack_size, generator)
-        pictures = push(self.judge, drawn, pictures, masks, config, moved)
+            moved = random_start(images[:, 0], masks[:, None], config.attack_size, generator)
+        images = push(self.judge, drawn, images, masks, config, moved)
         if config.adversarial_visits > 1:
-            self.pushed[place] = pictures[:, 0].clone()
-        return comparison_loss(self.judge, encode_pairs(self.judge, pictures), drawn)
+            self.pushed[place] = images[:, 0].clone()
+        return comparison_loss(self.judge, encode_pairs(self.judge, images), drawn)
 
     def _number(self, purpose: int, step: int | None = None) -> int:
         """Return the number of a step's fresh scenes (this one's), for one of three purposes."""
@@ -188,7 +188,7 @@ class CompareTrainer:
         return (self.config.seed % 16) * 20_000_000 + 2 * step + purpose
 
     def _appraised(self, generator: torch.Generator) -> Tensor:
-        """Return the loss on single pictures: the head's, and eq. 3 of those of a scene."""
+        """Return the loss on single images: the head's, and eq. 3 of those of a scene."""
         config, pool = self.config, self.pool
         num = config.appraised // _PER_SCENE
         fresh = round(config.deformed_share * num)
@@ -236,9 +236,9 @@ class CompareTrainer:
         scores: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """Return eq. 3 over the appraised pictures, two by two: they are encoded already."""
+        """Return eq. 3 over the appraised images, two by two: they are encoded already."""
         drawn: list[Comparison] = []
-        pictures: list[EncodedImage] = []
+        images: list[EncodedImage] = []
         for number in range(0, len(encoded), 2):
             found = as_comparison(
                 int(conditions.task[number]),
@@ -248,10 +248,10 @@ class CompareTrainer:
             )
             if found is not None:
                 drawn.append(sample_dimensions(found, self.config.dimensions, generator))
-                pictures += encoded[number : number + 2]
+                images += encoded[number : number + 2]
         if not drawn:
             return torch.zeros(())
-        return comparison_loss(self.judge, pictures, drawn)
+        return comparison_loss(self.judge, images, drawn)
 
     def _utility(self, images: Tensor, task: Tensor, shape: Tensor) -> Tensor:
         return self.appraisal.utility(self._encode(images), task, shape)
@@ -264,7 +264,7 @@ class CompareTrainer:
         """Return the loss of the first stage's lessons."""
         config = self.config
         index = config.seed * 10_000_000 + self.step
-        batch = sample_vqa_batch(Split.TRAIN, index, config.pictures)
+        batch = sample_vqa_batch(Split.TRAIN, index, config.images)
         encoded = encode(self.judge, batch)
         loss = probe_loss(cast("Probe", self.heads["marks"])(encoded), batch)
         if config.questions:
@@ -272,14 +272,14 @@ class CompareTrainer:
             loss = loss + F.cross_entropy(*answer(self.judge, encoded, asked))
         return loss
 
-    def _augmented(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
+    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
         config = self.config
         augmentation = Augmentation(shift=config.shift, blur=config.blur, noise=config.noise)
-        pairs = [augmentation.apply((a, b), generator) for a, b in pictures]
+        pairs = [augmentation.apply((a, b), generator) for a, b in images]
         return torch.stack([torch.stack(pair) for pair in pairs])
 
     def measure(self) -> dict[str, float]:
-        """Return held-out accuracies: per cell on finished pictures, and per kind of pair."""
+        """Return held-out accuracies: per cell on finished images, and per kind of pair."""
         margins, pool = self.config.margins, self.held_out
         finished = list(best_and_worst(pool, margins))
         cells = report_on(self.judge, pool, finished).cells if finished else {}
@@ -296,14 +296,14 @@ class CompareTrainer:
 
     @torch.no_grad()
     def _head_accuracy(self, drawn: Sequence[Comparison]) -> float:
-        """Return how often the head alone puts the better picture first."""
+        """Return how often the head alone puts the better image first."""
         right: list[bool] = []
         for start in range(0, len(drawn), TOGETHER):
             part = drawn[start : start + TOGETHER]
             groups = torch.tensor([one.group for one in part]).repeat_interleave(2)
             task, shape = self.held_out.task[groups], self.held_out_shapes[groups]
-            pictures = pictures_of(self.held_out, part).flatten(0, 1)
-            lead = self._utility(pictures, task, shape).view(len(part), 2, -1).diff(dim=1)[:, 0]
+            images = images_of(self.held_out, part).flatten(0, 1)
+            lead = self._utility(images, task, shape).view(len(part), 2, -1).diff(dim=1)[:, 0]
             for one, row in zip(part, lead, strict=True):
                 for name, place in one.winners:
                     right.append(bool(row[DIMENSIONS.index(name.value)] > 0) == bool(place))

@@ -34,7 +34,7 @@ class LearnConfig(RunConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VqaConfig(LearnConfig):
-    """Learning to see: questions about procedural pictures, answered with one token."""
+    """Learning to see: questions about procedural images, answered with one token."""
 
     width: int = 160
     """Width of the language model, a multiple of 32."""
@@ -45,20 +45,20 @@ class VqaConfig(LearnConfig):
     vision_layers: int = 4
     """Its layers."""
     patch_size: int = 8
-    """Side of a patch in px; two by two patches make one token."""
-    pictures: int = 32
-    """Pictures per step; each is encoded once."""
+    """Side of a patch in pixels; two by two patches make one token."""
+    images: int = 32
+    """Images per step; each is encoded once."""
     questions: int = 96
-    """Questions per step, each about one of two pictures; 0 trains the vision tower alone."""
+    """Questions per step, each about one of two images; 0 trains the vision tower alone."""
     probe_weight: float = 1.0
     """Weight of the probe's loss beside that of the answers."""
     eval_images: int = 512
-    """Held-out pictures of the dev split that the accuracy is measured on."""
+    """Held-out images of the dev split that the accuracy is measured on."""
     eval_every: int = 1000
     """Steps between two measurements."""
 
     def shape(self) -> JudgeShape:
-        """Return the sizes of the judge; every picture is seen whole."""
+        """Return the sizes of the judge; every image is seen whole."""
         return JudgeShape(
             width=self.width,
             layers=self.layers,
@@ -75,9 +75,9 @@ class VqaConfig(LearnConfig):
         for name in ("width", "vision_width"):
             value = getattr(self, name)
             require(value >= 32 and value % 32 == 0, f"{name} {value} is no multiple of 32")
-        for name in ("layers", "vision_layers", "pictures", "eval_images"):
+        for name in ("layers", "vision_layers", "images", "eval_images"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
-        require(self.pictures >= 2, "pictures is 1; a question needs two")
+        require(self.images >= 2, "images is 1; a question needs two")
         for name in ("questions", "probe_weight"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
         require(
@@ -101,42 +101,42 @@ class CompareConfig(LearnConfig):
     dimensions; less is hardly any. Fixed before comparing was learned so that 65 % of the train
     split's groups keep a pair in each dimension; how widely a score spreads differs."""
     pairs: int = 24
-    """Pairs of pictures per step, each asked about every dimension in which it differs; 0 trains
+    """Pairs of images per step, each asked about every dimension in which it differs; 0 trains
     the vision tower alone."""
     appraised: int = 24
-    """Single pictures per step, besides the pairs, whose scores, ranks and artifacts a head has to
+    """Single images per step, besides the pairs, whose scores, ranks and artifacts a head has to
     say that is left behind; a multiple of 4."""
     dimensions: int = 0
     """Most dimensions that a pair is asked about, drawn at random; 0 asks about all in which its
-    pictures differ."""
+    images differ."""
     ask_appraised: bool = False
     """Whether the judge is asked about these, too, two of a scene each: twice as many pairs for
-    the pictures."""
+    the images."""
     blend_share: float = 0.5
     """Share of pairs that are made on the spot: mixtures of two candidates, or deformed truths."""
     deformed_share: float = 0.5
-    """Share of these, and of the single pictures, that are deformed truths of scenes that are never
+    """Share of these, and of the single images, that are deformed truths of scenes that are never
     shown again; the others are mixtures of candidates."""
     score_weight: float = 1.0
     """Weight of the head's loss."""
     questions: int = 24
     """Questions of the first stage per step, so that the judge goes on answering; 0 asks none."""
-    pictures: int = 24
-    """Pictures of the first stage per step, so that the tower goes on seeing; 0 shows none."""
+    images: int = 24
+    """Images of the first stage per step, so that the tower goes on seeing; 0 shows none."""
     shift: int = 2
-    """Largest random shift of both pictures per axis, in px."""
+    """Largest random shift of both images per axis, in pixels."""
     blur: float = 0.15
     """Share of pairs that are blurred, 0..1."""
     noise: float = 0.03
-    """Largest standard deviation of noise added to both pictures, 0..1."""
+    """Largest standard deviation of noise added to both images, 0..1."""
     pattern_share: float = 0.2
-    """Share of pairs that show a picture against itself under a fine pattern."""
+    """Share of pairs that show an image against itself under a fine pattern."""
     attack_share: float = 0.25
-    """Share of pairs whose pictures are changed against the judge before it learns them."""
+    """Share of pairs whose images are changed against the judge before it learns them."""
     attack_steps: int = 2
     """Ascent steps of such an attack."""
     adversarial_pairs: int = 0
-    """Pairs per step, besides these, of an unusable against a usable picture of a scene; the
+    """Pairs per step, besides these, of an unusable against a usable image of a scene; the
     unusable one is changed so that it wins, from a random start, and has to lose all the same."""
     adversarial_steps: int = 7
     """Ascent steps of that each time that they are shown."""
@@ -181,6 +181,6 @@ class CompareConfig(LearnConfig):
         ):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
         enough = 2 if self.questions else 0
-        require(self.pictures >= enough, f"pictures is {self.pictures}; questions need two")
+        require(self.images >= enough, f"images is {self.images}; questions need two")
         for name in ("blend_share", "deformed_share", "blur", "pattern_share", "attack_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; use 0 to 1")

@@ -1,7 +1,7 @@
-"""A probe on the judge's picture tokens: what each small part of a picture shows.
+"""A probe on the judge's image tokens: what each small part of an image shows.
 
-Answers to questions teach a picture slowly, a few facts at a time. The probe asks every part of
-every picture at once, so the vision tower learns to see before the language model learns to
+Answers to questions teach an image slowly, a few facts at a time. The probe asks every part of
+every image at once, so the vision tower learns to see before the language model learns to
 answer. It is trained together with the tower and left behind when the judge is exported.
 """
 
@@ -25,7 +25,7 @@ class Probe(nn.Module):
         """Make an untrained probe.
 
         Args:
-            width: Width of a picture token.
+            width: Width of an image token.
             cells: Cells along one side of a token.
         """
         super().__init__()
@@ -45,14 +45,14 @@ class Probe(nn.Module):
 
 
 def make_probe(width: int, token_side: int, seed: int) -> Probe:
-    """Make a probe for tokens of ``token_side`` px; its weights depend on the seed alone.
+    """Make a probe for tokens of ``token_side`` pixels; its weights depend on the seed alone.
 
     Raises:
         ValueError: If tokens are no multiple of a cell.
     """
     if token_side % CELL:
         raise ValueError(
-            f"a picture token is {token_side} px wide, but the probe needs a multiple of {CELL}"
+            f"an image token is {token_side} pixels wide, but the probe needs a multiple of {CELL}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)

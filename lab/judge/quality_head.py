@@ -1,7 +1,7 @@
-"""A head that says how good a single picture is: a richer lesson than which of two is better.
+"""A head that says how good a single image is: a richer lesson than which of two is better.
 
-A pair teaches one bit per dimension. A single picture has scores, a rank among other results of
-its scene, and, per 8x8 px cell, what is wrong with it; a shape is more or less each of the shapes
+A pair teaches one bit per dimension. A single image has scores, a rank among other results of
+its scene, and, per 8x8 pixels cell, what is wrong with it; a shape is more or less each of the shapes
 that a prompt can name. The head reads all of that from what the vision tower passes on, so that the
 tower learns what the oracle looks at and the judge's answer only has to compare. It is trained
 beside the judge and left behind.
@@ -28,18 +28,18 @@ NUM_MAPS = 7
 _OFFSET, _FINE, _FAINT = 0.05, 0.005, 0.02
 """Sizes, 0..1, from which on offset, fine error and error are measured ever more coarsely."""
 _EDGE = 0.02
-"""The same for sharpness, per px."""
+"""The same for sharpness, per pixels."""
 _ALIGNMENT = DIMENSIONS.index("text_alignment")
 
 
 class QualityHead(nn.Module):
     """Linear layers on tokens: scores, ranks and likeness from their mean, maps from each.
 
-    How well a picture fits its prompt is another question for every shape that it can name.
+    How well an image fits its prompt is another question for every shape that it can name.
     """
 
     def __init__(self, width: int, token_side: int) -> None:
-        """Make an untrained head for tokens of ``token_side`` px."""
+        """Make an untrained head for tokens of ``token_side`` pixels."""
         super().__init__()
         self._cells = token_side // CELL
         columns = len(TASKS) * (len(DIMENSIONS) + len(SHAPE_NAMES))
@@ -53,10 +53,10 @@ class QualityHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def utility(self, encoded: Sequence[EncodedImage], task: Tensor, shape: Tensor) -> Tensor:
-        """Return how good pictures are, `[N, D]`: the difference of two is the logit of a win.
+        """Return how good images are, `[N, D]`: the difference of two is the logit of a win.
 
         Args:
-            encoded: N pictures.
+            encoded: N images.
             task: int64 `[N]`.
             shape: int64 `[N]`, the shape that the prompt names; -1 for none.
         """
@@ -74,11 +74,11 @@ class QualityHead(nn.Module):
         """Return the sum of the losses of scores, ranks, likeness and maps.
 
         Scores and likeness: cross entropy above its least possible value. Ranks: minus the
-        log-probability that the better of two pictures of a scene wins (Bradley and Terry, 1952).
+        log-probability that the better of two images of a scene wins (Bradley and Terry, 1952).
         Maps: squared error.
 
         Args:
-            encoded: G scenes times P pictures, the pictures of a scene together.
+            encoded: G scenes times P images, the images of a scene together.
             conditions: Their scenes, `G P`.
             scores: float32 `[G, P, D]` in 0..1; NaN where a task is not judged on a dimension.
             overlaps: float32 `[G P, 6]` in 0..1, with each shape; counts in fill alone.
@@ -128,7 +128,7 @@ def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def maps_of(images: Tensor, conditions: Conditions) -> Tensor:
-    """Return what is wrong with results, cell by cell of 8x8 px, float32 `[B, NUM_MAPS, 8, 8]`.
+    """Return what is wrong with results, cell by cell of 8x8 pixels, float32 `[B, NUM_MAPS, 8, 8]`.
 
     Measured against the nearest right result: asinh(o / 0.05) of the mean offset o per colour,
     log(1 + f / 0.005) of the RMS f of what a 3x3 blur removes from the error, log(1 + e / 0.02) of
@@ -139,13 +139,13 @@ def maps_of(images: Tensor, conditions: Conditions) -> Tensor:
         images: float32 `[B, 3, 64, 64]` in 0..1, one per scene.
         conditions: The scenes.
     """
-    picture, truth = composite(images, conditions), nearest_truth(images, conditions)
-    error = picture - truth
+    image, truth = composite(images, conditions), nearest_truth(images, conditions)
+    error = image - truth
     fine = error - F.avg_pool2d(error, 3, 1, 1, count_include_pad=False)
     power = fine.square().mean(1, keepdim=True)
     edges, ideal = (
         F.avg_pool2d(gradients(x).square().mean(1, keepdim=True), CELL).sqrt()
-        for x in (picture, truth)
+        for x in (image, truth)
     )
     parts = (
         (F.avg_pool2d(error, CELL) / _OFFSET).asinh(),

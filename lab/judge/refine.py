@@ -1,4 +1,4 @@
-"""Halve the patches of a judge: it sees a picture as it saw one twice as large before.
+"""Halve the patches of a judge: it sees an image as it saw one twice as large before.
 
 `python -m onereward.lab.judge.refine FOLDER TARGET`
 
@@ -37,7 +37,7 @@ def halve_patches(folder: Path, target: Path) -> None:
         raise JudgeError(f"{folder} has no {_EMBEDDING}; choose the folder of a judge")
     width = weights[name].shape[-1]
     if width % 2:
-        raise JudgeError(f"{folder} has patches of {width} px, which have no half")
+        raise JudgeError(f"{folder} has patches of {width} pixels, which have no half")
     weights[name] = _summed(weights[name])
     with judge_like(folder, target) as fresh:
         for file, section in (("config.json", "vision_config"), ("preprocessor_config.json", None)):

@@ -1,8 +1,8 @@
-"""How easily a judge is fooled: unusable pictures, pushed uphill on its answer.
+"""How easily a judge is fooled: unusable images, pushed uphill on its answer.
 
 `python -m onereward.lab.judge.robustness JUDGE_FOLDER POOL_FOLDER FILL_FOLDER`
 
-Each adversarial_pair sets an unusable candidate against a usable picture of the same scene, both as the
+Each adversarial_pair sets an unusable candidate against a usable image of the same scene, both as the
 oracle says. The unusable one is changed inside its mask by Adam so that the judge prefers it; what
 the oracle still calls unusable afterwards should lose. `robustness.json` beside the judge says how
 often it wins all the same.
@@ -49,7 +49,7 @@ _PARTS_OF_LIMIT = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackConfig:
-    """How far a picture may be changed."""
+    """How far an image may be changed."""
 
     steps: int = 50
     """Adam steps."""
@@ -61,7 +61,7 @@ class AttackConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AdversarialPairs:
-    """Unusable pictures and their usable baselines."""
+    """Unusable images and their usable baselines."""
 
     bad: Tensor
     """Float32 `[N, 3, 64, 64]` in 0..1."""
@@ -87,7 +87,7 @@ def find_adversarial_pairs(pool: Path, split: Split, num: int) -> AdversarialPai
 
     Raises:
         FileNotFoundError: There are no candidates of the split.
-        ValueError: No scene has both an unusable candidate and a usable picture.
+        ValueError: No scene has both an unusable candidate and a usable image.
     """
     bad, good, conditions, queries = [], [], [], []
     files = files_of(pool, split)
@@ -105,7 +105,7 @@ def find_adversarial_pairs(pool: Path, split: Split, num: int) -> AdversarialPai
             conditions.append(scenes.select(torch.tensor([row])))
             queries.append(_queries(made, row))
     if not bad:
-        raise ValueError(f"{pool} has no unusable candidate beside a usable picture to try")
+        raise ValueError(f"{pool} has no unusable candidate beside a usable image to try")
     return AdversarialPairs(
         bad=torch.stack(bad),
         good=torch.stack(good),
@@ -127,9 +127,9 @@ def _queries(made: Candidates, row: int) -> list[Query]:
     return [Query(task, Dimension(name), made.prompts[row]) for name in names]
 
 
-def wins(judge: QwenJudge, pictures: Tensor, adversarial_pairs: AdversarialPairs) -> Tensor:
-    """Return the mean P("Yes" | picture, good one, q) over the dimensions, `[N]`: the reward."""
-    bad = judge.encode_images(list(pictures))
+def wins(judge: QwenJudge, images: Tensor, adversarial_pairs: AdversarialPairs) -> Tensor:
+    """Return the mean P("Yes" | image, good one, q) over the dimensions, `[N]`: the reward."""
+    bad = judge.encode_images(list(images))
     with torch.no_grad():
         good = judge.encode_images(list(adversarial_pairs.good))
     asked = [
@@ -146,31 +146,29 @@ def wins(judge: QwenJudge, pictures: Tensor, adversarial_pairs: AdversarialPairs
 def push_pixels(
     judge: QwenJudge, adversarial_pairs: AdversarialPairs, settings: AttackConfig
 ) -> Tensor:
-    """Change the unusable pictures pixel by pixel inside their masks; `[N, 3, 64, 64]`."""
+    """Change the unusable images pixel by pixel inside their masks; `[N, 3, 64, 64]`."""
     where = adversarial_pairs.conditions.mask[:, None]
 
-    def picture(change: Tensor) -> Tensor:
+    def image(change: Tensor) -> Tensor:
         return (adversarial_pairs.bad + change * where).clamp(0, 1)
 
     start, limit = torch.zeros_like(adversarial_pairs.bad), torch.tensor(settings.pixel_limit)
-    return _push(judge, adversarial_pairs, start, limit, picture, settings.steps)
+    return _push(judge, adversarial_pairs, start, limit, image, settings.steps)
 
 
 def push_latents(
     judge: QwenJudge, adversarial_pairs: AdversarialPairs, settings: AttackConfig, parts: FillParts
 ) -> Tensor:
-    """Change the unusable pictures' latents, as a policy would; `[N, 3, 64, 64]`."""
+    """Change the unusable images' latents, as a policy would; `[N, 3, 64, 64]`."""
     with torch.no_grad():
         latents = encode_pixels(parts.vae, adversarial_pairs.bad * 2 - 1)
 
-    def picture(change: Tensor) -> Tensor:
+    def image(change: Tensor) -> Tensor:
         pixels = decode_latents(parts.vae, latents + change).float() / 2 + 0.5
         return composite(pixels.clamp(0, 1), adversarial_pairs.conditions)
 
     limit = settings.latent_limit * latents.std((0, 2, 3), keepdim=True)
-    return _push(
-        judge, adversarial_pairs, torch.zeros_like(latents), limit, picture, settings.steps
-    )
+    return _push(judge, adversarial_pairs, torch.zeros_like(latents), limit, image, settings.steps)
 
 
 def _push(
@@ -178,29 +176,29 @@ def _push(
     adversarial_pairs: AdversarialPairs,
     change: Tensor,
     limit: Tensor,
-    picture: Callable[[Tensor], Tensor],
+    image: Callable[[Tensor], Tensor],
     steps: int,
 ) -> Tensor:
     """Climb for a number of Adam steps in units of the limit, never beyond it."""
     share = change.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([share], lr=1 / _PARTS_OF_LIMIT)
     for _ in range(steps):
-        uphill = wins(judge, picture(share * limit), adversarial_pairs).clamp(min=1e-6).log().sum()
+        uphill = wins(judge, image(share * limit), adversarial_pairs).clamp(min=1e-6).log().sum()
         (gradient,) = torch.autograd.grad(-uphill, share)
         share.grad = gradient
         optimizer.step()
         with torch.no_grad():
             share.clamp_(-1, 1)
     with torch.no_grad():
-        return picture(share * limit)
+        return image(share * limit)
 
 
 def measure_robustness(
     judge: QwenJudge, adversarial_pairs: AdversarialPairs, settings: AttackConfig, parts: FillParts
 ) -> dict[str, Rate]:
-    """Return, untouched and after each attack, how often an unusable picture wins.
+    """Return, untouched and after each attack, how often an unusable image wins.
 
-    A picture wins if the mean P("Yes") over its dimensions is above 1/2; those that the oracle
+    An image wins if the mean P("Yes") over its dimensions is above 1/2; those that the oracle
     calls usable after the attack are left out.
     """
     ways: dict[str, Callable[[AdversarialPairs], Tensor]] = {
@@ -213,13 +211,13 @@ def measure_robustness(
 
 @torch.no_grad()
 def measure_policy(judge: QwenJudge, fill: Path, adapter: Path, scenes: Scenes) -> Rate:
-    """Return how often an unusable picture of a policy wins against a usable one of its scene.
+    """Return how often an unusable image of a policy wins against a usable one of its scene.
 
     Args:
         judge: The judge; the policy was trained against it.
         fill: The fill model.
         adapter: The policy, a LoRA on it.
-        scenes: What both paint; the baseline is the model's picture or, where that is unusable too,
+        scenes: What both paint; the baseline is the model's image or, where that is unusable too,
             the true one.
     """
     conditions = scenes.conditions
@@ -244,10 +242,10 @@ def _rate(
 ) -> Rate:
     won: list[bool] = []
     for some in adversarial_pairs.parts(_TOGETHER):
-        pictures = way(some)
-        still_bad = ~ask_oracle(pictures, some.conditions).usable
+        images = way(some)
+        still_bad = ~ask_oracle(images, some.conditions).usable
         with torch.no_grad():
-            won += (wins(judge, pictures, some) > 0.5)[still_bad].tolist()
+            won += (wins(judge, images, some) > 0.5)[still_bad].tolist()
     share = sum(won) / max(1, len(won))
     low, high = wilson_interval(share, len(won)) if won else (0.0, 1.0)
     rate: Rate = {

@@ -51,7 +51,7 @@ class VqaTrainer:
             RuntimeError: If the loss is not finite.
         """
         config = self.config
-        batch = sample_vqa_batch(Split.TRAIN, config.seed * 10_000_000 + self.step, config.pictures)
+        batch = sample_vqa_batch(Split.TRAIN, config.seed * 10_000_000 + self.step, config.images)
         asked = sample_questions(batch, config.questions, step_generator(config.seed, self.step))
         encoded = encode(self.judge, batch)
         loss = config.probe_weight * probe_loss(self.probe(encoded), batch)
@@ -61,7 +61,7 @@ class VqaTrainer:
 
     @torch.no_grad()
     def accuracy(self) -> dict[str, float]:
-        """Return the share of right answers per kind on held-out pictures (dev split).
+        """Return the share of right answers per kind on held-out images (dev split).
 
         `marked_...` are the probe's: of the cells with such a mark, the share it gets right.
         """
@@ -93,7 +93,7 @@ class VqaTrainer:
 
 
 def encode(judge: QwenJudge, batch: VqaBatch) -> list[EncodedImage]:
-    """Return what the judge sees of each picture."""
+    """Return what the judge sees of each image."""
     with torch.autocast("cpu", torch.bfloat16):
         return judge.encode_images(list(batch.images))
 
@@ -112,7 +112,7 @@ def answer(
 
 @torch.no_grad()
 def sight_accuracy(judge: QwenJudge, split: Split, num: int) -> dict[str, float]:
-    """Return the share of right answers per kind of question, on about `num` pictures."""
+    """Return the share of right answers per kind of question, on about `num` images."""
     right: dict[str, list[float]] = defaultdict(list)
     for index in range(-(-num // _TEST_BATCH)):
         batch = sample_vqa_batch(split, index, _TEST_BATCH)

@@ -31,7 +31,7 @@ class ReproduceConfig(JsonConfig):
     run_folder: str
     """Where everything but the report goes."""
     report: str
-    """The report in Markdown; its pictures go into a folder of the same name beside it."""
+    """The report in Markdown; its images go into a folder of the same name beside it."""
     note: str = ""
     """First line of the report, for a run that proves nothing."""
     fill_folder: str = "assets/fill"

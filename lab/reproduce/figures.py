@@ -1,4 +1,4 @@
-"""The report's pictures: reward curves, calibration, hacking, contact sheets."""
+"""The report's images: reward curves, calibration, hacking, contact sheets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ...training.charts.contact_sheets import CELL, contact_sheet
 from ...training.charts.dashboard import reward_lines
 from ...training.charts.plots import Series, plot, stack
-from ...training.data.conditions import save_picture
+from ...training.data.conditions import save_image
 from ...training.policy.adapter_file import read_about
 from ...training.policy.config import DYNAMIC, FIXED, PolicyTrainConfig
 from ...training.runs.directory import RunDirectory
@@ -25,13 +25,13 @@ from ..base_model.sampling import sample_scenes
 from ..oracle import composite, judge
 from ..world.conditions import TASKS
 from ..world.splits import Split
-from .measure import BASE, read_pictures, test_scenes
+from .measure import BASE, read_images, test_scenes
 from .photos import PHOTOS
 from .policies import HACKED, adapter_of
 from .stage import Context
 
 FRAME = 5
-"""Width in px of the frame around a usable picture."""
+"""Width in pixels of the frame around a usable image."""
 USABLE_COLOUR = (0.1, 0.65, 0.25)
 HACKED_SHOWN = 2
 """Dev scenes per task that show what hacked policies paint: the first ones."""
@@ -79,17 +79,17 @@ def draw_hacking(name: str, points: Sequence[Mapping[str, Any]], folder: Path) -
 def draw_sheets(context: Context, folder: Path) -> dict[str, str]:
     """Draw the first test scenes of each task: source with mask, base, alg. 1, alg. 2."""
     scenes = test_scenes(context.config).conditions
-    models = [read_pictures(context, name) for name in (BASE, FIXED, DYNAMIC)]
+    models = [read_images(context, name) for name in (BASE, FIXED, DYNAMIC)]
     sources = outline(scenes.source, scenes.mask)
     made = {}
     for number, task in enumerate(TASKS):
         rows = (scenes.task == number).nonzero()[: context.config.shown, 0].tolist()
         shown = [
-            picture
+            image
             for row in rows
-            for picture in (
+            for image in (
                 _framed(sources[row], False),
-                *(_framed(m["pictures"][row] / 255, bool(m["usable"][row])) for m in models),
+                *(_framed(m["images"][row] / 255, bool(m["usable"][row])) for m in models),
             )
         ]
         if shown:
@@ -105,8 +105,8 @@ def draw_hacked(context: Context, folder: Path) -> str:
     kinds = [load_folder(model)]
     kinds += [load_with_adapter(model, hacked_result(context, one)[0]) for one in HACKED.values()]
     made = [sample_scenes(parts, scenes.conditions, scenes.sampling) for parts in kinds]
-    usable = [judge(pictures, scenes.conditions).usable.tolist() for pictures in made]
-    pasted = [composite(pictures, scenes.conditions) for pictures in made]
+    usable = [judge(images, scenes.conditions).usable.tolist() for images in made]
+    pasted = [composite(images, scenes.conditions) for images in made]
     sources = outline(scenes.conditions.source, scenes.conditions.mask)
     shown = []
     for row, source in enumerate(sources):
@@ -148,25 +148,25 @@ def curve_of(context: Context, name: str) -> list[dict[str, float]]:
     return RunDirectory(PolicyTrainConfig.load(run / "config.json")).read_metrics()
 
 
-def _framed(picture: Tensor, is_usable: bool) -> Tensor:
-    """Return a picture ``[3, H, W]`` as large as a sheet's cell, in a green frame if it is usable.
+def _framed(image: Tensor, is_usable: bool) -> Tensor:
+    """Return an image ``[3, H, W]`` as large as a sheet's cell, in a green frame if it is usable.
 
     The others have a white one, so that all are of one size.
     """
     inner = CELL - 2 * FRAME
-    large = F.interpolate(picture[None].float(), (inner, inner), mode="bilinear")[0]
+    large = F.interpolate(image[None].float(), (inner, inner), mode="bilinear")[0]
     colour = torch.tensor(USABLE_COLOUR if is_usable else (1.0, 1.0, 1.0))
     framed = colour[:, None, None].repeat(1, CELL, CELL)
     framed[:, FRAME:-FRAME, FRAME:-FRAME] = large.clamp(0, 1)
     return framed
 
 
-def _sheet(pictures: Sequence[Tensor], columns: int) -> Tensor:
-    return contact_sheet([picture.permute(1, 2, 0) for picture in pictures], columns)[0]
+def _sheet(images: Sequence[Tensor], columns: int) -> Tensor:
+    return contact_sheet([image.permute(1, 2, 0) for image in images], columns)[0]
 
 
-def _save(folder: Path, name: str, picture: Tensor) -> str:
-    """Write a picture beside the report; return its path from there."""
+def _save(folder: Path, name: str, image: Tensor) -> str:
+    """Write an image beside the report; return its path from there."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_picture(folder / f"{name}.png", picture)
+    save_image(folder / f"{name}.png", image)
     return f"{folder.name}/{name}.png"

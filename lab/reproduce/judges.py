@@ -11,7 +11,7 @@ from typing import Any
 from ...fill.task import Dimension
 from ...reward.preference import Preference, PreferenceSet
 from ...reward.report import JudgeReport, read_report, write_report
-from ...training.data.conditions import save_picture
+from ...training.data.conditions import save_image
 from ...training.judge.config import JudgeTrainConfig
 from ...training.judge.train import is_finished, train_judge
 from ...training.judge.trainer import result_folder
@@ -181,12 +181,10 @@ def _write_pairs(context: Context) -> bool:
 
 
 def _preferences(data: PreferenceSet, pool: Candidates, pair: Comparison) -> Iterator[Preference]:
-    names = [f"{pair.group}-{picture}.png" for picture in pair.pictures]
-    for name, picture in zip(names, pair.pictures, strict=True):
-        if not data.picture(name).exists():
-            save_picture(
-                data.picture(name), pool.images[pair.group, picture].permute(1, 2, 0) / 255
-            )
+    names = [f"{pair.group}-{image}.png" for image in pair.images]
+    for name, image in zip(names, pair.images, strict=True):
+        if not data.image(name).exists():
+            save_image(data.image(name), pool.images[pair.group, image].permute(1, 2, 0) / 255)
     for dimension, place in pair.winners:
         yield Preference(
             winner_file_name=names[place],

@@ -1,4 +1,4 @@
-"""What the oracle says of every model's pictures, on the same scenes and noises.
+"""What the oracle says of every model's images, on the same scenes and noises.
 
 The test split is looked at once, by the finished models of the main comparison. Ablations and the
 steps of hacked runs are measured on the dev split. Nothing here is read by anything that trains.
@@ -84,8 +84,8 @@ def _draw(
     return random_scenes(model, split, per_task, config.seed, **config.sampling(changes))
 
 
-def read_pictures(context: Context, name: str) -> dict[str, Tensor]:
-    """Return ``pictures`` (uint8 ``[B, 3, 64, 64]``) and ``usable`` (bool ``[B]``) of a model."""
+def read_images(context: Context, name: str) -> dict[str, Tensor]:
+    """Return ``images`` (uint8 ``[B, 3, 64, 64]``) and ``usable`` (bool ``[B]``) of a model."""
     return load_file(context.result(name).with_suffix(".safetensors"))
 
 
@@ -106,19 +106,19 @@ def _test(name: str) -> Work:
     return work
 
 
-def _keep(context: Context, name: str, scenes: Conditions, pictures: Tensor) -> None:
-    """Write what is seen and what the oracle says of it, which is of the 8-bit picture."""
-    shown = (composite(pictures, scenes) * 255).round().to(torch.uint8)
+def _keep(context: Context, name: str, scenes: Conditions, images: Tensor) -> None:
+    """Write what is seen and what the oracle says of it, which is of the 8-bit image."""
+    shown = (composite(images, scenes) * 255).round().to(torch.uint8)
     path = context.result(name).with_suffix(".safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     usable = judge(shown.float() / 255, scenes).usable
-    save_file({"pictures": shown.contiguous(), "usable": usable}, temporary)
+    save_file({"images": shown.contiguous(), "usable": usable}, temporary)
     temporary.replace(path)
 
 
 def _test_best(context: Context) -> bool:
-    """Let the judge choose among several pictures of the base, the one of the base among them."""
+    """Let the judge choose among several images of the base, the one of the base among them."""
     config = context.config
     scenes = test_scenes(config)
     candidates = scenes.candidates(_parts(config, BASE), config.best_of)
@@ -133,13 +133,13 @@ def _vote(context: Context) -> bool:
     config = context.config
     scenes = test_scenes(config).conditions
     asked = load_whole_judge(judge_folder(config, BUNDLED))
-    base = read_pictures(context, BASE)
+    base = read_images(context, BASE)
     found: dict[str, Any] = {}
     for name in VOTED:
-        own = read_pictures(context, name)
+        own = read_images(context, name)
         chances = []
         for row in range(len(scenes)):
-            pair = [one["pictures"][row].float() / 255 for one in (own, base)]
+            pair = [one["images"][row].float() / 255 for one in (own, base)]
             first, second = asked.encode_images(pair)
             said = judge_pair(asked, first, second, queries_of(scenes, row))
             chances.append(said.mean())
@@ -159,9 +159,9 @@ def _vote(context: Context) -> bool:
 
 def _summarise(context: Context) -> bool:
     scenes = test_scenes(context.config).conditions
-    base = read_pictures(context, BASE)["usable"]
+    base = read_images(context, BASE)["usable"]
     found = {
-        name: _usability(scenes, base, read_pictures(context, name)["usable"])
+        name: _usability(scenes, base, read_images(context, name)["usable"])
         for name in tested_models(context.config)
     }
     context.write("usability", found)

@@ -12,8 +12,8 @@ import torch
 from ...fill.config import FillConfig, ModelConfig
 from ...fill.models import load_fill_models
 from ...fill.task import Task
-from ...training.data.conditions import FILE_NAME, EditDataset, save_picture
-from ...training.data.edit_dataset import MASKS, PICTURES, EditDatasetConfig, make_edit_dataset
+from ...training.data.conditions import FILE_NAME, EditDataset, save_image
+from ...training.data.edit_dataset import IMAGES, MASKS, EditDatasetConfig, make_edit_dataset
 from ...training.evaluation.config import EvalConfig
 from ...training.evaluation.run import EvalModels, benchmark
 from ...training.policy.config import DYNAMIC, FIXED
@@ -42,17 +42,17 @@ def take_up_photographs(context: Context) -> None:
 
 
 def usable_photographs(folder: Path) -> list[Path]:
-    """Return all pictures below a folder, without those that the bundled models learned from.
+    """Return all images below a folder, without those that the bundled models learned from.
 
     Raises:
         ValueError: There are none.
     """
     learned = {photo.file for photo in PHOTOGRAPHS if not photo.is_held_out}
-    found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in PICTURES]
+    found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGES]
     found = [path for path in found if path.name not in learned]
     if not found:
         raise ValueError(
-            f"{folder} holds no photographs ({', '.join(PICTURES)}) but those that the bundled "
+            f"{folder} holds no photographs ({', '.join(IMAGES)}) but those that the bundled "
             "model was trained on; name another folder"
         )
     return found
@@ -88,7 +88,7 @@ def _cut_crops(context: Context, photographs: Sequence[Path]) -> None:
         (place / task.value).mkdir(parents=True, exist_ok=True)
         for number, crop in enumerate(crops):
             path = place / task.value / f"crop-{number:02d}.png"
-            save_picture(path, crop.permute(1, 2, 0) / 255)
+            save_image(path, crop.permute(1, 2, 0) / 255)
     used = [path.name for path in photographs[: config.photo_crops]]
     write_text(place / _FILES, json.dumps(used))
     plan = EditDatasetConfig(

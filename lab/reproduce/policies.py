@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...fill.task import Task
-from ...training.data.conditions import EditDataset, save_picture, write_conditions
+from ...training.data.conditions import EditDataset, save_image, write_conditions
 from ...training.data.edit_dataset import Item
 from ...training.policy.config import DYNAMIC, FIXED
 from ...training.policy.run import ADAPTER, train_policy
@@ -104,8 +104,8 @@ def _with_results(conditions: EditDataset, folder: Path) -> Iterator[Item]:
         split, task, index = scene
         drawn = sample_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
         named = replace(condition, result_file_name=f"results/{condition.name}.png")
-        save_picture(folder / named.result_file_name, drawn.target[0].permute(1, 2, 0))
-        image, mask = conditions.pictures(condition)
+        save_image(folder / named.result_file_name, drawn.target[0].permute(1, 2, 0))
+        image, mask = conditions.images(condition)
         yield named, image[0], mask[0]
 
 

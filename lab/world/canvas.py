@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIZE = 64
-"""Side of every picture of the world, in pixels."""
+"""Side of every image of the world, in pixels."""
 
 
 def pixel_grid() -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ def dilate(mask: Tensor, radius: int) -> Tensor:
 
 
 def erode(mask: Tensor, radius: int) -> Tensor:
-    """Shrink a mask `[B, H, W]` by `radius` pixels; the frame of the picture does not eat in."""
+    """Shrink a mask `[B, H, W]` by `radius` pixels; the frame of the image does not eat in."""
     return 1 - dilate(1 - mask, radius)
 
 

@@ -10,7 +10,7 @@ from .lettering import CELL_WIDTH, LETTERS, MAX_LETTERS
 from .shapes import COLOUR_NAMES, COLOUR_VALUES, SHAPE_NAMES
 
 CELL = 8
-"""Side of a cell, in px."""
+"""Side of a cell, in pixels."""
 MARKS = ("thing", "colour", "place")
 """Shape or letter, colour of the shape, the letter's place in its word."""
 MARK_SIZES = (1 + len(SHAPE_NAMES) + len(LETTERS), 1 + len(COLOUR_NAMES), 1 + MAX_LETTERS)

@@ -32,7 +32,7 @@ class Conditions:
     task: Tensor
     """Int64 `[B]`, index into `TASKS`."""
     source: Tensor
-    """Float32 `[B, 3, 64, 64]` in 0..1: the picture given to the model."""
+    """Float32 `[B, 3, 64, 64]` in 0..1: the image given to the model."""
     mask: Tensor
     """Float32 `[B, 64, 64]`, 1 = repaint."""
     target: Tensor
@@ -109,7 +109,7 @@ def _local_colour(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def _draw_colours(draw: Draw, image: Tensor, mask: Tensor) -> Tensor:
-    """Draw a colour index that stands out from the picture under the mask."""
+    """Draw a colour index that stands out from the image under the mask."""
     return draw.pick(torch.cdist(_local_colour(image, mask), COLOUR_VALUES) > _MIN_CONTRAST)
 
 

@@ -63,7 +63,7 @@ def outline_masks(coverage: Tensor) -> Tensor:
 
 
 def draw_borders(draw: Draw, low: int, high: int) -> Tensor:
-    """Draw how far each picture is extended: int64 `[B, 4]` (left, top, right, bottom).
+    """Draw how far each image is extended: int64 `[B, 4]` (left, top, right, bottom).
 
     One to four sides are `low` to `high` - 1 pixels wide, the others 0.
     """

@@ -1,7 +1,7 @@
-"""Measurements shared by all tasks: how a picture differs from the picture that explains it.
+"""Measurements shared by all tasks: how an image differs from the image that explains it.
 
-The *explained picture* is what a faultless result with the same content would look like; the
-*residual* is the picture minus that. Everything is measured under the mask alone, and away from
+The *explained image* is what a faultless result with the same content would look like; the
+*residual* is the image minus that. Everything is measured under the mask alone, and away from
 the edges of drawn things (the *plain* area), where a shift of half a pixel is no artifact.
 """
 
@@ -23,7 +23,7 @@ _MIN_EDGES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Residual:
-    """How a batch of pictures differs from what explains them; float32 `[B]` each, 0 is best."""
+    """How a batch of images differs from what explains them; float32 `[B]` each, 0 is best."""
 
     tone: Tensor
     """Largest colour offset of any 9x9 neighbourhood: tints, leftovers."""
@@ -74,31 +74,29 @@ def gradients(image: Tensor) -> Tensor:
     return torch.cat([across, down], 1)
 
 
-def _missing_edges(picture: Tensor, explained: Tensor, mask: Tensor) -> Tensor:
+def _missing_edges(image: Tensor, explained: Tensor, mask: Tensor) -> Tensor:
     wanted = gradients(explained).square().mean(1)
     edges = (wanted.sqrt() > _STRONG_EDGE).float() * mask
     near = dilate(edges, 1) * mask
-    found = gradients(picture).square().mean(1)
+    found = gradients(image).square().mean(1)
     kept = (found * near).sum((1, 2)) / (wanted * near).sum((1, 2)).clamp(min=1e-6)
     has_edges = edges.sum((1, 2)) >= _MIN_EDGES
     return torch.where(has_edges, 1 - root(kept).clamp(max=1), torch.zeros_like(kept))
 
 
-def measure_residual(
-    picture: Tensor, explained: Tensor, mask: Tensor, coverage: Tensor
-) -> Residual:
-    """Compare a picture with what explains it.
+def measure_residual(image: Tensor, explained: Tensor, mask: Tensor, coverage: Tensor) -> Residual:
+    """Compare an image with what explains it.
 
     Args:
-        picture: float32 `[B, 3, H, W]` in 0..1.
+        image: float32 `[B, 3, H, W]` in 0..1.
         explained: the same shape.
         mask: float32 `[B, H, W]`, 1 = repainted.
-        coverage: float32 `[B, H, W]`, drawn things of the explained picture.
+        coverage: float32 `[B, H, W]`, drawn things of the explained image.
 
     Returns:
-        The measurements, one number per picture.
+        The measurements, one number per image.
     """
-    residual = picture - explained
+    residual = image - explained
     plain = mask * (1 - edge_band(coverage))
     means, enough = _local_mean(residual, plain)
     powers, _ = _local_mean(residual.square().mean(1, keepdim=True), plain)
@@ -111,5 +109,5 @@ def measure_residual(
             _mean_over(fine.square().mean(1), mask * (1 - edge_band(coverage, _NOISE_BAND)))
         ),
         seam=_mean_over(residual.abs().mean(1), border),
-        blur=_missing_edges(picture, explained, mask),
+        blur=_missing_edges(image, explained, mask),
     )

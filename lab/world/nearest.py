@@ -1,7 +1,7 @@
-"""The right result that is nearest to a picture: what the picture should have been.
+"""The right result that is nearest to an image: what the image should have been.
 
 A scene leaves things open: a shape may stand anywhere in the hole. Compared with one particular
-truth, a picture of them all at once, a blur, would be best.
+truth, an image of them all at once, a blur, would be best.
 """
 
 import torch
@@ -16,17 +16,17 @@ _FILL, _EXTEND = TASKS.index("fill"), TASKS.index("extend")
 
 @torch.no_grad()
 def nearest_truth(images: Tensor, conditions: Conditions) -> Tensor:
-    """Return the asked shape where the picture has one (fill, extend), else the true picture.
+    """Return the asked shape where the image has one (fill, extend), else the true image.
 
     Args:
         images: float32 `[B, 3, 64, 64]` in 0..1, one per scene.
         conditions: The scenes.
 
     Returns:
-        `[B, 3, 64, 64]`, 0..1; the true picture too where no shape can be made out.
+        `[B, 3, 64, 64]`, 0..1; the true image too where no shape can be made out.
     """
-    picture, mask = composite(images, conditions), conditions.mask
-    matte = matte_of(picture, conditions.background, conditions.object_colour) * mask
+    image, mask = composite(images, conditions), conditions.mask
+    matte = matte_of(image, conditions.background, conditions.object_colour) * mask
     rows = torch.arange(len(conditions))
     is_fill = conditions.task == _FILL
     is_cut = (conditions.task == _EXTEND) & (conditions.shape >= 0)
@@ -38,6 +38,6 @@ def nearest_truth(images: Tensor, conditions: Conditions) -> Tensor:
     )
     is_seen = is_fill & (drawn.sum((1, 2)) > 0)
     is_seen[found] = overlap > 0
-    object_colour = conditions.object_colour[:, :, None, None].expand_as(picture)
+    object_colour = conditions.object_colour[:, :, None, None].expand_as(image)
     explained = torch.lerp(conditions.background, object_colour, drawn[:, None])
     return torch.where(is_seen[:, None, None, None], explained, conditions.target)

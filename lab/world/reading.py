@@ -1,4 +1,4 @@
-"""Reading the words of a picture: each cell is matched with every letter of every font."""
+"""Reading the words of an image: each cell is matched with every letter of every font."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ _MIN_MATCH = 0.6
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reading:
-    """What stands in the cells of a batch of pictures."""
+    """What stands in the cells of a batch of images."""
 
     letters: Tensor
     """Int64 `[B, 4]`: the letter read, -1 where none is legible or there is no cell."""
@@ -45,7 +45,7 @@ def read_words(matte: Tensor, letters: Tensor, box: Tensor) -> Reading:
     """Read the words.
 
     Args:
-        matte: Ink of the picture, float32 `[B, 64, 64]` in 0..1.
+        matte: Ink of the image, float32 `[B, 64, 64]` in 0..1.
         letters: The wanted letters, int64 `[B, 4]`; -1 where there is no cell.
         box: Int64 `[B, 4]`, where the words stand.
     """

@@ -30,16 +30,16 @@ class ShapeFit:
     """Area of the matte in pixels, `[B]`."""
 
 
-def matte_of(picture: Tensor, background: Tensor, object_colour: Tensor) -> Tensor:
+def matte_of(image: Tensor, background: Tensor, object_colour: Tensor) -> Tensor:
     """Return how much of the way from background to object_colour every pixel went, `[B, H, W]`, 0..1."""
     direction = object_colour[:, :, None, None] - background
     length = direction.square().sum(1).clamp(min=0.02)
-    return (((picture - background) * direction).sum(1) / length).clamp(0, 1)
+    return (((image - background) * direction).sum(1) / length).clamp(0, 1)
 
 
-def change_matte(picture: Tensor, background: Tensor) -> Tensor:
+def change_matte(image: Tensor, background: Tensor) -> Tensor:
     """Return how clearly every pixel differs from the background, `[B, H, W]`, 0..1."""
-    return (root((picture - background).square().mean(1)) / 0.3).clamp(0, 1)
+    return (root((image - background).square().mean(1)) / 0.3).clamp(0, 1)
 
 
 @lru_cache(maxsize=1)

@@ -86,7 +86,7 @@ class OneRewardNativeInputs(io.ComfyNode):
 
 
 class OneRewardStitch(io.ComfyNode):
-    """Puts a decoded picture back."""
+    """Puts a decoded image back."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -95,7 +95,7 @@ class OneRewardStitch(io.ComfyNode):
             node_id="OneRewardStitch",
             display_name="OneReward Stitch",
             category="OneReward",
-            description="Puts what a native sampler made back into the picture, with its tone "
+            description="Puts what a native sampler made back into the image, with its tone "
             "matched to the surroundings. What the mask does not reach stays bit for bit.",
             inputs=[
                 io.Image.Input(
@@ -108,7 +108,7 @@ class OneRewardStitch(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("result", display_name="image", tooltip="The whole picture."),
+                io.Image.Output("result", display_name="image", tooltip="The whole image."),
                 io.Mask.Output(
                     "result_mask",
                     display_name="mask",
@@ -119,7 +119,7 @@ class OneRewardStitch(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: torch.Tensor, stitch: NativeEdit) -> io.NodeOutput:
-        """Return the whole picture and its mask."""
+        """Return the whole image and its mask."""
         return io.NodeOutput(*stitch.stitch(image))
 
 
@@ -238,7 +238,7 @@ def _request(
 
 
 def _encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Encode ``[B, 3, h, w]`` in -1..1 as ComfyUI's VAEs take pictures."""
+    """Encode ``[B, 3, h, w]`` in -1..1 as ComfyUI's VAEs take images."""
     return vae.encode((pixels / 2 + 0.5).permute(0, 2, 3, 1))
 
 
@@ -267,7 +267,7 @@ def _native_inputs() -> list[io.Input]:
     return [
         io.Clip.Input("clip", display_name="clip", tooltip=_CLIP),
         io.Vae.Input("vae", display_name="vae", tooltip=_VAE),
-        io.Image.Input("image", display_name="image", tooltip="The picture to edit."),
+        io.Image.Input("image", display_name="image", tooltip="The image to edit."),
         task_input("Which edit; it decides the prompt's wording and how the mask is widened."),
         text_input(
             "prompt",
@@ -289,13 +289,13 @@ def _recipe_input() -> io.Input:
 
 def _optional_inputs() -> list[io.Input]:
     return [
-        text_input("text", "text only: the text to write, one line of the picture per line.", True),
+        text_input("text", "text only: the text to write, one line of the image per line.", True),
         *(_side(name) for name in SIDES),
         io.Mask.Input(
             "mask",
             display_name="mask",
             optional=True,
-            tooltip="Area to repaint; 1 = repaint. Only extend can do without, by px per side.",
+            tooltip="Area to repaint; 1 = repaint. Only extend can do without, by pixels per side.",
         ),
         io.Model.Input(
             "model",
@@ -333,7 +333,7 @@ def _side(name: str) -> io.Input:
         max=MAX_SIDE,
         step=8,
         optional=True,
-        tooltip=f"extend only: new px on the {name}; not used with a mask.",
+        tooltip=f"extend only: new pixels on the {name}; not used with a mask.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a user's data is: pictures below ComfyUI's input and output, results below output."""
+"""Where a user's data is: images below ComfyUI's input and output, results below output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from ...fill.task import Task
 from ...reward.preference import GROUPS, PAIRS
 from ...training.data.conditions import FILE_NAME
-from ...training.data.edit_dataset import PICTURES
+from ...training.data.edit_dataset import IMAGES
 from .folders import ASSETS
 
 OUTPUT_MARK = " [output]"
@@ -67,8 +67,8 @@ def _check_name(name: str) -> None:
         )
 
 
-def picture_folders() -> list[str]:
-    """Return the folders that hold pictures or conditions; bundled examples first."""
+def image_folders() -> list[str]:
+    """Return the folders that hold images or conditions; bundled examples first."""
     found = []
     for mark, root in _roots():
         found += [name + mark for name in _below(Path(root), _MAX_DEPTH) if name]
@@ -84,8 +84,8 @@ def preference_folders() -> list[str]:
 
 
 def data_folder(label: str) -> Path:
-    """Return the folder of preference data of a label; raises as :func:`picture_folder`."""
-    folder = picture_folder(label)
+    """Return the folder of preference data of a label; raises as :func:`image_folder`."""
+    folder = image_folder(label)
     if not any((folder / name).is_file() for name in (PAIRS, GROUPS)):
         raise FileNotFoundError(
             f"{folder} has neither {PAIRS} nor {GROUPS}; choose a folder of preference data"
@@ -93,7 +93,7 @@ def data_folder(label: str) -> Path:
     return folder
 
 
-def picture_folder(label: str) -> Path:
+def image_folder(label: str) -> Path:
     """Return the folder of a label.
 
     Raises:
@@ -142,7 +142,7 @@ def _listed(labels: list[str]) -> list[str]:
 
 
 def _below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
-    """Yield the names of folders that hold pictures or conditions, or task folders that do."""
+    """Yield the names of folders that hold images or conditions, or task folders that do."""
     if not depth or not folder.is_dir():
         return
     with os.scandir(folder) as entries:
@@ -150,8 +150,8 @@ def _below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
     names = {entry.name for entry in listed}
     if names & {PAIRS, GROUPS}:
         return
-    has_pictures = any(name.lower().endswith(PICTURES) for name in names)
-    if FILE_NAME in names or has_pictures or names & {task.value for task in Task}:
+    has_images = any(name.lower().endswith(IMAGES) for name in names)
+    if FILE_NAME in names or has_images or names & {task.value for task in Task}:
         yield prefix.rstrip("/")
     if FILE_NAME in names:
         return

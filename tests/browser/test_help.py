@@ -1,4 +1,4 @@
-"""Every node's help page opens in the front end, pictures included."""
+"""Every node's help page opens in the front end, images included."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPEN_HELP = f"""
   stores.get('nodeHelp').openHelp(stores.get('nodeDef').nodeDefsByName[name]);
 }})"""
 HELP = "document.querySelector('.node-help-content')"
-PICTURES = f"[...{HELP}.querySelectorAll('img')]"
+IMAGES = f"[...{HELP}.querySelectorAll('img')]"
 
 
 @pytest.mark.parametrize("node", [page.stem for page in PAGES])
@@ -27,6 +27,6 @@ def test_help_page_opens(browser: Browser, node: str):
     title = browser.evaluate(f"LiteGraph.registered_node_types[{json.dumps(node)}].title")
     browser.evaluate(f"{OPEN_HELP}({json.dumps(node)})")
     browser.wait_for(f"{HELP}?.querySelector('h1')?.innerText.trim() === {json.dumps(title)}")
-    browser.wait_for(f"{PICTURES}.every(picture => picture.complete)")
-    broken = f"{PICTURES}.filter(picture => !picture.naturalWidth).map(picture => picture.src)"
+    browser.wait_for(f"{IMAGES}.every(image => image.complete)")
+    broken = f"{IMAGES}.filter(image => !image.naturalWidth).map(image => image.src)"
     assert browser.evaluate(broken) == []

@@ -56,7 +56,7 @@ def test_template_runs_from_the_front_end(browser: Browser, client: ComfyClient,
     load(browser, template)
     job = queue(browser, client)
     assert job.succeeded, job.error
-    assert job.pictures()
+    assert job.images()
     errors = browser.console[num_errors:]
     assert [line for line in errors if REGISTRY not in line] == []
 

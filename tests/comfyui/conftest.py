@@ -8,15 +8,15 @@ from safetensors.torch import load_file, save_file
 
 from support.models import BUNDLED
 from support.server import EXAMPLE, ComfyServer
-from support.workflows import example_picture
+from support.workflows import example_image
 
 RANK = 2
 
 
 @pytest.fixture
 def example(comfyui: ComfyServer) -> str:
-    """Put a picture with a mask where the templates expect theirs; return its name."""
-    example_picture().save(comfyui.base_directory / "input" / EXAMPLE)
+    """Put an image with a mask where the templates expect theirs; return its name."""
+    example_image().save(comfyui.base_directory / "input" / EXAMPLE)
     return EXAMPLE
 
 

@@ -16,7 +16,7 @@ def run(client: ComfyClient, example: str, *adapters: tuple[str, float]) -> np.n
     result = g.show(g.add_edit("Fill", g.add("LoadImage", image=example), model=model, seed=40))
     job = client.run(g.graph)
     assert job.succeeded, job.error
-    return np.asarray(client.picture(job.pictures(result)[0]))
+    return np.asarray(client.image(job.images(result)[0]))
 
 
 def test_an_adapter_is_listed_and_can_be_put_on_and_taken_off(

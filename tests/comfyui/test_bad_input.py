@@ -20,7 +20,7 @@ from support.models import BUNDLED
 from support.server import ComfyServer
 
 Build = Callable[[EditGraph, Link], Any]
-"""Adds an edit to a graph whose picture is given; what it returns is not used."""
+"""Adds an edit to a graph whose image is given; what it returns is not used."""
 
 
 def run_bad(client: ComfyClient, graph: Graph, server: ComfyServer) -> str:
@@ -57,7 +57,7 @@ def as_mask(g: EditGraph, image: Link) -> Link:
 
 
 def fault(g: EditGraph, kind: str, side: int = 64) -> Link:
-    return g.add("TestPicture", fault=kind, side=side)
+    return g.add("TestImage", fault=kind, side=side)
 
 
 def rgba(g: EditGraph, image: Link) -> Link:
@@ -84,11 +84,11 @@ NOTHING = {"left": 0, "right": 0}
 BAD_INPUT: dict[str, tuple[Build, str]] = {
     "mask of another size": (
         lambda g, i: g.add_edit("Fill", i, g.add_mask(32, 48)),
-        "mask is 32x48 px but image is 64x64 px; make the mask from this image",
+        "mask is 32x48 pixels but image is 64x64 pixels; make the mask from this image",
     ),
     "stitch mask of another size": (
         lambda g, i: g.add_edit("Fill", i, stitch_mask=g.add_mask(32, 48)),
-        "stitch_mask is 32x48 px but image is 64x64 px",
+        "stitch_mask is 32x48 pixels but image is 64x64 pixels",
     ),
     "mask of zeros": (
         lambda g, i: g.add_edit("Remove", i, g.add_mask(value=0.0)),
@@ -96,7 +96,7 @@ BAD_INPUT: dict[str, tuple[Build, str]] = {
     ),
     "nothing left to continue": (
         lambda g, i: g.add_edit("Remove", i, g.add_mask()),
-        "mask covers the whole picture",
+        "mask covers the whole image",
     ),
     "four channels": (
         lambda g, i: g.add_edit("Fill", rgba(g, i), output(i, 1)),
@@ -118,7 +118,7 @@ BAD_INPUT: dict[str, tuple[Build, str]] = {
         lambda g, i: g.add_edit("Fill", fault(g, "empty batch"), g.add_mask()),
         "image is an empty batch",
     ),
-    "nan in the picture": (
+    "nan in the image": (
         lambda g, i: g.add_edit("Fill", fault(g, "nan"), g.add_mask()),
         "image contains NaN",
     ),
@@ -128,11 +128,11 @@ BAD_INPUT: dict[str, tuple[Build, str]] = {
     ),
     "too small": (
         lambda g, i: g.add_edit("Fill", fault(g, "", 8), g.add_mask(8, 8)),
-        "image is 8x8 px, but sides of 16 to 16384 px are expected",
+        "image is 8x8 pixels, but sides of 16 to 16384 pixels are expected",
     ),
     "batches that do not match": (
         lambda g, i: g.add_edit("Fill", batch(g, i, 2), as_mask(g, batch(g, i, 3))),
-        "mask has 3 masks but image has 2 pictures",
+        "mask has 3 masks but image has 2 images",
     ),
     "fill without a prompt": (
         lambda g, i: g.add_edit("Fill", i, prompt=" \n"),
@@ -142,12 +142,12 @@ BAD_INPUT: dict[str, tuple[Build, str]] = {
     "words with a quote": (text('"A"'), "words contains a double quote"),
     "words with unknown characters": (text("Aß"), "words contains 'ß'"),
     "extend by nothing": (extend(**NOTHING), "nothing to extend: all four sides are 0"),
-    "aspect already met": (extend(aspect="1:1"), "64x64 px and has the aspect 1:1 already"),
+    "aspect already met": (extend(aspect="1:1"), "64x64 pixels and has the aspect 1:1 already"),
     "unknown aspect": (extend(aspect="wide"), "aspect is 'wide', but W:H such as 16:9"),
     "unknown anchor": (extend(aspect="16:9", anchor="up"), "anchor is 'up'; choose one of"),
     "negative size": (extend(left=-8), "left"),
     "huge size": (extend(left=100_000), "left"),
-    "huge canvas": (extend(left=16_384), "the extended picture is 16456x64 px"),
+    "huge canvas": (extend(left=16_384), "the extended image is 16456x64 pixels"),
     "steps 0": (settings(steps=0), "steps is 0, but -1 (recipe) or at least 1 is expected"),
     "too many steps": (settings(steps=1001), "steps"),
     "true_cfg not a number": (settings(true_cfg=float("nan")), "true_cfg is nan"),
@@ -184,7 +184,7 @@ def test_bad_input_gets_one_sentence(
     assert "\n" not in message
 
 
-def test_a_picture_without_a_mask_says_so(comfyui: ComfyServer, client: ComfyClient):
+def test_a_image_without_a_mask_says_so(comfyui: ComfyServer, client: ComfyClient):
     name = client.upload(Image.new("RGB", (80, 48), "grey"), "no-mask.png")
     g = EditGraph()
     g.show(g.add_edit("Fill", g.add("LoadImage", image=name)))

@@ -17,7 +17,7 @@ NUM = 4
 
 def graph(**inputs: Any) -> tuple[Graph, str]:
     g = EditGraph()
-    world = {"pictures": "toy world (test split)", "task": "all", "num_conditions": NUM}
+    world = {"images": "toy world (test split)", "task": "all", "num_conditions": NUM}
     values: dict[str, Any] = {
         "model": g.add_model(),
         "conditions": g.add("OneRewardEditDataset", name="measured", **world),
@@ -40,13 +40,13 @@ def test_a_benchmark_goes_on_and_the_command_line_does_the_same(
     numbers = json.loads(job.outputs[node]["text"][0])
     assert numbers["sides"]["all"]["model"] == numbers["sides"]["all"]["baseline"]
     assert numbers["votes"]["all"]["oracle"]["same"] == NUM
-    pictures = {p: p.stat().st_mtime_ns for p in folder.rglob("pictures/**/*.png")}
-    assert len(pictures) == 2 * NUM
+    images = {p: p.stat().st_mtime_ns for p in folder.rglob("images/**/*.png")}
+    assert len(images) == 2 * NUM
     more, node = graph(num_seeds=2)
     job = client.run(more)
     assert job.succeeded, job.error
     assert json.loads(job.outputs[node]["text"][0])["sides"]["all"]["model"]["edits"] == 2 * NUM
-    assert all(p.stat().st_mtime_ns == then for p, then in pictures.items())
+    assert all(p.stat().st_mtime_ns == then for p, then in images.items())
     text = (folder / "config.json").read_text().replace(str(folder), str(tmp_path / "again"))
     (tmp_path / "config.json").write_text(text)
     assert cli.main(["benchmark", str(tmp_path / "config.json")]) == 0

@@ -48,7 +48,7 @@ def test_another_seed_encodes_and_reads_nothing_again(
     job = client.run(second)
     assert classes(second, job.executed_nodes) == {"OneRewardFill", "PreviewImage"}
     new = comfyui.log()[log:]
-    assert "fill: 1 pictures" in new
+    assert "fill: 1 images" in new
     for sign in ("encoded", "Requested to load"):
         assert sign not in new
 
@@ -61,7 +61,7 @@ def test_another_prompt_encodes_only_the_prompt(
     assert client.run(graph(seed=104, prompt="a yellow circle")).succeeded
     new = comfyui.log()[log:]
     assert "encoded 1 prompts" in new
-    assert "encoded a picture" not in new
+    assert "encoded an image" not in new
 
 
 def test_edits_share_the_model_between_workflows(client: ComfyClient, graph: Callable[..., Graph]):
@@ -90,5 +90,5 @@ def test_free_unloads_the_model_and_the_next_job_loads_it(
     client.free()
     assert client.run(graph(seed=107)).succeeded
     new = comfyui.log()[log:]
-    for sign in ("Requested to load", r"encoded \d prompts", "encoded a picture"):
+    for sign in ("Requested to load", r"encoded \d prompts", "encoded an image"):
         assert re.search(sign, new)

@@ -22,7 +22,7 @@ TIMEOUT_S = 600
 
 
 @pytest.mark.slow
-def test_demo_edits_pictures_and_draws_one_sheet(tmp_path: Path):
+def test_demo_edits_images_and_draws_one_sheet(tmp_path: Path):
     command = [sys.executable, str(SCRIPTS / "demo.py"), "--output", str(tmp_path)]
     done = subprocess.run(command, timeout=TIMEOUT_S, check=False, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

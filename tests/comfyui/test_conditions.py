@@ -13,45 +13,45 @@ from onereward.training.data.conditions import EditDataset
 from support.client import ComfyClient, Graph
 from support.graph import GraphBuilder, output
 from support.server import ComfyServer
-from support.workflows import example_picture
+from support.workflows import example_image
 
 
 @pytest.fixture
-def pictures(comfyui: ComfyServer) -> Path:
-    """Two pictures with transparent areas in a folder below ComfyUI's input folder."""
+def images(comfyui: ComfyServer) -> Path:
+    """Two images with transparent areas in a folder below ComfyUI's input folder."""
     folder = comfyui.base_directory / "input" / "holidays" / "2026"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("a", "b"):
-        example_picture().rotate(90 * (name == "b")).save(folder / f"{name}.png")
+        example_image().rotate(90 * (name == "b")).save(folder / f"{name}.png")
     return folder
 
 
 def graph(**inputs: Any) -> Graph:
     g = GraphBuilder()
-    values = {"name": "mine", "pictures": "holidays/2026", "task": "remove"}
+    values = {"name": "mine", "images": "holidays/2026", "task": "remove"}
     made = g.add("OneRewardEditDataset", **values | inputs)
     g.add("PreviewImage", images=output(made, 1))
     return g.graph
 
 
-def test_a_folder_becomes_conditions(client: ComfyClient, comfyui: ComfyServer, pictures: Path):
-    listed = client.object_info("OneRewardEditDataset")["input"]["required"]["pictures"]
+def test_a_folder_becomes_conditions(client: ComfyClient, comfyui: ComfyServer, images: Path):
+    listed = client.object_info("OneRewardEditDataset")["input"]["required"]["images"]
     assert "holidays/2026" in listed[1].get("options", listed[0])
     job = client.run(graph())
     assert job.succeeded, job.error
-    assert len(job.pictures()) == 1
+    assert len(job.images()) == 1
     made = EditDataset(comfyui.base_directory / "output" / "onereward" / "conditions" / "mine")
     assert made.summary() == "2 conditions (remove 2)"
     client.run(graph())
     assert client.run(graph()).executed_nodes == []
-    example_picture().rotate(180).save(pictures / "a.png")
+    example_image().rotate(180).save(images / "a.png")
     assert "1" in client.run(graph()).executed_nodes
 
 
-def test_made_conditions_and_the_toy_world_are_pictures_too(client: ComfyClient):
-    world = {"pictures": "toy world (dev split)", "task": "all", "num_conditions": 4}
+def test_made_conditions_and_the_toy_world_are_images_too(client: ComfyClient):
+    world = {"images": "toy world (dev split)", "task": "all", "num_conditions": 4}
     assert client.run(graph(name="scenes", **world)).succeeded
-    job = client.run(graph(name="other", pictures="onereward/conditions/scenes [output]"))
+    job = client.run(graph(name="other", images="onereward/conditions/scenes [output]"))
     assert job.succeeded, job.error
     texts = [e.data for e in job.events if e.kind == "text"]
     assert any(b"4 conditions (fill 1, extend 1, remove 1, text 1)" in text for text in texts)
@@ -62,8 +62,8 @@ def test_made_conditions_and_the_toy_world_are_pictures_too(client: ComfyClient)
     [
         ({"name": "../x"}, "name is '../x', but up to 100 letters"),
         ({"name": ""}, "name is ''"),
-        ({"pictures": "../models"}, "leaves"),
-        ({"pictures": "nowhere"}, "there is no folder 'nowhere'"),
+        ({"images": "../models"}, "leaves"),
+        ({"images": "nowhere"}, "there is no folder 'nowhere'"),
         ({"task": "paint"}, "task is 'paint'; choose one of"),
         ({"task": "fill"}, "prompt is empty"),
         ({"task": "text"}, "words is empty"),
@@ -71,7 +71,7 @@ def test_made_conditions_and_the_toy_world_are_pictures_too(client: ComfyClient)
     ids=["escaping", "unnamed", "outside", "missing", "task", "prompt", "text"],
 )
 def test_bad_input_gets_one_sentence(
-    client: ComfyClient, pictures: Path, inputs: dict[str, Any], message: str
+    client: ComfyClient, images: Path, inputs: dict[str, Any], message: str
 ):
     job = client.run(graph(**inputs))
     assert job.error is not None
@@ -79,12 +79,12 @@ def test_bad_input_gets_one_sentence(
     assert "\n" not in job.error
 
 
-def test_a_damaged_picture_is_named(client: ComfyClient, comfyui: ComfyServer):
+def test_a_damaged_image_is_named(client: ComfyClient, comfyui: ComfyServer):
     folder = comfyui.base_directory / "input" / "damaged"
     folder.mkdir()
     whole = io.BytesIO()
     Image.new("RGB", (64, 64)).save(whole, format="PNG")
     (folder / "half.png").write_bytes(whole.getvalue()[:50])
-    job = client.run(graph(pictures="damaged", masks="random"))
+    job = client.run(graph(images="damaged", masks="random"))
     assert job.error is not None
-    assert "half.png: cannot be read as a picture" in job.error
+    assert "half.png: cannot be read as an image" in job.error

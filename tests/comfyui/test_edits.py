@@ -12,10 +12,10 @@ from support.client import ComfyClient, Job
 from support.edits import TASK_INPUTS, EditGraph
 from support.graph import Link, load_graph, nodes_of, output
 from support.server import ComfyServer
-from support.template_files import PICTURES
-from support.workflows import HOLE, SIZE, api_workflows, example_picture, runs_here
+from support.template_files import IMAGES
+from support.workflows import HOLE, SIZE, api_workflows, example_image, runs_here
 
-SOURCE = np.asarray(example_picture().convert("RGB"))
+SOURCE = np.asarray(example_image().convert("RGB"))
 EXTENDED = {"OneRewardExtend": (96, 64)}
 """Sizes of results that differ from the source's: the shipped workflow extends to 3:2."""
 TASKS = list(TASK_INPUTS)
@@ -23,7 +23,7 @@ TASKS = list(TASK_INPUTS)
 
 def pixels(client: ComfyClient, job: Job, node: str) -> list[np.ndarray]:
     assert job.succeeded, job.error
-    return [np.asarray(client.picture(p).convert("RGB")) for p in job.pictures(node)]
+    return [np.asarray(client.image(p).convert("RGB")) for p in job.images(node)]
 
 
 @pytest.mark.parametrize("path", filter(runs_here, api_workflows()), ids=lambda path: path.stem)
@@ -32,19 +32,19 @@ def test_shipped_workflow_runs(path: Path, client: ComfyClient, example: str):
     job = client.run(graph)
     assert job.succeeded, job.error
     saved = nodes_of(graph, "SaveImage")
-    # What judges or trains shows its pictures and keeps its files in folders of its own.
-    assert saved or any(job.pictures(node) for node in graph)
+    # What judges or trains shows its images and keeps its files in folders of its own.
+    assert saved or any(job.images(node) for node in graph)
     for node in saved:
         edit = graph[graph[node]["inputs"]["images"][0]]["class_type"]
-        references = job.pictures(node)
-        assert len(references) == (PICTURES if nodes_of(graph, "OneRewardLoadFolder") else 1)
+        references = job.images(node)
+        assert len(references) == (IMAGES if nodes_of(graph, "OneRewardLoadFolder") else 1)
         for reference in references:
-            assert client.picture(reference).size == EXTENDED.get(edit, (SIZE, SIZE))
+            assert client.image(reference).size == EXTENDED.get(edit, (SIZE, SIZE))
             assert reference["subfolder"].split("/")[0] == "onereward"
 
 
-def add_source(g: EditGraph, client: ComfyClient, picture: Image.Image) -> Link:
-    return g.add("LoadImage", image=client.upload(picture, "source.png"))
+def add_source(g: EditGraph, client: ComfyClient, image: Image.Image) -> Link:
+    return g.add("LoadImage", image=client.upload(image, "source.png"))
 
 
 def show_mask(g: EditGraph, edit: Link) -> str:
@@ -95,18 +95,18 @@ def test_masks_of_extend_have_the_sources_size(client: ComfyClient, example: str
 
 
 @pytest.mark.parametrize(
-    ("pictures", "masks", "candidates"),
+    ("images", "masks", "candidates"),
     [(2, 2, 1), (2, 1, 1), (1, 2, 1), (2, 1, 2)],
-    ids=["pairs", "one mask", "one picture", "candidates"],
+    ids=["pairs", "one mask", "one image", "candidates"],
 )
-def test_batches(pictures: int, masks: int, candidates: int, client: ComfyClient, example: str):
+def test_batches(images: int, masks: int, candidates: int, client: ComfyClient, example: str):
     g = EditGraph()
     image = g.add("LoadImage", image=example)
     mask = g.add("MaskToImage", mask=output(image, 1))
     mask = g.add("RepeatImageBatch", image=mask, amount=masks)
     edit = g.add_edit(
         "Fill",
-        g.add("RepeatImageBatch", image=image, amount=pictures),
+        g.add("RepeatImageBatch", image=image, amount=images),
         g.add("ImageToMask", image=mask, channel="red"),
         settings={"num_candidates": candidates},
         seed=5,
@@ -114,7 +114,7 @@ def test_batches(pictures: int, masks: int, candidates: int, client: ComfyClient
     result = g.show(edit)
     job = client.run(g.graph)
     new = pixels(client, job, result)
-    total = max(pictures, masks) * candidates
+    total = max(images, masks) * candidates
     assert len(new) == total
     assert job.outputs[edit[0]]["onereward"][0]["seeds"] == list(range(5, 5 + total))
     assert not np.array_equal(new[0], new[1])
@@ -137,8 +137,8 @@ def test_a_candidate_can_be_made_alone(client: ComfyClient, example: str):
 @pytest.mark.parametrize("task", ["Extend"])
 def test_every_kind_of_file_can_be_edited(task: str, mode: str, client: ComfyClient):
     g = EditGraph()
-    picture = example_picture().convert(mode)
-    result = g.show(g.add_edit(task, add_source(g, client, picture)))
+    image = example_image().convert(mode)
+    result = g.show(g.add_edit(task, add_source(g, client, image)))
     (new,) = pixels(client, client.run(g.graph), result)
     assert new.shape == (SIZE, SIZE + 24, 3)
 
@@ -146,8 +146,8 @@ def test_every_kind_of_file_can_be_edited(task: str, mode: str, client: ComfyCli
 @pytest.mark.parametrize("size", [(16, 16), (50, 37), (200, 130)], ids=str)
 def test_the_result_has_the_sources_size(size: tuple[int, int], client: ComfyClient):
     g = EditGraph()
-    picture = example_picture().resize(size)
-    result = g.show(g.add_edit("Fill", add_source(g, client, picture)))
+    image = example_image().resize(size)
+    result = g.show(g.add_edit("Fill", add_source(g, client, image)))
     (new,) = pixels(client, client.run(g.graph), result)
     assert new.shape == (size[1], size[0], 3)
 

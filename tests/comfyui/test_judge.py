@@ -27,15 +27,17 @@ def judge_folder(comfyui: ComfyServer) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def picture(client: ComfyClient, colour: str, size: tuple[int, int] = (64, 64)) -> str:
+def upload_image(client: ComfyClient, colour: str, size: tuple[int, int] = (64, 64)) -> str:
     return client.upload(Image.new("RGB", size, colour), f"{colour}-{size[0]}.png")
 
 
-def score(client: ComfyClient, pictures: list[str], node: str, **inputs: Any) -> tuple[Any, str]:
-    """Run a judge node on pictures; return the job and the node's id."""
+def score(
+    client: ComfyClient, output_images: list[str], node: str, **inputs: Any
+) -> tuple[Any, str]:
+    """Run a judge node on output_images; return the job and the node's id."""
     g = GraphBuilder()
     judge = g.add("OneRewardLoadJudge", judge=NAME)
-    images = [g.add("LoadImage", image=name) for name in pictures]
+    images = [g.add("LoadImage", image=name) for name in output_images]
     if node == "OneRewardScore":
         links: dict[str, Link] = {"first": images[0], "second": images[1]}
     else:
@@ -56,21 +58,21 @@ def report_of(job: Any, shown: str) -> Any:
 
 
 def test_scores_per_dimension_and_their_swap(client: ComfyClient, judge_folder: Path):
-    names = [picture(client, "red"), picture(client, "blue")]
+    names = [upload_image(client, "red"), upload_image(client, "blue")]
     (forth,) = report_of(*score(client, names, "OneRewardScore"))
     (back,) = report_of(*score(client, names[::-1], "OneRewardScore"))
     assert set(forth) == {"text_alignment", "consistency", "structure", "aesthetics"}
     assert all(abs(forth[d] + back[d] - 1) < 1e-5 for d in forth)
 
 
-def test_a_pair_of_identical_pictures_scores_one_half(client: ComfyClient, judge_folder: Path):
-    name = picture(client, "green")
+def test_a_pair_of_identical_images_scores_one_half(client: ComfyClient, judge_folder: Path):
+    name = upload_image(client, "green")
     (made,) = report_of(*score(client, [name, name], "OneRewardScore", task="remove", prompt=""))
     assert made == {"removal_quality": pytest.approx(0.5, abs=1e-6)}
 
 
 def test_the_best_is_picked_and_every_candidate_ranked(client: ComfyClient, judge_folder: Path):
-    names = [picture(client, c) for c in ("red", "blue", "green", "white")]
+    names = [upload_image(client, c) for c in ("red", "blue", "green", "white")]
     for method, comparisons in (("knockout", 3), ("round_robin", 6)):
         made = report_of(*score(client, names, "OneRewardPickBest", method=method))
         assert sorted(made["order"]) == [0, 1, 2, 3]
@@ -92,7 +94,7 @@ def _mean(comparison: dict[str, float]) -> float:
 @pytest.mark.parametrize(
     ("sizes", "inputs", "message"),
     [
-        ([(64, 64), (64, 32)], {}, "compare pictures of the same size"),
+        ([(64, 64), (64, 32)], {}, "compare images of the same size"),
         ([(64, 64), (64, 64)], {"task": "paint"}, "choose one of: fill, extend"),
         ([(64, 64), (64, 64)], {"view": "crop"}, "needs a mask"),
     ],
@@ -106,7 +108,8 @@ def test_bad_input_gets_one_sentence(
     message: str,
 ):
     names = [
-        picture(client, colour, size) for colour, size in zip(("red", "blue"), sizes, strict=True)
+        upload_image(client, colour, size)
+        for colour, size in zip(("red", "blue"), sizes, strict=True)
     ]
     job, _ = score(client, names, "OneRewardScore", **inputs)
     assert job.error is not None
@@ -117,7 +120,7 @@ def test_bad_input_gets_one_sentence(
 def test_a_missing_judge_says_where_to_put_one(client: ComfyClient):
     g = GraphBuilder()
     judge = g.add("OneRewardLoadJudge", judge="none")
-    image = g.add("LoadImage", image=picture(client, "red"))
+    image = g.add("LoadImage", image=upload_image(client, "red"))
     made = g.add("OneRewardScore", judge=judge, first=image, second=image, task="remove", prompt="")
     g.add("PreviewImage", images=output(made, 1))
     job = client.run(g.graph)

@@ -17,7 +17,7 @@ from onereward import cli
 from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import BUNDLED_FOLDER
 from onereward.reward.preference import CandidateGroup, Preference, PreferenceSet
-from onereward.training.data.conditions import save_picture
+from onereward.training.data.conditions import save_image
 from onereward.training.jobs import GenerateJob
 from support.client import ApiError, ComfyClient, Event, Graph
 from support.graph import GraphBuilder, Link, output
@@ -57,7 +57,7 @@ class Chain(GraphBuilder):
     def collect(self, num: int = NUM, **inputs: Any) -> Link:
         model = self.add("OneRewardLoadFill", model="bundled (tiny)", transformer=FROM_MODEL)
         scenes = self.add(
-            "OneRewardEditDataset", name=self.name, pictures=WORLD, task="all", num_conditions=num
+            "OneRewardEditDataset", name=self.name, images=WORLD, task="all", num_conditions=num
         )
         values = {"model": model, "conditions": scenes, "name": self.name}
         return self.add("OneRewardGenerateCandidates", **values | QUICK | inputs)
@@ -155,11 +155,9 @@ def test_the_trained_adapter_can_be_chosen_and_judges(client: ComfyClient, made:
     for adapter in ("none", "chain/adapter"):
         g = Chain("scores")
         judge = g.load_judge(adapter=adapter)
-        pictures = [solid(g, colour) for colour in (0xFF2010, 0x1020FF)]
+        images = [solid(g, colour) for colour in (0xFF2010, 0x1020FF)]
         values = {"task": "remove", "prompt": "", "swap": False}
-        made_by = g.add(
-            "OneRewardScore", judge=judge, first=pictures[0], second=pictures[1], **values
-        )
+        made_by = g.add("OneRewardScore", judge=judge, first=images[0], second=images[1], **values)
         shown = g.add("PreviewAny", source=made_by)
         job = client.run(g.graph)
         assert job.succeeded, job.error
@@ -186,7 +184,7 @@ def test_what_pick_best_compares_becomes_data(client: ComfyClient, work: Path):
     data = PreferenceSet(work / "preferences" / "picked")
     (group,) = data.groups()
     assert len(group.file_names) == 3
-    assert data.picture(group.source_file_name).is_file()
+    assert data.image(group.source_file_name).is_file()
     pairs = data.pairs()
     assert {pair.judged_by for pair in pairs} == {f"judge:{JUDGE}"}
     assert {pair.prompt for pair in pairs} == {"a red circle"}
@@ -261,16 +259,16 @@ def cancelled(client: ComfyClient, graph: Graph, node: str) -> Any:
 
 
 def preference_data(folder: Path, *, damaged: bool = False) -> str:
-    """Write pairs of both splits with pictures; return the folder's label."""
+    """Write pairs of both splits with images; return the folder's label."""
     data = PreferenceSet(folder)
     for number in range(30):
         for name, level in (("a", 0.9), ("b", 0.1)):
-            save_picture(folder / f"{number}-{name}.png", torch.full((32, 32, 3), level))
+            save_image(folder / f"{number}-{name}.png", torch.full((32, 32, 3), level))
         names = {"winner_file_name": f"{number}-a.png", "loser_file_name": f"{number}-b.png"}
         task = {"task": Task.REMOVE, "dimension": Dimension.REMOVAL_QUALITY}
         data.add(Preference(**names, **task, condition=str(number)))
         if damaged:
-            (folder / f"{number}-b.png").write_bytes(b"no picture")
+            (folder / f"{number}-b.png").write_bytes(b"no image")
     return f"{folder.name} [output]"
 
 
@@ -328,7 +326,7 @@ def unmasked(work: Path) -> str:
         (False, {"view": "image_with_source"}, "needs the source"),
         (False, {"mode": "half"}, "mode"),
         (False, {"learning_rate": -0.5}, "learning_rate is -0.5; use 0 or more, or -1"),
-        (True, {}, "cannot be read as a picture"),
+        (True, {}, "cannot be read as an image"),
     ],
     ids=["name", "view", "mode", "rate", "damaged"],
 )

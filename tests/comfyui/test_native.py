@@ -24,7 +24,7 @@ MAX_DIFFERENCE, MEAN_DIFFERENCE = 4, 0.05
 
 
 def add_native(g: EditGraph, model: Link, image: Link, **inputs: Any) -> Link:
-    """Add the whole native graph behind a loaded model; return the stitched picture."""
+    """Add the whole native graph behind a loaded model; return the stitched image."""
     native = g.add("OneRewardToNative", fill_model=model)
     if inputs["task"] != "extend":
         inputs["mask"] = output(image, 1)
@@ -56,8 +56,8 @@ def add_native(g: EditGraph, model: Link, image: Link, **inputs: Any) -> Link:
 
 def pixels(client: ComfyClient, job: Job, node: str) -> np.ndarray:
     assert job.succeeded, job.error
-    (picture,) = job.pictures(node)
-    return np.asarray(client.picture(picture).convert("RGB")).astype(int)
+    (image,) = job.images(node)
+    return np.asarray(client.image(image).convert("RGB")).astype(int)
 
 
 @pytest.mark.parametrize("task", NATIVE)
@@ -172,8 +172,8 @@ def test_candidates_are_one_batch_as_the_judge_takes_it(client: ComfyClient, exa
     job = client.run(g.graph)
     expected = pixels(client, job, ours)
     first, second = (
-        np.asarray(client.picture(picture).convert("RGB")).astype(int)
-        for picture in job.pictures(shown)
+        np.asarray(client.image(output_image).convert("RGB")).astype(int)
+        for output_image in job.images(shown)
     )
     assert np.abs(first - expected).max() <= MAX_DIFFERENCE
     assert np.abs(second - expected).max() > MAX_DIFFERENCE
@@ -200,7 +200,7 @@ def test_a_clip_of_another_kind_is_refused(client: ComfyClient, example: str):
     assert "FLUX needs CLIP-L and T5" in (job.error or "")
 
 
-def test_another_edits_picture_is_not_stitched(client: ComfyClient, example: str):
+def test_another_edits_image_is_not_stitched(client: ComfyClient, example: str):
     g = EditGraph()
     image = g.add("LoadImage", image=example)
     native = g.add("OneRewardToNative", fill_model=g.add_model())

@@ -61,7 +61,7 @@ def test_comfy_cli_runs_every_workflow(
     envelope = json.loads(answer.splitlines()[-1])
     assert envelope["ok"], envelope
     assert envelope["data"]["status"] == "completed"
-    assert envelope["data"]["outputs"], "the workflow shows no picture"
+    assert envelope["data"]["outputs"], "the workflow shows no image"
 
 
 def test_comfy_lint_finds_nothing(comfyui: ComfyServer, home: dict[str, str]):

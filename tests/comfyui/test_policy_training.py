@@ -53,7 +53,7 @@ class Loop(EditGraph):
     """A graph that trains."""
 
     def conditions(self) -> Link:
-        world = {"pictures": "toy world (train split)", "task": "all", "num_conditions": NUM}
+        world = {"images": "toy world (train split)", "task": "all", "num_conditions": NUM}
         return self.add("OneRewardEditDataset", name="scenes", **world)
 
     def train(self, run: str, settings: dict[str, Any] | None = None, **inputs: Any) -> Link:
@@ -76,7 +76,7 @@ def run_folder(comfyui: ComfyServer, name: str) -> Path:
 
 def pixels(client: ComfyClient, job: Job, node: str) -> np.ndarray:
     assert job.succeeded, job.error
-    return np.asarray(client.picture(job.pictures(node)[0]).convert("RGB")).astype(int)
+    return np.asarray(client.image(job.images(node)[0]).convert("RGB")).astype(int)
 
 
 def native_fill(g: EditGraph, image: Link, lora: str) -> Link:

@@ -12,7 +12,7 @@ from support.client import ComfyClient
 from support.edits import EditGraph
 from support.published import write_published
 from support.server import ComfyServer
-from support.workflows import example_picture
+from support.workflows import example_image
 
 NAME = "FLUX.1-Fill-dev"
 TRANSFORMER = "flux.1-fill-dev-OneReward-transformer"
@@ -46,8 +46,8 @@ def test_it_is_listed(client: ComfyClient, published: Path):
 
 def test_it_runs_on_its_own_recipe(client: ComfyClient, published: Path):
     g = EditGraph()
-    picture = example_picture().resize((SIDE, SIDE))
-    image = g.add("LoadImage", image=client.upload(picture, "large.png"))
+    output_image = example_image().resize((SIDE, SIDE))
+    image = g.add("LoadImage", image=client.upload(output_image, "large.png"))
     edit = g.add_edit(
         "Fill",
         image,
@@ -57,6 +57,6 @@ def test_it_runs_on_its_own_recipe(client: ComfyClient, published: Path):
     result = g.show(edit)
     job = client.run(g.graph, timeout_s=600)
     assert job.succeeded, job.error
-    assert client.picture(job.pictures(result)[0]).size == (SIDE, SIDE)
+    assert client.image(job.images(result)[0]).size == (SIDE, SIDE)
     (note,) = job.outputs[edit[0]]["onereward"][0]["notes"]
     assert "leave the recipe OneReward: steps 2 instead of 50, target_size 128" in note

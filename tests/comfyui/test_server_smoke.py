@@ -54,15 +54,15 @@ def test_every_node_has_a_help_page(client: ComfyClient):
         assert page.strip(), f"the help page of {name} is empty"
 
 
-def test_uploaded_picture_comes_back_unchanged(client: ComfyClient):
+def test_uploaded_image_comes_back_unchanged(client: ComfyClient):
     source = Image.fromarray(np.arange(48 * 32 * 3, dtype=np.uint8).reshape(48, 32, 3))
     g = GraphBuilder()
     image = g.add("LoadImage", image=client.upload(source, "source.png"))
     g.add("PreviewImage", images=image)
     job = client.run(g.graph)
     assert job.succeeded, job.error
-    (reference,) = job.pictures()
-    assert np.array_equal(np.asarray(client.picture(reference)), np.asarray(source))
+    (reference,) = job.images()
+    assert np.array_equal(np.asarray(client.image(reference)), np.asarray(source))
 
 
 def test_same_graph_again_is_cached(client: ComfyClient):

@@ -61,15 +61,15 @@ def test_gradient_reaches_the_pixels_and_ascent_raises_the_answer(
     scenes = scenes_of(task)
     queries = queries_of(scenes, 0)
     inside = scenes.mask[0] > 0.5
-    picture = painted(scenes, scenes.target.mean((2, 3), keepdim=True))[0].requires_grad_()
+    image = painted(scenes, scenes.target.mean((2, 3), keepdim=True))[0].requires_grad_()
     with torch.no_grad():
         other = judge.encode(scenes.target[0])
     answers = []
     for _ in range(4):
-        said = judge.ask(judge.encode(picture), other, queries).log().mean()
-        (gradient,) = torch.autograd.grad(said, picture)
+        said = judge.ask(judge.encode(image), other, queries).log().mean()
+        (gradient,) = torch.autograd.grad(said, image)
         answers.append(said.item())
         assert gradient[:, inside].abs().max() > 0
         step = 0.5 / 255 * gradient.sign() * inside
-        picture = (picture.detach() + step).clamp(0, 1).requires_grad_()
+        image = (image.detach() + step).clamp(0, 1).requires_grad_()
     assert answers[-1] > answers[0]

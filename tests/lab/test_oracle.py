@@ -85,8 +85,8 @@ def test_measurements_of_a_known_offset():
     flat = torch.full((1, 3, 64, 64), 0.5)
     mask = torch.zeros(1, 64, 64)
     mask[:, 16:48, 16:48] = 1
-    picture = flat + 0.1 * mask[:, None]
-    measured = measure_residual(picture, flat, mask, torch.zeros_like(mask))
+    image = flat + 0.1 * mask[:, None]
+    measured = measure_residual(image, flat, mask, torch.zeros_like(mask))
     for name in ("tone", "worst", "seam"):
         assert float(getattr(measured, name)) == pytest.approx(0.1, abs=1e-4), name
     assert float(measured.blur) == 0
@@ -95,7 +95,7 @@ def test_measurements_of_a_known_offset():
 
 
 def test_wrong_size_is_one_sentence(scenes: Conditions):
-    with pytest.raises(ValueError, match="judge one picture per scene"):
+    with pytest.raises(ValueError, match="judge one image per scene"):
         judge(torch.zeros(3, 3, 64, 64), scenes)
 
 

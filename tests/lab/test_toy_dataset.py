@@ -25,7 +25,7 @@ def test_scenes_of_the_toy_world_are_known_by_name(tmp_path: Path) -> None:
         split, task, index = scene_of(condition.name) or pytest.fail("not known")
         assert (split, task) == (Split.DEV, condition.task)
         scene = sample_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
-        image, mask = made.pictures(condition)
+        image, mask = made.images(condition)
         assert torch.allclose(image[0], scene.source[0].permute(1, 2, 0), atol=0.5 / 255 + 1e-6)
         assert torch.equal(mask, scene.mask)
         assert made.request(condition).full_prompt() == scene.prompts[0]

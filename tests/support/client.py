@@ -98,10 +98,10 @@ class Job:
         nodes = [e.data.get("node") for e in self.events if e.kind == "executing"]
         return [node for node in nodes if node is not None]
 
-    def pictures(self, node_id: str | None = None) -> list[dict[str, str]]:
-        """Return the ``{filename, subfolder, type}`` of every picture, or of one node's."""
+    def images(self, node_id: str | None = None) -> list[dict[str, str]]:
+        """Return the ``{filename, subfolder, type}`` of every image, or of one node's."""
         nodes = self.outputs if node_id is None else {node_id: self.outputs.get(node_id, {})}
-        return [picture for output in nodes.values() for picture in output.get("images", [])]
+        return [image for output in nodes.values() for image in output.get("images", [])]
 
 
 class ComfyClient:
@@ -175,32 +175,32 @@ class ComfyClient:
             connection.close()
 
     def upload(
-        self, picture: Image.Image | bytes | Path, name: str, *, overwrite: bool = True
+        self, image: Image.Image | bytes | Path, name: str, *, overwrite: bool = True
     ) -> str:
-        """Put a picture into the input folder; return the name to give to LoadImage."""
-        if isinstance(picture, Image.Image):
+        """Put an image into the input folder; return the name to give to LoadImage."""
+        if isinstance(image, Image.Image):
             buffer = io.BytesIO()
-            picture.save(buffer, format="PNG")
-            picture = buffer.getvalue()
-        elif isinstance(picture, Path):
-            picture = picture.read_bytes()
+            image.save(buffer, format="PNG")
+            image = buffer.getvalue()
+        elif isinstance(image, Path):
+            image = image.read_bytes()
         boundary = uuid.uuid4().hex
         fields = {"type": "input", "overwrite": str(overwrite).lower()}
         answer = json.loads(
             self.request(
                 "/upload/image",
-                _multipart(boundary, fields, name, picture),
+                _multipart(boundary, fields, name, image),
                 f"multipart/form-data; boundary={boundary}",
             )
         )
         return "/".join(part for part in (answer["subfolder"], answer["name"]) if part)
 
-    def picture(self, reference: dict[str, str]) -> Image.Image:
-        """Download a picture named in a job's outputs."""
+    def image(self, reference: dict[str, str]) -> Image.Image:
+        """Download an image named in a job's outputs."""
         query = urllib.parse.urlencode(reference)
-        picture = Image.open(io.BytesIO(self.request(f"/view?{query}")))
-        picture.load()
-        return picture
+        image = Image.open(io.BytesIO(self.request(f"/view?{query}")))
+        image.load()
+        return image
 
 
 class Listener:

@@ -1,4 +1,4 @@
-"""Picture files that cannot be read, each for another reason and with another error of Pillow's."""
+"""Image files that cannot be read, each for another reason and with another error of Pillow's."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _HEADER = 8
 """Bytes before the first chunk of a PNG file; its length, name and content follow."""
 
 
-def damaged_pictures() -> dict[str, bytes]:
+def damaged_images() -> dict[str, bytes]:
     """Return the contents of PNG files by what is wrong with them."""
     buffer = io.BytesIO()
     Image.effect_noise((64, 64), 80).save(buffer, "PNG")
     whole = buffer.getvalue()
     return {
         "nothing": b"",
-        "text": b"no picture",
+        "text": b"no image",
         "torn": whole[: len(whole) // 2],
         "short header": whole[:_HEADER] + struct.pack(">I", 5) + whole[_HEADER + 4 :],
         "unknown chunk": _with_two_pieces(whole),

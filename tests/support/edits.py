@@ -14,7 +14,7 @@ TASK_INPUTS: dict[str, dict[str, Any]] = {
     "Extend": {
         "prompt": "",
         **{"left": 16, "top": 0, "right": 8, "bottom": 0},
-        **{"aspect": "use the px above", "anchor": "center"},
+        **{"aspect": "by_pixels", "anchor": "center"},
     },
     "Remove": {},
     "Text": {"text": "AB", "lettering": ""},

@@ -72,7 +72,7 @@ def make_qwen2_vl(folder: Path) -> Path:
 def lay_out_as_published(folder: Path) -> str:
     """Move the chat template to where the published folders have it; return it.
 
-    There the processor's ``chat_template.json`` knows pictures, and the tokenizer's own template
+    There the processor's ``chat_template.json`` knows images, and the tokenizer's own template
     adds strings, so that it fails on anything else.
     """
     template = (folder / "chat_template.jinja").read_text()

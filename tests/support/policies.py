@@ -16,7 +16,7 @@ from .models import BUNDLED, bundled_models
 
 
 def make_conditions(folder: Path, per_task: int = 6) -> Path:
-    """Write random pictures with square masks, all tasks, enough for every split."""
+    """Write random images with square masks, all tasks, enough for every split."""
     generator = torch.Generator().manual_seed(0)
     items = []
     for number in range(4 * per_task):
@@ -33,8 +33,8 @@ def make_conditions(folder: Path, per_task: int = 6) -> Path:
             text="AB" if task is Task.TEXT else "",
         )
         coarse = torch.rand(1, 3, 4, 4, generator=generator)
-        picture = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
-        items.append((condition, picture[0].permute(1, 2, 0), mask))
+        image = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
+        items.append((condition, image[0].permute(1, 2, 0), mask))
     write_conditions(folder, items)
     return folder
 

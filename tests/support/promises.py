@@ -16,9 +16,9 @@ PROMISED: dict[str, list[str]] = {
         *COMMON,
     ],
     "OneRewardRemove": ["model", "image", "mask", *COMMON],
-    "OneRewardText": ["model", "image", "mask", "text", "lettering", *COMMON],
+    "OneRewardText": ["model", "image", "mask", "text", "text_style", *COMMON],
     "OneRewardSettings": [
-        *("steps", "true_cfg", "guidance", "negative_prompt", "num_candidates", "strength"),
+        *("steps", "true_cfg", "guidance", "negative_prompt", "num_candidates", "denoise"),
         *("shift", "cfg_mode", "crop_to_context", "context_factor", "target_size", "grow"),
         *("feather", "fill_holes", "colour_correction", "preserve_unmasked"),
     ],
@@ -41,7 +41,7 @@ PROMISED: dict[str, list[str]] = {
     "OneRewardFromNative": ["model", "clip", "vae", "recipe"],
     "OneRewardLoadFolder": ["folder", "first", "count", "needs_mask"],
     "OneRewardEditDataset": [
-        *("name", "pictures", "task", "masks", "prompt", "text"),
+        *("name", "images", "task", "masks", "prompt", "text"),
         *("num_conditions", "max_side", "seed"),
     ],
     "OneRewardGenerateCandidates": [
@@ -126,7 +126,7 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardLoadPreferences": [("loaded_data", "preferences")],
     "OneRewardTrainJudge": [("trained_judge", "judge"), ("curve", "curve"), ("result", "folder")],
     "OneRewardJudgeReport": [
-        *(("picture", "picture"), ("text", "text")),
+        *(("image", "image"), ("text", "text")),
         *(("report", "report"), ("reported_judge", "judge")),
     ],
     "OneRewardTrain": [

@@ -42,7 +42,7 @@ def context_for(config: ReproduceConfig, photos: Path | None = None) -> Context:
 
 
 def by_task(before: Sequence[bool], after: Sequence[bool]) -> dict[str, dict[str, Any]]:
-    """What is kept of usable pictures that come task by task."""
+    """What is kept of usable images that come task by task."""
     each = len(after) // len(TASKS)
     groups = {task: slice(k * each, (k + 1) * each) for k, task in enumerate(TASKS)}
     found = {}
@@ -60,8 +60,8 @@ def by_task(before: Sequence[bool], after: Sequence[bool]) -> dict[str, dict[str
 def write_usable(context: Context, name: str, usable: Sequence[bool]) -> None:
     path = context.result(name).with_suffix(".safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = torch.full((len(usable), 3, 64, 64), 90, dtype=torch.uint8)
-    save_file({"pictures": pictures, "usable": torch.tensor(usable)}, path)
+    images = torch.full((len(usable), 3, 64, 64), 90, dtype=torch.uint8)
+    save_file({"images": images, "usable": torch.tensor(usable)}, path)
 
 
 def write_policy(
@@ -127,5 +127,5 @@ def _write_policies(context: Context) -> None:
         )
         for k in range(20)
     ]
-    picture = torch.zeros(8, 8, 3)
-    write_conditions(context.folder / "conditions", [(c, picture, picture[..., 0]) for c in named])
+    image = torch.zeros(8, 8, 3)
+    write_conditions(context.folder / "conditions", [(c, image, image[..., 0]) for c in named])

@@ -22,7 +22,7 @@ PACK_FOLDER = "a-copy-of-the-pack"
 """The pack's name under custom_nodes: nothing may depend on the repository's own folder name."""
 
 EXAMPLE = "example.png"
-"""The picture that ComfyUI ships in its input folder, and that templates start with."""
+"""The image that ComfyUI ships in its input folder, and that templates start with."""
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0

@@ -1,4 +1,4 @@
-"""What the templates name and users have: a folder of pictures, single files of a model.
+"""What the templates name and users have: a folder of images, single files of a model.
 
 The files are those of the bundled model, tiny, under the names of the published ones.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from support import machine
 
 BATCH = "batch"
-PICTURES = 2
+IMAGES = 2
 MODEL = machine.ROOT / "assets" / "fill"
 FILES = {
     "transformer": "diffusion_models/flux1-fill-dev-OneReward-fp8.safetensors",
@@ -25,7 +25,7 @@ def write_template_files(base: Path) -> None:
     """Write them below a base directory of ComfyUI, if they are not there."""
     folder = base / "input" / BATCH
     if not folder.exists():
-        _write_pictures(folder)
+        _write_images(folder)
     for part, name in FILES.items():
         path = base / "models" / name
         if not path.exists():
@@ -33,12 +33,12 @@ def write_template_files(base: Path) -> None:
             _write_part(part, path)
 
 
-def _write_pictures(folder: Path) -> None:
-    from support.workflows import example_picture
+def _write_images(folder: Path) -> None:
+    from support.workflows import example_image
 
     folder.mkdir(parents=True)
-    for number in range(PICTURES):
-        example_picture().rotate(90 * number).save(folder / f"picture-{number}.png")
+    for number in range(IMAGES):
+        example_image().rotate(90 * number).save(folder / f"image-{number}.png")
 
 
 def _write_part(part: str, path: Path) -> None:

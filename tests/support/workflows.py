@@ -1,4 +1,4 @@
-"""The workflows the plugin ships, and the picture they start with."""
+"""The workflows the plugin ships, and the image they start with."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def runs_here(workflow: Path) -> bool:
     return not needs_judge or (machine.ROOT / "assets" / "judge" / "config.json").is_file()
 
 
-def example_picture() -> Image.Image:
-    """Return a small picture with an erased area, which LoadImage hands out as the mask."""
-    picture = Image.linear_gradient("L").resize((SIZE, SIZE)).convert("RGBA")
-    ImageDraw.Draw(picture).rectangle((8, 8, 18, 30), fill=(200, 60, 40, 255))
-    alpha = Image.new("L", picture.size, 255)
+def example_image() -> Image.Image:
+    """Return a small image with an erased area, which LoadImage hands out as the mask."""
+    image = Image.linear_gradient("L").resize((SIZE, SIZE)).convert("RGBA")
+    ImageDraw.Draw(image).rectangle((8, 8, 18, 30), fill=(200, 60, 40, 255))
+    alpha = Image.new("L", image.size, 255)
     alpha.paste(0, HOLE)
-    picture.putalpha(alpha)
-    return picture
+    image.putalpha(alpha)
+    return image

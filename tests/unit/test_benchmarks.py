@@ -107,8 +107,8 @@ def test_targets_are_judged_by_the_worst_row() -> None:
         "large kernels, % of copy": (80.0, "required"),
         "large kernels, ours / compiled": (1.02, "required"),
         "error / allowed error": (0.5, "goal"),
-        "picture, eager / ours": (1.8, "goal"),
-        "picture, compiled / ours": (0.95, "missed"),
+        "image, eager / ours": (1.8, "goal"),
+        "image, compiled / ours": (0.95, "missed"),
         "gradient step, checkpointed, eager / ours": (1.6, "required"),
-        "peak GB of a picture": (22.0, "missed"),
+        "peak GB of an image": (22.0, "missed"),
     }

@@ -1,4 +1,4 @@
-"""``onereward edit``: the engine's own picture, with everything its file carried."""
+"""``onereward edit``: the engine's own image, with everything its file carried."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def draw(width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def mask_for(picture: Image.Image) -> Image.Image:
-    mask = Image.new("L", picture.size)
+def mask_for(image: Image.Image) -> Image.Image:
+    mask = Image.new("L", image.size)
     mask.paste(255, (20, 12, 40, 30))
     return mask
 
@@ -70,37 +70,37 @@ def test_exif_and_colour_profile_are_kept(end: str, tmp_path: Path):
         assert data.get_ifd(EXIF_IFD)[WIDTH_TAG] == 64
 
 
-def test_a_picture_taken_sideways_comes_back_upright(tmp_path: Path):
+def test_a_image_taken_sideways_comes_back_upright(tmp_path: Path):
     source = tmp_path / "sideways.jpg"
-    picture = draw()
-    picture.transpose(Image.Transpose.ROTATE_90).save(
+    image = draw()
+    image.transpose(Image.Transpose.ROTATE_90).save(
         source, exif=exif(ROTATED), quality=100, subsampling=0
     )
     photo = read_photo(source)
-    truth = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+    truth = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
     assert (photo.pixels - truth).abs().mean() < 0.01
     save_photo(photo, photo.pixels, tmp_path / "upright.png")
     with Image.open(tmp_path / "upright.png") as made:
-        assert made.size == picture.size
+        assert made.size == image.size
         assert made.getexif().get(ORIENTATION, 1) == 1
         assert ZOE in made.info["exif"]
 
 
 def test_a_folder_makes_what_the_engine_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "masks").mkdir()
-    picture = draw()
-    picture.save(tmp_path / "a.png")
-    mask_for(picture).save(tmp_path / "masks" / "a.png")
-    erased = picture.copy()
-    erased.putalpha(mask_for(picture).point(lambda value: 255 - value))
+    image = draw()
+    image.save(tmp_path / "a.png")
+    mask_for(image).save(tmp_path / "masks" / "a.png")
+    erased = image.copy()
+    erased.putalpha(mask_for(image).point(lambda value: 255 - value))
     erased.save(tmp_path / "b.png")
     (tmp_path / "b.txt").write_text("a blue square")
     assert [path.name for path in list_photos(tmp_path)] == ["a.png", "b.png"]
     out = tmp_path / "out"
     assert edit("fill", tmp_path, "--output", out, "--seed", 5, "--prompt", "a red circle") == 0
     assert capsys.readouterr().out.split() == [str(out / "a.png"), str(out / "b.png")]
-    values = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
-    mask = torch.from_numpy(np.asarray(mask_for(picture), dtype=np.float32) / 255)[None]
+    values = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
+    mask = torch.from_numpy(np.asarray(mask_for(image), dtype=np.float32) / 255)[None]
     for number, name in enumerate("ab"):
         request = FillRequest(
             task=Task.FILL,
@@ -135,18 +135,18 @@ def test_extend_and_text_and_candidates(tmp_path: Path):
         assert made.size == (80, 48)
         assert made.getexif().get_ifd(EXIF_IFD)[WIDTH_TAG] == 80
     mask_for(draw()).save(tmp_path / "m.png")
-    words = ("--words", "AB", "--mask", tmp_path / "m.png", "--set", "num_candidates=2")
+    words = ("--text", "AB", "--mask", tmp_path / "m.png", "--set", "num_candidates=2")
     assert edit("text", tmp_path / "a.jpg", *words) == 0
     assert (tmp_path / "edited" / "a-0.jpg").is_file()
     assert (tmp_path / "edited" / "a-1.jpg").is_file()
 
 
 def test_transparency_that_is_no_mask_is_kept(tmp_path: Path):
-    picture = draw()
-    alpha = Image.linear_gradient("L").resize(picture.size)
-    picture.putalpha(alpha)
-    picture.save(tmp_path / "a.png")
-    mask_for(picture).save(tmp_path / "a_mask.png")
+    image = draw()
+    alpha = Image.linear_gradient("L").resize(image.size)
+    image.putalpha(alpha)
+    image.save(tmp_path / "a.png")
+    mask_for(image).save(tmp_path / "a_mask.png")
     photo = read_photo(tmp_path / "a.png")
     save_photo(photo, photo.pixels, tmp_path / "b.png")
     made = Image.open(tmp_path / "b.png")
@@ -168,27 +168,27 @@ def test_every_mode_is_read_in_rgb(mode: str, tmp_path: Path):
         assert (photo.pixels.mean(-1) - truth).abs().max() < 0.02
 
 
-def test_one_bad_picture_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_one_bad_image_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     draw().save(tmp_path / "a.png")
     mask_for(draw()).save(tmp_path / "a_mask.png")
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"no image")
     draw().save(tmp_path / "c.png")
     draw(32, 32).save(tmp_path / "d.png")
     mask_for(draw()).save(tmp_path / "d_mask.png")
     assert edit("remove", tmp_path) == 1
     said = capsys.readouterr().err
-    assert "b.png: b.png cannot be read as a picture" in said
+    assert "b.png: b.png cannot be read as an image" in said
     assert "c.png: it has no mask; save one as c_mask.png" in said
-    assert "d_mask.png is 64x48 px but d.png is 32x32 px" in said
-    assert "3 of 4 pictures failed" in said
+    assert "d_mask.png is 64x48 pixels but d.png is 32x32 pixels" in said
+    assert "3 of 4 images failed" in said
     assert (tmp_path / "edited" / "a.png").is_file()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{}/none.png"], "is neither a picture nor a folder"),
-        (["{}", "--mask", "{}/a.png"], "--mask is for a single picture"),
+        (["{}/none.png"], "is neither an image nor a folder"),
+        (["{}", "--mask", "{}/a.png"], "--mask is for a single image"),
         (["{}", "--set", "stepps=3"], "NAME=VALUE is expected"),
         (["{}", "--set", "steps=x"], "a number is expected"),
         (["{}", "--set", "true_cfg=-0.5"], "true_cfg is -0.5"),
@@ -210,7 +210,7 @@ def test_bad_arguments_get_one_sentence(
     assert message in said
 
 
-def test_two_pictures_never_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_two_images_never_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name in ("a.png", "a.webp"):
         draw().save(tmp_path / name)
     assert edit("remove", tmp_path, "--format", "png") == 1

@@ -1,4 +1,4 @@
-"""Contact sheets: many pictures as one, for a node's preview."""
+"""Contact sheets: many images as one, for a node's preview."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...reward.preference import CandidateGroup, PreferenceSet
-from ..data.conditions import EditDataset, read_picture
+from ..data.conditions import EditDataset, read_image
 
 CELL = 160
-"""Side of a picture's cell, in px."""
+"""Side of an image's cell, in pixels."""
 GAP = 4
 NUM_SHOWN = 16
 NUM_GROUPS = 8
 MASK_COLOUR = (1.0, 0.3, 0.2)
 
 
-def contact_sheet(pictures: Sequence[Tensor], columns: int) -> Tensor:
-    """Lay pictures ``[H, W, 3]``, 0..1, of any sizes on a white grid; return ``[1, H, W, 3]``."""
-    rows = -(-len(pictures) // columns)
+def contact_sheet(images: Sequence[Tensor], columns: int) -> Tensor:
+    """Lay images ``[H, W, 3]``, 0..1, of any sizes on a white grid; return ``[1, H, W, 3]``."""
+    rows = -(-len(images) // columns)
     pitch = CELL + GAP
     sheet = torch.ones(rows * pitch + GAP, columns * pitch + GAP, 3)
-    for number, picture in enumerate(pictures):
-        shown = _shrunk(picture)
+    for number, image in enumerate(images):
+        shown = _shrunk(image)
         height, width = shown.shape[:2]
         row, column = divmod(number, columns)
         top = GAP + row * pitch + (CELL - height) // 2
@@ -38,7 +38,7 @@ def conditions_sheet(conditions: EditDataset) -> Tensor:
     """Show the first conditions, what is to be repainted in red; ``[1, H, W, 3]``, 0..1."""
     shown = []
     for condition in conditions.conditions[:NUM_SHOWN]:
-        image, mask = (tensor[0] for tensor in conditions.pictures(condition))
+        image, mask = (tensor[0] for tensor in conditions.images(condition))
         alpha = 0.5 * mask[..., None]
         shown.append(image * (1 - alpha) + torch.tensor(MASK_COLOUR) * alpha)
     return contact_sheet(shown, columns=4)
@@ -51,14 +51,14 @@ def candidates_sheet(data: PreferenceSet, groups: Sequence[CandidateGroup]) -> T
     shown: list[Tensor] = []
     for group in groups:
         names = [group.source_file_name, *group.file_names]
-        row = [read_picture(data.picture(name)) for name in names if name]
+        row = [read_image(data.image(name)) for name in names if name]
         shown += [*row, *[torch.ones(1, 1, 3)] * (columns - len(row))]
     return contact_sheet(shown, columns)
 
 
-def _shrunk(picture: Tensor) -> Tensor:
-    scale = CELL / max(picture.shape[:2])
-    size = [max(round(side * scale), 1) for side in picture.shape[:2]]
-    moved = picture.permute(2, 0, 1)[None].float()
+def _shrunk(image: Tensor) -> Tensor:
+    scale = CELL / max(image.shape[:2])
+    size = [max(round(side * scale), 1) for side in image.shape[:2]]
+    moved = image.permute(2, 0, 1)[None].float()
     resized = F.interpolate(moved, size, mode="bilinear", antialias=True, align_corners=False)
     return resized[0].permute(1, 2, 0).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What a run looks like from outside: reward curves above sample pictures, as one picture."""
+"""What a run looks like from outside: reward curves above sample images, as one image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from .contact_sheets import contact_sheet
 
 WIDTH, HEIGHT = 668, 300
-"""Of the curves, in px."""
+"""Of the curves, in pixels."""
 MAX_ROWS = 6
 _MARGIN, _LEGEND = 34, 190
 _SMOOTH = 0.9
@@ -25,11 +25,11 @@ Record = Mapping[str, float]
 
 
 def plot_dashboard(curve: Sequence[Record], rows: Sequence[tuple[Tensor, ...]] = ()) -> Tensor:
-    """Return ``[H, W, 3]``, 0..1: rewards by step, and below source, start and policy pictures.
+    """Return ``[H, W, 3]``, 0..1: rewards by step, and below source, start and policy images.
 
     Args:
         curve: Records with ``step`` and rewards by ``<task>.<dimension>``.
-        rows: Pictures ``[H, W, 3]``, 0..1, that belong side by side.
+        rows: Images ``[H, W, 3]``, 0..1, that belong side by side.
     """
     chart = torch.from_numpy(np.asarray(_draw_curves(curve), dtype=np.float32) / 255)
     if not rows:
@@ -60,8 +60,8 @@ _NO_REWARD = ("look", "held_out", "drift")
 
 
 def _draw_curves(curve: Sequence[Record]) -> Image.Image:
-    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw = ImageDraw.Draw(image)
     font = ImageFont.load_default()
     lines = reward_lines(curve)
     right, bottom = WIDTH - _LEGEND, HEIGHT - _MARGIN
@@ -85,7 +85,7 @@ def _draw_curves(curve: Sequence[Record]) -> Image.Image:
             draw.line([place(*point) for point in line], fill=colour, width=2)
         label = f"{name.replace('_', ' ')} {line[-1][1]:.2f}"
         draw.text((right + 8, _MARGIN / 2 + 16 * number), label, fill=colour, font=font)
-    return picture
+    return image
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
@@ -96,5 +96,5 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     return low, max(high, low + 1e-6)
 
 
-def _widened(picture: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(picture, (0, 0, 0, width - picture.shape[1]), value=1.0)
+def _widened(image: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(image, (0, 0, 0, width - image.shape[1]), value=1.0)

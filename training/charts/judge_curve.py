@@ -1,4 +1,4 @@
-"""The curve of a judge's training as a picture: loss and held-out accuracy."""
+"""The curve of a judge's training as an image: loss and held-out accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Line plots as pictures, for nodes and reports."""
+"""Line plots as images, for nodes and reports."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def plot(
     x_label: str = "",
 ) -> Tensor:
     """Draw series between limits; return ``[H, W, 3]``, float32, 0..1."""
-    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(FONT_SIZE)
 
     def place(point: Point) -> Point:
@@ -63,7 +63,7 @@ def plot(
         draw.text((right, 6), one.name, fill=colour, font=font, anchor="ra")
         right -= round(font.getlength(one.name)) + 12
         _draw(draw, [place(point) for point in one.points], one.labels, colour)
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
 
 
 def _colours(num: int) -> list[tuple[int, int, int]]:
@@ -89,13 +89,13 @@ def _draw(
         )
 
 
-def stack(pictures: Sequence[Tensor]) -> Tensor:
-    """Put pictures ``[H, W, 3]`` under each other on white; return ``[1, H, W, 3]``."""
-    width = max(picture.shape[1] for picture in pictures)
-    sheet = torch.ones(sum(picture.shape[0] for picture in pictures), width, 3)
+def stack(images: Sequence[Tensor]) -> Tensor:
+    """Put images ``[H, W, 3]`` under each other on white; return ``[1, H, W, 3]``."""
+    width = max(image.shape[1] for image in images)
+    sheet = torch.ones(sum(image.shape[0] for image in images), width, 3)
     top = 0
-    for picture in pictures:
-        height, wide = picture.shape[:2]
-        sheet[top : top + height, :wide] = picture
+    for image in images:
+        height, wide = image.shape[:2]
+        sheet[top : top + height, :wide] = image
         top += height
     return sheet[None]

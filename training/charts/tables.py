@@ -1,4 +1,4 @@
-"""Judgements as a small table: text for a node, a picture for a graph."""
+"""Judgements as a small table: text for a node, an image for a graph."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def table_text(rows: Rows) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def table_picture(rows: Rows) -> torch.Tensor:
+def table_image(rows: Rows) -> torch.Tensor:
     """Draw the table; ``[1, H, W, 3]``, float32, 0..1."""
     return render_table(table_cells(rows))[None]
 
@@ -50,12 +50,12 @@ def render_table(cells: Sequence[Sequence[str]]) -> torch.Tensor:
         for i in range(len(cells[0]))
     ]
     height = FONT_SIZE + 2 * PADDING
-    picture = Image.new("RGB", (sum(widths), height * len(cells)), WHITE)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (sum(widths), height * len(cells)), WHITE)
+    draw = ImageDraw.Draw(image)
     for number, row in enumerate(cells):
         left, top = 0, number * height
         for text, width in zip(row, widths, strict=True):
             draw.text((left + PADDING, top + PADDING), text, fill=BLACK, font=font)
             left += width
         draw.line([(0, top + height - 1), (left, top + height - 1)], fill=GREY)
-    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)
+    return torch.from_numpy(np.asarray(image).astype(np.float32) / 255)

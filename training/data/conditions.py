@@ -1,6 +1,6 @@
-"""Conditions: what edits are made from - a picture, a mask, a prompt and a task - as a folder.
+"""Conditions: what edits are made from - an image, a mask, a prompt and a task - as a folder.
 
-``conditions.jsonl`` has one line per condition; pictures and masks are PNG files beside it. The
+``conditions.jsonl`` has one line per condition; images and masks are PNG files beside it. The
 mask is white where to repaint; an extension's source already stands on its canvas.
 """
 
@@ -43,7 +43,7 @@ class Condition:
     text: str = ""
     """text only: the words to write; ``prompt`` then says how they look."""
     result_file_name: str = ""
-    """The picture after the edit, if it is known: what supervised learning learns to paint."""
+    """The image after the edit, if it is known: what supervised learning learns to paint."""
 
     def __post_init__(self) -> None:
         """Refuse names that leave the folder, and a task without what it needs."""
@@ -94,50 +94,50 @@ class EditDataset:
         parts = [f"{task.value} {tasks.count(task)}" for task in Task if task in tasks]
         return f"{len(tasks)} conditions ({', '.join(parts)})"
 
-    def pictures(self, condition: Condition) -> tuple[Tensor, Tensor]:
+    def images(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """Return image ``[1, H, W, 3]`` and mask ``[1, H, W]``, float32, 0..1.
 
         Raises:
-            ValueError: A file is missing or no picture; names it.
+            ValueError: A file is missing or no image; names it.
         """
-        image = read_picture(self.folder / condition.image_file_name, "RGB")
-        mask = read_picture(self.folder / condition.mask_file_name, "L")
+        image = read_image(self.folder / condition.image_file_name, "RGB")
+        mask = read_image(self.folder / condition.mask_file_name, "L")
         return image[None], mask[None]
 
     def check(self, conditions: Iterable[Condition]) -> None:
-        """Look at the masks and at the headers of pictures, before hours of work depend on them.
+        """Look at the masks and at the headers of images, before hours of work depend on them.
 
         Raises:
-            ValueError: A file is missing or no picture, or a mask is not as large as its picture,
+            ValueError: A file is missing or no image, or a mask is not as large as its image,
                 or empty.
         """
         for condition in conditions:
-            image = picture_size(self.folder / condition.image_file_name)
+            image = image_size(self.folder / condition.image_file_name)
             others = {"mask": condition.mask_file_name, "result": condition.result_file_name}
             for what, name in others.items():
-                size = picture_size(self.folder / name) if name else image
+                size = image_size(self.folder / name) if name else image
                 if size != image:
                     raise ValueError(
-                        f"the {what} of condition {condition.name} is {size[0]}x{size[1]} px but "
-                        f"its picture is {image[0]}x{image[1]} px; make the {what} from the picture"
+                        f"the {what} of condition {condition.name} is {size[0]}x{size[1]} pixels but "
+                        f"its image is {image[0]}x{image[1]} pixels; make the {what} from the image"
                     )
-            if read_picture(self.folder / condition.mask_file_name, "L").max() < 0.5:
+            if read_image(self.folder / condition.mask_file_name, "L").max() < 0.5:
                 raise ValueError(
                     f"the mask of condition {condition.name} is empty; paint white what is to be "
                     "repainted, or remove the condition"
                 )
 
     def result(self, condition: Condition) -> Tensor:
-        """Return the picture after the edit, ``[1, H, W, 3]``, float32, 0..1.
+        """Return the image after the edit, ``[1, H, W, 3]``, float32, 0..1.
 
-        The condition's own picture where no other is known: it shows what is under the mask.
+        The condition's own image where no other is known: it shows what is under the mask.
 
         Raises:
-            ValueError: The file is missing or no picture; names it.
+            ValueError: The file is missing or no image; names it.
         """
-        return read_picture(
-            self.folder / (condition.result_file_name or condition.image_file_name)
-        )[None]
+        return read_image(self.folder / (condition.result_file_name or condition.image_file_name))[
+            None
+        ]
 
     def request(self, condition: Condition, **settings: Any) -> FillRequest:
         """Return the request that makes this edit; further fields as for :class:`FillRequest`.
@@ -146,7 +146,7 @@ class EditDataset:
             ValueError: The condition cannot be edited; names it.
         """
         values = {"task": condition.task, "prompt": condition.prompt, "text": condition.text}
-        image, mask = self.pictures(condition)
+        image, mask = self.images(condition)
         try:
             return FillRequest(image=image, mask=mask, **values | settings)
         except ValueError as error:
@@ -156,7 +156,7 @@ class EditDataset:
 def write_conditions(
     folder: Path, items: Iterable[tuple[Condition, Tensor, Tensor]]
 ) -> EditDataset:
-    """Write pictures ``[H, W, 3]`` and masks ``[H, W]``, 0..1, and the list of their conditions.
+    """Write images ``[H, W, 3]`` and masks ``[H, W]``, 0..1, and the list of their conditions.
 
     The list is written last: a stop before leaves the old one, if any.
     """
@@ -166,7 +166,7 @@ def write_conditions(
         for name, pixels in ((condition.image_file_name, image), (condition.mask_file_name, mask)):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_picture(path, pixels)
+            save_image(path, pixels)
         lines.append(_to_json(condition))
     temporary = folder / (FILE_NAME + ".tmp")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -174,7 +174,7 @@ def write_conditions(
     return EditDataset(folder)
 
 
-def save_picture(path: Path, pixels: Tensor) -> None:
+def save_image(path: Path, pixels: Tensor) -> None:
     """Write ``[H, W, 3]`` or ``[H, W]``, 0..1, as PNG; the file is whole or not there."""
     values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     temporary = path.with_name(path.name + ".tmp")
@@ -199,31 +199,31 @@ def _parse(path: Path, number: int, line: str) -> Condition:
         raise ValueError(f"{path}, line {number}: {error}") from error
 
 
-def read_picture(path: Path, mode: str = "RGB") -> Tensor:
-    """Read a picture file: ``[H, W, 3]`` (mode RGB) or ``[H, W]`` (mode L), float32, 0..1.
+def read_image(path: Path, mode: str = "RGB") -> Tensor:
+    """Read an image file: ``[H, W, 3]`` (mode RGB) or ``[H, W]`` (mode L), float32, 0..1.
 
     Raises:
-        ValueError: It is missing or no picture; names the file.
+        ValueError: It is missing or no image; names the file.
     """
     try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert(mode), dtype=np.float32) / 255
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert(mode), dtype=np.float32) / 255
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     return torch.from_numpy(pixels)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Return width and height of a picture file; ValueError as for :func:`read_picture`."""
+def image_size(path: Path) -> tuple[int, int]:
+    """Return width and height of an image file; ValueError as for :func:`read_image`."""
     try:
-        with Image.open(path) as picture:
-            return picture.size
+        with Image.open(path) as image:
+            return image.size
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} cannot be read as a picture ({error}); remove what names it")
+    return ValueError(f"{path} cannot be read as an image ({error}); remove what names it")
 
 
 def spread(conditions: Sequence[Condition], num: int) -> list[Condition]:

@@ -1,6 +1,6 @@
-"""Build a data set of conditions from folders of pictures.
+"""Build a data set of conditions from folders of images.
 
-A picture ``x.png`` may have a prompt in ``x.txt``, words to write in ``x.text.txt``, and a mask in
+An image ``x.png`` may have a prompt in ``x.txt``, words to write in ``x.text.txt``, and a mask in
 ``x_mask.png`` or ``masks/x.png`` (white = repaint), else its transparent area is the mask. A
 condition's name holds a digest of all of it: what has changed is another condition, and what has
 not keeps its candidates and its split.
@@ -28,25 +28,25 @@ from ...fill.task import Task
 from .conditions import Condition, EditDataset, write_conditions
 from .random_masks import random_mask
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ALL_TASKS = "all"
 MASKS = ("from_files", "random")
 TEXTS = (".txt", ".text.txt")
 GREY = 0.5
 """What stands where an extension is to be; the model never sees it."""
 MULTIPLE = 16
-"""Sides of every condition, in px, are multiples of this: no model has to pad them."""
+"""Sides of every condition, in pixels, are multiples of this: no model has to pad them."""
 MAX_CONDITIONS = 100_000
 Item = tuple[Condition, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditDatasetConfig:
-    """What is made of the pictures. The order of the fields is a promise."""
+    """What is made of the images. The order of the fields is a promise."""
 
     task: str = setting(
         ALL_TASKS,
-        "The edit these pictures are for; all = sub-folders named fill, extend, remove and text.",
+        "The edit these images are for; all = sub-folders named fill, extend, remove and text.",
         options=(ALL_TASKS, *(task.value for task in Task)),
     )
     masks: str = setting(
@@ -55,19 +55,19 @@ class EditDatasetConfig:
         "transparent area of x.png; random = drawn anew for every condition.",
         options=MASKS,
     )
-    prompt: str = setting("", "Prompt of every picture x.png that has no x.txt beside it.")
+    prompt: str = setting("", "Prompt of every image x.png that has no x.txt beside it.")
     text: str = setting(
-        "", "Task text: words to write where a picture x.png has no x.text.txt beside it."
+        "", "Task text: words to write where an image x.png has no x.text.txt beside it."
     )
     num_conditions: int = setting(
         0,
-        "How many conditions to make; with random masks pictures come again. 0 = one per picture.",
+        "How many conditions to make; with random masks images come again. 0 = one per image.",
         min=0,
         max=MAX_CONDITIONS,
         step=1,
     )
     max_side: int = setting(
-        1024, "Longest side in px; larger pictures are shrunk.", min=64, max=4096, step=16
+        1024, "Longest side in pixels; larger images are shrunk.", min=64, max=4096, step=16
     )
     seed: int = setting(0, "Decides random masks.", min=0, max=9_999, step=1)
 
@@ -77,18 +77,18 @@ class EditDatasetConfig:
 
 
 def make_edit_dataset(
-    folder: Path, pictures: Path, config: EditDatasetConfig, host: Host
+    folder: Path, images: Path, config: EditDatasetConfig, host: Host
 ) -> EditDataset:
-    """Write conditions of a folder's pictures into ``folder``; the old list, if any, is replaced.
+    """Write conditions of a folder's images into ``folder``; the old list, if any, is replaced.
 
     Raises:
-        ValueError: No pictures, a missing mask or prompt, or an unreadable file; names the file.
+        ValueError: No images, a missing mask or prompt, or an unreadable file; names the file.
     """
-    found = list(_pictures(pictures, config.task))
+    found = list(_images(images, config.task))
     if not found:
-        where = f"{pictures}, sub-folders fill, extend, remove and text"
-        where = where if config.task == ALL_TASKS else str(pictures)
-        raise ValueError(f"no pictures in {where}; put {', '.join(PICTURES)} files there")
+        where = f"{images}, sub-folders fill, extend, remove and text"
+        where = where if config.task == ALL_TASKS else str(images)
+        raise ValueError(f"no images in {where}; put {', '.join(IMAGES)} files there")
     total = config.num_conditions or len(found)
     if config.masks == MASKS[0]:
         total = min(total, len(found))
@@ -107,14 +107,14 @@ def make_condition(name: str, task: Task, prompt: str, text: str) -> Condition:
     )
 
 
-def _pictures(folder: Path, task: str) -> Iterator[tuple[Task, Path]]:
+def _images(folder: Path, task: str) -> Iterator[tuple[Task, Path]]:
     tasks = [Task(task)] if task != ALL_TASKS else list(Task)
     for each in tasks:
         place = folder / each.value if task == ALL_TASKS else folder
         files = sorted(place.iterdir()) if place.is_dir() else []
         for path in files:
-            is_picture = path.suffix.lower() in PICTURES and path.is_file()
-            if is_picture and not path.stem.endswith("_mask"):
+            is_image = path.suffix.lower() in IMAGES and path.is_file()
+            if is_image and not path.stem.endswith("_mask"):
                 yield each, path
 
 
@@ -136,10 +136,10 @@ def _from_file(task: Task, path: Path, number: int, config: EditDatasetConfig) -
         _sidecar(path, end) or given
         for end, given in zip(TEXTS, (config.prompt, config.text), strict=True)
     )
-    picture = _open(path)
-    size = _fitted(picture.size, config.max_side)
-    mask = None if config.masks == MASKS[1] else _mask_of(path, picture)
-    pixels = _to_tensor(ImageOps.fit(picture.convert("RGB"), size, Image.Resampling.LANCZOS))
+    image = _open(path)
+    size = _fitted(image.size, config.max_side)
+    mask = None if config.masks == MASKS[1] else _mask_of(path, image)
+    pixels = _to_tensor(ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS))
     if mask is None:
         key = f"{config.seed}|{number}|{task.value}|{path.name}"
         drawn = random_mask(task, size, _generator(key))
@@ -155,7 +155,7 @@ def _from_file(task: Task, path: Path, number: int, config: EditDatasetConfig) -
 
 
 def _unique(items: Iterator[Item]) -> Iterator[Item]:
-    """Leave out what has been there: the same picture under two names, a mask drawn twice."""
+    """Leave out what has been there: the same image under two names, a mask drawn twice."""
     seen: set[str] = set()
     for item in items:
         digest = item[0].name.rpartition("-")[2]
@@ -171,47 +171,49 @@ def _sidecar(path: Path, end: str) -> str:
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            turned = ImageOps.exif_transpose(picture)
+        with Image.open(path) as image:
+            turned = ImageOps.exif_transpose(image)
             is_transparent = turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info
             return turned.convert("RGBA" if is_transparent else "RGB")
     except UNREADABLE as error:
-        raise ValueError(f"cannot be read as a picture ({error}); remove it") from error
+        raise ValueError(f"cannot be read as an image ({error}); remove it") from error
 
 
-def _mask_of(path: Path, picture: Image.Image) -> Image.Image:
-    """Return the mask that belongs to a picture, as large as it, only black and white."""
+def _mask_of(path: Path, image: Image.Image) -> Image.Image:
+    """Return the mask that belongs to an image, as large as it, only black and white."""
     stems = (path.with_name(f"{path.stem}_mask"), path.parent / "masks" / path.stem)
-    files = [Path(f"{stem}{end}") for stem in stems for end in PICTURES]
+    files = [Path(f"{stem}{end}") for stem in stems for end in IMAGES]
     file = next((file for file in files if file.is_file()), None)
     if file is not None:
         mask = _open(file).convert("L")
-        if mask.size != picture.size:
+        if mask.size != image.size:
             raise ValueError(
-                f"its mask {file.name} is {mask.width}x{mask.height} px but the picture is "
-                f"{picture.width}x{picture.height} px; make the mask from this picture"
+                f"its mask {file.name} is {mask.width}x{mask.height} pixels but the image is "
+                f"{image.width}x{image.height} pixels; make the mask from this image"
             )
-    elif picture.mode == "RGBA":
-        mask = ImageOps.invert(picture.getchannel("A"))
+    elif image.mode == "RGBA":
+        mask = ImageOps.invert(image.getchannel("A"))
     else:
         raise ValueError(
-            f"has no mask; save one as {path.stem}_mask.png, erase the area in the picture, or "
+            f"has no mask; save one as {path.stem}_mask.png, erase the area in the image, or "
             "choose random masks"
         )
     return mask.point([0] * 128 + [255] * 128)
 
 
 def _fitted(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Return the size of a condition: shrunk to the longest side, cut to multiples of 16 px."""
+    """Return the size of a condition: shrunk to the longest side, cut to multiples of 16 pixels."""
     factor = min(1.0, max_side / max(size))
     width, height = (int(side * factor) // MULTIPLE * MULTIPLE for side in size)
     if min(width, height) < MULTIPLE:
-        raise ValueError(f"is {size[0]}x{size[1]} px, which is too small or too narrow; remove it")
+        raise ValueError(
+            f"is {size[0]}x{size[1]} pixels, which is too small or too narrow; remove it"
+        )
     return width, height
 
 
-def _to_tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
 
 
 def _generator(key: str) -> torch.Generator:

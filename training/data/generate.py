@@ -23,7 +23,7 @@ from ...fill.pipeline import run_fill
 from ...reward.preference import CandidateGroup, PreferenceSet
 from ..runs.distributed import Distributed
 from ..runs.wrapped_host import WrappedHost
-from .conditions import Condition, EditDataset, save_picture
+from .conditions import Condition, EditDataset, save_image
 
 log = logging.getLogger("onereward.training")
 
@@ -33,7 +33,7 @@ class GenerateConfig:
     """How candidates are varied."""
 
     num_candidates: int = 4
-    """Pictures per condition (paper: 4)."""
+    """Images per condition (paper: 4)."""
     seed: int = 0
     """Decides settings and noise; the same seed makes the same candidates."""
     steps: tuple[int, int] = (8, 30)
@@ -83,12 +83,12 @@ def collect(
     What other models made of a condition stays, so a policy adds its own to those of the model it
     was trained from; they fall into the same split.
 
-    A group is listed only when all its pictures are written, so a run that stopped goes on with the
+    A group is listed only when all its images are written, so a run that stopped goes on with the
     first condition that is not whole. Several processes share the conditions out; the first writes
     the list, in the same order as one process would.
 
     Raises:
-        ValueError: A picture is missing or damaged, or a mask is empty; names it. Or the model was
+        ValueError: An image is missing or damaged, or a mask is empty; names it. Or the model was
             not loaded from files, or has made candidates with other settings here.
         OSError: The disk is full; what was listed is whole, and the same run goes on from there.
     """
@@ -197,19 +197,19 @@ def _make_group(
     folder: Path,
     host: Host,
 ) -> CandidateGroup:
-    image, mask = conditions.pictures(condition)
+    image, mask = conditions.images(condition)
     config, inside = maker.config, f"images/{condition.name}/{maker.name}"
     place = folder / inside
     with _writing(folder):
         place.mkdir(parents=True, exist_ok=True)
-        save_picture(place / "source.png", image[0])
-        save_picture(place / "mask.png", mask[0])
+        save_image(place / "source.png", image[0])
+        save_image(place / "mask.png", mask[0])
     names, settings = [], []
     for number, (fill, seed) in enumerate(sample_settings(config, condition.name)):
         part = WrappedHost(host, number, config.num_candidates)
         result = run_fill(conditions.request(condition, config=fill, seed=seed), maker.models, part)
         with _writing(folder):
-            save_picture(place / f"{number}.png", result.image[0])
+            save_image(place / f"{number}.png", result.image[0])
         names.append(f"{inside}/{number}.png")
         settings.append(asdict(fill) | {"seed": seed})
     return CandidateGroup(

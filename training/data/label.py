@@ -2,7 +2,7 @@
 
 Source: OneReward, sec. 4.2; one candidate may win in one dimension and lose in another. Every
 labeller gives a score of 0..1 per candidate and dimension, kept in ``labels.jsonl``; pairs follow
-from scores and margin, so another margin needs no second look at the pictures.
+from scores and margin, so another margin needs no second look at the images.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LabelConfig:
         max=1.0,
         step=0.01,
     )
-    view: str = setting(VIEWS[0], "What the judge sees of the pictures.", options=VIEWS)
+    view: str = setting(VIEWS[0], "What the judge sees of the images.", options=VIEWS)
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""
@@ -128,7 +128,7 @@ def label(
 ) -> LabelReport:
     """Label all candidate groups; their pairs by the same labeller are replaced, others stay.
 
-    Others are those of people, of other labellers, of pictures that are in no group, and what a
+    Others are those of people, of other labellers, of images that are in no group, and what a
     ranking_config has found.
 
     Scores of an earlier run are used again, so one that was cancelled goes on. Several processes

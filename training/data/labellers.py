@@ -19,7 +19,7 @@ from ...reward.qwen_vl import QwenJudge
 from ...reward.score import METHODS, RankingConfig
 from ..ground_truth import GroundTruth
 from ..judge.pairs import view_of
-from .conditions import picture_size, read_picture
+from .conditions import image_size, read_image
 from .label import LABELLERS, CandidateScores, LabelConfig, Labeller
 
 SEAM_SCALE = 0.1
@@ -65,12 +65,12 @@ class JudgeLabeller:
     def candidate_scores(
         self, group: CandidateGroup, data: PreferenceSet, host: Host
     ) -> CandidateScores:
-        """Compare every two candidates; every picture is encoded once."""
+        """Compare every two candidates; every image is encoded once."""
         queries = queries_for(group.task, group.prompt)
         ranking_config = RankingConfig(method=METHODS[1])
         seen = view_of(data, group, self.view)
-        pictures = _pictures(group, data)
-        ranking = rank_candidates(self.judge, pictures, queries, host, seen, ranking_config)
+        images = _images(group, data)
+        ranking = rank_candidates(self.judge, images, queries, host, seen, ranking_config)
         wins: dict[tuple[Dimension, int, int], float] = {}
         chances: dict[Dimension, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         for done in ranking.comparisons:
@@ -82,7 +82,7 @@ class JudgeLabeller:
                     wins[dimension, a, b] = chance
                     chances[dimension][a].append(chance)
         scores = {
-            dimension: [sum(each[i]) / len(each[i]) for i in range(len(pictures))]
+            dimension: [sum(each[i]) / len(each[i]) for i in range(len(images))]
             for dimension, each in chances.items()
         }
         return CandidateScores(scores=scores, wins=wins)
@@ -114,11 +114,11 @@ class MetricLabeller:
             if not group.mask_file_name:
                 raise ValueError(f"{name} has no mask, which metrics need")
             masked = (group.mask_file_name, group.file_names[0])
-            mask, size = (picture_size(data.picture(one)) for one in masked)
+            mask, size = (image_size(data.image(one)) for one in masked)
             if mask != size:
                 raise ValueError(
-                    f"{name} has a mask of {mask[0]}x{mask[1]} px for candidates of "
-                    f"{size[0]}x{size[1]} px; remove it from {data.folder}"
+                    f"{name} has a mask of {mask[0]}x{mask[1]} pixels for candidates of "
+                    f"{size[0]}x{size[1]} pixels; remove it from {data.folder}"
                 )
             if group.task is Task.TEXT and not quoted(group.prompt):
                 raise ValueError(
@@ -133,16 +133,14 @@ class MetricLabeller:
     ) -> CandidateScores:
         """Measure every candidate."""
         host.check_cancelled()
-        pictures = _pictures(group, data)
+        images = _images(group, data)
         scores: dict[Dimension, list[float]] = {}
         if group.task is not Task.REMOVE:
-            mask = read_picture(data.picture(group.mask_file_name), "L").expand(
-                len(pictures), -1, -1
-            )
-            steps = seam_step(pictures, mask).clamp(min=0)
+            mask = read_image(data.image(group.mask_file_name), "L").expand(len(images), -1, -1)
+            steps = seam_step(images, mask).clamp(min=0)
             scores[Dimension.CONSISTENCY] = torch.exp(-steps / SEAM_SCALE).tolist()
         if group.task is Task.TEXT:
-            scores[Dimension.TEXT_ALIGNMENT] = text_correct(pictures, quoted(group.prompt))
+            scores[Dimension.TEXT_ALIGNMENT] = text_correct(images, quoted(group.prompt))
         return CandidateScores(scores=scores)
 
 
@@ -177,13 +175,13 @@ class GroundTruthLabeller:
     ) -> CandidateScores:
         """Score every candidate."""
         host.check_cancelled()
-        images = _pictures(group, data).permute(0, 3, 1, 2)  # [N, 3, H, W]
+        images = _images(group, data).permute(0, 3, 1, 2)  # [N, 3, H, W]
         return CandidateScores(scores=self.truth.scores(group.condition, images))
 
 
-def _pictures(group: CandidateGroup, data: PreferenceSet) -> Tensor:
+def _images(group: CandidateGroup, data: PreferenceSet) -> Tensor:
     """Read all candidates, ``[N, H, W, 3]``."""
-    read = [read_picture(data.picture(name)) for name in group.file_names]
-    if len({tuple(picture.shape) for picture in read}) > 1:
+    read = [read_image(data.image(name)) for name in group.file_names]
+    if len({tuple(image.shape) for image in read}) > 1:
         raise ValueError(f"the candidates of condition {group.condition} differ in size")
     return torch.stack(read)

@@ -1,4 +1,4 @@
-"""Random masks for pictures that have none: boxes, ellipses, brush strokes and borders."""
+"""Random masks for images that have none: boxes, ellipses, brush strokes and borders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def random_mask(task: Task, size: tuple[int, int], generator: torch.Generator) -
     Args:
         task: extend takes strips along one to four borders, text a flat box, fill and remove a box,
             an ellipse or a brush stroke.
-        size: Width and height in px.
+        size: Width and height in pixels.
         generator: Source of all choices.
     """
     mask = Image.new("L", size, 0)
@@ -49,7 +49,7 @@ def _box(
     heights: tuple[float, float],
     generator: torch.Generator,
 ) -> tuple[int, int, int, int]:
-    """Return a box, ends included; sides are shares of the picture's."""
+    """Return a box, ends included; sides are shares of the image's."""
     spans = []
     for side, (low, high) in zip(size, (widths, heights), strict=True):
         length = max(int(side * float(_uniform(low, high, 1, generator))), 4)

@@ -10,12 +10,12 @@ from torch import Tensor
 from ...fill.task import Task
 from ...reward.preference import CandidateGroup, Preference, PreferenceSet
 from ...reward.score import Ranking
-from .conditions import save_picture
+from .conditions import save_image
 
 PICKED = "picked-"
 """Begins the names of conditions of groups that a ranking_config has ranked."""
 _TIE = 1e-6
-"""Nearer to one half than this is rounding: pictures that are the same."""
+"""Nearer to one half than this is rounding: images that are the same."""
 
 
 def save_ranking(
@@ -35,10 +35,10 @@ def save_ranking(
     """
     is_new = group.file_names not in {known.file_names for known in data.groups()}
     if is_new:
-        for name, picture in zip(group.file_names, candidates, strict=True):
+        for name, image in zip(group.file_names, candidates, strict=True):
             path = data.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_picture(path, picture)
+            save_image(path, image)
     known = {pair.comparison for pair in data.pairs()}
     pairs = [p for p in _pairs(group, ranking, judged_by) if p.comparison not in known]
     for pair in pairs:
@@ -57,7 +57,7 @@ def picked_group(
 ) -> CandidateGroup:
     """Name the candidates' group by what they are, and write source and mask, where known.
 
-    The condition is named by the source, so that everything that was ever made from one picture
+    The condition is named by the source, so that everything that was ever made from one image
     stays in one split; by the candidates where the source is not known.
 
     Args:
@@ -72,24 +72,24 @@ def picked_group(
     """
     size = tuple(candidates.shape[1:3])
     shown: dict[str, Tensor] = {}
-    for label, picture in zip(("source", "mask"), surroundings, strict=True):
-        if picture is None:
+    for label, image in zip(("source", "mask"), surroundings, strict=True):
+        if image is None:
             continue
-        shown[label] = picture[0] if picture.ndim > (3 if label == "source" else 2) else picture
+        shown[label] = image[0] if image.ndim > (3 if label == "source" else 2) else image
         if shown[label].shape[:2] != size:
             height, width = shown[label].shape[:2]
             raise ValueError(
-                f"the {label} is {width}x{height} px but the candidates are {size[1]}x{size[0]} "
-                f"px; connect the {label} that they were made from"
+                f"the {label} is {width}x{height} pixels but the candidates are {size[1]}x{size[0]} "
+                f"pixels; connect the {label} that they were made from"
             )
     made_by = _digest(candidates, f"{task.value}|{prompt}")
     source = shown.get("source")
     condition = PICKED + (made_by if source is None else _digest(source))
     place = f"images/{condition}/{made_by}"
-    for label, picture in shown.items():
+    for label, image in shown.items():
         path = data.folder / place / f"{label}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(path, picture)
+        save_image(path, image)
     names = {label: f"{place}/{label}.png" for label in shown}
     return CandidateGroup(
         file_names=tuple(f"{place}/{i}.png" for i in range(len(candidates))),
@@ -107,9 +107,9 @@ def is_picked(group: CandidateGroup) -> bool:
     return group.condition.startswith(PICKED)
 
 
-def _digest(pictures: Tensor, text: str = "") -> str:
+def _digest(images: Tensor, text: str = "") -> str:
     made = hashlib.blake2b(f"{text}|".encode(), digest_size=8)
-    made.update((pictures * 255).round().to(torch.uint8).cpu().numpy().tobytes())
+    made.update((images * 255).round().to(torch.uint8).cpu().numpy().tobytes())
     return made.hexdigest()
 
 

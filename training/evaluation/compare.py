@@ -39,8 +39,8 @@ class CompareConfig:
     num_conditions: int = setting(
         16, "Conditions at most, the tasks in turn.", min=1, max=100_000, step=1
     )
-    num_seeds: int = setting(1, "Pictures of each model per condition.", min=1, max=100, step=1)
-    seed: int = setting(0, "Of the first picture of a condition.", min=0, max=2**31 - 1, step=1)
+    num_seeds: int = setting(1, "Images of each model per condition.", min=1, max=100, step=1)
+    seed: int = setting(0, "Of the first image of a condition.", min=0, max=2**31 - 1, step=1)
     margin: float = setting(
         0.05,
         "How far from one half the judge's P(first is better) has to be; nearer counts as same.",
@@ -56,11 +56,11 @@ class CompareConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ComparedPair:
-    """Both models' pictures of one condition and seed."""
+    """Both models' images of one condition and seed."""
 
     condition: Condition
     source: Tensor
-    """``[H, W, 3]``, 0..1; likewise the pictures."""
+    """``[H, W, 3]``, 0..1; likewise the images."""
     mask: Tensor
     """``[H, W]``."""
     first: Tensor
@@ -111,8 +111,8 @@ class Comparison:
     def sheet(self) -> Tensor:
         """Return source, first and second of the first pairs, ``[1, H, W, 3]``, 0..1."""
         shown = self.pairs[:MAX_ROWS]
-        pictures = [p for pair in shown for p in (pair.source, pair.first, pair.second)]
-        return contact_sheet(pictures, columns=6 if len(shown) > 1 else 3)
+        images = [p for pair in shown for p in (pair.source, pair.first, pair.second)]
+        return contact_sheet(images, columns=6 if len(shown) > 1 else 3)
 
     def _votes(self, pairs: Sequence[ComparedPair]) -> dict[str, str]:
         chances = [pair.chance for pair in pairs if pair.chance is not None]
@@ -136,7 +136,7 @@ def compare(
     judge: QwenJudge | None = None,
     fill: FillConfig | None = None,
 ) -> Comparison:
-    """Make every picture with both models, and let the judge compare them.
+    """Make every image with both models, and let the judge compare them.
 
     Args:
         models: First and second.
@@ -166,7 +166,7 @@ def compare(
             made[number].append(run_fill(request, model, part).image[0])
     pairs = []
     for (condition, _), first, second in zip(edits, *made, strict=True):
-        image, mask = conditions.pictures(condition)
+        image, mask = conditions.images(condition)
         pair = ComparedPair(
             condition=condition, source=image[0], mask=mask[0], first=first, second=second
         )
@@ -175,7 +175,7 @@ def compare(
 
 
 def _judged(pair: ComparedPair, judge: QwenJudge, host: Host) -> ComparedPair:
-    edit = Edit(condition=pair.condition, source=pair.source, mask=pair.mask, picture=pair.first)
+    edit = Edit(condition=pair.condition, source=pair.source, mask=pair.mask, image=pair.first)
     return replace(pair, chances=ask(judge, edit, pair.second, host))
 
 

@@ -11,7 +11,7 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """Which conditions, how many pictures of each. The order of the fields is a promise."""
+    """Which conditions, how many images of each. The order of the fields is a promise."""
 
     split: str = setting(
         ALL,
@@ -42,7 +42,7 @@ class EvalConfig:
     )
     max_seam: float = setting(
         0.05,
-        "A picture is sound if the step across the mask's border is at most this (0..1), and "
+        "An image is sound if the step across the mask's border is at most this (0..1), and "
         "nothing else is wrong.",
         min=0.0,
         max=1.0,
@@ -50,7 +50,7 @@ class EvalConfig:
     )
     max_tone: float = setting(
         0.1,
-        "extend and remove: a picture is sound if the colours on both sides of the border differ "
+        "extend and remove: an image is sound if the colours on both sides of the border differ "
         "by at most this (0..1).",
         min=0.0,
         max=1.0,
@@ -58,7 +58,7 @@ class EvalConfig:
     )
     read_text: bool = setting(
         False,
-        "text: read the words, too, which all have to be right in a sound picture. Needs the "
+        "text: read the words, too, which all have to be right in a sound image. Needs the "
         "package rapidocr.",
     )
 

@@ -17,7 +17,7 @@ from ...reward.report import wilson_interval
 from ..charts.contact_sheets import contact_sheet
 from ..charts.plots import stack
 from ..charts.tables import render_table
-from ..data.conditions import save_picture
+from ..data.conditions import save_image
 from ..runs.files import write_text
 from .config import ALL, EvalConfig
 from .votes import BAD, GOOD, SAME, Votes, count_votes, vote
@@ -36,14 +36,14 @@ class Row:
     """Condition and seed."""
     condition: str
     task: str
-    pictures: dict[str, str]
-    """The judged picture's file."""
+    images: dict[str, str]
+    """The judged image's file."""
     measures: dict[str, dict[str, float | None]]
     """What needs no judge, by name."""
     usable: dict[str, bool] = field(default_factory=dict)
     """What the toy world's oracle says; empty elsewhere."""
     beside_source: dict[str, dict[str, float]] = field(default_factory=dict)
-    """P(better than the picture before the edit) by dimension; empty without a judge."""
+    """P(better than the image before the edit) by dimension; empty without a judge."""
     beside_baseline: dict[str, float] = field(default_factory=dict)
     """P(the model's is better than the baseline's) by dimension."""
 
@@ -73,7 +73,7 @@ class Report:
     @property
     def sides(self) -> list[str]:
         """``model``, and ``baseline`` if there is one."""
-        return list(self.rows[0].pictures)
+        return list(self.rows[0].images)
 
     def groups(self) -> dict[str, list[Row]]:
         """Return the edits by task, and all of them."""
@@ -201,11 +201,11 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def report_picture(report: Report, shown: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Draw the tables above the pictures, ``[1, H, W, 3]``, 0..1."""
+def report_image(report: Report, shown: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Draw the tables above the images, ``[1, H, W, 3]``, 0..1."""
     per_row = len(report.sides) + 1
     columns = per_row * (2 if len(shown) > 1 else 1)
-    sheet = contact_sheet([picture for row in shown for picture in row], columns)[0]
+    sheet = contact_sheet([image for row in shown for image in row], columns)[0]
     return stack([*(render_table(cells) for cells in report.tables().values()), sheet])
 
 
@@ -213,15 +213,15 @@ def save_report(folder: Path, report: Report, shown: Sequence[Sequence[Tensor]])
     """Write report.json, report.md and sheet.png."""
     write_text(folder / "report.json", json.dumps(report.numbers(), indent=2) + "\n")
     write_text(folder / "report.md", report.text())
-    save_picture(folder / "sheet.png", report_picture(report, shown)[0])
+    save_image(folder / "sheet.png", report_image(report, shown)[0])
 
 
 _HEAD = """# Benchmark
 
 {count} edits, conditions of the {split} split, seed {seed}, best of {best_of} for the model.
 
-*usable*: the toy world's oracle accepts the picture. *accepted*: the judge prefers it to the
-picture before the edit, in what the edit is for. *sound*: no measure says that something is wrong
+*usable*: the toy world's oracle accepts the image. *accepted*: the judge prefers it to the
+image before the edit, in what the edit is for. *sound*: no measure says that something is wrong
 (seam at most {max_seam}; extend and remove: tone at most {max_tone}; words read right, if read).
 Shares in % with 95 % intervals (Wilson). *seam*: step across the mask's border. *tone*: difference
 of the colours on its two sides. *texture*: how much busier or emptier the inside is, in powers of

@@ -1,7 +1,7 @@
 """A benchmark: every condition edited by one model or two, judged, measured, and kept as files.
 
-In its folder: ``pictures/<side>/`` with every candidate, ``results.jsonl`` with one line per edit,
-``report.json``, ``report.md`` and ``sheet.png``. Pictures are judged as they are in their files and
+In its folder: ``images/<side>/`` with every candidate, ``results.jsonl`` with one line per edit,
+``report.json``, ``report.md`` and ``sheet.png``. Images are judged as they are in their files and
 lines are appended one by one, so a benchmark that stopped and went on says the same as one that did
 not stop.
 """
@@ -27,7 +27,7 @@ from ...reward.judging import chosen_queries, rank_candidates
 from ...reward.preference import append_line, drop_torn_line
 from ...reward.qwen_vl import QwenJudge
 from ...reward.score import RankingConfig
-from ..data.conditions import Condition, EditDataset, read_picture, save_picture
+from ..data.conditions import Condition, EditDataset, read_image, save_image
 from ..ground_truth import GroundTruth
 from ..runs.files import write_text
 from ..runs.wrapped_host import WrappedHost
@@ -57,14 +57,14 @@ class EvalModels:
     baseline: FillModels | None = None
     judge: QwenJudge | None = None
     truth: GroundTruth | None = None
-    """A laboratory's; it says which pictures are usable."""
+    """A laboratory's; it says which images are usable."""
 
     def sides(self) -> dict[str, FillModels]:
         """Return the fill models by name."""
         return {MODEL: self.model} | ({BASELINE: self.baseline} if self.baseline else {})
 
     def identity(self) -> dict[str, Any]:
-        """Return what pictures and judgements come from; adapters by what they hold."""
+        """Return what images and judgements come from; adapters by what they hold."""
         made: dict[str, Any] = {"judge": self.judge.identity if self.judge else ""}
         for side, models in self.sides().items():
             made[side] = asdict(models.config) if models.config else {}
@@ -83,9 +83,9 @@ class _Planned:
     def key(self) -> str:
         return f"{self.condition.name}-{self.seed}"
 
-    def picture(self, side: str, candidate: int) -> str:
+    def image(self, side: str, candidate: int) -> str:
         """Return the file of a candidate, relative to the benchmark's folder."""
-        return f"pictures/{side}/{self.key}-{candidate}.png"
+        return f"images/{side}/{self.key}-{candidate}.png"
 
 
 def benchmark(
@@ -127,22 +127,22 @@ def benchmark(
     planned = [
         _Planned(condition=c, seed=config.seed + k) for c in chosen for k in range(config.num_seeds)
     ]
-    maker.make_pictures(eval_models.sides(), planned, host)
+    maker.make_images(eval_models.sides(), planned, host)
     rows = _Appraiser(eval_models, maker).rows(planned, host)
     report = Report(config=config, rows=tuple(rows))
-    save_report(folder, report, maker.pictures_of(rows[:MAX_SHOWN]))
+    save_report(folder, report, maker.images_of(rows[:MAX_SHOWN]))
     return report
 
 
 class _Maker:
-    """Makes pictures and finds them again."""
+    """Makes images and finds them again."""
 
     def __init__(
         self, conditions: EditDataset, config: EvalConfig, folder: Path, fill: FillConfig
     ) -> None:
         self.conditions, self.config, self.folder, self.fill = conditions, config, folder, fill
 
-    def make_pictures(
+    def make_images(
         self, sides: Mapping[str, FillModels], planned: Sequence[_Planned], host: Host
     ) -> None:
         """Make what is missing, one model after the other, so that each is loaded once."""
@@ -153,7 +153,7 @@ class _Maker:
             for candidate in range(self.num_candidates(side))
         ]
         for place, (side, models, edit, candidate) in enumerate(wanted):
-            path = self.folder / edit.picture(side, candidate)
+            path = self.folder / edit.image(side, candidate)
             if path.exists():
                 continue
             host.check_cancelled()
@@ -164,7 +164,7 @@ class _Maker:
             )
             made = run_fill(request, models, WrappedHost(host, place, len(wanted))).image[0]
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_picture(path, made)
+            save_image(path, made)
         host.progress(1, 1)
 
     def num_candidates(self, side: str) -> int:
@@ -173,29 +173,29 @@ class _Maker:
 
     def edit(self, planned: _Planned, file: str) -> Edit:
         """Read an edit from its file."""
-        image, mask = self.conditions.pictures(planned.condition)
-        picture = read_picture(self.folder / file)
-        return Edit(condition=planned.condition, source=image[0], mask=mask[0], picture=picture)
+        image, mask = self.conditions.images(planned.condition)
+        output_image = read_image(self.folder / file)
+        return Edit(condition=planned.condition, source=image[0], mask=mask[0], image=output_image)
 
-    def pictures_of(self, rows: Sequence[Row]) -> list[list[Tensor]]:
-        """Return source, model's and baseline's picture of every row."""
+    def images_of(self, rows: Sequence[Row]) -> list[list[Tensor]]:
+        """Return source, model's and baseline's image of every row."""
         by_name = {c.name: c for c in self.conditions.conditions}
         return [
             [
-                self.conditions.pictures(by_name[row.condition])[0][0],
-                *(read_picture(self.folder / name) for name in row.pictures.values()),
+                self.conditions.images(by_name[row.condition])[0][0],
+                *(read_image(self.folder / name) for name in row.images.values()),
             ]
             for row in rows
         ]
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that pictures and judgements depend on."""
+        """Return the settings that images and judgements depend on."""
         settings = {"best_of": self.config.best_of, "read_text": self.config.read_text}
         return settings | {"settings": asdict(self.fill)}
 
 
 class _Appraiser:
-    """Judges and measures finished pictures; a line per edit."""
+    """Judges and measures finished images; a line per edit."""
 
     def __init__(self, eval_models: EvalModels, maker: _Maker) -> None:
         self._judge, self._maker, self._truth = eval_models.judge, maker, eval_models.truth
@@ -224,12 +224,12 @@ class _Appraiser:
         if judge is not None:
             beside = {s: _by_name(ask_beside_source(judge, e, host)) for s, e in edits.items()}
             if BASELINE in edits:
-                duel = _by_name(ask(judge, edits[MODEL], edits[BASELINE].picture, host))
+                duel = _by_name(ask(judge, edits[MODEL], edits[BASELINE].image, host))
         return Row(
             key=planned.key,
             condition=planned.condition.name,
             task=planned.condition.task.value,
-            pictures=files,
+            images=files,
             measures={s: measure_edit(edit, config.read_text) for s, edit in edits.items()},
             usable=dict(zip(edits, usable, strict=True)) if usable else {},
             beside_source=beside,
@@ -237,19 +237,19 @@ class _Appraiser:
         )
 
     def _usable(self, condition: Condition, edits: Mapping[str, Edit]) -> list[bool] | None:
-        """Return which sides' pictures the ground truth takes; None where nothing is known."""
+        """Return which sides' images the ground truth takes; None where nothing is known."""
         if self._truth is None or not self._truth.knows(condition.name):
             return None
-        images = torch.stack([edit.picture for edit in edits.values()])  # [N, H, W, 3]
+        images = torch.stack([edit.image for edit in edits.values()])  # [N, H, W, 3]
         return self._truth.usable(condition.name, images.permute(0, 3, 1, 2))
 
     def _chosen(self, planned: _Planned, side: str, host: Host) -> str:
-        """Return the file of a side's picture: of several candidates the one the judge prefers."""
-        files = [planned.picture(side, k) for k in range(self._maker.num_candidates(side))]
+        """Return the file of a side's image: of several candidates the one the judge prefers."""
+        files = [planned.image(side, k) for k in range(self._maker.num_candidates(side))]
         if len(files) == 1 or self._judge is None:
             return files[0]
         first = self._maker.edit(planned, files[0])
-        candidates = torch.stack([read_picture(self._maker.folder / name) for name in files])
+        candidates = torch.stack([read_image(self._maker.folder / name) for name in files])
         ranking = rank_candidates(
             self._judge,
             candidates,

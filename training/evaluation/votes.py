@@ -27,7 +27,7 @@ _ASKED_FOR = {
     Task.REMOVE: {Dimension.REMOVAL_QUALITY},
     Task.EXTEND: set(Dimension),
 }
-"""What an edit is made for, so that it has to be better than the picture before it: an extension in
+"""What an edit is made for, so that it has to be better than the image before it: an extension in
 everything, the others only there. An untouched photograph cannot be beaten in consistency."""
 
 
@@ -37,10 +37,10 @@ class Edit:
 
     condition: Condition
     source: Tensor
-    """``[H, W, 3]``, 0..1; likewise the picture."""
+    """``[H, W, 3]``, 0..1; likewise the image."""
     mask: Tensor
     """``[H, W]``, 1 = repainted."""
-    picture: Tensor
+    image: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ def ask(judge: QwenJudge, edit: Edit, baseline: Tensor, host: Host) -> dict[Dime
 
 
 def ask_beside_source(judge: QwenJudge, edit: Edit, host: Host) -> dict[Dimension, float]:
-    """Return P(the edit is better than the picture before it), in what the edit is for.
+    """Return P(the edit is better than the image before it), in what the edit is for.
 
     Empty for a fill without a prompt: nothing was asked for.
     """
@@ -122,14 +122,14 @@ def measure_edit(edit: Edit, read_text: bool = False) -> dict[str, float | None]
     ``words``: share of the words that are readable, if asked for. The border is that of the
     condition's own mask, whatever grew it.
     """
-    picture, mask = edit.picture[None], edit.mask[None]
+    image, mask = edit.image[None], edit.mask[None]
     made: dict[str, float | None] = {
-        "seam": _number(seam_step(picture, mask).clamp(min=0)),
-        "tone": _number(tone_step(picture, mask)),
-        "texture": _number(texture_gap(picture, mask)),
+        "seam": _number(seam_step(image, mask).clamp(min=0)),
+        "tone": _number(tone_step(image, mask)),
+        "texture": _number(texture_gap(image, mask)),
     }
     if read_text and edit.condition.task is Task.TEXT:
-        made["text"] = text_correct(picture, edit.condition.text)[0]
+        made["text"] = text_correct(image, edit.condition.text)[0]
     return made
 
 
@@ -154,8 +154,8 @@ def _asked(
     judge: QwenJudge, edit: Edit, baseline: Tensor, queries: Sequence[Query], host: Host
 ) -> dict[Dimension, float]:
     view = view_for(judge, edit.source, edit.mask)
-    pair = (edit.picture[None], baseline[None])
-    # Pictures are the long part and have moved the bar.
+    pair = (edit.image[None], baseline[None])
+    # Images are the long part and have moved the bar.
     (said,) = score_pairs(judge, pair, queries, QuietHost(host), view)
     return said.probabilities
 

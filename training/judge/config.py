@@ -63,14 +63,14 @@ class JudgeTrainConfig(RunConfig):
         1.0, "Largest norm of the gradient; longer ones are shortened.", min=1e-6, max=1e6, step=0.1
     )
     max_pixels: int = 512 * 512
-    """Largest picture the judge sees, in px."""
+    """Largest image the judge sees, in pixels."""
     shift: int = setting(
-        0, "Largest random shift of both pictures per axis, in px.", min=0, max=256, step=1
+        0, "Largest random shift of both images per axis, in pixels.", min=0, max=256, step=1
     )
     blur: float = setting(0.0, "Share of pairs that are blurred.", min=0.0, max=1.0, step=0.05)
     noise: float = setting(
         0.0,
-        "Largest standard deviation of noise added to both pictures, in units of 0..1.",
+        "Largest standard deviation of noise added to both images, in units of 0..1.",
         min=0.0,
         max=1.0,
         step=0.01,
@@ -83,7 +83,7 @@ class JudgeTrainConfig(RunConfig):
     )
     view: str = setting(
         VIEWS[0],
-        "What the judge sees of a picture; ask the trained judge with the same view.",
+        "What the judge sees of an image; ask the trained judge with the same view.",
         options=VIEWS,
     )
     precision: str = setting(

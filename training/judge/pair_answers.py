@@ -11,7 +11,7 @@ from ...reward.judging import VIEWS
 from ...reward.preference import Preference, PreferenceSet
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import Answer
-from .pairs import pictures_of, query_of
+from .pairs import images_of, query_of
 
 BATCH = 4
 """Pairs computed at once."""
@@ -19,14 +19,12 @@ Both = tuple[Tensor, Tensor]
 """What the judge sees of winner and loser, each ``[3, H, W]``, 0..1, on its device."""
 
 
-def ask_both_ways(
-    judge: QwenJudge, pictures: Sequence[Both], pairs: Sequence[Preference]
-) -> Tensor:
+def ask_both_ways(judge: QwenJudge, images: Sequence[Both], pairs: Sequence[Preference]) -> Tensor:
     """Return log P("Yes") and log P("No"), ``[B, 2, 2]``: winner first, then loser first.
 
-    Every picture is encoded once; differentiable.
+    Every image is encoded once; differentiable.
     """
-    encoded = judge.encode_images([picture for both in pictures for picture in both])
+    encoded = judge.encode_images([image for both in images for image in both])
     asked = []
     for number, pair in enumerate(pairs):
         winner, loser, query = encoded[2 * number], encoded[2 * number + 1], query_of(pair)
@@ -46,18 +44,18 @@ def answer_pairs(
 
     Args:
         judge: The judge.
-        data: Where the pictures are.
+        data: Where the images are.
         pairs: What to ask about.
         tick: Called with the number of pairs done and of all (progress and cancel).
-        view: What the judge sees of the pictures.
+        view: What the judge sees of the images.
     """
     device = next(judge.part.module.parameters()).device
     answers: list[Answer] = []
     for start in range(0, len(pairs), BATCH):
         tick(start, len(pairs))
         part = pairs[start : start + BATCH]
-        pictures = [on_device(pictures_of(data, pair, view), device) for pair in part]
-        yes = ask_both_ways(judge, pictures, part)[:, :, 0].exp().tolist()
+        images = [on_device(images_of(data, pair, view), device) for pair in part]
+        yes = ask_both_ways(judge, images, part)[:, :, 0].exp().tolist()
         answers += [
             Answer(
                 criterion=(pair.task, pair.dimension),
@@ -71,6 +69,6 @@ def answer_pairs(
 
 
 def on_device(both: Both, device: torch.device) -> Both:
-    """Move both pictures."""
+    """Move both images."""
     winner, loser = both
     return winner.to(device), loser.to(device)

@@ -1,4 +1,4 @@
-"""Preference pairs as batches: which ones a step takes, and the pictures behind them."""
+"""Preference pairs as batches: which ones a step takes, and the images behind them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from ...reward.judging import VIEWS, View
 from ...reward.preference import CandidateGroup, Preference, PreferenceSet
 from ...reward.query import Query
-from ..data.conditions import picture_size, read_picture
+from ..data.conditions import image_size, read_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """Augments both pictures of a pair alike, so that the judge does not lean on single pixels."""
+    """Augments both images of a pair alike, so that the judge does not lean on single pixels."""
 
     shift: int = 0
-    """Largest shift per axis, in px."""
+    """Largest shift per axis, in pixels."""
     blur: float = 0.0
     """Share of pairs that are blurred, 0..1."""
     noise: float = 0.0
@@ -42,19 +42,19 @@ class Augmentation:
         return first, second
 
     def _one(
-        self, picture: Tensor, shift: tuple[int, int], is_blurred: bool, grain: Tensor | float
+        self, image: Tensor, shift: tuple[int, int], is_blurred: bool, grain: Tensor | float
     ) -> Tensor:
-        x = _shifted(picture, *shift) if any(shift) else picture
+        x = _shifted(image, *shift) if any(shift) else image
         if is_blurred:
             x = F.avg_pool2d(F.pad(x[None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
         return (x + grain).clamp(0, 1)
 
 
-def _shifted(picture: Tensor, dy: int, dx: int) -> Tensor:
+def _shifted(image: Tensor, dy: int, dx: int) -> Tensor:
     """Shift by whole pixels; the border repeats."""
     reach = max(abs(dy), abs(dx))
-    padded = F.pad(picture[None], (reach,) * 4, mode="replicate")[0]
-    height, width = picture.shape[1:]
+    padded = F.pad(image[None], (reach,) * 4, mode="replicate")[0]
+    height, width = image.shape[1:]
     top, left = reach + dy, reach + dx
     return padded[:, top : top + height, left : left + width]
 
@@ -81,31 +81,29 @@ def sample_batch(pairs: Sequence[Preference], step: int, batch: int, seed: int) 
     return chosen
 
 
-def pictures_of(
-    data: PreferenceSet, pair: Preference, view: str = VIEWS[0]
-) -> tuple[Tensor, Tensor]:
+def images_of(data: PreferenceSet, pair: Preference, view: str = VIEWS[0]) -> tuple[Tensor, Tensor]:
     """Return what the judge sees of winner and loser, each ``[3, H, W]``, 0..1.
 
     Raises:
-        ValueError: A picture cannot be read, the two differ in size, or the view needs a source or
+        ValueError: An image cannot be read, the two differ in size, or the view needs a source or
             a mask that the pair does not have.
     """
     names = (pair.winner_file_name, pair.loser_file_name)
-    winner, loser = (read_picture(data.picture(name)) for name in names)
+    winner, loser = (read_image(data.image(name)) for name in names)
     if winner.shape != loser.shape:
         raise ValueError(
-            f"{names[0]} is {winner.shape[1]}x{winner.shape[0]} px but {names[1]} is "
-            f"{loser.shape[1]}x{loser.shape[0]} px; compare pictures of the same size"
+            f"{names[0]} is {winner.shape[1]}x{winner.shape[0]} pixels but {names[1]} is "
+            f"{loser.shape[1]}x{loser.shape[0]} pixels; compare images of the same size"
         )
     seen = view_of(data, pair, view)
     return seen.show(winner), seen.show(loser)
 
 
 def check_pairs(data: PreferenceSet, pairs: Iterable[Preference], view: str = VIEWS[0]) -> None:
-    """Look at questions and at the headers of pictures, before hours of work depend on them.
+    """Look at questions and at the headers of images, before hours of work depend on them.
 
     Raises:
-        ValueError: A picture is missing, damaged or of another size than the one it is compared
+        ValueError: An image is missing, damaged or of another size than the one it is compared
             with, text alignment is asked for without a text, or the view needs a source or a mask
             that is not there, not as large or empty; names it.
     """
@@ -125,13 +123,13 @@ def check_pairs(data: PreferenceSet, pairs: Iterable[Preference], view: str = VI
             names += [name for name in needed if name]
         for name in names:
             if name not in sizes:
-                sizes[name] = picture_size(data.picture(name))
+                sizes[name] = image_size(data.image(name))
         first = sizes[names[0]]
         for name in names[1:]:
             if sizes[name] != first:
                 raise ValueError(
-                    f"{names[0]} is {first[0]}x{first[1]} px but {name} is {sizes[name][0]}x"
-                    f"{sizes[name][1]} px; make both as large, or remove the pair from "
+                    f"{names[0]} is {first[0]}x{first[1]} pixels but {name} is {sizes[name][0]}x"
+                    f"{sizes[name][1]} pixels; make both as large, or remove the pair from "
                     f"{data.folder}"
                 )
 
@@ -141,9 +139,9 @@ def view_of(data: PreferenceSet, record: Preference | CandidateGroup, kind: str)
     mask = source = None
     if kind != VIEWS[0]:
         if record.mask_file_name:
-            mask = read_picture(data.picture(record.mask_file_name), "L")[None]
+            mask = read_image(data.image(record.mask_file_name), "L")[None]
         if record.source_file_name:
-            source = read_picture(data.picture(record.source_file_name))[None]
+            source = read_image(data.image(record.source_file_name))[None]
     try:
         return View(kind=kind, mask=mask, source=source)
     except ValueError as error:

@@ -42,7 +42,7 @@ class ReportConfig:
     max_pairs: int = setting(
         0, "Pairs to ask about at most, spread over all; 0 = all.", min=0, max=1_000_000, step=16
     )
-    view: str = setting(VIEWS[0], "What the judge sees of the pictures.", options=VIEWS)
+    view: str = setting(VIEWS[0], "What the judge sees of the images.", options=VIEWS)
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""
@@ -105,7 +105,7 @@ def report_text(report: JudgeReport, label: str) -> str:
             "",
             report_table(report),
             "",
-            "Swapping the pictures swaps the answer:",
+            "Swapping the images swaps the answer:",
             "",
             *(f"- {line}" for line in consistency),
             "",
@@ -119,13 +119,13 @@ def report_text(report: JudgeReport, label: str) -> str:
     )
 
 
-def report_picture(report: JudgeReport) -> Tensor:
+def report_image(report: JudgeReport) -> Tensor:
     """Draw the table, swap consistency and the calibration plot; ``[1, H, W, 3]``, 0..1."""
     bins = report.calibration
     cells = report.cells.values()
     num = sum(cell.num_pairs for cell in cells)
     swapped = sum(cell.swap_consistency * cell.num_pairs for cell in cells) / num
-    line = [[f"swapping the pictures swaps the answer in {swapped:.1%} of {num} pairs"]]
+    line = [[f"swapping the images swaps the answer in {swapped:.1%} of {num} pairs"]]
     curve = plot(
         "Calibration: right answers by confidence (number of pairs)",
         [
@@ -144,11 +144,11 @@ def report_picture(report: JudgeReport) -> Tensor:
 
 
 def save_report(folder: Path, report: JudgeReport, label: str) -> Tensor:
-    """Write report.json, report.md and report.png; return the picture."""
+    """Write report.json, report.md and report.png; return the image."""
     folder.mkdir(parents=True, exist_ok=True)
-    picture = report_picture(report)
+    image = report_image(report)
     write_report(folder, report)
     write_text(folder / "report.md", report_text(report, label))
-    values = (picture[0] * 255).round().to(torch.uint8).numpy()
+    values = (image[0] * 255).round().to(torch.uint8).numpy()
     Image.fromarray(values).save(folder / "report.png")
-    return picture
+    return image

@@ -27,7 +27,7 @@ from ..runs.loop import NonFiniteError, step_generator
 from ..runs.optimizer_state import flatten_optimizer, restore_optimizer
 from .config import JudgeTrainConfig
 from .pair_answers import answer_pairs, ask_both_ways, on_device
-from .pairs import Augmentation, pictures_of, sample_batch, spread
+from .pairs import Augmentation, images_of, sample_batch, spread
 
 
 class JudgeTrainer:
@@ -106,12 +106,12 @@ class JudgeTrainer:
         config = self.config
         augmentation = Augmentation(shift=config.shift, blur=config.blur, noise=config.noise)
         pairs = [whole[place] for place in places]
-        pictures = []
+        images = []
         for place, pair in zip(places, pairs, strict=True):
             generator = step_generator(config.seed, self.step * len(whole) + place)
-            both = augmentation.apply(pictures_of(self.data, pair, config.view), generator)
-            pictures.append(on_device(both, self.host.device))
-        answers = ask_both_ways(self.judge, pictures, pairs)
+            both = augmentation.apply(images_of(self.data, pair, config.view), generator)
+            images.append(on_device(both, self.host.device))
+        answers = ask_both_ways(self.judge, images, pairs)
         return preference_loss(answers[:, 0, 0], answers[:, 1, 1])
 
     @torch.no_grad()

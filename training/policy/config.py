@@ -121,7 +121,7 @@ class PolicyTrainConfig(RunConfig):
     )
     sampling_steps: int = setting(
         -1,
-        "Steps of the schedule that pictures are sampled with; -1 = the model's recipe.",
+        "Steps of the schedule that images are sampled with; -1 = the model's recipe.",
         min=-1,
         max=200,
         step=1,
@@ -142,7 +142,7 @@ class PolicyTrainConfig(RunConfig):
     )
     target_size: int = setting(
         -1,
-        "Side in px of a square of as many pixels as an edit is sampled at; -1 = the model's "
+        "Side in pixels of a square of as many pixels as an edit is sampled at; -1 = the model's "
         "recipe. 512 takes a quarter of the time and memory of 1024.",
         min=-1,
         max=4096,
@@ -184,13 +184,13 @@ class PolicyTrainConfig(RunConfig):
         True, "Put the kept area of the source back before judging, as every node does at the end."
     )
     shift: int = setting(
-        0, "Largest random shift of both judged pictures per axis, in px.", min=0, max=64, step=1
+        0, "Largest random shift of both judged images per axis, in pixels.", min=0, max=64, step=1
     )
     blur: float = setting(
         0.0, "Share of judged pairs that are blurred a little.", min=0.0, max=1.0, step=0.05
     )
     noise: float = setting(
-        0.0, "Largest deviation of noise on both judged pictures.", min=0.0, max=0.5, step=0.01
+        0.0, "Largest deviation of noise on both judged images.", min=0.0, max=0.5, step=0.01
     )
     kl_weight: float = setting(
         0.0,
@@ -202,7 +202,7 @@ class PolicyTrainConfig(RunConfig):
     )
     reference_pool: int = setting(
         0,
-        "Alg. 1 only: keep this many reference pictures per condition and use them again, which "
+        "Alg. 1 only: keep this many reference images per condition and use them again, which "
         "saves half the time; 0 = a new one each time, as in the paper.",
         min=0,
         max=1024,
@@ -228,26 +228,26 @@ class PolicyTrainConfig(RunConfig):
     )
     stop_on_drift: bool = setting(
         True,
-        "Stop when the pictures drift as those of a hacked reward do: lattices, colour casts, all "
+        "Stop when the images drift as those of a hacked reward do: lattices, colour casts, all "
         "alike.",
     )
     keep: int = setting(3, "How many of the last results are kept.", min=1, max=100, step=1)
     objective: str = setting(
         "reward",
         "reward: learn from the judge. supervised: learn to paint what is under the mask in the "
-        "conditions' own pictures, as a warm-up.",
+        "conditions' own images, as a warm-up.",
         options=("reward", "supervised"),
     )
     grow: int = setting(
         -1,
-        "Px by which masks grow before they are repainted; -1 = as the task says, what users get.",
+        "Pixels by which masks grow before they are repainted; -1 = as the task says, what users get.",
         min=-1,
         max=512,
         step=1,
     )
     feather: int = setting(
         -1,
-        "Px inside the grown mask over which the new picture fades into the old; -1 = as the task "
+        "Pixels inside the grown mask over which the new image fades into the old; -1 = as the task "
         "says.",
         min=-1,
         max=512,
@@ -305,7 +305,7 @@ class PolicyTrainConfig(RunConfig):
 
     @property
     def needs_reward(self) -> bool:
-        """Whether pictures are compared at all."""
+        """Whether images are compared at all."""
         return self.objective == "reward"
 
     @property

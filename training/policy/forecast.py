@@ -176,7 +176,7 @@ def reward_bytes(
 
 
 def shown_pixels(judge: QwenJudge, pixels: int) -> int:
-    """Return the pixels of what a judge is shown, in the view it was trained with, of a picture."""
+    """Return the pixels of what a judge is shown, in the view it was trained with, of an image."""
     return pixels * (2 if judge.notes.get("view", VIEWS[0]) in VIEWS[2:] else 1)
 
 

@@ -29,7 +29,7 @@ def digests_of(
 ) -> dict[str, str]:
     """Return a digest of everything that a run's result follows from and its config only names.
 
-    Of the conditions their list counts, not the pictures it names; of the judges' reports, which
+    Of the conditions their list counts, not the images it names; of the judges' reports, which
     cells pass the gate.
 
     Args:

@@ -38,7 +38,7 @@ The values measured were measured on the procedural world with a prototype: LoRA
 16, 100 to 170 steps; learning rate 1e-4 raised the oracle's output where the judge was accurate,
 5e-4 raised only the reward.
 
-Colours of judged pictures are not corrected as :func:`~..fill.pipeline.run_fill` does: the
+Colours of judged images are not corrected as :func:`~..fill.pipeline.run_fill` does: the
 correction is a function of kept pixels and would only add noise to the comparison.
 """
 

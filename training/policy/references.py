@@ -1,4 +1,4 @@
-"""Reference pictures that are used again: on the disk, so that a run that stopped finds the same.
+"""Reference images that are used again: on the disk, so that a run that stopped finds the same.
 
 A departure from the paper, off by default: the reference's noise comes from a fixed pool.
 """

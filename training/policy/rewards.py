@@ -45,7 +45,7 @@ class RewardOutput:
 
 
 class Reward(Protocol):
-    """Compares what the policy predicts with the reference's picture."""
+    """Compares what the policy predicts with the reference's image."""
 
     needs_reference: bool
     """Whether the reference takes part at all."""
@@ -66,17 +66,17 @@ RewardFactory = Callable[[PolicyTrainConfig, FillModels, Host], Reward]
 
 
 class Decoder:
-    """Packed latents to the pictures that are judged; differentiable."""
+    """Packed latents to the images that are judged; differentiable."""
 
     def __init__(
         self, models: FillModels, paste_back: bool, on_call: Callable[[], None] = lambda: None
     ) -> None:
-        """Take a fill model; ``on_call`` is called before every picture (cancel)."""
+        """Take a fill model; ``on_call`` is called before every image (cancel)."""
         self._models, self._paste_back, self._on_call = models, paste_back, on_call
         self._factor = vae_factor(models.vae_config)
 
-    def pictures(self, batch: Batch, packed: Tensor) -> list[Tensor]:
-        """Return a picture ``[3, H, W]``, 0..1, per edit: the crop at the size it is sampled at.
+    def images(self, batch: Batch, packed: Tensor) -> list[Tensor]:
+        """Return an image ``[3, H, W]``, 0..1, per edit: the crop at the size it is sampled at.
 
         Pasted back as every node does; alpha is the same, the correction of colours is left out.
         """
@@ -91,11 +91,11 @@ class Decoder:
     def _finish(self, batch: Batch, index: int, pixels: Tensor) -> Tensor:
         job = batch.jobs[index]
         width, height = job.content
-        picture = (pixels[:, :height, :width] / 2 + 0.5).clamp(0, 1)
+        image = (pixels[:, :height, :width] / 2 + 0.5).clamp(0, 1)
         if not self._paste_back:
-            return picture
-        source = (job.model_input()[0][:, :height, :width] / 2 + 0.5).to(picture)
-        return torch.lerp(source, picture, job.model_alpha().to(picture))
+            return image
+        source = (job.model_input()[0][:, :height, :width] / 2 + 0.5).to(image)
+        return torch.lerp(source, image, job.model_alpha().to(image))
 
 
 class JudgeReward:
@@ -124,9 +124,9 @@ class JudgeReward:
             torch.enable_grad(),
         ):
             with torch.no_grad():
-                second = self.decoder.pictures(batch, reference)
+                second = self.decoder.images(batch, reference)
             leaf = x0.detach().requires_grad_(True)
-            first = self.decoder.pictures(batch, leaf)
+            first = self.decoder.images(batch, leaf)
             pairs = list(zip(first, second, strict=True))
             answers = self.probabilities(batch, pairs)
             losses = torch.stack([reward_loss(p, self._config.reward_cap) for p in answers])
@@ -177,7 +177,7 @@ class JudgeReward:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judged:
-    """Two pictures of one edit, and what a judge may be shown beside them."""
+    """Two images of one edit, and what a judge may be shown beside them."""
 
     sample: Sample
     pair: Pair
@@ -185,7 +185,7 @@ class Judged:
     mask: Tensor
     """``[H, W]``, binary, 1 = repainted."""
     source: Tensor
-    """``[3, H, W]``, 0..1: the picture before the edit."""
+    """``[3, H, W]``, 0..1: the image before the edit."""
 
 
 def job_views(job: Job) -> tuple[Tensor, Tensor]:
@@ -204,8 +204,8 @@ def ask_judge(
     """Return P("Yes" | first, second, q) for every query of every edit, ``[E]`` each.
 
     Args:
-        judge: The judge; it is shown the pictures as it was in its own training.
-        judged: The edits; gradients reach their first pictures.
+        judge: The judge; it is shown the images as it was in its own training.
+        judged: The edits; gradients reach their first images.
         host: Polled for cancel.
         augment: Called with an edit's number and the pair that is about to be shown.
     """
@@ -227,7 +227,7 @@ def ask_judge(
 def _shown(judged: Judged, kind: str) -> Pair:
     source = judged.source.permute(1, 2, 0)[None]
     view = View(kind=kind, mask=judged.mask[None], source=source)
-    first, second = (view.show(picture.permute(1, 2, 0)) for picture in judged.pair)
+    first, second = (view.show(image.permute(1, 2, 0)) for image in judged.pair)
     return first, second
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...fill.host import Host
 from ...fill.memory.plan import NotEnoughMemory, is_out_of_memory
 from ..charts.dashboard import plot_dashboard
-from ..data.conditions import EditDataset, read_picture, save_picture
+from ..data.conditions import EditDataset, read_image, save_image
 from ..runs.directory import (
     RunDirectory,
     TrainState,
@@ -47,7 +47,7 @@ log = logging.getLogger("onereward.training")
 ADAPTER, TRANSFORMER = "adapter.safetensors", "transformer"
 """The result in the run folder: a LoRA, or a transformer's folder."""
 DASHBOARD = "dashboard.png"
-"""Curves and pictures in the run folder, as of the last checkpoint."""
+"""Curves and images in the run folder, as of the last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,7 +61,7 @@ class PolicyResult:
     notes: tuple[str, ...]
     """What the user should know: cells left out, why it stopped."""
     dashboard: Tensor
-    """Curves and pictures, ``[H, W, 3]``, 0..1."""
+    """Curves and images, ``[H, W, 3]``, 0..1."""
     curve: tuple[Mapping[str, float], ...]
     """A record per step."""
 
@@ -141,7 +141,7 @@ def finished(config: PolicyTrainConfig) -> PolicyResult | None:
         path=path,
         step=saved_step(run),
         notes=(),
-        dashboard=read_picture(dashboard),
+        dashboard=read_image(dashboard),
         curve=tuple(folder.read_metrics()),
     )
 
@@ -309,11 +309,11 @@ class PolicyRun:
         for old in sorted(results.glob(f"step-*{self.ending}"))[: -self.config.keep]:
             remove(old)
         if self.log is not None:
-            self.log.add_picture(self.dashboard(), self.trainer.step)
+            self.log.add_image(self.dashboard(), self.trainer.step)
         return look.record()
 
     def dashboard(self) -> Tensor:
-        """Return curves and pictures so far, ``[H, W, 3]``, 0..1."""
+        """Return curves and images so far, ``[H, W, 3]``, 0..1."""
         return plot_dashboard(self.curve, self.rows)
 
     def save(self) -> None:
@@ -327,7 +327,7 @@ class PolicyRun:
             self.folder.save(replace(state, tensors=state.tensors | self.monitor.tensors()))
         self.export(self.folder.path / self.name)
         if self.processes.is_main:
-            save_picture(self.folder.path / DASHBOARD, self.dashboard())
+            save_image(self.folder.path / DASHBOARD, self.dashboard())
 
     def keep_best(self) -> None:
         """Make the best look the result of a run that stopped itself; without one, the start."""

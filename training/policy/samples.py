@@ -35,7 +35,7 @@ from .reward_cells import RewardCells
 _PLAN = Plan(rows=1, batched_cfg=True, tiled_vae=False)
 _MAX_SEED = 2**31
 LEARNED = (Task.FILL, Task.TEXT)
-"""What supervised learning learns from pictures alone: tasks whose conditions show the truth under
+"""What supervised learning learns from images alone: tasks whose conditions show the truth under
 their masks. Any task is learned from conditions that name a result."""
 
 
@@ -70,7 +70,7 @@ class Batch:
     generators: tuple[torch.Generator, ...]
     """A source of randomness per edit, for what happens to it later in the step."""
     truth: Tensor | None = None
-    """Packed latents ``[B, S, 4C]``, float32, of the whole pictures; supervised learning only."""
+    """Packed latents ``[B, S, 4C]``, float32, of the whole images; supervised learning only."""
 
 
 class SampleSource:
@@ -79,7 +79,7 @@ class SampleSource:
     Attributes:
         train: Conditions to learn from, by task.
         held_out: Conditions of the dev split.
-        settings: How pictures are sampled.
+        settings: How images are sampled.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
-"""The supervised warm-up: learn to paint what is under the mask in the conditions' own pictures.
+"""The supervised warm-up: learn to paint what is under the mask in the conditions' own images.
 
-Flow matching on masked pictures, ``E || v(x_sigma, sigma) - (noise - picture) ||^2``, with the same
+Flow matching on masked images, ``E || v(x_sigma, sigma) - (noise - image) ||^2``, with the same
 adapter, files and looks as the reinforcement learning that may follow. No judge takes part. Source:
 rectified flow (arXiv 2209.03003); FLUX.1 Fill's conditioning as in sampling.
 
-Fill and text are learned from the conditions' own pictures. What an extension continues with, or
-what is behind an object to be removed, these do not show; conditions that name a result picture do.
+Fill and text are learned from the conditions' own images. What an extension continues with, or
+what is behind an object to be removed, these do not show; conditions that name a result image do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .samples import Batch
 
 
 class SupervisedTrainer(PolicyTrainer):
-    """Trains the policy on pictures instead of outputs."""
+    """Trains the policy on images instead of outputs."""
 
     def train_step(self) -> dict[str, float]:
         """Do one iteration; return loss and gradient norm.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class TensorBoard:
-    """Writes records and pictures into ``<run folder>/tensorboard``."""
+    """Writes records and images into ``<run folder>/tensorboard``."""
 
     def __init__(self, run: Path, step: int) -> None:
         """Open the log; what a run that goes on from ``step`` has said after it is dropped.
@@ -35,9 +35,9 @@ class TensorBoard:
                 self._writer.add_scalar(name.replace(".", "/", 1), value, step)
         self._writer.flush()
 
-    def add_picture(self, picture: Tensor, step: int) -> None:
-        """Write a picture ``[H, W, 3]``, 0..1."""
-        self._writer.add_image("dashboard", picture, step, dataformats="HWC")
+    def add_image(self, image: Tensor, step: int) -> None:
+        """Write an image ``[H, W, 3]``, 0..1."""
+        self._writer.add_image("dashboard", image, step, dataformats="HWC")
         self._writer.flush()
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ _HEAD = """# Bundled fill model
 
 FLUX.1-Fill's architecture in the small, trained from scratch on the procedural world (`lab/world/`)
 and on openly licensed photographs; a plain diffusers folder. It is a base for development, tests
-and reinforcement learning, not for pictures beyond 64x64 scenes of its world.
+and reinforcement learning, not for images beyond 64x64 scenes of its world.
 
 This page is written by `python -m onereward.lab.base_model.report.evaluate` from
 `card/evaluation.json` and the training records beside it.
@@ -32,7 +32,7 @@ def _usability(numbers: dict[str, Any]) -> list[str]:
     lines = [
         f"## Usability on the {numbers['split']} split",
         "",
-        "Share of pictures the oracle (`lab/oracle.py`) calls usable, with 95 % intervals; the",
+        "Share of images the oracle (`lab/oracle.py`) calls usable, with 95 % intervals; the",
         "ceiling is the truth encoded and decoded by the autoencoder.",
         "",
         "| task | usable | interval | scenes | ceiling | aim |",
@@ -80,8 +80,8 @@ def _cost(numbers: dict[str, Any]) -> list[str]:
     return [
         "## Size and speed",
         "",
-        f"{numbers['bytes'] / 1e6:.1f} MB in bf16. One 64x64 picture with {sampling['steps']} "
-        f"steps, true_cfg {sampling['true_cfg']}: {numbers['seconds_per_picture']:.2f} s "
+        f"{numbers['bytes'] / 1e6:.1f} MB in bf16. One 64x64 image with {sampling['steps']} "
+        f"steps, true_cfg {sampling['true_cfg']}: {numbers['seconds_per_image']:.2f} s "
         f"({numbers['device']}).",
         "",
     ]

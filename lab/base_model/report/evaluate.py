@@ -86,12 +86,12 @@ def _details(oracle_scores: OracleScores, scenes: Conditions) -> dict[str, float
 
 @torch.no_grad()
 def vae_round_trip(parts: FillParts, images: Tensor) -> Tensor:
-    """Encode and decode pictures in 0..1: nothing that the transformer makes can be better."""
+    """Encode and decode images in 0..1: nothing that the transformer makes can be better."""
     latents = parts.vae.encode(images * 2 - 1).latent_dist.mode()
     return (parts.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
 
 
-def _time_one_picture(parts: FillParts, scenes: Conditions, settings: SampleSettings) -> float:
+def _time_one_image(parts: FillParts, scenes: Conditions, settings: SampleSettings) -> float:
     one = scenes.select(torch.tensor([0]))
     sample_scenes(parts, one, settings)
     start = time.perf_counter()
@@ -135,7 +135,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, object]:
         "tasks": _rates(oracle_scores, scenes),
         "details": _details(oracle_scores, scenes),
         "vae_ceiling": _rates(judge(vae_round_trip(parts, scenes.target), scenes), scenes),
-        "seconds_per_picture": round(_time_one_picture(parts, scenes, sampling), 3),
+        "seconds_per_image": round(_time_one_image(parts, scenes, sampling), 3),
         "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "bytes": _folder_bytes(settings.model),
     }

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def save_sheet(path: Path, rows: list[Tensor]) -> None:
-    """Write rows of pictures, each float32 `[N, 3, H, W]` in 0..1, as one PNG."""
+    """Write rows of images, each float32 `[N, 3, H, W]` in 0..1, as one PNG."""
     from PIL import Image
 
     lines = [torch.cat(list(row.clamp(0, 1)), 2) for row in rows]

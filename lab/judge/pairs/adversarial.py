@@ -1,6 +1,6 @@
-"""Unusable pictures that try to win against usable ones of their scene, while the judge learns.
+"""Unusable images that try to win against usable ones of their scene, while the judge learns.
 
-Only here is an attack sure to leave the right answer as it was: between two pictures that differ
+Only here is an attack sure to leave the right answer as it was: between two images that differ
 finely, a change of a few levels per pixel may well decide which is better.
 """
 
@@ -36,7 +36,7 @@ def pool_adversarial_pairs(
         generator: Decides which.
 
     Returns:
-        The comparisons, their pictures, float32 `[N, 2, 3, 64, 64]` in 0..1, the unusable one
+        The comparisons, their images, float32 `[N, 2, 3, 64, 64]` in 0..1, the unusable one
         first, and their masks, float32 `[N, 64, 64]`. The usable one wins in every dimension in
         which the scores hardly differ, so that no answer is left to be raised for nothing.
     """
@@ -61,8 +61,8 @@ def pool_adversarial_pairs(
         )
         for group, (bad, usable) in zip(groups.tolist(), places.tolist(), strict=True)
     ]
-    pictures = pool.images[groups[:, None], places].float() / 255
-    return drawn, pictures, pool.masks[groups].float()
+    images = pool.images[groups[:, None], places].float() / 255
+    return drawn, images, pool.masks[groups].float()
 
 
 def deformed_adversarial_pairs(
@@ -105,23 +105,23 @@ def round_of(step: int, config: CompareConfig) -> tuple[int, int]:
 def push(
     judge: QwenJudge,
     drawn: Sequence[Comparison],
-    pictures: Tensor,
+    images: Tensor,
     masks: Tensor,
     config: CompareConfig,
     start: Tensor,
 ) -> Tensor:
-    """Change the first of two pictures so that the judge prefers it; as `pool_adversarial_pairs` returns.
+    """Change the first of two images so that the judge prefers it; as `pool_adversarial_pairs` returns.
 
     Args:
         judge: The judge.
         drawn: What they are compared on.
-        pictures: float32 `[N, 2, 3, 64, 64]` in 0..1.
+        images: float32 `[N, 2, 3, 64, 64]` in 0..1.
         masks: float32 `[N, 64, 64]`, 1 = may be changed.
         config: Steps, stride and size.
         start: Where the ascent starts: the first of them, changed; `[N, 3, 64, 64]`.
     """
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        good = judge.encode_images(list(pictures[:, 1]))
+        good = judge.encode_images(list(images[:, 1]))
 
     def climb(moved: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -134,5 +134,5 @@ def push(
             return judge.answer(asked)[:, 0].sum()
 
     ascent = Ascent(config.adversarial_steps, config.attack_size, config.adversarial_step_size)
-    moved = attack(climb, pictures[:, 0], masks[:, None], ascent, start)
-    return torch.stack([moved, pictures[:, 1]], 1)
+    moved = attack(climb, images[:, 0], masks[:, None], ascent, start)
+    return torch.stack([moved, images[:, 1]], 1)

@@ -1,4 +1,4 @@
-"""Pictures between candidates: endless results of one scene, each with the oracle's own scores.
+"""Images between candidates: endless results of one scene, each with the oracle's own scores.
 
 A model makes a few candidates per scene, and slowly. Mixing two of them, all over or place by
 place, gives results with as much of each one's artifacts as chance wants; the oracle scores them
@@ -23,9 +23,9 @@ from .comparisons import Comparison, as_comparison, sample_groups
 from .gather import scenes_of
 
 _PLAIN, _EVEN = 0.35, 0.6
-"""Chance of an unmixed picture, and of that or an even mixture; the rest varies in place."""
+"""Chance of an unmixed image, and of that or an even mixture; the rest varies in place."""
 _MODELS_OWN = 0.5
-"""Chance of a scene that only the model's own pictures are mixed: their differences are fine ones,
+"""Chance of a scene that only the model's own images are mixed: their differences are fine ones,
 which injected artifacts and patterns beside them would drown."""
 _PLACES = 4
 """Places along an axis that a mixture varies between."""
@@ -33,7 +33,7 @@ _PLACES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Blends:
-    """Mixed results, `G` scenes times `P` pictures, the pictures of a scene together."""
+    """Mixed results, `G` scenes times `P` images, the images of a scene together."""
 
     images: Tensor
     """Float32 `[G P, 3, 64, 64]` in 0..1."""
@@ -66,7 +66,7 @@ def sample_blends(
 
 
 def _draw_weights(num: int, generator: torch.Generator) -> Tensor:
-    """Return how much of the second picture shows, `[num, 1, 64, 64]` in 0..1."""
+    """Return how much of the second image shows, `[num, 1, 64, 64]` in 0..1."""
     luck, level, steep = torch.rand(3, num, 1, 1, 1, generator=generator)
     coarse = torch.rand(num, 1, _PLACES, _PLACES, generator=generator)
     smooth = F.interpolate(coarse, SIZE, mode="bicubic", align_corners=True)
@@ -93,12 +93,12 @@ def mixed_pairs(
     """Compare two results of every scene.
 
     Args:
-        made: Two pictures per scene.
+        made: Two images per scene.
         scores: Float32 `[2 N, D]`, NaN where a task is not judged on a dimension.
         margins: Least difference that counts.
 
     Returns:
-        The comparisons of those that differ clearly, their pictures, float32
+        The comparisons of those that differ clearly, their images, float32
         `[M, 2, 3, 64, 64]` in 0..1, and their masks, float32 `[M, 64, 64]`.
     """
     images = composite(made.images, made.conditions)

@@ -1,9 +1,9 @@
 """Candidates of the bundled fill model for procedural scenes, scored by the oracle.
 
-The judge learns from what it will judge: finished pictures with randomised settings (sec. 4.2),
+The judge learns from what it will judge: finished images with randomised settings (sec. 4.2),
 one-step predictions from every noise level (sec. 4.4, what the policy is rewarded for), the truth,
-injected artifacts, and good pictures under a fine pattern. Each scene is one group of pictures; a pair
-is any two of its pictures that differ clearly in a dimension.
+injected artifacts, and good images under a fine pattern. Each scene is one group of images; a pair
+is any two of its images that differ clearly in a dimension.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BATCH = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
-    """Groups of pictures, one group per scene."""
+    """Groups of images, one group per scene."""
 
     images: Tensor
     """Uint8 `[G, M, 3, 64, 64]`: pasted into the source, as every result is."""
@@ -50,7 +50,7 @@ class Candidates:
     kinds: Tensor
     """Uint8 `[M]`, index into `KINDS`."""
     spoils: Tensor
-    """Int64 `[G, M]`: which picture of the group a pattern was laid over; -1 for other kinds."""
+    """Int64 `[G, M]`: which image of the group a pattern was laid over; -1 for other kinds."""
     task: Tensor
     """Int64 `[G]`, index into the world's `TASKS`."""
     masks: Tensor
@@ -69,7 +69,7 @@ def draw_candidates(
     config: GenerateConfig,
     count: int = BATCH,
 ) -> Candidates:
-    """Make batch `index` of a split, tasks in turn; the same arguments give the same pictures.
+    """Make batch `index` of a split, tasks in turn; the same arguments give the same images.
 
     The models make the candidates of every scene in turn; they share one autoencoder.
     """
@@ -99,7 +99,7 @@ def draw_candidates(
 def _sample(
     parts: FillParts, conditions: Conditions, config: GenerateConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return finished pictures, and the one-step predictions of one random step on the way."""
+    """Return finished images, and the one-step predictions of one random step on the way."""
     settings = draw_sample_settings(config, generator)
     on_way: list[Tensor] = []
     with torch.autocast("cpu", torch.bfloat16), PlainAttention():
@@ -144,7 +144,7 @@ def _truth_and_faults(
 
 
 def lay_pattern(images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
-    """Lay a fine pattern over pictures inside their masks.
+    """Lay a fine pattern over images inside their masks.
 
     Lattices, checkers, waves of any direction and period, grain, and tints: what a policy paints
     that has found a weakness of its judge.

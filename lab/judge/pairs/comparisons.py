@@ -1,4 +1,4 @@
-"""Pairs of candidates: which two pictures of a scene are compared, and what the oracle says."""
+"""Pairs of candidates: which two images of a scene are compared, and what the oracle says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MIX = (
     ((ONE_STEP,), (ONE_STEP,), 0.1),
     ((FAULT,), (FULL, TRUTH), 0.2),
 )
-"""Kinds of the two pictures, and how often, beside the patterns."""
+"""Kinds of the two images, and how often, beside the patterns."""
 TURNS = tuple(
     TASKS.index(name)
     for name in ("fill", "extend", "text", "fill", "extend", "remove", "fill", "extend")
@@ -32,42 +32,42 @@ _VISIBLE = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two pictures of a group, and for every clear difference which one wins."""
+    """Two images of a group, and for every clear difference which one wins."""
 
     group: int
     """Which scene of the candidates; -1 for one that is not among them."""
-    pictures: tuple[int, int]
-    """Places among the group's candidates; -1 for pictures that are not."""
+    images: tuple[int, int]
+    """Places among the group's candidates; -1 for images that are not."""
     task: Task
     prompt: str
     winners: tuple[tuple[Dimension, int], ...]
-    """Dimension, and 0 or 1: the place of the better picture."""
+    """Dimension, and 0 or 1: the place of the better image."""
 
     def queries(self) -> list[tuple[Query, int]]:
-        """Return each question with the place of the better picture."""
+        """Return each question with the place of the better image."""
         return [(Query(self.task, d, self.prompt), place) for d, place in self.winners]
 
 
 def compare(
-    pool: Candidates, group: int, pictures: tuple[int, int], margins: Sequence[float]
+    pool: Candidates, group: int, images: tuple[int, int], margins: Sequence[float]
 ) -> Comparison | None:
-    """Compare two pictures of a group; None if they hardly differ in any dimension.
+    """Compare two images of a group; None if they hardly differ in any dimension.
 
     A pattern counts as a artifact in every dimension: a judge that lets it pass in one of them can be
     fooled through that one.
     """
-    gaps = (pool.scores[group, pictures[0]] - pool.scores[group, pictures[1]]).float()
+    gaps = (pool.scores[group, images[0]] - pool.scores[group, images[1]]).float()
     spoiled = [
         place
         for place in (0, 1)
-        if pool.spoils[group, pictures[place]] == pictures[1 - place]
-        and _is_visible(pool, group, pictures)
+        if pool.spoils[group, images[place]] == images[1 - place]
+        and _is_visible(pool, group, images)
     ]
     better = 1 - spoiled[0] if spoiled else None
     found = as_comparison(
         int(pool.task[group]), pool.prompts[group], gaps.tolist(), margins, better
     )
-    return None if found is None else replace(found, group=group, pictures=pictures)
+    return None if found is None else replace(found, group=group, images=images)
 
 
 def as_comparison(
@@ -77,7 +77,7 @@ def as_comparison(
     margins: Sequence[float],
     better: int | None = None,
 ) -> Comparison | None:
-    """Say who wins where; None if two pictures hardly differ in any dimension.
+    """Say who wins where; None if two images hardly differ in any dimension.
 
     Args:
         task: The scene's, index into the world's `TASKS`.
@@ -85,7 +85,7 @@ def as_comparison(
         gaps: Score of the first less that of the second, per dimension of the oracle; NaN where
             the task is not judged on it.
         margins: Least difference that counts.
-        better: The place of the picture that wins where the scores hardly differ; None: nobody.
+        better: The place of the image that wins where the scores hardly differ; None: nobody.
     """
     winners = []
     for name, gap, margin in zip(DIMENSIONS, gaps, margins, strict=True):
@@ -99,15 +99,15 @@ def as_comparison(
         return None
     return Comparison(
         group=-1,
-        pictures=(-1, -1),
+        images=(-1, -1),
         task=Task(TASKS[task]),
         prompt=prompt,
         winners=tuple(winners),
     )
 
 
-def _is_visible(pool: Candidates, group: int, pictures: tuple[int, int]) -> bool:
-    first, second = (pool.images[group, m].float() for m in pictures)
+def _is_visible(pool: Candidates, group: int, images: tuple[int, int]) -> bool:
+    first, second = (pool.images[group, m].float() for m in images)
     change = (first - second).abs().mean(0)[pool.masks[group] > 0]
     return bool(change.mean() >= _VISIBLE)
 
@@ -133,10 +133,10 @@ def sample_comparisons(
         num: How many.
         margins: Least difference that counts, per dimension of the oracle.
         generator: Decides which.
-        pattern_share: Share of those drawn (before the margins drop some) that show a picture
+        pattern_share: Share of those drawn (before the margins drop some) that show an image
             against itself under a fine pattern.
     """
-    # A pattern's baseline is the picture it was laid over.
+    # A pattern's baseline is the image it was laid over.
     mix: list[tuple[tuple[int, ...], tuple[int, ...], float]]
     mix = [(a, b, share * (1 - pattern_share)) for a, b, share in _MIX]
     mix.append(((PATTERN,), (), pattern_share))
@@ -176,12 +176,12 @@ def sample_dimensions(one: Comparison, most: int, generator: torch.Generator) ->
 def count_pairs(
     pool: Candidates, margins: Sequence[float], kinds: Sequence[int] | None = None
 ) -> dict[Task, int]:
-    """Count, per task, the pairs of pictures of a group that differ clearly in some dimension.
+    """Count, per task, the pairs of images of a group that differ clearly in some dimension.
 
     Args:
         pool: The candidates.
         margins: Least difference that counts, per dimension of the oracle.
-        kinds: Kinds that both pictures are of; None takes all.
+        kinds: Kinds that both images are of; None takes all.
     """
     wanted = range(len(KINDS)) if kinds is None else kinds
     places = torch.isin(pool.kinds, torch.tensor(list(wanted), dtype=torch.uint8)).nonzero()[:, 0]
@@ -205,7 +205,7 @@ def best_and_worst(
                 continue
             yield Comparison(
                 group=group,
-                pictures=(int(places[values.argmax()]), int(places[values.argmin()])),
+                images=(int(places[values.argmax()]), int(places[values.argmin()])),
                 task=Task(TASKS[int(pool.task[group])]),
                 prompt=pool.prompts[group],
                 winners=((Dimension(name), 0),),
@@ -213,7 +213,7 @@ def best_and_worst(
 
 
 def kinds_of_pairs(pool: Candidates, margins: Sequence[float]) -> dict[str, list[Comparison]]:
-    """Return held-out comparisons by kind, one per group, beside those of finished pictures."""
+    """Return held-out comparisons by kind, one per group, beside those of finished images."""
     kinds = pool.kinds.tolist()
     full, one_step, truth, artifact, pattern = map(
         kinds.index, (FULL, ONE_STEP, TRUTH, FAULT, PATTERN)

@@ -26,17 +26,17 @@ from .comparisons import TURNS, Comparison
 _FIRST_INDEX = 500_000_000
 """Scenes that nothing else is drawn from."""
 _REACH, _SHIFT, _SWELL = 4.0, 2.0, 0.2
-"""Most that an outline wanders, in px; that a thing is moved, in px; that it swells, a share."""
+"""Most that an outline wanders, in pixels; that a thing is moved, in pixels; that it swells, a share."""
 _TINT, _TONE, _GRAIN, _GLARE = 0.25, 0.15, 0.04, 1.5
 """Most that object_colour and ground change colour, and standard deviation of grain, 0..1; most that the
 difference from the surroundings is exaggerated, a factor."""
 _FINE = 0.5
-"""Share of scenes whose pictures all err a little only: large errors would drown small ones."""
+"""Share of scenes whose images all err a little only: large errors would drown small ones."""
 _STRAYS = 0.3
-"""Share of scenes whose pictures show more or less of another shape, or of another colour: only the
+"""Share of scenes whose images show more or less of another shape, or of another colour: only the
 prompt says which one was asked for."""
 _HALO = 9
-"""Side of the surroundings that a glare stands out from, in px."""
+"""Side of the surroundings that a glare stands out from, in pixels."""
 
 
 def fresh_scenes(number: int, count: int) -> Conditions:
@@ -79,7 +79,7 @@ def deformed_pairs(
 
 
 class _Strengths:
-    """Random strengths, one per picture: none at all in some, mostly small in the others."""
+    """Random strengths, one per image: none at all in some, mostly small in the others."""
 
     def __init__(self, scenes: int, per_scene: int, generator: torch.Generator) -> None:
         self.scenes, self.per_scene, self.generator = scenes, per_scene, generator
@@ -98,7 +98,7 @@ class _Strengths:
         return level * self.chance(share) * self._most
 
     def of_scenes(self, choices: int) -> Tensor:
-        """Return one of so many choices, int64 `[N]`, the same for all pictures of a scene."""
+        """Return one of so many choices, int64 `[N]`, the same for all images of a scene."""
         chosen = torch.randint(choices, (self.scenes,), generator=self.generator)
         return chosen.repeat_interleave(self.per_scene)
 

@@ -1,4 +1,4 @@
-"""Questions about procedural pictures with one-token answers: what the judge learns to see with."""
+"""Questions about procedural images with one-token answers: what the judge learns to see with."""
 
 from dataclasses import dataclass
 
@@ -49,14 +49,14 @@ MARK_SIZES = (*CELL_LABEL_SIZES, 1 + len(_FAULTS))
 
 @dataclass(frozen=True, slots=True)
 class VqaQuestion:
-    """One question about one of two pictures."""
+    """One question about one of two images."""
 
     kind: str
     text: str
     first: int
-    """Index of the first picture."""
+    """Index of the first image."""
     second: int
-    """Index of the second picture."""
+    """Index of the second image."""
     answer: str
     """One token."""
 
@@ -67,12 +67,12 @@ class VqaQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VqaBatch:
-    """Pictures and what is true about each."""
+    """Images and what is true about each."""
 
     images: Tensor
     """Float32 `[B, 3, 64, 64]`."""
     facts: list[dict[str, str]]
-    """Per picture: question kind (`letter1` .. `letter4` for letters) to answer."""
+    """Per image: question kind (`letter1` .. `letter4` for letters) to answer."""
     marks: Tensor
     """Int64 `[B, 4, 8, 8]`: what each cell shows, see `MARK_SIZES`."""
 
@@ -118,7 +118,7 @@ def _facts(conditions: Conditions, is_faulty: Tensor) -> list[dict[str, str]]:
 
 
 def sample_questions(batch: VqaBatch, num: int, generator: torch.Generator) -> list[VqaQuestion]:
-    """Draw questions of all kinds in turn; the asked picture is first or second by chance."""
+    """Draw questions of all kinds in turn; the asked image is first or second by chance."""
     total = len(batch.facts)
     by_kind = {
         kind: [row for row, known in enumerate(batch.facts) if _keys(known, kind)] for kind in KINDS

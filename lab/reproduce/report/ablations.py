@@ -18,7 +18,7 @@ from .cells import NONE, changed, decided, percent, table
 from .signs import Change, compare, rows_in_turn
 
 TOGETHER = "all four together"
-"""Every scene's picture by the model that learned its task alone."""
+"""Every scene's image by the model that learned its task alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Varied:
     """The base's name that was sampled alike."""
     against_base: Change
     against_usual: Change | None
-    """None: it is the usual one, or sampled otherwise, which by itself makes other pictures."""
+    """None: it is the usual one, or sampled otherwise, which by itself makes other images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def read_grid(context: Context) -> Grid:
 
 
 def shares_table(context: Context) -> str:
-    """Return the share of usable pictures per task, and of every seed."""
+    """Return the share of usable images per task, and of every seed."""
     grid, seeds = read_grid(context), context.config.ablation_seeds
     rows = [["varied", *grid.rows, *(f"seed {seed}" for seed in seeds)]]
     for name, usable in grid.bases.items():

@@ -68,10 +68,10 @@ def models_table(context: Context, known: Records) -> str:
     rows = [_HEAD, [label(config, BASE), *[NONE] * 8, "sampled as it is"]]
     for name in (*supervised_runs(config), FIXED, DYNAMIC):
         rows.append(_spent_row(label(config, name), [spent_on(context, name)], [name], known))
-    pictures, scenes = config.best_of, config.test_scenes
+    images, scenes = config.best_of, config.test_scenes
     note = (
-        f"no training; for each of the {scenes} scenes per task {pictures} pictures and "
-        f"{pictures - 1} comparisons by the judge, and again for every later edit"
+        f"no training; for each of the {scenes} scenes per task {images} images and "
+        f"{images - 1} comparisons by the judge, and again for every later edit"
     )
     minutes = _minutes(known, [f"test-{BEST}"])
     rows.append([label(config, BEST), *[NONE] * 7, minutes, note])
@@ -106,7 +106,7 @@ def earlier_table(context: Context, known: Records) -> str:
         JUDGES[BUNDLED]: main,
         f"{JUDGES[NAIVE]}, beyond what both share": [one for one in naive if one not in main],
         "eq. 3 alone: one judge, and one per dimension": others,
-        "the base's pictures of the test scenes": [f"test-{BASE}"],
+        "the base's images of the test scenes": [f"test-{BASE}"],
     }
     rows = [[name, _minutes(known, stages)] for name, stages in parts.items()]
     return table([["part", "core-minutes"], *rows])
@@ -191,7 +191,7 @@ def _spent_row(
 def _teacher(config: PolicyTrainConfig) -> str:
     """Return what a policy learned from; a judge is known by its run's folder."""
     if not config.judges:
-        return "true pictures"
+        return "true images"
     run = Path(config.judges[0]["folder"]).parent.name
     return JUDGES[NAIVE if run.startswith(f"{NAIVE}-") else BUNDLED]
 

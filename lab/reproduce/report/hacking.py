@@ -58,7 +58,7 @@ def monitors_said(point: Mapping[str, Any]) -> str:
 
 
 def shown_text(context: Context) -> str:
-    """Say which step of each run is in the pictures."""
+    """Say which step of each run is in the images."""
     said = []
     for judge, name in HACKED.items():
         _, step, has_parted = hacked_result(context, name)

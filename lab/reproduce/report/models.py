@@ -11,7 +11,7 @@ from torch import Tensor
 from ....training.policy.config import DYNAMIC, FIXED
 from ...world.conditions import TASKS
 from ..figures import curve_of
-from ..measure import BASE, BEST, VOTED, read_pictures, test_scenes, tested_models
+from ..measure import BASE, BEST, VOTED, read_images, test_scenes, tested_models
 from ..policies import SUPERVISED
 from ..stage import Context
 from .cells import NONE, bounded, chance, changed, decided, number, plain, table
@@ -37,7 +37,7 @@ ENDS = 25
 
 
 def usability_table(context: Context) -> str:
-    """Return the share of usable pictures of every model."""
+    """Return the share of usable images of every model."""
     found, config = context.read("usability"), context.config
     groups = list(found[BASE])
     rows = [["model", *groups, "won / lost", "p"]]
@@ -59,7 +59,7 @@ def adversarial_pairs(context: Context) -> dict[tuple[str, str], dict[str, Chang
     """Compare models with their baselines on the same test scenes, per task and for all."""
     scenes = test_scenes(context.config)
     names = {name for pair in _CONTESTS for name in pair} - {EACH}
-    usable = {name: read_pictures(context, name)["usable"] for name in sorted(names)}
+    usable = {name: read_images(context, name)["usable"] for name in sorted(names)}
     usable[EACH] = _by_own_model(context, scenes.conditions.task)
     rows = scenes.rows()
     return {
@@ -124,5 +124,5 @@ def _by_own_model(context: Context, task: Tensor) -> Tensor:
     usable = torch.zeros(len(task), dtype=torch.bool)
     for number_of, name in enumerate(TASKS):
         own = task == number_of
-        usable[own] = read_pictures(context, f"{SUPERVISED}-{name}")["usable"][own]
+        usable[own] = read_images(context, f"{SUPERVISED}-{name}")["usable"][own]
     return usable

@@ -10,7 +10,7 @@ from ..measure import BASE, BEST
 from ..policies import HACKED, SUPERVISED
 
 EACH = f"{SUPERVISED}-each"
-"""Not a model of its own: every scene's picture is that of its task's supervised model."""
+"""Not a model of its own: every scene's image is that of its task's supervised model."""
 JUDGES = {BUNDLED: "the judge", NAIVE: "the naive judge"}
 _LABELS = {
     BASE: "base",

@@ -34,7 +34,7 @@ def photos_table(context: Context) -> str:
     models = {name: numbers["sides"] for name, numbers in found["models"].items()}
     tests = {name: sound_changes(context, name, found["models"][name]) for name in models}
     for task, sides in models[FIXED].items():
-        # The base is the baseline of both, with the same pictures.
+        # The base is the baseline of both, with the same images.
         each = {BASE: sides[BASELINE]} | {n: s[task][MODEL] for n, s in models.items() if task in s}
         for name, one in each.items():
             change = tests.get(name, {}).get(task)

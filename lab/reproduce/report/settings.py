@@ -125,13 +125,13 @@ class Settings:
         weights = ", ".join(f"{t.value} {w:g}" for t, w in policy.task_weights().items())
         trained = f"a LoRA of rank {policy.rank} on {policy.layers}"
         looks = f"every {policy.eval_every} steps" if policy.eval_every else "never"
-        stops = f"stops when pictures drift, looked at {looks}" if policy.stop_on_drift else "none"
+        stops = f"stops when images drift, looked at {looks}" if policy.stop_on_drift else "none"
         weights_of_judge = f"{millions(judge_folder(self.config, BUNDLED))} weights, trained here"
         said = {
             "judge": ("Qwen2.5-VL-7B-Instruct", weights_of_judge),
             "what the judge learns": (
                 "eq. 3 on people's preferences",
-                "eq. 3 on the oracle's, its scores and maps of single pictures, to see",
+                "eq. 3 on the oracle's, its scores and maps of single images, to see",
             ),
             "weights that learn": ("all", trained if policy.mode == LORA else "all"),
             "learning rate": ("1e-5", f"{policy.learning_rate:g}"),
@@ -153,9 +153,9 @@ class Settings:
                 "none",
                 f"{policy.kl_weight:g}",
             ),
-            "augmentation of both judged pictures": (
+            "augmentation of both judged images": (
                 "none",
-                f"shift up to {policy.shift} px, {100 * policy.blur:g} % blurred, noise up to "
+                f"shift up to {policy.shift} pixels, {100 * policy.blur:g} % blurred, noise up to "
                 f"{policy.noise:g}",
             ),
             "kept area pasted back before judging": (

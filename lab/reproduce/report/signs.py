@@ -1,4 +1,4 @@
-"""Paired comparisons of usable pictures: scenes are counted, however many seeds look at them."""
+"""Paired comparisons of usable images: scenes are counted, however many seeds look at them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Change:
 
     scenes: int
     before: float
-    """Mean share of usable pictures of the baseline."""
+    """Mean share of usable images of the baseline."""
     after: float
     """The model's own."""
     interval: tuple[float, float] | None
     """95 % interval of the difference over scenes (normal); None: too few, or all alike."""
     won: int
-    """Scenes of which the model makes usable pictures more often than the baseline."""
+    """Scenes of which the model makes usable images more often than the baseline."""
     lost: int
     p: float
     """Two-sided sign test of won against lost."""
@@ -45,7 +45,7 @@ class Change:
 def compare(before: Tensor, after: Tensor) -> Change:
     """Compare a model with its baseline, bool ``[B]``, or ``[R, B]`` with a row per seed.
 
-    Seeds share their scenes, so that pictures of several are no independent trials: every scene
+    Seeds share their scenes, so that images of several are no independent trials: every scene
     counts once, by the mean over its seeds.
     """
     first, second = (one.double().reshape(-1, one.shape[-1]).mean(0) for one in (before, after))

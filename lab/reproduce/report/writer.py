@@ -1,4 +1,4 @@
-"""Puts the report together: measured tables, what they come to, pictures, and words between."""
+"""Puts the report together: measured tables, what they come to, images, and words between."""
 
 from __future__ import annotations
 
@@ -59,25 +59,25 @@ class Writer:
             "photos": photographs.photos_table(context),
         }
 
-    def text(self, pictures: Mapping[str, str]) -> str:
-        """Return the whole report; pictures by name, as written in its text."""
+    def text(self, images: Mapping[str, str]) -> str:
+        """Return the whole report; images by name, as written in its text."""
         known = records(self.stages, self.config)
         gate = budget.gate_of_policies(self.context)
         settings = settings_of(self.context)
         values = {f"table_{name}": table for name, table in self.tables().items()}
-        values |= {name: pictures.get(name, "") for name in _PICTURES}
+        values |= {name: images.get(name, "") for name in _IMAGES}
         values |= {
             "overview": budget.overview(self.config, known),
             "models_spent": budget.models_table(self.context, known),
             "others_spent": budget.others_table(self.context, known),
             "earlier_spent": budget.earlier_table(self.context, known),
-            "min_judge_accuracy": budget.gate_text(gate, settings.policy.min_judge_accuracy),
+            "gate": budget.gate_text(gate, settings.policy.min_judge_accuracy),
             "table_rewards": models.rewards_table(self.context),
             "table_published": models.published_table(),
             "sheets": "\n\n".join(
-                f"{task}:\n\n{pictures[f'sheet_{task}']}"
+                f"{task}:\n\n{images[f'sheet_{task}']}"
                 for task in TASKS
-                if f"sheet_{task}" in pictures
+                if f"sheet_{task}" in images
             ),
             "hacked_at": hacking.shown_text(self.context),
             "files": photographs.files_text(self.context),
@@ -88,7 +88,7 @@ class Writer:
 
 
 def write_report(context: Context, stages: Sequence[Stage]) -> Path:
-    """Draw the pictures and write the report; return its file."""
+    """Draw the images and write the report; return its file."""
     path = Path(context.config.report)
     folder = path.with_suffix("")
     named: dict[str, str] = {
@@ -108,8 +108,8 @@ def write_report(context: Context, stages: Sequence[Stage]) -> Path:
 
 
 _BLANK_LINES = re.compile(r"\n{3,}")
-"""Where a picture is missing."""
-_PICTURES = (
+"""Where an image is missing."""
+_IMAGES = (
     *("calibration", "hacked", f"reward_{FIXED}", f"reward_{DYNAMIC}"),
     *(f"photos_{name}" for name in (FIXED, DYNAMIC)),
     *(f"hacking_{judge}" for judge in HACKED),

@@ -121,7 +121,7 @@ def test_the_last_look_of_each_seed_counts() -> None:
 
 
 def spoiled_but(scenes: Scenes, row: int, column: int, num: int) -> torch.Tensor:
-    """Return candidates, gray inside the mask but for one, which is the scene's own picture."""
+    """Return candidates, gray inside the mask but for one, which is the scene's own image."""
     inside = scenes.conditions.mask[:, None] > 0.5
     gray = torch.where(inside, 0.5, scenes.conditions.source)
     candidates = gray.repeat(num, 1, 1, 1, 1)

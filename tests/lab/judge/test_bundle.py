@@ -60,7 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pairs=2,
             appraised=4,
             questions=2,
-            pictures=2,
+            images=2,
             attack_share=0.0,
             eval_every=5,
         )
@@ -125,7 +125,7 @@ def test_what_was_measured_of_the_start_is_not_said_of_the_result(run: Path) -> 
     assert not {"README.md", "report.json"} & names
 
 
-def test_a_policy_wins_as_often_as_the_judge_prefers_its_unusable_pictures(
+def test_a_policy_wins_as_often_as_the_judge_prefers_its_unusable_images(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A policy that paints grey everywhere, and judges that always and never say Yes to it."""

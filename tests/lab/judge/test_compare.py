@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onereward.fill.task import Dimension, Task
 from onereward.lab.base_model.models import load_folder
-from onereward.lab.judge.answers import attack_pairs, comparison_loss, encode_pairs, pictures_of
+from onereward.lab.judge.answers import attack_pairs, comparison_loss, encode_pairs, images_of
 from onereward.lab.judge.build import JudgeShape
 from onereward.lab.judge.compare import CompareTrainer, train_to_compare
 from onereward.lab.judge.config import CompareConfig
@@ -68,7 +68,7 @@ QUICK = GenerateConfig(num_candidates=2, steps=(2, 3))
 GROUPS = 8
 MARGINS = (0.1,) * 5
 NAN = float("nan")
-# An 8 px patch as in the bundled judge, every picture seen whole.
+# An 8 pixels patch as in the bundled judge, every image seen whole.
 SHAPE = JudgeShape(
     width=32, layers=1, heads=1, vision_width=32, vision_layers=1, vision_heads=1, full_layers=(0,)
 )
@@ -100,20 +100,20 @@ def same(first: Candidates, second: Candidates) -> bool:
 
 
 def test_candidates_are_scored_by_the_oracle_and_keep_the_source(pool: Candidates) -> None:
-    """The oracle, asked again about the stored pictures, says the same but for the rounding."""
+    """The oracle, asked again about the stored images, says the same but for the rounding."""
     scenes = sample_conditions(Split.TRAIN, FIRST_INDEX, torch.arange(GROUPS) % 4)
     assert pool.prompts == scenes.prompts
     kinds = [FULL] * 2 + [ONE_STEP] * 2 + [TRUTH, FAULT] + [PATTERN] * 2
     assert pool.kinds.tolist() == kinds
     outside = pool.masks[:, None] == 0
     for number in range(len(kinds)):
-        pictures = pool.images[:, number].float() / 255
-        oracle_scores = judge(pictures, scenes)
+        images = pool.images[:, number].float() / 255
+        oracle_scores = judge(images, scenes)
         for column, name in enumerate(DIMENSIONS):
             stored, now = pool.scores[:, number, column].float(), oracle_scores.scores[name]
             assert torch.equal(stored.isnan(), now.isnan())
             assert torch.allclose(stored, now, atol=0.06, equal_nan=True), name
-        kept = (pictures - scenes.source).abs() * outside
+        kept = (images - scenes.source).abs() * outside
         assert kept.max() <= 0.5 / 255 + 1e-6
 
 
@@ -154,7 +154,7 @@ def test_patterns_change_the_mask_only() -> None:
 
 
 def hand_made(scores: list[list[list[float]]], kinds: list[int], spoils: list[int]) -> Candidates:
-    """Groups of the remove task with given scores; every picture is one flat grey."""
+    """Groups of the remove task with given scores; every image is one flat grey."""
     table = torch.tensor(scores)
     groups, num = table.shape[:2]
     greys = torch.arange(num, dtype=torch.uint8) * 20
@@ -207,7 +207,7 @@ def test_a_pattern_nobody_sees_is_no_fault() -> None:
 def test_best_and_worst_per_dimension() -> None:
     rows = [[0.1, 0.50, 0.2, NAN, NAN], [0.9, 0.55, 0.6, NAN, NAN], [0.5, 0.52, 0.9, NAN, NAN]]
     made = hand_made([rows], [FULL] * 3, [-1] * 3)
-    found = {one.winners[0][0]: one.pictures for one in best_and_worst(made, MARGINS)}
+    found = {one.winners[0][0]: one.images for one in best_and_worst(made, MARGINS)}
     assert found == {Dimension.TEXT_ALIGNMENT: (1, 0), Dimension.STRUCTURE: (2, 0)}
 
 
@@ -230,7 +230,7 @@ def test_comparisons_are_of_all_kinds_and_of_outlines_most_of_all(pool: Candidat
     tasks = [one.task for one in drawn]
     for task, share in ((Task.FILL, 3), (Task.EXTEND, 3), (Task.REMOVE, 1), (Task.TEXT, 1)):
         assert tasks.count(task) == 100 * share
-    drawn_kinds = {int(pool.kinds[m]) for one in drawn for m in one.pictures}
+    drawn_kinds = {int(pool.kinds[m]) for one in drawn for m in one.images}
     assert drawn_kinds == {FULL, ONE_STEP, TRUTH, FAULT, PATTERN}
 
 
@@ -255,9 +255,9 @@ def test_the_loss_is_equation_3(pool: Candidates, judge_folder: Path) -> None:
     config = JudgeConfig(folder=str(judge_folder), precision="fp32")
     one_by_one = QwenJudge(config, torch.device("cpu"))
     drawn = drawn_from(pool)
-    pictures = pictures_of(pool, drawn)
+    images = images_of(pool, drawn)
     terms = []
-    for pair, one in zip(pictures, drawn, strict=True):
+    for pair, one in zip(images, drawn, strict=True):
         for query, place in one.queries():
             winner, loser = one_by_one.encode_images([pair[place], pair[1 - place]])
             with torch.no_grad():
@@ -265,16 +265,16 @@ def test_the_loss_is_equation_3(pool: Candidates, judge_folder: Path) -> None:
                 second = one_by_one.answer([(loser, winner, query)])[0].double()
             terms.append(-0.5 * (first[0] + second[1]))
     learner = load_whole_judge(judge_folder)
-    loss = comparison_loss(learner, encode_pairs(learner, pictures), drawn)
+    loss = comparison_loss(learner, encode_pairs(learner, images), drawn)
     assert abs(loss.item() - torch.stack(terms).mean().item()) < 0.02  # bfloat16 products
 
 
-def test_appraised_pictures_are_asked_about_too(
+def test_appraised_images_are_asked_about_too(
     pool_folder: Path, judge_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss beside the head's is eq. 3 of the scenes' pictures two by two."""
+    """The loss beside the head's is eq. 3 of the scenes' images two by two."""
     settings = compare_config(
-        judge_folder, pool_folder, pairs=0, questions=0, pictures=0, appraised=16, attack_share=0.0
+        judge_folder, pool_folder, pairs=0, questions=0, images=0, appraised=16, attack_share=0.0
     )
     shown: list[torch.Tensor] = []
     encode = CompareTrainer._encode
@@ -296,7 +296,7 @@ def test_appraised_pictures_are_asked_about_too(
         of = [s.select(torch.tensor([k])) for s in (scenes, fresh) for k in range(len(s))]
         outside = [(pair[0] - one.source[0]).abs() * (1 - one.mask) for one in of]
         scene = of[int(torch.stack([o.amax() for o in outside]).argmin())]
-        first, second = (judge(picture[None], scene).scores for picture in pair)
+        first, second = (judge(image[None], scene).scores for image in pair)
         gaps = [float(first[d] - second[d]) for d in DIMENSIONS]
         found = as_comparison(int(scene.task), scene.prompts[0], gaps, settings.margins)
         if found is not None:
@@ -309,12 +309,12 @@ def test_appraised_pictures_are_asked_about_too(
 
 def test_attacks_stay_small_and_in_the_mask(pool: Candidates, judge_folder: Path) -> None:
     victim, drawn = load_whole_judge(judge_folder), drawn_from(pool)
-    pictures = pictures_of(pool, drawn)
+    images = images_of(pool, drawn)
     masks = torch.stack([pool.masks[one.group] for one in drawn]).float()
     settings = compare_config(judge_folder, Path(), attack_steps=3, attack_size=0.03)
-    attacked = attack_pairs(victim, pictures, drawn, masks, settings)
-    change = (attacked - pictures).abs()
-    for number in (0, 1, 4, 5):  # the loser alone, where one picture loses everywhere
+    attacked = attack_pairs(victim, images, drawn, masks, settings)
+    change = (attacked - images).abs()
+    for number in (0, 1, 4, 5):  # the loser alone, where one image loses everywhere
         places = {place for _, place in drawn[number].winners}
         if len(places) == 1:
             assert change[number, places.pop()].max() == 0
@@ -325,24 +325,24 @@ def test_attacks_stay_small_and_in_the_mask(pool: Candidates, judge_folder: Path
     assert attacked.max() <= 1
     with torch.no_grad():
         before, after = (
-            comparison_loss(victim, encode_pairs(victim, p), drawn) for p in (pictures, attacked)
+            comparison_loss(victim, encode_pairs(victim, p), drawn) for p in (images, attacked)
         )
     assert after > before
     assert not attacked.requires_grad
     assert all(p.grad is None for p in victim.part.module.parameters())
 
 
-def test_adversarial_pairs_are_among_unusable_and_usable_pictures_of_a_scene(
+def test_adversarial_pairs_are_among_unusable_and_usable_images_of_a_scene(
     pool: Candidates,
 ) -> None:
     generator = torch.Generator().manual_seed(3)
-    drawn, pictures, masks = pool_adversarial_pairs(pool, 12, MARGINS, generator)
-    assert len(drawn) == len(pictures) == len(masks) == 12
-    for one, pair, mask in zip(drawn, pictures, masks, strict=True):
+    drawn, images, masks = pool_adversarial_pairs(pool, 12, MARGINS, generator)
+    assert len(drawn) == len(images) == len(masks) == 12
+    for one, pair, mask in zip(drawn, images, masks, strict=True):
         rows = [g for g in range(GROUPS) if pool.prompts[g] == one.prompt]
         places = [
-            [(g, m) for g in rows for m in range(len(pool.kinds)) if shown(pool, g, m, picture)]
-            for picture in pair
+            [(g, m) for g in rows for m in range(len(pool.kinds)) if shown(pool, g, m, image)]
+            for image in pair
         ]
         assert any(not pool.usable[where] for where in places[0])
         assert any(pool.usable[where] for where in places[1])
@@ -352,14 +352,14 @@ def test_adversarial_pairs_are_among_unusable_and_usable_pictures_of_a_scene(
         assert len(one.winners) == judged  # hardly any difference: the usable one wins
 
 
-def shown(pool: Candidates, group: int, member: int, picture: Tensor) -> bool:
-    return bool((pool.images[group, member].float() / 255).equal(picture))
+def shown(pool: Candidates, group: int, member: int, image: Tensor) -> bool:
+    return bool((pool.images[group, member].float() / 255).equal(image))
 
 
-def test_without_an_unusable_picture_there_is_no_adversarial_pair(pool: Candidates) -> None:
+def test_without_an_unusable_image_there_is_no_adversarial_pair(pool: Candidates) -> None:
     fine = replace(pool, usable=torch.ones_like(pool.usable))
-    drawn, pictures, masks = pool_adversarial_pairs(fine, 4, MARGINS, torch.Generator())
-    assert (drawn, len(pictures), len(masks)) == ([], 0, 0)
+    drawn, images, masks = pool_adversarial_pairs(fine, 4, MARGINS, torch.Generator())
+    assert (drawn, len(images), len(masks)) == ([], 0, 0)
 
 
 def test_a_pool_without_adversarial_pairs_is_learned_from_all_the_same(
@@ -375,10 +375,10 @@ def test_a_pool_without_adversarial_pairs_is_learned_from_all_the_same(
 
 def test_deformed_adversarial_pairs_set_a_wrong_result_against_the_truth() -> None:
     generator = torch.Generator().manual_seed(3)
-    drawn, pictures, masks = deformed_adversarial_pairs(7, 6, MARGINS, generator)
+    drawn, images, masks = deformed_adversarial_pairs(7, 6, MARGINS, generator)
     assert 3 <= len(drawn) <= 6
     scenes = fresh_scenes(7, 18)
-    for one, (bad, good), mask in zip(drawn, pictures, masks, strict=True):
+    for one, (bad, good), mask in zip(drawn, images, masks, strict=True):
         (row,) = [r for r in range(18) if scenes.target[r].equal(good)]
         scene = scenes.select(torch.tensor([row]))
         assert not judge(bad[None], scene).usable
@@ -390,13 +390,13 @@ def test_deformed_adversarial_pairs_set_a_wrong_result_against_the_truth() -> No
                 assert (Dimension(d), int(bad_score - good_score < 0.1)) in one.winners
 
 
-def test_the_unusable_picture_alone_is_pushed(pool: Candidates, judge_folder: Path) -> None:
+def test_the_unusable_image_alone_is_pushed(pool: Candidates, judge_folder: Path) -> None:
     victim, generator = load_whole_judge(judge_folder), torch.Generator().manual_seed(3)
-    drawn, pictures, masks = pool_adversarial_pairs(pool, 6, MARGINS, generator)
+    drawn, images, masks = pool_adversarial_pairs(pool, 6, MARGINS, generator)
     settings = compare_config(judge_folder, Path(), adversarial_steps=2, attack_size=0.03)
-    start = random_start(pictures[:, 0], masks[:, None], 0.03, generator)
-    pushed = push(victim, drawn, pictures, masks, settings, start)
-    change = (pushed - pictures).abs()
+    start = random_start(images[:, 0], masks[:, None], 0.03, generator)
+    pushed = push(victim, drawn, images, masks, settings, start)
+    change = (pushed - images).abs()
     assert change[:, 1].max() == 0
     assert (change[:, 0] * (1 - masks[:, None])).max() == 0
     assert change[0::2].max() <= 0.03 + 1e-6
@@ -408,14 +408,14 @@ def test_the_unusable_picture_alone_is_pushed(pool: Candidates, judge_folder: Pa
         with torch.no_grad():
             return victim.answer([(first[n], second[n], q) for n, q in asked])[:, 0].sum()
 
-    assert yes(pushed) > yes(pictures)
-    on = push(victim, drawn, pictures, masks, settings, pushed[:, 0])
+    assert yes(pushed) > yes(images)
+    on = push(victim, drawn, images, masks, settings, pushed[:, 0])
     assert yes(on) > yes(pushed)
-    assert (on - pictures)[0::2].abs().max() <= 0.03 + 1e-6
+    assert (on - images)[0::2].abs().max() <= 0.03 + 1e-6
     unmoved = push(
-        victim, drawn, pictures, masks, replace(settings, adversarial_steps=0), pictures[:, 0]
+        victim, drawn, images, masks, replace(settings, adversarial_steps=0), images[:, 0]
     )
-    assert unmoved.equal(pictures)
+    assert unmoved.equal(images)
 
 
 def test_adversarial_pairs_come_back_until_others_take_their_place(judge_folder: Path) -> None:
@@ -445,7 +445,7 @@ def compare_config(folder: Path, pool: Path, **changes: object) -> CompareConfig
         pairs=4,
         appraised=4,
         questions=4,
-        pictures=4,
+        images=4,
         attack_steps=1,
         adversarial_pairs=2,
         adversarial_steps=1,
@@ -488,7 +488,7 @@ def test_stop_and_resume_equals_no_stop(pool_folder: Path, judge_folder: Path) -
         assert f'"{name}"' in curve
 
 
-def test_adversarial_pairs_set_an_unusable_candidate_against_a_usable_picture(
+def test_adversarial_pairs_set_an_unusable_candidate_against_a_usable_image(
     pool_folder: Path,
 ) -> None:
     """The oracle, asked about the scenes drawn anew, agrees."""
@@ -504,7 +504,7 @@ def test_adversarial_pairs_set_an_unusable_candidate_against_a_usable_picture(
         find_adversarial_pairs(pool_folder / "pool", Split.TEST, num=5)
 
 
-def test_pushed_pictures_win_more_and_stay_within_the_limit(
+def test_pushed_images_win_more_and_stay_within_the_limit(
     pool_folder: Path, judge_folder: Path
 ) -> None:
     victim = load_whole_judge(judge_folder)
@@ -516,15 +516,15 @@ def test_pushed_pictures_win_more_and_stay_within_the_limit(
     }
     with torch.no_grad():
         before = wins(victim, adversarial_pairs.bad, adversarial_pairs)
-    for name, pictures in pushed.items():
-        change = (pictures - adversarial_pairs.bad).abs()
+    for name, images in pushed.items():
+        change = (images - adversarial_pairs.bad).abs()
         kept = 1 - adversarial_pairs.conditions.mask[:, None]
         assert (change * kept).max() <= 0.5 / 255 + 1e-6, name
         assert change.max() > 0, name
         if name == "pixels":
             assert change.max() <= 0.03 + 1e-6
             with torch.no_grad():
-                assert (wins(victim, pictures, adversarial_pairs) > before).all()
+                assert (wins(victim, images, adversarial_pairs) > before).all()
 
 
 def test_gathering_goes_on_where_it_stopped(
@@ -558,7 +558,7 @@ def test_gathering_goes_on_where_it_stopped(
         ({"judge_folder": ""}, "judge_folder is empty"),
         ({"margins": (0.1,)}, "give 5 between"),
         ({"pairs": 0, "adversarial_pairs": 0, "appraised": 0, "questions": 0}, "nothing to learn"),
-        ({"pictures": 1}, "questions need two"),
+        ({"images": 1}, "questions need two"),
         ({"appraised": 6}, "not a multiple of 4"),
         ({"attack_share": 1.5}, "attack_share is 1.5"),
     ],

@@ -10,7 +10,7 @@ from onereward.lab.judge.pairs.deformed import deformed_pairs, fresh_scenes, sam
 from onereward.lab.oracle import DIMENSIONS, judge
 from onereward.lab.world.canvas import SIZE
 
-SCENES, PICTURES = 16, 4
+SCENES, IMAGES = 16, 4
 MARGINS = (0.1,) * len(DIMENSIONS)
 
 
@@ -29,12 +29,12 @@ def test_no_two_numbers_have_a_scene_in_common() -> None:
 
 def test_results_differ_keep_the_source_and_are_right_and_wrong() -> None:
     scenes = fresh_scenes(5, 3 * SCENES)
-    made = sample_deformed(scenes, PICTURES, seeded(0))
-    assert made.images.shape == (3 * SCENES * PICTURES, 3, SIZE, SIZE)
+    made = sample_deformed(scenes, IMAGES, seeded(0))
+    assert made.images.shape == (3 * SCENES * IMAGES, 3, SIZE, SIZE)
     assert ((made.images >= 0) & (made.images <= 1)).all()
     kept = made.conditions.mask[:, None] == 0
     assert ((made.images - made.conditions.source).abs() * kept).max() == 0
-    groups = made.images.view(3 * SCENES, PICTURES, -1)
+    groups = made.images.view(3 * SCENES, IMAGES, -1)
     assert (groups[:, 0] != groups[:, 1]).any(1).all()
     usable = judge(made.images, made.conditions).usable.float()
     for task in range(4):
@@ -58,12 +58,12 @@ def test_without_any_strength_the_truth_is_left(monkeypatch: pytest.MonkeyPatch)
 def test_only_the_prompt_says_which_shape_and_colour_were_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Pictures turn into what another scene asks for: neither is better by itself."""
+    """Images turn into what another scene asks for: neither is better by itself."""
     monkeypatch.setattr(deformed, "_STRAYS", 1.0)
     strengths = deformed._Strengths
     monkeypatch.setattr(strengths, "some", lambda self, share: torch.zeros(self.count, 1, 1, 1))
     scenes = fresh_scenes(9, 16 * SCENES)
-    made = sample_deformed(scenes, PICTURES, seeded(4))
+    made = sample_deformed(scenes, IMAGES, seeded(4))
     is_fill = made.conditions.task == 0
     oracle_scores = judge(made.images, made.conditions)
     likeness = oracle_scores.shape_overlap[is_fill]
@@ -78,20 +78,20 @@ def test_only_the_prompt_says_which_shape_and_colour_were_asked_for(
     assert scores[shown == asked].mean() > scores[shown != asked].mean() + 0.3
 
 
-def test_pictures_of_a_scene_err_much_or_a_little_together() -> None:
-    draw = deformed._Strengths(200, PICTURES, seeded(5))
-    most = draw._most.view(200, PICTURES)
+def test_images_of_a_scene_err_much_or_a_little_together() -> None:
+    draw = deformed._Strengths(200, IMAGES, seeded(5))
+    most = draw._most.view(200, IMAGES)
     assert (most == most[:, :1]).all()
     assert 0.3 < (most[:, 0] < 1).float().mean() < 0.7
     assert (draw.some(1.0) <= draw._most).all()
 
 
 def test_pairs_are_decided_by_the_oracle() -> None:
-    drawn, pictures, masks = deformed_pairs(7, SCENES, MARGINS, seeded(2))
-    assert len(drawn) == len(pictures) == len(masks) > SCENES / 2
+    drawn, images, masks = deformed_pairs(7, SCENES, MARGINS, seeded(2))
+    assert len(drawn) == len(images) == len(masks) > SCENES / 2
     scenes = fresh_scenes(7, SCENES)
     rows = torch.tensor([int((scenes.mask == m).all(2).all(1).nonzero()[0]) for m in masks])
-    scores = [judge(pictures[:, place], scenes.select(rows)).scores for place in (0, 1)]
+    scores = [judge(images[:, place], scenes.select(rows)).scores for place in (0, 1)]
     for number, one in enumerate(drawn):
         for dimension, place in one.winners:
             first, second = (float(s[dimension.value][number]) for s in scores)

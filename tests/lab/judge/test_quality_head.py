@@ -1,4 +1,4 @@
-"""What a single picture teaches the judge: mixtures, the oracle's scores, ranks and artifacts."""
+"""What a single image teaches the judge: mixtures, the oracle's scores, ranks and artifacts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def scenes() -> Conditions:
 
 @pytest.fixture(scope="module")
 def pool(scenes: Conditions) -> Candidates:
-    """The truth of each scene and a picture with a shifted tone."""
+    """The truth of each scene and an image with a shifted tone."""
     spoiled = inject_artifact("tone_shift", scenes, torch.Generator().manual_seed(0)).images
     images = torch.stack([scenes.target, composite(spoiled, scenes)], 1)
     scores = torch.stack([judge(images[:, m], scenes).table for m in range(2)], 1)
@@ -45,7 +45,7 @@ def pool(scenes: Conditions) -> Candidates:
     )
 
 
-def test_mixtures_lie_between_two_pictures_of_their_scene(
+def test_mixtures_lie_between_two_images_of_their_scene(
     pool: Candidates, scenes: Conditions
 ) -> None:
     made = sample_blends(pool, scenes, torch.arange(SCENES), 6, torch.Generator().manual_seed(1))
@@ -62,17 +62,17 @@ def test_mixtures_lie_between_two_pictures_of_their_scene(
 
 
 def test_mixed_pairs_are_decided_by_the_oracle(pool: Candidates, scenes: Conditions) -> None:
-    drawn, pictures, masks = blended_pairs(
+    drawn, images, masks = blended_pairs(
         pool, scenes, 60, MARGINS, torch.Generator().manual_seed(2)
     )
-    assert len(drawn) == len(pictures) == len(masks) > 10
+    assert len(drawn) == len(images) == len(masks) > 10
     # A mask belongs to one of these scenes alone.
     rows = [int((scenes.mask == mask).all(2).all(1).nonzero()) for mask in masks]
     of_scene = scenes.select(torch.tensor(rows))
     assert [one.prompt for one in drawn] == of_scene.prompts
-    oracle_scores = [judge(pictures[:, place], of_scene).scores for place in (0, 1)]
+    oracle_scores = [judge(images[:, place], of_scene).scores for place in (0, 1)]
     for number, one in enumerate(drawn):
-        assert (one.group, one.pictures) == (-1, (-1, -1))
+        assert (one.group, one.images) == (-1, (-1, -1))
         asked = dict(one.winners)
         for name in DIMENSIONS:
             gap = float(oracle_scores[0][name][number] - oracle_scores[1][name][number])
@@ -134,13 +134,13 @@ def test_the_loss_is_scores_ranks_and_maps_by_hand() -> None:
     ranked = math.log1p(math.exp(float(worth[0] - worth[1])))  # the other two hardly differ
     cells = torch.stack([one.tokens @ head.maps.weight.T + head.maps.bias for one in encoded])
     squares = []
-    for picture in range(4):
+    for image in range(4):
         for token in range(16):
             top, left = 2 * (token // 4), 2 * (token % 4)
-            values = cells[picture, token].view(2, 2, NUM_MAPS)
+            values = cells[image, token].view(2, 2, NUM_MAPS)
             for row in range(2):
                 for col in range(2):
-                    gap = values[row, col] - maps[picture, :, top + row, left + col]
+                    gap = values[row, col] - maps[image, :, top + row, left + col]
                     squares += gap.square().tolist()
     by_hand = sum(divergence) / 4 + ranked + sum(squares) / len(squares)
     assert loss.item() == pytest.approx(by_hand, rel=1e-5)
@@ -160,9 +160,9 @@ def test_a_fill_also_says_how_much_it_looks_like_each_shape() -> None:
     least = torch.full((5,), 0.05)
     loss = head.loss(encoded, conditions, scores, wanted, maps, least)
     total = 0.0
-    for picture in range(2):  # the fills
-        logits = encoded[picture].tokens.double().mean(0) @ head.overlaps.weight.double().T
-        for logit, target in zip(logits.tolist(), wanted[picture].tolist(), strict=True):
+    for image in range(2):  # the fills
+        logits = encoded[image].tokens.double().mean(0) @ head.overlaps.weight.double().T
+        for logit, target in zip(logits.tolist(), wanted[image].tolist(), strict=True):
             w, p = min(max(target, 0.01), 0.99), 1 / (1 + math.exp(-logit))
             total += w * math.log(w / p) + (1 - w) * math.log((1 - w) / (1 - p))
     assert loss.item() == pytest.approx(total / 12, rel=1e-5)

@@ -24,14 +24,14 @@ def load(folder: Path) -> QwenJudge:
 
 
 @torch.no_grad()
-def test_a_picture_looks_as_it_did_enlarged(tmp_path: Path) -> None:
+def test_a_image_looks_as_it_did_enlarged(tmp_path: Path) -> None:
     folder = make_judge(tmp_path / "judge", replace(SHAPE, max_pixels=128 * 128, window_size=128))
     halve_patches(folder, tmp_path / "fine")
     before, after = load(folder), load(tmp_path / "fine")
     assert (before.patches.patch_size, after.patches.patch_size) == (8, 4)
-    picture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    enlarged = picture.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    wanted, found = before.encode(enlarged), after.encode(picture)
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    enlarged = image.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    wanted, found = before.encode(enlarged), after.encode(image)
     assert (found.rows, found.cols) == (wanted.rows, wanted.cols) == (8, 8)
     assert torch.allclose(found.tokens, wanted.tokens, atol=1e-4)
     assert wanted.tokens.std() > 0.01
@@ -39,7 +39,7 @@ def test_a_picture_looks_as_it_did_enlarged(tmp_path: Path) -> None:
 
 def test_what_has_no_half_is_refused(tmp_path: Path) -> None:
     folder = make_judge(tmp_path / "judge", replace(SHAPE, patch_size=7, window_size=56))
-    with pytest.raises(JudgeError, match="patches of 7 px, which have no half"):
+    with pytest.raises(JudgeError, match="patches of 7 pixels, which have no half"):
         halve_patches(folder, tmp_path / "fine")
     with pytest.raises(JudgeError, match=r"has no model\.safetensors; save the judge in one file"):
         halve_patches(tmp_path, tmp_path / "fine")

@@ -38,7 +38,7 @@ def config(folder: Path, **changes: object) -> VqaConfig:
         steps=4,
         decay_steps=2,
         warmup_steps=1,
-        pictures=6,
+        images=6,
         questions=8,
         eval_images=64,
         eval_every=2,
@@ -47,7 +47,7 @@ def config(folder: Path, **changes: object) -> VqaConfig:
     return replace(small, **changes)
 
 
-def test_questions_are_true_of_the_picture_they_ask_about() -> None:
+def test_questions_are_true_of_the_image_they_ask_about() -> None:
     """Colours against the pixels, letters and shapes against the prompt of the scene."""
     num = 60
     batch = sample_vqa_batch(Split.TRAIN, 5, num)
@@ -186,7 +186,7 @@ def test_stop_and_resume_equals_no_stop(tmp_path: Path) -> None:
 
 
 def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
-    """Two pictures, asked again and again: the loss has to go to nearly nothing."""
+    """Two images, asked again and again: the loss has to go to nearly nothing."""
     settings = config(
         tmp_path, steps=60, decay_steps=0, matrix_learning_rate=3e-3, learning_rate=3e-3, width=64
     )
@@ -206,7 +206,7 @@ def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"width": 40}, "no multiple of 32"),
-        ({"pictures": 1}, "needs two"),
+        ({"images": 1}, "needs two"),
         ({"patch_size": 5}, "use 4, 8 or 16"),
         ({"decay_steps": 9}, "more than steps"),
     ],

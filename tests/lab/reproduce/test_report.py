@@ -53,7 +53,7 @@ def test_a_scene_counts_once_however_many_seeds_look_at_it() -> None:
     before = torch.tensor([YES, NO, NO, YES, NO])
     after = torch.tensor([[YES, YES, YES, NO, YES], [YES, YES, NO, YES, YES]])
     found = compare(before, after)
-    # Means per scene 1, 1, 1/2, 1/2, 1: three scenes won, one lost, one as before. Pictures would
+    # Means per scene 1, 1, 1/2, 1/2, 1: three scenes won, one lost, one as before. Images would
     # be five won and one lost, p 14 / 64.
     assert (found.scenes, found.won, found.lost) == (5, 3, 1)
     assert found.p == pytest.approx(2 * (1 + 4) / 16)
@@ -137,7 +137,7 @@ def test_both_bases_are_shown_and_each_is_set_against_its_own(tmp_path: Path) ->
         "1 / 0",
         "1.0000",
     ]
-    assert cells(tests, "guided")[5:] == ["-"] * 3, "its pictures differ by sampling alone"
+    assert cells(tests, "guided")[5:] == ["-"] * 3, "its images differ by sampling alone"
     assert cells(tests, "lambda 0.7")[1] == BASE
     assert "Does any of 1 settings matter" in claims.claims_text(context)
 
@@ -199,7 +199,7 @@ def test_parting_is_told_with_its_numbers_and_what_the_monitors_said() -> None:
     assert "p < 0.0250" in hacking.parting_text(found | {"parting": None}), "two looks share 0.05"
 
 
-def test_hacked_pictures_are_of_the_step_where_they_part(tmp_path: Path) -> None:
+def test_hacked_images_are_of_the_step_where_they_part(tmp_path: Path) -> None:
     context = finished_run(tmp_path)
     judge, naive = HACKED[BUNDLED], HACKED[NAIVE]
     parting = point(2, 0.7, 0, 9, 0.0)
@@ -233,9 +233,9 @@ def test_what_was_done_is_told_and_not_what_was_planned(tmp_path: Path) -> None:
     assert row[1:6] == ["the judge", "2", "4", "4", "8"]
     assert row[8:] == ["1.5", "stopped itself: brightness has moved by +0.30"]
     assert cells(table, "alg. 2")[8:] == ["-", "-"]
-    assert cells(table, "supervised, fill only")[1] == "true pictures"
+    assert cells(table, "supervised, fill only")[1] == "true images"
     assert (
-        "for each of the 4 scenes per task 2 pictures and 1 comparisons"
+        "for each of the 4 scenes per task 2 images and 1 comparisons"
         in cells(table, "best of 2 by the judge")[-1]
     )
     names = [*ablation_runs(context.config), *HACKED.values()]
@@ -281,7 +281,7 @@ def test_the_gate_is_told_even_if_it_lets_nothing_in(tmp_path: Path) -> None:
     writer_for(context).text({})
 
 
-def test_green_frames_are_around_usable_pictures(tmp_path: Path) -> None:
+def test_green_frames_are_around_usable_images(tmp_path: Path) -> None:
     context = finished_run(tmp_path, test_scenes=2, shown=2)
     write_usable(context, FIXED, [YES, NO, *[NO] * 6])
     write_usable(context, DYNAMIC, [YES, YES, *[NO] * 6])
@@ -289,9 +289,9 @@ def test_green_frames_are_around_usable_pictures(tmp_path: Path) -> None:
     assert list(files) == TASKS
     found = {}
     for task, name in files.items():
-        picture = Image.open(tmp_path / name).convert("RGB")
-        # Eight cells of 160 px, 4 px apart: two scenes of source, base, alg. 1 and alg. 2.
-        corners = [picture.getpixel((6 + 164 * column, 6)) for column in range(8)]
+        image = Image.open(tmp_path / name).convert("RGB")
+        # Eight cells of 160 pixels, 4 pixels apart: two scenes of source, base, alg. 1 and alg. 2.
+        corners = [image.getpixel((6 + 164 * column, 6)) for column in range(8)]
         found[task] = [k for k, colour in enumerate(corners) if colour != (255, 255, 255)]
     assert found == {"fill": [2, 3, 7], "extend": [], "remove": [], "text": []}
 
@@ -307,7 +307,7 @@ def test_photographs_are_named_with_their_licence_and_tested_edit_by_edit(tmp_pa
                 key=str(k),
                 condition=str(k),
                 task="remove",
-                pictures={"model": "a", "baseline": "b"},
+                images={"model": "a", "baseline": "b"},
                 measures={"model": dict(measures), "baseline": dict(good if k == 2 else bad)},
             )
             for k, measures in enumerate(own)

@@ -24,7 +24,7 @@ from onereward.lab.reproduce.policies import ablation_runs, supervised_runs
 from onereward.lab.reproduce.report import Writer
 from onereward.lab.reproduce.stage import Context, Stage
 from onereward.reward.report import wilson_interval
-from onereward.training.data.conditions import EditDataset, save_picture
+from onereward.training.data.conditions import EditDataset, save_image
 from onereward.training.runs.hosts import Stopped
 from support.machine import ROOT
 from support.reproduction import FULL, QUICK, context_for, quick
@@ -88,7 +88,7 @@ def test_rivals_take_as_many_steps_and_single_tasks_together_as_many_as_all() ->
     ("changes", "message"),
     [
         ({"policy": {"steps": 3, "colour": 1}}, "unknown settings ['colour']"),
-        ({"hack": {"min_judge_accuracy": 2.0}}, "gate is 2.0"),
+        ({"hack": {"min_judge_accuracy": 2.0}}, "min_judge_accuracy is 2.0"),
         ({"judge": ()}, "judge has no stages"),
         ({"judge": ({"stage": "see"},), "judge_start": ""}, "no stage that compares"),
         ({"judge": ({"stage": "compare"}, {"stage": "see"})}, "see comes first"),
@@ -244,7 +244,7 @@ def test_everything_runs_and_measuring_again_gives_the_same(tmp_path: Path) -> N
     (fill / "recipe.json").write_text(json.dumps(recipe | {"steps": 2}))
     least = ReproduceConfig.load(QUICK)
     noise = torch.rand(80, 96, 3, generator=torch.Generator().manual_seed(0))
-    save_picture(photos / "noise.png", noise)
+    save_image(photos / "noise.png", noise)
     config = quick(
         tmp_path,
         workers=0,
@@ -265,9 +265,9 @@ def test_everything_runs_and_measuring_again_gives_the_same(tmp_path: Path) -> N
     assert path is not None
     text = path.read_text()
     assert text.startswith(f"**{config.note}**")
-    pictures = re.findall(r"\]\(([^)]+\.png)\)", text)
-    assert len(pictures) == len(set(pictures)) >= 9
-    assert all((path.parent / name).is_file() for name in pictures)
+    images = re.findall(r"\]\(([^)]+\.png)\)", text)
+    assert len(images) == len(set(images)) >= 9
+    assert all((path.parent / name).is_file() for name in images)
     truths = EditDataset(config.folder / "truths")
     assert all(c.result_file_name for c in truths.conditions)
     found = context.read("usability")

@@ -16,33 +16,33 @@ _get_free_memory = mm.get_free_memory
 logging.getLogger("onereward").setLevel(logging.DEBUG)
 
 
-class TestPicture(io.ComfyNode):
-    """Makes a grey picture with one thing wrong."""
+class TestImage(io.ComfyNode):
+    """Makes a grey image with one thing wrong."""
 
     __test__ = False
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="TestPicture",
+            node_id="TestImage",
             category="test",
             inputs=[io.String.Input("fault"), io.Int.Input("side", default=64)],
-            outputs=[io.Image.Output("picture")],
+            outputs=[io.Image.Output("image")],
         )
 
     @classmethod
     def execute(cls, fault: str, side: int) -> io.NodeOutput:
         channels = {"one channel": 1, "two channels": 2}.get(fault, 3)
-        picture = torch.full((0 if fault == "empty batch" else 1, side, side, channels), 0.5)
+        image = torch.full((0 if fault == "empty batch" else 1, side, side, channels), 0.5)
         if fault == "nan":
-            picture[0, 3, 4, 0] = torch.nan
+            image[0, 3, 4, 0] = torch.nan
         if fault == "no batch":
-            picture = picture[0]
-        return io.NodeOutput(picture)
+            image = image[0]
+        return io.NodeOutput(image)
 
 
 class TestFreeMemory(io.ComfyNode):
-    """Makes ComfyUI believe that so many bytes are free; -1 ends it. Passes the picture on."""
+    """Makes ComfyUI believe that so many bytes are free; -1 ends it. Passes the image on."""
 
     __test__ = False
 
@@ -52,7 +52,7 @@ class TestFreeMemory(io.ComfyNode):
             node_id="TestFreeMemory",
             category="test",
             inputs=[io.Image.Input("image"), io.Int.Input("free_bytes", min=-1, max=2**40)],
-            outputs=[io.Image.Output("picture")],
+            outputs=[io.Image.Output("image")],
         )
 
     @classmethod
@@ -103,7 +103,7 @@ class TestExtension(ComfyExtension):
     __test__ = False
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestPicture, TestFreeMemory, TestClipOfAnotherKind]
+        return [TestImage, TestFreeMemory, TestClipOfAnotherKind]
 
 
 async def comfy_entrypoint() -> TestExtension:

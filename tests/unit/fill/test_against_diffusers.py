@@ -69,7 +69,7 @@ def _ours(request: FillRequest, negative: str | None) -> tuple[torch.Tensor, Enc
 
 @pytest.mark.parametrize("denoise", [1.0, 0.75, 0.3], ids=["full", "late", "last"])
 def test_same_latents_as_the_pipeline(denoise: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The pipeline draws the masked picture's latents from the posterior; we take its mode.
+    # The pipeline draws the masked image's latents from the posterior; we take its mode.
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     monkeypatch.setattr(
@@ -93,7 +93,7 @@ def test_same_latents_as_the_pipeline(denoise: float, monkeypatch: pytest.Monkey
         mask_image=request.mask[:, None],
         height=64,
         width=64,
-        denoise=denoise,
+        strength=denoise,
         num_inference_steps=STEPS,
         guidance_scale=3.5,
         latents=start,

@@ -23,7 +23,7 @@ from support.models import bundled_models
 FAST = {"steps": 2}
 
 
-def picture(height: int = 64, width: int = 64, batch: int = 1, seed: int = 0) -> torch.Tensor:
+def random_image(height: int = 64, width: int = 64, batch: int = 1, seed: int = 0) -> torch.Tensor:
     """Smooth random colours, so that a VAE has something it can represent."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(batch, 3, 4, 4, generator=generator)
@@ -39,7 +39,7 @@ def square(height: int, width: int, left: int, top: int, side: int) -> torch.Ten
 
 def run(task: Task = Task.FILL, host: RecordingHost | None = None, **parts: Any) -> FillResult:
     config = FillConfig(**{**FAST, **parts.pop("config", {})})
-    parts.setdefault("image", picture())
+    parts.setdefault("image", random_image())
     if task is not Task.EXTEND:
         parts.setdefault("mask", square(64, 64, 20, 20, 24))
     if task in (Task.FILL, Task.EXTEND):
@@ -55,7 +55,7 @@ def run(task: Task = Task.FILL, host: RecordingHost | None = None, **parts: Any)
 )
 @pytest.mark.parametrize("crop", [True, False], ids=["crop", "whole"])
 def test_outside_the_mask_nothing_changes(height: int, width: int, crop: bool) -> None:
-    image = picture(height, width)
+    image = random_image(height, width)
     side = min(height, width) // 3
     mask = square(height, width, width // 3, height // 3, side)
     config = {"crop_to_context": crop, "grow": 2, "feather": 2}
@@ -69,7 +69,7 @@ def test_outside_the_mask_nothing_changes(height: int, width: int, crop: bool) -
 
 
 def test_values_a_codec_would_change_stay_too() -> None:
-    image = picture()
+    image = random_image()
     image[0, 0, 0] = torch.tensor([1 / 3, 1e-7, 0.999999])
     result = run(image=image)
     assert torch.equal(result.image[0, 0, 0], image[0, 0, 0])
@@ -78,7 +78,7 @@ def test_values_a_codec_would_change_stay_too() -> None:
 def test_half_a_frame_changes_only_its_half() -> None:
     mask = torch.zeros(1, 64, 64)
     mask[:, :, 32:] = 1
-    image = picture()
+    image = random_image()
     result = run(image=image, mask=mask, config={"grow": 0, "feather": 0})
     assert torch.equal(result.image[:, :, :32], image[:, :, :32])
     assert (result.image[:, :, 32:] != image[:, :, 32:]).any(dim=-1).float().mean() > 0.9
@@ -89,7 +89,7 @@ def test_a_full_mask_equals_the_bare_decode() -> None:
     config = {"colour_correction": 1.0, "grow": 4, "feather": 4}
     one = run(mask=torch.ones(1, 64, 64), config=config)
     other = run(
-        image=1 - picture(),
+        image=1 - random_image(),
         mask=torch.ones(1, 64, 64),
         config={"grow": 0, "feather": 0, "colour_correction": 0.0},
     )
@@ -114,7 +114,7 @@ def test_every_task_runs(task: Task) -> None:
 
 @pytest.mark.parametrize("bottom", [0, 5], ids=["three-sides", "all-sides"])
 def test_extend_keeps_the_source_where_it_was(bottom: int) -> None:
-    image = picture()
+    image = random_image()
     extension = Extension(left=10, top=6, right=4, bottom=bottom)
     result = run(Task.EXTEND, image=image, extension=extension)
     inner, mask = result.image[:, 6:70, 10:74], result.mask[:, 6:70, 10:74]
@@ -128,7 +128,7 @@ def test_extend_keeps_the_source_where_it_was(bottom: int) -> None:
 def test_extend_takes_a_mask_where_the_source_is_on_its_canvas() -> None:
     mask = torch.ones(1, 64, 64)
     mask[:, 16:48, 16:48] = 0
-    image = picture()
+    image = random_image()
     result = run(Task.EXTEND, image=image, mask=mask)
     assert (result.mask[mask == 1] == 1).all()
     assert torch.equal(result.image[result.mask == 0], image[result.mask == 0])
@@ -150,7 +150,7 @@ def test_a_held_source_is_kept_in_latents(
     )
     mask = torch.cat([square(64, 64, 21, 22, 24), square(64, 64, 2, 2, 8)])
     config = {"preserve_unmasked": holds, "denoise": denoise, "crop_to_context": False}
-    run(image=picture(batch=2), mask=mask, config=config)
+    run(image=random_image(batch=2), mask=mask, config=config)
     assert len(made) == 2
     for encoded, latents in zip(sources, made, strict=True):
         keep = unpack_latents(encoded.keep[None], *encoded.size)[0, 0].bool()
@@ -166,7 +166,7 @@ def test_a_held_source_is_kept_in_latents(
 def test_native_sampling_refuses_settings_of_our_sampler(setting: dict[str, Any]) -> None:
     request = FillRequest(
         task=Task.FILL,
-        image=picture(),
+        image=random_image(),
         mask=square(64, 64, 20, 20, 24),
         prompt="a red circle",
         config=FillConfig(**setting),
@@ -176,10 +176,10 @@ def test_native_sampling_refuses_settings_of_our_sampler(setting: dict[str, Any]
 
 
 def test_candidates_can_be_reproduced_alone() -> None:
-    image = torch.cat([picture(seed=1), picture(seed=2)])
+    image = torch.cat([random_image(seed=1), random_image(seed=2)])
     both = run(image=image, seed=40, config={"num_candidates": 3})
     assert both.seeds == (40, 41, 42, 43, 44, 45)
-    # A call of several rows may round differently; a visible difference would be another picture.
+    # A call of several rows may round differently; a visible difference would be another output_image.
     for index in (1, 5):
         alone = run(image=image[index // 3][None], seed=both.seeds[index])
         assert (alone.image[0] - both.image[index]).abs().max() < 1e-3
@@ -187,7 +187,7 @@ def test_candidates_can_be_reproduced_alone() -> None:
 
 
 def test_one_mask_for_many_images_and_the_reverse() -> None:
-    images = torch.cat([picture(seed=1), picture(seed=2)])
+    images = torch.cat([random_image(seed=1), random_image(seed=2)])
     masks = torch.cat([square(64, 64, 8, 8, 16), square(64, 64, 32, 32, 20)])
     many_images = run(image=images, mask=masks[:1], seed=3)
     many_masks = run(image=images[:1], mask=masks, seed=3)
@@ -197,8 +197,8 @@ def test_one_mask_for_many_images_and_the_reverse() -> None:
     assert torch.equal(many_masks.mask, each.mask)
 
 
-def test_a_picture_with_an_empty_mask_in_a_batch_stays() -> None:
-    images = torch.cat([picture(seed=1), picture(seed=2)])
+def test_a_image_with_an_empty_mask_in_a_batch_stays() -> None:
+    images = torch.cat([random_image(seed=1), random_image(seed=2)])
     masks = torch.cat([torch.zeros(1, 64, 64), square(64, 64, 20, 20, 20)])
     result = run(image=images, mask=masks)
     assert torch.equal(result.image[0], images[0])
@@ -228,7 +228,7 @@ def test_text_encoders_are_never_beside_the_transformer() -> None:
 
 
 def test_stitch_mask_decides_what_is_pasted() -> None:
-    image, stitch = picture(), square(64, 64, 26, 26, 8)
+    image, stitch = random_image(), square(64, 64, 26, 26, 8)
     result = run(image=image, stitch_mask=stitch)
     assert torch.equal(result.mask, stitch)
     assert torch.equal(result.image[stitch == 0], image[stitch == 0])
@@ -236,7 +236,7 @@ def test_stitch_mask_decides_what_is_pasted() -> None:
 
 
 def test_context_mask_changes_the_crop_and_not_the_pasted_area() -> None:
-    image = picture(256, 256)
+    image = random_image(256, 256)
     mask = square(256, 256, 10, 10, 24)
     near = run(image=image, mask=mask)
     far = run(image=image, mask=mask, context_mask=square(256, 256, 200, 200, 30))
@@ -336,7 +336,7 @@ def _bytes_of_one_row() -> int:
 
 def test_extend_overlap_and_correction_soften_the_old_border() -> None:
     """Largest mean step across the old border, against pasting hard where the source ends."""
-    image = picture(batch=4)
+    image = random_image(batch=4)
 
     def seam(**config: Any) -> float:
         result = run(

@@ -35,28 +35,28 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
         ({"image": torch.zeros(2, 32, 48, 1)}, "1 channel .greyscale."),
         ({"image": torch.zeros(32, 48, 3)}, "batch, height, width, 3"),
         ({"image": torch.zeros(0, 32, 48, 3)}, "empty batch"),
-        ({"image": torch.zeros(1, 15, 48, 3)}, "48x15 px"),
-        ({"image": torch.zeros(1, 16, 16400, 3)}, "16400x16 px"),
+        ({"image": torch.zeros(1, 15, 48, 3)}, "48x15 pixels"),
+        ({"image": torch.zeros(1, 16, 16400, 3)}, "16400x16 pixels"),
         ({"image": torch.zeros(1, 32, 48, 3, dtype=torch.uint8)}, "floating point"),
         ({"image": with_nan(IMAGE)}, "image contains NaN"),
         ({"mask": None}, "mask is missing"),
         ({"mask": with_nan(MASK)}, "mask contains NaN"),
         ({"mask": torch.zeros(1, 64, 64)}, "mask is empty; paint"),
-        ({"mask": torch.ones(1, 64, 64)}, "mask is 64x64 px but image is 48x32 px"),
+        ({"mask": torch.ones(1, 64, 64)}, "mask is 64x64 pixels but image is 48x32 pixels"),
         ({"mask": torch.ones(3, 32, 48)}, "3 masks but image has 2"),
         ({"mask": torch.ones(1, 1, 32, 48)}, "batch, height, width"),
         ({"stitch_mask": torch.ones(1, 8, 8)}, "stitch_mask is 8x8"),
         ({"context_mask": torch.zeros(1, 32, 48)}, "context_mask is empty"),
         ({"prompt": " \n"}, "prompt is empty"),
         ({"seed": -1}, "seed is -1"),
-        ({"task": Task.TEXT, "text": " \n "}, "words is empty"),
+        ({"task": Task.TEXT, "text": " \n "}, "text is empty"),
         ({"task": Task.TEXT, "text": 'say "hi"'}, "double quote"),
-        ({"task": Task.EXTEND, "mask": None}, "px to add per side"),
+        ({"task": Task.EXTEND, "mask": None}, "pixels to add per side"),
         ({"task": Task.EXTEND, "extension": Extension(left=4)}, "replace a mask there"),
         ({"extension": Extension(left=4), "mask": None}, "belong to extend"),
-        ({"task": Task.REMOVE}, "covers the whole picture, but remove"),
-        ({"task": Task.EXTEND}, "covers the whole picture, but extend"),
-        ({"task": Task.REMOVE}, "mask covers the whole picture"),
+        ({"task": Task.REMOVE}, "covers the whole image, but remove"),
+        ({"task": Task.EXTEND}, "covers the whole image, but extend"),
+        ({"task": Task.REMOVE}, "mask covers the whole image"),
     ],
     ids=lambda v: v if isinstance(v, str) else None,
 )
@@ -93,9 +93,9 @@ def test_prompts_are_the_published_ones(parts: dict, expected: str) -> None:
 
 
 def test_batches_take_the_larger_side() -> None:
-    assert request().num_pictures == 2
-    assert request(image=IMAGE[:1], mask=torch.ones(5, 32, 48)).num_pictures == 5
-    assert request(mask=torch.ones(32, 48)).num_pictures == 2
+    assert request().num_images == 2
+    assert request(image=IMAGE[:1], mask=torch.ones(5, 32, 48)).num_images == 5
+    assert request(mask=torch.ones(32, 48)).num_images == 2
 
 
 def test_dimensions_are_those_of_table_1() -> None:

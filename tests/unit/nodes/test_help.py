@@ -1,4 +1,4 @@
-"""Every node has a help page that names its inputs and outputs and shows one picture."""
+"""Every node has a help page that names its inputs and outputs and shows one image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support import machine
 from support.promises import OUTPUTS, PROMISED
 
 DOCS = machine.ROOT / "web" / "docs"
-MAX_PICTURES_BYTES = 400_000
+MAX_IMAGES_BYTES = 400_000
 
 
 def sections(node_id: str) -> dict[str, str]:
@@ -35,14 +35,14 @@ def test_page_names_every_input_and_output(node_id: str):
 
 
 @pytest.mark.parametrize("node_id", PROMISED)
-def test_page_shows_one_picture_that_exists(node_id: str):
-    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", sections(node_id)["Intro"])
-    assert (DOCS / picture).is_file()
+def test_page_shows_one_image_that_exists(node_id: str):
+    (image,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", sections(node_id)["Intro"])
+    assert (DOCS / image).is_file()
 
 
-def test_pictures_are_small():
-    pictures = list((DOCS / "images").iterdir())
-    assert sum(Path(picture).stat().st_size for picture in pictures) < MAX_PICTURES_BYTES
+def test_images_are_small():
+    images = list((DOCS / "images").iterdir())
+    assert sum(Path(image).stat().st_size for image in images) < MAX_IMAGES_BYTES
 
 
 def test_no_page_is_left_over():

@@ -111,10 +111,10 @@ def test_progress_shows_a_preview_and_raises_on_cancel(
     monkeypatch.setattr(nodes.comfy_host, "PREVIEW_INTERVAL_S", 0.0)
     host = nodes.comfy_host.ComfyHost("7")
     host.progress(1, 2, lambda: torch.full((2, 3, 3), 2.0))
-    value, total, (kind, picture, _), node_id = seen[0]
+    value, total, (kind, image, _), node_id = seen[0]
     assert (value, total, kind, node_id) == (1, 2, "JPEG", "7")
-    assert picture.size == (3, 2)
-    assert picture.getpixel((0, 0)) == (255, 255, 255)
+    assert image.size == (3, 2)
+    assert image.getpixel((0, 0)) == (255, 255, 255)
     mm.interrupt_current_processing()
     with pytest.raises(mm.InterruptProcessingException):
         host.progress(2, 2)

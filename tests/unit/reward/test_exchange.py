@@ -14,14 +14,14 @@ from onereward import cli
 from onereward.fill.task import Dimension, Task
 from onereward.reward.exchange import SPLIT_NAMES, export_pairs, import_pairs
 from onereward.reward.preference import CandidateGroup, Preference, PreferenceSet, split_of
-from support.damage import damaged_pictures
+from support.damage import damaged_images
 
 NUM = 30
 
 
 @pytest.fixture
 def rows(tmp_path: Path) -> list[dict[str, Any]]:
-    """Pairs of pictures in a folder ``mine``."""
+    """Pairs of images in a folder ``mine``."""
     folder = tmp_path / "mine"
     folder.mkdir()
     made = []
@@ -66,7 +66,7 @@ def test_a_list_becomes_pairs_once(rows: list[dict[str, Any]], tmp_path: Path, k
         assert pair.dimension is Dimension.STRUCTURE
         assert pair.judged_by == "human"
         for name, stored in (("winner", pair.winner_file_name), ("loser", pair.loser_file_name)):
-            assert opened.picture(stored).read_bytes() == (path.parent / row[name]).read_bytes()
+            assert opened.image(stored).read_bytes() == (path.parent / row[name]).read_bytes()
     assert len({pair.condition for pair in pairs}) == NUM
 
 
@@ -81,24 +81,24 @@ def test_pairs_of_one_source_stay_together(rows: list[dict[str, Any]], tmp_path:
     ("changes", "message"),
     [
         ({"winner": "nowhere.png"}, r"row 2: .*nowhere.png"),
-        ({"winner": "pairs.jsonl"}, "row 2: .* cannot be read as a picture"),
+        ({"winner": "pairs.jsonl"}, "row 2: .* cannot be read as an image"),
         ({"dimension": "beauty"}, "row 2: dimension is 'beauty'; choose one of"),
         ({"task": "remove"}, "row 2: remove is not judged on structure"),
         ({"source": ""}, "row 2: give source or condition"),
         ({"loser": ""}, "row 2: loser missing"),
         ({"stars": "5"}, "row 2: unknown columns stars"),
         ({"loser": "1-good.png"}, "row 2: .* cannot be better than itself"),
-        ({"loser": "wide.png"}, "row 2: loser is 32x16 px but winner is 16x16 px"),
+        ({"loser": "wide.png"}, "row 2: loser is 32x16 pixels but winner is 16x16 pixels"),
         ({"confidence": "sure"}, "row 2: could not convert"),
         ({"dimension": "text_alignment", "prompt": ""}, "row 2: text alignment needs the prompt"),
-        ({"winner": "large.png"}, "row 2: .* cannot be read as a picture"),
+        ({"winner": "large.png"}, "row 2: .* cannot be read as an image"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_written(
     rows: list[dict[str, Any]], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     Image.new("RGB", (32, 16)).save(tmp_path / "mine" / "wide.png")
-    (tmp_path / "mine" / "large.png").write_bytes(damaged_pictures()["far too large"])
+    (tmp_path / "mine" / "large.png").write_bytes(damaged_images()["far too large"])
     rows[1] |= changes
     path = write(tmp_path, rows, "jsonl")
     with pytest.raises(ValueError, match=message):

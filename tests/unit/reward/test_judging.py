@@ -13,25 +13,25 @@ from support.hosts import RecordingHost
 
 
 def test_the_view_beside_the_source_shows_both_and_marks_the_mask() -> None:
-    picture, source = torch.full((32, 48, 3), 0.2), torch.full((1, 32, 48, 3), 0.6)
+    image, source = torch.full((32, 48, 3), 0.2), torch.full((1, 32, 48, 3), 0.6)
     mask = torch.zeros(1, 32, 48)
     mask[:, 8:16, 8:16] = 1
-    shown = View(kind="image_with_source", mask=mask, source=source).show(picture)
+    shown = View(kind="image_with_source", mask=mask, source=source).show(image)
     assert shown.shape == (3, 32, 96)
-    assert torch.equal(shown[:, :, 48:], picture.permute(2, 0, 1))
+    assert torch.equal(shown[:, :, 48:], image.permute(2, 0, 1))
     marked = (shown[:, :, :48] != 0.6).any(dim=0)
     assert torch.equal(marked, mask[0] > 0)
     assert shown[0, 10, 10] > shown[1, 10, 10], "red"
     cropped = View(kind="crop_with_source", mask=mask, source=source)
     box = cropped.box(0, 32, 48)
-    assert cropped.show(picture).shape == (3, box.height, 2 * box.width)
+    assert cropped.show(image).shape == (3, box.height, 2 * box.width)
     assert box.width < 48
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "from above"}, "view is 'from above'; choose one of: whole picture;"),
+        ({"kind": "from above"}, "view is 'from above'; choose one of: full_image;"),
         ({"kind": "crop"}, "needs a mask that is not empty"),
         ({"kind": "image_with_source"}, "needs the source; connect it"),
     ],
@@ -43,23 +43,23 @@ def test_a_view_without_what_it_shows_is_refused(values: dict[str, Any], message
 
 def test_a_source_of_another_size_is_refused() -> None:
     view = View(kind="image_with_source", source=torch.zeros(1, 16, 16, 3))
-    with pytest.raises(ValueError, match="source is 16x16 px but the pictures are 32x32 px"):
+    with pytest.raises(ValueError, match="source is 16x16 pixels but the images are 32x32 pixels"):
         view.show(torch.zeros(32, 32, 3))
 
 
 def test_what_cannot_be_measured_is_said_and_the_rest_stays() -> None:
-    pictures = {"first": torch.rand(2, 32, 32, 3), "second": torch.rand(1, 32, 32, 3)}
+    images = {"first": torch.rand(2, 32, 32, 3), "second": torch.rand(1, 32, 32, 3)}
     mask = torch.zeros(32, 32)
     mask[8:16, 8:16] = 1
     host = RecordingHost()
-    made = measure_views(pictures, View(mask=mask, source=torch.rand(1, 32, 32, 3)), "AB", host)
+    made = measure_views(images, View(mask=mask, source=torch.rand(1, 32, 32, 3)), "AB", host)
     assert {name: len(m["seam_step"]) for name, m in made.items()} == {"first": 2, "second": 1}
     assert all("outside_difference" in metrics for metrics in made.values())
     if importlib.util.find_spec("rapidocr") is None:
         assert any("pip install rapidocr" in line for line in host.lines)
     assert any(line.startswith("second, seam step: ") for line in host.lines)
     wrong = RecordingHost()
-    assert measure_views(pictures, View(mask=mask[:16]), "", wrong) == {}
+    assert measure_views(images, View(mask=mask[:16]), "", wrong) == {}
     assert "not measured: mask has shape [1, 16, 32]" in wrong.lines[0]
-    # Load Image gives an empty mask where a picture has none.
-    assert measure_views(pictures, View(mask=torch.zeros(64, 64)), "", RecordingHost()) == {}
+    # Load Image gives an empty mask where an image has none.
+    assert measure_views(images, View(mask=torch.zeros(64, 64)), "", RecordingHost()) == {}

@@ -51,7 +51,7 @@ def test_pairs_and_groups_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_columns_are_those_of_an_image_folder(tmp_path: Path) -> None:
-    """``datasets`` turns every column that ends in ``_file_name`` into pictures."""
+    """``datasets`` turns every column that ends in ``_file_name`` into images."""
     PreferenceSet(tmp_path).add(pair(source_file_name="s.png", mask_file_name="m.png"))
     row = json.loads((tmp_path / PAIRS).read_text())
     columns = {key for key in row if key.endswith("_file_name")}
@@ -77,7 +77,7 @@ def test_pairs_can_be_replaced_at_once(tmp_path: Path) -> None:
     assert PreferenceSet(tmp_path).pairs() == [pair(1), pair(2)]
 
 
-def test_a_picture_that_is_not_there_is_null(tmp_path: Path) -> None:
+def test_a_image_that_is_not_there_is_null(tmp_path: Path) -> None:
     """For ``datasets`` an empty file name is the folder itself."""
     PreferenceSet(tmp_path).add(pair())
     assert json.loads((tmp_path / PAIRS).read_text())["source_file_name"] is None
@@ -166,8 +166,8 @@ def test_links_do_not_lead_out(tmp_path: Path) -> None:
     data = PreferenceSet(folder)
     (folder / "link").symlink_to(tmp_path)
     with pytest.raises(ValueError, match="leaves the folder"):
-        data.picture("link/x.png")
-    assert data.picture("images/a.png") == folder.resolve() / "images" / "a.png"
+        data.image("link/x.png")
+    assert data.image("images/a.png") == folder.resolve() / "images" / "a.png"
 
 
 def test_a_group_needs_settings_for_each(tmp_path: Path) -> None:

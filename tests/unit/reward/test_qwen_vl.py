@@ -42,8 +42,8 @@ def judge(folder: Path) -> QwenJudge:
     return QwenJudge(JudgeConfig(folder=str(folder)), torch.device("cpu"))
 
 
-def pictures(*sizes: tuple[int, int]) -> list[torch.Tensor]:
-    """Pictures of whole 8-bit values, as files have them."""
+def random_images(*sizes: tuple[int, int]) -> list[torch.Tensor]:
+    """Images of whole 8-bit values, as files have them."""
     generator = torch.Generator().manual_seed(7)
     made = []
     for height, width in sizes:
@@ -69,7 +69,7 @@ def _processor(folder: Path) -> Any:
     ids=lambda s: f"{s[0]}x{s[1]}",
 )
 def test_patches_equal_the_processors(folder: Path, size: tuple[int, int]) -> None:
-    (image,) = pictures(size)
+    (image,) = random_images(size)
     config = read_patch_config(json.loads((folder / "preprocessor_config.json").read_text()))
     patches, (rows, cols) = to_patches(image, config)
     theirs = _processor(folder)(images=[as_uint8(image)], return_tensors="pt")
@@ -90,7 +90,7 @@ def test_probability_equals_the_models_own_forward(
     judge: QwenJudge, folder: Path, sizes: tuple[tuple[int, int], ...]
 ) -> None:
     """Processor, chat template, position ids and the full logits, all by transformers."""
-    first, second = pictures(*sizes)
+    first, second = random_images(*sizes)
     with torch.no_grad():
         ours = judge.ask(judge.encode(first), judge.encode(second), QUERIES)
         expected = [_by_transformers(judge, folder, (first, second), q) for q in QUERIES]
@@ -110,19 +110,19 @@ def _by_transformers(
     text = text.replace("<placeholder>", "<|image_pad|>")
     ids = judge.tokenizer(text, return_tensors="pt").input_ids
     model: Any = judge.part.module
-    is_picture = (ids == model.config.image_token_id).int()
+    is_image = (ids == model.config.image_token_id).int()
     logits = model(
         input_ids=ids,
         pixel_values=inputs["pixel_values"],
         image_grid_thw=inputs["image_grid_thw"],
-        mm_token_type_ids=is_picture,
+        mm_token_type_ids=is_image,
     ).logits
     yes = judge.tokenizer.convert_tokens_to_ids("Yes")
     return logits[0, -1].float().softmax(-1)[yes]
 
 
 def test_all_queries_at_once_equal_one_by_one(judge: QwenJudge) -> None:
-    first, second = (judge.encode(i) for i in pictures((64, 64), (64, 64)))
+    first, second = (judge.encode(i) for i in random_images((64, 64), (64, 64)))
     with torch.no_grad():
         together = judge.ask(first, second, QUERIES)
         alone = torch.cat([judge.ask(first, second, [q]) for q in QUERIES])
@@ -131,7 +131,7 @@ def test_all_queries_at_once_equal_one_by_one(judge: QwenJudge) -> None:
 
 
 def test_mixed_sizes_in_one_pass_equal_one_by_one(judge: QwenJudge) -> None:
-    images = pictures((64, 64), (112, 56), (140, 224))
+    images = random_images((64, 64), (112, 56), (140, 224))
     with torch.no_grad():
         a, b, c = judge.encode_images(images)
         asked = [(a, b, QUERIES[0]), (c, a, QUERIES[1]), (b, c, QUERIES[0])]
@@ -148,7 +148,7 @@ def test_mixed_sizes_in_one_pass_equal_one_by_one(judge: QwenJudge) -> None:
 
 
 def test_gradient_reaches_the_pixels_and_ascent_raises_the_answer(judge: QwenJudge) -> None:
-    image, other = pictures((64, 64), (64, 64))
+    image, other = random_images((64, 64), (64, 64))
     second = judge.encode(other)
     before = None
     x = image.clone()
@@ -169,7 +169,7 @@ def test_gradient_equals_finite_differences(folder: Path) -> None:
     judge = QwenJudge(JudgeConfig(folder=str(folder), precision="fp32"), torch.device("cpu"))
     judge.part.module.double()
     judge.part.dtype = torch.float64
-    image, other = (i.double() for i in pictures((64, 64), (64, 64)))
+    image, other = (i.double() for i in random_images((64, 64), (64, 64)))
     second = judge.encode(other)
 
     def value(x: torch.Tensor) -> torch.Tensor:
@@ -185,23 +185,23 @@ def test_gradient_equals_finite_differences(folder: Path) -> None:
     assert abs(rise - (gradient * direction).sum()) < 2e-2 * abs(rise) + 1e-4
 
 
-def test_identical_pictures_score_one_half(judge: QwenJudge) -> None:
-    (image,) = pictures((64, 64))
+def test_identical_images_score_one_half(judge: QwenJudge) -> None:
+    (image,) = random_images((64, 64))
     encoded = judge.encode(image)
     judgement = judge_pair(judge, encoded, encoded, QUERIES)
     assert all(abs(p - 0.5) < 1e-6 for p in judgement.probabilities.values())
 
 
 def test_swapped_scores_add_to_one(judge: QwenJudge) -> None:
-    first, second = (judge.encode(i) for i in pictures((64, 64), (64, 64)))
+    first, second = (judge.encode(i) for i in random_images((64, 64), (64, 64)))
     forth = judge_pair(judge, first, second, QUERIES).probabilities
     back = judge_pair(judge, second, first, QUERIES).probabilities
     assert all(abs(forth[d] + back[d] - 1) < 1e-5 for d in forth)
 
 
-def test_large_pictures_are_shrunk_to_the_cap(folder: Path) -> None:
+def test_large_images_are_shrunk_to_the_cap(folder: Path) -> None:
     judge = QwenJudge(JudgeConfig(folder=str(folder), max_pixels=112 * 112), torch.device("cpu"))
-    (image,) = pictures((600, 400))
+    (image,) = random_images((600, 400))
     encoded = judge.encode(image)
     assert encoded.rows * encoded.cols * judge.patches.factor**2 <= 112 * 112
 
@@ -237,13 +237,13 @@ def test_the_published_folders_template_is_found_where_they_have_it(
     published = Path(shutil.copytree(folder, tmp_path / "judge"))
     lay_out_as_published(published)
     found = QwenJudge(JudgeConfig(folder=str(published)), torch.device("cpu"))
-    both = pictures((64, 64), (64, 64))
+    both = random_images((64, 64), (64, 64))
     with torch.no_grad():
         answers = [j.ask(j.encode(both[0]), j.encode(both[1]), QUERIES) for j in (judge, found)]
     assert torch.equal(*answers)
     (published / "chat_template.json").unlink()
     alone = QwenJudge(JudgeConfig(folder=str(published)), torch.device("cpu"))
-    with pytest.raises(JudgeError, match=r"has no place for two pictures; download chat_template"):
+    with pytest.raises(JudgeError, match=r"has no place for two images; download chat_template"):
         _ = alone.answer_ids
 
 
@@ -257,7 +257,7 @@ def test_words_of_a_prompt_are_no_control_tokens(judge: QwenJudge) -> None:
 def test_the_older_family_is_asked_as_by_transformers(tmp_path: Path) -> None:
     older = make_qwen2_vl(tmp_path / "judge")
     judge = QwenJudge(JudgeConfig(folder=str(older)), torch.device("cpu"))
-    both = pictures((64, 64), (96, 64))
+    both = random_images((64, 64), (96, 64))
     with torch.no_grad():
         first, second = judge.encode_images(both)
         ours = judge.ask(first, second, QUERIES)

@@ -53,13 +53,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_it_answers_and_the_gradient_reaches_every_window(folder: Path) -> None:
-    """Two pictures of unequal windows: 140 x 252 px are 5 x 9 merged patches, windows of 4 x 4."""
+    """Two images of unequal windows: 140 x 252 pixels are 5 x 9 merged patches, windows of 4 x 4."""
     judge = QwenJudge(JudgeConfig(folder=str(folder), precision="bf16"), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.rand(3, 140, 252, generator=generator) for _ in range(2))
     first.requires_grad_(True)
     queries = queries_for(Task.FILL, "a red circle")[:2]
-    encoded = [judge.encode(picture) for picture in (first, second)]
+    encoded = [judge.encode(image) for image in (first, second)]
     assert [(e.rows, e.cols, e.tokens.shape[-1]) for e in encoded] == [(5, 9, 3584)] * 2
     answers = judge.ask(encoded[0], encoded[1], queries)
     assert torch.isfinite(answers).all()

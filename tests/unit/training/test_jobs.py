@@ -22,7 +22,7 @@ from onereward.reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, judge_f
 from onereward.reward.preference import Preference, PreferenceSet, by_split
 from onereward.training import jobs
 from onereward.training.data import generate as collecting
-from onereward.training.data.conditions import save_picture
+from onereward.training.data.conditions import save_image
 from onereward.training.data.generate import GenerateConfig
 from onereward.training.jobs import GenerateJob, LabelJob, ReportJob
 from onereward.training.judge.config import JudgeTrainConfig
@@ -45,13 +45,13 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs of random pictures of all tasks."""
+    """Pairs of random images of all tasks."""
     folder = tmp_path_factory.mktemp("data")
     made, generator = PreferenceSet(folder), torch.Generator().manual_seed(0)
     for number in range(NUM):
         for name in "ab":
-            picture = torch.rand(32, 32, 3, generator=generator)
-            save_picture(folder / f"{number}-{name}.png", picture)
+            image = torch.rand(32, 32, 3, generator=generator)
+            save_image(folder / f"{number}-{name}.png", image)
         task, dimension = (
             (Task.FILL, Dimension.STRUCTURE) if number % 2 else (Task.EXTEND, Dimension.AESTHETICS)
         )
@@ -129,7 +129,7 @@ def test_two_processes_collect_what_one_does(tmp_path: Path) -> None:
     assert one.groups() == two.groups()
     for group in one.groups():
         for name in group.file_names:
-            assert one.picture(name).read_bytes() == two.picture(name).read_bytes()
+            assert one.image(name).read_bytes() == two.image(name).read_bytes()
 
 
 def launch(folder: Path, command: str, config: Path) -> None:
@@ -208,10 +208,10 @@ def test_a_full_disk_while_collecting_is_named_and_the_run_goes_on(
         saved += 1
         if saved > 6:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save_picture(path, pixels)
+        save_image(path, pixels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(collecting, "save_picture", fill_up)
+        patch.setattr(collecting, "save_image", fill_up)
         with pytest.raises(OSError, match=r"cannot write to .*No space left.*free some space"):
             job.run(RecordingHost(), models=bundled_models())
     data = PreferenceSet(tmp_path / "data")

@@ -1,6 +1,6 @@
-"""How pictures move away from the start's: the traces that a hacked reward leaves.
+"""How images move away from the start's: the traces that a hacked reward leaves.
 
-Every measure is of the area that is replaced, on pictures made from the same noise.
+Every measure is of the area that is replaced, on images made from the same noise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SMALL = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """Differences between the policy's pictures and the start's."""
+    """Differences between the policy's images and the start's."""
 
     brightness: float
     """Mean difference of the mean of the channels, -1..1."""
@@ -28,7 +28,7 @@ class Drift:
     high_frequency: float
     """Mean absolute Laplacian as a ratio; 1 = as at the start, lattices and noise raise it."""
     diversity: float
-    """Distance of pictures from two noises as a ratio; 1 = as at the start, 0 = all alike."""
+    """Distance of images from two noises as a ratio; 1 = as at the start, 0 = all alike."""
     outside: float
     """Change of the error where nothing should change, before it is pasted back; 0..1."""
 
@@ -41,7 +41,7 @@ class Drift:
         if self.high_frequency > MAX_HIGH_FREQUENCY:
             return f"fine structure is {self.high_frequency:.2f} times the start's (lattice, noise)"
         if self.diversity < MIN_DIVERSITY:
-            return f"pictures of different seeds are {self.diversity:.2f} times as different"
+            return f"images of different seeds are {self.diversity:.2f} times as different"
         if self.outside > MAX_OUTSIDE:
             return f"the error outside the mask has grown by {self.outside:.2f}"
         return None
@@ -55,18 +55,18 @@ MAX_OUTSIDE = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shown:
-    """Pictures of one condition."""
+    """Images of one condition."""
 
     source: Tensor
     """``[3, H, W]``, 0..1."""
     inside: Tensor
     """``[H, W]``, bool: what is replaced."""
-    pictures: tuple[Tensor, Tensor]
+    images: tuple[Tensor, Tensor]
     """From two noises, ``[3, H, W]`` each, 0..1, not pasted back."""
 
 
 def measure_drift(start: Sequence[Shown], now: Sequence[Shown]) -> Drift:
-    """Compare pictures of the same conditions and noises; at least one condition."""
+    """Compare images of the same conditions and noises; at least one condition."""
     before, after = _means(start), _means(now)
     ratio = {"high_frequency", "diversity"}
     return Drift(
@@ -85,21 +85,21 @@ def _means(shown: Sequence[Shown]) -> dict[str, float]:
 
 
 def _measure(shown: Shown) -> dict[str, float]:
-    pictures = torch.stack(shown.pictures)
-    inside, channels = shown.inside, pictures.amax(dim=1) - pictures.amin(dim=1)
-    difference = (pictures[0] - pictures[1]).square().mean(dim=0)
-    outside = (pictures - shown.source).abs().mean(dim=(0, 1))
+    images = torch.stack(shown.images)
+    inside, channels = shown.inside, images.amax(dim=1) - images.amin(dim=1)
+    difference = (images[0] - images[1]).square().mean(dim=0)
+    outside = (images - shown.source).abs().mean(dim=(0, 1))
     return {
-        "brightness": float(pictures.mean(dim=(0, 1))[inside].mean()),
+        "brightness": float(images.mean(dim=(0, 1))[inside].mean()),
         "saturation": float(channels.mean(dim=0)[inside].mean()),
-        "high_frequency": float(_laplacian(pictures)[inside].mean()),
+        "high_frequency": float(_laplacian(images)[inside].mean()),
         "diversity": float(difference[inside].mean().sqrt()),
         "outside": float(outside[~inside].mean()) if (~inside).any() else 0.0,
     }
 
 
-def _laplacian(pictures: Tensor) -> Tensor:
-    """Return its absolute value averaged over pictures and channels, ``[H, W]``."""
-    flat = F.pad(pictures, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
-    kernel = _LAPLACE.to(pictures)[None, None]
+def _laplacian(images: Tensor) -> Tensor:
+    """Return its absolute value averaged over images and channels, ``[H, W]``."""
+    flat = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
+    kernel = _LAPLACE.to(images)[None, None]
     return F.conv2d(flat, kernel)[:, 0].abs().mean(dim=0)

@@ -1,7 +1,7 @@
 """Looking at held-out conditions while training: is it better, and is it still sound?
 
 A rising reward proves nothing: a policy can paint what pleases the judge. So every now and then
-pictures of conditions that are never learned from are compared with the start's, by the judge, by
+images of conditions that are never learned from are compared with the start's, by the judge, by
 one that no gradient has seen, and by plain measures of what a hacked reward leaves behind.
 """
 
@@ -45,7 +45,7 @@ class EvalResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Picture:
+class _Image:
     sample: Sample
     source: Tensor
     mask: Tensor
@@ -62,7 +62,7 @@ class Monitor:
         config = trainer.config
         self._trainer, self._judges, self._held_out = trainer, judges, held_out
         self._conditions = spread(trainer.source.held_out, config.eval_conditions)
-        self._start: list[_Picture] = []
+        self._start: list[_Image] = []
         self._complaint: str | None = None
         self.best = -math.inf
         self.stale = 0
@@ -117,9 +117,9 @@ class Monitor:
 
     @property
     def has_drifted(self) -> bool:
-        """Whether the last look's pictures have drifted too far to go on."""
+        """Whether the last look's images have drifted too far to go on."""
         config = self._trainer.config
-        # Supervised learning is meant to move pictures.
+        # Supervised learning is meant to move images.
         return config.stop_on_drift and config.needs_reward and self._complaint is not None
 
     def reason_to_stop(self) -> str | None:
@@ -142,33 +142,33 @@ class Monitor:
             best, stale, drifted, *step = tensors["monitor"].tolist()
             self.best, self.stale = best, int(stale)
             self._step = int(step[0]) if step else self._trainer.step
-            self._complaint = "the pictures had drifted" if drifted else None
+            self._complaint = "the images had drifted" if drifted else None
 
-    def _sample(self) -> list[_Picture]:
-        """Return two pictures per condition, conditions in order, the second noises last."""
+    def _sample(self) -> list[_Image]:
+        """Return two images per condition, conditions in order, the second noises last."""
         source, made = self._trainer.source, []
         for seed in _SEEDS:
             samples = [source.sample(c, seed + i, 0) for i, c in enumerate(self._conditions)]
-            found: dict[str, _Picture] = {}
+            found: dict[str, _Image] = {}
             for batch in source.batches(list(enumerate(samples)), 0):
                 found |= {p.sample.condition.name: p for p in self._finish(batch)}
             made += [found[condition.name] for condition in self._conditions]
         return made
 
-    def _finish(self, batch: Batch) -> list[_Picture]:
+    def _finish(self, batch: Batch) -> list[_Image]:
         trainer, models = self._trainer, self._trainer.models
         with trainer.policy_resident([batch]):
             latents = trainer.rollout(batch, batch.noise, len(batch.sigmas) - 1)
         room = reward_bytes(trainer.config, models, (), batch.size, len(batch.jobs))
         with trainer.host.resident(models.vae, activation_bytes=room):
             decoder = Decoder(models, False, trainer.host.check_cancelled)
-            raw = decoder.pictures(batch, latents)
+            raw = decoder.images(batch, latents)
         made = []
-        for sample, job, picture in zip(batch.samples, batch.jobs, raw, strict=True):
+        for sample, job, image in zip(batch.samples, batch.jobs, raw, strict=True):
             source, mask = job_views(job)
-            pixels = picture.cpu()
+            pixels = image.cpu()
             made.append(
-                _Picture(
+                _Image(
                     sample=sample,
                     source=source,
                     mask=mask,
@@ -178,7 +178,7 @@ class Monitor:
             )
         return made
 
-    def _scores(self, now: Sequence[_Picture]) -> dict[str, float]:
+    def _scores(self, now: Sequence[_Image]) -> dict[str, float]:
         each = {f"look.{k}": v for k, v in self._asked(self._judges, now).items()}
         if each:
             each["look"] = fmean(each.values())
@@ -188,10 +188,10 @@ class Monitor:
             each["held_out"] = fmean(other.values())
         return each
 
-    def _asked(self, judges: Sequence[QwenJudge], now: Sequence[_Picture]) -> dict[str, float]:
-        """Return P(better than the start) by cell, averaged over orders, pictures and judges."""
+    def _asked(self, judges: Sequence[QwenJudge], now: Sequence[_Image]) -> dict[str, float]:
+        """Return P(better than the start) by cell, averaged over orders, images and judges."""
         host, values = self._trainer.host, defaultdict(list)
-        pixels = max(picture.mask.numel() for picture in now)
+        pixels = max(image.mask.numel() for image in now)
         for judge in judges:
             # Both orders at once.
             room = judging_bytes(judge, shown_pixels(judge, pixels), rows=2)
@@ -209,7 +209,7 @@ class Monitor:
                         values[f"{query.task.value}.{query.dimension.value}"].append(p)
         return {cell: fmean(found) for cell, found in sorted(values.items())}
 
-    def _rows(self, now: Sequence[_Picture]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def _rows(self, now: Sequence[_Image]) -> list[tuple[Tensor, Tensor, Tensor]]:
         first = zip(now[: len(self._conditions)], self._start, strict=False)
         return [
             (
@@ -227,9 +227,9 @@ def last_scores(curve: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {k: v for k, v in next(looks, {}).items() if k.startswith(("look", "held_out"))}
 
 
-def _shown(pictures: Sequence[_Picture]) -> list[Shown]:
-    half = len(pictures) // 2
+def _shown(images: Sequence[_Image]) -> list[Shown]:
+    half = len(images) // 2
     return [
-        Shown(source=a.source, inside=a.mask > 0.5, pictures=(a.raw, b.raw))
-        for a, b in zip(pictures[:half], pictures[half:], strict=True)
+        Shown(source=a.source, inside=a.mask > 0.5, images=(a.raw, b.raw))
+        for a, b in zip(images[:half], images[half:], strict=True)
     ]

@@ -43,7 +43,7 @@ def lora(models: FillModels, path: Path, layers: tuple[str, ...] = (LAYER,), sca
     return tensors
 
 
-def picture(models: FillModels) -> torch.Tensor:
+def image(models: FillModels) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     mask = torch.zeros(1, 64, 64)
     mask[:, 16:48, 16:48] = 1
@@ -59,12 +59,12 @@ def picture(models: FillModels) -> torch.Tensor:
 
 def test_on_and_off_is_exact(models: FillModels, tmp_path: Path) -> None:
     lora(models, tmp_path / "a.safetensors")
-    before = picture(models)
+    before = image(models)
     module = models.transformer.module
     state = {k: v.clone() for k, v in module.state_dict().items()}
-    changed = picture(models.with_adapter(tmp_path / "a.safetensors", 1.0))
+    changed = image(models.with_adapter(tmp_path / "a.safetensors", 1.0))
     assert not torch.equal(before, changed)
-    assert torch.equal(picture(models), before)
+    assert torch.equal(image(models), before)
     after = module.state_dict()
     assert list(after) == list(state)
     assert all(torch.equal(after[k], state[k]) for k in state)
@@ -89,8 +89,8 @@ def test_alpha_of_the_file_scales_the_effect(models: FillModels, tmp_path: Path)
     tensors = lora(models, tmp_path / "a.safetensors")
     tensors[f"transformer.{LAYER}.alpha"] = torch.tensor(2.0 * RANK)
     save_file(tensors, tmp_path / "scaled.safetensors")
-    double = picture(models.with_adapter(tmp_path / "a.safetensors", 2.0))
-    scaled = picture(models.with_adapter(tmp_path / "scaled.safetensors", 1.0))
+    double = image(models.with_adapter(tmp_path / "a.safetensors", 2.0))
+    scaled = image(models.with_adapter(tmp_path / "scaled.safetensors", 1.0))
     assert (double - scaled).abs().max() < 1e-4
 
 
@@ -98,18 +98,18 @@ def test_adapters_stack_and_orders_do_not_matter(models: FillModels, tmp_path: P
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     lora(models, first)
     lora(models, second, ("single_transformer_blocks.0.proj_mlp",))
-    both = picture(models.with_adapter(first, 0.5).with_adapter(second, 1.0))
-    reverse = picture(models.with_adapter(second, 1.0).with_adapter(first, 0.5))
+    both = image(models.with_adapter(first, 0.5).with_adapter(second, 1.0))
+    reverse = image(models.with_adapter(second, 1.0).with_adapter(first, 0.5))
     assert (both - reverse).abs().max() < 1e-4
-    twice = picture(models.with_adapter(first, 0.25).with_adapter(first, 0.25))
-    once = picture(models.with_adapter(first, 0.5))
+    twice = image(models.with_adapter(first, 0.25).with_adapter(first, 0.25))
+    once = image(models.with_adapter(first, 0.5))
     assert torch.equal(twice, once)
 
 
 def test_strength_zero_equals_none(models: FillModels, tmp_path: Path) -> None:
     lora(models, tmp_path / "a.safetensors")
     assert torch.allclose(
-        picture(models.with_adapter(tmp_path / "a.safetensors", 0.0)), picture(models), atol=1e-5
+        image(models.with_adapter(tmp_path / "a.safetensors", 0.0)), image(models), atol=1e-5
     )
 
 
@@ -149,9 +149,9 @@ def test_adapters_made_in_inference_mode_can_be_taken_off(
 ) -> None:
     lora(models, tmp_path / "a.safetensors")
     with torch.inference_mode():
-        before = picture(models)
-        picture(models.with_adapter(tmp_path / "a.safetensors", 1.0))
-        assert torch.equal(picture(models), before)
+        before = image(models)
+        image(models.with_adapter(tmp_path / "a.safetensors", 1.0))
+        assert torch.equal(image(models), before)
     assert not any(p.is_inference() for p in models.transformer.module.parameters())
 
 

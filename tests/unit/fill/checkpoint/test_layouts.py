@@ -137,7 +137,7 @@ def models_of(offload: str = "auto", **files: Path) -> FillModels:
     return load_fill_models(config, CPU)
 
 
-def picture(models: FillModels) -> torch.Tensor:
+def image(models: FillModels) -> torch.Tensor:
     mask = torch.zeros(1, 64, 64)
     mask[:, 16:48, 16:48] = 1
     request = FillRequest(
@@ -152,17 +152,15 @@ def picture(models: FillModels) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def truth() -> torch.Tensor:
-    """The picture of the model folder."""
-    return picture(models_of())
+    """The image of the model folder."""
+    return image(models_of())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "merged"])
-def test_single_files_make_the_picture_of_the_folder(
-    precision: str, write: Any, truth: torch.Tensor
-):
+def test_single_files_make_the_image_of_the_folder(precision: str, write: Any, truth: torch.Tensor):
     files = {part: write(part, "bf16") for part in PARTS}
     files["transformer"] = write("transformer", precision)
-    assert torch.equal(picture(models_of(**files)), truth)
+    assert torch.equal(image(models_of(**files)), truth)
 
 
 WHERE = {
@@ -183,10 +181,10 @@ def test_a_whole_model_in_one_file_serves_as_every_part(
         for key, value in file_tensors[part].items()
     }
     path = checkpoints.save(tmp_path / "checkpoint.safetensors", whole)
-    assert torch.equal(picture(models_of(**dict.fromkeys(PARTS, path))), truth)
+    assert torch.equal(image(models_of(**dict.fromkeys(PARTS, path))), truth)
 
 
-# Largest mean difference of a channel, of 1: twice what was measured with this model and picture.
+# Largest mean difference of a channel, of 1: twice what was measured with this model and image.
 DIFFERENCE = {
     "Q8_0": 0.0015,
     "scaled": 0.003,
@@ -197,14 +195,14 @@ DIFFERENCE = {
 
 
 @pytest.mark.parametrize("precision", DIFFERENCE)
-def test_quantised_files_make_nearly_the_picture_of_the_folder(
+def test_quantised_files_make_nearly_the_image_of_the_folder(
     precision: str, write: Any, truth: torch.Tensor
 ):
     files = {"transformer": write("transformer", precision)}
     files["text_encoder_2"] = write("text_encoder_2", precision)
     if not precision.startswith("Q"):
         files["text_encoder"] = write("text_encoder", precision)
-    difference = (picture(models_of(**files)) - truth).abs().mean().item()
+    difference = (image(models_of(**files)) - truth).abs().mean().item()
     assert 0 < difference < DIFFERENCE[precision]
 
 
@@ -213,7 +211,7 @@ def test_packed_weights_are_streamed_packed(precision: str, write: Any):
     files = {"transformer": write("transformer", precision)}
     streamed = models_of(offload="on", **files)
     assert streamed.transformer.num_bytes < models_of().transformer.num_bytes
-    assert torch.equal(picture(streamed), picture(models_of(**files)))
+    assert torch.equal(image(streamed), image(models_of(**files)))
     packed = [m.packed for m in streamed.transformer.module.modules() if hasattr(m, "packed")]
     assert all(p.dtype == torch.uint8 for p in packed)
 

@@ -85,7 +85,7 @@ def test_aspect_is_met_without_cropping(aspect: str, anchor: str) -> None:
     [
         (lambda: Extension(), "nothing to extend"),
         (lambda: Extension(left=-1), "left is -1"),
-        (lambda: Extension(left=20000).canvas(64, 64), "extended picture is 20064x64"),
+        (lambda: Extension(left=20000).canvas(64, 64), "extended image is 20064x64"),
         (lambda: extension_for_aspect(160, 90, "16:9", "center"), "16:9 already"),
         (lambda: extension_for_aspect(160, 90, "wide", "center"), "W:H such as 16:9"),
         (lambda: extension_for_aspect(160, 90, "1:0", "center"), "W:H such as 16:9"),

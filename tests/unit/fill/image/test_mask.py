@@ -34,9 +34,9 @@ def blob() -> torch.Tensor:
     return mask
 
 
-@pytest.mark.parametrize("px", [1, 3, 6])
-def test_grow_reaches_exactly_px_pixels(blob: torch.Tensor, px: int) -> None:
-    assert torch.equal(grow(blob, px), (distance_to(blob, 1.0) <= px).float())
+@pytest.mark.parametrize("pixels", [1, 3, 6])
+def test_grow_reaches_exactly_px_pixels(blob: torch.Tensor, pixels: int) -> None:
+    assert torch.equal(grow(blob, pixels), (distance_to(blob, 1.0) <= pixels).float())
 
 
 def test_grow_by_nothing_and_of_nothing(blob: torch.Tensor) -> None:
@@ -44,19 +44,19 @@ def test_grow_by_nothing_and_of_nothing(blob: torch.Tensor) -> None:
     assert not grow(torch.zeros(5, 5), 3).any()
 
 
-@pytest.mark.parametrize("px", [1, 2, 5])
-def test_feather_is_exact_at_both_ends_and_rises_inwards(blob: torch.Tensor, px: int) -> None:
-    alpha = feather(blob, px)
+@pytest.mark.parametrize("pixels", [1, 2, 5])
+def test_feather_is_exact_at_both_ends_and_rises_inwards(blob: torch.Tensor, pixels: int) -> None:
+    alpha = feather(blob, pixels)
     depth = distance_to(blob, 0.0)
     assert (alpha[blob == 0] == 0).all()
     assert (alpha[blob == 1] > 0).all()
-    assert (alpha[depth >= px + 1] == 1).all()
-    assert (alpha[(depth > 0) & (depth < px + 1)] < 1).all()
+    assert (alpha[depth >= pixels + 1] == 1).all()
+    assert (alpha[(depth > 0) & (depth < pixels + 1)] < 1).all()
     order = depth.flatten().argsort()
     assert (alpha.flatten()[order].diff() >= -1e-6).all()
 
 
-def test_feather_of_a_mask_that_leaves_the_picture_stays_one_there() -> None:
+def test_feather_of_a_mask_that_leaves_the_image_stays_one_there() -> None:
     mask = torch.zeros(16, 16)
     mask[:, 8:] = 1
     assert (feather(mask, 3)[:, -1] == 1).all()

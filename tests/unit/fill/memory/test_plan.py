@@ -202,7 +202,7 @@ def test_the_summary_says_what_sits_where(gib: int, phrase: str):
     host: Any = Card(gib)
     text = summary(models, host)
     assert phrase in text
-    assert "1024 px: the transformer (22.2 GB)" in text
+    assert "1024 pixels: the transformer (22.2 GB)" in text
     assert ("choose an fp8 or GGUF file" in text) == (gib == 2)
 
 

@@ -150,7 +150,7 @@ def load(**changes: Any) -> FillModels:
     return load_fill_models(config, CPU)
 
 
-def picture(models: FillModels, host: RecordingHost) -> torch.Tensor:
+def image(models: FillModels, host: RecordingHost) -> torch.Tensor:
     mask = torch.zeros(1, 64, 64)
     mask[:, 16:48, 16:48] = 1
     request = FillRequest(
@@ -163,10 +163,10 @@ def picture(models: FillModels, host: RecordingHost) -> torch.Tensor:
     return run_fill(request, models, host).image
 
 
-def test_offload_makes_the_same_picture_and_says_so():
+def test_offload_makes_the_same_image_and_says_so():
     host = RecordingHost()
-    truth = picture(load(), RecordingHost())
-    assert torch.equal(picture(load(offload="on"), host), truth)
+    truth = image(load(), RecordingHost())
+    assert torch.equal(image(load(offload="on"), host), truth)
     assert any("of the transformer on the device" in line for line in host.lines)
     assert host.streamed_names == ["text_encoder", "text_encoder_2", "transformer"]
 

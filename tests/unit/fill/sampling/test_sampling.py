@@ -10,7 +10,7 @@ import torch
 from onereward.fill.memory.plan import Plan, is_out_of_memory
 from onereward.fill.sampling.cache import TensorCache, digest
 from onereward.fill.sampling.latents import pack_latents, position_ids, unpack_latents, vae_factor
-from onereward.fill.sampling.preview import fit_preview, preview_picture
+from onereward.fill.sampling.preview import fit_preview, preview_image
 from onereward.fill.sampling.sampler import add_noise, predict_x0, sample
 from onereward.fill.sampling.schedule import make_sigmas, truncate_schedule
 
@@ -54,17 +54,17 @@ def test_strength_keeps_the_late_steps(denoise: float, kept: int) -> None:
 
 
 def test_sampler_is_exact_on_straight_paths() -> None:
-    picture, noise = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    image, noise = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     seen = []
     result = sample(
-        lambda x, sigma: noise - picture,
-        add_noise(picture, noise, torch.tensor(1.0)),
+        lambda x, sigma: noise - image,
+        add_noise(image, noise, torch.tensor(1.0)),
         torch.tensor([1.0, 0.7, 0.1, 0.0]),
         lambda i, x0: seen.append((i, x0)),
     )
-    assert torch.allclose(result, picture, atol=1e-6)
+    assert torch.allclose(result, image, atol=1e-6)
     assert [i for i, _ in seen] == [0, 1, 2]
-    assert all(torch.allclose(x0, picture, atol=1e-6) for _, x0 in seen)
+    assert all(torch.allclose(x0, image, atol=1e-6) for _, x0 in seen)
 
 
 def test_sampler_is_of_first_order() -> None:
@@ -78,10 +78,10 @@ def test_sampler_is_of_first_order() -> None:
 
 
 def test_predict_x0_inverts_the_straight_path() -> None:
-    picture, noise = torch.randn(2, 7, dtype=torch.float64)
+    image, noise = torch.randn(2, 7, dtype=torch.float64)
     for sigma in (0.1, 0.5, 1.0):
-        x = add_noise(picture, noise, torch.tensor(sigma))
-        assert torch.allclose(predict_x0(x, torch.tensor(sigma), noise - picture), picture)
+        x = add_noise(image, noise, torch.tensor(sigma))
+        assert torch.allclose(predict_x0(x, torch.tensor(sigma), noise - image), image)
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 2), (8, 12)])
@@ -142,7 +142,7 @@ def test_preview_recovers_a_linear_vae() -> None:
     latents = torch.einsum("lc,chw->lhw", mixing, small) + 0.3
     pixels = small.repeat_interleave(4, 1).repeat_interleave(4, 2)
     weights = fit_preview(latents, pixels)
-    shown = preview_picture(latents, weights, 1)
+    shown = preview_image(latents, weights, 1)
     assert (shown - (small / 2 + 0.5).permute(1, 2, 0)).abs().max() < 0.02
 
 

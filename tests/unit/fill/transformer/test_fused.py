@@ -51,7 +51,7 @@ def transformer(bundled: nn.Module) -> Iterator[Any]:
 
 
 def inputs(model: Any, dtype: torch.dtype = torch.float32, batch: int = 2) -> dict[str, Any]:
-    """A short call: one text token, two of the picture."""
+    """A short call: one text token, two of the image."""
     generator = torch.Generator().manual_seed(3)
     config = model.config
 
@@ -72,7 +72,7 @@ def inputs(model: Any, dtype: torch.dtype = torch.float32, batch: int = 2) -> di
 
 
 def call(model: Any, given: dict[str, Any], parameters: tuple[Tensor, ...] = ()) -> list[Tensor]:
-    """Return the output, and the gradients of the picture's tokens and of parameters."""
+    """Return the output, and the gradients of the image's tokens and of parameters."""
     (output,) = model(**given)
     weights = torch.linspace(-1, 1, output.numel()).view_as(output).to(output)
     wanted = (given["hidden_states"], *parameters)
@@ -122,7 +122,7 @@ def test_flux_width_equals_diffusers():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("demand_triton")
-def test_pictures_are_the_same():
+def test_images_are_the_same():
     """A whole edit with the bundled model and guidance, kernels on and off."""
     made = []
     for mode in ("off", "on"):

@@ -24,16 +24,16 @@ HOLE = (20, 24, 43, 47)
 
 
 def save(path: Path, *, size: tuple[int, int] = (64, 64), mask: str = "file") -> Path:
-    """Save a picture with a square to repaint: in a file, as its transparent area, or none."""
+    """Save an image with a square to repaint: in a file, as its transparent area, or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.linear_gradient("L").resize(size).convert("RGB")
+    image = Image.linear_gradient("L").resize(size).convert("RGB")
     area = Image.new("L", size, 0)
     ImageDraw.Draw(area).rectangle(HOLE, fill=255)
     if mask == "file":
         area.save(path.with_name(f"{path.stem}_mask.png"))
     elif mask == "alpha":
-        picture.putalpha(area.point(lambda v: 255 - v))
-    picture.save(path)
+        image.putalpha(area.point(lambda v: 255 - v))
+    image.save(path)
     return path
 
 
@@ -48,7 +48,7 @@ def test_masks_are_those_of_the_user(tmp_path: Path, mask: str) -> None:
     save(tmp_path / "in" / "x.png", mask=mask)
     made = make(tmp_path)
     (condition,) = made.conditions
-    image, area = made.pictures(condition)
+    image, area = made.images(condition)
     assert image.shape == (1, 64, 64, 3)
     assert area.sum() == 24 * 24
     assert area[0, 24:48, 20:44].min() == 1
@@ -56,7 +56,7 @@ def test_masks_are_those_of_the_user(tmp_path: Path, mask: str) -> None:
     assert made.summary() == "1 conditions (fill 1)"
 
 
-def test_sub_folders_are_tasks_and_texts_come_from_beside_the_picture(tmp_path: Path) -> None:
+def test_sub_folders_are_tasks_and_texts_come_from_beside_the_image(tmp_path: Path) -> None:
     for task in Task:
         save(tmp_path / "in" / task.value / "x.png")
     (tmp_path / "in" / "fill" / "x.txt").write_text(" a rößlich circle\n", encoding="utf-8")
@@ -74,14 +74,14 @@ def test_sub_folders_are_tasks_and_texts_come_from_beside_the_picture(tmp_path: 
 def test_an_extension_shows_nothing_of_what_it_is_to_continue_with(tmp_path: Path) -> None:
     save(tmp_path / "in" / "x.png")
     made = make(tmp_path, task="extend")
-    image, area = made.pictures(made.conditions[0])
+    image, area = made.images(made.conditions[0])
     assert image[0][area[0] > 0].unique().tolist() == pytest.approx([0.5], abs=1 / 255)
 
 
-def test_large_pictures_are_shrunk_and_sides_are_multiples_of_16(tmp_path: Path) -> None:
+def test_large_images_are_shrunk_and_sides_are_multiples_of_16(tmp_path: Path) -> None:
     save(tmp_path / "in" / "x.png", size=(300, 190))
     made = make(tmp_path, max_side=128)
-    image, area = made.pictures(made.conditions[0])
+    image, area = made.images(made.conditions[0])
     assert image.shape == (1, 80, 128, 3)
     assert area.shape == (1, 80, 128)
 
@@ -90,7 +90,7 @@ def test_what_has_not_changed_keeps_its_name(tmp_path: Path) -> None:
     save(tmp_path / "in" / "x.png")
     other = save(tmp_path / "in" / "y.png")
     before = {c.name for c in make(tmp_path).conditions}
-    assert len(before) == 1, "the same picture under two names is one condition"
+    assert len(before) == 1, "the same image under two names is one condition"
     Image.new("RGB", (64, 64), "red").save(other)
     after = {c.name for c in make(tmp_path).conditions}
     assert before < after
@@ -120,14 +120,14 @@ def test_a_random_mask_leaves_something_to_look_at(task: Task) -> None:
     ("spoil", "changes", "message"),
     [
         ("no mask", {}, "x.png: has no mask; save one as x_mask.png"),
-        ("size", {}, "32x64 px but the picture is 64x64"),
-        ("damaged", {}, "x.png: cannot be read as a picture"),
+        ("size", {}, "32x64 pixels but the image is 64x64"),
+        ("damaged", {}, "x.png: cannot be read as an image"),
         ("empty mask", {}, "mask is empty"),
         ("", {"prompt": ""}, "x.png: prompt is empty"),
-        ("", {"task": "text"}, "words is empty"),
-        ("", {"task": "all"}, "no pictures in .*sub-folders"),
+        ("", {"task": "text"}, "text is empty"),
+        ("", {"task": "all"}, "no images in .*sub-folders"),
         ("narrow", {"masks": "random"}, "too small or too narrow"),
-        ("none", {}, "no pictures in"),
+        ("none", {}, "no images in"),
     ],
 )
 def test_bad_input_is_named(

@@ -16,12 +16,12 @@ from onereward.training.data.conditions import (
     FILE_NAME,
     Condition,
     EditDataset,
-    read_picture,
-    save_picture,
+    read_image,
+    save_image,
     write_conditions,
 )
 from onereward.training.data.generate import GenerateConfig, collect, sample_settings
-from support.damage import damaged_pictures
+from support.damage import damaged_images
 from support.hosts import CancelledError, RecordingHost
 from support.models import bundled_models
 
@@ -55,7 +55,7 @@ def conditions(tmp_path: Path) -> EditDataset:
 def test_conditions_come_back_as_they_were(conditions: EditDataset) -> None:
     again = EditDataset(conditions.folder)
     assert again.conditions == [condition(task.value, task) for task in Task]
-    image, mask = again.pictures(again.conditions[0])
+    image, mask = again.images(again.conditions[0])
     assert image.shape == (1, 64, 64, 3)
     assert set(mask.unique().tolist()) == {0.0, 1.0}
     prompts = {c.task: again.request(c).full_prompt() for c in again.conditions}
@@ -72,8 +72,8 @@ def test_candidates_are_written_listed_and_reproducible(
     assert one.groups() == other.groups()
     for group in one.groups():
         for name in (*group.file_names, group.source_file_name, group.mask_file_name):
-            assert one.picture(name).read_bytes() == other.picture(name).read_bytes()
-        first, second = (one.picture(name).read_bytes() for name in group.file_names)
+            assert one.image(name).read_bytes() == other.image(name).read_bytes()
+        first, second = (one.image(name).read_bytes() for name in group.file_names)
         assert first != second
 
 
@@ -83,7 +83,7 @@ def test_a_run_that_was_cancelled_goes_on(conditions: EditDataset, tmp_path: Pat
     with pytest.raises(CancelledError):
         collect(conditions, bundled_models(), parts, QUICK, RecordingHost(cancel_at_call=12))
     assert len(parts.groups()) < 4
-    assert all(parts.picture(n).is_file() for g in parts.groups() for n in g.file_names)
+    assert all(parts.image(n).is_file() for g in parts.groups() for n in g.file_names)
     collect(conditions, bundled_models(), parts, QUICK, RecordingHost())
     assert parts.groups() == whole.groups()
     assert collect(conditions, bundled_models(), parts, QUICK, RecordingHost()) == 0
@@ -152,30 +152,30 @@ def test_bad_conditions_are_refused(conditions: EditDataset, tmp_path: Path) -> 
         EditDataset(conditions.folder)
     (conditions.folder / "fill" / "mask.png").unlink()
     with pytest.raises(ValueError, match="cannot be read"):
-        conditions.pictures(conditions.conditions[0])
+        conditions.images(conditions.conditions[0])
     path.write_bytes("überblick".encode("latin-1"))
     with pytest.raises(ValueError, match=r"conditions\.jsonl is not text in UTF-8"):
         EditDataset(conditions.folder)
-    with pytest.raises(ValueError, match="words is empty; type the text"):
+    with pytest.raises(ValueError, match="text is empty; type the text"):
         condition("x", Task.TEXT, text=" ")
 
 
-@pytest.mark.parametrize("damage", damaged_pictures())
-def test_a_damaged_picture_is_named_before_any_work(conditions: EditDataset, damage: str) -> None:
+@pytest.mark.parametrize("damage", damaged_images())
+def test_a_damaged_image_is_named_before_any_work(conditions: EditDataset, damage: str) -> None:
     path = conditions.folder / "text" / "image.png"
-    path.write_bytes(damaged_pictures()[damage])
-    with pytest.raises(ValueError, match=r"image\.png cannot be read as a picture .*; remove"):
-        read_picture(path)
+    path.write_bytes(damaged_images()[damage])
+    with pytest.raises(ValueError, match=r"image\.png cannot be read as an image .*; remove"):
+        read_image(path)
     data = PreferenceSet(conditions.folder / "data")
     if damage in ("torn", "unknown chunk"):  # the header is whole
         return
-    with pytest.raises(ValueError, match=r"image\.png cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"image\.png cannot be read as an image"):
         collect(conditions, bundled_models(), data, QUICK, RecordingHost())
     assert not data.groups()
 
 
 def test_an_empty_mask_is_named_before_any_work(conditions: EditDataset) -> None:
-    save_picture(conditions.folder / "text" / "mask.png", torch.zeros(64, 64))
+    save_image(conditions.folder / "text" / "mask.png", torch.zeros(64, 64))
     data = PreferenceSet(conditions.folder / "data")
     with pytest.raises(ValueError, match="the mask of condition text is empty; paint white"):
         collect(conditions, bundled_models(), data, QUICK, RecordingHost())
@@ -187,6 +187,6 @@ def test_an_empty_mask_is_named_before_any_work(conditions: EditDataset) -> None
 def test_a_prompt_may_hold_any_line_break(conditions: EditDataset) -> None:
     """JSON leaves these as they are, and Python takes them for ends of lines."""
     odd = condition("odd", prompt="a\u2028red\x85circle")
-    picture, mask = torch.rand(64, 64, 3), torch.ones(64, 64)
-    made = write_conditions(conditions.folder / "odd", [(odd, picture, mask)])
+    image, mask = torch.rand(64, 64, 3), torch.ones(64, 64)
+    made = write_conditions(conditions.folder / "odd", [(odd, image, mask)])
     assert made.conditions == [odd]

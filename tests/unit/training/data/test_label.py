@@ -16,7 +16,7 @@ from onereward.reward.preference import CandidateGroup, Preference, PreferenceSe
 from onereward.reward.query import queries_for
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.score import judge_pair
-from onereward.training.data.conditions import save_picture
+from onereward.training.data.conditions import save_image
 from onereward.training.data.label import LABELS, LabelConfig, label, label_group
 from onereward.training.data.labellers import (
     GroundTruthLabeller,
@@ -75,13 +75,13 @@ def test_scores_that_do_not_fit_are_refused() -> None:
         label_group(GROUP, {}, -1, "human")
 
 
-def saved_group(data: PreferenceSet, pictures: torch.Tensor, **changes: Any) -> CandidateGroup:
+def saved_group(data: PreferenceSet, images: torch.Tensor, **changes: Any) -> CandidateGroup:
     """Save candidates and list them."""
     values: dict[str, Any] = {"task": Task.FILL, "condition": "c", "prompt": "a red circle"}
     values |= changes
-    names = tuple(f"{values['condition']}-{number}.png" for number in range(len(pictures)))
-    for name, picture in zip(names, pictures, strict=True):
-        save_picture(data.folder / name, picture)
+    names = tuple(f"{values['condition']}-{number}.png" for number in range(len(images)))
+    for name, image in zip(names, images, strict=True):
+        save_image(data.folder / name, image)
     group = CandidateGroup(file_names=names, **values)
     data.add_group(group)
     return group
@@ -100,10 +100,10 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> QwenJudge:
 
 def test_a_judges_label_is_its_own_verdict(data: PreferenceSet, judge: QwenJudge) -> None:
     """With two candidates the winner is the one the judge prefers in the swapped comparison."""
-    pictures = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-    saved_group(data, pictures)
+    images = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    saved_group(data, images)
     report = label(data, JudgeLabeller(judge), 0.0, RecordingHost())
-    rounded = (pictures * 255).round() / 255
+    rounded = (images * 255).round() / 255
     with torch.no_grad():
         a, b = judge.encode_images([p.permute(2, 0, 1) for p in rounded])
     candidate_scores = judge_pair(judge, a, b, queries_for(Task.FILL, "a red circle")).probabilities
@@ -147,9 +147,9 @@ def test_the_oracle_prefers_the_truth(data: PreferenceSet) -> None:
     for task in Task:
         scene = sample_conditions(Split.TRAIN, 7, torch.tensor([TASKS.index(task.value)]))
         grey = torch.where(scene.mask[0, ..., None] > 0, 0.5, scene.source[0].permute(1, 2, 0))
-        pictures = torch.stack([grey, scene.target[0].permute(1, 2, 0)])
+        images = torch.stack([grey, scene.target[0].permute(1, 2, 0)])
         name = f"world-train-{task.value}-7"
-        saved_group(data, pictures, task=task, condition=name, prompt=scene.prompts[0])
+        saved_group(data, images, task=task, condition=name, prompt=scene.prompts[0])
     label(data, GroundTruthLabeller(WorldGroundTruth()), 0.1, RecordingHost())
     pairs = data.pairs()
     assert {pair.task for pair in pairs} == set(Task)
@@ -163,7 +163,7 @@ def test_metrics_see_a_seam(data: PreferenceSet) -> None:
     seamed[8:24, 8:24] = 0.9
     mask = torch.zeros(32, 32)
     mask[8:24, 8:24] = 1
-    save_picture(data.folder / "mask.png", mask)
+    save_image(data.folder / "mask.png", mask)
     saved_group(data, torch.stack([seamed, clean]), mask_file_name="mask.png")
     label(data, MetricLabeller(), 0.2, RecordingHost())
     (pair,) = data.pairs()
@@ -172,9 +172,9 @@ def test_metrics_see_a_seam(data: PreferenceSet) -> None:
 
 
 def test_words_are_read_by_ocr_or_it_says_how_to_install_it(data: PreferenceSet) -> None:
-    save_picture(data.folder / "mask.png", torch.ones(64, 160))
-    pictures = torch.ones(2, 64, 160, 3)
-    saved_group(data, pictures, task=Task.TEXT, mask_file_name="mask.png", prompt='the words "AB"')
+    save_image(data.folder / "mask.png", torch.ones(64, 160))
+    images = torch.ones(2, 64, 160, 3)
+    saved_group(data, images, task=Task.TEXT, mask_file_name="mask.png", prompt='the words "AB"')
     if importlib.util.find_spec("rapidocr") is None:
         with pytest.raises(ImportError, match="pip install rapidocr"):
             label(data, MetricLabeller(), 0.2, RecordingHost())
@@ -199,7 +199,7 @@ def test_what_cannot_be_labelled_is_refused_before_any_work(
         label(data, JudgeLabeller(judge, "image_with_source"), 0.1, host)
     with pytest.raises(ValueError, match="choose one of: judge, metrics"):
         LabelConfig(labeller="neighbour")
-    save_picture(data.folder / group.file_names[1], torch.rand(16, 32, 3))
+    save_image(data.folder / group.file_names[1], torch.rand(16, 32, 3))
     with pytest.raises(ValueError, match="holiday differ in size"):
         label(data, JudgeLabeller(judge), 0.1, host)
 
@@ -241,12 +241,14 @@ def test_a_label_replaces_nothing_that_it_cannot_make_again(
 
 
 def test_metrics_refuse_what_they_cannot_measure_before_any_work(data: PreferenceSet) -> None:
-    save_picture(data.folder / "mask.png", torch.ones(64, 64))
+    save_image(data.folder / "mask.png", torch.ones(64, 64))
     saved_group(data, torch.rand(2, 32, 48, 3), mask_file_name="mask.png")
-    with pytest.raises(ValueError, match="condition c has a mask of 64x64 px for candidates of 48"):
+    with pytest.raises(
+        ValueError, match="condition c has a mask of 64x64 pixels for candidates of 48"
+    ):
         label(data, MetricLabeller(), 0.2, RecordingHost())
     words = PreferenceSet(data.folder / "text")
-    save_picture(words.folder / "mask.png", torch.ones(32, 32))
+    save_image(words.folder / "mask.png", torch.ones(32, 32))
     saved_group(
         words, torch.rand(2, 32, 32, 3), mask_file_name="mask.png", task=Task.TEXT, prompt="AB"
     )

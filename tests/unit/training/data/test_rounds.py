@@ -79,7 +79,7 @@ def files_of(data: PreferenceSet, groups: Sequence[CandidateGroup]) -> dict[str,
         for group in groups
         for name in (*group.file_names, group.source_file_name, group.mask_file_name)
     ]
-    return {name: data.picture(name).read_bytes() for name in names}
+    return {name: data.image(name).read_bytes() for name in names}
 
 
 def without_maker(data: PreferenceSet) -> None:
@@ -98,17 +98,17 @@ def test_another_model_adds_groups_and_the_same_one_nothing(
     data, base = PreferenceSet(tmp_path / "data"), bundled_models()
     assert made(conditions, base, data) == 8
     first = data.groups()
-    pictures = files_of(data, first)
+    images = files_of(data, first)
     assert made(conditions, policy, data) == 8
     both = data.groups()
     assert both[:4] == first
     assert [g.condition for g in both[4:]] == [g.condition for g in first]
     assert [g.settings for g in both[4:]] == [g.settings for g in first], "comparable rounds"
     assert len({g.made_by for g in both}) == 2
-    assert len(files_of(data, both)) == 2 * len(pictures)
-    assert files_of(data, first) == pictures
+    assert len(files_of(data, both)) == 2 * len(images)
+    assert files_of(data, first) == images
     new = files_of(data, both[4:])
-    assert any(new[n] not in pictures.values() for g in both[4:] for n in g.file_names)
+    assert any(new[n] not in images.values() for g in both[4:] for n in g.file_names)
     assert made(conditions, base, data) == made(conditions, policy, data) == 0
     assert data.groups() == both
     alone = PreferenceSet(tmp_path / "alone")

@@ -22,7 +22,7 @@ from onereward.reward.judge import JudgeConfig
 from onereward.reward.query import queries_for
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.report import sign_test, wilson_interval
-from onereward.training.data.conditions import EditDataset, read_picture
+from onereward.training.data.conditions import EditDataset, read_image
 from onereward.training.data.edit_dataset import EditDatasetConfig
 from onereward.training.evaluation.config import EvalConfig
 from onereward.training.evaluation.report import Report, Row
@@ -86,7 +86,7 @@ def test_one_that_stops_comes_to_the_same(
         assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes(), name
 
 
-def test_pictures_are_those_of_the_edits_alone(
+def test_images_are_those_of_the_edits_alone(
     whole: tuple[Path, Report], conditions: EditDataset
 ) -> None:
     folder, report = whole
@@ -94,7 +94,7 @@ def test_pictures_are_those_of_the_edits_alone(
     condition = next(c for c in conditions.conditions if c.name == row.condition)
     request = conditions.request(condition, seed=0, config=FAST)
     expected = run_fill(request, bundled_models(), RecordingHost()).image[0]
-    found = read_picture(folder / row.pictures["baseline"])
+    found = read_image(folder / row.images["baseline"])
     assert (found - expected).abs().max() <= 0.5 / 255 + 1e-6
 
 
@@ -104,8 +104,8 @@ def test_the_judge_is_asked_about_the_files_in_both_orders(
     folder, report = whole
     for row in report.rows:
         condition = next(c for c in conditions.conditions if c.name == row.condition)
-        files = [row.pictures["model"], row.pictures["baseline"]]
-        a, b = judge.encode_images([read_picture(folder / f).permute(2, 0, 1) for f in files])
+        files = [row.images["model"], row.images["baseline"]]
+        a, b = judge.encode_images([read_image(folder / f).permute(2, 0, 1) for f in files])
         for query in queries_for(condition.task, condition.full_prompt):
             with torch.no_grad():
                 forth, back = float(judge.ask(a, b, [query])), float(judge.ask(b, a, [query]))
@@ -124,10 +124,10 @@ def test_the_judge_keeps_the_candidate_it_prefers(
     folder, report = whole
     for row in report.rows:
         condition = next(c for c in conditions.conditions if c.name == row.condition)
-        chosen = row.pictures["model"]
+        chosen = row.images["model"]
         (other,) = {f"{chosen[:-5]}{k}.png" for k in "01"} - {chosen}
         queries = queries_for(condition.task, condition.full_prompt)
-        files = [read_picture(folder / name).permute(2, 0, 1) for name in (chosen, other)]
+        files = [read_image(folder / name).permute(2, 0, 1) for name in (chosen, other)]
         with torch.no_grad():
             a, b = judge.encode_images(files)
             assert (judge.ask(a, b, queries) - judge.ask(b, a, queries)).mean() >= -1e-5
@@ -139,7 +139,7 @@ def row(task: Task, number: int, **changes: Any) -> Row:
         "key": f"{task.value}-{number}",
         "condition": f"{task.value}-{number}",
         "task": task.value,
-        "pictures": {"model": "m.png", "baseline": "r.png"},
+        "images": {"model": "m.png", "baseline": "r.png"},
         "measures": {"model": measures, "baseline": measures},
     }
     return Row(**values | changes)

@@ -18,7 +18,7 @@ from onereward.reward.report import Answer, make_report, read_report
 from onereward.reward.score import Comparison, Ranking, RankingConfig
 from onereward.training.charts.judge_curve import plot_metrics, read_metrics
 from onereward.training.charts.plots import Series, plot
-from onereward.training.data.conditions import read_picture, save_picture
+from onereward.training.data.conditions import read_image, save_image
 from onereward.training.data.ranking import picked_group, save_ranking
 from onereward.training.judge.report import ReportConfig, report_on_judge, report_text, save_report
 from support.hosts import CancelledError, RecordingHost
@@ -38,15 +38,15 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> QwenJudge:
 def test_a_report_is_written_and_comes_back(tmp_path: Path) -> None:
     answers = [Answer(criterion=CELL, winner_first=0.9, loser_first=0.2)] * 3
     report = make_report([*answers, Answer(criterion=CELL, winner_first=0.3, loser_first=0.6)])
-    picture = save_report(tmp_path, report, "mine")
+    image = save_report(tmp_path, report, "mine")
     assert read_report(tmp_path) == report
     text = (tmp_path / "report.md").read_text()
     assert text == report_text(report, "mine")
     assert text.startswith("# mine on held-out pairs")
     assert "75.0" in text
     assert "remove, removal quality: 100.0%" in text
-    shown = read_picture(tmp_path / "report.png")
-    assert torch.allclose(shown, picture[0], atol=1 / 255)
+    shown = read_image(tmp_path / "report.png")
+    assert torch.allclose(shown, image[0], atol=1 / 255)
 
 
 def test_a_plot_draws_points_where_they_are() -> None:
@@ -56,9 +56,7 @@ def test_a_plot_draws_points_where_they_are() -> None:
         plot("", [line, Series(name="", points=[(x, y)])], (0, 10), (0, 1))
         for x, y in ((2.0, 0.2), (8.0, 0.2), (2.0, 0.8))
     ]
-    centres = [
-        ((picture - RED).abs().amax(-1) < 0.02).nonzero().float().mean(0) for picture in drawn
-    ]
+    centres = [((image - RED).abs().amax(-1) < 0.02).nonzero().float().mean(0) for image in drawn]
     start, right, up = centres
     assert right[1] - start[1] == pytest.approx((560 - 52 - 16) * 0.6, abs=1)
     assert start[0] - up[0] == pytest.approx((300 - 34 - 40) * 0.6, abs=1)
@@ -71,16 +69,16 @@ def test_a_curve_of_any_length_can_be_drawn(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     assert read_metrics(tmp_path) == records
     for part in ([], records[:1], records):
-        picture = plot_metrics(part, 10)
-        assert picture.shape[-1] == 3
-        assert 0 <= picture.min() <= picture.max() <= 1
+        image = plot_metrics(part, 10)
+        assert image.shape[-1] == 3
+        assert 0 <= image.min() <= image.max() <= 1
 
 
 def test_what_was_compared_is_kept_once(tmp_path: Path) -> None:
     data = PreferenceSet(tmp_path)
-    pictures = torch.rand(3, 16, 16, 3, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(3, 16, 16, 3, generator=torch.Generator().manual_seed(0))
     source, mask = torch.rand(1, 16, 16, 3), torch.ones(16, 16)
-    group = picked_group(data, Task.EXTEND, "a red circle", pictures, (source, mask))
+    group = picked_group(data, Task.EXTEND, "a red circle", images, (source, mask))
     beauty, structure = Dimension.AESTHETICS, Dimension.STRUCTURE
     ranking = Ranking(
         order=(1, 0, 2),
@@ -94,8 +92,8 @@ def test_what_was_compared_is_kept_once(tmp_path: Path) -> None:
             ),
         ),
     )
-    assert save_ranking(data, group, pictures, ranking, "judge:mine") == 3
-    assert save_ranking(data, group, pictures, ranking, "judge:mine") == 0
+    assert save_ranking(data, group, images, ranking, "judge:mine") == 3
+    assert save_ranking(data, group, images, ranking, "judge:mine") == 0
     names = group.file_names
     found = [
         (pair.winner_file_name, pair.loser_file_name, pair.dimension, pair.confidence)
@@ -111,37 +109,39 @@ def test_what_was_compared_is_kept_once(tmp_path: Path) -> None:
         ranking,
         comparisons=tuple(replace(c, first=c.second, second=c.first) for c in ranking.comparisons),
     )
-    assert save_ranking(data, group, pictures, opposite, "judge:mine") == 0
-    assert save_ranking(data, group, pictures, opposite, "judge:another") == 3
-    assert save_ranking(data, group, pictures, ranking, "judge:another") == 0
+    assert save_ranking(data, group, images, opposite, "judge:mine") == 0
+    assert save_ranking(data, group, images, opposite, "judge:another") == 3
+    assert save_ranking(data, group, images, ranking, "judge:another") == 0
     assert [p.judged_by for p in data.pairs()] == ["judge:mine"] * 3 + ["judge:another"] * 3
     assert data.groups() == [group]
-    assert torch.allclose(read_picture(data.picture(names[2])), pictures[2], atol=1 / 255)
-    assert torch.equal(read_picture(data.picture(group.mask_file_name), "L"), mask)
-    other = picked_group(data, Task.EXTEND, "a blue circle", pictures, (None, None))
+    assert torch.allclose(read_image(data.image(names[2])), images[2], atol=1 / 255)
+    assert torch.equal(read_image(data.image(group.mask_file_name), "L"), mask)
+    other = picked_group(data, Task.EXTEND, "a blue circle", images, (None, None))
     assert other.condition != group.condition
     assert other.source_file_name == ""
-    seed = picked_group(data, Task.EXTEND, "a red circle", 1 - pictures, (source, mask))
-    assert seed.condition == group.condition, "what is made from one picture stays in one split"
+    seed = picked_group(data, Task.EXTEND, "a red circle", 1 - images, (source, mask))
+    assert seed.condition == group.condition, "what is made from one image stays in one split"
     assert not set(seed.file_names) & set(group.file_names)
-    assert save_ranking(data, seed, 1 - pictures, ranking, "judge:mine") == 3
+    assert save_ranking(data, seed, 1 - images, ranking, "judge:mine") == 3
     assert data.groups() == [group, seed]
-    with pytest.raises(ValueError, match="the mask is 8x4 px but the candidates are 16x16 px"):
-        picked_group(data, Task.EXTEND, "a red circle", pictures, (source, torch.ones(4, 8)))
+    with pytest.raises(
+        ValueError, match="the mask is 8x4 pixels but the candidates are 16x16 pixels"
+    ):
+        picked_group(data, Task.EXTEND, "a red circle", images, (source, torch.ones(4, 8)))
     rounded = torch.tensor(0.5).nextafter(torch.tensor(1.0)).item()
     same = Comparison(first=0, second=1, judgement=Judgement(probabilities={beauty: rounded}))
     tie = replace(ranking, comparisons=(same,))
-    assert save_ranking(data, group, pictures, tie, "judge:third") == 0, "nobody has won"
+    assert save_ranking(data, group, images, tie, "judge:third") == 0, "nobody has won"
 
 
 def test_cancel_is_heard_while_judging(judge: QwenJudge, tmp_path: Path) -> None:
     """Scores, rankings and reports ask before every comparison."""
-    pictures = torch.rand(4, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 32, 32, 3, generator=torch.Generator().manual_seed(0))
     queries = chosen_queries(Task.REMOVE, "")
     data = PreferenceSet(tmp_path)
     for number in range(40):
-        for name, picture in zip("ab", pictures, strict=False):
-            save_picture(tmp_path / f"{number}{name}.png", picture)
+        for name, image in zip("ab", images, strict=False):
+            save_image(tmp_path / f"{number}{name}.png", image)
         data.add(
             Preference(
                 winner_file_name=f"{number}a.png",
@@ -154,11 +154,11 @@ def test_cancel_is_heard_while_judging(judge: QwenJudge, tmp_path: Path) -> None
     for at in (1, 2):
         host = RecordingHost(cancel_at_call=at)
         with pytest.raises(CancelledError):
-            score_pairs(judge, (pictures[:2], pictures[2:]), queries, host, View())
+            score_pairs(judge, (images[:2], images[2:]), queries, host, View())
     for at in (1, 4, 6):
         host = RecordingHost(cancel_at_call=at)
         with pytest.raises(CancelledError):
-            rank_candidates(judge, pictures, queries, host, View(), RankingConfig())
+            rank_candidates(judge, images, queries, host, View(), RankingConfig())
     for at in (1, 2):
         host = RecordingHost(cancel_at_call=at)
         with pytest.raises(CancelledError):

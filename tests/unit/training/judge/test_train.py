@@ -23,7 +23,7 @@ from onereward.reward.preference import Preference, PreferenceSet, split_of
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.pair_answers import ask_both_ways
-from onereward.training.judge.pairs import Augmentation, pictures_of, sample_batch, spread
+from onereward.training.judge.pairs import Augmentation, images_of, sample_batch, spread
 from onereward.training.judge.report import ReportConfig, report_on_judge
 from onereward.training.judge.train import train_judge
 from onereward.training.judge.trainer import JudgeTrainer
@@ -41,7 +41,7 @@ def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def preferences_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bright pictures are better than dark ones, in one dimension of one task."""
+    """Bright images are better than dark ones, in one dimension of one task."""
     folder = tmp_path_factory.mktemp("data")
     data = PreferenceSet(folder)
     for number in range(24):
@@ -195,7 +195,7 @@ def test_a_trained_adapter_loads_and_answers_as_it_did_when_trained(
         JudgeConfig(folder=str(judge_folder), adapter=str(adapter)), torch.device("cpu")
     )
     pair = trainer.data.pairs()[0]
-    both = [pictures_of(trainer.data, pair)]
+    both = [images_of(trainer.data, pair)]
     with torch.no_grad():
         expected = ask_both_ways(trainer.judge, both, [pair])
         assert torch.equal(ask_both_ways(judge, both, [pair]), expected)
@@ -275,15 +275,15 @@ def test_epochs_are_permutations_and_depend_on_the_step_alone(preferences_folder
     assert [p.condition for p in sample_batch(pairs, 0, 4, seed=4)] != seen[:4]
 
 
-def test_jitter_moves_both_pictures_alike() -> None:
+def test_jitter_moves_both_images_alike() -> None:
     generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(3, 16, 16)
+    image = torch.rand(3, 16, 16)
     for augmentation in (Augmentation(shift=3), Augmentation(blur=1.0), Augmentation(noise=0.2)):
-        a, b = augmentation.apply((picture, picture), generator)
+        a, b = augmentation.apply((image, image), generator)
         assert torch.equal(a, b)
-        assert not torch.equal(a, picture)
-    still, _ = Augmentation().apply((picture, picture), generator)
-    assert torch.equal(still, picture)
+        assert not torch.equal(a, image)
+    still, _ = Augmentation().apply((image, image), generator)
+    assert torch.equal(still, image)
 
 
 def test_splits_have_something_to_hold_out() -> None:
@@ -298,9 +298,9 @@ def test_bad_data_is_named(judge_folder: Path, preferences_folder: Path, tmp_pat
     broken = data.pairs()[0]
     (tmp_path / "broken").mkdir()
     other = PreferenceSet(tmp_path / "broken")
-    (tmp_path / "broken" / broken.winner_file_name).write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="cannot be read as a picture"):
-        pictures_of(other, broken)
+    (tmp_path / "broken" / broken.winner_file_name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        images_of(other, broken)
     with pytest.raises(ValueError, match="choose one of: lora, full"):
         config(tmp_path, judge_folder, preferences_folder, mode="half")
 
@@ -308,7 +308,7 @@ def test_bad_data_is_named(judge_folder: Path, preferences_folder: Path, tmp_pat
 def test_bad_data_is_named_before_the_first_step(
     judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    """A picture that step 1000 draws must not end the run there."""
+    """An image that step 1000 draws must not end the run there."""
     folder = tmp_path / "data"
     shutil.copytree(preferences_folder, folder)
     data, host = PreferenceSet(folder), RecordingHost()
@@ -324,10 +324,12 @@ def test_bad_data_is_named_before_the_first_step(
     data.replace_pairs(whole)
     path = folder / last.loser_file_name
     Image.new("RGB", (16, 32)).save(path)
-    with pytest.raises(ValueError, match=r"is 32x32 px but .* is 16x32 px; make both as large"):
+    with pytest.raises(
+        ValueError, match=r"is 32x32 pixels but .* is 16x32 pixels; make both as large"
+    ):
         train_judge(settings, host)
     path.unlink()
-    with pytest.raises(ValueError, match=f"{path.name} cannot be read as a picture"):
+    with pytest.raises(ValueError, match=f"{path.name} cannot be read as an image"):
         train_judge(settings, host)
     assert not (tmp_path / "run" / "checkpoint").exists()
 

@@ -88,7 +88,7 @@ def test_a_policy_has_the_gradients_of_its_expanded_base(
 def test_a_judge_has_the_gradients_of_its_expanded_self(
     precision: str, judge: Path, tmp_path: Path
 ) -> None:
-    """At the pictures, where the policy's gradient begins, and at an adapter of its own."""
+    """At the images, where the policy's gradient begins, and at an adapter of its own."""
     config = JudgeTrainConfig(
         run_folder=str(tmp_path), preferences_folder=str(tmp_path), judge_folder=str(judge), rank=2
     )
@@ -104,13 +104,13 @@ def test_a_judge_has_the_gradients_of_its_expanded_self(
         make_trainable(model, replace(config, gradient_checkpointing=False))
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         fill_random(list(trained.values()))
-        picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
-        picture.requires_grad_(True)
+        image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
+        image.requires_grad_(True)
         with saved_by_autograd(model) as sizes:
-            answer = one.ask(one.encode(picture), one.encode(1 - picture), [query])
+            answer = one.ask(one.encode(image), one.encode(1 - image), [query])
         kept.append(sum(sizes))
         answer.sum().backward()
-        found.append({"picture": picture.grad} | {n: p.grad for n, p in trained.items()})
+        found.append({"image": image.grad} | {n: p.grad for n, p in trained.items()})
     assert len(found[0]) > 2
     for name, gradient in found[0].items():
         assert gradient is not None, name

@@ -70,7 +70,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 
 def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -> None:
-    """d loss / d weights in two halves is what autograd gives from pictures to weights at once."""
+    """d loss / d weights in two halves is what autograd gives from images to weights at once."""
     config = policy_config(
         tmp_path, conditions, judge, true_cfg=2.0, gradient_checkpointing="blocks"
     )
@@ -101,8 +101,8 @@ def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -
             x0 = predict_x0(x, batch.sigmas[stop], velocity(x, batch.sigmas[stop]))
             reward = trainer.reward
             assert isinstance(reward, JudgeReward)
-            first = reward.decoder.pictures(batch, x0)
-            second = reward.decoder.pictures(batch, reference)
+            first = reward.decoder.images(batch, x0)
+            second = reward.decoder.images(batch, reference)
             pairs = list(zip(first, second, strict=True))
             answers = reward.probabilities(batch, pairs)
             losses += [reward_loss(p, config.reward_cap) for p in answers]
@@ -258,7 +258,7 @@ def test_gradients_of_a_step_that_ran_out_of_memory_are_given_back(
     assert all(p.grad is None for p in bundled_models().transformer.module.parameters())
 
 
-def test_cancel_is_heard_between_any_two_pictures(judge: Path, conditions: Path) -> None:
+def test_cancel_is_heard_between_any_two_images(judge: Path, conditions: Path) -> None:
     """Decoding and encoding are model calls too; a large micro-batch makes many."""
     polled: list[str] = []
     decoder = Decoder(bundled_models(), True, lambda: polled.append("decode"))
@@ -274,7 +274,7 @@ def test_cancel_is_heard_between_any_two_pictures(judge: Path, conditions: Path)
     ]
     batch: Any = SimpleNamespace(jobs=jobs, size=(16, 16))
     with torch.no_grad():
-        decoder.pictures(batch, torch.zeros(3, 64, 4 * channels))
+        decoder.images(batch, torch.zeros(3, 64, 4 * channels))
     assert polled == ["decode"] * 3
 
 

@@ -90,7 +90,7 @@ def test_a_run_goes_on_in_two_processes_that_share_the_weights(tmp_path: Path) -
         ({"batch": 3}, "batch is 3, but 2 processes share the weights"),
         ({"micro_batch_size": 2}, "micro_batch_size is 2, but weights that are spread"),
         ({"reference_pool": 2}, "reference_pool is 2, but weights that are spread"),
-        ({"optimizer": "adamw_8bit"}, "optimizer is adamw 8-bit, but weights that are spread"),
+        ({"optimizer": "adamw_8bit"}, "optimizer is adamw_8bit, but weights that are spread"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

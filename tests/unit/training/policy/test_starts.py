@@ -132,7 +132,7 @@ def test_bad_conditions_and_judges_are_named(judge: Path, conditions: Path, tmp_
         train(policy_config(tmp_path / "a", remove_only, judge, **only_fill))
     for line in kept:
         (remove_only / json.loads(line)["mask_file_name"]).unlink()
-    with pytest.raises(ValueError, match=r"cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"cannot be read as an image"):
         train(policy_config(tmp_path / "b", remove_only, judge))
 
 

@@ -16,8 +16,8 @@ from onereward.fill.task import Task
 from onereward.training.data.conditions import (
     Condition,
     EditDataset,
-    read_picture,
-    save_picture,
+    read_image,
+    save_image,
     write_conditions,
 )
 from onereward.training.policy.config import PolicyTrainConfig
@@ -91,9 +91,9 @@ def test_conditions_that_name_their_result_are_learned_whatever_the_task(
 
     def items() -> Iterator[tuple[Condition, torch.Tensor, torch.Tensor]]:
         for condition in known.conditions:
-            image, mask = known.pictures(condition)
+            image, mask = known.images(condition)
             name = f"{condition.name}.result.png"
-            save_picture(folder / name, torch.lerp(image[0], grey, mask[0, ..., None]))
+            save_image(folder / name, torch.lerp(image[0], grey, mask[0, ..., None]))
             yield replace(condition, result_file_name=name), image[0], mask[0]
 
     write_conditions(folder, items())
@@ -109,7 +109,7 @@ def test_conditions_that_name_their_result_are_learned_whatever_the_task(
         (named,) = [c for c in sources[0].train[Task.FILL] if c.name == chosen.name]
         pairs = zip(sources, (named, chosen), strict=True)
         batches = [next(iter(s.batches([(0, s.sample(c, 1, 2))], 0))) for s, c in pairs]
-        pixels = read_picture(folder / named.result_file_name).permute(2, 0, 1)[None] * 2 - 1
+        pixels = read_image(folder / named.result_file_name).permute(2, 0, 1)[None] * 2 - 1
         with torch.no_grad():
             latents = encode_pixels(bundled_models().vae.module, pixels)
     finally:

@@ -50,8 +50,8 @@ def shown(seed: int, lattice: float = 0.0, light: float = 0.0, same: bool = Fals
     checker = (torch.arange(32)[:, None] + torch.arange(32)) % 2 - 0.5
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[8:24, 8:24] = True
-    pictures = smooth + lattice * checker + light
-    return Shown(source=smooth[0], inside=inside, pictures=(pictures[0], pictures[1]))
+    images = smooth + lattice * checker + light
+    return Shown(source=smooth[0], inside=inside, images=(images[0], images[1]))
 
 
 def test_the_gate_keeps_what_the_judge_can_judge(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_drift_sees_what_a_hacked_reward_leaves(now: dict[str, Any], complaint: 
 
 def test_outside_is_measured_outside() -> None:
     start, now = shown(0), shown(0)
-    for picture in now.pictures:
-        picture[:, ~now.inside] += 0.1
+    for image in now.images:
+        image[:, ~now.inside] += 0.1
     assert measure_drift([start], [now]).outside == pytest.approx(0.1, abs=0.06)
     assert measure_drift([start], [now]).brightness == 0.0
 

@@ -1,4 +1,4 @@
-"""The pictures of the demo: one bundled scene per task, and a photograph.
+"""The images of the demo: one bundled scene per task, and a photograph.
 
 Masks travel in the alpha channel, as ComfyUI's mask editor saves them: transparent = repaint.
 """
@@ -19,6 +19,6 @@ def scene(task: str) -> Image.Image:
 
 def photograph() -> Image.Image:
     """Return a photograph of a cup of coffee with its spoon masked."""
-    picture = Image.open(EXAMPLES / "photo" / "coffee.png").convert("RGBA")
-    picture.putalpha(ImageOps.invert(Image.open(EXAMPLES / "photo" / "coffee_mask.png")))
-    return picture
+    image = Image.open(EXAMPLES / "photo" / "coffee.png").convert("RGBA")
+    image.putalpha(ImageOps.invert(Image.open(EXAMPLES / "photo" / "coffee_mask.png")))
+    return image

@@ -1,14 +1,14 @@
-"""How far pictures of quantised files are from those of the same weights in bf16.
+"""How far images of quantised files are from those of the same weights in bf16.
 
-Writes the transformer as a single file in every precision, edits one picture with each, and
+Writes the transformer as a single file in every precision, edits one image with each, and
 compares. ``bundled`` is the model of this repository with its own recipe; ``wide`` has the width of
 the published one (3072, 24 heads of 128) with one double and one single block of random weights,
 about 1 GB in bf16, and makes noise: there only the size of the differences means something::
 
-    .venv/bin/python benchmarks/quantised_pictures.py bundled wide
+    .venv/bin/python benchmarks/quantised_images.py bundled wide
 
 Prints a Markdown table for each: the transformer's memory as a share of that in bf16, and the
-difference of the latents, as a share of their norm, and of the finished picture, of 255.
+difference of the latents, as a share of their norm, and of the finished image, of 255.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ WIDE_STEPS = 4
 
 def main() -> int:
     """Measure the models that were named."""
-    parser = argparse.ArgumentParser(description="pictures of quantised files against bf16")
+    parser = argparse.ArgumentParser(description="images of quantised files against bf16")
     parser.add_argument("models", nargs="+", choices=("bundled", "wide"))
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             rows = list(measure(name, Path(folder), torch.device(arguments.device)))
-        sys.stdout.write(f"\n{name}\n\n| file | memory | latents | picture, mean | largest |\n")
+        sys.stdout.write(f"\n{name}\n\n| file | memory | latents | image, mean | largest |\n")
         sys.stdout.write("|---|---|---|---|---|\n" + "".join(rows))
     return 0
 
@@ -70,13 +70,13 @@ def measure(name: str, folder: Path, device: torch.device) -> Iterator[str]:
     truth: Any = None
     for precision in ("bf16", *PRECISIONS):
         path = write(folder / "file", tensors, precision)
-        size, latents, picture = edit(source, path, settings, device)
+        size, latents, image = edit(source, path, settings, device)
         path.unlink()
         if truth is None:
-            truth = size, latents, picture
+            truth = size, latents, image
             continue
         distance = float((latents - truth[1]).norm() / truth[1].norm())
-        change = (picture - truth[2]).abs() * 255
+        change = (image - truth[2]).abs() * 255
         yield (
             f"| {precision} | {size / truth[0]:.2f} | {distance:.4f} | {change.mean():.2f} "
             f"| {change.max():.0f} |\n"
@@ -111,7 +111,7 @@ def write(path: Path, tensors: checkpoints.Tensors, precision: str) -> Path:
 def edit(
     folder: Path, transformer: Path, settings: FillConfig, device: torch.device
 ) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """Return the transformer's bytes, the latents and the picture."""
+    """Return the transformer's bytes, the latents and the image."""
     config = ModelConfig(
         folder=str(folder), transformer=str(transformer), precision="bf16", recipe="bundled"
     )
@@ -132,7 +132,7 @@ def edit(
 
 
 def request(settings: FillConfig) -> FillRequest:
-    """Return one edit of a smooth picture."""
+    """Return one edit of a smooth image."""
     coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     image = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
     mask = torch.zeros(1, 64, 64)
