@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("judge", type=Path)
     parser.add_argument("conditions", type=Path)
     parser.add_argument("--size", type=int, default=-1)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--gradient_checkpointing", default="off")
     parser.add_argument("--steps", type=int, default=4)
@@ -88,7 +88,7 @@ def main() -> None:
             dataset_folder=str(arguments.conditions),
             judges=({"folder": str(arguments.judge), "precision": arguments.precision},),
             steps=arguments.steps,
-            batch=arguments.batch,
+            batch_size=arguments.batch_size,
             micro_batch_size=arguments.micro_batch_size,
             target_size=arguments.size,
             gradient_checkpointing=arguments.gradient_checkpointing,
@@ -126,7 +126,7 @@ def measure(config: PolicyTrainConfig, host: TrainingHost) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if host.device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
-        "batch": config.batch,
+        "batch_size": config.batch_size,
         "micro_batch_size": config.micro_batch_size,
         "gradient_checkpointing": config.gradient_checkpointing,
         "seconds": {label: round(value, 3) for label, value in times.items()},

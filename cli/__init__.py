@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import benchmark, collect, edit, info, label, pairs, report, train, train_judge, workflows
+from . import edit, evaluate, generate, info, label, pairs, report, train, train_judge, workflows
 from .version import package_version
 
-COMMANDS = (edit, collect, label, train_judge, report, train, benchmark, pairs, info, workflows)
+COMMANDS = (edit, generate, label, train_judge, report, train, evaluate, pairs, info, workflows)
 """Each has ``add_to(subparsers)``, which sets ``run``: parsed arguments to exit code."""
 
 

@@ -1,4 +1,4 @@
-"""``onereward label label.json``: what OneReward Label does, without ComfyUI."""
+"""``onereward label label.json``: what OneReward Label Preferences does, without ComfyUI."""
 
 from __future__ import annotations
 

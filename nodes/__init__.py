@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .batch import OneRewardLoadFolder
-from .conditions import OneRewardEditDataset
+from .dataset import (
+    OneRewardEditDataset,
+    OneRewardGenerateCandidates,
+    OneRewardLabelPreferences,
+    OneRewardLoadPreferences,
+)
 from .edit import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
-from .evaluate import OneRewardBenchmark
-from .judge import OneRewardLoadJudge, OneRewardPickBest, OneRewardScore
-from .loaders import OneRewardLoadAdapter, OneRewardLoadFill
+from .evaluate import OneRewardEvaluate, OneRewardJudgeReport
+from .judge import OneRewardPickBest, OneRewardScore
+from .load_folder import OneRewardLoadFolder
+from .loaders import OneRewardLoadAdapter, OneRewardLoadJudge, OneRewardLoadModel
 from .native.native import (
     OneRewardFromNative,
     OneRewardNativeInputs,
@@ -17,15 +22,9 @@ from .native.native import (
     OneRewardToNative,
 )
 from .paths import folders
-from .policy_results import OneRewardCompare, OneRewardSaveAdapter
-from .preference import (
-    OneRewardGenerateCandidates,
-    OneRewardLabelPreferences,
-    OneRewardLoadPreferences,
-)
 from .settings import OneRewardSettings
-from .train_judge import OneRewardJudgeReport, OneRewardTrainJudge
-from .train_policy import OneRewardTrain, OneRewardTrainSettings
+from .train_judge import OneRewardTrainJudge
+from .train_policy import OneRewardSaveAdapter, OneRewardTrain, OneRewardTrainSettings
 
 # At import, because ComfyUI 0.3.75 never calls on_load.
 folders.register()
@@ -37,7 +36,7 @@ class OneRewardExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes."""
         return [
-            OneRewardLoadFill,
+            OneRewardLoadModel,
             OneRewardLoadAdapter,
             OneRewardFill,
             OneRewardExtend,
@@ -61,6 +60,5 @@ class OneRewardExtension(ComfyExtension):
             OneRewardTrain,
             OneRewardTrainSettings,
             OneRewardSaveAdapter,
-            OneRewardCompare,
-            OneRewardBenchmark,
+            OneRewardEvaluate,
         ]

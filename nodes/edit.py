@@ -70,7 +70,6 @@ class OneRewardExtend(io.ComfyNode):
                 io.Combo.Input(
                     "aspect",
                     options=list(ASPECTS),
-                    display_name="aspect",
                     default=USE_PIXELS,
                     tooltip="Width : height of the new image. Any choice but the first replaces "
                     "the four pixels values; the image grows just enough and is never cropped.",
@@ -78,7 +77,6 @@ class OneRewardExtend(io.ComfyNode):
                 io.Combo.Input(
                     "anchor",
                     options=list(ANCHORS),
-                    display_name="anchor",
                     default=ANCHORS[0],
                     tooltip="Where the source sits on the new image when an aspect is chosen; "
                     "`left` grows to the right.",
@@ -144,7 +142,6 @@ class OneRewardText(io.ComfyNode):
                 text_input("text", "The text to write, one line of the image per line."),
                 io.String.Input(
                     "text_style",
-                    display_name="text_style",
                     default="",
                     tooltip="How the letters look, for example: white neon letters. May be empty.",
                 ),
@@ -204,7 +201,7 @@ def _schema(task: str, description: str, inputs: list[io.Input]) -> io.Schema:
     return io.Schema(
         node_id=f"OneReward{task}",
         display_name=f"OneReward {task}",
-        category="OneReward",
+        category="OneReward/edit",
         description=description,
         inputs=inputs,
         outputs=[
@@ -225,15 +222,10 @@ def _schema(task: str, description: str, inputs: list[io.Input]) -> io.Schema:
 
 def _image_inputs() -> list[io.Input]:
     return [
-        FillModelSocket.Input(
-            "model", display_name="model", tooltip="From the OneReward loader or an adapter."
-        ),
-        io.Image.Input(
-            "image", display_name="image", tooltip="RGB images of 16 to 16384 pixels per side."
-        ),
+        FillModelSocket.Input("model", tooltip="From the OneReward loader or an adapter."),
+        io.Image.Input("image", tooltip="RGB images of 16 to 16384 pixels per side."),
         io.Mask.Input(
             "mask",
-            display_name="mask",
             tooltip="1 = repaint, 0 = keep; as large as the image in pixels. One for all images or "
             "one for each. LoadImage gives it once you have painted in the mask editor.",
         ),
@@ -243,7 +235,6 @@ def _image_inputs() -> list[io.Input]:
 def _side(name: str, default: int) -> io.Input:
     return io.Int.Input(
         name,
-        display_name=name,
         default=default,
         min=0,
         max=MAX_SIDE,
@@ -256,7 +247,6 @@ def _last_inputs(size: str = "the image") -> list[io.Input]:
     return [
         io.Int.Input(
             "seed",
-            display_name="seed",
             default=0,
             min=0,
             max=MAX_SEED,
@@ -266,20 +256,17 @@ def _last_inputs(size: str = "the image") -> list[io.Input]:
         ),
         SettingsSocket.Input(
             "settings",
-            display_name="settings",
             optional=True,
             tooltip="From OneReward Settings; without it everything follows the model's recipe.",
         ),
         io.Mask.Input(
             "stitch_mask",
-            display_name="stitch_mask",
             optional=True,
             tooltip="What is pasted back, if not what the model repaints; 1 = paste, as large as "
             f"{size} in pixels.",
         ),
         io.Mask.Input(
             "context_mask",
-            display_name="context_mask",
             optional=True,
             tooltip=f"What the model must see beside the mask; 1 = show, as large as {size} in pixels.",
         ),

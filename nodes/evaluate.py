@@ -1,71 +1,79 @@
-"""Measure a model on a whole folder of conditions."""
+"""Evaluation nodes: a fill model on a data set, and a judge on preferences."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..fill.config import FillConfig
 from ..fill.models import FillModels
+from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..training.data.conditions import EditDataset, read_image
 from ..training.evaluation.config import EvalConfig
 from ..training.evaluation.run import EvalModels
-from ..training.jobs import EvaluateJob, describe_judge, describe_models
+from ..training.jobs import EvaluateJob, ReportJob, describe_judge, describe_models
+from ..training.judge.report import ReportConfig, report_image, report_text
 from .comfy_host import ComfyHost
-from .inputs import config_inputs
+from .inputs import config_inputs, dataset_input, judge_input, preferences_input
 from .paths import work_folders
-from .socket_types import DatasetSocket, FillModelSocket, JudgeSocket, SettingsSocket
+from .socket_types import (
+    FillModelSocket,
+    JudgeSocket,
+    SettingsSocket,
+)
 
-KIND = "benchmarks"
+EVALUATIONS, REPORTS = "evaluations", "judge-reports"
+"""Folders below output/onereward."""
 
 
-class OneRewardBenchmark(io.ComfyNode):
+class OneRewardEvaluate(io.ComfyNode):
     """Measures a model on a folder of conditions, alone or beside a baseline."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
-            node_id="OneRewardBenchmark",
-            display_name="OneReward Benchmark",
-            category="OneReward",
+            node_id="OneRewardEvaluate",
+            display_name="OneReward Evaluate",
+            category="OneReward/training",
             description="Edits a whole folder of conditions with a model, and with a baseline if one "
             "is connected: how many images are usable, by a judge and by measures, and how often "
             "the model is good, same or bad beside the baseline. Cancel keeps the work; run again to "
             "go on.",
             inputs=[
-                FillModelSocket.Input(
-                    "model", display_name="model", tooltip="The model to be measured."
-                ),
-                DatasetSocket.Input(
-                    "conditions",
-                    display_name="conditions",
-                    tooltip="What edits are made from; from OneReward Conditions.",
-                ),
-                work_folders.name_input("output/onereward/benchmarks", "my-benchmark"),
+                FillModelSocket.Input("model", tooltip="The model to be measured."),
+                dataset_input("What edits are made from."),
                 FillModelSocket.Input(
                     "baseline",
-                    display_name="baseline",
                     optional=True,
                     tooltip="Another model that makes the same edits, for example the one before "
                     "training.",
                 ),
                 JudgeSocket.Input(
                     "judge",
-                    display_name="judge",
                     optional=True,
                     tooltip="Judges every image beside its source and its baseline; a judge that "
                     "took no part in the training says more. Without one there are measures only.",
                 ),
+                io.String.Input(
+                    "name",
+                    default="",
+                    optional=True,
+                    tooltip="Name of a folder in output/onereward/evaluations that keeps images, "
+                    "results and report, so that the same evaluation goes on where it stopped. "
+                    "Empty: nothing is kept.",
+                ),
                 *config_inputs(EvalConfig),
                 SettingsSocket.Input(
                     "settings",
-                    display_name="settings",
                     optional=True,
                     tooltip="How to sample, for both models; from OneReward Settings.",
                 ),
@@ -89,18 +97,19 @@ class OneRewardBenchmark(io.ComfyNode):
     def execute(
         cls,
         model: FillModels,
-        conditions: EditDataset,
-        name: str,
+        dataset: EditDataset,
+        name: str = "",
         baseline: FillModels | None = None,
         judge: QwenJudge | None = None,
         settings: FillConfig | None = None,
         **rest: Any,
     ) -> io.NodeOutput:
         """Make what is missing and write the report."""
-        host, folder = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(KIND, name)
+        host = ComfyHost(cls.hidden.unique_id)
+        folder = work_folders.work_folder(EVALUATIONS, name) if name else _temporary_folder()
         job = EvaluateJob(
             model=describe_models(model),
-            dataset_folder=str(conditions.folder),
+            dataset_folder=str(dataset.folder),
             evaluation_folder=str(folder),
             baseline=describe_models(baseline) if baseline else {},
             judge=describe_judge(judge),
@@ -109,10 +118,76 @@ class OneRewardBenchmark(io.ComfyNode):
             threads=torch.get_num_threads(),
         )
         made = job.run(host, EvalModels(model=model, baseline=baseline, judge=judge))
-        host.notify(f"report in {folder}")
+        host.notify(f"report in {folder}" if name else made.text())
         numbers = made.numbers()
         shown = {"table": made.text(), "report": numbers}
         sheet = read_image(folder / "sheet.png")[None]
         return io.NodeOutput(
             sheet, made.text(), json.dumps(numbers, indent=2), ui={"onereward": [shown]}
         )
+
+
+class OneRewardJudgeReport(io.ComfyNode):
+    """Says how good a judge is on pairs it has not learned from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardJudgeReport",
+            display_name="OneReward Judge Report",
+            category="OneReward/judge",
+            description="Accuracy of a judge on held-out pairs per task and dimension, with 95 % "
+            "intervals, swap consistency and calibration.",
+            inputs=[
+                judge_input("The judge to report on."),
+                preferences_input("Pairs whose answer is known."),
+                work_folders.name_input("output/onereward/judge-reports", "my-judge"),
+                *config_inputs(ReportConfig),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "image", display_name="image", tooltip="Table and calibration plot."
+                ),
+                io.String.Output(
+                    "text", display_name="text", tooltip="The whole report in Markdown."
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="The numbers as JSON, as in the file."
+                ),
+                JudgeSocket.Output(
+                    "reported_judge",
+                    display_name="judge",
+                    tooltip="The same judge, now with a report: for the gate of OneReward Train.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, judge: QwenJudge, preferences: PreferenceSet, name: str, **rest: Any
+    ) -> io.NodeOutput:
+        """Ask the judge and write the report."""
+        host, folder = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(REPORTS, name)
+        job = ReportJob(
+            preferences_folder=str(preferences.folder),
+            report_folder=str(folder),
+            judge=describe_judge(judge),
+            settings=asdict(ReportConfig(**rest)),
+            threads=torch.get_num_threads(),
+        )
+        made = job.run(host, judge=judge)
+        text, numbers = report_text(made, judge.label), (folder / "report.json").read_text("utf-8")
+        host.notify(f"report in {folder}")
+        shown = {"table": text, "report": json.loads(numbers)}
+        image = report_image(made)
+        return io.NodeOutput(image, text, numbers, judge, ui={"onereward": [shown]})
+
+
+def _temporary_folder() -> Path:
+    """Return a new folder in ComfyUI's temporary one, which is emptied at every start."""
+    root = Path(folder_paths.get_temp_directory())
+    root.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="onereward-evaluation-", dir=root))

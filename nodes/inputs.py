@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..fill.task import Task
-from .socket_types import JudgeSocket
+from .socket_types import DatasetSocket, JudgeSocket, PreferencesSocket
 
 
 def config_inputs(config: type[Any], names: Sequence[str] = ()) -> list[io.Input]:
@@ -27,7 +27,6 @@ def config_inputs(config: type[Any], names: Sequence[str] = ()) -> list[io.Input
 
 def _field_input(f: Field[Any]) -> io.Input:
     common: dict[str, Any] = {
-        "display_name": f.name,
         "default": f.default,
         "optional": True,
         "tooltip": f.metadata["help"],
@@ -50,7 +49,6 @@ def run_inputs(seed_tooltip: str) -> list[io.Input]:
     return [
         io.Int.Input(
             "seed",
-            display_name="seed",
             default=0,
             min=0,
             max=2**31 - 1,
@@ -60,7 +58,6 @@ def run_inputs(seed_tooltip: str) -> list[io.Input]:
         ),
         io.Float.Input(
             "max_minutes",
-            display_name="max_minutes",
             default=600.0,
             min=0.1,
             max=1e6,
@@ -73,19 +70,25 @@ def run_inputs(seed_tooltip: str) -> list[io.Input]:
 
 def judge_input(tooltip: str, name: str = "judge", optional: bool = False) -> io.Input:
     """Return an input for a judge."""
-    return JudgeSocket.Input(name, display_name=name, optional=optional, tooltip=tooltip)
+    return JudgeSocket.Input(name, optional=optional, tooltip=tooltip)
 
 
 def task_input(tooltip: str) -> io.Input:
     """Return the choice of one of the four tasks."""
     names = [task.value for task in Task]
-    return io.Combo.Input(
-        "task", options=names, display_name="task", default=names[0], tooltip=tooltip
-    )
+    return io.Combo.Input("task", options=names, default=names[0], tooltip=tooltip)
 
 
 def text_input(name: str, tooltip: str, optional: bool = False) -> io.Input:
     """Return a text of several lines, empty at first."""
-    return io.String.Input(
-        name, display_name=name, multiline=True, default="", optional=optional, tooltip=tooltip
-    )
+    return io.String.Input(name, multiline=True, default="", optional=optional, tooltip=tooltip)
+
+
+def preferences_input(tooltip: str) -> io.Input:
+    """Return an input for preference data."""
+    return PreferencesSocket.Input("preferences", tooltip=tooltip)
+
+
+def dataset_input(tooltip: str) -> io.Input:
+    """Return an input for an edit data set."""
+    return DatasetSocket.Input("dataset", tooltip=f"{tooltip} From OneReward Edit Dataset.")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import weakref
-from collections.abc import Hashable
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
 from ..fill.task import TASKS, Dimension, Task
-from ..reward.judge import JudgeConfig, Judgement
+from ..reward.judge import Judgement
 from ..reward.judging import (
     VIEWS,
     View,
@@ -27,89 +25,11 @@ from ..reward.score import METHODS, RankingConfig
 from ..training.charts.tables import Rows, table_image, table_text
 from ..training.data.ranking import picked_group, save_ranking
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, judge_input, task_input, text_input
-from .paths import folders, work_folders
-from .preference import KIND
-from .socket_types import JudgeSocket
+from .dataset import PREFERENCES
+from .inputs import judge_input, task_input, text_input
+from .paths import work_folders
 
 FROM_LOADER = "From OneReward Load Judge."
-_LOADED: weakref.WeakValueDictionary[Hashable, QwenJudge] = weakref.WeakValueDictionary()
-"""Judges in use, by settings and files; weak for the same reason as the fill models'."""
-
-
-class OneRewardLoadJudge(io.ComfyNode):
-    """Loads the judge."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node; the list is read from the disk at every call."""
-        judges = folders.judge_names()
-        return io.Schema(
-            node_id="OneRewardLoadJudge",
-            display_name="OneReward Load Judge",
-            category="OneReward",
-            description="Chooses the model that judges images. Weights are read at first use.",
-            inputs=[
-                io.Combo.Input(
-                    "judge",
-                    options=judges,
-                    display_name="judge",
-                    default=judges[0],
-                    tooltip="The bundled judge, or the folder of a Qwen2.5-VL or Qwen2-VL model "
-                    "in transformers format, in models/onereward or models/LLM.",
-                ),
-                *config_inputs(JudgeConfig, ("precision", "max_pixels")),
-                io.Combo.Input(
-                    "adapter",
-                    options=folders.judge_adapter_names(),
-                    display_name="adapter",
-                    default=folders.NO_JUDGE_ADAPTER,
-                    optional=True,
-                    tooltip="LoRA adapter in PEFT format for this judge: a folder in "
-                    "models/onereward, or one trained by OneReward Train Judge.",
-                ),
-                *config_inputs(JudgeConfig, ("liger_kernel",)),
-            ],
-            outputs=[
-                JudgeSocket.Output(
-                    "loaded_judge", display_name="judge", tooltip="For the nodes that compare."
-                )
-            ],
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, **values: Any) -> Hashable:
-        """Change when a file of the judge or its adapter changes."""
-        adapter = values.get("adapter") or folders.NO_JUDGE_ADAPTER
-        try:
-            places = folders.judge_folder(values["judge"]), folders.judge_adapter_folder(adapter)
-        except (FileNotFoundError, TypeError):
-            return ()
-        return tuple(folders.stamp(place) for place in places)
-
-    @classmethod
-    def execute(
-        cls,
-        judge: str,
-        precision: str = "auto",
-        max_pixels: int = 512 * 512,
-        adapter: str = folders.NO_JUDGE_ADAPTER,
-        liger_kernel: bool = False,
-    ) -> io.NodeOutput:
-        """Check the folders and return the judge."""
-        folder, worn = folders.judge_folder(judge), folders.judge_adapter_folder(adapter)
-        config = JudgeConfig(
-            folder=str(folder),
-            precision=precision,
-            max_pixels=max_pixels,
-            adapter=str(worn or ""),
-            liger_kernel=liger_kernel,
-        )
-        key = (config, folders.stamp(folder), folders.stamp(worn))
-        loaded = _LOADED.get(key)
-        if loaded is None:
-            loaded = _LOADED[key] = QwenJudge(config, ComfyHost().device)
-        return io.NodeOutput(loaded)
 
 
 class OneRewardScore(io.ComfyNode):
@@ -121,21 +41,19 @@ class OneRewardScore(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardScore",
             display_name="OneReward Score",
-            category="OneReward",
+            category="OneReward/judge",
             description="Asks the judge which of two images of the same edit is better, per "
-            "dimension. 1 = surely the first, 0 = surely the second.",
+            "dimension. 1 = surely image_a, 0 = surely image_b.",
             inputs=[
                 judge_input(FROM_LOADER),
-                io.Image.Input("first", display_name="first", tooltip="RGB images."),
+                io.Image.Input("image_a", tooltip="RGB images."),
                 io.Image.Input(
-                    "second",
-                    display_name="second",
-                    tooltip="RGB images of the same size; as many as the first, or one for all.",
+                    "image_b",
+                    tooltip="RGB images of the same size; as many as in image_a, or one for all.",
                 ),
                 *_condition_inputs(),
                 io.Boolean.Input(
                     "swap",
-                    display_name="swap",
                     default=True,
                     optional=True,
                     tooltip="Ask in both orders and average, which cancels a preference for a "
@@ -168,8 +86,8 @@ class OneRewardScore(io.ComfyNode):
     def execute(
         cls,
         judge: QwenJudge,
-        first: torch.Tensor,
-        second: torch.Tensor,
+        image_a: torch.Tensor,
+        image_b: torch.Tensor,
         task: str,
         prompt: str,
         swap: bool = True,
@@ -179,11 +97,11 @@ class OneRewardScore(io.ComfyNode):
         queries = chosen_queries(_task(task), prompt)
         host = ComfyHost(cls.hidden.unique_id)
         view = _view(judge, host, **rest)
-        made = score_pairs(judge, (first, second), queries, host, view, swap)
+        made = score_pairs(judge, (image_a, image_b), queries, host, view, swap)
         rows = [(f"pair {i + 1}", j.probabilities, j.mean()) for i, j in enumerate(made)]
         mean = sum(row[2] for row in rows) / len(rows)
-        words = quoted(prompt) if Task(task) is Task.TEXT else ""
-        metrics = measure_views({"first": first, "second": second}, view, words, host)
+        text = quoted(prompt) if Task(task) is Task.TEXT else ""
+        metrics = measure_views({"image_a": image_a, "image_b": image_b}, view, text, host)
         shown = _report(host, rows, [_as_json(j) for j in made], mean)
         return io.NodeOutput(*shown.args, json.dumps(metrics), ui=shown.ui)
 
@@ -197,13 +115,12 @@ class OneRewardPickBest(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardPickBest",
             display_name="OneReward Pick Best",
-            category="OneReward",
+            category="OneReward/judge",
             description="Lets the judge rank the candidates of one edit, best first.",
             inputs=[
                 judge_input(FROM_LOADER),
                 io.Image.Input(
                     "candidates",
-                    display_name="candidates",
                     tooltip="RGB images of the same edit; num_candidates in OneReward Settings "
                     "makes them.",
                 ),
@@ -211,7 +128,6 @@ class OneRewardPickBest(io.ComfyNode):
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
-                    display_name="method",
                     default=METHODS[0],
                     optional=True,
                     tooltip="knock-out: N - 1 comparisons. round robin: every pair, "
@@ -222,7 +138,6 @@ class OneRewardPickBest(io.ComfyNode):
                 _source_input(),
                 io.String.Input(
                     "save_as",
-                    display_name="save_as",
                     default="",
                     optional=True,
                     tooltip="Name of preference data in output/onereward/preferences that the "
@@ -262,7 +177,7 @@ class OneRewardPickBest(io.ComfyNode):
             ComfyHost(cls.hidden.unique_id),
             RankingConfig(method=method, weights=weights),
         )
-        folder = work_folders.work_folder(KIND, save_as) if save_as else None
+        folder = work_folders.work_folder(PREFERENCES, save_as) if save_as else None
         view = _view(judge, host, **rest)
         kept = None
         if folder is not None:  # before the judge's work, as it refuses what does not belong to it
@@ -340,7 +255,6 @@ def _weight_input(dimension: Dimension) -> io.Input:
     name = dimension.value
     return io.Float.Input(
         name,
-        display_name=name,
         default=1.0,
         min=0.0,
         max=100.0,
@@ -356,7 +270,6 @@ def _view_inputs() -> list[io.Input]:
         io.Combo.Input(
             "view",
             options=list(VIEWS),
-            display_name="view",
             default=VIEWS[0],
             optional=True,
             tooltip="What the judge sees: around the mask shows small edits larger, beside the "
@@ -364,7 +277,6 @@ def _view_inputs() -> list[io.Input]:
         ),
         io.Mask.Input(
             "mask",
-            display_name="mask",
             optional=True,
             tooltip="The edit's mask, 1 = repainted; as large as the images in pixels. For the view "
             "around the mask.",
@@ -375,7 +287,6 @@ def _view_inputs() -> list[io.Input]:
 def _source_input() -> io.Input:
     return io.Image.Input(
         "source",
-        display_name="source",
         optional=True,
         tooltip="The image before the edit, RGB, as large as the images in pixels. For the views "
         "beside the source.",

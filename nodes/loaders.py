@@ -1,4 +1,4 @@
-"""Loader nodes: a fill model, and an adapter on top of it."""
+"""Loader nodes: a fill model, an adapter on top of it, a judge."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from comfy_api.latest import io
 from ..fill.config import PARTS, ModelConfig
 from ..fill.memory.plan import summary
 from ..fill.models import FillModels, load_fill_models
+from ..reward.judge import JudgeConfig
+from ..reward.qwen_vl import QwenJudge
 from .comfy_host import ComfyHost
 from .inputs import config_inputs
 from .paths import folders, hub, model_files
-from .socket_types import FillModelSocket
+from .socket_types import FillModelSocket, JudgeSocket
 
 LAST_SETTINGS = ("kernels", "offload", "memory_limit")
-_LOADED: weakref.WeakValueDictionary[Hashable, FillModels] = weakref.WeakValueDictionary()
+_MODELS: weakref.WeakValueDictionary[Hashable, FillModels] = weakref.WeakValueDictionary()
 """Models in use, by settings and files: a loader that runs again must not make a second copy of a
 large model. Weak, so that a model goes when its last user does."""
+_JUDGES: weakref.WeakValueDictionary[Hashable, QwenJudge] = weakref.WeakValueDictionary()
 
 
-class OneRewardLoadFill(io.ComfyNode):
+class OneRewardLoadModel(io.ComfyNode):
     """Loads the model of the four edits."""
 
     @classmethod
@@ -31,15 +34,14 @@ class OneRewardLoadFill(io.ComfyNode):
         """Describe the node; the lists are read from the disk at every call."""
         models = folders.model_names()
         return io.Schema(
-            node_id="OneRewardLoadFill",
+            node_id="OneRewardLoadModel",
             display_name="OneReward Load Model",
-            category="OneReward",
+            category="OneReward/loaders",
             description="Chooses the model of the four edits. Weights are read at the first edit.",
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=models,
-                    display_name="model",
                     default=models[0],
                     tooltip="Folder in diffusers format (with model_index.json) in "
                     "models/diffusers or models/onereward, the tiny bundled model, or none where "
@@ -48,7 +50,6 @@ class OneRewardLoadFill(io.ComfyNode):
                 io.Combo.Input(
                     "transformer",
                     options=folders.transformer_names(),
-                    display_name="transformer",
                     default=folders.FROM_MODEL,
                     tooltip="Separate transformer that replaces the model's own: a folder, as "
                     "OneReward is published, or a file in models/diffusion_models (bf16, fp16, "
@@ -57,7 +58,6 @@ class OneRewardLoadFill(io.ComfyNode):
                 *config_inputs(ModelConfig, ("recipe", "precision")),
                 io.String.Input(
                     "hub_id",
-                    display_name="hub_id",
                     default="",
                     optional=True,
                     tooltip="owner/name of a model on the Hugging Face Hub, used instead of "
@@ -65,7 +65,6 @@ class OneRewardLoadFill(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "allow_download",
-                    display_name="allow_download",
                     default=False,
                     optional=True,
                     tooltip="Allow hub_id to be downloaded into models/onereward; "
@@ -134,25 +133,22 @@ class OneRewardLoadAdapter(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardLoadAdapter",
             display_name="OneReward Load Adapter",
-            category="OneReward",
+            category="OneReward/loaders",
             description="Puts a LoRA adapter on a model, for example the published one for "
             "removal. Several can be chained; the model itself stays as it is.",
             inputs=[
                 FillModelSocket.Input(
                     "model",
-                    display_name="model",
                     tooltip="From the loader, or from another adapter.",
                 ),
                 io.Combo.Input(
                     "adapter",
                     options=folders.adapter_names(),
-                    display_name="adapter",
                     tooltip="LoRA file (.safetensors) in models/loras, made for Fill or "
                     "FLUX.1-dev by any common trainer; or one of the bundled model's own.",
                 ),
                 io.Float.Input(
                     "strength",
-                    display_name="strength",
                     default=1.0,
                     min=-10.0,
                     max=10.0,
@@ -179,6 +175,79 @@ class OneRewardLoadAdapter(io.ComfyNode):
     def execute(cls, model: FillModels, adapter: str, strength: float) -> io.NodeOutput:
         """Check the file and return the model with it."""
         return io.NodeOutput(model.with_adapter(folders.adapter_file(adapter), strength))
+
+
+class OneRewardLoadJudge(io.ComfyNode):
+    """Loads the judge."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the list is read from the disk at every call."""
+        judges = folders.judge_names()
+        return io.Schema(
+            node_id="OneRewardLoadJudge",
+            display_name="OneReward Load Judge",
+            category="OneReward/loaders",
+            description="Chooses the model that judges images. Weights are read at first use.",
+            inputs=[
+                io.Combo.Input(
+                    "judge",
+                    options=judges,
+                    default=judges[0],
+                    tooltip="The bundled judge, or the folder of a Qwen2.5-VL or Qwen2-VL model "
+                    "in transformers format, in models/onereward or models/LLM.",
+                ),
+                *config_inputs(JudgeConfig, ("precision", "max_pixels")),
+                io.Combo.Input(
+                    "adapter",
+                    options=folders.judge_adapter_names(),
+                    default=folders.NO_JUDGE_ADAPTER,
+                    optional=True,
+                    tooltip="LoRA adapter in PEFT format for this judge: a folder in "
+                    "models/onereward, or one trained by OneReward Train Judge.",
+                ),
+                *config_inputs(JudgeConfig, ("liger_kernel",)),
+            ],
+            outputs=[
+                JudgeSocket.Output(
+                    "loaded_judge", display_name="judge", tooltip="For the nodes that compare."
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> Hashable:
+        """Change when a file of the judge or its adapter changes."""
+        adapter = values.get("adapter") or folders.NO_JUDGE_ADAPTER
+        try:
+            places = folders.judge_folder(values["judge"]), folders.judge_adapter_folder(adapter)
+        except (FileNotFoundError, TypeError):
+            return ()
+        return tuple(folders.stamp(place) for place in places)
+
+    @classmethod
+    def execute(
+        cls,
+        judge: str,
+        precision: str = "auto",
+        max_pixels: int = 512 * 512,
+        adapter: str = folders.NO_JUDGE_ADAPTER,
+        liger_kernel: bool = False,
+    ) -> io.NodeOutput:
+        """Check the folders and return the judge."""
+        folder, adapter_folder = folders.judge_folder(judge), folders.judge_adapter_folder(adapter)
+        config = JudgeConfig(
+            folder=str(folder),
+            precision=precision,
+            max_pixels=max_pixels,
+            adapter=str(adapter_folder or ""),
+            liger_kernel=liger_kernel,
+        )
+        key = (config, folders.stamp(folder), folders.stamp(adapter_folder))
+        loaded = _JUDGES.get(key)
+        if loaded is None:
+            loaded = _JUDGES[key] = QwenJudge(config, ComfyHost().device)
+        return io.NodeOutput(loaded)
 
 
 def _file_inputs() -> list[io.Input]:
@@ -221,7 +290,7 @@ def _load(config: ModelConfig, host: ComfyHost) -> FillModels:
         if (place := getattr(config, name))
     )
     key = (config, files)
-    models = _LOADED.get(key)
+    models = _MODELS.get(key)
     if models is None:
-        models = _LOADED[key] = load_fill_models(config, host.device)
+        models = _MODELS[key] = load_fill_models(config, host.device)
     return models

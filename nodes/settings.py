@@ -20,7 +20,7 @@ class OneRewardSettings(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardSettings",
             display_name="OneReward Settings",
-            category="OneReward",
+            category="OneReward/edit",
             description="How to sample and how to put the result back; without this node every "
             "setting follows the model's recipe and the task.",
             inputs=config_inputs(FillConfig),

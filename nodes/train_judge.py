@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,17 @@ from ..reward.judge import JudgeConfig
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..training.charts.judge_curve import plot_metrics, read_metrics
-from ..training.jobs import ReportJob, describe_judge
 from ..training.judge.config import JudgeTrainConfig
-from ..training.judge.report import ReportConfig, report_image, report_text
 from ..training.judge.train import train_judge
 from ..training.runs.directory import saved_step
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, judge_input, run_inputs
+from .inputs import config_inputs, judge_input, preferences_input, run_inputs
 from .paths import folders, work_folders
-from .socket_types import JudgeSocket, PreferencesSocket
+from .socket_types import JudgeSocket
 
-RUNS, REPORTS = folders.JUDGE_RUNS, "judge-reports"
+RUNS = folders.JUDGE_RUNS
 SETTINGS = (
-    *("mode", "rank", "alpha", "steps", "warmup_steps", "batch", "learning_rate"),
+    *("mode", "rank", "alpha", "steps", "warmup_steps", "batch_size", "learning_rate"),
     *(
         "weight_decay",
         "max_grad_norm",
@@ -51,12 +47,12 @@ class OneRewardTrainJudge(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardTrainJudge",
             display_name="OneReward Train Judge",
-            category="OneReward",
+            category="OneReward/training",
             description="Trains a judge on pairs (eq. 3 of OneReward): an adapter, or all weights. "
             "Cancel keeps the work; run again to go on.",
             inputs=[
                 judge_input("The judge to start from; it stays as it is."),
-                _data_input("Pairs, from OneReward Label or OneReward Load Preferences."),
+                preferences_input("Pairs, from OneReward Label or OneReward Load Preferences."),
                 work_folders.name_input("output/onereward/judges", "my-judge"),
                 *config_inputs(JudgeTrainConfig, SETTINGS),
                 *run_inputs(
@@ -70,8 +66,8 @@ class OneRewardTrainJudge(io.ComfyNode):
                     tooltip="The judge with what it has learned.",
                 ),
                 io.Image.Output(
-                    "curve",
-                    display_name="curve",
+                    "dashboard",
+                    display_name="dashboard",
                     tooltip="Loss and held-out accuracy over the steps.",
                 ),
                 io.String.Output(
@@ -121,65 +117,6 @@ class OneRewardTrainJudge(io.ComfyNode):
         return io.NodeOutput(trained, curve, str(result))
 
 
-class OneRewardJudgeReport(io.ComfyNode):
-    """Says how good a judge is on pairs it has not learned from."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node."""
-        return io.Schema(
-            node_id="OneRewardJudgeReport",
-            display_name="OneReward Judge Report",
-            category="OneReward",
-            description="Accuracy of a judge on held-out pairs per task and dimension, with 95 % "
-            "intervals, swap consistency and calibration.",
-            inputs=[
-                judge_input("The judge to report on."),
-                _data_input("Pairs whose answer is known."),
-                work_folders.name_input("output/onereward/judge-reports", "my-judge"),
-                *config_inputs(ReportConfig),
-            ],
-            outputs=[
-                io.Image.Output(
-                    "image", display_name="image", tooltip="Table and calibration plot."
-                ),
-                io.String.Output(
-                    "text", display_name="text", tooltip="The whole report in Markdown."
-                ),
-                io.String.Output(
-                    "report", display_name="report", tooltip="The numbers as JSON, as in the file."
-                ),
-                JudgeSocket.Output(
-                    "reported_judge",
-                    display_name="judge",
-                    tooltip="The same judge, now with a report: for the gate of OneReward Train.",
-                ),
-            ],
-            hidden=[io.Hidden.unique_id],
-            is_output_node=True,
-        )
-
-    @classmethod
-    def execute(
-        cls, judge: QwenJudge, preferences: PreferenceSet, name: str, **rest: Any
-    ) -> io.NodeOutput:
-        """Ask the judge and write the report."""
-        host, folder = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(REPORTS, name)
-        job = ReportJob(
-            preferences_folder=str(preferences.folder),
-            report_folder=str(folder),
-            judge=describe_judge(judge),
-            settings=asdict(ReportConfig(**rest)),
-            threads=torch.get_num_threads(),
-        )
-        made = job.run(host, judge=judge)
-        text, numbers = report_text(made, judge.label), (folder / "report.json").read_text("utf-8")
-        host.notify(f"report in {folder}")
-        shown = {"table": text, "report": json.loads(numbers)}
-        image = report_image(made)
-        return io.NodeOutput(image, text, numbers, judge, ui={"onereward": [shown]})
-
-
 def _starting_judge(judge: QwenJudge) -> dict[str, Any]:
     """Return what the run's config says about the judge it starts from."""
     config = judge.config
@@ -213,7 +150,3 @@ def _say_accuracy(host: ComfyHost) -> Any:
             )
 
     return notify
-
-
-def _data_input(tooltip: str) -> io.Input:
-    return PreferencesSocket.Input("preferences", display_name="preferences", tooltip=tooltip)

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
-from ..fill.models import FillModels, load_fill_models
+from ..fill.models import DTYPES, FillModels, load_fill_models
 from ..reward.qwen_vl import QwenJudge
 from ..training.data.conditions import EditDataset
 from ..training.jobs import describe_models
 from ..training.policy.config import LORA, PolicyTrainConfig
+from ..training.policy.merge_adapters import save_adapters
 from ..training.runs.directory import saved_step
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, judge_input, run_inputs
+from .inputs import config_inputs, dataset_input, judge_input, run_inputs
 from .paths import work_folders
-from .socket_types import DatasetSocket, FillModelSocket, TrainSettingsSocket
+from .socket_types import FillModelSocket, TrainSettingsSocket
 
 if TYPE_CHECKING:
     from ..training.policy.run import PolicyResult
 
 KIND = "policies"
 MAIN = (
-    *("steps", "algorithm", "mode", "rank", "batch", "micro_batch_size", "learning_rate"),
+    *("steps", "algorithm", "mode", "rank", "batch_size", "micro_batch_size", "learning_rate"),
     *("reward_cap", "target_size", "min_judge_accuracy", "gradient_checkpointing", "objective"),
 )
 """Settings on the training node; the others are on OneReward Train Settings."""
@@ -52,7 +53,7 @@ class OneRewardTrain(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardTrain",
             display_name="OneReward Train",
-            category="OneReward",
+            category="OneReward/training",
             description="Trains a fill model by a judge (alg. 1 and 2 of OneReward): an adapter, "
             "or all weights. Cancel keeps the work; run again to go on.",
             inputs=_inputs(),
@@ -73,7 +74,7 @@ class OneRewardTrain(io.ComfyNode):
     def execute(
         cls,
         model: FillModels,
-        conditions: EditDataset,
+        dataset: EditDataset,
         name: str,
         judge: QwenJudge | None = None,
         second_judge: QwenJudge | None = None,
@@ -88,7 +89,7 @@ class OneRewardTrain(io.ComfyNode):
         judges = tuple(one for one in (judge, second_judge) if one is not None)
         config = PolicyTrainConfig(
             **describe_models(model),
-            dataset_folder=str(conditions.folder),
+            dataset_folder=str(dataset.folder),
             run_folder=str(work_folders.work_folder(KIND, name)),
             judges=tuple(asdict(one.config) for one in judges),
             eval_judge=asdict(eval_judge.config) if eval_judge else {},
@@ -114,7 +115,7 @@ class OneRewardTrainSettings(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardTrainSettings",
             display_name="OneReward Train Settings",
-            category="OneReward",
+            category="OneReward/training",
             description="The settings of OneReward Train that most people never touch: sampling, "
             "task weights, stability, remedies against reward hacking, looks at held-out edits.",
             inputs=config_inputs(PolicyTrainConfig, OTHERS),
@@ -133,6 +134,66 @@ class OneRewardTrainSettings(io.ComfyNode):
         return io.NodeOutput(TrainSettings(values=values))
 
 
+class OneRewardSaveAdapter(io.ComfyNode):
+    """Writes a model's adapters as one LoRA file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneRewardSaveAdapter",
+            display_name="OneReward Save Adapter",
+            category="OneReward/training",
+            description="Writes the adapters of a model as one LoRA file into models/loras: for "
+            "OneReward Load Adapter, ComfyUI's own LoRA loader and diffusers.",
+            inputs=[
+                FillModelSocket.Input(
+                    "model",
+                    tooltip="From OneReward Train, or from OneReward Load Adapter; several "
+                    "adapters become one.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="my-adapter",
+                    tooltip="Name of the file in models/loras/onereward, without ending: letters, "
+                    "digits, space, '.', '_' and '-'.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(DTYPES),
+                    default="bf16",
+                    optional=True,
+                    tooltip="Data type in the file; fp32 is exact and twice as large.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    optional=True,
+                    tooltip="Replace a file of this name.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "saved",
+                    display_name="file",
+                    tooltip="The file's name as the loaders list it.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, model: FillModels, name: str, precision: str = "bf16", overwrite: bool = False
+    ) -> io.NodeOutput:
+        """Write the file."""
+        path, label = work_folders.new_adapter_file(name)
+        save_adapters(path, model, DTYPES[precision], overwrite)
+        ComfyHost(cls.hidden.unique_id).notify(f"saved {path}")
+        return io.NodeOutput(label)
+
+
 def _trained(
     model: FillModels, config: PolicyTrainConfig, result: PolicyResult, host: ComfyHost
 ) -> FillModels:
@@ -149,15 +210,10 @@ def _inputs() -> list[io.Input]:
     return [
         FillModelSocket.Input(
             "model",
-            display_name="model",
             tooltip="The fill model to start from; it stays as it is. Its adapters take part and "
             "stay frozen.",
         ),
-        DatasetSocket.Input(
-            "conditions",
-            display_name="conditions",
-            tooltip="What edits are made from; a tenth is held out and watched.",
-        ),
+        dataset_input("What edits are made from; a tenth is held out and watched."),
         work_folders.name_input("output/onereward/policies", "my-policy"),
         judge_input(
             "Rewards the edits. Not needed for supervised learning.", "judge", optional=True
@@ -179,7 +235,6 @@ def _inputs() -> list[io.Input]:
         ),
         TrainSettingsSocket.Input(
             "settings",
-            display_name="settings",
             optional=True,
             tooltip="From OneReward Train Settings; without it everything is as usual.",
         ),

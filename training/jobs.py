@@ -65,7 +65,7 @@ class GenerateJob(JsonConfig):
         """
         config = make_config(GenerateConfig, self.settings)
         conditions = EditDataset(Path(self.dataset_folder))
-        data = _open(self.preferences_folder, "collect.json", self, processes)
+        data = _open(self.preferences_folder, "generate.json", self, processes)
         loaded = models or self.load_models(host.device)
         collect(conditions, loaded, data, config, host, processes)
         return data

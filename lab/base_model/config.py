@@ -83,7 +83,7 @@ class FillTrainConfig(PhotoRunConfig):
     """Steps at the end over which the learning rate falls linearly to zero."""
     warmup_steps: int = 200
     """Steps of linear warm-up."""
-    batch: int = 32
+    batch_size: int = 32
     """Samples per step."""
     learning_rate: float = 1e-3
     """AdamW's peak, for embeddings, modulation and text encoders."""
@@ -118,7 +118,7 @@ class FillTrainConfig(PhotoRunConfig):
         )
         require(self.double_blocks >= 1, f"double_blocks is {self.double_blocks}; use at least 1")
         require(self.single_blocks >= 1, f"single_blocks is {self.single_blocks}; use at least 1")
-        require(self.batch >= 1, f"batch is {self.batch}; use at least 1")
+        require(self.batch_size >= 1, f"batch_size is {self.batch_size}; use at least 1")
         require(self.pool_blocks >= 1, f"pool_blocks is {self.pool_blocks}; use at least 1")
         require(self.refresh_every >= 1, f"refresh_every is {self.refresh_every}; use at least 1")
         require(self.steps >= self.decay_steps >= 0, "decay_steps is more than steps")

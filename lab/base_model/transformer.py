@@ -36,9 +36,9 @@ _WEIGHT_DECAY = 0.01
 
 def sample_sigma(config: FillTrainConfig, generator: torch.Generator) -> Tensor:
     """Draw noise levels `[B]` in 0..1: logit-normal, a tenth of them uniform."""
-    logits = torch.randn(config.batch, generator=generator) * config.sigma_spread
-    uniform = torch.rand(config.batch, generator=generator)
-    is_uniform = torch.rand(config.batch, generator=generator) < _UNIFORM_SHARE
+    logits = torch.randn(config.batch_size, generator=generator) * config.sigma_spread
+    uniform = torch.rand(config.batch_size, generator=generator)
+    is_uniform = torch.rand(config.batch_size, generator=generator) < _UNIFORM_SHARE
     return torch.where(is_uniform, uniform, torch.sigmoid(logits + config.sigma_mean))
 
 
@@ -213,7 +213,7 @@ def train_fill(config: FillTrainConfig) -> None:
     losses = []
     while trainer.step < config.steps and not clock.is_over(trainer.step):
         generator = step_generator(config.seed, trainer.step, purpose=7)
-        losses.append(trainer.train_step(pool.draw(config.batch, generator)).mean())
+        losses.append(trainer.train_step(pool.draw(config.batch_size, generator)).mean())
         if trainer.step % config.refresh_every == 0:
             pool.renew(trainer.step // config.refresh_every - 1)
         if trainer.step % config.log_every == 0:
@@ -227,7 +227,7 @@ def train_fill(config: FillTrainConfig) -> None:
 def _report(folder: RunDirectory, trainer: FillTrainer, clock: Clock, losses: list[Tensor]) -> None:
     record = {
         "step": trainer.step,
-        "samples": trainer.step * trainer.config.batch,
+        "samples": trainer.step * trainer.config.batch_size,
         "seconds": round(clock.seconds(), 1),
         "loss": float(torch.stack(losses).mean()) if losses else float("nan"),
         "learning_scale": trainer.learning_scale(),

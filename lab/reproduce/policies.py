@@ -45,7 +45,7 @@ def policy_stages(config: ReproduceConfig) -> list[Stage]:
         work = _train(name, None, changes)
         stages.append(Stage(name=name, work=work, needs=("conditions",)))
     for judge, name in HACKED.items():
-        work = _train(name, judge, {"keep": 100, "stop_on_drift": False} | config.hack)
+        work = _train(name, judge, {"save_total_limit": 100, "stop_on_drift": False} | config.hack)
         stages.append(Stage(name=name, work=work, needs=("conditions", f"{judge}-gate")))
     for name, changes in ablation_runs(config).items():
         stages.append(Stage(name=name, work=_train(name, BUNDLED, changes), needs=needs))

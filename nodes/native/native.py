@@ -40,7 +40,7 @@ class OneRewardNativeInputs(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardNativeInputs",
             display_name="OneReward Native Inputs",
-            category="OneReward",
+            category="OneReward/native",
             description="Prepares one of the four edits for ComfyUI's own samplers: the crop "
             "around the mask, the task's prompt and the recipe's guidance. Decode what they make "
             "and give it to OneReward Stitch.",
@@ -94,18 +94,15 @@ class OneRewardStitch(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardStitch",
             display_name="OneReward Stitch",
-            category="OneReward",
+            category="OneReward/native",
             description="Puts what a native sampler made back into the image, with its tone "
             "matched to the surroundings. What the mask does not reach stays bit for bit.",
             inputs=[
                 io.Image.Input(
                     "image",
-                    display_name="image",
                     tooltip="The decoded latent of the same edit.",
                 ),
-                StitchSocket.Input(
-                    "stitch", display_name="stitch", tooltip="From OneReward Native Inputs."
-                ),
+                StitchSocket.Input("stitch", tooltip="From OneReward Native Inputs."),
             ],
             outputs=[
                 io.Image.Output("result", display_name="image", tooltip="The whole image."),
@@ -132,7 +129,7 @@ class OneRewardToNative(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardToNative",
             display_name="OneReward To Native",
-            category="OneReward",
+            category="OneReward/native",
             description="Turns a OneReward model with its adapters into MODEL, CLIP and VAE, "
             "without a second copy on disk.",
             inputs=[
@@ -177,7 +174,7 @@ class OneRewardFromNative(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardFromNative",
             display_name="OneReward From Native",
-            category="OneReward",
+            category="OneReward/native",
             description="Lets our edits run on the MODEL, CLIP and VAE that ComfyUI has loaded, "
             "with their LoRAs and patches, without a second copy in memory or on disk.",
             inputs=[
@@ -265,9 +262,9 @@ def _summary(edit: NativeEdit) -> str:
 
 def _native_inputs() -> list[io.Input]:
     return [
-        io.Clip.Input("clip", display_name="clip", tooltip=_CLIP),
-        io.Vae.Input("vae", display_name="vae", tooltip=_VAE),
-        io.Image.Input("image", display_name="image", tooltip="The image to edit."),
+        io.Clip.Input("clip", tooltip=_CLIP),
+        io.Vae.Input("vae", tooltip=_VAE),
+        io.Image.Input("image", tooltip="The image to edit."),
         task_input("Which edit; it decides the prompt's wording and how the mask is widened."),
         text_input(
             "prompt",
@@ -281,7 +278,6 @@ def _recipe_input() -> io.Input:
     return io.Combo.Input(
         "recipe",
         options=list(RECIPES),
-        display_name="recipe",
         default=RECIPES[0],
         tooltip="The settings your checkpoint was trained for.",
     )
@@ -293,31 +289,26 @@ def _optional_inputs() -> list[io.Input]:
         *(_side(name) for name in SIDES),
         io.Mask.Input(
             "mask",
-            display_name="mask",
             optional=True,
             tooltip="Area to repaint; 1 = repaint. Only extend can do without, by pixels per side.",
         ),
         io.Model.Input(
             "model",
-            display_name="model",
             optional=True,
             tooltip="MODEL to give the schedule's shift for this size.",
         ),
         SettingsSocket.Input(
             "settings",
-            display_name="settings",
             optional=True,
             tooltip="From OneReward Settings; without it everything follows the recipe.",
         ),
         io.Mask.Input(
             "stitch_mask",
-            display_name="stitch_mask",
             optional=True,
             tooltip="What is pasted back, if not what is repainted; 1 = paste.",
         ),
         io.Mask.Input(
             "context_mask",
-            display_name="context_mask",
             optional=True,
             tooltip="What the crop must show beside the mask; 1 = show.",
         ),
@@ -327,7 +318,6 @@ def _optional_inputs() -> list[io.Input]:
 def _side(name: str) -> io.Input:
     return io.Int.Input(
         name,
-        display_name=name,
         default=0,
         min=0,
         max=MAX_SIDE,

@@ -55,7 +55,6 @@ def file_input(what: str, tooltip: str) -> io.Input:
     return io.Combo.Input(
         what,
         options=[FROM_MODEL, *file_names(what)],
-        display_name=what,
         default=FROM_MODEL,
         optional=True,
         tooltip=tooltip,

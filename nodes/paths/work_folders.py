@@ -32,7 +32,6 @@ def name_input(where: str, default: str = "my-data") -> io.Input:
     """Return the input that names a data set or run."""
     return io.String.Input(
         "name",
-        display_name="name",
         default=default,
         tooltip=f"Name of its folder in {where}: letters, digits, space, '.', '_' and '-'.",
     )
@@ -124,6 +123,15 @@ def _data_below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
             yield name
         else:
             yield from _data_below(Path(entry.path), depth - 1, name + "/")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ValueError for a folder of the bundled examples: an update would undo the change."""
+    if folder.is_relative_to(EXAMPLES):
+        raise ValueError(
+            f"{folder} is a bundled example, which stays as it is; copy it below ComfyUI's output "
+            "folder and choose the copy"
+        )
 
 
 def _roots() -> tuple[tuple[str, str], ...]:

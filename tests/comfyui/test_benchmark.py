@@ -49,7 +49,7 @@ def test_a_benchmark_goes_on_and_the_command_line_does_the_same(
     assert all(p.stat().st_mtime_ns == then for p, then in images.items())
     text = (folder / "config.json").read_text().replace(str(folder), str(tmp_path / "again"))
     (tmp_path / "config.json").write_text(text)
-    assert cli.main(["benchmark", str(tmp_path / "config.json")]) == 0
+    assert cli.main(["evaluate", str(tmp_path / "config.json")]) == 0
     again = json.loads((tmp_path / "again" / "report.json").read_text())
     whole = json.loads((folder / "report.json").read_text())
     assert again["sides"]["all"]["model"]["usable"] == whole["sides"]["all"]["model"]["usable"]

@@ -67,7 +67,7 @@ def test_another_prompt_encodes_only_the_prompt(
 def test_edits_share_the_model_between_workflows(client: ComfyClient, graph: Callable[..., Graph]):
     assert client.run(graph(seed=105)).succeeded
     other = graph("Remove", seed=105)
-    assert "OneRewardLoadFill" not in classes(other, client.run(other).executed_nodes)
+    assert "OneRewardLoadModel" not in classes(other, client.run(other).executed_nodes)
 
 
 def test_a_changed_file_is_read_again(
@@ -79,7 +79,7 @@ def test_a_changed_file_is_read_again(
     assert client.run(job).succeeded
     assert client.run(job).executed_nodes == []
     os.utime(folder / "vae" / "config.json")
-    assert "OneRewardLoadFill" in classes(job, client.run(job).executed_nodes)
+    assert "OneRewardLoadModel" in classes(job, client.run(job).executed_nodes)
 
 
 def test_free_unloads_the_model_and_the_next_job_loads_it(

@@ -28,7 +28,7 @@ JUDGE = "chain-judge"
 FROM_MODEL = "from the model folder"
 WORLD = "toy world (train split)"
 QUICK = {"num_candidates": 2, "steps_min": 1, "steps_max": 2}
-SHORT = {"steps": 3, "warmup_steps": 1, "batch": 2, "eval_every": 3}
+SHORT = {"steps": 3, "warmup_steps": 1, "batch_size": 2, "eval_every": 3}
 NUM = 20
 """Scenes of the toy world, with some for every split."""
 
@@ -55,7 +55,7 @@ class Chain(GraphBuilder):
         self.name = name
 
     def collect(self, num: int = NUM, **inputs: Any) -> Link:
-        model = self.add("OneRewardLoadFill", model="bundled (tiny)", transformer=FROM_MODEL)
+        model = self.add("OneRewardLoadModel", model="bundled (tiny)", transformer=FROM_MODEL)
         scenes = self.add(
             "OneRewardEditDataset", name=self.name, images=WORLD, task="all", num_conditions=num
         )
@@ -110,9 +110,9 @@ def test_the_commands_make_the_same_from_the_nodes_files(
 ):
     """Candidates, labels, adapter and report of one process, without ComfyUI."""
     first, again = work / "preferences" / "chain", tmp_path / "data"
-    job = replace(GenerateJob.load(first / "collect.json"), preferences_folder=str(again))
-    (tmp_path / "collect.json").write_text(job.to_json())
-    run("collect", tmp_path / "collect.json")
+    job = replace(GenerateJob.load(first / "generate.json"), preferences_folder=str(again))
+    (tmp_path / "generate.json").write_text(job.to_json())
+    run("collect", tmp_path / "generate.json")
     assert (again / "candidates.jsonl").read_text() == (first / "candidates.jsonl").read_text()
     for group in PreferenceSet(again).groups():
         for name in group.file_names:

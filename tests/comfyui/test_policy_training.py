@@ -26,7 +26,7 @@ JUDGE = "policy-judge"
 SHORT = {
     **{
         "steps": 2,
-        "batch": 2,
+        "batch_size": 2,
         "micro_batch_size": 2,
         "rank": 4,
         "learning_rate": 0.01,

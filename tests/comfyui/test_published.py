@@ -39,7 +39,7 @@ def test_it_is_sharded_as_published(published: Path):
 
 
 def test_it_is_listed(client: ComfyClient, published: Path):
-    required = client.object_info("OneRewardLoadFill")["input"]["required"]
+    required = client.object_info("OneRewardLoadModel")["input"]["required"]
     assert NAME in str(required["model"])
     assert TRANSFORMER in str(required["transformer"])
 

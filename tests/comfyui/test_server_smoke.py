@@ -29,7 +29,7 @@ def test_plugin_is_imported_in_time(comfyui: ComfyServer):
 def test_plugin_registers_its_nodes(client: ComfyClient):
     ours = {name for name in client.object_info() if name.startswith("OneReward")}
     assert ours >= {
-        "OneRewardLoadFill",
+        "OneRewardLoadModel",
         "OneRewardLoadAdapter",
         "OneRewardFill",
         "OneRewardExtend",

@@ -30,7 +30,7 @@ class EditGraph(GraphBuilder):
     def add_model(self, **inputs: Any) -> Link:
         """Add the loader; the bundled model if nothing is said."""
         return self.add(
-            "OneRewardLoadFill", **{"model": BUNDLED, "transformer": FROM_MODEL} | inputs
+            "OneRewardLoadModel", **{"model": BUNDLED, "transformer": FROM_MODEL} | inputs
         )
 
     def add_edit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 COMMON = ["seed", "settings", "stitch_mask", "context_mask"]
 # Workflow files store widget values by position: rows of this table only ever grow at their ends.
 PROMISED: dict[str, list[str]] = {
-    "OneRewardLoadFill": [
+    "OneRewardLoadModel": [
         *("model", "transformer", "recipe", "precision", "hub_id", "allow_download"),
         *("vae", "clip", "t5", "kernels", "offload", "memory_limit"),
     ],
@@ -24,7 +24,7 @@ PROMISED: dict[str, list[str]] = {
     ],
     "OneRewardLoadJudge": ["judge", "precision", "max_pixels", "adapter", "liger_kernel"],
     "OneRewardScore": [
-        *("judge", "first", "second", "task", "prompt", "swap", "view", "mask", "source"),
+        *("judge", "image_a", "image_b", "task", "prompt", "swap", "view", "mask", "source"),
     ],
     "OneRewardPickBest": [
         *("judge", "candidates", "task", "prompt", "method"),
@@ -45,21 +45,31 @@ PROMISED: dict[str, list[str]] = {
         *("num_conditions", "max_side", "seed"),
     ],
     "OneRewardGenerateCandidates": [
-        *("model", "conditions", "name", "num_candidates", "seed", "steps_min", "steps_max"),
+        *("model", "dataset", "name", "num_candidates", "seed", "steps_min", "steps_max"),
         *("true_cfg_min", "true_cfg_max", "denoise_min", "denoise_max"),
         *("guidance_min", "guidance_max", "negative_prompts", "max_conditions"),
     ],
     "OneRewardLabelPreferences": ["preferences", "labeller", "margin", "view", "judge"],
-    "OneRewardLoadPreferences": ["data"],
+    "OneRewardLoadPreferences": ["folder"],
     "OneRewardTrainJudge": [
         *("judge", "preferences", "name", "mode", "rank", "alpha", "steps", "warmup_steps"),
-        *("batch", "learning_rate", "weight_decay", "max_grad_norm", "shift", "blur", "noise"),
+        *("batch_size", "learning_rate", "weight_decay", "max_grad_norm", "shift", "blur", "noise"),
         *("eval_every", "eval_pairs", "view", "precision", "micro_batch_size"),
         *("gradient_checkpointing", "liger_kernel", "seed", "max_minutes"),
     ],
     "OneRewardJudgeReport": ["judge", "preferences", "name", "split", "max_pairs", "view"],
     "OneRewardTrain": [
-        *("model", "conditions", "name", "judge", "steps", "algorithm", "mode", "rank", "batch"),
+        *(
+            "model",
+            "conditions",
+            "name",
+            "judge",
+            "steps",
+            "algorithm",
+            "mode",
+            "rank",
+            "batch_size",
+        ),
         *(
             "micro_batch_size",
             "learning_rate",
@@ -71,28 +81,15 @@ PROMISED: dict[str, list[str]] = {
         *("objective", "seed", "max_minutes", "second_judge", "eval_judge", "settings"),
     ],
     "OneRewardTrainSettings": [
-        *("alpha", "layers", "warmup_steps", "max_grad_norm", "ema_decay", "result"),
+        *("alpha", "layers", "warmup_steps", "max_grad_norm", "ema_decay", "saved_weights"),
         *("sampling_steps", "true_cfg", "guidance", "t1", "t2", "weight_fill", "weight_extend"),
         *("weight_remove", "weight_text", "ensemble", "paste_back", "shift", "blur", "noise"),
         *("kl_weight", "reference_pool", "optimizer", "eval_every", "eval_conditions", "patience"),
-        *("stop_on_drift", "keep", "grow", "feather", "tensorboard"),
+        *("stop_on_drift", "save_total_limit", "grow", "feather", "tensorboard"),
     ],
     "OneRewardSaveAdapter": ["model", "name", "precision", "overwrite"],
-    "OneRewardCompare": [
-        *("first", "second", "conditions", "judge", "split", "num_conditions", "num_seeds"),
-        *("seed", "margin", "settings"),
-    ],
-    "OneRewardBenchmark": [
-        *(
-            "model",
-            "conditions",
-            "name",
-            "baseline",
-            "judge",
-            "split",
-            "num_conditions",
-            "num_seeds",
-        ),
+    "OneRewardEvaluate": [
+        *("model", "dataset", "baseline", "judge", "name", "split", "num_conditions", "num_seeds"),
         *("seed", "best_of", "margin", "max_seam", "max_tone", "read_text", "settings"),
     ],
 }
@@ -108,7 +105,7 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardLoadFolder": [
         *(("images", "image"), ("masks", "mask"), ("names", "name"), ("texts", "text")),
     ],
-    "OneRewardLoadFill": [("fill_model", "model")],
+    "OneRewardLoadModel": [("fill_model", "model")],
     "OneRewardLoadAdapter": [("adapted_model", "model")],
     "OneRewardSettings": [("settings", "settings")],
     "OneRewardLoadJudge": [("loaded_judge", "judge")],
@@ -120,11 +117,11 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
         *(("best", "best"), ("ranked", "ranked")),
         *(("table", "table"), ("report", "report")),
     ],
-    "OneRewardEditDataset": [("condition_set", "conditions"), ("sheet", "sheet")],
+    "OneRewardEditDataset": [("edit_dataset", "dataset"), ("sheet", "sheet")],
     "OneRewardGenerateCandidates": [("candidate_data", "preferences"), ("sheet", "sheet")],
     "OneRewardLabelPreferences": [("labelled_data", "preferences"), ("report", "report")],
     "OneRewardLoadPreferences": [("loaded_data", "preferences")],
-    "OneRewardTrainJudge": [("trained_judge", "judge"), ("curve", "curve"), ("result", "folder")],
+    "OneRewardTrainJudge": [("trained_judge", "judge"), ("dashboard", "dashboard"), ("result", "folder")],
     "OneRewardJudgeReport": [
         *(("image", "image"), ("text", "text")),
         *(("report", "report"), ("reported_judge", "judge")),
@@ -135,8 +132,7 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
     ],
     "OneRewardTrainSettings": [("train_settings", "settings")],
     "OneRewardSaveAdapter": [("saved", "file")],
-    "OneRewardCompare": [("sheet", "sheet"), ("table", "table")],
-    "OneRewardBenchmark": [("sheet", "sheet"), ("table", "table"), ("report", "report")],
+    "OneRewardEvaluate": [("sheet", "sheet"), ("table", "table"), ("report", "report")],
 } | {
     f"OneReward{task}": [("result", "image"), ("result_mask", "mask")]
     for task in ("Fill", "Extend", "Remove", "Text")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ...fill.config import PACKED_PRECISIONS, check_limits, setting
 from ...reward.judge import BUNDLED, JudgeConfig
 from ...reward.judging import VIEWS
-from ..runs.config import RunConfig, require
+from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha, check_learning_rate, require
 
 MODES = ("lora", "full")
 
@@ -39,7 +39,11 @@ class JudgeTrainConfig(RunConfig):
     )
     rank: int = setting(16, "Rank of the adapter.", min=1, max=512, step=1)
     alpha: float = setting(
-        16.0, "Strength of the adapter, times its rank.", min=0.01, max=4096.0, step=1.0
+        -1.0,
+        "Scale of the LoRA times its rank; -1 = the rank, a scale of 1.",
+        min=-1.0,
+        max=4096.0,
+        step=1.0,
     )
     steps: int = setting(
         1000,
@@ -48,8 +52,8 @@ class JudgeTrainConfig(RunConfig):
         max=10_000_000,
         step=1,
     )
-    warmup_steps: int = setting(50, "Steps of linear warm-up.", min=0, max=1_000_000, step=1)
-    batch: int = setting(16, "Pairs per step (paper: 16).", min=1, max=4096, step=1)
+    warmup_steps: int = setting(10, "Steps of linear warm-up.", min=0, max=1_000_000, step=1)
+    batch_size: int = setting(16, "Pairs per step (paper: 16).", min=1, max=4096, step=1)
     learning_rate: float = setting(
         -1.0,
         "AdamW's, constant after the warm-up; -1 = 1e-4 for an adapter, 1e-6 for all weights (the "
@@ -96,10 +100,11 @@ class JudgeTrainConfig(RunConfig):
     micro_batch_size: int = setting(
         4, "Pairs computed at once; fewer take less memory and more time.", min=1, max=4096, step=1
     )
-    gradient_checkpointing: bool = setting(
-        True,
+    gradient_checkpointing: str = setting(
+        BLOCKS,
         "Compute activations a second time instead of keeping them: much less memory, a third more "
         "time. A 7B judge needs it on 24 GB.",
+        options=(OFF, BLOCKS),
     )
     judge_adapter: str = ""
     """Adapter that the judge wears and training goes on with; of the same rank and alpha."""
@@ -114,10 +119,8 @@ class JudgeTrainConfig(RunConfig):
         require(
             bool(self.preferences_folder), "preferences_folder is empty; name the preference data"
         )
-        require(
-            self.learning_rate >= 0 or self.learning_rate == -1,
-            f"learning_rate is {self.learning_rate}; use 0 or more, or -1 for the usual one",
-        )
+        check_alpha(self.alpha)
+        check_learning_rate(self.learning_rate)
         require(
             self.mode == "lora" or not self.judge_adapter,
             "the judge wears an adapter, so mode must be lora; or load the judge without it",
@@ -127,6 +130,11 @@ class JudgeTrainConfig(RunConfig):
             f"mode full trains all weights, but in precision {self.precision} they are packed and "
             "frozen; set mode to lora, or another precision",
         )
+
+    @property
+    def lora_alpha(self) -> float:
+        """PEFT's alpha."""
+        return float(self.rank) if self.alpha == -1 else self.alpha
 
     @property
     def peak_rate(self) -> float:
@@ -146,7 +154,7 @@ class JudgeTrainConfig(RunConfig):
 
     def adapter(self) -> dict[str, Any]:
         """Return the arguments of PEFT's ``LoraConfig``."""
-        return {"r": self.rank, "lora_alpha": self.alpha, "target_modules": LORA_TARGETS}
+        return {"r": self.rank, "lora_alpha": self.lora_alpha, "target_modules": LORA_TARGETS}
 
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"

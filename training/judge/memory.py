@@ -9,6 +9,7 @@ from torch import nn
 
 from ...reward.memory import TEXT_TOKENS, towers_of
 from ...reward.qwen_vl import QwenJudge
+from ..runs.config import OFF
 from .config import JudgeTrainConfig
 
 WIDTHS_PER_LAYER, INNER_PER_LAYER = 14, 4
@@ -34,14 +35,14 @@ def training_bytes(
     layer = tokens * value
     layer *= WIDTHS_PER_LAYER * text.hidden_size + INNER_PER_LAYER * text.intermediate_size
     kept = text.num_hidden_layers * layer
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing != OFF:
         kept = text.num_hidden_layers * tokens * value * text.hidden_size + layer
     _, seeing = towers_of(judge, judge.patches.max_pixels)
     seen = 2 * config.micro_batch_size * seeing.tokens * value
     vision = seen * seeing.layer  # nothing is kept where the vision tower does not learn
     if config.mode == "full":
         vision *= seeing.layers
-        if config.gradient_checkpointing:
+        if config.gradient_checkpointing != OFF:
             vision = seen * (seeing.layers * seeing.width + seeing.layer)
     state = 12 * sum(p.numel() for p in trained)
     return int(kept + vision + state + judge.expansion_bytes)

@@ -84,8 +84,8 @@ def memory_advice(config: JudgeTrainConfig) -> str:
     """Say what to change when memory ran out."""
     return (
         "not enough memory to train the judge; what was done is saved and goes on with a smaller "
-        f"micro_batch_size (now {config.micro_batch_size}) or gradient_checkpointing on (now "
-        f"{'on' if config.gradient_checkpointing else 'off'}); a new run takes less with a smaller "
+        f"micro_batch_size (now {config.micro_batch_size}) or gradient_checkpointing of blocks (now "
+        f"{config.gradient_checkpointing}); a new run takes less with a smaller "
         f"max_pixels (now {config.max_pixels}), mode lora (now {config.mode}) or precision nf4 "
         f"(now {config.precision})"
     )

@@ -20,6 +20,7 @@ from ...reward.preference import Preference, PreferenceSet, by_split
 from ...reward.qwen_vl import RESULT, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
 from ..objectives import preference_loss
+from ..runs.config import OFF
 from ..runs.directory import TrainState
 from ..runs.distributed import Distributed
 from ..runs.hosts import TrainingHost
@@ -82,16 +83,16 @@ class JudgeTrainer:
         """
         config = self.config
         whole = sample_batch(
-            self.splits["train"], self.step, config.batch * self.processes.count, config.seed
+            self.splits["train"], self.step, config.batch_size * self.processes.count, config.seed
         )
-        first = self.processes.rank * config.batch
+        first = self.processes.rank * config.batch_size
         total = 0.0
         self.adam.zero_grad()
         with self._computing():
-            for start in range(0, config.batch, config.micro_batch_size):
+            for start in range(0, config.batch_size, config.micro_batch_size):
                 self.host.check_cancelled()
-                places = range(start, min(start + config.micro_batch_size, config.batch))
-                share = len(places) / config.batch
+                places = range(start, min(start + config.micro_batch_size, config.batch_size))
+                share = len(places) / config.batch_size
                 loss = self.loss(whole, [first + place for place in places]) * share
                 loss.backward()
                 total += float(loss.detach())
@@ -219,7 +220,7 @@ def trained_parameters(model: nn.Module, config: JudgeTrainConfig) -> dict[str, 
 
 def make_trainable(model: Any, config: JudgeTrainConfig) -> None:
     """Put the adapter on, in float32, or free all weights."""
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing != OFF:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only then; these models have no dropout
     if config.mode == "lora" and config.judge_adapter:
@@ -241,10 +242,10 @@ def make_trainable(model: Any, config: JudgeTrainConfig) -> None:
 
 def _check_rank(model: Any, config: JudgeTrainConfig) -> None:
     (worn,) = model.peft_config.values()
-    if (worn.r, worn.lora_alpha) != (config.rank, config.alpha):
+    if (worn.r, worn.lora_alpha) != (config.rank, config.lora_alpha):
         raise ValueError(
             f"the adapter that the judge wears has rank {worn.r} and alpha {worn.lora_alpha:g}, "
-            f"but {config.rank} and {config.alpha:g} are set; set those of the adapter"
+            f"but {config.rank} and {config.lora_alpha:g} are set; set those of the adapter"
         )
 
 

@@ -16,14 +16,15 @@ from ...fill.config import (
 from ...fill.recipe import Recipe, Settings, resolve_settings
 from ...fill.task import Task
 from ...reward.judge import JudgeConfig
-from ..runs.config import RunConfig, require
+from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha, check_learning_rate, require
 
 FIXED, DYNAMIC = "fixed", "dynamic"
 LORA, FULL = "lora", "full"
 ADAM, ADAM_8BIT = "adamw", "adamw_8bit"
 MEAN, WORST = "mean", "worst"
 ATTENTION, LINEAR = "attention", "attention_mlp"
-OFF, BLOCKS, KEEP_ATTENTION = "off", "blocks", "blocks_keep_attention"
+KEEP_ATTENTION = "blocks_keep_attention"
+PAPER_RATE, LORA_RATE = 1e-5, 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class PolicyTrainConfig(RunConfig):
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         *("steps", "stop_step", "max_minutes", "checkpoint_minutes", "log_every", "threads"),
-        *("keep", "tensorboard", "patience", "stop_on_drift"),
+        *("save_total_limit", "tensorboard", "patience", "stop_on_drift"),
     )
     """What may differ when a run goes on: none of it changes a weight."""
 
@@ -85,19 +86,19 @@ class PolicyTrainConfig(RunConfig):
         "Which linear layers of the blocks the LoRA goes on.",
         options=(LINEAR, ATTENTION),
     )
-    batch: int = setting(
+    batch_size: int = setting(
         8, "Edits per step, over all processes together (paper: 8).", min=1, max=4096, step=1
     )
     micro_batch_size: int = setting(
         1, "Edits that go through the models at once: speed against memory.", min=1, max=256, step=1
     )
     learning_rate: float = setting(
-        1e-4,
-        "AdamW's, constant after the warm-up. 1e-4 suits a LoRA; the paper's 1e-5 suits full "
-        "weights.",
-        min=0.0,
+        -1.0,
+        "AdamW's, constant after the warm-up; -1 = 1e-4 for a LoRA, 1e-5 for all weights (the "
+        "paper's).",
+        min=-1.0,
         max=1.0,
-        step=1e-6,
+        step=1e-7,
     )
     warmup_steps: int = setting(10, "Steps of linear warm-up.", min=0, max=10**5, step=1)
     max_grad_norm: float = setting(
@@ -113,7 +114,7 @@ class PolicyTrainConfig(RunConfig):
     ema_decay: float = setting(
         0.99, "Decay per step of the policy's moving average.", min=0.0, max=0.99999, step=0.001
     )
-    result: str = setting(
+    saved_weights: str = setting(
         "policy",
         "Which weights are saved: the policy, or its average, which did less harm in our trials "
         "and needs a run several times as long as 1 / (1 - ema_decay).",
@@ -209,7 +210,7 @@ class PolicyTrainConfig(RunConfig):
         step=1,
     )
     gradient_checkpointing: str = setting(
-        OFF,
+        BLOCKS,
         "Recompute activations in the backward pass: far less memory, up to a third more time; "
         "with the attention's outputs kept a little of both.",
         options=(OFF, BLOCKS, KEEP_ATTENTION),
@@ -220,7 +221,7 @@ class PolicyTrainConfig(RunConfig):
         options=(ADAM, ADAM_8BIT),
     )
     eval_every: int = setting(
-        50, "Steps between two looks at held-out conditions; 0 = never.", min=0, max=10**5, step=1
+        100, "Steps between two looks at held-out conditions; 0 = never.", min=0, max=10**5, step=1
     )
     eval_conditions: int = setting(8, "Held-out conditions per look.", min=1, max=512, step=1)
     patience: int = setting(
@@ -231,7 +232,9 @@ class PolicyTrainConfig(RunConfig):
         "Stop when the images drift as those of a hacked reward do: lattices, colour casts, all "
         "alike.",
     )
-    keep: int = setting(3, "How many of the last results are kept.", min=1, max=100, step=1)
+    save_total_limit: int = setting(
+        3, "How many of the last results are kept.", min=1, max=100, step=1
+    )
     objective: str = setting(
         "reward",
         "reward: learn from the judge. supervised: learn to paint what is under the mask in the "
@@ -266,10 +269,8 @@ class PolicyTrainConfig(RunConfig):
             0 < self.reward_cap <= 1,
             f"lambda (reward_cap) is {self.reward_cap}, but more than 0 and at most 1 is expected",
         )
-        require(
-            self.alpha > 0 or self.alpha == -1,
-            f"alpha is {self.alpha}, but more than 0, or -1 for the rank, is expected",
-        )
+        check_alpha(self.alpha)
+        check_learning_rate(self.learning_rate)
         require(self.t1 <= self.t2, f"t1 is {self.t1}, more than t2, {self.t2}; swap them")
         require(any(self.task_weights().values()), "all four task weights are 0; raise one")
         require(
@@ -346,6 +347,13 @@ class PolicyTrainConfig(RunConfig):
     def settings(self, recipe: Recipe) -> Settings:
         """Return the sampling settings for a model."""
         return resolve_settings(self.fill(), recipe)
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate after the warm-up."""
+        if self.learning_rate >= 0:
+            return self.learning_rate
+        return LORA_RATE if self.mode == LORA else PAPER_RATE
 
     @property
     def lora_scale(self) -> float:

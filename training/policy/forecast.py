@@ -210,7 +210,7 @@ def _stages(
 ) -> tuple[Stage, ...]:
     side = config.settings(models.recipe).target_size
     tokens, factor = side**2 // models.multiple**2, vae_factor(models.vae_config)
-    rows = min(config.micro_batch_size, config.batch)
+    rows = min(config.micro_batch_size, config.batch_size)
     texts = models.text_encoder.num_bytes + models.text_encoder_2.num_bytes
     stages = [
         Stage(name="prompts", weights=texts, activations=0),

@@ -132,7 +132,7 @@ class PolicyTrainer:
             ):
                 # x0 = x - sigma * velocity, so d loss / d velocity = -sigma * d loss / d x0.
                 gradient = kl_gradient - batch.sigmas[stop_index] * output.gradient
-                self.velocity(batch, x, stop_index).backward(gradient / config.batch)
+                self.velocity(batch, x, stop_index).backward(gradient / config.batch_size)
                 policy.accumulate_gradients()
             return self.update(outputs)
 
@@ -208,7 +208,7 @@ class PolicyTrainer:
             )
         warm = min(1.0, (self.step + 1) / (config.warmup_steps + 1))
         self.is_updating = True
-        policy.update(config.learning_rate * warm)
+        policy.update(config.peak_rate * warm)
         self.step += 1
         self.is_updating = False
         return record | {"gradient": norm}

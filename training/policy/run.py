@@ -154,9 +154,9 @@ class PolicyRun:
     ) -> None:
         self.config, self.host, self.processes = config, host, processes
         self.run_models = run_models
-        if processes.count > config.batch:
+        if processes.count > config.batch_size:
             raise ValueError(
-                f"batch is {config.batch}, but {processes.count} processes share it; give at least "
+                f"batch_size is {config.batch_size}, but {processes.count} processes share it; give at least "
                 "one edit to each"
             )
         self.sharding = make_sharding(config, processes)
@@ -306,7 +306,7 @@ class PolicyRun:
         self.export(results / f"{name}{self.ending}")
         if not self.processes.is_main:
             return {}
-        for old in sorted(results.glob(f"step-*{self.ending}"))[: -self.config.keep]:
+        for old in sorted(results.glob(f"step-*{self.ending}"))[: -self.config.save_total_limit]:
             remove(old)
         if self.log is not None:
             self.log.add_image(self.dashboard(), self.trainer.step)
@@ -360,7 +360,7 @@ class PolicyRun:
         policy, config = self.trainer.policy, self.config
         if config.mode == LORA:
             about = self.about() | ({"step": 0, "scores": {}} if is_start else {})
-            weights = policy.weights("start" if is_start else config.result)
+            weights = policy.weights("start" if is_start else config.saved_weights)
             write_adapter(path, weights, about, config.lora_scale)
             return
         fresh, is_main = path.with_name(path.name + ".new"), self.processes.is_main

@@ -122,7 +122,7 @@ class SampleSource:
         """
         generator = step_generator(self._config.seed, step)
         stop = self._sample_stop(generator)
-        samples = [self._sample_edit(generator) for _ in range(self._config.batch)]
+        samples = [self._sample_edit(generator) for _ in range(self._config.batch_size)]
         numbered = list(enumerate(samples))[rank::count]
         return list(self.batches(numbered, step)), stop
 

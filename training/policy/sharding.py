@@ -28,8 +28,8 @@ def make_sharding(config: PolicyTrainConfig, processes: Distributed) -> Sharding
     if not processes.shards or config.mode == LORA:
         return None
     require(
-        config.batch % processes.count == 0,
-        f"batch is {config.batch}, but {processes.count} processes share the weights and need as "
+        config.batch_size % processes.count == 0,
+        f"batch_size is {config.batch_size}, but {processes.count} processes share the weights and need as "
         "many edits each; choose a multiple",
     )
     for name, needed in (("micro_batch_size", 1), ("reference_pool", 0), ("optimizer", ADAM)):

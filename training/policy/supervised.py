@@ -37,7 +37,7 @@ class SupervisedTrainer(PolicyTrainer):
         with self.policy_resident(batches), torch.enable_grad():
             for batch in batches:
                 losses = self.losses(batch)
-                (losses.sum() / self.config.batch).backward()
+                (losses.sum() / self.config.batch_size).backward()
                 self.policy.accumulate_gradients()
                 scores = tuple({} for _ in batch.samples)
                 outputs.append(RewardOutput(gradient=losses, losses=losses.detach(), scores=scores))

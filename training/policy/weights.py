@@ -134,7 +134,7 @@ class Policy:
     @contextmanager
     def as_result(self) -> Iterator[None]:
         """Let the model be what is saved: the policy or its moving average."""
-        with self._as(self.ema if self._config.result == "ema" else self.masters):
+        with self._as(self.ema if self._config.saved_weights == "ema" else self.masters):
             yield
 
     def accumulate_gradients(self) -> None:

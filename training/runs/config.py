@@ -11,6 +11,8 @@ from typing import Any, ClassVar, TypeVar
 from ...fill.config import check_types
 
 _FORMAT = 1
+OFF, BLOCKS = "off", "blocks"
+"""Gradient checkpointing: activations are kept, or computed again block by block."""
 
 
 _Config = TypeVar("_Config", bound="JsonConfig")
@@ -105,3 +107,19 @@ class RunConfig(JsonConfig):
         require(self.stop_step >= 0, f"stop_step is {self.stop_step}; use 0 or more")
         require(self.max_minutes > 0, f"max_minutes is {self.max_minutes}; use more than 0")
         require(self.log_every >= 1, f"log_every is {self.log_every}; use at least 1")
+
+
+def check_learning_rate(learning_rate: float) -> None:
+    """Raise ValueError for a rate that is neither 0 or more nor -1, the usual one."""
+    require(
+        learning_rate >= 0 or learning_rate == -1,
+        f"learning_rate is {learning_rate}; use 0 or more, or -1 for the usual one",
+    )
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise ValueError for an alpha that is neither more than 0 nor -1, the rank."""
+    require(
+        alpha > 0 or alpha == -1,
+        f"alpha is {alpha}, but more than 0, or -1 for the rank, is expected",
+    )

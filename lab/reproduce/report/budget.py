@@ -46,7 +46,7 @@ class Spent:
     @property
     def edits(self) -> int:
         """Edits that it learned from."""
-        return self.steps * self.config.batch
+        return self.steps * self.config.batch_size
 
 
 def spent_on(context: Context, name: str) -> Spent:

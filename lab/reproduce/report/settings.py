@@ -135,7 +135,7 @@ class Settings:
             ),
             "weights that learn": ("all", trained if policy.mode == LORA else "all"),
             "learning rate": ("1e-5", f"{policy.learning_rate:g}"),
-            "edits per step": ("8", str(policy.batch)),
+            "edits per step": ("8", str(policy.batch_size)),
             "steps": ("about 8000", str(policy.steps)),
             "tasks": ("fill with text 0.5, extend 0.25, remove 0.25", weights),
             "lambda": ("not stated", f"{policy.reward_cap:g}"),

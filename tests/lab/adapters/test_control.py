@@ -58,7 +58,7 @@ def by_oracle(config: PolicyTrainConfig) -> RunModels:
 
 def small(run: Path, scenes: Path, steps: int) -> PolicyTrainConfig:
     config = control_config(run, scenes, steps)
-    return replace(config, batch=4, micro_batch_size=4, sampling_steps=6, learning_rate=2e-3)
+    return replace(config, batch_size=4, micro_batch_size=4, sampling_steps=6, learning_rate=2e-3)
 
 
 def test_the_loop_raises_a_reward_that_is_right(scenes: Path, tmp_path: Path) -> None:

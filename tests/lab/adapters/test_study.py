@@ -66,7 +66,7 @@ def test_a_policy_that_learned_nothing_changes_nothing(
     for seed, run in enumerate(runs):
         config = replace(
             control_config(run, conditions, 1, seed=seed, learning_rate=0.0),
-            batch=2,
+            batch_size=2,
             micro_batch_size=2,
             sampling_steps=2,
         )

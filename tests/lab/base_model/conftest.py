@@ -45,7 +45,7 @@ def fill_config(tmp_path: Path, vae_folder: Path) -> FillTrainConfig:
         single_blocks=1,
         steps=6,
         decay_steps=2,
-        batch=2,
+        batch_size=2,
         pool_blocks=2,
         refresh_every=2,
         log_every=2,

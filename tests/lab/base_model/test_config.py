@@ -57,7 +57,7 @@ def test_bad_json_is_one_sentence(text: str, message: str):
     ("values", "message"),
     [
         ({"width": 100}, "width 100 is no multiple of 32"),
-        ({"batch": 0}, "batch is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"decay_steps": 9, "steps": 3}, "decay_steps is more than steps"),
         ({"task_weights": (1.0, 1.0)}, "give four"),
         ({"drop_prompt": 1.0}, "drop_prompt is 1.0"),

@@ -131,7 +131,7 @@ def test_the_loss_falls_on_a_few_scenes(fill_config: FillTrainConfig):
     config = replace(
         fill_config, steps=60, decay_steps=0, warmup_steps=5, pool_blocks=1, refresh_every=1000
     )
-    config = replace(config, batch=8, log_every=20)
+    config = replace(config, batch_size=8, log_every=20)
     train_fill(config)
     curve = (Path(config.run_folder) / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in curve]

@@ -251,7 +251,7 @@ def test_everything_runs_and_measuring_again_gives_the_same(tmp_path: Path) -> N
         fill_folder=str(fill),
         judge_start=str(ROOT / "assets" / "judge"),
         pool=least.pool | {"steps": (1, 1)},
-        policy=least.policy | {"steps": 1, "batch": 2, "sampling_steps": 2, "eval_every": 1},
+        policy=least.policy | {"steps": 1, "batch_size": 2, "sampling_steps": 2, "eval_every": 1},
         hack=least.hack | {"steps": 1, "eval_every": 1},
         conditions=24,
         test_scenes=2,

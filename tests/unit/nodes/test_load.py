@@ -18,7 +18,7 @@ def model(models_dir: Path) -> str:
 
 
 def test_equal_loaders_share_a_model_in_use(nodes: ModuleType, model: str):
-    load = nodes.OneRewardLoadFill.PREPARE_CLASS_CLONE({}).execute
+    load = nodes.OneRewardLoadModel.PREPARE_CLASS_CLONE({}).execute
     first = load(model=model, transformer=nodes.paths.folders.FROM_MODEL).args[0]
     assert load(model=model, transformer=nodes.paths.folders.FROM_MODEL).args[0] is first
     other = load(model=model, transformer=nodes.paths.folders.FROM_MODEL, recipe="OneReward").args[
@@ -35,7 +35,7 @@ def test_settings_are_checked_before_a_download(
 ):
     monkeypatch.setattr(nodes.paths.hub, "download", lambda *_: pytest.fail("downloaded"))
     with pytest.raises(ValueError, match="recipe is 'mine'"):
-        nodes.OneRewardLoadFill.PREPARE_CLASS_CLONE({}).execute(
+        nodes.OneRewardLoadModel.PREPARE_CLASS_CLONE({}).execute(
             model="",
             transformer=nodes.paths.folders.FROM_MODEL,
             recipe="mine",
@@ -48,5 +48,5 @@ def test_settings_are_checked_before_a_download(
 def test_fingerprint_of_unknown_values_is_constant(
     nodes: ModuleType, models_dir: Path, values: dict[str, str | None]
 ):
-    assert nodes.OneRewardLoadFill.fingerprint_inputs(**values) == ()
+    assert nodes.OneRewardLoadModel.fingerprint_inputs(**values) == ()
     assert nodes.OneRewardLoadAdapter.fingerprint_inputs(**values) == ()

@@ -38,7 +38,7 @@ def test_files_are_listed_gguf_included(nodes: ModuleType, files: dict[str, str]
 
 
 def test_files_replace_the_parts_of_a_folder(nodes: ModuleType, files: dict[str, str]):
-    load = nodes.OneRewardLoadFill.PREPARE_CLASS_CLONE({}).execute
+    load = nodes.OneRewardLoadModel.PREPARE_CLASS_CLONE({}).execute
     models = load(model=nodes.paths.folders.BUNDLED, precision="fp32", **files).args[0]
     for part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
         assert not getattr(models, part).is_loaded, "nothing is read by a loader"
@@ -50,10 +50,10 @@ def test_a_changed_file_changes_the_fingerprint(
     nodes: ModuleType, models_dir: Path, files: dict[str, str]
 ):
     values = {"model": nodes.paths.folders.BUNDLED, **files}
-    before = nodes.OneRewardLoadFill.fingerprint_inputs(**values)
-    assert nodes.OneRewardLoadFill.fingerprint_inputs(**values) == before
+    before = nodes.OneRewardLoadModel.fingerprint_inputs(**values)
+    assert nodes.OneRewardLoadModel.fingerprint_inputs(**values) == before
     (models_dir / "vae" / files["vae"]).touch()
-    assert nodes.OneRewardLoadFill.fingerprint_inputs(**values) != before
+    assert nodes.OneRewardLoadModel.fingerprint_inputs(**values) != before
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_names_cannot_leave_their_folder(
 
 
 def test_no_folder_needs_a_file_for_every_part(nodes: ModuleType, files: dict[str, str]):
-    load = nodes.OneRewardLoadFill.PREPARE_CLASS_CLONE({}).execute
+    load = nodes.OneRewardLoadModel.PREPARE_CLASS_CLONE({}).execute
     with pytest.raises(ValueError, match="no file for text_encoder;"):
         load(model=nodes.paths.folders.NO_FOLDER, **files)
 

@@ -20,6 +20,9 @@ from onereward.training.judge.report import ReportConfig
 from support.promises import OUTPUTS, PROMISED
 
 
+CATEGORIES = {"edit", "loaders", "judge", "data", "training", "native"}
+
+
 @pytest.fixture
 def classes(nodes: ModuleType) -> dict[str, Any]:
     listed = asyncio.run(nodes.OneRewardExtension().get_node_list())
@@ -42,10 +45,11 @@ def test_inputs_and_outputs_keep_their_order(classes: dict[str, Any], node_id: s
 def test_everything_is_named_and_explained(classes: dict[str, Any], node_id: str):
     schema = classes[node_id].GET_SCHEMA()
     assert schema.display_name.startswith("OneReward ")
-    assert schema.category == "OneReward"
+    assert schema.category.removeprefix("OneReward/") in CATEGORIES
     assert schema.description
     for thing in (*schema.inputs, *schema.outputs):
-        assert thing.display_name, thing.id
+        assert thing.display_name or thing in schema.inputs, thing.id
+        assert thing.display_name != thing.id or thing in schema.outputs, f"{thing.id} says its name twice"
         assert (thing.tooltip or "").endswith("."), thing.id
 
 
@@ -71,12 +75,12 @@ LAST_SETTINGS = ["kernels", "offload", "memory_limit"]
     ("node_id", "config", "names"),
     [
         ("OneRewardSettings", FillConfig, [f.name for f in fields(FillConfig)]),
-        ("OneRewardLoadFill", ModelConfig, ["recipe", "precision", *LAST_SETTINGS]),
+        ("OneRewardLoadModel", ModelConfig, ["recipe", "precision", *LAST_SETTINGS]),
         ("OneRewardEditDataset", EditDatasetConfig, [f.name for f in fields(EditDatasetConfig)]),
         ("OneRewardLoadJudge", JudgeConfig, ["precision", "max_pixels", "liger_kernel"]),
         ("OneRewardLabelPreferences", LabelConfig, [f.name for f in fields(LabelConfig)]),
         ("OneRewardJudgeReport", ReportConfig, [f.name for f in fields(ReportConfig)]),
-        ("OneRewardBenchmark", EvalConfig, [f.name for f in fields(EvalConfig)]),
+        ("OneRewardEvaluate", EvalConfig, [f.name for f in fields(EvalConfig)]),
         (
             "OneRewardTrainJudge",
             JudgeTrainConfig,

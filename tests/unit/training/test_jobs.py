@@ -73,7 +73,7 @@ def train_config(run: Path, judge: Path, data: Path, **changes: Any) -> JudgeTra
         "judge_folder": str(judge),
         "preferences_folder": str(data),
         "steps": 2,
-        "batch": 4,
+        "batch_size": 4,
         "warmup_steps": 1,
         "learning_rate": 1e-2,
         "eval_every": 2,
@@ -90,8 +90,10 @@ def test_two_processes_make_the_update_of_one_with_the_doubled_batch(
     """Under ``accelerate launch``, from the config file that the node writes."""
     one, two = tmp_path / "one", tmp_path / "two"
     once = {"mode": "full", "steps": 1, "eval_every": 1}
-    train_judge(train_config(one, judge, data, batch=8, **once), RecordingHost())
-    (tmp_path / "two.json").write_text(train_config(two, judge, data, batch=4, **once).to_json())
+    train_judge(train_config(one, judge, data, batch_size=8, **once), RecordingHost())
+    (tmp_path / "two.json").write_text(
+        train_config(two, judge, data, batch_size=4, **once).to_json()
+    )
     launch(tmp_path, "train-judge", tmp_path / "two.json")
     states = [load_file(run / "checkpoint" / "state.safetensors") for run in (one, two)]
     # After one step the optimiser's average is a tenth of the gradient that all have agreed on;
@@ -123,8 +125,8 @@ def test_two_processes_collect_what_one_does(tmp_path: Path) -> None:
         for name in ("one", "two")
     ]
     both[0].run(RecordingHost(), models=bundled_models())
-    (tmp_path / "collect.json").write_text(both[1].to_json())
-    launch(tmp_path, "collect", tmp_path / "collect.json")
+    (tmp_path / "generate.json").write_text(both[1].to_json())
+    launch(tmp_path, "collect", tmp_path / "generate.json")
     one, two = (PreferenceSet(tmp_path / name) for name in ("one", "two"))
     assert one.groups() == two.groups()
     for group in one.groups():
@@ -262,7 +264,7 @@ def test_the_bundled_judge_is_a_folder_or_a_sentence(
     assert "not part of this copy of the pack" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["collect", "label", "train-judge", "report"])
+@pytest.mark.parametrize("command", ["generate", "label", "train-judge", "report"])
 def test_commands_refuse_bad_configs_with_one_sentence(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,7 +188,7 @@ def test_a_judge_learns_from_both_rounds(
         judge_folder=str(judge_folder),
         preferences_folder=str(data.folder),
         steps=1,
-        batch=len(train),
+        batch_size=len(train),
         warmup_steps=1,
     )
     host = RecordingHost()

@@ -229,11 +229,11 @@ def test_the_command_line_measures_without_a_judge(
     )
     assert EvaluateJob.from_json(job.to_json()) == job
     (tmp_path / "job.json").write_text(job.to_json())
-    assert cli.main(["benchmark", str(tmp_path / "job.json")]) == 0
+    assert cli.main(["evaluate", str(tmp_path / "job.json")]) == 0
     assert "| all | model | 2 |" in capsys.readouterr().out
     numbers = json.loads((tmp_path / "made" / "report.json").read_text())
     assert "accepted" not in numbers["sides"]["all"]["model"]
     assert "usable" not in numbers["sides"]["all"]["model"], "no ground truth was handed in"
     (tmp_path / "job.json").write_text(replace(job, model={}).to_json())
-    assert cli.main(["benchmark", str(tmp_path / "job.json")]) == 1
+    assert cli.main(["evaluate", str(tmp_path / "job.json")]) == 1
     assert "names no model" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def config(run: Path, judge: Path, data: Path, **changes: Any) -> JudgeTrainConf
         "judge_folder": str(judge),
         "preferences_folder": str(data),
         "steps": 4,
-        "batch": 4,
+        "batch_size": 4,
         "warmup_steps": 1,
         "learning_rate": 1e-3,
         "log_every": 2,
@@ -105,7 +105,7 @@ def test_pieces_of_a_step_add_up_to_the_step(
     for changes in (
         {},
         {"micro_batch_size": 1},
-        {"micro_batch_size": 3, "gradient_checkpointing": True},
+        {"micro_batch_size": 3, "gradient_checkpointing": "blocks"},
     ):
         trainer = JudgeTrainer(config(tmp_path, judge_folder, preferences_folder, **changes))
         trainer.train_step()

@@ -169,7 +169,12 @@ def test_two_processes_make_the_update_of_one(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
     """Under ``accelerate launch``, from the config that the node writes; ``batch`` is shared."""
-    values: dict[str, Any] = {"steps": 1, "batch": 4, "micro_batch_size": 1, "algorithm": "dynamic"}
+    values: dict[str, Any] = {
+        "steps": 1,
+        "batch_size": 4,
+        "micro_batch_size": 1,
+        "algorithm": "dynamic",
+    }
     one = policy_config(tmp_path / "one", conditions, judge, **values)
     two = policy_config(tmp_path / "two", conditions, judge, **values)
     train_policy(one, RecordingHost(), run_models_for(one))

@@ -101,7 +101,7 @@ def make_trainer(tmp_path: Path, algorithm: str, **changes: Any) -> ToyTrainer:
         "judges": ({"folder": "toy"},),
         "algorithm": algorithm,
         "mode": "full",
-        "batch": BATCH,
+        "batch_size": BATCH,
         "reward_cap": CAP,
         "kl_weight": KL_WEIGHT,
         "ema_decay": DECAY,

@@ -184,7 +184,7 @@ def test_what_is_trained_is_counted_from_headers(tmp_path: Path) -> None:
 
 def test_a_run_that_does_not_fit_is_told_what_to_change(tmp_path: Path) -> None:
     conditions, judge = make_conditions(tmp_path / "c"), make_judge(tmp_path / "j")
-    config = policy_config(tmp_path / "run", conditions, judge, batch=64, micro_batch_size=64)
+    config = policy_config(tmp_path / "run", conditions, judge, batch_size=64, micro_batch_size=64)
     run_models = run_models_for(config)
     whole = make_forecast(config, run_models.models, run_models.judges, RecordingHost())
     assert whole.fits

@@ -101,7 +101,7 @@ def test_a_judge_has_the_gradients_of_its_expanded_self(
         assert one.part.num_bytes == pytest.approx(weights, rel=0.01)  # buffers of positions
         if expanded:
             expand_linears(model)
-        make_trainable(model, replace(config, gradient_checkpointing=False))
+        make_trainable(model, replace(config, gradient_checkpointing="off"))
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         fill_random(list(trained.values()))
         image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
@@ -124,7 +124,7 @@ def test_a_run_on_packed_policy_and_judge(judge: Path, conditions: Path, tmp_pat
         "model": {"folder": str(BUNDLED), "precision": "nf4"},
         "judges": ({"folder": str(judge), "precision": "fp8"},),
         "steps": 1,
-        "batch": 2,
+        "batch_size": 2,
     }
     config = policy_config(tmp_path / "run", conditions, judge, **changes)
     result = train_policy(config, RecordingHost())

@@ -254,7 +254,7 @@ def test_gradients_of_a_step_that_ran_out_of_memory_are_given_back(
 
     monkeypatch.setattr(Policy, "accumulate_gradients", full)
     with pytest.raises(NotEnoughMemory):
-        train(policy_config(tmp_path, conditions, judge, mode="full", batch=1))
+        train(policy_config(tmp_path, conditions, judge, mode="full", batch_size=1))
     assert all(p.grad is None for p in bundled_models().transformer.module.parameters())
 
 

@@ -34,7 +34,7 @@ def test_a_run_goes_on_in_two_processes_that_share_the_weights(tmp_path: Path) -
     """From a checkpoint of one process, to the update, look, result and checkpoint of one."""
     judge, conditions = make_judge(tmp_path / "judge"), make_conditions(tmp_path / "conditions")
     values: dict[str, Any] = {
-        "batch": 4,
+        "batch_size": 4,
         "micro_batch_size": 1,
         "mode": "full",
         "learning_rate": 1e-4,
@@ -87,7 +87,7 @@ def test_a_run_goes_on_in_two_processes_that_share_the_weights(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 3}, "batch is 3, but 2 processes share the weights"),
+        ({"batch_size": 3}, "batch_size is 3, but 2 processes share the weights"),
         ({"micro_batch_size": 2}, "micro_batch_size is 2, but weights that are spread"),
         ({"reference_pool": 2}, "reference_pool is 2, but weights that are spread"),
         ({"optimizer": "adamw_8bit"}, "optimizer is adamw_8bit, but weights that are spread"),
@@ -97,11 +97,11 @@ def test_a_run_goes_on_in_two_processes_that_share_the_weights(tmp_path: Path) -
 def test_what_would_make_processes_wait_for_each_other_is_refused(
     changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values: dict[str, Any] = {"batch": 4, "micro_batch_size": 1, "mode": "full"}
+    values: dict[str, Any] = {"batch_size": 4, "micro_batch_size": 1, "mode": "full"}
     config = policy_config(tmp_path, tmp_path, tmp_path, **values | changes)
     assert make_sharding(config, Distributed()) is None
     for name, value in (SHARDED | {"WORLD_SIZE": "2"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         make_sharding(config, Distributed())
-    assert make_sharding(replace(config, mode="lora", batch=4), Distributed()) is None
+    assert make_sharding(replace(config, mode="lora", batch_size=4), Distributed()) is None

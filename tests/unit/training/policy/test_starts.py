@@ -45,7 +45,7 @@ def test_a_run_killed_before_its_first_checkpoint_says_every_step_once(
 ) -> None:
     curve = tmp_path / "metrics.jsonl"
     curve.write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
-    result = train(policy_config(tmp_path, conditions, judge, steps=2, batch=1))
+    result = train(policy_config(tmp_path, conditions, judge, steps=2, batch_size=1))
     assert [record["step"] for record in result.curve] == [1, 2]
     assert [json.loads(line)["step"] for line in curve.read_text().splitlines()] == [1, 2]
 
@@ -94,7 +94,7 @@ def test_a_run_that_nothing_watches_says_so_before_its_first_step(
 def test_a_run_whose_time_is_up_says_how_far_it_came(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
-    config = policy_config(tmp_path, conditions, judge, steps=2, batch=1, max_minutes=1e-12)
+    config = policy_config(tmp_path, conditions, judge, steps=2, batch_size=1, max_minutes=1e-12)
     host = RecordingHost()
     result = train(config, host)
     assert result.notes[-1] == "the time is up after 0 of 2 steps; run again to go on"
@@ -111,7 +111,7 @@ def test_a_task_without_conditions_is_left_out_and_named(
     kept = [line for line in lines if json.loads(line)["task"] not in ("text", "extend")]
     (some / FILE_NAME).write_text("".join(kept))
     host = RecordingHost()
-    config = policy_config(tmp_path / "run", some, judge, steps=1, batch=1, weight_extend=0.0)
+    config = policy_config(tmp_path / "run", some, judge, steps=1, batch_size=1, weight_extend=0.0)
     train(config, host)
     said = [line for line in host.lines if "no conditions to learn from" in line]
     assert said == ["text is left out: no conditions to learn from"]  # extend was not asked for
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_model(
 def test_a_run_cancelled_anywhere_comes_to_the_same(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
-    values: dict[str, Any] = {"steps": 3, "batch": 2, "eval_every": 2, "eval_conditions": 1}
+    values: dict[str, Any] = {"steps": 3, "batch_size": 2, "eval_every": 2, "eval_conditions": 1}
     counting = RecordingHost()
     train(policy_config(tmp_path / "whole", conditions, judge, **values), counting)
     draw = random.Random(0)
@@ -168,7 +168,7 @@ def test_a_run_cancelled_anywhere_comes_to_the_same(
 def test_a_cancel_while_saving_leaves_the_state_before(
     judge: Path, conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values: dict[str, Any] = {"steps": 2, "batch": 1, "checkpoint_minutes": 0.0}
+    values: dict[str, Any] = {"steps": 2, "batch_size": 1, "checkpoint_minutes": 0.0}
     train(policy_config(tmp_path / "whole", conditions, judge, **values))
     config = policy_config(tmp_path / "parts", conditions, judge, **values)
     write, saved = saving.save_file, []

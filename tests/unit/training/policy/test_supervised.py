@@ -135,7 +135,7 @@ def test_every_level_between_two_steps_is_equally_likely() -> None:
 
 def test_it_learns_what_it_is_shown(conditions: Path, tmp_path: Path) -> None:
     config = supervised(
-        tmp_path, conditions, batch=8, micro_batch_size=8, learning_rate=1e-3, rank=16
+        tmp_path, conditions, batch_size=8, micro_batch_size=8, learning_rate=1e-3, rank=16
     )
     run = PolicyRun(config, RecordingHost(), run_models_for(config), Distributed())
     trainer = run.trainer

@@ -132,12 +132,12 @@ def test_a_run_looks_keeps_the_best_and_stops_itself(
         judge,
         eval_judge={"folder": str(judge)},
         steps=9,
-        batch=1,
+        batch_size=1,
         learning_rate=1e-4,
         eval_every=1,
         eval_conditions=2,
         patience=2,
-        keep=2,
+        save_total_limit=2,
     )
     host = RecordingHost()
     result = train_policy(config, host, run_models_for(config))
@@ -180,7 +180,14 @@ def test_a_run_that_drifts_before_any_good_look_gives_the_start(
     conditions, judge = places
     monkeypatch.setattr(Drift, "complaint", lambda self: "brightness has moved by +0.20")
     config = policy_config(
-        tmp_path, conditions, judge, mode=mode, steps=3, batch=1, eval_every=1, eval_conditions=1
+        tmp_path,
+        conditions,
+        judge,
+        mode=mode,
+        steps=3,
+        batch_size=1,
+        eval_every=1,
+        eval_conditions=1,
     )
     transformer = bundled_models().transformer.module
     start = {name: p.detach().clone() for name, p in transformer.named_parameters()}
@@ -206,7 +213,7 @@ def test_a_run_that_drifts_later_gives_the_good_look(
     said = iter([None, "brightness has moved by +0.20"])
     monkeypatch.setattr(Drift, "complaint", lambda self: next(said))
     config = policy_config(
-        tmp_path, conditions, judge, steps=3, batch=1, eval_every=1, eval_conditions=1
+        tmp_path, conditions, judge, steps=3, batch_size=1, eval_every=1, eval_conditions=1
     )
     result = train_policy(config, RecordingHost(), run_models_for(config))
     assert result.step == 2
@@ -218,7 +225,7 @@ def test_a_run_from_anothers_checkpoint_has_looks_of_its_own(
     places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conditions, judge = places
-    values: dict[str, Any] = {"steps": 1, "batch": 1, "eval_every": 1, "eval_conditions": 1}
+    values: dict[str, Any] = {"steps": 1, "batch_size": 1, "eval_every": 1, "eval_conditions": 1}
     first = policy_config(tmp_path / "first", conditions, judge, **values)
     with monkeypatch.context() as patch:
         patch.setattr(Drift, "complaint", lambda self: "brightness has moved by +0.20")
@@ -236,7 +243,7 @@ def test_a_look_asks_for_the_room_that_its_judge_takes(
     """For judging alone, of pixels, without gradient; too much would only drive models out."""
     conditions, judge = places
     config = policy_config(
-        tmp_path, conditions, judge, steps=1, batch=1, eval_every=1, eval_conditions=1
+        tmp_path, conditions, judge, steps=1, batch_size=1, eval_every=1, eval_conditions=1
     )
     run_models, rooms, peaks = run_models_for(config), [], []
     part = run_models.judges[0].part

@@ -1,6 +1,6 @@
-"""``onereward collect collect.json``: what OneReward Collect does, without ComfyUI.
+"""``onereward generate generate.json``: what OneReward Generate Candidates does, without ComfyUI.
 
-``accelerate launch -m onereward collect collect.json`` shares the conditions among processes.
+``accelerate launch -m onereward generate generate.json`` shares the conditions among processes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command to the command line."""
-    parser = subparsers.add_parser("collect", help="make candidates of conditions, or go on")
-    parser.add_argument("config", type=Path, help="collect.json in the folder of the data")
+    parser = subparsers.add_parser("generate", help="make candidates of conditions, or go on")
+    parser.add_argument("config", type=Path, help="generate.json in the folder of the data")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Collect what is missing; write the folder of the data."""
+    """Make what is missing; write the folder of the data."""
     from ..training.jobs import GenerateJob
 
     job = GenerateJob.load(arguments.config)

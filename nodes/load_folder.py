@@ -23,21 +23,19 @@ class OneRewardLoadFolder(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardLoadFolder",
             display_name="OneReward Load Folder",
-            category="OneReward",
+            category="OneReward/loaders",
             description="Hands out the images of a folder with their masks, one after the other: "
             "everything behind this node runs once for each.",
             inputs=[
                 io.Combo.Input(
                     "folder",
                     options=names,
-                    display_name="folder",
                     default=names[0],
                     tooltip="Folder below ComfyUI's input or output folder. A mask is "
                     "<name>_mask.png beside its image, masks/<name>.png, or the erased area.",
                 ),
                 io.Int.Input(
                     "first",
-                    display_name="first",
                     default=0,
                     min=0,
                     max=1_000_000,
@@ -46,7 +44,6 @@ class OneRewardLoadFolder(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "count",
-                    display_name="count",
                     default=16,
                     min=1,
                     max=1024,
@@ -55,7 +52,6 @@ class OneRewardLoadFolder(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "needs_mask",
-                    display_name="needs_mask",
                     default=True,
                     optional=True,
                     tooltip="Leave out images without a mask; off = give them an empty one, as "

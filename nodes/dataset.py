@@ -1,4 +1,4 @@
-"""Preference data: collect candidates, label them, or open a folder of pairs."""
+"""Data nodes: edit data sets, generated candidates, labels, preference folders."""
 
 from __future__ import annotations
 
@@ -14,18 +14,83 @@ from ..fill.fingerprint import fingerprint
 from ..fill.models import FillModels
 from ..reward.preference import GROUPS, PAIRS, PreferenceSet
 from ..reward.qwen_vl import QwenJudge
-from ..training.charts.contact_sheets import candidates_sheet
-from ..training.data.conditions import EditDataset
+from ..training.charts.contact_sheets import candidates_sheet, conditions_sheet
+from ..training.data.conditions import FILE_NAME, EditDataset
+from ..training.data.edit_dataset import EditDatasetConfig, make_edit_dataset
 from ..training.data.generate import GenerateConfig, groups_of
 from ..training.data.label import LabelConfig
 from ..training.jobs import GenerateJob, LabelJob, describe_judge, describe_models
 from .comfy_host import ComfyHost
-from .inputs import config_inputs
+from .inputs import config_inputs, dataset_input, preferences_input
 from .paths import folders, work_folders
 from .socket_types import DatasetSocket, FillModelSocket, JudgeSocket, PreferencesSocket
 
-KIND = "preferences"
+DATASETS = "datasets"
+PREFERENCES = "preferences"
+"""Folders below output/onereward."""
 DEFAULTS = GenerateConfig()
+
+
+class OneRewardEditDataset(io.ComfyNode):
+    """Turns folders of images into the conditions that training works on."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the list is read from the disk at every call."""
+        return io.Schema(
+            node_id="OneRewardEditDataset",
+            display_name="OneReward Edit Dataset",
+            category="OneReward/data",
+            description="Builds a data set to train on: images with masks, prompts and tasks, "
+            "from a folder of yours.",
+            inputs=[
+                work_folders.name_input("output/onereward/datasets"),
+                io.Combo.Input(
+                    "images",
+                    options=work_folders.image_folders(),
+                    default=work_folders.DEFAULT_EXAMPLE,
+                    tooltip="Folder of images below ComfyUI's input or output folder; one with "
+                    "a conditions.jsonl is taken as it is. The bundled toy scenes are what the "
+                    "bundled models know.",
+                ),
+                *config_inputs(EditDatasetConfig),
+            ],
+            outputs=[
+                DatasetSocket.Output(
+                    "edit_dataset",
+                    display_name="dataset",
+                    tooltip="For OneReward Generate Candidates and for training.",
+                ),
+                io.Image.Output(
+                    "sheet",
+                    display_name="sheet",
+                    tooltip="The first 16 conditions; what is to be repainted is red.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str = "", images: str = "", **rest: Any) -> Hashable:
+        """Change when an image changes, or when the data set is gone."""
+        try:
+            made = work_folders.work_folder(DATASETS, name) / FILE_NAME
+            source = folders.stamp(work_folders.image_folder(images))
+        except (ValueError, FileNotFoundError, TypeError):
+            return ()
+        return source, made.is_file()
+
+    @classmethod
+    def execute(cls, name: str, images: str, **rest: Any) -> io.NodeOutput:
+        """Build the data set, or open it if the folder is one."""
+        config, host = EditDatasetConfig(**rest), ComfyHost(cls.hidden.unique_id)
+        folder = work_folders.work_folder(DATASETS, name)
+        place = work_folders.image_folder(images)
+        is_made = (place / FILE_NAME).is_file()
+        made = EditDataset(place) if is_made else make_edit_dataset(folder, place, config, host)
+        host.notify(f"{made.summary()} in {made.folder}")
+        return io.NodeOutput(made, conditions_sheet(made))
 
 
 class OneRewardGenerateCandidates(io.ComfyNode):
@@ -36,17 +101,13 @@ class OneRewardGenerateCandidates(io.ComfyNode):
         """Describe the node."""
         return io.Schema(
             node_id="OneRewardGenerateCandidates",
-            display_name="OneReward Collect",
-            category="OneReward",
+            display_name="OneReward Generate Candidates",
+            category="OneReward/data",
             description="Makes several candidates of every condition with randomised settings, to "
             "be compared. Goes on where it was stopped; another model adds its own.",
             inputs=[
-                FillModelSocket.Input(
-                    "model", display_name="model", tooltip="The fill model whose results to judge."
-                ),
-                DatasetSocket.Input(
-                    "conditions", display_name="conditions", tooltip="From OneReward Conditions."
-                ),
+                FillModelSocket.Input("model", tooltip="The fill model whose results to judge."),
+                dataset_input("What candidates are made from."),
                 work_folders.name_input("output/onereward/preferences"),
                 _number("num_candidates", 1, 64, "Candidates per condition (paper: 4)."),
                 _number("seed", 0, 2**31 - 1, "Decides settings and noise of all candidates."),
@@ -56,7 +117,6 @@ class OneRewardGenerateCandidates(io.ComfyNode):
                 *_range("guidance", -1.0, 100.0, "embedded guidance; -1 = the model's recipe"),
                 io.String.Input(
                     "negative_prompts",
-                    display_name="negative_prompts",
                     multiline=True,
                     default="\n".join(DEFAULTS.negative_prompts),
                     optional=True,
@@ -66,7 +126,7 @@ class OneRewardGenerateCandidates(io.ComfyNode):
                 _number("max_conditions", 0, 10**9, "Stop after this many conditions; 0 = all."),
             ],
             outputs=[
-                _data_output("candidate_data", "The candidates, for OneReward Label."),
+                _data_output("candidate_data", "The candidates, for OneReward Label Preferences."),
                 io.Image.Output(
                     "sheet",
                     display_name="sheet",
@@ -84,13 +144,13 @@ class OneRewardGenerateCandidates(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: FillModels, conditions: EditDataset, name: str, **rest: Any
+        cls, model: FillModels, dataset: EditDataset, name: str, **rest: Any
     ) -> io.NodeOutput:
         """Collect what is missing."""
-        folder, host = work_folders.work_folder(KIND, name), ComfyHost(cls.hidden.unique_id)
+        folder, host = work_folders.work_folder(PREFERENCES, name), ComfyHost(cls.hidden.unique_id)
         job = GenerateJob(
             **describe_models(model),
-            dataset_folder=str(conditions.folder),
+            dataset_folder=str(dataset.folder),
             preferences_folder=str(folder),
             settings=asdict(_collect_config(**rest)),
             threads=torch.get_num_threads(),
@@ -112,16 +172,15 @@ class OneRewardLabelPreferences(io.ComfyNode):
         """Describe the node."""
         return io.Schema(
             node_id="OneRewardLabelPreferences",
-            display_name="OneReward Label",
-            category="OneReward",
-            description="Finds the best and the worst candidate per dimension, by a judge, by "
-            "metrics or by the toy world's oracle. Where they hardly differ there is no pair.",
+            display_name="OneReward Label Preferences",
+            category="OneReward/data",
+            description="Finds the best and the worst candidate per dimension, by a judge "
+            "or by metrics. Where they hardly differ there is no pair.",
             inputs=[
-                _data_input("Candidates, from OneReward Collect."),
+                preferences_input("Candidates, from OneReward Generate Candidates."),
                 *config_inputs(LabelConfig),
                 JudgeSocket.Input(
                     "judge",
-                    display_name="judge",
                     optional=True,
                     tooltip="For the labeller judge; from OneReward Load Judge.",
                 ),
@@ -143,6 +202,7 @@ class OneRewardLabelPreferences(io.ComfyNode):
         cls, preferences: PreferenceSet, judge: QwenJudge | None = None, **rest: Any
     ) -> io.NodeOutput:
         """Label what is not labelled."""
+        work_folders.check_writable(preferences.folder)
         host = ComfyHost(cls.hidden.unique_id)
         job = LabelJob(
             preferences_folder=str(preferences.folder),
@@ -165,17 +225,16 @@ class OneRewardLoadPreferences(io.ComfyNode):
         return io.Schema(
             node_id="OneRewardLoadPreferences",
             display_name="OneReward Load Preferences",
-            category="OneReward",
+            category="OneReward/data",
             description="Opens preference data: imported, saved by Pick Best, or made by another "
             "workflow.",
             inputs=[
                 io.Combo.Input(
-                    "data",
+                    "folder",
                     options=listed,
-                    display_name="data",
                     default=listed[0],
                     tooltip="Folder with a metadata.jsonl or candidates.jsonl below ComfyUI's "
-                    "input or output folder.",
+                    "input or output folder, or the bundled example.",
                 ),
             ],
             outputs=[_data_output("loaded_data", "For labelling, training and reports.")],
@@ -183,18 +242,18 @@ class OneRewardLoadPreferences(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, data: str = "", **rest: Any) -> Hashable:
+    def fingerprint_inputs(cls, folder: str = "", **rest: Any) -> Hashable:
         """Change when pairs or candidates come or go."""
         try:
-            folder = work_folders.data_folder(data or "")
+            place = work_folders.data_folder(folder or "")
         except (ValueError, FileNotFoundError):
             return ()
-        return tuple(folders.stamp(folder / name) for name in (PAIRS, GROUPS))
+        return tuple(folders.stamp(place / name) for name in (PAIRS, GROUPS))
 
     @classmethod
-    def execute(cls, data: str) -> io.NodeOutput:
+    def execute(cls, folder: str) -> io.NodeOutput:
         """Open the folder and read it once, so that damage shows here."""
-        opened = PreferenceSet(work_folders.data_folder(data))
+        opened = PreferenceSet(work_folders.data_folder(folder))
         num = f"{len(opened.pairs())} pairs, {len(opened.groups())} groups of candidates"
         ComfyHost(cls.hidden.unique_id).notify(num)
         return io.NodeOutput(opened)
@@ -217,7 +276,7 @@ def _collect_config(negative_prompts: str | None = None, **values: Any) -> Gener
 
 def _stamps(name: str, *files: str) -> Hashable:
     try:
-        folder: Path = work_folders.work_folder(KIND, name)
+        folder: Path = work_folders.work_folder(PREFERENCES, name)
     except (ValueError, TypeError):
         return ()
     return tuple(folders.stamp(folder / file) for file in files)
@@ -226,7 +285,6 @@ def _stamps(name: str, *files: str) -> Hashable:
 def _number(name: str, low: int, high: int, tooltip: str) -> io.Input:
     return io.Int.Input(
         name,
-        display_name=name,
         default=getattr(DEFAULTS, name),
         min=low,
         max=high,
@@ -241,7 +299,6 @@ def _range(name: str, low: float, high: float, what: str) -> list[io.Input]:
     return [
         kind.Input(
             f"{name}_{end}",
-            display_name=f"{name}_{end}",
             default=getattr(DEFAULTS, name)[place],
             min=low,  # type: ignore[arg-type]
             max=high,  # type: ignore[arg-type]
@@ -251,10 +308,6 @@ def _range(name: str, low: float, high: float, what: str) -> list[io.Input]:
         )
         for place, end in enumerate(("min", "max"))
     ]
-
-
-def _data_input(tooltip: str) -> io.Input:
-    return PreferencesSocket.Input("preferences", display_name="preferences", tooltip=tooltip)
 
 
 def _data_output(name: str, tooltip: str) -> io.Output:

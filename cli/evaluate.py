@@ -1,4 +1,4 @@
-"""``onereward benchmark config.json``: what OneReward Benchmark does, without ComfyUI."""
+"""``onereward evaluate config.json``: what OneReward Evaluate does, without ComfyUI."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command to the command line."""
-    parser = subparsers.add_parser("benchmark", help="measure a model on a folder of conditions")
-    parser.add_argument("config", type=Path, help="config.json in the folder of a benchmark")
+    parser = subparsers.add_parser("evaluate", help="evaluate a model on an edit data set, alone or beside a baseline")
+    parser.add_argument("config", type=Path, help="config.json in the folder of an evaluation")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make what is missing; write the files of the benchmark and its tables."""
+    """Make what is missing; write the files of the evaluation and its tables."""
     from ..training.jobs import EvaluateJob
 
     job = EvaluateJob.load(arguments.config)
