@@ -103,7 +103,7 @@ def _whole_pass(judge: QwenJudge, pair: torch.Tensor, query: Query) -> float:
         "<|image_pad|>" * n + p for n, p in zip(counts, parts[1:], strict=True)
     )
     ids = judge.tokenizer(text, return_tensors="pt").input_ids
-    model: Any = judge.part.module
+    model: Any = judge.component.module
     logits = model(
         input_ids=ids,
         pixel_values=torch.cat(patches),

@@ -23,33 +23,35 @@ class Host(Protocol):
         """The device that computes."""
         ...
 
-    def resident(self, *parts: Component, activation_bytes: int) -> AbstractContextManager[None]:
-        """Have the parts on the device inside the context, with room for the activations.
+    def resident(
+        self, *components: Component, activation_bytes: int
+    ) -> AbstractContextManager[None]:
+        """Have the components on the device inside the context, with room for the activations.
 
         Args:
-            parts: Models needed at the same time; each is loaded from disk at its first use.
+            components: Models needed at the same time; each is loaded from disk at its first use.
             activation_bytes: Memory the computation needs beside the weights, in bytes.
         """
         ...
 
     def streamed(
-        self, part: Component, *, weight_bytes: int, activation_bytes: int
+        self, component: Component, *, weight_bytes: int, activation_bytes: int
     ) -> AbstractContextManager[None]:
-        """Let a part compute on the device inside the context while most of it is in host memory.
+        """Let a component compute on the device while most of it is in host memory.
 
         Args:
-            part: A model with blocks; no gradient flows through it.
+            component: A model with blocks; no gradient flows through it.
             weight_bytes: What its weights may take on the device.
             activation_bytes: Memory the computation needs beside them, in bytes.
         """
         ...
 
-    def free_bytes(self, *parts: Component) -> int:
-        """Return the memory left for activations if exactly these parts were on the device."""
+    def free_bytes(self, *components: Component) -> int:
+        """Return the memory left for activations with exactly these components on the device."""
         ...
 
-    def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
-        """Tell how many of the model calls are done; also polls for cancel."""
+    def progress(self, step: int, total: int, preview: Preview | None = None) -> None:
+        """Report the model calls made so far; also polls for cancel."""
         ...
 
     def check_cancelled(self) -> None:

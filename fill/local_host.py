@@ -31,32 +31,34 @@ class LocalHost:
         return self._device
 
     @contextmanager
-    def resident(self, *parts: Component, activation_bytes: int) -> Iterator[None]:
-        """Move the parts to the device for the time of the context."""
+    def resident(self, *components: Component, activation_bytes: int) -> Iterator[None]:
+        """Move the components to the device for the time of the context."""
         del activation_bytes
         try:
             with torch.inference_mode(False), torch.no_grad():
-                for part in parts:
-                    part.module.to(self._device)
+                for component in components:
+                    component.module.to(self._device)
             yield
         finally:
             if self._device.type != "cpu":
                 with torch.inference_mode(False), torch.no_grad():
-                    for part in filter(lambda part: part.is_loaded, parts):
-                        part.module.to("cpu")
+                    for component in filter(lambda component: component.is_loaded, components):
+                        component.module.to("cpu")
 
     @contextmanager
     def streamed(
-        self, part: Component, *, weight_bytes: int, activation_bytes: int
+        self, component: Component, *, weight_bytes: int, activation_bytes: int
     ) -> Iterator[None]:
-        """Let the part's blocks pass through the device for the time of the context."""
+        """Let the component's blocks pass through the device for the time of the context."""
         del activation_bytes
-        with stream_blocks(part.module, self._device, weight_bytes):
+        with stream_blocks(component.module, self._device, weight_bytes):
             yield
 
-    def free_bytes(self, *parts: Component) -> int:
-        """Return the free memory of the device less what the parts will take."""
-        needed = sum(part.num_bytes for part in parts if not self._counts_already(part))
+    def free_bytes(self, *components: Component) -> int:
+        """Return the free memory of the device less what the components will take."""
+        needed = sum(
+            component.num_bytes for component in components if not self._counts_already(component)
+        )
         if self._device.type == "cuda":
             # What PyTorch keeps for later tensors is free, though the driver counts it as taken.
             kept = torch.cuda.memory_reserved(self._device)
@@ -69,10 +71,10 @@ class LocalHost:
     def _counts_already(self, part: Component) -> bool:
         return self._device.type == "cpu" and part.is_loaded
 
-    def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
+    def progress(self, step: int, total: int, preview: Preview | None = None) -> None:
         """Log at debug level; a plain process shows no images."""
         del preview
-        logger.debug("model call %d of %d", done, total)
+        logger.debug("model call %d of %d", step, total)
 
     def check_cancelled(self) -> None:
         """Do nothing: Ctrl-C raises by itself."""

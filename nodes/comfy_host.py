@@ -96,52 +96,52 @@ class ComfyHost:
         return mm.get_torch_device()
 
     @contextmanager
-    def resident(self, *parts: Component, activation_bytes: int) -> Iterator[None]:
-        """Have the parts on the device; ComfyUI unloads other models as needed.
+    def resident(self, *components: Component, activation_bytes: int) -> Iterator[None]:
+        """Have the components on the device; ComfyUI unloads other models as needed.
 
         Raises:
             MemoryError: The computer's own memory would not do; without this check the system would
                 end the server. A GPU refuses by itself, with torch's out-of-memory error.
         """
-        missing = activation_bytes - self.free_bytes(*parts)
+        missing = activation_bytes - self.free_bytes(*components)
         if missing > 0 and self.device.type == "cpu":
-            names = " and ".join(part.name for part in parts)
+            names = " and ".join(component.name for component in components)
             raise MemoryError(f"{names} needs {missing / 2**30:.1f} GB more than there is")
-        patchers = [managed(part) for part in parts]
+        patchers = [managed(component) for component in components]
         # ComfyUI's own models work with some of their layers elsewhere, ours do not.
         whole = any(isinstance(patcher, ManagedModule) for patcher in patchers)
         mm.load_models_gpu(patchers, memory_required=activation_bytes, force_full_load=whole)
         yield
-        for part in parts:
-            if part.name.startswith("text_encoder"):
-                _unload(part)  # prompts are kept encoded; the transformer needs the room
+        for component in components:
+            if component.name.startswith("text_encoder"):
+                _unload(component)  # prompts are kept encoded; the transformer needs the room
 
     @contextmanager
     def streamed(
-        self, part: Component, *, weight_bytes: int, activation_bytes: int
+        self, component: Component, *, weight_bytes: int, activation_bytes: int
     ) -> Iterator[None]:
-        """Let the part's blocks pass through the device; ComfyUI unloads other models as needed."""
-        _unload(part)
+        """Let the blocks pass through the device; ComfyUI unloads other models as needed."""
+        _unload(component)
         if self.device.type != "cpu":
             mm.free_memory(weight_bytes + activation_bytes, self.device)
-        with stream_blocks(part.module, self.device, weight_bytes):
+        with stream_blocks(component.module, self.device, weight_bytes):
             yield
 
-    def free_bytes(self, *parts: Component) -> int:
-        """Return the memory left for activations if exactly these parts were on the device."""
+    def free_bytes(self, *components: Component) -> int:
+        """Return the memory left for activations with exactly these components on the device."""
         free: Any = mm.get_free_memory(self.device)
         if self.device.type == "cpu":
-            # Host memory is where parts rest, too: a loaded part has already been taken off.
-            return int(free - sum(p.num_bytes for p in parts if not p.is_loaded))
+            # Host memory is where components rest, too: a loaded one has already been taken off.
+            return int(free - sum(p.num_bytes for p in components if not p.is_loaded))
         evictable = sum(
             m.model_loaded_memory()
             for m in mm.current_loaded_models
             if m.model is not None and m.device == self.device
         )
-        needed = sum(p.num_bytes for p in parts) + mm.extra_reserved_memory()
+        needed = sum(p.num_bytes for p in components) + mm.extra_reserved_memory()
         return int(free + evictable - needed)
 
-    def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
+    def progress(self, step: int, total: int, preview: Preview | None = None) -> None:
         """Move the progress bar, show a preview now and then, raise if the user cancelled.
 
         Every message wakes the server's own thread, which on a CPU stops the threads that compute.
@@ -149,12 +149,12 @@ class ComfyHost:
         """
         self.check_cancelled()
         now = time.monotonic()
-        if 0 < done < total and now - self._last_message < MESSAGE_INTERVAL_S:
+        if 0 < step < total and now - self._last_message < MESSAGE_INTERVAL_S:
             return
         self._last_message = now
         if self._bar is None:
             self._bar = ProgressBar(total, node_id=self._node_id)
-        self._bar.update_absolute(done, total, self._preview(preview, now, done == total))
+        self._bar.update_absolute(step, total, self._preview(preview, now, step == total))
 
     def check_cancelled(self) -> None:
         """Raise ComfyUI's own exception if the user cancelled."""

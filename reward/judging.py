@@ -143,7 +143,7 @@ def score_pairs(
     num = max(len(first), len(second))
     made: list[Judgement] = []
     room = judging_bytes(judge, view.pixels(first))
-    with host.resident(judge.part, activation_bytes=room), torch.no_grad():
+    with host.resident(judge.component, activation_bytes=room), torch.no_grad():
         for i in range(num):
             host.check_cancelled()
             host.progress(i, num)
@@ -207,7 +207,7 @@ def rank_candidates(
         done += 1
 
     room = judging_bytes(judge, view.pixels(candidates))
-    with host.resident(judge.part, activation_bytes=room), torch.no_grad():
+    with host.resident(judge.component, activation_bytes=room), torch.no_grad():
         encoded = []
         for i, image in enumerate(candidates):
             host.check_cancelled()

@@ -76,7 +76,7 @@ def judging_bytes(judge: QwenJudge, pixels: int, rows: int = 1) -> int:
     # The towers take turns, and a layer is forgotten when the next one works.
     numbers = max(language.tokens * language.layer, 2 * seeing.tokens * seeing.layer)
     images = 2 * rows * _judged(judge, pixels) * _PIXEL
-    made = rows * numbers * judge.part.dtype.itemsize + images
+    made = rows * numbers * judge.component.dtype.itemsize + images
     return _MARGIN * made + judge.expansion_bytes
 
 

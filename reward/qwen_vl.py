@@ -105,7 +105,7 @@ class QwenJudge:
             size += num_bytes(check_adapter(Path(config.adapter)), torch.float32.itemsize)
         self.chat = Chat(self._folder, self._image_token)
         loading = max(size, sum(sizes.values()))
-        self.part = Component("judge", lambda: self._load(dtype), size, dtype, None, loading)
+        self.component = Component("judge", lambda: self._load(dtype), size, dtype, None, loading)
 
     @property
     def folder(self) -> Path:
@@ -138,7 +138,7 @@ class QwenJudge:
         """A digest that changes when judge, adapter or what it sees of images changes."""
         packing = self.config.precision if self.config.precision in PACKED_PRECISIONS else ""
         version = str(TEMPLATE_VERSION)
-        seen = (str(self.patches.max_pixels), str(self.part.dtype), packing, version)
+        seen = (str(self.patches.max_pixels), str(self.component.dtype), packing, version)
         return fingerprint_files(self.files, *seen)
 
     @property
@@ -159,8 +159,8 @@ class QwenJudge:
         """Run the vision tower once for images of any sizes; each as for :meth:`encode`."""
         cut = [to_patches(image, self.patches) for image in images]
         grid = torch.tensor([[1, *size] for _, size in cut], device=images[0].device)
-        model: Any = self.part.module
-        patches = torch.cat([p for p, _ in cut]).to(self.part.dtype)
+        model: Any = self.component.module
+        patches = torch.cat([p for p, _ in cut]).to(self.component.dtype)
         out = model.model.get_image_features(patches, grid)
         merge = self.patches.merge_size
         return [
@@ -186,7 +186,7 @@ class QwenJudge:
         Args:
             asked: (first image, second image, query), any mixture of images and sizes.
         """
-        model: Any = self.part.module
+        model: Any = self.component.module
         device = asked[0][0].tokens.device
         rows = [self._ids(*one) for one in asked]
         longest = max(len(ids) for ids in rows)

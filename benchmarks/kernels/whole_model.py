@@ -260,9 +260,9 @@ def _step(
 class Card(LocalHost):
     """A host whose device holds no more than a small card."""
 
-    def free_bytes(self, *parts: Component) -> int:
+    def free_bytes(self, *components: Component) -> int:
         """Return what such a card would leave."""
-        return CARD_BYTES - sum(part.num_bytes for part in parts)
+        return CARD_BYTES - sum(component.num_bytes for component in components)
 
 
 def measure_memory(variants: Variants) -> Iterator[dict[str, Any]]:

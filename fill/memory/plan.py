@@ -9,13 +9,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import torch
 
 from ...kernels import device_refusal
 from ..host import Host
 from ..models import FillModels
+from ..wrapped_host import WrappedHost
 from .components import Component
 
 logger = logging.getLogger("onereward.fill")
@@ -193,31 +194,10 @@ def placed(
             yield
 
 
-class LimitedHost:
-    """A host that pretends to have less memory: for plans, and to leave room for others.
-
-    Args:
-        host: The real one.
-        limit: Bytes that weights and computation may take together.
-    """
-
-    def __init__(self, host: Host, limit: int) -> None:
-        self._host = host
-        self._limit = limit
-
-    def free_bytes(self, *parts: Component) -> int:
-        """Return what is left within the limit."""
-        left = self._limit - sum(part.num_bytes for part in parts)
-        return min(self._host.free_bytes(*parts), left)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._host, name)
-
-
 def limited(models: FillModels, host: Host) -> Host:
     """Return the host as the model's settings let it be used."""
     limit = int(models.memory_limit * 2**30)
-    return cast("Host", LimitedHost(host, limit)) if limit else host
+    return WrappedHost(host, max_bytes=limit) if limit else host
 
 
 def summary(models: FillModels, host: Host) -> str:

@@ -37,8 +37,8 @@ from .pairs.comparisons import (
     sample_dimensions,
     sample_groups,
 )
-from .pairs.deformed import deformed_pairs, fresh_scenes, sample_deformed
-from .pairs.gather import files_of
+from .pairs.deformations import deformed_pairs, fresh_scenes, sample_deformations
+from .pairs.candidate_pool import files_of
 from .pairs.vqa_questions import sample_questions, sample_vqa_batch
 from .probe import make_probe, probe_loss
 from .quality_head import QualityHead, maps_of
@@ -79,7 +79,7 @@ class CompareTrainer:
         self.held_out = load_candidates(held_out)
         self.held_out_shapes = scenes_of_all(held_out, len(self.held_out) // len(held_out)).shape
         self.judge = load_whole_judge(Path(config.judge_folder))
-        width: int = self.judge.part.module.config.text_config.hidden_size  # type: ignore[union-attr]
+        width: int = self.judge.component.module.config.text_config.hidden_size  # type: ignore[union-attr]
         side = self.judge.patches.patch_size * self.judge.patches.merge_size
         self.heads = nn.ModuleDict(
             {"appraisal": QualityHead(width, side), "marks": make_probe(width, side, config.seed)}
@@ -112,7 +112,7 @@ class CompareTrainer:
             losses.append(self._compared(generator))
         if config.adversarial_pairs:
             losses.append(self._adversarial_loss())
-        if config.appraised:
+        if config.quality_images:
             losses.append(self._appraised(generator))
         if config.images:
             losses.append(self._seen(generator))
@@ -190,7 +190,7 @@ class CompareTrainer:
     def _appraised(self, generator: torch.Generator) -> Tensor:
         """Return the loss on single images: the head's, and eq. 3 of those of a scene."""
         config, pool = self.config, self.pool
-        num = config.appraised // _PER_SCENE
+        num = config.quality_images // _PER_SCENE
         fresh = round(config.deformed_share * num)
         parts = []
         if num > fresh:
@@ -198,7 +198,7 @@ class CompareTrainer:
             parts.append(sample_blends(pool, self.scenes, rows, _PER_SCENE, generator))
         if fresh:
             scenes = fresh_scenes(self._number(0), fresh)
-            parts.append(sample_deformed(scenes, _PER_SCENE, generator))
+            parts.append(sample_deformations(scenes, _PER_SCENE, generator))
         conditions = join_conditions([part.conditions for part in parts])
         images = composite(torch.cat([part.images for part in parts]), conditions)
         num = round(config.attack_share * len(images))
@@ -217,7 +217,7 @@ class CompareTrainer:
         oracle_scores = judge(images, conditions)
         scores = oracle_scores.table
         encoded = self._encode(images)
-        loss = config.score_weight * self.appraisal.loss(
+        loss = config.quality_weight * self.appraisal.loss(
             encoded,
             conditions,
             scores.view(-1, _PER_SCENE, len(DIMENSIONS)),
@@ -225,7 +225,7 @@ class CompareTrainer:
             maps_of(images, conditions),
             torch.tensor(config.margins) / 2,
         )
-        if config.ask_appraised:
+        if config.compare_quality_images:
             loss = loss + self._asked_too(encoded, conditions, scores, generator)
         return loss
 
@@ -236,7 +236,7 @@ class CompareTrainer:
         scores: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """Return eq. 3 over the appraised images, two by two: they are encoded already."""
+        """Return eq. 3 over the quality_images images, two by two: they are encoded already."""
         drawn: list[Comparison] = []
         images: list[EncodedImage] = []
         for number in range(0, len(encoded), 2):
@@ -325,7 +325,7 @@ class CompareTrainer:
         }
 
 
-def train_to_compare(config: CompareConfig) -> None:
+def train_comparison(config: CompareConfig) -> None:
     """Train until done or out of time; `judge/` in the run folder is the result."""
     torch.set_num_threads(config.threads)
     folder, trainer = RunDirectory(config), CompareTrainer(config)
@@ -343,7 +343,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train_to_compare(CompareConfig.load(arguments.config))
+    train_comparison(CompareConfig.load(arguments.config))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def load_whole_judge(folder: Path) -> QwenJudge:
         JudgeError: The folder holds no judge.
     """
     judge = QwenJudge(JudgeConfig(folder=str(folder), precision="fp32"), torch.device("cpu"))
-    model = judge.part.module.requires_grad_(True)
+    model = judge.component.module.requires_grad_(True)
     # Many short sequences: the plain attention is twice as fast on a CPU as the fused one.
     model.set_attn_implementation("eager")  # type: ignore[operator]
     return judge
@@ -46,7 +46,7 @@ class Learner:
         self, judge: QwenJudge, config: LearnConfig, head: nn.Module | None = None
     ) -> None:
         self.config, self.judge, self.step = config, judge, 0
-        self.parameters = dict(judge.part.module.named_parameters())
+        self.parameters = dict(judge.component.module.named_parameters())
         if head is not None:
             self.parameters |= {f"probe.{k}": p for k, p in head.named_parameters()}
         matrices = [p for name, p in self.parameters.items() if is_matrix(name, p)]
@@ -100,7 +100,7 @@ class Learner:
         What was measured of the source stays behind; how it was made comes along.
         """
         with judge_like(source, target) as fresh:
-            self.judge.part.module.save_pretrained(fresh)  # type: ignore[operator]
+            self.judge.component.module.save_pretrained(fresh)  # type: ignore[operator]
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:

@@ -31,26 +31,28 @@ class RecordingHost(LocalHost):
         self._free = free
 
     @contextmanager
-    def resident(self, *parts: Component, activation_bytes: int) -> Iterator[None]:
-        self.resident_names.append(tuple(part.name for part in parts))
+    def resident(self, *components: Component, activation_bytes: int) -> Iterator[None]:
+        self.resident_names.append(tuple(component.name for component in components))
         assert activation_bytes > 0
-        with super().resident(*parts, activation_bytes=activation_bytes):
+        with super().resident(*components, activation_bytes=activation_bytes):
             yield
 
     @contextmanager
     def streamed(
-        self, part: Component, *, weight_bytes: int, activation_bytes: int
+        self, component: Component, *, weight_bytes: int, activation_bytes: int
     ) -> Iterator[None]:
-        self.streamed_names.append(part.name)
+        self.streamed_names.append(component.name)
         assert activation_bytes > 0
-        with super().streamed(part, weight_bytes=weight_bytes, activation_bytes=activation_bytes):
+        with super().streamed(
+            component, weight_bytes=weight_bytes, activation_bytes=activation_bytes
+        ):
             yield
 
-    def free_bytes(self, *parts: Component) -> int:
+    def free_bytes(self, *components: Component) -> int:
         return self._free
 
-    def progress(self, done: int, total: int, preview: Preview | None = None) -> None:
-        self.steps.append((done, total))
+    def progress(self, step: int, total: int, preview: Preview | None = None) -> None:
+        self.steps.append((step, total))
         if preview is not None:
             self.previews.append(preview())
 

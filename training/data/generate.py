@@ -20,9 +20,9 @@ from ...fill.fingerprint import fingerprint
 from ...fill.host import Host
 from ...fill.models import FillModels
 from ...fill.pipeline import run_fill
+from ...fill.wrapped_host import WrappedHost
 from ...reward.preference import CandidateGroup, PreferenceSet
 from ..runs.distributed import Distributed
-from ..runs.wrapped_host import WrappedHost
 from .conditions import Condition, EditDataset, save_image
 
 log = logging.getLogger("onereward.training")
@@ -107,8 +107,8 @@ def collect(
         group = None
         for condition in mine:
             log.info("condition %d of %d: %s", start + 1, len(missing), condition.name)
-            part = WrappedHost(host, start, len(missing))
-            group = _make_group(conditions, condition, maker, data.folder, part)
+            step = WrappedHost(host, share=(start, len(missing)))
+            group = _make_group(conditions, condition, maker, data.folder, step)
         for made in processes.gather(group):
             if made is not None and processes.is_main:
                 with _writing(data.folder):
@@ -206,8 +206,8 @@ def _make_group(
         save_image(place / "mask.png", mask[0])
     names, settings = [], []
     for number, (fill, seed) in enumerate(sample_settings(config, condition.name)):
-        part = WrappedHost(host, number, config.num_candidates)
-        result = run_fill(conditions.request(condition, config=fill, seed=seed), maker.models, part)
+        step = WrappedHost(host, share=(number, config.num_candidates))
+        result = run_fill(conditions.request(condition, config=fill, seed=seed), maker.models, step)
         with _writing(folder):
             save_image(place / f"{number}.png", result.image[0])
         names.append(f"{inside}/{number}.png")

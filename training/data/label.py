@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from ...fill.config import check_limits, setting
 from ...fill.host import Host
 from ...fill.task import Dimension, Task
+from ...fill.wrapped_host import WrappedHost
 from ...reward.judging import VIEWS
 from ...reward.preference import (
     CandidateGroup,
@@ -27,7 +28,6 @@ from ...reward.preference import (
     drop_torn_line,
 )
 from ..runs.distributed import Distributed
-from ..runs.wrapped_host import WrappedHost
 from .ranking import is_picked
 
 LABELLERS = ("judge", "metrics")
@@ -148,8 +148,8 @@ def label(
     for start in range(0, len(missing), processes.count):
         host.check_cancelled()
         mine = missing[start : start + processes.count][processes.rank :][:1]
-        part = WrappedHost(host, start, len(missing))
-        made = [(_key(group), labeller.candidate_scores(group, data, part)) for group in mine]
+        step = WrappedHost(host, share=(start, len(missing)))
+        made = [(_key(group), labeller.candidate_scores(group, data, step)) for group in mine]
         for results in processes.gather(made):
             for key, candidate_scores in results:
                 labels.add(key, candidate_scores, writes=processes.is_main)

@@ -23,6 +23,7 @@ from ...fill.host import Host
 from ...fill.models import FillModels
 from ...fill.pipeline import run_fill
 from ...fill.task import Dimension
+from ...fill.wrapped_host import WrappedHost
 from ...reward.judging import chosen_queries, rank_candidates
 from ...reward.preference import append_line, drop_torn_line
 from ...reward.qwen_vl import QwenJudge
@@ -30,12 +31,10 @@ from ...reward.score import RankingConfig
 from ..data.conditions import Condition, EditDataset, read_image, save_image
 from ..ground_truth import GroundTruth
 from ..runs.files import write_text
-from ..runs.wrapped_host import WrappedHost
 from .config import EvalConfig
 from .report import MAX_SHOWN, Report, Row, save_report
 from .votes import (
     Edit,
-    QuietHost,
     ask,
     ask_beside_source,
     choose,
@@ -162,7 +161,8 @@ class _Maker:
                 seed=(edit.seed + _NEXT_CANDIDATE * candidate) % 2**31,
                 config=self.fill,
             )
-            made = run_fill(request, models, WrappedHost(host, place, len(wanted))).image[0]
+            step = WrappedHost(host, share=(place, len(wanted)))
+            made = run_fill(request, models, step).image[0]
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(path, made)
         host.progress(1, 1)
@@ -254,7 +254,7 @@ class _Appraiser:
             self._judge,
             candidates,
             chosen_queries(planned.condition.task, planned.condition.full_prompt),
-            QuietHost(host),
+            WrappedHost(host, quiet=True),
             view_for(self._judge, first.source, first.mask),
             RankingConfig(),
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...fill.host import Host
 from ...fill.task import Dimension, Task
+from ...fill.wrapped_host import WrappedHost
 from ...reward.judging import VIEWS, View, score_pairs
 from ...reward.metrics import seam_step, text_correct, texture_gap, tone_step
 from ...reward.preference import split_of
@@ -18,7 +19,6 @@ from ...reward.query import Query, queries_for
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import sign_test, wilson_interval
 from ..data.conditions import Condition, EditDataset, spread
-from ..runs.wrapped_host import WrappedHost
 
 GOOD, SAME, BAD = "good", "same", "bad"
 _ASKED_FOR = {
@@ -138,25 +138,13 @@ def mean_chance(chances: dict[Dimension, float]) -> float:
     return fmean(chances.values())
 
 
-class QuietHost(WrappedHost):
-    """Moves no bar; cancel works."""
-
-    def __init__(self, host: Host) -> None:
-        super().__init__(host, 0, 1)
-
-    def progress(self, done: int, total: int, preview: object = None) -> None:
-        """Only poll for cancel."""
-        del done, total, preview
-        self.check_cancelled()
-
-
 def _asked(
     judge: QwenJudge, edit: Edit, baseline: Tensor, queries: Sequence[Query], host: Host
 ) -> dict[Dimension, float]:
     view = view_for(judge, edit.source, edit.mask)
     pair = (edit.image[None], baseline[None])
     # Images are the long part and have moved the bar.
-    (said,) = score_pairs(judge, pair, queries, QuietHost(host), view)
+    (said,) = score_pairs(judge, pair, queries, WrappedHost(host, quiet=True), view)
     return said.probabilities
 
 

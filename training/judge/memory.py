@@ -26,12 +26,12 @@ def training_bytes(
         config: Batch sizes, precision, checkpointing.
         trained: Its trained parameters; each takes a gradient and two averages in float32.
     """
-    model: Any = judge.part.module
+    model: Any = judge.component.module
     text = getattr(model.config, "text_config", model.config)
     pixels_per_token = judge.patches.factor**2
     tokens = 2 * judge.patches.max_pixels // pixels_per_token + TEXT_TOKENS
     tokens *= 2 * config.micro_batch_size
-    value = 2 if config.mode == "full" else judge.part.dtype.itemsize
+    value = 2 if config.mode == "full" else judge.component.dtype.itemsize
     layer = tokens * value
     layer *= WIDTHS_PER_LAYER * text.hidden_size + INNER_PER_LAYER * text.intermediate_size
     kept = text.num_hidden_layers * layer

@@ -49,7 +49,7 @@ def answer_pairs(
         tick: Called with the number of pairs done and of all (progress and cancel).
         view: What the judge sees of the images.
     """
-    device = next(judge.part.module.parameters()).device
+    device = next(judge.component.module.parameters()).device
     answers: list[Answer] = []
     for start in range(0, len(pairs), BATCH):
         tick(start, len(pairs))

@@ -80,7 +80,7 @@ def report_on_judge(
         host.check_cancelled()
         host.progress(done, total)
 
-    with host.resident(judge.part, activation_bytes=room):
+    with host.resident(judge.component, activation_bytes=room):
         answers = answer_pairs(judge, data, mine, tick, config.view)
     host.progress(len(mine), len(mine))
     return make_report([answer for part in processes.gather(answers) for answer in part])

@@ -58,10 +58,10 @@ def train_judge(
         host.notify(describe(trainer))
         dev = spread(trainer.splits["dev"], config.eval_pairs)
         check_pairs(trainer.data, [*trainer.splits["train"], *dev], config.view)
-        trained = trained_parameters(trainer.judge.part.module, config)
+        trained = trained_parameters(trainer.judge.component.module, config)
         need = training_bytes(trainer.judge, config, trained.values())
         try:
-            with host.resident(trainer.judge.part, activation_bytes=need):
+            with host.resident(trainer.judge.component, activation_bytes=need):
                 return _Run(trainer, on_record).train()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -57,7 +57,7 @@ class JudgeTrainer:
             )
         self.judge = QwenJudge(config.judge(), self.host.device)
         _ = self.judge.answer_ids
-        make_trainable(self.judge.part.module, config)
+        make_trainable(self.judge.component.module, config)
         self.step = 0
         self.is_updating = False
         """Whether weights and optimiser are half changed: no state to save."""
@@ -65,7 +65,7 @@ class JudgeTrainer:
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by name; first asked for when the judge is where it stays."""
-        return trained_parameters(self.judge.part.module, self.config)
+        return trained_parameters(self.judge.component.module, self.config)
 
     @cached_property
     def adam(self) -> torch.optim.AdamW:
@@ -168,7 +168,7 @@ class JudgeTrainer:
             # Weights in other shards would be taken for the new ones.
             weights = shutil.ignore_patterns("*.safetensors*", "*.bin*", "report.json")
             shutil.copytree(start, fresh, ignore=weights)
-        model: Any = self.judge.part.module
+        model: Any = self.judge.component.module
         model.save_pretrained(fresh)
         write_notes(
             fresh,

@@ -225,7 +225,7 @@ def _stages(
         stages.append(
             Stage(
                 name="decoding and judging",
-                weights=models.vae.num_bytes + sum(judge.part.num_bytes for judge in judges),
+                weights=models.vae.num_bytes + sum(judge.component.num_bytes for judge in judges),
                 activations=reward_bytes(config, models, judges, latents, rows),
             )
         )
@@ -233,7 +233,7 @@ def _stages(
         stages.append(
             Stage(
                 name="held-out judge",
-                weights=held_out.part.num_bytes,
+                weights=held_out.component.num_bytes,
                 activations=judging_bytes(held_out, shown_pixels(held_out, side**2), rows=2),
             )
         )
@@ -285,7 +285,7 @@ def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows:
         kept = sum(t.tokens * (t.layers * t.width + t.layer) for t in towers)
     else:
         kept = sum(t.tokens * t.layers * t.layer for t in towers)
-    return rows * kept * judge.part.dtype.itemsize + judge.expansion_bytes
+    return rows * kept * judge.component.dtype.itemsize + judge.expansion_bytes
 
 
 def _is_lora(config: PolicyTrainConfig) -> bool:

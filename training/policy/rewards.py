@@ -116,7 +116,7 @@ class JudgeReward:
 
     def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> RewardOutput:
         """See :class:`Reward`. Source: OneReward, sec. 4.4."""
-        parts = [self._models.vae, *(judge.part for judge in self._judges)]
+        parts = [self._models.vae, *(judge.component for judge in self._judges)]
         room = reward_bytes(self._config, self._models, self._judges, batch.size, len(batch.jobs))
         with (
             self._host.resident(*parts, activation_bytes=room),
@@ -161,7 +161,7 @@ class JudgeReward:
             yield
             return
         vae: Any = self._models.vae.module
-        judges: list[Any] = [judge.part.module for judge in self._judges]
+        judges: list[Any] = [judge.component.module for judge in self._judges]
         vae.enable_gradient_checkpointing()
         for module in judges:
             module.gradient_checkpointing_enable({"use_reentrant": False})

@@ -30,22 +30,24 @@ class TrainingHost(LocalHost):
         self._is_stopped = False
 
     @contextmanager
-    def resident(self, *parts: Component, activation_bytes: int) -> Iterator[None]:
-        """Have the parts on the device inside the context; those used longest ago make room."""
+    def resident(self, *components: Component, activation_bytes: int) -> Iterator[None]:
+        """Have the components on the device; those used longest ago make room."""
         # One that was forgotten takes no room, and asking for its module would read it again.
-        self._placed = [part for part in self._placed if part.is_loaded]
-        others = [part for part in self._placed if part not in parts]
-        while others and self.free_bytes(*parts) < activation_bytes:
+        self._placed = [component for component in self._placed if component.is_loaded]
+        others = [component for component in self._placed if component not in components]
+        while others and self.free_bytes(*components) < activation_bytes:
             self._move(others.pop(0), torch.device("cpu"))
-        self._placed = [*others, *parts]
-        for part in parts:
-            self._move(part, self.device)
+        self._placed = [*others, *components]
+        for component in components:
+            self._move(component, self.device)
         yield
 
-    def free_bytes(self, *parts: Component) -> int:
-        """Return the free memory of the device less what the parts will still take."""
-        placed = [part for part in self._placed if part.is_loaded]
-        return super().free_bytes(*(part for part in parts if part not in placed))
+    def free_bytes(self, *components: Component) -> int:
+        """Return the free memory of the device less what the components will still take."""
+        placed = [component for component in self._placed if component.is_loaded]
+        return super().free_bytes(
+            *(component for component in components if component not in placed)
+        )
 
     def check_cancelled(self) -> None:
         """Raise Stopped if a signal asked for it."""

@@ -15,7 +15,7 @@ from onereward.fill.task import Dimension, Task
 from onereward.lab.base_model.models import load_folder
 from onereward.lab.judge.answers import attack_pairs, comparison_loss, encode_pairs, images_of
 from onereward.lab.judge.build import JudgeShape
-from onereward.lab.judge.compare import CompareTrainer, train_to_compare
+from onereward.lab.judge.compare import CompareTrainer, train_comparison
 from onereward.lab.judge.config import CompareConfig
 from onereward.lab.judge.learner import load_whole_judge
 from onereward.lab.judge.pairs.adversarial import (
@@ -46,13 +46,13 @@ from onereward.lab.judge.pairs.comparisons import (
     sample_comparisons,
     sample_dimensions,
 )
-from onereward.lab.judge.pairs.deformed import fresh_scenes
-from onereward.lab.judge.pairs.gather import FIRST_INDEX, GatherConfig, gather
+from onereward.lab.judge.pairs.deformations import fresh_scenes
+from onereward.lab.judge.pairs.candidate_pool import FIRST_INDEX, CandidatePoolConfig, gather
 from onereward.lab.judge.robustness import (
     AttackConfig,
     find_adversarial_pairs,
-    push_latents,
-    push_pixels,
+    attack_latents,
+    attack_pixels,
     wins,
 )
 from onereward.lab.oracle import DIMENSIONS, judge
@@ -135,7 +135,7 @@ def test_same_arguments_give_the_same_candidates(pool: Candidates, tmp_path: Pat
 
 
 def test_no_candidates_are_refused() -> None:
-    with pytest.raises(FileNotFoundError, match=r"training\.judge\.gather"):
+    with pytest.raises(FileNotFoundError, match=r"lab\.judge\.pairs\.candidate_pool"):
         load_candidates([])
 
 
@@ -274,7 +274,7 @@ def test_appraised_images_are_asked_about_too(
 ) -> None:
     """The loss beside the head's is eq. 3 of the scenes' images two by two."""
     settings = compare_config(
-        judge_folder, pool_folder, pairs=0, questions=0, images=0, appraised=16, attack_share=0.0
+        judge_folder, pool_folder, pairs=0, questions=0, images=0, quality_images=16, attack_share=0.0
     )
     shown: list[torch.Tensor] = []
     encode = CompareTrainer._encode
@@ -285,7 +285,7 @@ def test_appraised_images_are_asked_about_too(
 
     monkeypatch.setattr(CompareTrainer, "_encode", remember)
     without = CompareTrainer(settings)._appraised(torch.Generator().manual_seed(0))
-    asking = CompareTrainer(replace(settings, ask_appraised=True))
+    asking = CompareTrainer(replace(settings, compare_quality_images=True))
     loss = asking._appraised(torch.Generator().manual_seed(0)) - without
     assert torch.equal(shown[0], shown[1])
     pairs = shown[0].view(8, 2, *shown[0].shape[1:])
@@ -329,7 +329,7 @@ def test_attacks_stay_small_and_in_the_mask(pool: Candidates, judge_folder: Path
         )
     assert after > before
     assert not attacked.requires_grad
-    assert all(p.grad is None for p in victim.part.module.parameters())
+    assert all(p.grad is None for p in victim.component.module.parameters())
 
 
 def test_adversarial_pairs_are_among_unusable_and_usable_images_of_a_scene(
@@ -443,7 +443,7 @@ def compare_config(folder: Path, pool: Path, **changes: object) -> CompareConfig
         decay_steps=2,
         warmup_steps=1,
         pairs=4,
-        appraised=4,
+        quality_images=4,
         questions=4,
         images=4,
         attack_steps=1,
@@ -468,7 +468,7 @@ def pool_folder(tmp_path: Path, pool: Candidates) -> Path:
 
 def test_stop_and_resume_equals_no_stop(pool_folder: Path, judge_folder: Path) -> None:
     settings = compare_config(judge_folder, pool_folder)
-    train_to_compare(settings)
+    train_comparison(settings)
     run = CompareTrainer(settings)
     run.train_step()
     run.train_step()
@@ -478,7 +478,7 @@ def test_stop_and_resume_equals_no_stop(pool_folder: Path, judge_folder: Path) -
     again.train_step()
     again.train_step()
     config = JudgeConfig(folder=str(pool_folder / "run" / "judge"), precision="fp32")
-    expected = QwenJudge(config, torch.device("cpu")).part.module.state_dict()
+    expected = QwenJudge(config, torch.device("cpu")).component.module.state_dict()
     assert again.learner.parameters
     for name, value in again.learner.parameters.items():
         if not name.startswith("probe."):  # the head is left behind
@@ -511,8 +511,8 @@ def test_pushed_images_win_more_and_stay_within_the_limit(
     adversarial_pairs = find_adversarial_pairs(pool_folder / "pool", Split.TRAIN, num=4)
     settings = AttackConfig(steps=4, pixel_limit=0.03)
     pushed = {
-        "pixels": push_pixels(victim, adversarial_pairs, settings),
-        "latents": push_latents(victim, adversarial_pairs, settings, load_folder(ASSETS)),
+        "pixels": attack_pixels(victim, adversarial_pairs, settings),
+        "latents": attack_latents(victim, adversarial_pairs, settings, load_folder(ASSETS)),
     }
     with torch.no_grad():
         before = wins(victim, adversarial_pairs.bad, adversarial_pairs)
@@ -536,8 +536,8 @@ def test_gathering_goes_on_where_it_stopped(
         made.append((split, index - FIRST_INDEX))
         return hand_made([[[0.0] * 5]], [FULL], [-1])
 
-    monkeypatch.setattr("onereward.lab.judge.pairs.gather.draw_candidates", draw)
-    settings = GatherConfig(
+    monkeypatch.setattr("onereward.lab.judge.pairs.candidate_pool.draw_candidates", draw)
+    settings = CandidatePoolConfig(
         pool_folder=str(tmp_path / "pool"), fill_folder=str(ASSETS), batches=(2, 1, 1)
     )
     gather(settings)
@@ -557,9 +557,9 @@ def test_gathering_goes_on_where_it_stopped(
     [
         ({"judge_folder": ""}, "judge_folder is empty"),
         ({"margins": (0.1,)}, "give 5 between"),
-        ({"pairs": 0, "adversarial_pairs": 0, "appraised": 0, "questions": 0}, "nothing to learn"),
+        ({"pairs": 0, "adversarial_pairs": 0, "quality_images": 0, "questions": 0}, "nothing to learn"),
         ({"images": 1}, "questions need two"),
-        ({"appraised": 6}, "not a multiple of 4"),
+        ({"quality_images": 6}, "not a multiple of 4"),
         ({"attack_share": 1.5}, "attack_share is 1.5"),
     ],
 )

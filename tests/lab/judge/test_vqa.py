@@ -18,8 +18,8 @@ from onereward.lab.judge.pairs.vqa_questions import (
     sample_questions,
     sample_vqa_batch,
 )
-from onereward.lab.judge.probe import make_probe
-from onereward.lab.judge.vqa import VqaTrainer, answer, encode, train_to_see
+from onereward.lab.judge.cell_probe import make_probe
+from onereward.lab.judge.vqa import VqaTrainer, answer, encode, train_vqa
 from onereward.lab.world.conditions import sample_conditions
 from onereward.lab.world.lettering import LETTERS
 from onereward.lab.world.shapes import COLOURS, SHAPE_NAMES
@@ -166,7 +166,7 @@ def test_the_vocabulary_is_the_same_in_every_process() -> None:
 
 def test_stop_and_resume_equals_no_stop(tmp_path: Path) -> None:
     whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
-    train_to_see(whole)
+    train_vqa(whole)
     run = VqaTrainer(parts, tmp_path / "parts" / "untrained")
     run.train_step()
     run.train_step()
@@ -178,7 +178,7 @@ def test_stop_and_resume_equals_no_stop(tmp_path: Path) -> None:
     expected = QwenJudge(
         JudgeConfig(folder=str(tmp_path / "whole" / "judge"), precision="fp32"),
         torch.device("cpu"),
-    ).part.module.state_dict()
+    ).component.module.state_dict()
     learned = {k: v for k, v in again.learner.parameters.items() if not k.startswith("probe.")}
     assert len(learned) < len(again.learner.parameters)
     for name, value in learned.items():

@@ -298,11 +298,11 @@ class ShortHost(RecordingHost):
         self.limit = limit
         self.failures = 0
 
-    def resident(self, *parts: Any, activation_bytes: int) -> Any:
-        if parts[0].name == "transformer" and activation_bytes > self.limit:
+    def resident(self, *components: Any, activation_bytes: int) -> Any:
+        if components[0].name == "transformer" and activation_bytes > self.limit:
             self.failures += 1
             raise torch.OutOfMemoryError("out of memory")
-        return super().resident(*parts, activation_bytes=activation_bytes)
+        return super().resident(*components, activation_bytes=activation_bytes)
 
 
 def test_out_of_memory_is_retried_once_leaner() -> None:

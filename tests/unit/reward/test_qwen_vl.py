@@ -109,7 +109,7 @@ def _by_transformers(
         text = text.replace("<|image_pad|>", "<placeholder>" * (rows * cols // 4), 1)
     text = text.replace("<placeholder>", "<|image_pad|>")
     ids = judge.tokenizer(text, return_tensors="pt").input_ids
-    model: Any = judge.part.module
+    model: Any = judge.component.module
     is_image = (ids == model.config.image_token_id).int()
     logits = model(
         input_ids=ids,
@@ -167,8 +167,8 @@ def test_gradient_reaches_the_pixels_and_ascent_raises_the_answer(judge: QwenJud
 
 def test_gradient_equals_finite_differences(folder: Path) -> None:
     judge = QwenJudge(JudgeConfig(folder=str(folder), precision="fp32"), torch.device("cpu"))
-    judge.part.module.double()
-    judge.part.dtype = torch.float64
+    judge.component.module.double()
+    judge.component.dtype = torch.float64
     image, other = (i.double() for i in random_images((64, 64), (64, 64)))
     second = judge.encode(other)
 

@@ -80,7 +80,7 @@ def test_it_takes_the_memory_that_is_asked_for(folder: Path, size: tuple[int, in
     """Enough, and not so much that everything else is driven out."""
     judge = QwenJudge(JudgeConfig(folder=str(folder), precision="bf16"), torch.device("cpu"))
     pair = [torch.rand(3, *size, generator=torch.Generator().manual_seed(n)) for n in range(2)]
-    module = judge.part.module
+    module = judge.component.module
     queries = queries_for(Task.FILL, "a red circle")
     with LiveMemory([*module.parameters(), *module.buffers()]) as memory, torch.no_grad():
         first, second = judge.encode_images(pair)

@@ -171,7 +171,7 @@ def test_a_report_counts_what_the_trainer_counts(judge: Path, data: Path, tmp_pa
         train_config(tmp_path / "run", judge, data, precision="fp32"), RecordingHost()
     )
     with torch.no_grad():
-        trainer.judge.part.module.eval()
+        trainer.judge.component.module.eval()
         answers = [*trainer.answers("test"), *trainer.answers("dev")]
     right = dict.fromkeys(first.cells, 0)
     for answer in answers:

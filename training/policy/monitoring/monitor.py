@@ -195,7 +195,7 @@ class Monitor:
         for judge in judges:
             # Both orders at once.
             room = judging_bytes(judge, shown_pixels(judge, pixels), rows=2)
-            with host.resident(judge.part, activation_bytes=room):
+            with host.resident(judge.component, activation_bytes=room):
                 for new, old in zip(now, self._start, strict=True):
                     pair = (new.pasted.to(host.device), old.pasted.to(host.device))
                     both = [

@@ -15,7 +15,6 @@ from onereward.fill.io.files import TensorInfo
 from onereward.fill.memory import plan as plan_module
 from onereward.fill.memory.components import Component, least_bytes
 from onereward.fill.memory.plan import (
-    LimitedHost,
     Plan,
     make_plan,
     sample_bytes,
@@ -23,6 +22,7 @@ from onereward.fill.memory.plan import (
     weight_budget,
 )
 from onereward.fill.recipe import ONEREWARD
+from onereward.fill.wrapped_host import WrappedHost
 from support.published import TRANSFORMER, VAE
 
 GIB = 2**30
@@ -99,8 +99,8 @@ class Card:
         self.device = torch.device("cuda", 0)
         self._free = int(gib * GIB)
 
-    def free_bytes(self, *parts: Component) -> int:
-        return self._free - sum(part.num_bytes for part in parts)
+    def free_bytes(self, *components: Component) -> int:
+        return self._free - sum(component.num_bytes for component in components)
 
 
 @pytest.fixture(autouse=True)
@@ -175,9 +175,9 @@ def test_settings_overrule_the_free_memory():
 
 def test_a_limit_is_no_more_than_there_is():
     host: Any = Card(10)
-    assert LimitedHost(host, 12 * GIB).free_bytes() == 10 * GIB
-    assert LimitedHost(host, 4 * GIB).free_bytes() == 4 * GIB
-    assert LimitedHost(host, 4 * GIB).device == host.device
+    assert WrappedHost(host, max_bytes=12 * GIB).free_bytes() == 10 * GIB
+    assert WrappedHost(host, max_bytes=4 * GIB).free_bytes() == 4 * GIB
+    assert WrappedHost(host, max_bytes=4 * GIB).device == host.device
 
 
 def test_after_the_last_resident_plan_comes_a_streamed_one():

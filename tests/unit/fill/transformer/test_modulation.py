@@ -135,8 +135,8 @@ class ShortHost(RecordingHost):
     def device(self) -> torch.device:
         return torch.device("cuda")
 
-    def free_bytes(self, *parts: Component) -> int:
-        return self.total - sum(part.num_bytes for part in parts)
+    def free_bytes(self, *components: Component) -> int:
+        return self.total - sum(component.num_bytes for component in components)
 
 
 def test_weights_leave_a_short_device_and_come_back(transformer: Any) -> None:

@@ -151,8 +151,8 @@ def test_bad_input_is_named(
 
 def test_cancel_leaves_the_old_list(tmp_path: Path) -> None:
     class Cancelling(RecordingHost):
-        def progress(self, done: int, total: int, preview: object = None) -> None:
-            if done == 1:
+        def progress(self, step: int, total: int, preview: object = None) -> None:
+            if step == 1:
                 raise CancelledError
 
     for number in range(3):

@@ -120,7 +120,7 @@ def test_an_adapter_goes_on_the_language_model_alone(
     trainer = JudgeTrainer(config(tmp_path, judge_folder, preferences_folder))
     assert trainer.parameters
     assert all(".language_model." in name for name in trainer.parameters)
-    frozen = [p for n, p in trainer.judge.part.module.named_parameters() if "lora" not in n]
+    frozen = [p for n, p in trainer.judge.component.module.named_parameters() if "lora" not in n]
     assert not any(p.requires_grad for p in frozen)
 
 
@@ -130,7 +130,7 @@ def test_half_precision_weights_wear_full_precision_adapters(
     trainer = JudgeTrainer(config(tmp_path, judge_folder, preferences_folder, precision="bf16"))
     assert math.isfinite(trainer.train_step())
     assert {p.dtype for p in trainer.parameters.values()} == {torch.float32}
-    assert trainer.judge.part.dtype is torch.bfloat16
+    assert trainer.judge.component.dtype is torch.bfloat16
 
 
 def test_a_cancelled_run_keeps_its_work_and_goes_on_exactly(
@@ -224,7 +224,7 @@ def test_adapters_that_do_not_fit_are_refused(
     wide = make_judge(tmp_path / "wide", replace(BUNDLED_LIKE, width=128))
     worn = JudgeConfig(folder=str(wide), adapter=str(adapter))
     with pytest.raises(JudgeError, match="is for another model"):
-        _ = QwenJudge(worn, torch.device("cpu")).part.module
+        _ = QwenJudge(worn, torch.device("cpu")).component.module
     notes = json.loads((adapter / "onereward.json").read_text())
     (adapter / "onereward.json").write_text(json.dumps(notes | {"template_version": 0}))
     with pytest.raises(JudgeError, match="version 0 of the judge's question"):

@@ -202,7 +202,7 @@ def test_a_judge_that_only_watches_is_counted_where_it_watches(tmp_path: Path) -
     config = policy_config(tmp_path / "run", conditions, judge, eval_judge=other, eval_every=1)
     run_models = run_models_for(config)
     assert run_models.eval_judge is not None
-    weights = sum(4 * p.numel() for p in run_models.eval_judge.part.module.parameters())
+    weights = sum(4 * p.numel() for p in run_models.eval_judge.component.module.parameters())
     *before, watching = check(config, RecordingHost(), run_models).stages
     assert watching.weights == pytest.approx(weights, rel=0.01)
     assert watching.activations > 0

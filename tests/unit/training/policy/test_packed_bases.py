@@ -96,9 +96,9 @@ def test_a_judge_has_the_gradients_of_its_expanded_self(
     found, kept = [], []
     for expanded in (False, True):
         one = QwenJudge(JudgeConfig(folder=str(judge), precision=precision), CPU)
-        model: Any = one.part.module
+        model: Any = one.component.module
         weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
-        assert one.part.num_bytes == pytest.approx(weights, rel=0.01)  # buffers of positions
+        assert one.component.num_bytes == pytest.approx(weights, rel=0.01)  # buffers of positions
         if expanded:
             expand_linears(model)
         make_trainable(model, replace(config, gradient_checkpointing="off"))

@@ -246,14 +246,14 @@ def test_a_look_asks_for_the_room_that_its_judge_takes(
         tmp_path, conditions, judge, steps=1, batch_size=1, eval_every=1, eval_conditions=1
     )
     run_models, rooms, peaks = run_models_for(config), [], []
-    part = run_models.judges[0].part
+    component = run_models.judges[0].component
 
     class Host(RecordingHost):
         @contextmanager
-        def resident(self, *parts: Component, activation_bytes: int) -> Iterator[None]:
-            if parts == (part,):
+        def resident(self, *components: Component, activation_bytes: int) -> Iterator[None]:
+            if components == (component,):
                 rooms.append(activation_bytes)
-            with super().resident(*parts, activation_bytes=activation_bytes):
+            with super().resident(*components, activation_bytes=activation_bytes):
                 yield
 
     def measured(*asked: Any) -> list[torch.Tensor]:
