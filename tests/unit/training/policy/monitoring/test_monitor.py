@@ -257,7 +257,7 @@ def test_a_look_asks_for_the_room_that_its_judge_takes(
                 yield
 
     def measured(*asked: Any) -> list[torch.Tensor]:
-        with LiveMemory([*part.module.parameters(), *part.module.buffers()]) as memory:
+        with LiveMemory([*component.module.parameters(), *component.module.buffers()]) as memory:
             answers = ask_judge(*asked)
         peaks.append(memory.peak)
         return answers
