@@ -21,12 +21,13 @@ def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the judge; write the files of the report and its table."""
-    from ..reward.report import report_table
+    from ..reward.report import report_cells
+    from ..training.charts.tables import markdown_table
     from ..training.jobs import ReportJob
 
     job = ReportJob.load(arguments.config)
     return run_headless(
         job.threads,
         job.report_folder,
-        lambda host, processes: report_table(job.run(host, processes)),
+        lambda host, processes: markdown_table(report_cells(job.run(host, processes))),
     )

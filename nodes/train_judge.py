@@ -12,10 +12,10 @@ from comfy_api.latest import io
 from ..reward.judge import JudgeConfig
 from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
-from ..training.charts.judge_curve import plot_metrics, read_metrics
+from ..training.charts.dashboard import plot_judge_dashboard
 from ..training.judge.config import JudgeTrainConfig
 from ..training.judge.train import train_judge
-from ..training.runs.directory import saved_step
+from ..training.runs.directory import RunDirectory, saved_step
 from .comfy_host import ComfyHost
 from .inputs import config_inputs, judge_input, preferences_input, run_inputs
 from .paths import folders, work_folders
@@ -113,8 +113,8 @@ class OneRewardTrainJudge(io.ComfyNode):
         )
         result = train_judge(config, host, on_record=_say_accuracy(host))
         trained = QwenJudge(_trained(judge.config, config, result), host.device)
-        curve = plot_metrics(read_metrics(run), config.steps)[None]
-        return io.NodeOutput(trained, curve, str(result))
+        dashboard = plot_judge_dashboard(RunDirectory(config).read_metrics(), config.steps)
+        return io.NodeOutput(trained, dashboard[None], str(result))
 
 
 def _starting_judge(judge: QwenJudge) -> dict[str, Any]:

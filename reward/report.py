@@ -169,13 +169,6 @@ def report_cells(report: JudgeReport) -> list[list[str]]:
     return rows
 
 
-def report_table(report: JudgeReport) -> str:
-    """Return table 1 in Markdown: accuracy in %, its interval, and the number of pairs."""
-    head, *rows = report_cells(report)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _shown(report: JudgeReport, criterion: Cell) -> str:
     cell = report.cells.get(criterion)
     if cell is None:

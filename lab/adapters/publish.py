@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...reward.report import sign_test
-from ...training.evaluation.report import markdown
+from ...training.charts.tables import markdown_table
 from ...training.policy.config import PolicyTrainConfig
 from ...training.policy.run import ADAPTER
 from ...training.runs.directory import RunDirectory
@@ -156,15 +156,15 @@ def card(numbers: Mapping[str, Mapping[str, Any]], per_task: int, draw: int = 0)
             f"and here; t from {config['t1']:g} to {config['t2']:g} of the schedule.",
             "Usable results as the oracle says, in %; + / -: scenes that became usable or stopped "
             "being it, in the mean over the seeds.",
-            markdown(_usable_cells(found["usable"])),
+            markdown_table(_usable_cells(found["usable"])),
             "The oracle's scores, 0 to 1:",
-            markdown(_score_cells(found["scores"])),
+            markdown_table(_score_cells(found["scores"])),
             f"Votes by the mean of these scores; *same*: they differ by less than {MARGIN:g}.",
-            markdown(_vote_cells(found["votes"])),
+            markdown_table(_vote_cells(found["votes"])),
             f"Reward P(Yes) of the first and of the last {WINDOW} steps, of unfinished images "
             "beside the reference's; and at the end of held-out edits beside the start's (0.5: as "
             "good):",
-            markdown(_reward_cells(found["rewards"], found["looks"])),
+            markdown_table(_reward_cells(found["rewards"], found["looks"])),
         ]
     return "\n\n".join(parts) + "\n"
 

@@ -26,7 +26,8 @@ from ...reward.query import Query, queries_for
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import sign_test, wilson_interval
 from ...reward.score import RankingConfig, pick_best
-from ..base_model.models import FillParts, load_folder, load_with_adapter
+from ...training.charts.tables import markdown_table
+from ..base_model.models import FillComponents, load_folder, load_with_adapter
 from ..base_model.sampling import SampleSettings, sample_scenes
 from ..judge.learner import load_whole_judge
 from ..oracle import OracleScores, composite, judge
@@ -62,15 +63,15 @@ class Scenes:
     conditions: Conditions
     sampling: SampleSettings
 
-    def judge(self, parts: FillParts) -> OracleScores:
+    def judge(self, parts: FillComponents) -> OracleScores:
         """Sample all scenes; return what the oracle says."""
         return judge(sample_scenes(parts, self.conditions, self.sampling), self.conditions)
 
-    def usable(self, parts: FillParts) -> Tensor:
+    def usable(self, parts: FillComponents) -> Tensor:
         """Sample all scenes; return which are usable, bool ``[B]``."""
         return self.judge(parts).usable
 
-    def candidates(self, parts: FillParts, num: int) -> Tensor:
+    def candidates(self, parts: FillComponents, num: int) -> Tensor:
         """Return several images per scene as users see them, ``[num, B, 3, 64, 64]``.
 
         The first is the one that :meth:`usable` judges.
@@ -155,7 +156,7 @@ def table(lines: Sequence[TaskUsability]) -> str:
         ]
         for line in lines
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
+    return markdown_table([head, *body])
 
 
 def _compare(task: str, before: Tensor, after: Tensor) -> TaskUsability:

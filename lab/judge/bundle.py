@@ -22,7 +22,8 @@ import torch
 
 from ...reward.query import TEMPLATE_VERSION
 from ...reward.report import FILE_NAME as REPORT
-from ...reward.report import JudgeReport, report_table, write_report
+from ...reward.report import JudgeReport, report_cells, write_report
+from ...training.charts.tables import markdown_table
 from ...training.policy.config import PolicyTrainConfig
 from ...training.policy.run import ADAPTER
 from ...training.runs.files import write_text
@@ -35,11 +36,11 @@ from .answers import report_on
 from .average import average_judges
 from .config import CompareConfig
 from .learner import load_whole_judge
+from .pairs.candidate_pool import files_of
 from .pairs.candidates import FULL, Candidates, load_candidates
 from .pairs.comparisons import best_and_worst, count_pairs, kinds_of_pairs
-from .pairs.gather import files_of
 from .robustness import AttackConfig, find_adversarial_pairs, measure_policy, measure_robustness
-from .vqa import sight_accuracy
+from .vqa import vqa_accuracy
 
 log = logging.getLogger("onereward.training")
 
@@ -72,7 +73,7 @@ def save_small(judge_folder: Path, target: Path) -> None:
     model.save_pretrained(target)
 
 
-def kept_shares(pool: Candidates, margins: Sequence[float]) -> dict[str, float]:
+def clear_shares(pool: Candidates, margins: Sequence[float]) -> dict[str, float]:
     """Return per task and dimension the share of scenes whose best and worst differ clearly."""
     scores = pool.scores[:, pool.kinds == FULL].float()
     is_clear = scores.amax(1) - scores.amin(1) >= torch.tensor(margins)
@@ -94,7 +95,7 @@ def evaluate_judge(
     """Measure a judge on the pool's test split; returns the report and other numbers."""
     judge, pool = load_whole_judge(folder), load_candidates(files_of(pool_folder, Split.TEST))
     report = report_on(judge, pool, list(best_and_worst(pool, margins)))
-    log.info("report\n%s", report_table(report))
+    log.info("report\n%s", markdown_table(report_cells(report)))
     kinds = {
         name: _summary(report_on(judge, pool, pairs))
         for name, pairs in kinds_of_pairs(pool, margins).items()
@@ -103,9 +104,9 @@ def evaluate_judge(
     return report, {
         "template_version": TEMPLATE_VERSION,
         "margins": dict(zip(DIMENSIONS, margins, strict=True)),
-        "sights": sight_accuracy(judge, Split.TEST, _IMAGES),
+        "sights": vqa_accuracy(judge, Split.TEST, _IMAGES),
         "kinds_of_pairs": kinds,
-        "kept": kept_shares(pool, margins),
+        "kept": clear_shares(pool, margins),
     }
 
 
@@ -158,7 +159,7 @@ class BundleSettings:
     """The last stage without adversarial pairs, whose robustness stands beside."""
     policy: Path | None = None
     """The run of a policy that was trained against this judge, to fool it if it can."""
-    rival_policy: Path | None = None
+    baseline_policy: Path | None = None
     """The run of one that was trained against the baseline in the same way."""
     policy_scenes: int = 100
     """Test scenes per task that these paint."""
@@ -184,7 +185,7 @@ def bundle(settings: BundleSettings) -> None:
         other = target.with_name(target.name + ".baseline")
         shutil.rmtree(other, ignore_errors=True)
         save_small(settings.baseline / "judge", other)
-        found = _robustness_of(other, settings, settings.rival_policy)
+        found = _robustness_of(other, settings, settings.baseline_policy)
         numbers["without_adversarial_pairs"] = found
         shutil.rmtree(other)
     write_report(fresh, report)
@@ -233,7 +234,7 @@ def card(report: JudgeReport, numbers: dict[str, Any], megabytes: float) -> str:
             "## Accuracy on finished candidates of the test split\n\n"
             "In %, with the 95 % interval and the number of pairs (best against worst of four, one "
             "pair per scene); a pair counts as right by the mean over both orders.\n\n"
-            + report_table(report),
+            + markdown_table(report_cells(report)),
             "Published judge (7B, people's preferences), in %:\n\n" + _published(),
             "## Other pairs and questions\n\n" + _others(numbers),
             "## Hardly any difference\n\n"
@@ -264,11 +265,10 @@ This page is written by `python -m onereward.lab.judge.bundle`."""
 
 def _published() -> str:
     columns = list(DIMENSIONS)
-    lines = [f"| | {' | '.join(c.replace('_', ' ') for c in columns)} |", "|---" * 6 + "|"]
+    rows = [["", *(name.replace("_", " ") for name in columns)]]
     for task, row in PUBLISHED.items():
-        values = [f"{row[c]:.1f}" if c in row else "" for c in columns]
-        lines.append(f"| {task} | {' | '.join(values)} |")
-    return "\n".join(lines)
+        rows.append([task, *(f"{row[name]:.1f}" if name in row else "" for name in columns)])
+    return markdown_table(rows)
 
 
 def _others(numbers: dict[str, Any]) -> str:
@@ -370,7 +370,7 @@ def main() -> None:
             averaged=tuple(arguments.average),
             baseline=arguments.baseline,
             policy=arguments.policy,
-            rival_policy=arguments.rival_policy,
+            baseline_policy=arguments.baseline_policy,
             adversarial_pairs=arguments.adversarial_pairs,
         )
     )

@@ -1,33 +1,45 @@
-"""Line plots as images, for nodes and reports."""
+"""Line plots as images, for nodes and reports; drawn by matplotlib, which needs no display."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 34, 40
-NUM_TICKS = 5
-FONT_SIZE = 13
-INK, GRID = (20, 20, 20), (225, 225, 225)
-COLOURS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189))
-Point = tuple[float, float]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 640, 360
+"""Of a plot, in pixels."""
+DPI = 100
+PADDING = 0.02
+"""Room around the limits, so that lines on them are drawn in full width."""
+MAX_LEGEND_INSIDE = 4
+"""With more lines the legend stands beside the plot."""
+COLOURS = (
+    *("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2"),
+    *("#7f7f7f", "#bcbd22", "#393b79", "#637939", "#8c6d31", "#843c39"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line of a plot."""
+    """One line of a plot.
+
+    Example: ``Series(name="loss", points=[(0, 0.7), (100, 0.4)])``.
+    """
 
     name: str
-    points: Sequence[Point]
+    points: Sequence[tuple[float, float]]
     """x and y."""
     labels: Sequence[str] = ()
     """A text per point, drawn beside a dot; empty: a line without dots."""
+    colour: str = ""
+    """As ``#rrggbb`` or a name; empty: by the position among the series."""
 
 
 def plot(
@@ -36,56 +48,54 @@ def plot(
     x: tuple[float, float],
     y: tuple[float, float],
     x_label: str = "",
+    size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> Tensor:
     """Draw series between limits; return ``[H, W, 3]``, float32, 0..1."""
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(FONT_SIZE)
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    def place(point: Point) -> Point:
-        across = (point[0] - x[0]) / ((x[1] - x[0]) or 1)
-        up = (min(max(point[1], y[0]), y[1]) - y[0]) / ((y[1] - y[0]) or 1)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
-            HEIGHT - TOP - BOTTOM
-        )
-
-    for number in range(NUM_TICKS):
-        share = number / (NUM_TICKS - 1)
-        at = (x[0] + share * (x[1] - x[0]), y[0] + share * (y[1] - y[0]))
-        left, bottom = place(at)
-        draw.line([(LEFT, bottom), (WIDTH - RIGHT, bottom)], fill=GRID)
-        draw.text((LEFT - 6, bottom), f"{at[1]:.3g}", fill=INK, font=font, anchor="rm")
-        draw.text((left, HEIGHT - BOTTOM + 5), f"{at[0]:.4g}", fill=INK, font=font, anchor="mt")
-    draw.text((WIDTH / 2, HEIGHT - 4), x_label, fill=INK, font=font, anchor="mb")
-    draw.text((LEFT, 6), title, fill=INK, font=font)
-    right = WIDTH - RIGHT
-    for one, colour in zip(reversed(series), _colours(len(series)), strict=True):
-        draw.text((right, 6), one.name, fill=colour, font=font, anchor="ra")
-        right -= round(font.getlength(one.name)) + 12
-        _draw(draw, [place(point) for point in one.points], one.labels, colour)
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
+    with matplotlib.style.context("default"):  # whatever the user's own matplotlibrc says
+        inches = (size[0] / DPI, size[1] / DPI)
+        figure = Figure(figsize=inches, dpi=DPI, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.set(xlim=_padded(x), ylim=_padded(y), xlabel=x_label)
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.grid(color="#dddddd")
+        axes.spines[["top", "right"]].set_visible(False)
+        for index, line in enumerate(series):
+            _draw(axes, line, line.colour or COLOURS[index % len(COLOURS)])
+        if any(line.name for line in series):
+            is_inside = len(series) <= MAX_LEGEND_INSIDE
+            owner, where = (axes, "best") if is_inside else (figure, "outside right upper")
+            owner.legend(loc=where, fontsize=9, frameon=is_inside)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # [H, W, 3]
+    return torch.from_numpy(pixels.astype(np.float32) / 255)
 
 
-def _colours(num: int) -> list[tuple[int, int, int]]:
-    return [COLOURS[i % len(COLOURS)] for i in reversed(range(num))]
+def _padded(limits: tuple[float, float]) -> tuple[float, float]:
+    room = PADDING * ((limits[1] - limits[0]) or 1)
+    return limits[0] - room, limits[1] + room
 
 
-def _draw(
-    draw: ImageDraw.ImageDraw,
-    points: Sequence[Point],
-    labels: Sequence[str],
-    colour: tuple[int, int, int],
-) -> None:
-    if len(points) > 1:
-        draw.line(list(points), fill=colour, width=2)
-    if labels or len(points) == 1:
-        for left, top in points:
-            draw.ellipse((left - 3, top - 3, left + 3, top + 3), fill=colour)
-    font = ImageFont.load_default(FONT_SIZE - 2)
-    for (left, top), label in zip(points, labels, strict=False):
-        fits = left + 5 + font.getlength(label) < WIDTH
-        draw.text(
-            (left + (5 if fits else -5), top - 4), label, colour, font, "lb" if fits else "rb"
+def _draw(axes: Axes, line: Series, colour: str) -> None:
+    """Draw a line, with a dot for a single point or for points that have labels."""
+    marker = "o" if line.labels or len(line.points) == 1 else ""
+    xs, ys = [point[0] for point in line.points], [point[1] for point in line.points]
+    axes.plot(xs, ys, color=colour, label=line.name, linewidth=1.8, marker=marker, markersize=5)
+    left, right = axes.get_xlim()
+    for point, label in zip(line.points, line.labels, strict=False):
+        is_late = point[0] > left + 0.85 * (right - left)
+        axes.annotate(
+            label,
+            point,
+            (-5 if is_late else 5, 4),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            ha="right" if is_late else "left",
         )
 
 
@@ -95,7 +105,7 @@ def stack(images: Sequence[Tensor]) -> Tensor:
     sheet = torch.ones(sum(image.shape[0] for image in images), width, 3)
     top = 0
     for image in images:
-        height, wide = image.shape[:2]
-        sheet[top : top + height, :wide] = image
+        height, image_width = image.shape[:2]
+        sheet[top : top + height, :image_width] = image
         top += height
     return sheet[None]

@@ -1,4 +1,4 @@
-"""Judgements as a small table: text for a node, an image for a graph."""
+"""Tables as Markdown, as aligned text and as images."""
 
 from __future__ import annotations
 
@@ -42,8 +42,17 @@ def table_image(rows: Rows) -> torch.Tensor:
     return render_table(table_cells(rows))[None]
 
 
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of texts, the head first, as a Markdown table.
+
+    Example: ``markdown_table([["task", "edits"], ["fill", "12"]])``.
+    """
+    head, *body = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
+
+
 def render_table(cells: Sequence[Sequence[str]]) -> torch.Tensor:
-    """Draw rows of texts; ``[H, W, 3]``, float32, 0..1."""
+    """Draw rows of texts, the head first; ``[H, W, 3]``, float32, 0..1."""
     font = ImageFont.load_default(FONT_SIZE)
     widths = [
         round(max(font.getlength(row[i]) for row in cells)) + 2 * PADDING
@@ -52,8 +61,8 @@ def render_table(cells: Sequence[Sequence[str]]) -> torch.Tensor:
     height = FONT_SIZE + 2 * PADDING
     image = Image.new("RGB", (sum(widths), height * len(cells)), WHITE)
     draw = ImageDraw.Draw(image)
-    for number, row in enumerate(cells):
-        left, top = 0, number * height
+    for index, row in enumerate(cells):
+        left, top = 0, index * height
         for text, width in zip(row, widths, strict=True):
             draw.text((left + PADDING, top + PADDING), text, fill=BLACK, font=font)
             left += width

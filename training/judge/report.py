@@ -16,9 +16,9 @@ from ...reward.judging import VIEWS
 from ...reward.memory import judging_bytes
 from ...reward.preference import PreferenceSet, by_split
 from ...reward.qwen_vl import QwenJudge
-from ...reward.report import JudgeReport, make_report, report_cells, report_table, write_report
+from ...reward.report import JudgeReport, make_report, report_cells, write_report
 from ..charts.plots import Series, plot, stack
-from ..charts.tables import render_table
+from ..charts.tables import markdown_table, render_table
 from ..runs.distributed import Distributed
 from ..runs.files import write_text
 from .pair_answers import BATCH, answer_pairs
@@ -92,18 +92,17 @@ def report_text(report: JudgeReport, label: str) -> str:
         f"{t.value}, {d.value.replace('_', ' ')}: {cell.swap_consistency:.1%}"
         for (t, d), cell in report.cells.items()
     ]
-    bins = [
-        f"| {one.low:.2f}-{one.high:.2f} | {one.num_pairs} | {one.mean_score:.3f} "
-        f"| {one.accuracy:.3f} |"
-        for one in report.calibration
-    ]
+    calibration = [["confidence", "pairs", "mean confidence", "right"]]
+    for group in report.calibration:
+        scores = f"{group.mean_score:.3f}", f"{group.accuracy:.3f}"
+        calibration.append([f"{group.low:.2f}-{group.high:.2f}", str(group.num_pairs), *scores])
     return "\n".join(
         [
             f"# {label} on held-out pairs",
             "",
             "Right answers in % (95 % interval, number of pairs), both orders averaged.",
             "",
-            report_table(report),
+            markdown_table(report_cells(report)),
             "",
             "Swapping the images swaps the answer:",
             "",
@@ -111,9 +110,7 @@ def report_text(report: JudgeReport, label: str) -> str:
             "",
             "Calibration: how sure, and how often right.",
             "",
-            "| confidence | pairs | mean confidence | right |",
-            "|---|---|---|---|",
-            *bins,
+            markdown_table(calibration),
             "",
         ]
     )

@@ -16,11 +16,11 @@ from ...fill.host import Host
 from ...fill.memory.plan import NotEnoughMemory, is_out_of_memory
 from ...reward.adapter import read_notes
 from ...reward.report import JudgeReport
-from ..charts.judge_curve import plot_metrics
-from ..runs.directory import RunDirectory, initial_state, reset_if_not_started, saved_step
+from ..charts.dashboard import plot_judge_dashboard
+from ..runs.directory import RunDirectory, reset_if_not_started, saved_step
 from ..runs.distributed import Distributed
 from ..runs.hosts import TrainingHost
-from ..runs.loop import Clock
+from ..runs.loop import RunLoop
 from .config import JudgeTrainConfig
 from .memory import training_bytes
 from .pairs import check_pairs, spread
@@ -62,7 +62,9 @@ def train_judge(
         need = training_bytes(trainer.judge, config, trained.values())
         try:
             with host.resident(trainer.judge.component, activation_bytes=need):
-                return _Run(trainer, on_record).train()
+                JudgeRun(trainer, on_record).run()
+            processes.wait()
+            return result_folder(config)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -104,86 +106,61 @@ def describe(trainer: JudgeTrainer) -> str:
     return f"{len(splits['train'])} pairs to learn from ({counts}); {held_out}"
 
 
-class _Run:
-    """A run in progress."""
+class JudgeRun(RunLoop[JudgeTrainer]):
+    """A run of the judge's training in progress.
 
-    def __init__(self, trainer: JudgeTrainer, on_record: OnRecord | None) -> None:
-        self.trainer, self.config, self.host = trainer, trainer.config, trainer.host
-        self.processes, self.on_record = trainer.processes, on_record
-        self.losses: list[float] = []
-        if self.processes.is_main:
-            reset_if_not_started(self.config)
-            self.folder = RunDirectory(self.config)
-        self.processes.wait()
-        if not self.processes.is_main:
-            self.folder = RunDirectory(self.config)
-        stored = initial_state(self.folder, self.config)
-        if stored:
-            trainer.restore(stored)
-        if self.processes.is_main:
-            # A kill leaves lines of steps that are now done again.
-            self.folder.truncate_metrics(trainer.step)
-        self.curve: list[Mapping[str, float]] = [*self.folder.read_metrics()]
-        self.clock = Clock(self.config, stored.seconds if stored else 0.0)
+    Example: ``JudgeRun(JudgeTrainer(config)).run()``.
+    """
 
-    def train(self) -> Path:
-        """Do the steps; save however they end."""
-        try:
-            while not self.processes.any(self.is_over()):
-                self.losses.append(self.trainer.train_step())
-                self.after_step()
-        finally:
-            # Half an optimiser's step is no state to go on from; the last checkpoint is.
-            if self.trainer.step and not self.trainer.is_updating:
-                self.save()
-        self.processes.wait()
-        return result_folder(self.config)
+    def __init__(self, trainer: JudgeTrainer, on_record: OnRecord | None = None) -> None:
+        config, processes = trainer.config, trainer.processes
+        if processes.is_main:
+            reset_if_not_started(config)
+        else:
+            processes.wait()  # for the folder
+        directory = RunDirectory(config)
+        if processes.is_main:
+            processes.wait()
+        super().__init__(directory, trainer, config.steps, processes)
+        self.config, self.host, self.on_record = config, trainer.host, on_record
 
-    def is_over(self) -> bool:
-        """Whether all steps are done or the time is up."""
-        return self.trainer.step >= self.config.steps or self.clock.is_over(self.trainer.step)
+    def is_line_due(self) -> bool:
+        """Whether to write a line: every few steps, with every evaluation, and at the end."""
+        is_last = self.trainer.step >= self.steps
+        return super().is_line_due() or self.is_eval_due() or is_last
 
-    def after_step(self) -> None:
-        """Do what is due after a step: a line of the curve, a measurement, a checkpoint."""
+    def is_eval_due(self) -> bool:
+        """Whether held-out pairs are asked about after the step just done."""
         step = self.trainer.step
-        is_last = step >= self.config.steps
-        record: dict[str, float] = {}
-        if (step % self.config.eval_every == 0 or is_last) and self.trainer.splits["dev"]:
-            record = accuracies(self.trainer.report())
-        if record or step % self.config.log_every == 0 or is_last:
-            self.record(record)
-        self.host.progress(step, self.config.steps, self.preview)
-        if self.processes.any(self.clock.wants_checkpoint()):
-            self.save()
+        is_due = step % self.config.eval_every == 0 or step >= self.steps
+        return is_due and bool(self.trainer.splits["dev"])
 
-    def record(self, measured: Mapping[str, float]) -> None:
-        """Write a line of the curve, with the mean loss since the last one."""
-        losses = [loss for part in self.processes.gather(self.losses) for loss in part]
-        self.losses = []
-        line = {"step": self.trainer.step, "seconds": round(self.clock.seconds(), 1)}
-        line |= {"loss": round(sum(losses) / len(losses), 4), **measured}
-        if not self.processes.is_main:
-            return
-        self.folder.append_metrics(line)
-        self.curve.append(line)
-        log.info("%s %s", self.folder.path.name, line)
-        if self.on_record is not None:
-            self.on_record(line)
+    def evaluate(self) -> dict[str, float]:
+        """Return held-out accuracies; every process asks about its share."""
+        return accuracies(self.trainer.report())
 
-    def preview(self) -> Tensor:
-        """Draw the curve so far."""
-        return plot_metrics(self.curve, self.config.steps)
+    def report(self) -> None:
+        """Show a line of the metrics, and the progress."""
+        super().report()
+        if self.is_line_due() and self.on_record is not None:
+            self.on_record(self.metrics[-1])
+        self.host.progress(self.trainer.step, self.steps, self.dashboard)
+
+    def dashboard(self) -> Tensor:
+        """Draw the metrics so far."""
+        return plot_judge_dashboard(self.metrics, self.steps)
 
     def save(self) -> None:
-        """Write the checkpoint, and the result so far; not those of weights that are no numbers.
+        """Write the checkpoint, and the result so far; not those of weights that are not finite.
 
         Raises:
             OSError: The disk is full.
         """
         weights = self.trainer.parameters.values()
-        if not self.processes.is_main or not all(torch.isfinite(w).all() for w in weights):
+        is_worth_it = self.trainer.step > 0 and self.processes.is_main
+        if not is_worth_it or not all(torch.isfinite(w).all() for w in weights):
             return
-        self.folder.save(self.trainer.train_state(self.clock.seconds()))
+        super().save()
         try:
             self.trainer.export()
         except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
@@ -191,6 +168,11 @@ class _Run:
                 f"cannot write {result_folder(self.config)} ({error}); free some space and run "
                 "again: it goes on from the last checkpoint"
             ) from error
+
+    @property
+    def can_save_after_error(self) -> bool:
+        """Whether no optimiser's step was cut in half: the last checkpoint is good then."""
+        return not self.trainer.is_updating
 
 
 def accuracies(report: JudgeReport) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....reward.report import wilson_interval
-from ....training.evaluation.report import markdown
+from ....training.charts.tables import markdown_table
 from .signs import Change
 
 NONE = "-"
@@ -13,7 +13,7 @@ NONE = "-"
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown, its head first; a sentence where there is nothing below it."""
-    return markdown(rows) if len(rows) > 1 else "There is nothing to show here."
+    return markdown_table(rows) if len(rows) > 1 else "There is nothing to show here."
 
 
 def plain(name: str) -> str:

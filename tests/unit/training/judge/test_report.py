@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from onereward.reward.preference import Preference, PreferenceSet
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.report import Answer, make_report, read_report
 from onereward.reward.score import Comparison, Ranking, RankingConfig
-from onereward.training.charts.judge_curve import plot_metrics, read_metrics
-from onereward.training.charts.plots import Series, plot
 from onereward.training.data.conditions import read_image, save_image
 from onereward.training.data.ranking import picked_group, save_ranking
 from onereward.training.judge.report import ReportConfig, report_on_judge, report_text, save_report
@@ -25,8 +22,6 @@ from support.hosts import CancelledError, RecordingHost
 from support.judges import make_judge
 
 CELL = (Task.REMOVE, Dimension.REMOVAL_QUALITY)
-RED = torch.tensor([214, 39, 40]) / 255
-"""Colour of the second line of a plot."""
 
 
 @pytest.fixture(scope="module")
@@ -47,31 +42,6 @@ def test_a_report_is_written_and_comes_back(tmp_path: Path) -> None:
     assert "remove, removal quality: 100.0%" in text
     shown = read_image(tmp_path / "report.png")
     assert torch.allclose(shown, image[0], atol=1 / 255)
-
-
-def test_a_plot_draws_points_where_they_are() -> None:
-    """The second series is red; its one point stands where the first series crosses it."""
-    line = Series(name="a", points=[(0.0, 0.0), (10.0, 1.0)])
-    drawn = [
-        plot("", [line, Series(name="", points=[(x, y)])], (0, 10), (0, 1))
-        for x, y in ((2.0, 0.2), (8.0, 0.2), (2.0, 0.8))
-    ]
-    centres = [((image - RED).abs().amax(-1) < 0.02).nonzero().float().mean(0) for image in drawn]
-    start, right, up = centres
-    assert right[1] - start[1] == pytest.approx((560 - 52 - 16) * 0.6, abs=1)
-    assert start[0] - up[0] == pytest.approx((300 - 34 - 40) * 0.6, abs=1)
-    assert right[0] == pytest.approx(start[0], abs=1)
-
-
-def test_a_curve_of_any_length_can_be_drawn(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path) == []
-    records = [{"step": 5, "loss": 0.7}, {"step": 10, "loss": 0.6, "accuracy": 0.8}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert read_metrics(tmp_path) == records
-    for part in ([], records[:1], records):
-        image = plot_metrics(part, 10)
-        assert image.shape[-1] == 3
-        assert 0 <= image.min() <= image.max() <= 1
 
 
 def test_what_was_compared_is_kept_once(tmp_path: Path) -> None:
