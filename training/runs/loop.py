@@ -1,22 +1,27 @@
-"""The loop of a training run: when it stops, logs, measures and saves."""
+"""The loop of every training run: when it stops, logs, evaluates and saves.
+
+:class:`RunLoop` is the one loop of judge runs, policy runs and laboratory runs. What differs
+between them are its hooks: what a step is, which metrics are written, what an evaluation measures.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from .config import RunConfig
 from .directory import RunDirectory, TrainState, initial_state
+from .distributed import Distributed
 
 log = logging.getLogger("onereward.training")
 
 
-class NonFiniteError(RuntimeError):  # noqa: N818 - the message says what to do
-    """Learning has come to numbers that are none; the last good state is kept."""
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient is not finite; the last checkpoint is good."""
 
 
 def step_generator(seed: int, step: int, purpose: int = 0) -> torch.Generator:
@@ -25,8 +30,16 @@ def step_generator(seed: int, step: int, purpose: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(mixed % 2**63)
 
 
+def warmup_scale(step: int, num_steps: int) -> float:
+    """Return the share of the learning rate at a step of a linear warm-up over `num_steps`."""
+    return min(1.0, (step + 1) / max(1, num_steps))
+
+
 class Clock:
-    """Says when to stop, and when to write a checkpoint."""
+    """Tells when to stop, and when to write a checkpoint.
+
+    Example: ``Clock(config, seconds_before=0.0).is_over(step)``.
+    """
 
     def __init__(self, config: RunConfig, seconds_before: float) -> None:
         self._start = self._last_save = time.monotonic()
@@ -55,15 +68,19 @@ class Clock:
 
 
 class Trainer(Protocol):
-    """What a stage needs of the thing it trains."""
+    """What the loop needs of the thing it trains; each kind has a ``train_step`` of its own.
+
+    Example: ``RunLoop(RunDirectory(config), JudgeTrainer(config), config.steps).run()``.
+    """
+
+    @property
+    def config(self) -> RunConfig:
+        """Times and intervals."""
+        ...
 
     @property
     def step(self) -> int:
         """Steps done."""
-        ...
-
-    def train_step(self) -> float:
-        """Do one step; return the loss."""
         ...
 
     def train_state(self, seconds: float) -> TrainState:
@@ -75,37 +92,126 @@ class Trainer(Protocol):
         ...
 
 
-def run_stage(
-    folder: RunDirectory,
-    trainer: Trainer,
-    config: RunConfig,
-    steps: int,
-    measure: Callable[[], Mapping[str, float]],
-) -> None:
-    """Train until done or out of time, from the last checkpoint on; end with a checkpoint.
+_Trainer = TypeVar("_Trainer", bound=Trainer)
 
-    Args:
-        folder: Where the run lives.
-        trainer: What is trained.
-        config: Times and intervals.
-        steps: The whole run's.
-        measure: Called for every line of the curve, after the step it belongs to.
+
+class RunLoop(Generic[_Trainer]):
+    """One run: goes on from its checkpoint, does the steps, keeps the work however they end.
+
+    The methods below :meth:`run` are hooks. As they are they suit a run in one process that saves
+    at its end and between steps, and whose ``train_step`` returns the loss.
+
+    Example: ``RunLoop(RunDirectory(config), trainer, config.steps).run()``.
     """
-    stored = initial_state(folder, config)
-    if stored:
-        trainer.restore(stored)
-    folder.truncate_metrics(trainer.step)  # a kill leaves lines of steps that are now done again
-    clock = Clock(config, stored.seconds if stored else 0.0)
-    losses: list[float] = []
-    while trainer.step < steps and not clock.is_over(trainer.step):
-        losses.append(trainer.train_step())
-        if trainer.step % config.log_every == 0:
-            loss = round(sum(losses) / len(losses), 4)
-            record = {"step": trainer.step, "seconds": round(clock.seconds(), 1), "loss": loss}
-            record |= measure()
-            folder.append_metrics(record)
-            log.info("%s %s", folder.path.name, record)
-            losses = []
-        if clock.wants_checkpoint():
-            folder.save(trainer.train_state(clock.seconds()))
-    folder.save(trainer.train_state(clock.seconds()))
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        trainer: _Trainer,
+        steps: int,
+        processes: Distributed | None = None,
+    ) -> None:
+        """Restore the run's checkpoint, or the one that its config names as the start.
+
+        Args:
+            directory: Where the run lives.
+            trainer: What is trained.
+            steps: Steps of the whole run.
+            processes: Those that take part; they stop together.
+        """
+        self.directory, self.trainer, self.steps = directory, trainer, steps
+        self.processes = processes or Distributed()
+        self.records: list[Any] = []
+        """What the steps since the last line of the metrics returned."""
+        stored = self.initial_state()
+        if stored:
+            self.restore(stored)
+        if self.processes.is_main:
+            # A kill leaves lines of steps that are now done again.
+            directory.truncate_metrics(trainer.step)
+        self.metrics: list[dict[str, float]] = directory.read_metrics()
+        self.clock = Clock(trainer.config, stored.seconds if stored else 0.0)
+
+    def run(self) -> None:
+        """Do the steps that are left; save however they end, if the state can be gone on from."""
+        try:
+            self.before_first_step()
+            while not self.processes.any(self.is_over()):
+                self.records.append(self.train_step())
+                if self.is_line_due():
+                    self.write_metrics(self.step_metrics())
+                    self.records = []
+                if self.is_eval_due():
+                    self.write_metrics(self.evaluate())
+                if self.processes.is_main:
+                    self.report()
+                if self.processes.any(self.clock.wants_checkpoint()):
+                    self.save()
+        except BaseException:
+            if self.can_save_after_error:
+                self.save()
+            raise
+        self.save()
+
+    def write_metrics(self, values: Mapping[str, float]) -> None:
+        """Write metrics of the step just done, in one line with what was written of it before."""
+        if not self.processes.is_main:
+            return
+        step = self.trainer.step
+        line = {"step": step, "seconds": round(self.clock.seconds(), 2)}
+        if self.metrics and self.metrics[-1]["step"] == step:
+            line = self.metrics.pop()
+            self.directory.truncate_metrics(step - 1)
+        self.metrics.append({**line, **values})
+        self.directory.append_metrics(self.metrics[-1])
+
+    def initial_state(self) -> TrainState | None:
+        """Return what the run goes on from; None: it begins."""
+        return initial_state(self.directory, self.trainer.config)
+
+    def restore(self, state: TrainState) -> None:
+        """Go on from a checkpoint."""
+        self.trainer.restore(state)
+
+    def before_first_step(self) -> None:
+        """Do what has to be made up for after a stop."""
+
+    def is_over(self) -> bool:
+        """Whether this process has a reason to stop: all steps are done, or the time is up."""
+        return self.trainer.step >= self.steps or self.clock.is_over(self.trainer.step)
+
+    def train_step(self) -> Any:
+        """Do one step; return what :meth:`step_metrics` makes metrics of."""
+        trainer: Any = self.trainer
+        return trainer.train_step()
+
+    def is_line_due(self) -> bool:
+        """Whether the step just done gets a line of the metrics."""
+        return self.trainer.step % self.trainer.config.log_every == 0
+
+    def step_metrics(self) -> Mapping[str, float]:
+        """Return the mean loss since the last line, of all processes; for all of them to call."""
+        losses = [loss for share in self.processes.gather(self.records) for loss in share]
+        return {"loss": round(sum(losses) / len(losses), 4)}
+
+    def is_eval_due(self) -> bool:
+        """Whether to evaluate after the step just done."""
+        return False
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Return the metrics of an evaluation on held-out data."""
+        return {}
+
+    def report(self) -> None:
+        """Tell of the step just done; called in the first process."""
+        if self.is_line_due():
+            log.info("%s %s", self.directory.path.name, self.metrics[-1])
+
+    def save(self) -> None:
+        """Write the checkpoint, and what else is kept."""
+        self.directory.save(self.trainer.train_state(self.clock.seconds()))
+
+    @property
+    def can_save_after_error(self) -> bool:
+        """Whether the state is whole after an exception; half an optimiser's step is not."""
+        return False
