@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from support.tolerance import FLOOR, assert_as_exact, assert_equal_models
+from support.tolerance import FLOOR, assert_as_exact, assert_equal_models, assert_model_as_exact
 
 
 @pytest.mark.parametrize("dtype", [d for d in FLOOR if d is not torch.float64], ids=str)
@@ -29,6 +29,22 @@ def test_one_per_cent_fails_between_models(dtype: torch.dtype):
         assert_equal_models(torch.full_like(plain, torch.nan).to(dtype), plain.to(dtype))
     with pytest.raises(AssertionError, match="is expected"):
         assert_equal_models(plain[:1].to(dtype), plain.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [d for d in FLOOR if d is not torch.float64], ids=str)
+def test_one_per_cent_of_one_result_of_a_model_fails(dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(0)
+    truth = [torch.randn(64, 48, generator=generator, dtype=torch.float64) for _ in range(50)]
+    plain = [(t * 3).to(dtype) / 3 for t in truth]
+    results = [t.to(dtype) for t in truth]
+    assert_model_as_exact(results, plain, truth)
+    with pytest.raises(AssertionError, match="result 7 is off by"):
+        assert_model_as_exact(
+            [*results[:7], (truth[7] * 1.01).to(dtype), *results[8:]], plain, truth
+        )
+    # Less than a model's floor, but in all results.
+    with pytest.raises(AssertionError, match="all are off by"):
+        assert_model_as_exact([(t * (1 + 5 * FLOOR[dtype])).to(dtype) for t in truth], plain, truth)
 
 
 def test_nan_wrong_shape_and_wrong_type_fail():
