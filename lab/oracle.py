@@ -15,7 +15,7 @@ text_alignment      fill: overlap of the matte (pixels on the way from backgroun
                     RMS colour error inside it; halved if another shape fits better.
                     extend (prompted only): overlap of the matte with the object's completion,
                     times the same factor of colour.
-                    text: mean over the cells of the correlation with the wanted letter, halved
+                    text: mean over the cells of the correlation with the requested letter, halved
                     in cells where another letter correlates better.
 consistency         exp(-seam/0.1 - tone/0.2): colour and texture continue across the border.
 structure           fill: overlap of all changed pixels with the best fit of any shape.
@@ -31,7 +31,8 @@ removal_quality     exp(-tone/0.1 - (worst/0.15)^2 - noise/0.05): gone, nothing 
 * extend: with a prompt, and where at least 40 pixels of the object are hidden, its completion
   overlaps by 0.6 and is within 0.25 (RMS) of the asked colour;
 * remove: nothing more;
-* text: every letter is read right (correlation at least 0.6, at least half the object_colour's contrast).
+* text: every letter is read right (correlation at least 0.6, at least half the contrast of
+  the text's colour).
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,10 @@ _MAX_COLOUR_ERROR = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OracleScores:
-    """The oracle's judgement of a batch."""
+    """The oracle's judgement of a batch.
+
+    Example: ``judge(images, scenes).usable``  # bool [B]
+    """
 
     scores: dict[str, Tensor]
     """Dimension name to float32 `[B]`; NaN where the task is not judged on it."""
@@ -104,20 +108,23 @@ def judge_with_gradient(images: Tensor, conditions: Conditions) -> OracleScores:
             f"{list(conditions.source.shape)}; judge one image per scene"
         )
     image, mask = composite(images, conditions), conditions.mask
+    # What can be made out under the mask: words, shapes, completed objects.
     matte = matte_of(image, conditions.background, conditions.object_colour) * mask
     has_words = conditions.task == _TEXT
     reading = read_words(matte, conditions.letters, conditions.box)
     fit = fit_shapes_where(conditions.task == _FILL, matte, mask)
     completed, hidden = _complete_objects(conditions, matte)
-    drawn = _drawn_coverage(conditions, fit, reading, completed)
-    object_colour = conditions.object_colour[:, :, None, None]
-    explained = torch.lerp(conditions.background, object_colour.expand_as(image), drawn[:, None])
+    coverage = _explained_coverage(conditions, fit, reading, completed)
+    # The explained image, `[B, 3, 64, 64]`: a faultless result with the same content.
+    colour = conditions.object_colour[:, :, None, None].expand_as(image)
+    explained = torch.lerp(conditions.background, colour, coverage[:, None])
     unprompted = (conditions.task == _EXTEND) & (conditions.shape < 0)
     explained = torch.where(unprompted[:, None, None, None], conditions.target, explained)
     # What explains the image is chosen, not changed, by following the gradient.
-    residual = measure_residual(image, explained.detach(), mask, drawn.detach())
-    colour_error = _colour_error(image, conditions, drawn.detach())
+    residual = measure_residual(image, explained.detach(), mask, coverage.detach())
+    colour_error = _colour_error(image, conditions, coverage.detach())
     evidence = _Evidence(fit, reading, residual, hidden, colour_error)
+    # The conditions that `usable` consists of.
     shape_right = _shape_is_right(conditions, fit)
     right = (reading.letters == conditions.letters) & (conditions.letters >= 0)
     num_letters = (conditions.letters >= 0).sum(1)
@@ -149,20 +156,20 @@ def _complete_objects(conditions: Conditions, matte: Tensor) -> tuple[Tensor, Te
     rows = ((conditions.task == _EXTEND) & (conditions.shape >= 0)).nonzero()[:, 0]
     coverage, overlap = torch.zeros_like(matte), torch.zeros(len(matte))
     coverage[rows], overlap[rows] = fit_near(
-        conditions.shape[rows], conditions.place[rows], matte[rows], conditions.mask[rows]
+        conditions.shape[rows], conditions.placement[rows], matte[rows], conditions.mask[rows]
     )
     return coverage, overlap
 
 
-def _drawn_coverage(
+def _explained_coverage(
     conditions: Conditions, fit: ShapeFit, reading: Reading, completed: Tensor
 ) -> Tensor:
     rows = torch.arange(len(conditions))
     shape = fit.coverage[rows, conditions.shape.clamp(min=0)]
     task = conditions.task[:, None, None]
-    drawn = torch.where(task == _FILL, shape, torch.zeros_like(shape))
-    drawn = torch.where(task == _EXTEND, completed, drawn)
-    return torch.where(task == _TEXT, reading.coverage, drawn)
+    coverage = torch.where(task == _FILL, shape, torch.zeros_like(shape))
+    coverage = torch.where(task == _EXTEND, completed, coverage)
+    return torch.where(task == _TEXT, reading.coverage, coverage)  # [B, 64, 64]
 
 
 def _is_clean(residual: Residual) -> Tensor:
@@ -177,10 +184,10 @@ def _is_clean(residual: Residual) -> Tensor:
 
 def _shape_is_right(conditions: Conditions, fit: ShapeFit) -> Tensor:
     rows = torch.arange(len(conditions))
-    asked = conditions.shape.clamp(min=0)
+    shape = conditions.shape.clamp(min=0)
     ratio = fit.area / conditions.coverage.sum((1, 2)).clamp(min=1)
-    right = fit.overlap.argmax(1) == asked
-    right &= fit.overlap[rows, asked] >= _MIN_SHAPE_OVERLAP
+    right = fit.overlap.argmax(1) == shape
+    right &= fit.overlap[rows, shape] >= _MIN_SHAPE_OVERLAP
     right &= (ratio >= _AREA_RATIO[0]) & (ratio <= _AREA_RATIO[1])
     return right | (conditions.task != _FILL)
 
@@ -201,29 +208,29 @@ def _scores(image: Tensor, conditions: Conditions, evidence: _Evidence) -> dict[
         "structure": _structure(image, conditions, evidence),
         "aesthetics": (1 - residual.blur) * torch.exp(-residual.noise / 0.03),
     }
-    gone = torch.exp(
+    removal = torch.exp(
         -residual.tone / 0.1 - (residual.worst / 0.15).square() - residual.noise / 0.05
     )
     scores = {name: torch.where(task == _REMOVE, torch.nan, s) for name, s in four.items()}
-    return {**scores, "removal_quality": torch.where(task == _REMOVE, gone, torch.nan)}
+    return {**scores, "removal_quality": torch.where(task == _REMOVE, removal, torch.nan)}
 
 
-def _colour_error(image: Tensor, conditions: Conditions, drawn: Tensor) -> Tensor:
+def _colour_error(image: Tensor, conditions: Conditions, coverage: Tensor) -> Tensor:
     """RMS difference from the asked colour over what is drawn under the mask, `[B]`."""
-    inside = drawn * conditions.mask
+    inside = coverage * conditions.mask
     error = (image - conditions.object_colour[:, :, None, None]).square().mean(1)
     return root((error * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1))
 
 
 def _text_alignment(conditions: Conditions, evidence: _Evidence) -> Tensor:
     rows, fit, reading = torch.arange(len(conditions)), evidence.fit, evidence.reading
-    asked = conditions.shape.clamp(min=0)
+    kind = conditions.shape.clamp(min=0)
     likeness = torch.exp(-evidence.colour_error.square() / 0.25**2)
-    shape = fit.overlap[rows, asked] * likeness
-    shape = torch.where(fit.overlap.argmax(1) == asked, shape, shape / 2)
+    shape = fit.overlap[rows, kind] * likeness
+    shape = torch.where(fit.overlap.argmax(1) == kind, shape, shape / 2)
     right = (reading.letters == conditions.letters).float()
     cells = (conditions.letters >= 0).float()
-    words = (reading.wanted_match * (0.5 + 0.5 * right) * cells).sum(1) / cells.sum(1).clamp(min=1)
+    words = (reading.target_match * (0.5 + 0.5 * right) * cells).sum(1) / cells.sum(1).clamp(min=1)
     prompted = torch.where(conditions.shape >= 0, evidence.hidden * likeness, torch.nan)
     score = torch.where(conditions.task == _EXTEND, prompted, shape)
     return torch.where(conditions.task == _TEXT, words, score)
@@ -233,7 +240,7 @@ def _structure(image: Tensor, conditions: Conditions, evidence: _Evidence) -> Te
     mask = conditions.mask
     changed = change_matte(image, conditions.background) * mask
     any_shape = fit_shapes_where(conditions.task == _FILL, changed, mask).overlap.amax(1)
-    wrong = _gradient_energy(image - conditions.target, mask)
+    wrong = _gradient_energy(image - conditions.target, mask)  # [B]
     true = _gradient_energy(conditions.target, mask)
     continued = 1 - (wrong / (true + 0.0004)).clamp(max=1)
     cells = (conditions.letters >= 0).sum(1).clamp(min=1)

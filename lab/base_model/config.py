@@ -1,4 +1,21 @@
-"""Settings of the runs that train the toy base model."""
+"""Settings of the runs that train the toy base model.
+
+A config file (`configs/vae_finish.json`; what is left out has its default):
+
+    {
+      "format": 1,
+      "run_folder": "runs/vae_finish",
+      "init_from": "runs/vae/checkpoint",
+      "seed": 2,
+      "log_every": 100,
+      "crop_steps": 0,
+      "full_steps": 1000,
+      "learning_rate": 0.0008,
+      "warmup_steps": 10,
+      "photo_folders": ["runs/photos"],
+      "photo_share": 0.3
+    }
+"""
 
 from __future__ import annotations
 
@@ -11,14 +28,17 @@ from ...training.runs.config import RunConfig, require
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoRunConfig(RunConfig):
-    """What every run has that trains on the world and on photographs."""
+    """What every run has that trains on the world and on photographs.
+
+    Example: ``PhotoRunConfig(run_folder="runs/any", photo_share=0.0)``.
+    """
 
     photo_folders: tuple[str, ...] = ()
     """Where unpacked photo packages lie, besides scikit-image's own data."""
     photo_share: float = 0.3
     """Share of samples on photographs; 0 trains without any."""
     device: str = "cpu"
-    """Where it learns: cpu or cuda. Scenes are painted on the CPU, over 1000 a second."""
+    """Device of the training: cpu or cuda. Scenes are painted on the CPU, over 1000 a second."""
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
@@ -28,7 +48,10 @@ class PhotoRunConfig(RunConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaeTrainConfig(PhotoRunConfig):
-    """Training the autoencoder."""
+    """Training the autoencoder.
+
+    Example: ``VaeTrainConfig(run_folder="runs/vae", photo_share=0.0)``.
+    """
 
     block_channels: tuple[int, ...] = (16, 32, 64)
     """Width of each resolution; every one after the first halves the image."""
@@ -67,7 +90,10 @@ class VaeTrainConfig(PhotoRunConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FillTrainConfig(PhotoRunConfig):
-    """Training the transformer together with its text encoders."""
+    """Training the transformer together with its text encoders.
+
+    Example: ``FillTrainConfig(run_folder="runs/fill", vae_folder="runs/vae/vae")``.
+    """
 
     vae_folder: str
     """Folder of the trained autoencoder."""
@@ -104,10 +130,10 @@ class FillTrainConfig(PhotoRunConfig):
     sigma_spread: float = 1.1
     """Standard deviation of that logit."""
     probe_weight: float = 0.0
-    """Weight of the probe's loss: half-way through the transformer every image token has to say
-    what belongs there (thing, colour, letter's place), and every letter its place in the word."""
-    start_anew: tuple[str, ...] = ()
-    """Weights, by the end of their names, that do not come from `init_from` but begin anew."""
+    """Weight of the probe's loss: half-way through the transformer every image token predicts
+    what belongs there (symbol, colour, letter's position), and every letter its position."""
+    reinitialize: tuple[str, ...] = ()
+    """Weights, by the end of their names, that start afresh and are not taken from `init_from`."""
     ema_decay: float = 0.999
     """Of the averaged weights, which are what is shipped."""
 

@@ -34,14 +34,14 @@ log = logging.getLogger("onereward.training")
 
 def find_font(folder: Path, name: str) -> Path:
     """Return the only file called `name` below `folder`."""
-    found = sorted(folder.rglob(name))
-    if not found:
+    paths = sorted(folder.rglob(name))
+    if not paths:
         raise FileNotFoundError(f"{name} is not below {folder}; unpack its fonts-* package there")
-    return found[0]
+    return paths[0]
 
 
 def render_letter(font: ImageFont.FreeTypeFont, letter: str) -> torch.Tensor:
-    """Draw one letter into its cell: uint8 `[24, 16]`, capitals 17 pixels high, at most 14 pixels wide."""
+    """Draw one letter into its cell, uint8 `[24, 16]`: capitals 17 pixels high, at most 14 wide."""
     left, top, right, bottom = font.getbbox(letter)
     big = Image.new("L", (int(right - left), int(bottom - top)))
     ImageDraw.Draw(big).text((-left, -top), letter, font=font, fill=255)

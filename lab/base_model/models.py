@@ -31,8 +31,11 @@ _CLIP_WIDTH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FillParts:
-    """The parts of a fill pipeline."""
+class FillComponents:
+    """The components of a fill pipeline.
+
+    Example: ``load_folder(Path("assets/fill")).to(torch.device("cpu"))``.
+    """
 
     transformer: "FluxTransformer2DModel"
     t5: "T5EncoderModel"
@@ -41,7 +44,7 @@ class FillParts:
     t5_tokenizer: "T5Tokenizer"
     clip_tokenizer: "CLIPTokenizer"
 
-    def to(self, device: torch.device) -> "FillParts":
+    def to(self, device: torch.device) -> "FillComponents":
         """Move every module; returns self."""
         for module in (*self.trained_modules().values(), self.vae):
             module.to(device)
@@ -54,18 +57,18 @@ class FillParts:
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Return every trained parameter as `<module>.<name>`."""
         return {
-            f"{part}.{name}": parameter
-            for part, module in self.trained_modules().items()
+            f"{prefix}.{name}": parameter
+            for prefix, module in self.trained_modules().items()
             for name, parameter in module.named_parameters()
         }
 
 
-def build_parts(config: FillTrainConfig, vae: Any) -> FillParts:
-    """Build untrained parts around an autoencoder; weights depend on the seed alone."""
+def build_components(config: FillTrainConfig, vae: Any) -> FillComponents:
+    """Build untrained components around an autoencoder; weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(config.seed)
         clip_tokenizer, t5_tokenizer = build_clip_tokenizer(), build_t5_tokenizer()
-        return FillParts(
+        return FillComponents(
             transformer=_build_transformer(config, vae),
             t5=_build_t5(config, len(t5_tokenizer)),
             clip=_build_clip(clip_tokenizer),
@@ -75,12 +78,12 @@ def build_parts(config: FillTrainConfig, vae: Any) -> FillParts:
         )
 
 
-def load_folder(folder: Path) -> FillParts:
-    """Return the parts of an exported folder, in float32."""
+def load_folder(folder: Path) -> FillComponents:
+    """Return the components of an exported folder, in float32."""
     from diffusers import FluxFillPipeline
 
     pipeline = FluxFillPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    return FillParts(
+    return FillComponents(
         transformer=pipeline.transformer,
         t5=pipeline.text_encoder_2,
         clip=pipeline.text_encoder,
@@ -90,11 +93,11 @@ def load_folder(folder: Path) -> FillParts:
     )
 
 
-def load_with_adapter(model: Path, adapter: Path) -> FillParts:
+def load_with_adapter(model: Path, adapter: Path) -> FillComponents:
     """Return the model with a LoRA on its transformer."""
-    parts = load_folder(model)
-    parts.transformer.load_lora_adapter(str(adapter), prefix="transformer")
-    return parts
+    components = load_folder(model)
+    components.transformer.load_lora_adapter(str(adapter), prefix="transformer")
+    return components
 
 
 def _build_transformer(config: FillTrainConfig, vae: Any) -> "FluxTransformer2DModel":
@@ -133,7 +136,8 @@ def is_modulation(name: str) -> bool:
 
 ORDER_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 """The T5's attention bias by distance, `[32, heads]`; all its layers share it."""
-_FIRST_LOOK = 5.0
+_ORDER_BIAS_INIT = 5.0
+"""Its initial value for one token before a head's own."""
 
 
 def _build_t5(config: FillTrainConfig, vocabulary: int) -> "T5EncoderModel":
@@ -153,12 +157,12 @@ def _build_t5(config: FillTrainConfig, vocabulary: int) -> "T5EncoderModel":
             use_cache=False,
         )
     )
-    # Each head starts out looking at one token before its own. The T5 knows order by these biases
+    # Each head starts out attending to one token before its own. The T5 knows order by these biases
     # alone, and a rate that suits the other weights takes tens of thousands of steps to grow them.
     bias: Any = t5.get_parameter(ORDER_BIAS)
     with torch.no_grad():
         for head in range(bias.shape[1]):
-            bias[1 + head, head] = _FIRST_LOOK
+            bias[1 + head, head] = _ORDER_BIAS_INIT
     return t5
 
 
@@ -197,21 +201,25 @@ def fill_condition(vae: Any, source: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([masked, pack_mask(mask, vae_factor(vae.config))], 2)
 
 
-def prompt_ids(parts: FillParts, prompts: list[str]) -> tuple[Tensor, Tensor]:
+def prompt_ids(components: FillComponents, prompts: list[str]) -> tuple[Tensor, Tensor]:
     """Return T5 and CLIP ids, int64 `[B, MAX_TOKENS]` each."""
     return (
-        torch.tensor(tokenize(parts.t5_tokenizer, prompts)),
-        torch.tensor(tokenize(parts.clip_tokenizer, prompts)),
+        torch.tensor(tokenize(components.t5_tokenizer, prompts)),
+        torch.tensor(tokenize(components.clip_tokenizer, prompts)),
     )
 
 
 def predict_velocity(
-    parts: FillParts, tokens: Tensor, sigma: Tensor, condition: Tensor, text: tuple[Tensor, Tensor]
+    components: FillComponents,
+    tokens: Tensor,
+    sigma: Tensor,
+    condition: Tensor,
+    text: tuple[Tensor, Tensor],
 ) -> Tensor:
     """Run the transformer once.
 
     Args:
-        parts: The model.
+        components: The model.
         tokens: Packed noisy latents `[B, N, 4C]`.
         sigma: Noise level `[B]`, 1 = noise.
         condition: Packed masked source and mask, `[B, N, 4C + 4f²]`.
@@ -220,20 +228,20 @@ def predict_velocity(
     Returns:
         Velocity (noise minus image), packed like `tokens`.
     """
-    states, pooled = text
-    side = SIZE // vae_factor(parts.vae.config)
-    return parts.transformer(
-        hidden_states=torch.cat([tokens, condition], 2),
+    states, clip_pooled = text
+    side = SIZE // vae_factor(components.vae.config)
+    return components.transformer(
+        hidden_states=torch.cat([tokens, condition], 2),  # [B, N, 8C + 4f²]
         timestep=sigma,
         guidance=torch.full_like(sigma, GUIDANCE),
         encoder_hidden_states=states,
-        pooled_projections=pooled,
+        pooled_projections=clip_pooled,
         txt_ids=torch.zeros(states.shape[1], 3, device=states.device),
         img_ids=position_ids(side, side, tokens.device),
         return_dict=False,
     )[0]
 
 
-def encode_prompts(parts: FillParts, ids: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def encode_prompts(components: FillComponents, ids: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return T5 states `[B, T, D]` and CLIP's pooled output `[B, P]`."""
-    return parts.t5(ids[0])[0], parts.clip(ids[1]).pooler_output
+    return components.t5(ids[0])[0], components.clip(ids[1]).pooler_output

@@ -20,7 +20,7 @@ _UPDATE_RMS = 0.2
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Push the singular values of `[N, rows, columns]` towards 1; accurate to about 30 %."""
+    """Bring the singular values of `[N, rows, columns]` towards 1; accurate to about 30 %."""
     x = matrices.bfloat16()
     is_tall = x.shape[1] > x.shape[2]
     x = x.mT if is_tall else x
@@ -33,7 +33,10 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay."""
+    """Muon with Nesterov momentum and decoupled weight decay.
+
+    Example: ``Muon(matrices, lr=3e-3, weight_decay=0.01).step()``.
+    """
 
     def __init__(
         self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
@@ -49,8 +52,8 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     shapes[parameter.shape].append(parameter)
-            for same in shapes.values():
-                self._update(same, group)
+            for parameters in shapes.values():
+                self._update(parameters, group)
 
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         directions = []

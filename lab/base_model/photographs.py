@@ -18,7 +18,10 @@ _LONGEST_SIDE = 640
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Photograph:
-    """Where an image comes from."""
+    """Where an image comes from.
+
+    Example: ``[p.file for p in PHOTOGRAPHS if p.is_held_out]``.
+    """
 
     file: str
     """Its file name."""
@@ -31,10 +34,11 @@ class Photograph:
 
 
 def _photos(
-    package: str, licence: str, *files: str, held: tuple[str, ...] = ()
+    package: str, licence: str, *files: str, held_out: tuple[str, ...] = ()
 ) -> list[Photograph]:
     return [
-        Photograph(file=f, package=package, licence=licence, is_held_out=f in held) for f in files
+        Photograph(file=f, package=package, licence=licence, is_held_out=f in held_out)
+        for f in files
     ]
 
 
@@ -50,7 +54,7 @@ PHOTOGRAPHS = (
         "grass.png",
         "gravel.png",
         "hubble_deep_field.jpg",
-        held=("coffee.png", "grass.png"),
+        held_out=("coffee.png", "grass.png"),
     ),
     *_photos(
         "mate-backgrounds (Debian)",
@@ -67,7 +71,7 @@ PHOTOGRAPHS = (
         "TwoWings.jpg",
         "Wood.jpg",
         "YellowFlower.jpg",
-        held=("Garden.jpg", "Storm.jpg", "Wood.jpg"),
+        held_out=("Garden.jpg", "Storm.jpg", "Wood.jpg"),
     ),
 )
 
@@ -83,12 +87,12 @@ def find_photographs(folders: tuple[str, ...], is_held_out: bool) -> list[Path]:
     Raises:
         FileNotFoundError: If an image of the list is in none of the folders.
     """
-    places = [Path(folder) for folder in folders] + _package_data()
-    found, missing = [], []
+    roots = [Path(folder) for folder in folders] + _package_data()
+    paths, missing = [], []
     for photo in PHOTOGRAPHS:
         if photo.is_held_out == is_held_out:
-            hits = [hit for place in places for hit in sorted(place.rglob(photo.file))]
-            found += hits[:1]
+            hits = [hit for root in roots for hit in sorted(root.rglob(photo.file))]
+            paths += hits[:1]
             missing += [] if hits else [f"{photo.file} of {photo.package}"]
     if missing:
         raise FileNotFoundError(
@@ -96,7 +100,7 @@ def find_photographs(folders: tuple[str, ...], is_held_out: bool) -> list[Path]:
             "packages and name their folder in photo_folders, or set photo_share to 0 to train "
             "without photographs"
         )
-    return found
+    return paths
 
 
 def _read_image(path: Path) -> Tensor:

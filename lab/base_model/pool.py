@@ -16,7 +16,7 @@ from ..world.cell_labels import label_cells
 from ..world.conditions import Conditions, sample_conditions
 from ..world.splits import Split
 from .config import FillTrainConfig
-from .models import FillParts, encode_packed, fill_condition, prompt_ids
+from .models import FillComponents, encode_packed, fill_condition, prompt_ids
 from .photographs import find_photographs, sample_photo_crops
 
 BLOCK = 64
@@ -28,7 +28,10 @@ _PHOTO_TASK_WEIGHTS = (1.0, 3.0, 3.0, 1.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
-    """Encoded samples; one row each."""
+    """Encoded samples; one row each.
+
+    Example: ``pool.draw(32, generator).to(torch.device("cuda"))``.
+    """
 
     latents: Tensor
     """Packed latents of the target, `[B, N, 4C]`."""
@@ -40,10 +43,10 @@ class Samples:
     """Int64 `[B, T]`."""
     clip_ids: Tensor
     """Int64 `[B, T]`."""
-    marks: Tensor
+    cell_labels: Tensor
     """Int64 `[B, 3, N]`: what each token's cell has to show; -100 where no prompt says so."""
-    places: Tensor
-    """Int64 `[B, T]`: the place in the word of each of the T5's tokens; -100 for other tokens."""
+    letter_positions: Tensor
+    """Int64 `[B, T]`: position in the word of each of the T5's tokens; -100 for other tokens."""
 
     def to(self, device: torch.device) -> "Samples":
         """Return the samples on a device."""
@@ -51,86 +54,94 @@ class Samples:
 
 
 class ScenePool:
-    """Blocks of 64 encoded scenes in half precision."""
+    """Blocks of 64 encoded scenes in half precision.
 
-    def __init__(self, config: FillTrainConfig, parts: FillParts) -> None:
+    Example: ``pool = ScenePool(config, components); pool.fill_up(0)``.
+    """
+
+    def __init__(self, config: FillTrainConfig, components: FillComponents) -> None:
         """Prepare photographs; `fill_up` encodes the scenes."""
-        self._config, self._parts = config, parts
+        self._config, self._components = config, components
         self._blocks: list[Samples] = []
         self._photos = torch.empty(0)
         if config.photo_share > 0:
             paths = find_photographs(config.photo_folders, is_held_out=False)
             generator = step_generator(config.seed, 0, purpose=1)
             self._photos = sample_photo_crops(paths, _PHOTO_CROPS, generator)
-        self._empty = prompt_ids(parts, [""])
-        self._quotes: list[int] = parts.t5_tokenizer.convert_tokens_to_ids(['▁"', '"'])  # type: ignore[assignment]
+        self._empty = prompt_ids(components, [""])
+        self._quotes: list[int] = components.t5_tokenizer.convert_tokens_to_ids(['▁"', '"'])  # type: ignore[assignment]
 
     def fill_up(self, renewals: int) -> None:
         """Encode what the pool holds after a number of renewals."""
         count = self._config.pool_blocks
         # Block j holds the newest number below count + renewals that leaves j when divided.
         newest = [j + count * ((renewals + count - 1 - j) // count) for j in range(count)]
-        self._blocks = [self._encode(self._scenes(number)) for number in newest]
+        self._blocks = [self._encode(self._scenes(index)) for index in newest]
 
     def renew(self, renewals: int) -> None:
         """Replace the oldest block; `renewals` counts those before this one."""
         count = self._config.pool_blocks
         self._blocks[renewals % count] = self._encode(self._scenes(count + renewals))
 
-    def _scenes(self, number: int) -> Conditions:
-        generator = step_generator(self._config.seed, number, purpose=5)
+    def _scenes(self, index: int) -> Conditions:
+        """Draw the scenes of one block; `index` counts all blocks of the run."""
+        generator = step_generator(self._config.seed, index, purpose=5)
         share = self._config.photo_share
         # Photographs come evenly: one block of 64 whenever their share adds up to another whole.
-        is_photo = int((number + 1) * share) > int(number * share)
+        is_photo = int((index + 1) * share) > int(index * share)
         weights = _PHOTO_TASK_WEIGHTS if is_photo else self._config.task_weights
         tasks = torch.multinomial(
             torch.tensor(weights), BLOCK, replacement=True, generator=generator
         )
         if not is_photo:
-            return sample_conditions(Split.TRAIN, number, tasks)
-        chosen = torch.randint(len(self._photos), (BLOCK,), generator=generator)
-        return sample_conditions(Split.TRAIN, number, tasks, self._photos[chosen].float() / 255)
+            return sample_conditions(Split.TRAIN, index, tasks)
+        rows = torch.randint(len(self._photos), (BLOCK,), generator=generator)
+        return sample_conditions(Split.TRAIN, index, tasks, self._photos[rows].float() / 255)
 
     def _encode(self, scenes: Conditions) -> Samples:
-        vae, keep, device = self._parts.vae, self._config.keep_weight, self._parts.vae.device
+        vae, keep = self._components.vae, self._config.keep_weight
+        device = vae.device
         target, source, mask = (
             pixels.to(device) for pixels in (scenes.target, scenes.source, scenes.mask)
         )
         with torch.autocast(device.type, torch.bfloat16):
-            latents = encode_packed(vae, target * 2 - 1).cpu()
-            condition = fill_condition(vae, source * 2 - 1, mask).cpu()
-        t5_ids, clip_ids = prompt_ids(self._parts, scenes.prompts)
+            latents = encode_packed(vae, target * 2 - 1).cpu()  # [64, N, 4C]
+            condition = fill_condition(vae, source * 2 - 1, mask).cpu()  # [64, N, 4C + 4f²]
+        t5_ids, clip_ids = prompt_ids(self._components, scenes.prompts)
         return Samples(
             latents=latents.half(),
             condition=condition.half(),
             weight=loss_weight(scenes.mask, latents, vae_factor(vae.config), keep).half(),
             t5_ids=t5_ids,
             clip_ids=clip_ids,
-            marks=label_cells(scenes).flatten(2),
-            places=letter_places(t5_ids, *self._quotes),
+            cell_labels=label_cells(scenes).flatten(2),
+            letter_positions=letter_positions(t5_ids, *self._quotes),
         )
 
     def draw(self, count: int, generator: torch.Generator) -> Samples:
         """Draw `count` samples, some with an empty prompt, in float32."""
         rows = torch.randint(len(self._blocks) * BLOCK, (count,), generator=generator).tolist()
-        picked = [(self._blocks[row // BLOCK], row % BLOCK) for row in rows]
+        picks = [(self._blocks[row // BLOCK], row % BLOCK) for row in rows]
         is_dropped = torch.rand(count, generator=generator) < self._config.drop_prompt
-        names = ("t5_ids", "clip_ids", "marks", "places")
-        ids = {k: torch.stack([getattr(block, k)[row] for block, row in picked]) for k in names}
+
+        def rows_of(field: str) -> Tensor:
+            return torch.stack([getattr(block, field)[row] for block, row in picks])
+
         empty_t5, empty_clip = self._empty
+        without_prompt = is_dropped[:, None]  # [B, 1]
         return Samples(
-            latents=torch.stack([block.latents[row] for block, row in picked]).float(),
-            condition=torch.stack([block.condition[row] for block, row in picked]).float(),
-            weight=torch.stack([block.weight[row] for block, row in picked]).float(),
-            t5_ids=torch.where(is_dropped[:, None], empty_t5, ids["t5_ids"]),
-            clip_ids=torch.where(is_dropped[:, None], empty_clip, ids["clip_ids"]),
-            marks=ids["marks"].masked_fill(is_dropped[:, None, None], IGNORED),
-            places=ids["places"].masked_fill(is_dropped[:, None], IGNORED),
+            latents=rows_of("latents").float(),
+            condition=rows_of("condition").float(),
+            weight=rows_of("weight").float(),
+            t5_ids=torch.where(without_prompt, empty_t5, rows_of("t5_ids")),
+            clip_ids=torch.where(without_prompt, empty_clip, rows_of("clip_ids")),
+            cell_labels=rows_of("cell_labels").masked_fill(without_prompt[:, None], IGNORED),
+            letter_positions=rows_of("letter_positions").masked_fill(without_prompt, IGNORED),
         )
 
 
-def letter_places(ids: Tensor, opening: int, closing: int) -> Tensor:
-    """Return the place, from 0, of each token between the first quotes; -100 for other tokens.
+def letter_positions(ids: Tensor, opening: int, closing: int) -> Tensor:
+    """Return the position, from 0, of each token between the first quotes; -100 for others.
 
     Args:
         ids: int64 `[B, T]`; one token per letter.

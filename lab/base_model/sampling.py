@@ -1,6 +1,6 @@
 """Batched sampling for evaluation: every scene has its own prompt, mask and noise.
 
-The engine (`fill`) serves one request at a time; this runs its own parts over hundreds of scenes.
+The engine (`fill`) serves one request at a time; this samples hundreds of scenes in batches.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ...fill.sampling.schedule import make_sigmas, truncate_schedule
 from ..world.canvas import SIZE
 from ..world.conditions import Conditions
 from .models import (
-    FillParts,
+    FillComponents,
     encode_packed,
     encode_prompts,
     fill_condition,
@@ -47,7 +47,10 @@ def build_scheduler() -> "FlowMatchEulerDiscreteScheduler":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSettings:
-    """How to sample."""
+    """How to sample.
+
+    Example: ``SampleSettings(steps=8, true_cfg=2.0)``.
+    """
 
     steps: int = 20
     true_cfg: float = 1.0
@@ -59,22 +62,21 @@ class SampleSettings:
 
 
 @torch.no_grad()
-def sample_scenes(parts: FillParts, conditions: Conditions, settings: SampleSettings) -> Tensor:
+def sample_scenes(
+    components: FillComponents, conditions: Conditions, settings: SampleSettings
+) -> Tensor:
     """Sample every scene; returns float32 `[B, 3, 64, 64]` in 0..1, not composited."""
     generator = torch.Generator().manual_seed(settings.seed)
-    rows = torch.arange(len(conditions)).split(_BATCH)
-    batches = [conditions.select(part) for part in rows]
-    return torch.cat(
-        [
-            decode_packed(parts, sample_packed(parts, batch, settings, generator))
-            for batch in batches
-        ]
-    )
+    images = []
+    for rows in torch.arange(len(conditions)).split(_BATCH):
+        latents = sample_packed(components, conditions.select(rows), settings, generator)
+        images.append(decode_packed(components, latents))
+    return torch.cat(images)
 
 
 @torch.no_grad()
 def sample_packed(
-    parts: FillParts,
+    components: FillComponents,
     conditions: Conditions,
     settings: SampleSettings,
     generator: torch.Generator,
@@ -83,43 +85,46 @@ def sample_packed(
     """Sample all scenes at once; returns packed latents `[B, N, 4C]`.
 
     Args:
-        parts: The model.
+        components: The model.
         conditions: The scenes.
         settings: How to sample; its seed is not used.
         generator: Source of the noise.
         on_step: Called with each step's index and its estimate of the image, packed.
     """
+    # Condition and text, positive and negative.
     source = conditions.source * 2 - 1
-    packed = fill_condition(parts.vae, source, conditions.mask)
-    text = encode_prompts(parts, prompt_ids(parts, conditions.prompts))
-    negative = [settings.negative_prompt] * len(conditions)
-    other = encode_prompts(parts, prompt_ids(parts, negative))
+    packed = fill_condition(components.vae, source, conditions.mask)  # [B, N, 4C + 4f²]
+    text = encode_prompts(components, prompt_ids(components, conditions.prompts))
+    negative_prompts = [settings.negative_prompt] * len(conditions)
+    negative = encode_prompts(components, prompt_ids(components, negative_prompts))
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         level = sigma.expand(len(x))
-        wanted = predict_velocity(parts, x, level, packed, text)
+        positive = predict_velocity(components, x, level, packed, text)
         if settings.true_cfg == 1.0:
-            return wanted
-        unwanted = predict_velocity(parts, x, level, packed, other)
-        return unwanted + settings.true_cfg * (wanted - unwanted)
+            return positive
+        unguided = predict_velocity(components, x, level, packed, negative)
+        return unguided + settings.true_cfg * (positive - unguided)
 
-    tokens, channels = (_side(parts) // 2) ** 2, 4 * parts.vae.config["latent_channels"]
+    # Schedule and start: noise, or below denoise 1 the noised source.
+    tokens, channels = (_side(components) // 2) ** 2, 4 * components.vae.config["latent_channels"]
     sigmas = make_sigmas(build_scheduler().config, settings.steps, tokens)
     sigmas = truncate_schedule(sigmas, settings.denoise)
-    noise = torch.randn(len(conditions), tokens, channels, generator=generator)
+    noise = torch.randn(len(conditions), tokens, channels, generator=generator)  # [B, N, 4C]
     start = noise
     if settings.denoise < 1:
-        start = add_noise(encode_packed(parts.vae, source), noise, sigmas[0])
+        start = add_noise(encode_packed(components.vae, source), noise, sigmas[0])
     return sample(velocity, start, sigmas, on_step)
 
 
 @torch.no_grad()
-def decode_packed(parts: FillParts, latents: Tensor) -> Tensor:
+def decode_packed(components: FillComponents, latents: Tensor) -> Tensor:
     """Decode packed latents `[B, N, 4C]` into images float32 `[B, 3, 64, 64]` in 0..1."""
-    side = _side(parts)
-    pixels = decode_latents(parts.vae, unpack_latents(latents, side, side))
+    side = _side(components)
+    pixels = decode_latents(components.vae, unpack_latents(latents, side, side))
     return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
 
-def _side(parts: FillParts) -> int:
-    return SIZE // vae_factor(parts.vae.config)
+def _side(components: FillComponents) -> int:
+    """Return height and width of the latents."""
+    return SIZE // vae_factor(components.vae.config)

@@ -32,7 +32,7 @@ _DIGITS = "0123456789"
 
 
 def build_t5_tokenizer() -> "T5Tokenizer":
-    """Whole words for what the world says, single characters for everything else."""
+    """Build a T5 tokenizer: whole words for the world's prompts, single characters otherwise."""
     from transformers import T5Tokenizer
 
     scores = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, "▁": -4.0}
@@ -50,8 +50,8 @@ def _apply_merges(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list
         best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             break
-        at = pairs.index(best)
-        symbols = [*symbols[:at], best[0] + best[1], *symbols[at + 2 :]]
+        index = pairs.index(best)
+        symbols = [*symbols[:index], best[0] + best[1], *symbols[index + 2 :]]
     return symbols
 
 
@@ -71,7 +71,7 @@ def make_merges(words: Iterable[list[str]]) -> list[tuple[str, str]]:
 
 
 def build_clip_tokenizer() -> "CLIPTokenizer":
-    """Byte-level BPE with a token for every word of the world; like every CLIP it lower-cases."""
+    """Build byte-level BPE with a token for every word of the world; lower-cases like any CLIP."""
     from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 

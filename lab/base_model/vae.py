@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...training.runs.directory import RunDirectory, TrainState, initial_state
-from ...training.runs.loop import Clock, step_generator
+from ...training.runs.directory import RunDirectory, TrainState
+from ...training.runs.loop import RunLoop, step_generator, warmup_scale
 from ...training.runs.optimizer_state import flatten_optimizer, restore_optimizer
 from ..world.canvas import SIZE
 from ..world.conditions import TASKS, sample_conditions
@@ -53,7 +54,10 @@ def build_vae(config: VaeTrainConfig) -> Any:
 
 
 class ImageSource:
-    """Images to compress: true results, masked sources and photographs, by number of the draw."""
+    """Images to compress: true results, masked sources and photographs, by index of the draw.
+
+    Example: ``ImageSource(config).draw(0)``  # [N, 3, 64, 64]
+    """
 
     def __init__(self, config: VaeTrainConfig, split: Split = Split.TRAIN) -> None:
         self._split = split
@@ -73,8 +77,8 @@ class ImageSource:
         generator = step_generator(0, index, purpose=2)
         masked = scenes.source[::_MASKED_SHARE] * 2 - 1
         masked = masked * (1 - scenes.mask[::_MASKED_SHARE, None])
-        chosen = torch.randint(max(1, len(self._photos)), (self._num_photos,), generator=generator)
-        photos = self._photos[chosen].float() / 127.5 - 1
+        rows = torch.randint(max(1, len(self._photos)), (self._num_photos,), generator=generator)
+        photos = self._photos[rows].float() / 127.5 - 1
         pixels = torch.cat([scenes.target * 2 - 1, masked, photos])
         return pixels[torch.randperm(len(pixels), generator=generator)]
 
@@ -109,10 +113,9 @@ def vae_loss(vae: Any, pixels: Tensor, config: VaeTrainConfig, noise: Tensor) ->
 
 def _learning_rate(config: VaeTrainConfig, step: int) -> float:
     total = config.crop_steps + config.full_steps
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    return (
-        config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
-    )
+    warmup = warmup_scale(step, config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * step / total))
+    return config.learning_rate * warmup * (0.02 + 0.98 * cosine)
 
 
 @torch.no_grad()
@@ -132,7 +135,10 @@ def normalise_latents(vae: Any, pixels: Tensor) -> None:
 
 
 class VaeTrainer:
-    """One run: model, optimiser and the next step to do."""
+    """One run: model, optimiser and the next step to do.
+
+    Example: ``trainer = VaeTrainer(config); trainer.train_step(trainer.batch())``.
+    """
 
     def __init__(self, config: VaeTrainConfig) -> None:
         self.config = config
@@ -143,14 +149,14 @@ class VaeTrainer:
         )
         self.source = ImageSource(config)
         self.step = 0
-        self._drawn = (-1, torch.empty(0))
+        self._last_draw = (-1, torch.empty(0))
 
     def batch(self) -> Tensor:
         """Return the pixels of the next step."""
         index = self.step // _STEPS_PER_DRAW
-        if self._drawn[0] != index:
-            self._drawn = (index, self.source.draw(index))
-        pixels = self._drawn[1]
+        if self._last_draw[0] != index:
+            self._last_draw = (index, self.source.draw(index))
+        pixels = self._last_draw[1]
         generator = step_generator(self.config.seed, self.step, purpose=3)
         if self.step < self.config.crop_steps:
             return _random_crops(pixels, self.config.crop_batch, generator)
@@ -180,11 +186,34 @@ class VaeTrainer:
         return TrainState(step=self.step, seconds=seconds, tensors={**weights, **state})
 
     def restore(self, state: TrainState) -> None:
-        """Go back to a state."""
+        """Load a state."""
         weights = {k[4:]: v for k, v in state.tensors.items() if k.startswith("vae.")}
         self.vae.load_state_dict(weights)
         restore_optimizer(self.optimizer, state.tensors, "adam")
         self.step = state.step
+
+
+class VaeRun(RunLoop[VaeTrainer]):
+    """A run of the autoencoder's training.
+
+    Example: ``VaeRun(RunDirectory(config), VaeTrainer(config), steps=5900).run()``.
+    """
+
+    @cached_property
+    def probe(self) -> Tensor:
+        """Held-out images that the reconstruction is measured on, `[N, 3, 64, 64]` in -1..1."""
+        return ImageSource(self.trainer.config, Split.DEV).draw(0).to(self.trainer.device)
+
+    def train_step(self) -> float:
+        """Do one step; return its loss."""
+        return self.trainer.train_step(self.trainer.batch())
+
+    def step_metrics(self) -> dict[str, float]:
+        """Return the mean loss since the last line, and how well held-out images come back."""
+        return {
+            "loss": sum(self.records) / max(1, len(self.records)),
+            "dev_psnr_db": reconstruction_psnr(self.trainer.vae, self.probe),
+        }
 
 
 def train_vae(config: VaeTrainConfig) -> Path:
@@ -192,37 +221,10 @@ def train_vae(config: VaeTrainConfig) -> Path:
     torch.set_num_threads(config.threads)
     folder = RunDirectory(config)
     trainer = VaeTrainer(config)
-    stored = initial_state(folder, config)
-    if stored:
-        trainer.restore(stored)
-    folder.truncate_metrics(trainer.step)  # a kill leaves lines of steps that are now done again
-    clock = Clock(config, stored.seconds if stored else 0.0)
-    probe = ImageSource(config, Split.DEV).draw(0).to(trainer.device)
-    losses: list[float] = []
-    while trainer.step < config.crop_steps + config.full_steps and not clock.is_over(trainer.step):
-        losses.append(trainer.train_step(trainer.batch()))
-        if trainer.step % config.log_every == 0:
-            _report(folder, trainer, clock, losses, probe)
-            losses = []
-        if clock.wants_checkpoint():
-            folder.save(trainer.train_state(clock.seconds()))
-    folder.save(trainer.train_state(clock.seconds()))
+    VaeRun(folder, trainer, config.crop_steps + config.full_steps).run()
     normalise_latents(trainer.vae, trainer.source.draw(0).to(trainer.device))
     trainer.vae.save_pretrained(folder.path / "vae")
     return folder.path / "vae"
-
-
-def _report(
-    folder: RunDirectory, trainer: VaeTrainer, clock: Clock, losses: list[float], probe: Tensor
-) -> None:
-    record = {
-        "step": trainer.step,
-        "seconds": round(clock.seconds(), 1),
-        "loss": sum(losses) / max(1, len(losses)),
-        "dev_psnr_db": reconstruction_psnr(trainer.vae, probe),
-    }
-    folder.append_metrics(record)
-    log.info("vae %s", record)
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Procedural world: scenes, conditions and the oracle that judges them; imports nothing of ours."""
+"""Procedural toy world: scenes, conditions, masks and measurements; imports no product code."""

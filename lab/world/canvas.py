@@ -48,7 +48,10 @@ def box_mask(box: Tensor) -> Tensor:
 
 
 class Draw:
-    """Random values for `count` scenes, all from one CPU generator."""
+    """Random values for `count` scenes, all from one CPU generator.
+
+    Example: ``Draw(torch.Generator().manual_seed(0), 4).uniform(2, 5)``  # [4]
+    """
 
     def __init__(self, generator: torch.Generator, count: int) -> None:
         self.generator = generator

@@ -22,12 +22,16 @@ _DISTRACTORS = (0.35, 0.2)
 _PROMPTED_SHARE = 0.4
 _OUTLINE_SHARE = 0.4
 _REMOVED_WORD_SHARE = 0.2
-_INK_DARK, _INK_LIGHT = 0.04, 0.98
+_DARK, _LIGHT = 0.04, 0.98
+"""Grey levels of words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conditions:
-    """A batch of scenes; every tensor has one row per scene."""
+    """A batch of scenes; every tensor has one row per scene.
+
+    Example: ``sample_conditions(Split.DEV, 3, torch.tensor([0, 3])).prompts``.
+    """
 
     task: Tensor
     """Int64 `[B]`, index into `TASKS`."""
@@ -45,7 +49,7 @@ class Conditions:
     """Float32 `[B, 3]`: the colour of that object or those words."""
     shape: Tensor
     """Int64 `[B]`, index into `SHAPE_NAMES`; -1 where the prompt names no shape."""
-    place: Tensor
+    placement: Tensor
     """Float32 `[B, 3]`, x, y and radius of that shape; zeros where there is none."""
     letters: Tensor
     """Int64 `[B, 4]`, the words' letters, -1 where there is none."""
@@ -65,11 +69,11 @@ class Conditions:
         return Conditions(prompts=[prompts[k] for k in rows.tolist()], **picked)
 
 
-def join_conditions(parts: list[Conditions]) -> Conditions:
+def join_conditions(batches: list[Conditions]) -> Conditions:
     """Concatenate batches."""
     names = [f.name for f in fields(Conditions) if f.name != "prompts"]
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return Conditions(prompts=[p for part in parts for p in part.prompts], **joined)
+    tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
+    return Conditions(prompts=[p for batch in batches for p in batch.prompts], **tensors)
 
 
 def sample_conditions(
@@ -78,7 +82,7 @@ def sample_conditions(
     """Draw batch `index` of a split; the same arguments always give the same scenes.
 
     Args:
-        split: Decides seeds and looks.
+        split: Decides seeds, palettes, layouts and fonts.
         index: Number of the batch, 0..10^9 - 1.
         tasks: int64 `[B]`, index into `TASKS`.
         photos: float32 `[B, 3, 64, 64]` in 0..1, photographs to use as backgrounds; None paints
@@ -92,15 +96,16 @@ def sample_conditions(
     if photos is not None and photos.shape != (len(tasks), 3, SIZE, SIZE):
         raise ValueError(f"photos are {list(photos.shape)}; give one 3x{SIZE}x{SIZE} per scene")
     generator, style = scene_generator(split, index), style_of(split)
-    parts, order = [], []
+    batches, order = [], []
     for task, compose in enumerate(_COMPOSERS):
         rows = (tasks == task).nonzero()[:, 0]
         if len(rows):
             draw = Draw(generator, len(rows))
             plain = sample_backgrounds(draw, style) if photos is None else photos[rows]
-            parts.append(compose(draw, style, plain))
+            batches.append(compose(draw, style, plain))
             order.append(rows)
-    return join_conditions(parts).select(torch.cat(order).argsort())
+    # The composers worked task by task: back to the order of the arguments.
+    return join_conditions(batches).select(torch.cat(order).argsort())
 
 
 def _local_colour(image: Tensor, mask: Tensor) -> Tensor:
@@ -113,9 +118,9 @@ def _draw_colours(draw: Draw, image: Tensor, mask: Tensor) -> Tensor:
     return draw.pick(torch.cdist(_local_colour(image, mask), COLOUR_VALUES) > _MIN_CONTRAST)
 
 
-def _readable_ink(image: Tensor, mask: Tensor) -> Tensor:
+def _readable_colour(image: Tensor, mask: Tensor) -> Tensor:
     is_light = _local_colour(image, mask).mean(1, keepdim=True) > 0.5
-    return torch.where(is_light, _INK_DARK, _INK_LIGHT).expand(-1, 3)
+    return torch.where(is_light, _DARK, _LIGHT).expand(-1, 3)
 
 
 def _paint_distractors(draw: Draw, image: Tensor, allowed: Callable[[Tensor], Tensor]) -> Tensor:
@@ -124,8 +129,8 @@ def _paint_distractors(draw: Draw, image: Tensor, allowed: Callable[[Tensor], Te
         x, y = draw.uniform(4, SIZE - 4), draw.uniform(4, SIZE - 4)
         shape, colour = draw.integer(0, len(SHAPE_NAMES)), draw.integer(0, len(COLOUR_VALUES))
         coverage = shape_coverage(shape, x, y, draw.uniform(6, 11))
-        shown = draw.chance(probability) & allowed(coverage)
-        image = blend(image, coverage * spread(shown), COLOUR_VALUES[colour])
+        is_painted = draw.chance(probability) & allowed(coverage)
+        image = blend(image, coverage * spread(is_painted), COLOUR_VALUES[colour])
     return image
 
 
@@ -139,18 +144,18 @@ def _mostly_in(keep: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Thing:
-    """A coloured shape or a word to paint, before anything is painted."""
+class _Shapes:
+    """One coloured shape per scene, before anything is painted."""
 
     coverage: Tensor
     object_colour: Tensor
     shape: Tensor
-    place: Tensor
+    placement: Tensor
     letters: Tensor
     names: list[str]
 
 
-def _shape_in(draw: Draw, image: Tensor, room: Room) -> _Thing:
+def _shape_in(draw: Draw, image: Tensor, room: Room) -> _Shapes:
     shape = draw.integer(0, len(SHAPE_NAMES))
     colour = _draw_colours(draw, image, room.mask)
     radius = room.radius * draw.uniform(0.82, 0.94)
@@ -158,11 +163,11 @@ def _shape_in(draw: Draw, image: Tensor, room: Room) -> _Thing:
     x = room.x + shake * draw.uniform(-0.7, 0.7)
     y = room.y + shake * draw.uniform(-0.7, 0.7)
     pairs = zip(colour.tolist(), shape.tolist(), strict=True)
-    return _Thing(
+    return _Shapes(
         coverage=shape_coverage(shape, x, y, radius),
         object_colour=COLOUR_VALUES[colour],
         shape=shape,
-        place=torch.stack([x, y, radius], 1),
+        placement=torch.stack([x, y, radius], 1),
         letters=torch.full((draw.count, 4), -1),
         names=[f"a {COLOUR_NAMES[c]} {SHAPE_NAMES[s]}" for c, s in pairs],
     )
@@ -171,28 +176,28 @@ def _shape_in(draw: Draw, image: Tensor, room: Room) -> _Thing:
 def _compose_fill(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
     room = draw_rooms(draw, 28, 48)
     background = _paint_distractors(draw, plain, _clear_of(room.mask))
-    thing = _shape_in(draw, background, room)
+    shapes = _shape_in(draw, background, room)
     # Corners may reach beyond a blob; the mask then makes room for them.
-    mask = torch.maximum(room.mask, dilate((thing.coverage > 0).float(), 1))
+    mask = torch.maximum(room.mask, dilate((shapes.coverage > 0).float(), 1))
     return Conditions(
         task=torch.full((draw.count,), TASKS.index("fill")),
         source=background,
         mask=mask,
-        target=blend(background, thing.coverage, thing.object_colour),
+        target=blend(background, shapes.coverage, shapes.object_colour),
         background=background,
-        coverage=thing.coverage,
-        object_colour=thing.object_colour,
-        shape=thing.shape,
-        place=thing.place,
-        letters=thing.letters,
+        coverage=shapes.coverage,
+        object_colour=shapes.object_colour,
+        shape=shapes.shape,
+        placement=shapes.placement,
+        letters=shapes.letters,
         box=torch.zeros(draw.count, 4, dtype=torch.long),
-        prompts=thing.names,
+        prompts=shapes.names,
     )
 
 
 def _compose_text(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
     words, letters = draw_words(draw)
-    box = draw_word_boxes(draw, letters)
+    box = draw_word_boxes(draw, letters)  # [B, 4]
     coverage = word_coverage(letters, box, sample_fonts(draw, style))
     x0, y0, x1, y1 = box.unbind(1)
     rows = torch.arange(SIZE)
@@ -201,7 +206,7 @@ def _compose_text(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
     )[:, :, None]
     mask = mask.float()
     background = _paint_distractors(draw, plain, _clear_of(mask))
-    object_colour = _readable_ink(background, mask)
+    object_colour = _readable_colour(background, mask)
     return Conditions(
         task=torch.full((draw.count,), TASKS.index("text")),
         source=background,
@@ -211,7 +216,7 @@ def _compose_text(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
         coverage=coverage,
         object_colour=object_colour,
         shape=torch.full((draw.count,), -1),
-        place=torch.zeros(draw.count, 3),
+        placement=torch.zeros(draw.count, 3),
         letters=letters,
         box=box,
         prompts=[f'the words "{word}"' for word in words],
@@ -219,22 +224,24 @@ def _compose_text(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
 
 
 def _compose_remove(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
+    # What is removed: a shape, in some scenes a word.
     room = draw_rooms(draw, 14, 42)
-    thing = _shape_in(draw, plain, room)
+    shapes = _shape_in(draw, plain, room)
     outlined = draw.chance(_OUTLINE_SHARE)
     _, letters = draw_words(draw)
     box = draw_word_boxes(draw, letters)
     is_word = draw.chance(_REMOVED_WORD_SHARE)
     words = word_coverage(letters, box, sample_fonts(draw, style))
-    coverage = torch.where(spread(is_word), words, thing.coverage)
+    coverage = torch.where(spread(is_word), words, shapes.coverage)
+    # Its mask: the outline of the object, or a whole box or blob around it.
     whole = torch.maximum(room.mask, dilate((coverage > 0).float(), 1))
     mask = torch.where(spread(outlined | is_word), outline_masks(coverage), whole)
     background = _paint_distractors(draw, plain, _clear_of(mask))
-    word_ink = _readable_ink(background, mask)
+    word_colour = _readable_colour(background, mask)
     return Conditions(
         task=torch.full((draw.count,), TASKS.index("remove")),
         source=blend(
-            background, coverage, torch.where(is_word[:, None], word_ink, thing.object_colour)
+            background, coverage, torch.where(is_word[:, None], word_colour, shapes.object_colour)
         ),
         mask=mask,
         target=background,
@@ -242,7 +249,7 @@ def _compose_remove(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
         coverage=torch.zeros_like(mask),
         object_colour=torch.zeros(draw.count, 3),
         shape=torch.full((draw.count,), -1),
-        place=torch.zeros(draw.count, 3),
+        placement=torch.zeros(draw.count, 3),
         letters=torch.full((draw.count, 4), -1),
         box=torch.zeros(draw.count, 4, dtype=torch.long),
         prompts=[REMOVE_PROMPT] * draw.count,
@@ -262,7 +269,8 @@ def _object_across(draw: Draw, borders: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _compose_extend(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
-    borders = draw_borders(draw, 6, 17)
+    # The new area, and an object across its border in some scenes.
+    borders = draw_borders(draw, 6, 17)  # [B, 4]
     mask = border_masks(borders)
     background = _paint_distractors(draw, plain, _mostly_in(1 - mask))
     prompted = draw.chance(_PROMPTED_SHARE)
@@ -282,7 +290,7 @@ def _compose_extend(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
         coverage=coverage,
         object_colour=COLOUR_VALUES[colour] * prompted[:, None],
         shape=torch.where(prompted, shape, -1),
-        place=torch.stack([x, y, radius], 1) * prompted[:, None],
+        placement=torch.stack([x, y, radius], 1) * prompted[:, None],
         letters=torch.full((draw.count, 4), -1),
         box=torch.zeros(draw.count, 4, dtype=torch.long),
         prompts=names,

@@ -15,7 +15,10 @@ _OBJECT_MARGIN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Room:
-    """A place to repaint, with the largest circle that certainly fits into it."""
+    """An area to repaint, with the largest circle that certainly fits into it.
+
+    Example: ``draw_rooms(Draw(generator, 8), 28, 48).mask``  # [8, 64, 64]
+    """
 
     mask: Tensor
     """Float32 `[B, 64, 64]`."""
@@ -69,9 +72,9 @@ def draw_borders(draw: Draw, low: int, high: int) -> Tensor:
     """
     count = draw.weighted(_SIDE_COUNT_WEIGHTS) + 1
     order = torch.rand(draw.count, 4, generator=draw.generator).argsort(1)
-    chosen = order < count[:, None]
+    is_extended = order < count[:, None]
     widths = torch.stack([draw.integer(low, high) for _ in range(4)], 1)
-    return widths * chosen
+    return widths * is_extended
 
 
 def border_masks(borders: Tensor) -> Tensor:

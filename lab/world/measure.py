@@ -2,7 +2,7 @@
 
 The *explained image* is what a faultless result with the same content would look like; the
 *residual* is the image minus that. Everything is measured under the mask alone, and away from
-the edges of drawn things (the *plain* area), where a shift of half a pixel is no artifact.
+the edges of drawn objects (the *plain* area), where a shift of half a pixel is no artifact.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,10 @@ _MIN_EDGES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Residual:
-    """How a batch of images differs from what explains them; float32 `[B]` each, 0 is best."""
+    """How a batch of images differs from what explains them; float32 `[B]` each, 0 is best.
+
+    Example: ``measure_residual(image, explained, mask, coverage).seam``  # [B]
+    """
 
     tone: Tensor
     """Largest colour offset of any 9x9 neighbourhood: tints, leftovers."""
@@ -43,7 +46,7 @@ def root(values: Tensor) -> Tensor:
 
 
 def edge_band(coverage: Tensor, radius: int = _EDGE_BAND) -> Tensor:
-    """Mark the neighbourhood of a thing's edges: float32 `[B, H, W]`."""
+    """Mark the neighbourhood of an object's edges: float32 `[B, H, W]`."""
     return dilate((coverage > 0.05).float(), radius) - erode((coverage > 0.95).float(), radius)
 
 
@@ -75,13 +78,13 @@ def gradients(image: Tensor) -> Tensor:
 
 
 def _missing_edges(image: Tensor, explained: Tensor, mask: Tensor) -> Tensor:
-    wanted = gradients(explained).square().mean(1)
-    edges = (wanted.sqrt() > _STRONG_EDGE).float() * mask
+    ideal = gradients(explained).square().mean(1)  # [B, H, W]
+    edges = (ideal.sqrt() > _STRONG_EDGE).float() * mask
     near = dilate(edges, 1) * mask
-    found = gradients(image).square().mean(1)
-    kept = (found * near).sum((1, 2)) / (wanted * near).sum((1, 2)).clamp(min=1e-6)
+    actual = gradients(image).square().mean(1)
+    share = (actual * near).sum((1, 2)) / (ideal * near).sum((1, 2)).clamp(min=1e-6)  # [B]
     has_edges = edges.sum((1, 2)) >= _MIN_EDGES
-    return torch.where(has_edges, 1 - root(kept).clamp(max=1), torch.zeros_like(kept))
+    return torch.where(has_edges, 1 - root(share).clamp(max=1), torch.zeros_like(share))
 
 
 def measure_residual(image: Tensor, explained: Tensor, mask: Tensor, coverage: Tensor) -> Residual:
@@ -91,7 +94,7 @@ def measure_residual(image: Tensor, explained: Tensor, mask: Tensor, coverage: T
         image: float32 `[B, 3, H, W]` in 0..1.
         explained: the same shape.
         mask: float32 `[B, H, W]`, 1 = repainted.
-        coverage: float32 `[B, H, W]`, drawn things of the explained image.
+        coverage: float32 `[B, H, W]`, drawn objects of the explained image.
 
     Returns:
         The measurements, one number per image.

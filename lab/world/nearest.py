@@ -31,13 +31,13 @@ def nearest_truth(images: Tensor, conditions: Conditions) -> Tensor:
     is_fill = conditions.task == _FILL
     is_cut = (conditions.task == _EXTEND) & (conditions.shape >= 0)
     fit = fit_shapes_where(is_fill, matte, mask)
-    drawn = fit.coverage[rows, conditions.shape.clamp(min=0)]
-    found = is_cut.nonzero()[:, 0]
-    drawn[found], overlap = fit_near(
-        conditions.shape[found], conditions.place[found], matte[found], mask[found]
+    coverage = fit.coverage[rows, conditions.shape.clamp(min=0)]  # [B, 64, 64]
+    cut = is_cut.nonzero()[:, 0]
+    coverage[cut], overlap = fit_near(
+        conditions.shape[cut], conditions.placement[cut], matte[cut], mask[cut]
     )
-    is_seen = is_fill & (drawn.sum((1, 2)) > 0)
-    is_seen[found] = overlap > 0
+    is_visible = is_fill & (coverage.sum((1, 2)) > 0)
+    is_visible[cut] = overlap > 0
     object_colour = conditions.object_colour[:, :, None, None].expand_as(image)
-    explained = torch.lerp(conditions.background, object_colour, drawn[:, None])
-    return torch.where(is_seen[:, None, None, None], explained, conditions.target)
+    explained = torch.lerp(conditions.background, object_colour, coverage[:, None])
+    return torch.where(is_visible[:, None, None, None], explained, conditions.target)

@@ -20,7 +20,10 @@ _NEAR_SCALES = (0.9, 1.0, 1.12)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShapeFit:
-    """The fits of every shape to a matte."""
+    """The fits of every shape to a matte.
+
+    Example: ``SHAPE_NAMES[fit_shapes(matte, mask).overlap[0].argmax()]``.
+    """
 
     overlap: Tensor
     """Soft intersection over union `[B, 6]`, 1 is perfect."""
@@ -31,7 +34,7 @@ class ShapeFit:
 
 
 def matte_of(image: Tensor, background: Tensor, object_colour: Tensor) -> Tensor:
-    """Return how much of the way from background to object_colour every pixel went, `[B, H, W]`, 0..1."""
+    """Return how far every pixel went from background to object colour, `[B, H, W]`, 0..1."""
     direction = object_colour[:, :, None, None] - background
     length = direction.square().sum(1).clamp(min=0.02)
     return (((image - background) * direction).sum(1) / length).clamp(0, 1)
@@ -56,12 +59,13 @@ def _unit_moments() -> tuple[Tensor, Tensor]:
 
 def soft_overlap(first: Tensor, second: Tensor) -> Tensor:
     """Return the soft intersection over union over the last two axes."""
-    both = torch.minimum(first, second).sum((-2, -1))
-    return both / torch.maximum(first, second).sum((-2, -1)).clamp(min=1e-6)
+    intersection = torch.minimum(first, second).sum((-2, -1))
+    return intersection / torch.maximum(first, second).sum((-2, -1)).clamp(min=1e-6)
 
 
 def fit_shapes(matte: Tensor, mask: Tensor) -> ShapeFit:
     """Fit every shape to a matte `[B, 64, 64]` by its area and centroid, cut off by the mask."""
+    # Area and centroid of the matte, `[B]`.
     x, y = pixel_grid()
     clean = torch.where(matte > 0.25, matte, 0.0) * mask
     area = clean.sum((1, 2))
@@ -70,6 +74,7 @@ def fit_shapes(matte: Tensor, mask: Tensor) -> ShapeFit:
     unit_area, unit_drop = _unit_moments()
     overlaps, coverages = [], []
     for kind in range(len(SHAPE_NAMES)):
+        # Three radii about the one that has the matte's area; the best overlap wins.
         radius = (area / unit_area[kind]).sqrt()
         which = torch.full_like(area, kind, dtype=torch.long)
         tries = [
@@ -77,27 +82,28 @@ def fit_shapes(matte: Tensor, mask: Tensor) -> ShapeFit:
             * mask
             for step in _RADIUS_STEPS
         ]
-        stacked = torch.stack(tries, 1).detach()  # chosen, not changed, by a gradient
+        # [B, 3, 64, 64]; chosen, not changed, by a gradient
+        stacked = torch.stack(tries, 1).detach()
         overlap = soft_overlap(stacked, clean[:, None])
         best = overlap.argmax(1)
         rows = torch.arange(len(area))
         overlaps.append(overlap[rows, best])
         coverages.append(stacked[rows, best])
-    found = (area >= _MIN_AREA).float()
+    has_shape = (area >= _MIN_AREA).float()
     return ShapeFit(
-        overlap=torch.stack(overlaps, 1) * found[:, None],
-        coverage=torch.stack(coverages, 1) * found[:, None, None, None],
+        overlap=torch.stack(overlaps, 1) * has_shape[:, None],
+        coverage=torch.stack(coverages, 1) * has_shape[:, None, None, None],
         area=area,
     )
 
 
-def fit_shapes_where(wanted: Tensor, matte: Tensor, mask: Tensor) -> ShapeFit:
-    """Fit shapes in the scenes `wanted` (bool `[B]`) alone; the fits of the others are zeros."""
-    rows = wanted.nonzero()[:, 0]
+def fit_shapes_where(selected: Tensor, matte: Tensor, mask: Tensor) -> ShapeFit:
+    """Fit shapes in the scenes `selected` (bool `[B]`) alone; the fits of the others are zeros."""
+    rows = selected.nonzero()[:, 0]
     fit = fit_shapes(matte[rows], mask[rows])
 
     def spread_out(values: Tensor) -> Tensor:
-        return values.new_zeros(len(wanted), *values.shape[1:]).index_copy(0, rows, values)
+        return values.new_zeros(len(selected), *values.shape[1:]).index_copy(0, rows, values)
 
     return ShapeFit(
         overlap=spread_out(fit.overlap),
@@ -106,15 +112,17 @@ def fit_shapes_where(wanted: Tensor, matte: Tensor, mask: Tensor) -> ShapeFit:
     )
 
 
-def fit_near(shape: Tensor, place: Tensor, matte: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit a known shape near a known place to the part of it under the mask.
+def fit_near(
+    shape: Tensor, placement: Tensor, matte: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fit a known shape near a known position to what of it lies under the mask.
 
     A cut object can be completed in more than one way: two pixels to the side or a tenth larger
     is as good as the truth.
 
     Args:
         shape: Int64 `[B]`.
-        place: Float32 `[B, 3]`, x, y and radius.
+        placement: Float32 `[B, 3]`, x, y and radius.
         matte: Float32 `[B, 64, 64]`.
         mask: Float32 `[B, 64, 64]`, where to compare.
 
@@ -124,7 +132,7 @@ def fit_near(shape: Tensor, place: Tensor, matte: Tensor, mask: Tensor) -> tuple
     best_overlap = torch.full((len(shape),), -1.0)
     best = torch.zeros_like(matte)
     for dx, dy, scale in itertools.product(_NEAR_SHIFTS, _NEAR_SHIFTS, _NEAR_SCALES):
-        x, y, radius = place.unbind(1)
+        x, y, radius = placement.unbind(1)
         coverage = shape_coverage(shape, x + dx, y + dy, radius * scale)
         overlap = soft_overlap(coverage * mask, matte * mask)
         better = overlap > best_overlap

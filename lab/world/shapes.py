@@ -81,13 +81,13 @@ def shape_distance(shape: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> Tenso
         Float32 `[B, 64, 64]` in pixels, negative inside; at corners, less than the true distance.
     """
     grid_x, grid_y = pixel_grid()
-    found = torch.empty(len(shape), *grid_x.shape)
+    distances = torch.empty(len(shape), *grid_x.shape)  # [B, 64, 64]
     for kind, distance in enumerate(_DISTANCE.values()):
         rows = (shape == kind).nonzero()[:, 0]
         if len(rows):
             dx, dy = grid_x - spread(x[rows]), grid_y - spread(y[rows])
-            found[rows] = distance(dx, dy, spread(radius[rows]))
-    return found
+            distances[rows] = distance(dx, dy, spread(radius[rows]))
+    return distances
 
 
 def shape_coverage(shape: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Train, dev and test: seeds and looks, fixed for good.
+"""Train, dev and test: seeds and styles, fixed for good.
 
 The seeds and tables below define what was ever trained on; changing one makes every published
 number of the world incomparable. Test scenes use background palettes, layouts and fonts that
@@ -14,7 +14,10 @@ _SCENES_PER_SPLIT = 1_000_000_000
 
 
 class Split(Enum):
-    """Which part of the world a scene belongs to."""
+    """Which part of the world a scene belongs to.
+
+    Example: ``Split("dev") is Split.DEV``.
+    """
 
     TRAIN = "train"
     DEV = "dev"
@@ -23,7 +26,10 @@ class Split(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitStyle:
-    """What scenes of a split may look like."""
+    """The visual style of a split's scenes.
+
+    Example: ``style_of(Split.TEST).fonts``.
+    """
 
     palette: tuple[tuple[float, float, float], ...]
     """Background colours, RGB in 0..1."""
@@ -33,7 +39,7 @@ class SplitStyle:
     """Rows of the glyph atlas."""
 
 
-_TRAIN_LOOK = SplitStyle(
+_TRAIN_STYLE = SplitStyle(
     palette=(
         (0.62, 0.74, 0.86),
         (0.80, 0.70, 0.58),
@@ -49,7 +55,7 @@ _TRAIN_LOOK = SplitStyle(
     layouts=("flat", "gradient", "stripes", "checker", "horizon"),
     fonts=(0, 1, 2, 3, 4),
 )
-_TEST_LOOK = SplitStyle(
+_TEST_STYLE = SplitStyle(
     palette=(
         (0.70, 0.80, 0.74),
         (0.78, 0.66, 0.68),
@@ -61,13 +67,13 @@ _TEST_LOOK = SplitStyle(
     layouts=("flat", "gradient", "stripes", "checker", "horizon", "slope", "plaid"),
     fonts=(5, 6),
 )
-_LOOKS = {Split.TRAIN: _TRAIN_LOOK, Split.DEV: _TRAIN_LOOK, Split.TEST: _TEST_LOOK}
+_STYLES = {Split.TRAIN: _TRAIN_STYLE, Split.DEV: _TRAIN_STYLE, Split.TEST: _TEST_STYLE}
 _SEEDS = {Split.TRAIN: 0, Split.DEV: 1, Split.TEST: 2}
 
 
 def style_of(split: Split) -> SplitStyle:
-    """Return what scenes of `split` may look like."""
-    return _LOOKS[split]
+    """Return the visual style of a split's scenes."""
+    return _STYLES[split]
 
 
 def scene_generator(split: Split, index: int) -> torch.Generator:

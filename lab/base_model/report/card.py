@@ -1,4 +1,7 @@
-"""The model card: a page made of measured numbers alone."""
+"""The model card: a page made of measured numbers alone.
+
+It is written from `evaluation.json` (see `evaluate`) and the records of training (see `export`).
+"""
 
 import json
 from pathlib import Path
@@ -45,7 +48,7 @@ def _usability(numbers: dict[str, Any]) -> list[str]:
             f"| {task} | **{_percent(row['usable'])}** | {_percent(low)} to {_percent(high)} | "
             f"{row['count']} | {_percent(ceiling['usable'])} | {_percent(_TARGETS[task])} |"
         )
-    lines += ["", "| part of a task | rate |", "|---|---|"]
+    lines += ["", "| detail | rate |", "|---|---|"]
     lines += [f"| {k.replace('_', ' ')} | {_percent(v)} |" for k, v in numbers["details"].items()]
     return [*lines, "", "![mask, result, truth; failures have a red bar](card/scenes.png)", ""]
 
@@ -91,7 +94,7 @@ def _training(folder: Path) -> list[str]:
     lines = [
         "## Training",
         "",
-        "Stages in the order they ran, each with its config and curve in `card/training/`; times",
+        "Stages in the order they ran, each with its config and metrics in `card/training/`; times",
         "are on one thread of a 2-core CPU that other work shared.",
         "",
         "| run | steps | minutes | last record |",
@@ -99,10 +102,10 @@ def _training(folder: Path) -> list[str]:
     ]
     records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     for record in sorted(records, key=lambda r: r["order"]):
-        last = record["curve"][-1]
-        shown = {k: round(v, 4) for k, v in last.items() if k in ("loss", "dev_psnr_db")}
+        last = record["metrics"][-1]
+        values = {k: round(v, 4) for k, v in last.items() if k in ("loss", "dev_psnr_db")}
         lines.append(
-            f"| {record['run']} | {record['steps']} | {record['seconds'] / 60:.0f} | {shown} |"
+            f"| {record['run']} | {record['steps']} | {record['seconds'] / 60:.0f} | {values} |"
         )
     return [*lines, ""]
 
@@ -122,7 +125,7 @@ def _sources() -> list[str]:
 def write_card(folder: Path) -> None:
     """Write `model-card.md` beside a card folder that holds `evaluation.json`."""
     numbers = json.loads((folder / "evaluation.json").read_text())
-    parts = [
+    sections = [
         _usability(numbers),
         _scores(numbers),
         _photos(numbers),
@@ -130,5 +133,5 @@ def write_card(folder: Path) -> None:
         _training(folder / "training"),
         _sources(),
     ]
-    text = "\n".join([_HEAD, *(line for part in parts for line in part)])
+    text = "\n".join([_HEAD, *(line for section in sections for line in section)])
     write_text(folder.parent / "model-card.md", text)

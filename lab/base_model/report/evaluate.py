@@ -4,6 +4,22 @@
 
 Scores the chosen split's scenes with the oracle, the autoencoder's own ceiling on the same scenes,
 and held-out photographs; writes `evaluation.json`, two contact sheets and `model-card.md`.
+
+`evaluation.json`, shortened to one task and one score:
+
+    {
+      "split": "test",
+      "sampling": {"steps": 20, "true_cfg": 2.0, "negative_prompt": ""},
+      "tasks": {"fill": {"usable": 0.632, "interval": [0.5706, 0.6893], "count": 250,
+                         "scores": {"structure": 0.81}}},
+      "details": {"fill_shape_right": 0.79},
+      "vae_ceiling": {"fill": {"usable": 0.98, "interval": [0.9537, 0.9915], "count": 250,
+                               "scores": {"structure": 0.95}}},
+      "seconds_per_image": 0.35,
+      "device": "x86_64 CPU, 2 threads",
+      "bytes": 12345678,
+      "photos": {"crops": 50, "remove": {"model": {"psnr_db": 30.1, "seam": 0.02}}}
+    }
 """
 
 import argparse
@@ -24,15 +40,15 @@ from ....training.runs.loop import step_generator
 from ...oracle import OracleScores, composite, judge
 from ...world.conditions import TASKS, Conditions, sample_conditions
 from ...world.splits import Split
-from ..models import FillParts, load_folder
+from ..models import FillComponents, load_folder
 from ..sampling import SampleSettings, sample_scenes
 from .card import write_card
-from .photo_probe import METHODS, PhotoResult, outline, photo_conditions, probe_photos
+from .photo_edits import METHODS, PhotoResult, edit_photos, outline, photo_conditions
 from .sheet import save_sheet
 
 log = logging.getLogger("onereward.training")
 
-_BATCH_INDEX = 1_000  # development looks at other batches of its own split
+_BATCH_INDEX = 1_000  # development uses other batches of its own split
 _SHEET_COLUMNS = 14
 _PHOTOS = 50
 _TIMED_RUNS = 5
@@ -40,7 +56,10 @@ _TIMED_RUNS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateSettings:
-    """What to measure."""
+    """What to measure.
+
+    Example: ``EvaluateSettings(model=Path("assets/fill"), card=Path("assets/card"))``.
+    """
 
     model: Path
     card: Path
@@ -85,18 +104,20 @@ def _details(oracle_scores: OracleScores, scenes: Conditions) -> dict[str, float
 
 
 @torch.no_grad()
-def vae_round_trip(parts: FillParts, images: Tensor) -> Tensor:
-    """Encode and decode images in 0..1: nothing that the transformer makes can be better."""
-    latents = parts.vae.encode(images * 2 - 1).latent_dist.mode()
-    return (parts.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+def vae_round_trip(components: FillComponents, images: Tensor) -> Tensor:
+    """Encode and decode images in 0..1: no result of the transformer can be better."""
+    latents = components.vae.encode(images * 2 - 1).latent_dist.mode()
+    return (components.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
 
 
-def _time_one_image(parts: FillParts, scenes: Conditions, settings: SampleSettings) -> float:
-    one = scenes.select(torch.tensor([0]))
-    sample_scenes(parts, one, settings)
+def _time_one_image(
+    components: FillComponents, scenes: Conditions, settings: SampleSettings
+) -> float:
+    scene = scenes.select(torch.tensor([0]))
+    sample_scenes(components, scene, settings)
     start = time.perf_counter()
     for _ in range(_TIMED_RUNS):
-        sample_scenes(parts, one, settings)
+        sample_scenes(components, scene, settings)
     return (time.perf_counter() - start) / _TIMED_RUNS
 
 
@@ -116,43 +137,46 @@ def _folder_bytes(folder: Path) -> int:
 
 def evaluate(settings: EvaluateSettings) -> dict[str, object]:
     """Measure everything, write the sheets and return the numbers."""
-    parts = load_folder(settings.model)
+    # The model, sampled as its recipe says.
+    components = load_folder(settings.model)
     recipe = json.loads((settings.model / "recipe.json").read_text())
     sampling = SampleSettings(
         steps=recipe["steps"],
         true_cfg=recipe["true_cfg"],
         negative_prompt=recipe["negative_prompt"],
     )
+    # Results on the split's scenes, and the oracle's judgement.
     tasks = torch.arange(len(TASKS)).repeat_interleave(settings.scenes_per_task)
     scenes = sample_conditions(settings.split, _BATCH_INDEX, tasks)
-    images = sample_scenes(parts, scenes, sampling)
+    images = sample_scenes(components, scenes, sampling)
     oracle_scores = judge(images, scenes)
     settings.card.mkdir(parents=True, exist_ok=True)
     _scene_sheet(settings.card / "scenes.png", scenes, images, oracle_scores)
+    # What is written to evaluation.json.
     numbers: dict[str, object] = {
         "split": settings.split.value,
         "sampling": {k: recipe[k] for k in ("steps", "true_cfg", "negative_prompt")},
         "tasks": _rates(oracle_scores, scenes),
         "details": _details(oracle_scores, scenes),
-        "vae_ceiling": _rates(judge(vae_round_trip(parts, scenes.target), scenes), scenes),
-        "seconds_per_image": round(_time_one_image(parts, scenes, sampling), 3),
+        "vae_ceiling": _rates(judge(vae_round_trip(components, scenes.target), scenes), scenes),
+        "seconds_per_image": round(_time_one_image(components, scenes, sampling), 3),
         "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "bytes": _folder_bytes(settings.model),
     }
     if settings.photo_folders:
-        numbers["photos"] = _photo_part(parts, settings, sampling)
+        numbers["photos"] = _measure_photos(components, settings, sampling)
     return numbers
 
 
-def _photo_part(
-    parts: FillParts, settings: EvaluateSettings, sampling: SampleSettings
+def _measure_photos(
+    components: FillComponents, settings: EvaluateSettings, sampling: SampleSettings
 ) -> dict[str, object]:
     numbers: dict[str, object] = {"crops": _PHOTOS}
     rows = []
     for purpose, task in enumerate(("remove", "extend")):
         generator = step_generator(0, purpose, purpose=8)
         conditions = photo_conditions(settings.photo_folders, task, _PHOTOS, generator)
-        result = probe_photos(parts, conditions, sampling)
+        result = edit_photos(components, conditions, sampling)
         numbers[task] = _photo_numbers(result)
         rows.append(outline(conditions.source, conditions.mask)[:_SHEET_COLUMNS])
         rows += [result.images[method][:_SHEET_COLUMNS] for method in METHODS]
@@ -165,15 +189,15 @@ def _scene_sheet(
     path: Path, scenes: Conditions, images: Tensor, oracle_scores: OracleScores
 ) -> None:
     """Show the first scenes of each task: mask, result, truth; failures have a red bar."""
-    shown, rows = composite(images, scenes), []
+    results, rows = composite(images, scenes), []
     for task in range(len(TASKS)):
         first = (scenes.task == task).nonzero()[:_SHEET_COLUMNS, 0]
-        results = shown[first].clone()
+        framed = results[first].clone()
         failed = ~oracle_scores.usable[first]
-        results[failed, :, -2:] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
+        framed[failed, :, -2:] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
         rows += [
             outline(scenes.source[first], scenes.mask[first]),
-            results,
+            framed,
             scenes.target[first],
         ]
     save_sheet(path, rows)

@@ -25,7 +25,7 @@ def vae_config(tmp_path: Path) -> VaeTrainConfig:
 
 @pytest.fixture(scope="session")
 def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported autoencoder that learned nothing."""
+    """An exported, untrained autoencoder."""
     folder = tmp_path_factory.mktemp("vae")
     config = VaeTrainConfig(
         run_folder=str(folder), photo_share=0.0, block_channels=(8, 8, 8), latent_channels=4

@@ -20,7 +20,7 @@ def test_card_of_a_trained_run(fill_config: FillTrainConfig, tmp_path: Path):
     )
     (card / "evaluation.json").write_text(json.dumps(numbers))
     (card / "training").mkdir()
-    record = {"run": "fill", "order": 0, "steps": 6, "seconds": 90.0, "curve": [{"loss": 0.5}]}
+    record = {"run": "fill", "order": 0, "steps": 6, "seconds": 90.0, "metrics": [{"loss": 0.5}]}
     (card / "training" / "fill.json").write_text(json.dumps(record))
     write_card(card)
     text = (card.parent / "model-card.md").read_text()
@@ -45,4 +45,4 @@ def test_record_holds_every_run_behind_a_model(fill_config: FillTrainConfig, tmp
     assert {r["run"]: r["order"] for r in records} == {vae_run.name: 0, "fill": 1}
     fill = next(r for r in records if r["run"] == "fill")
     assert fill["config"]["width"] == fill_config.width
-    assert fill["curve"][-1]["step"] == fill_config.steps
+    assert fill["metrics"][-1]["step"] == fill_config.steps

@@ -34,7 +34,7 @@ def test_shipped_configs_are_valid():
     [
         ('{"run_folder": "x", "learnig_rate": 1}', r"unknown settings \['learnig_rate'\]"),
         ("{}", r"settings \['run_folder'\] are missing"),
-        ("[1]", "not a JSON object"),
+        ("[1]", "an object of settings is expected"),
         ("{", "not JSON"),
         ('{"format": 9, "run_folder": "x"}', "config format is 9.*update this pack"),
         ('{"run_folder": 3}', "run_folder is 3, but text is expected"),

@@ -78,7 +78,7 @@ def test_a_stage_starts_from_another_runs_checkpoint(fill_config: FillTrainConfi
         assert torch.equal(before[name], now[name]), name
 
 
-def test_a_stage_begins_some_weights_anew(fill_config: FillTrainConfig, tmp_path: Path):
+def test_a_stage_reinitializes_some_weights(fill_config: FillTrainConfig, tmp_path: Path):
     """And a probe that the earlier run did not have; all others come from that run."""
     train_fill(fill_config)
     first = Path(fill_config.run_folder) / "checkpoint"
@@ -86,7 +86,7 @@ def test_a_stage_begins_some_weights_anew(fill_config: FillTrainConfig, tmp_path
         fill_config,
         run_folder=str(tmp_path / "after"),
         init_from=str(first),
-        start_anew=("SelfAttention.q.weight", "relative_attention_bias.weight"),
+        reinitialize=("SelfAttention.q.weight", "relative_attention_bias.weight"),
         probe_weight=0.5,
         learning_rate=0.0,
         matrix_learning_rate=0.0,
@@ -95,7 +95,7 @@ def test_a_stage_begins_some_weights_anew(fill_config: FillTrainConfig, tmp_path
     before, trainer = load_state(first), FillTrainer(after)
     fresh = {name: p.clone() for name, p in trainer.parameters.items()}
     trainer.restore(replace(before, step=0))
-    renewed = {name for name in fresh if name.endswith(after.start_anew)}
+    renewed = {name for name in fresh if name.endswith(after.reinitialize)}
     assert len(renewed) == 3  # two layers share one bias
     for name, parameter in trainer.parameters.items():
         is_new = name in renewed or name.startswith("probe.")
@@ -133,8 +133,8 @@ def test_the_loss_falls_on_a_few_scenes(fill_config: FillTrainConfig):
     )
     config = replace(config, batch_size=8, log_every=20)
     train_fill(config)
-    curve = (Path(config.run_folder) / "metrics.jsonl").read_text().splitlines()
-    losses = [json.loads(line)["loss"] for line in curve]
+    lines = (Path(config.run_folder) / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -162,53 +162,53 @@ class EightBit(torch.optim.Optimizer):
             assert isinstance(state["step"], int)
             state["step"] += 1
             quant = state["quant"]
-            moved = quant["map"][quant["codes"].long()] / 2 + parameter.grad / state["step"]
-            quant["codes"] = (quant["map"] - moved[..., None]).abs().argmin(-1).to(torch.uint8)
-            parameter.data -= 0.1 * moved
+            momentum = quant["map"][quant["codes"].long()] / 2 + parameter.grad / state["step"]
+            quant["codes"] = (quant["map"] - momentum[..., None]).abs().argmin(-1).to(torch.uint8)
+            parameter.data -= 0.1 * momentum
 
 
 @pytest.mark.parametrize("kind", [EightBit, torch.optim.AdamW])
 def test_an_optimiser_goes_on_from_a_checkpoint(kind: Any, vae_config: VaeTrainConfig):
     def stepped(optimizer: Any, times: int) -> None:
         for _ in range(times):
-            for number, p in enumerate(optimizer.param_groups[0]["params"]):
-                p.grad = torch.sin(p.detach() * (number + 1))
+            for index, p in enumerate(optimizer.param_groups[0]["params"]):
+                p.grad = torch.sin(p.detach() * (index + 1))
             optimizer.step()
 
     def fresh() -> list[torch.nn.Parameter]:
         return [torch.nn.Parameter(torch.linspace(0, 1, 6)) for _ in range(2)]
 
-    whole, parts = fresh(), fresh()
+    whole, resumed = fresh(), fresh()
     stepped(kind(whole), 5)
-    first, folder = kind(parts), RunDirectory(vae_config)
+    first, folder = kind(resumed), RunDirectory(vae_config)
     stepped(first, 2)
     folder.save(TrainState(step=2, seconds=0.0, tensors=flatten_optimizer(first, "adam")))
-    stored, second = folder.load(), kind(parts)
+    stored, second = folder.load(), kind(resumed)
     assert stored is not None
     if kind is torch.optim.AdamW:  # the keys of checkpoints that exist already
         names = {f"adam.{i}.{n}" for i in (0, 1) for n in ("step", "exp_avg", "exp_avg_sq")}
         assert stored.tensors.keys() == names
     restore_optimizer(second, stored.tensors, "adam")
     stepped(second, 3)
-    for made, expected in zip(parts, whole, strict=True):
-        assert torch.equal(made, expected)
+    for parameter, expected in zip(resumed, whole, strict=True):
+        assert torch.equal(parameter, expected)
 
 
 @pytest.mark.parametrize("torn", ["", "{", '{"step": 6, "loss": 1.0}'])
-def test_a_run_killed_before_its_first_checkpoint_says_every_step_once(
+def test_a_run_killed_before_its_first_checkpoint_logs_every_step_once(
     fill_config: FillTrainConfig, torn: str
 ):
-    curve = Path(fill_config.run_folder) / "metrics.jsonl"
-    curve.parent.mkdir(parents=True)
-    curve.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n' + torn)
+    metrics = Path(fill_config.run_folder) / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n' + torn)
     train_fill(fill_config)
-    assert [json.loads(line)["step"] for line in curve.read_text().splitlines()] == [2, 4, 6]
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [2, 4, 6]
 
 
 def test_a_line_without_an_end_does_not_swallow_the_next(vae_config: VaeTrainConfig):
     folder = RunDirectory(vae_config)
-    curve = Path(vae_config.run_folder) / "metrics.jsonl"
-    curve.write_text('{"step": 2}\n{"step": 4}')
+    metrics = Path(vae_config.run_folder) / "metrics.jsonl"
+    metrics.write_text('{"step": 2}\n{"step": 4}')
     folder.truncate_metrics(4)
     folder.append_metrics({"step": 6})
     assert [record["step"] for record in folder.read_metrics()] == [2, 4, 6]

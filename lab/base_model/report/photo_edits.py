@@ -1,4 +1,7 @@
-"""Removal and extension on held-out photographs, beside edge replication and biharmonic filling."""
+"""Removal and extension on held-out photographs, beside two baselines.
+
+The baselines are edge replication and biharmonic inpainting.
+"""
 
 from dataclasses import dataclass
 
@@ -9,7 +12,7 @@ from ...world.canvas import SIZE, Draw, dilate
 from ...world.conditions import EXTEND_PROMPT, REMOVE_PROMPT, TASKS, Conditions
 from ...world.masks import border_masks, draw_borders, draw_rooms
 from ...world.measure import measure_residual
-from ..models import FillParts
+from ..models import FillComponents
 from ..photographs import find_photographs, sample_photo_crops
 from ..sampling import SampleSettings, sample_scenes
 
@@ -20,7 +23,10 @@ _EXTEND_WIDTHS = (6, 13)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PhotoResult:
-    """Results of every method on the same crops."""
+    """Results of every method on the same crops.
+
+    Example: ``edit_photos(components, conditions, settings).psnr_db("model")``  # [B]
+    """
 
     conditions: Conditions
     images: dict[str, Tensor]
@@ -59,7 +65,7 @@ def photo_conditions(
         coverage=torch.zeros(count, SIZE, SIZE),
         object_colour=torch.zeros(count, 3),
         shape=none[:, 0],
-        place=torch.zeros(count, 3),
+        placement=torch.zeros(count, 3),
         letters=none,
         box=torch.zeros(count, 4, dtype=torch.long),
         prompts=[prompt] * count,
@@ -78,28 +84,30 @@ def replicate_edges(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def fill_biharmonic(image: Tensor, mask: Tensor) -> Tensor:
-    """Fill by scikit-image's biharmonic inpainting."""
+    """Fill `mask` `[H, W]` of `image` `[3, H, W]` by scikit-image's biharmonic inpainting."""
     from skimage.restoration import inpaint_biharmonic
 
     filled = inpaint_biharmonic(image.permute(1, 2, 0).numpy(), mask.numpy() > 0.5, channel_axis=-1)
     return torch.from_numpy(filled).permute(2, 0, 1).float().clamp(0, 1)
 
 
-def probe_photos(parts: FillParts, conditions: Conditions, settings: SampleSettings) -> PhotoResult:
-    """Run the model and both simple methods."""
+def edit_photos(
+    components: FillComponents, conditions: Conditions, settings: SampleSettings
+) -> PhotoResult:
+    """Run the model and both baselines."""
     inside = conditions.mask[:, None] > 0.5
     pairs = list(zip(conditions.source, conditions.mask, strict=True))
-    raw = {
-        "model": sample_scenes(parts, conditions, settings),
+    results = {
+        "model": sample_scenes(components, conditions, settings),
         "edge replication": torch.stack([replicate_edges(i, m) for i, m in pairs]),
         "biharmonic": torch.stack([fill_biharmonic(i, m) for i, m in pairs]),
     }
-    images = {name: torch.where(inside, x, conditions.source) for name, x in raw.items()}
+    images = {name: torch.where(inside, x, conditions.source) for name, x in results.items()}
     return PhotoResult(conditions=conditions, images=images)
 
 
 def outline(image: Tensor, mask: Tensor) -> Tensor:
     """Show an edit's source: grey where it is repainted, the border in red."""
     ring = (dilate(mask, 1) - mask)[:, None] > 0.5
-    shown = torch.where(mask[:, None] > 0.5, torch.tensor(0.5), image)
-    return torch.where(ring, torch.tensor([0.9, 0.2, 0.2])[:, None, None], shown)
+    grey = torch.where(mask[:, None] > 0.5, torch.tensor(0.5), image)
+    return torch.where(ring, torch.tensor([0.9, 0.2, 0.2])[:, None, None], grey)

@@ -14,8 +14,8 @@ from onereward.lab.base_model.config import FillTrainConfig
 from onereward.lab.base_model.export import export_pipeline
 from onereward.lab.base_model.models import load_folder
 from onereward.lab.base_model.muon import Muon, orthogonalise
-from onereward.lab.base_model.pool import IGNORED, letter_places, loss_weight
-from onereward.lab.base_model.report.photo_probe import replicate_edges
+from onereward.lab.base_model.pool import IGNORED, letter_positions, loss_weight
+from onereward.lab.base_model.report.photo_edits import replicate_edges
 from onereward.lab.base_model.sampling import SampleSettings, sample_scenes
 from onereward.lab.base_model.tokenizers import (
     MAX_TOKENS,
@@ -33,7 +33,7 @@ from onereward.lab.world.splits import Split
 def test_orthogonalised_singular_values_are_near_one(shape: tuple[int, int]):
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalise(matrices))
-    # Jordan's coefficients trade exactness for speed: 0.7 to 1.2 is where they resolve_settings.
+    # Jordan's coefficients trade exactness for speed: 0.7 to 1.2 is where they converge.
     assert float(values.min()) > 0.5
     assert float(values.max()) < 1.3
 
@@ -62,23 +62,22 @@ def test_t5_spells_words_letter_by_letter_and_knows_every_prompt():
         assert len(ids) <= MAX_TOKENS
 
 
-def test_letters_know_their_place_in_the_word():
-    """Against the words of the prompts; other prompts have no places."""
+def test_letters_know_their_position_in_the_word():
+    """Against the words of the prompts; other prompts have no positions."""
     tokenizer = build_t5_tokenizer()
     prompts = ['the words "ABQZ"', 'the words "K"', "a red circle", ""]
     ids = torch.tensor(tokenize(tokenizer, prompts))
     quotes: Any = tokenizer.convert_tokens_to_ids(['▁"', '"'])
-    places = letter_places(ids, *quotes)
-    for prompt, row, one in zip(prompts, places, ids, strict=True):
+    for prompt, row, tokens in zip(prompts, letter_positions(ids, *quotes), ids, strict=True):
         word = prompt.split('"')[1] if '"' in prompt else ""
-        letters = tokenizer.convert_ids_to_tokens(one[row >= 0].tolist())
+        letters = tokenizer.convert_ids_to_tokens(tokens[row >= 0].tolist())
         assert "".join(letters) == word
         assert row[row >= 0].tolist() == list(range(len(word)))
         assert (row[row < 0] == IGNORED).all()
 
 
-def test_the_t5_starts_out_looking_one_to_four_tokens_back(fill_config: FillTrainConfig):
-    t5 = FillTrainer(replace(fill_config, width=128)).parts.t5
+def test_the_t5_starts_out_attending_one_to_four_tokens_back(fill_config: FillTrainConfig):
+    t5 = FillTrainer(replace(fill_config, width=128)).components.t5
     t5.set_attn_implementation("eager")
     ids = torch.arange(10, 22)[None]
     shares = t5(ids, output_attentions=True).attentions[0][0]
@@ -121,19 +120,21 @@ def test_exported_folder_gives_what_diffusers_own_pipeline_gives(
 ):
     from diffusers import FluxFillPipeline
 
-    parts = FillTrainer(fill_config).parts
-    for parameter in parts.transformer.parameters():  # zero-initialised layers would hide a bug
+    components = FillTrainer(fill_config).components
+    for (
+        parameter
+    ) in components.transformer.parameters():  # zeros would hide a bug
         torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
-    _make_encoder_certain(parts.vae)
-    export_pipeline(parts, tmp_path / "model")
+    _make_encoder_certain(components.vae)
+    export_pipeline(components, tmp_path / "model")
     assert read_recipe(tmp_path / "model" / "recipe.json").max_sequence_length == MAX_TOKENS
     loaded = load_folder(tmp_path / "model")
     scenes = sample_conditions(Split.DEV, 0, torch.arange(4))
-    ours = sample_scenes(loaded, scenes, SampleSettings(steps=3, seed=5))
+    images = sample_scenes(loaded, scenes, SampleSettings(steps=3, seed=5))
     noise = torch.randn(4, 64, 16, generator=torch.Generator().manual_seed(5))
     pipeline = FluxFillPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float32)
     call: Any = pipeline
-    theirs = call(
+    expected = call(
         prompt=scenes.prompts,
         image=scenes.source,
         mask_image=scenes.mask[:, None],
@@ -145,13 +146,13 @@ def test_exported_folder_gives_what_diffusers_own_pipeline_gives(
         max_sequence_length=MAX_TOKENS,
         output_type="np",
     ).images
-    np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), theirs, atol=5e-3)
+    np.testing.assert_allclose(images.permute(0, 2, 3, 1).numpy(), expected, atol=5e-3)
 
 
-def test_export_replaces_a_folder_and_names_no_place(fill_config: FillTrainConfig, tmp_path: Path):
-    parts = FillTrainer(fill_config).parts
+def test_export_replaces_a_folder_and_names_no_path(fill_config: FillTrainConfig, tmp_path: Path):
+    components = FillTrainer(fill_config).components
     for _ in range(2):
-        export_pipeline(parts, tmp_path / "model")
+        export_pipeline(components, tmp_path / "model")
     for file in (tmp_path / "model").rglob("*.json"):
         assert str(tmp_path) not in file.read_text(), file.name
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
