@@ -1,14 +1,11 @@
-"""Every setting of the engine, with limits, help and JSON; the settings node is made from it."""
+"""Every setting of the engine; the settings node is made from it."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
 
-FORMAT = 1
+from .json_config import JsonConfig, setting
+
 MAX_SIDE = 16384
 """Longest side of an image or canvas, in pixels."""
 RECIPE = -1
@@ -27,119 +24,9 @@ RECIPE_CHOICES = ("auto", "OneReward", "FLUX.1 Fill", "bundled")
 PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 """The separately loaded models of a fill model."""
 
-ConfigT = TypeVar("ConfigT")
-
-
-def setting(default: Any, help: str, **limits: Any) -> Any:
-    """Declare a config field with help and limits: ``min``, ``max``, ``step`` or ``options``."""
-    return field(default=default, metadata={"help": help, **limits})
-
-
-def check_limits(config: Any) -> None:
-    """Raise ValueError for the first field that breaks its declared type, limits or options."""
-    for f in fields(config):
-        _check_field(f.name, getattr(config, f.name), f.default, f.metadata)
-
-
-def _check_field(name: str, value: Any, default: Any, limits: Any) -> None:
-    if isinstance(default, bool) != isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}, but true or false is expected")
-    if isinstance(default, int) and not isinstance(value, int):
-        raise ValueError(f"{name} is {value!r}, but a whole number is expected")
-    if isinstance(default, float) and not (
-        isinstance(value, (int, float)) and math.isfinite(value)
-    ):
-        raise ValueError(f"{name} is {value!r}, but a finite number is expected")
-    if isinstance(default, str) and not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r}, but text is expected")
-    if "options" in limits and value not in limits["options"]:
-        raise ValueError(f"{name} is {value!r}; choose one of: {', '.join(limits['options'])}")
-    low, high = limits.get("min"), limits.get("max")
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise ValueError(f"{name} is {value}, but {low} to {high} is expected")
-
-
-def to_json(config: Any) -> str:
-    """Write all values, defaults too, so that a run replays after a default has changed."""
-    return json.dumps({"format": FORMAT, **asdict(config)}, indent=2)
-
-
-def from_json(cls: type[ConfigT], text: str) -> ConfigT:
-    """Read a config that :func:`to_json` wrote.
-
-    Raises:
-        ValueError: Unknown keys, a newer format, or a value outside its limits.
-    """
-    values = json.loads(text)
-    number = values.pop("format", FORMAT)
-    if number != FORMAT:
-        raise ValueError(
-            f"{cls.__name__} has format {number}, but this version reads {FORMAT}; update this "
-            "pack, or write the settings anew"
-        )
-    return make_config(cls, values)
-
-
-def make_config(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """Make a config of JSON values, whose lists become tuples.
-
-    Raises:
-        ValueError: Unknown keys, or a value of another type or outside its limits.
-    """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{cls.__name__} is {values!r}, but an object of settings is expected")
-    unknown = sorted(set(values) - {f.name for f in fields(cls)})  # type: ignore[arg-type]
-    if unknown:
-        raise ValueError(
-            f"{cls.__name__} has unknown keys: {', '.join(unknown)}; remove them, or update this "
-            "pack if a newer version wrote them"
-        )
-    check_types(cls, values)
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def check_types(cls: type[Any], values: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first JSON value that is not of its field's type."""
-    hints = get_type_hints(cls)
-    for name, value in values.items():
-        if not _is_of(value, hints[name]):
-            raise ValueError(f"{name} is {value!r}, but {_kind(hints[name])} is expected")
-
-
-_KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    dict: "an object of settings",
-}
-
-
-def _is_of(value: Any, hint: Any) -> bool:
-    kind, parts = get_origin(hint) or hint, get_args(hint)
-    if kind is tuple:
-        is_list = isinstance(value, (list, tuple))
-        if not is_list or (parts[-1] is not Ellipsis and len(value) != len(parts)):
-            return False
-        return all(_is_of(item, parts[0]) for item in value)
-    if kind not in _KINDS:
-        return True
-    wanted = (int, float) if kind is float else kind
-    return isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
-
-
-def _kind(hint: Any) -> str:
-    """Say in words what a field takes."""
-    if get_origin(hint) is not tuple:
-        return _KINDS[get_origin(hint) or hint]
-    parts = get_args(hint)
-    each = _KINDS[get_origin(parts[0]) or parts[0]]
-    number = "" if parts[-1] is Ellipsis else f"{len(parts)} "
-    return f"a list of {number}entries, each {each},"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FillConfig:
+class FillConfig(JsonConfig):
     """How to sample and how to put the result back. The order of the fields is a promise."""
 
     steps: int = setting(
@@ -247,7 +134,7 @@ class FillConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""
-        check_limits(self)
+        JsonConfig.__post_init__(self)
         for name in ("true_cfg", "guidance", "shift"):
             if -1.0 < getattr(self, name) < 0.0:
                 raise ValueError(
@@ -264,7 +151,7 @@ class FillConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(JsonConfig):
     """Which fill model to load and how."""
 
     folder: str = ""
@@ -319,7 +206,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""
-        check_limits(self)
+        JsonConfig.__post_init__(self)
         missing = [name for name in PARTS if not getattr(self, name)]
         if not self.folder and missing:
             raise ValueError(

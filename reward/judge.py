@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from ..fill.config import PRECISIONS, check_limits, setting
+from ..fill.config import PRECISIONS
+from ..fill.json_config import JsonConfig, setting
 from ..fill.task import Dimension
 from .query import Query
 
@@ -23,7 +24,7 @@ class JudgeError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeConfig:
+class JudgeConfig(JsonConfig):
     """Which judge to load and how it looks at images."""
 
     folder: str = BUNDLED
@@ -51,7 +52,7 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""
-        check_limits(self)
+        JsonConfig.__post_init__(self)
         if not self.folder:
             raise ValueError("no judge folder given; choose a judge in the loader")
 

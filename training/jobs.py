@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from ..fill.config import FillConfig, ModelConfig, make_config
+from ..fill.config import FillConfig, ModelConfig
 from ..fill.host import Host
+from ..fill.json_config import JsonConfig
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
 from ..reward.preference import PreferenceSet
@@ -26,7 +27,6 @@ from .evaluation.config import EvalConfig
 from .evaluation.report import Report
 from .evaluation.run import EvalModels, benchmark
 from .judge.report import ReportConfig, report_on_judge, save_report
-from .runs.config import JsonConfig
 from .runs.distributed import Distributed
 from .runs.files import write_text
 
@@ -63,7 +63,7 @@ class GenerateJob(JsonConfig):
             processes: Share the conditions out; None: those of the environment.
             models: What a node has loaded already; None: load as the job says.
         """
-        config = make_config(GenerateConfig, self.settings)
+        config = GenerateConfig.from_values(self.settings)
         conditions = EditDataset(Path(self.dataset_folder))
         data = _open(self.preferences_folder, "generate.json", self, processes)
         loaded = models or self.load_models(host.device)
@@ -99,9 +99,9 @@ class LabelJob(JsonConfig):
         """Label what is not labelled; arguments as for :meth:`GenerateJob.run`."""
         from .data.labellers import make_labeller
 
-        config = make_config(LabelConfig, self.settings)
+        config = LabelConfig.from_values(self.settings)
         if judge is None and self.judge and config.labeller == LABELLERS[0]:
-            judge = QwenJudge(make_config(JudgeConfig, self.judge), host.device)
+            judge = QwenJudge(JudgeConfig.from_values(self.judge), host.device)
         labeller = make_labeller(config, judge)
         data = _open(self.preferences_folder, "label.json", self, processes)
         return label(data, labeller, config.margin, host, processes)
@@ -129,8 +129,8 @@ class ReportJob(JsonConfig):
         judge: QwenJudge | None = None,
     ) -> JudgeReport:
         """Ask the judge and write the report, beside the judge too, where training looks for it."""
-        config = make_config(ReportConfig, self.settings)
-        judge = judge or QwenJudge(make_config(JudgeConfig, self.judge), host.device)
+        config = ReportConfig.from_values(self.settings)
+        judge = judge or QwenJudge(JudgeConfig.from_values(self.judge), host.device)
         report = report_on_judge(
             judge, PreferenceSet(Path(self.preferences_folder)), config, host, processes
         )
@@ -172,8 +172,8 @@ class EvaluateJob(JsonConfig):
         """
         folder = Path(self.evaluation_folder)
         config, fill = (
-            make_config(EvalConfig, self.settings),
-            make_config(FillConfig, self.sampling),
+            EvalConfig.from_values(self.settings),
+            FillConfig.from_values(self.sampling),
         )
         conditions = EditDataset(Path(self.dataset_folder))
         eval_models = eval_models or self._load(host.device)
@@ -186,7 +186,7 @@ class EvaluateJob(JsonConfig):
         return EvalModels(
             model=_described(self.model, device),
             baseline=_described(self.baseline, device) if self.baseline else None,
-            judge=QwenJudge(make_config(JudgeConfig, self.judge), device) if self.judge else None,
+            judge=QwenJudge(JudgeConfig.from_values(self.judge), device) if self.judge else None,
         )
 
 
@@ -194,7 +194,7 @@ def _described(values: dict[str, Any], device: torch.device) -> FillModels:
     """Load what :func:`describe_models` described; ValueError if it names no model."""
     if not values.get("model"):
         raise ValueError("the job names no model; give it as the file of a node's run does")
-    models = load_fill_models(make_config(ModelConfig, values["model"]), device)
+    models = load_fill_models(ModelConfig.from_values(values["model"]), device)
     adapters, strengths = values.get("adapters", ()), values.get("strengths", ())
     for path, strength in zip(adapters, strengths, strict=True):
         models = models.with_adapter(Path(path), strength)

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FILL_LEAVES = {
     *("fill.task", "fill.host", "fill.image.mask", "fill.image.geometry"),
-    *("fill.config", "fill.io.files", "fill.io.file_digest", "fill.memory.components"),
+    *("fill.config", "fill.json_config", "fill.io.files", "fill.io.file_digest"),
+    "fill.memory.components",
     *(f"fill.checkpoint.{name}" for name in ("packing", "linear", "codec", "gguf")),
 }
 """Modules of the engine that import no other of its modules but these."""

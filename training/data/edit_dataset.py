@@ -20,9 +20,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ...fill.config import check_limits, setting
 from ...fill.host import Host
 from ...fill.io.files import UNREADABLE, read_text
+from ...fill.json_config import JsonConfig, setting
 from ...fill.request import FillRequest
 from ...fill.task import Task
 from .conditions import Condition, EditDataset, write_conditions
@@ -41,7 +41,7 @@ Item = tuple[Condition, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EditDatasetConfig:
+class EditDatasetConfig(JsonConfig):
     """What is made of the images. The order of the fields is a promise."""
 
     task: str = setting(
@@ -70,10 +70,6 @@ class EditDatasetConfig:
         1024, "Longest side in pixels; larger images are shrunk.", min=64, max=4096, step=16
     )
     seed: int = setting(0, "Decides random masks.", min=0, max=9_999, step=1)
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of limits."""
-        check_limits(self)
 
 
 def make_edit_dataset(

@@ -18,6 +18,7 @@ import torch
 from ...fill.config import FillConfig
 from ...fill.fingerprint import fingerprint
 from ...fill.host import Host
+from ...fill.json_config import JsonConfig
 from ...fill.models import FillModels
 from ...fill.pipeline import run_fill
 from ...fill.wrapped_host import WrappedHost
@@ -29,7 +30,7 @@ log = logging.getLogger("onereward.training")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateConfig:
+class GenerateConfig(JsonConfig):
     """How candidates are varied."""
 
     num_candidates: int = 4
@@ -51,6 +52,7 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         """Refuse empty ranges and values that sampling does not take."""
+        JsonConfig.__post_init__(self)
         if not 1 <= self.num_candidates <= 64:
             raise ValueError(f"num_candidates is {self.num_candidates}, but 1 to 64 is expected")
         if self.max_conditions < 0:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...fill.config import check_limits, setting
 from ...fill.host import Host
+from ...fill.json_config import JsonConfig, setting
 from ...fill.task import Dimension, Task
 from ...fill.wrapped_host import WrappedHost
 from ...reward.judging import VIEWS
@@ -40,7 +40,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelConfig:
+class LabelConfig(JsonConfig):
     """Who labels, and what counts as a difference. The order of the fields is a promise."""
 
     labeller: str = setting(
@@ -58,10 +58,6 @@ class LabelConfig:
         step=0.01,
     )
     view: str = setting(VIEWS[0], "What the judge sees of the images.", options=VIEWS)
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of limits."""
-        check_limits(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...fill.config import check_limits, setting
+from ...fill.json_config import JsonConfig, setting
 
 ALL = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(JsonConfig):
     """Which conditions, how many images of each. The order of the fields is a promise."""
 
     split: str = setting(
@@ -61,7 +61,3 @@ class EvalConfig:
         "text: read the words, too, which all have to be right in a sound image. Needs the "
         "package rapidocr.",
     )
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of limits."""
-        check_limits(self)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...fill.config import PACKED_PRECISIONS, check_limits, setting
+from ...fill.config import PACKED_PRECISIONS
+from ...fill.json_config import check_limits, setting
 from ...reward.judge import BUNDLED, JudgeConfig
 from ...reward.judging import VIEWS
 from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha, check_learning_rate, require

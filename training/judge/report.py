@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...fill.config import check_limits, setting
 from ...fill.host import Host
+from ...fill.json_config import JsonConfig, setting
 from ...reward.judging import VIEWS
 from ...reward.memory import judging_bytes
 from ...reward.preference import PreferenceSet, by_split
@@ -30,7 +30,7 @@ HELD_OUT = ("test", "dev", "test and dev")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(JsonConfig):
     """Which pairs a judge is asked about. The order of the fields is a promise."""
 
     split: str = setting(
@@ -43,10 +43,6 @@ class ReportConfig:
         0, "Pairs to ask about at most, spread over all; 0 = all.", min=0, max=1_000_000, step=16
     )
     view: str = setting(VIEWS[0], "What the judge sees of the images.", options=VIEWS)
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of limits."""
-        check_limits(self)
 
 
 def report_on_judge(

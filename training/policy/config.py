@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ...fill.config import (
-    PACKED_PRECISIONS,
-    FillConfig,
-    ModelConfig,
-    check_limits,
-    make_config,
-    setting,
-)
+from ...fill.config import PACKED_PRECISIONS, FillConfig, ModelConfig
+from ...fill.json_config import check_limits, setting
 from ...fill.recipe import Recipe, Settings, resolve_settings
 from ...fill.task import Task
 from ...reward.judge import JudgeConfig
@@ -321,17 +315,17 @@ class PolicyTrainConfig(RunConfig):
 
     def model_config(self) -> ModelConfig:
         """Return what to load."""
-        return make_config(ModelConfig, self.model)
+        return ModelConfig.from_values(self.model)
 
     def judge_configs(self) -> tuple[JudgeConfig, ...]:
         """Return the judges to load."""
-        return tuple(make_config(JudgeConfig, judge) for judge in self.judges)
+        return tuple(JudgeConfig.from_values(judge) for judge in self.judges)
 
     def eval_judge_config(self) -> JudgeConfig | None:
         """Return the judge that only watches, or None."""
         if not self.eval_judge:
             return None
-        return make_config(JudgeConfig, self.eval_judge)
+        return JudgeConfig.from_values(self.eval_judge)
 
     def fill(self) -> FillConfig:
         """Return the sampling settings, -1 where the recipe decides."""

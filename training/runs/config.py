@@ -1,79 +1,20 @@
-"""Base classes of configs that read and write JSON, and what every training run sets."""
+"""What every training run sets, and the checks that their configs share."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar
 
-from ...fill.config import check_types
+from ...fill.json_config import JsonConfig
 
-_FORMAT = 1
 OFF, BLOCKS = "off", "blocks"
 """Gradient checkpointing: activations are kept, or computed again block by block."""
-
-
-_Config = TypeVar("_Config", bound="JsonConfig")
 
 
 def require(condition: bool, message: str) -> None:
     """Raise a ValueError with `message` unless `condition` holds."""
     if not condition:
         raise ValueError(message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JsonConfig:
-    """A config that reads and writes JSON; unknown keys are an error that names them."""
-
-    def to_json(self) -> str:
-        """Return every value, defaults too, as JSON text."""
-        return json.dumps({"format": _FORMAT, **dataclasses.asdict(self)}, indent=2)
-
-    @classmethod
-    def from_json(cls: type[_Config], text: str) -> _Config:
-        """Parse JSON text.
-
-        Raises:
-            ValueError: If the text is no JSON object, a newer version's, has unknown keys or an
-                impossible value.
-        """
-        try:
-            values: Any = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the config is not JSON: {error}") from error
-        require(isinstance(values, dict), "the config is not a JSON object of settings")
-        found = values.pop("format", _FORMAT)
-        require(
-            found == _FORMAT,
-            f"config format is {found}, but this version reads {_FORMAT}; update this pack, or let "
-            "a node of this version write the config",
-        )
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        require(
-            not unknown,
-            f"unknown settings {unknown}; correct or remove them, or update this pack if a newer "
-            "version wrote the config",
-        )
-        missing = [f.name for f in dataclasses.fields(cls) if _is_required(f)]
-        absent = sorted(set(missing) - set(values))
-        require(not absent, f"settings {absent} are missing; {cls.__name__} needs them")
-        check_types(cls, values)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-    @classmethod
-    def load(cls: type[_Config], path: Path) -> _Config:
-        """Read a config file."""
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no config file {path}")
-        return cls.from_json(path.read_text())
-
-
-def _is_required(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

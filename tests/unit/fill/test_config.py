@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from onereward.fill.config import FillConfig, ModelConfig, from_json, make_config, to_json
+from onereward.fill.config import FillConfig, ModelConfig
+from onereward.fill.json_config import JsonConfig
 from onereward.fill.recipe import (
     FLUX_FILL,
     ONEREWARD,
@@ -39,16 +40,16 @@ def test_order_of_the_settings_is_kept() -> None:
     ids=["default", "changed", "model"],
 )
 def test_json_round_trip_holds_every_value(config: FillConfig | ModelConfig) -> None:
-    text = to_json(config)
-    assert from_json(type(config), text) == config
+    text = config.to_json()
+    assert type(config).from_json(text) == config
     assert set(json.loads(text)) == {"format"} | {f.name for f in fields(config)}
 
 
 def test_json_names_what_it_does_not_know() -> None:
-    with pytest.raises(ValueError, match="unknown keys: colour, stepz"):
-        from_json(FillConfig, '{"format": 1, "stepz": 3, "colour": 1}')
-    with pytest.raises(ValueError, match="format 2"):
-        from_json(FillConfig, '{"format": 2}')
+    with pytest.raises(ValueError, match=r"FillConfig has unknown settings \['colour', 'stepz'\]"):
+        FillConfig.from_json('{"format": 1, "stepz": 3, "colour": 1}')
+    with pytest.raises(ValueError, match="format is 2"):
+        FillConfig.from_json('{"format": 2}')
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_a_broken_recipe_names_its_file(tmp_path: Path, text: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranges:
+class Ranges(JsonConfig):
     steps: tuple[int, int] = (1, 2)
     names: tuple[str, ...] = ()
 
@@ -138,12 +139,15 @@ class Ranges:
         ({"steps": [5]}, "a list of 2 entries"),
         ({"steps": [1.5, 2]}, "each a whole number"),
         ({"names": "nsfw"}, "names is 'nsfw', but a list of entries, each text, is expected"),
-        ({"colour": 1}, "unknown keys: colour; remove them, or update"),
+        (
+            {"colour": 1},
+            r"Ranges has unknown settings \['colour'\]; correct or remove them, or update",
+        ),
         ([], r"Ranges is \[\], but an object of settings is expected"),
     ],
     ids=str,
 )
 def test_json_of_another_type_is_named(values: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_config(Ranges, values)
-    assert make_config(Ranges, {"steps": [3, 4], "names": ["a"]}).steps == (3, 4)
+        Ranges.from_values(values)
+    assert Ranges.from_values({"steps": [3, 4], "names": ["a"]}).steps == (3, 4)

@@ -188,7 +188,7 @@ def test_pairs_of_a_report_can_be_limited(judge: Path, data: Path, tmp_path: Pat
     assert sum(cell.num_pairs for cell in few.cells.values()) == 3
     with pytest.raises(ValueError, match="choose one of: test, dev"):
         ReportConfig(split="train")
-    with pytest.raises(ValueError, match="ReportConfig has unknown keys: colour"):
+    with pytest.raises(ValueError, match=r"ReportConfig has unknown settings \['colour'\]"):
         report_job(judge, data, tmp_path / "bad", colour="red").run(RecordingHost())
     with pytest.raises(ValueError, match="holds no pairs of its test and dev split"):
         report_job(judge, tmp_path / "empty", tmp_path / "bad").run(RecordingHost())

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from onereward.fill.config import from_json, to_json
 from onereward.fill.task import Task
 from onereward.training.data.conditions import FILE_NAME, EditDataset
 from onereward.training.data.edit_dataset import (
@@ -167,5 +166,5 @@ def test_cancel_leaves_the_old_list(tmp_path: Path) -> None:
 
 def test_settings_survive_json() -> None:
     config = EditDatasetConfig(masks="random", prompt="ß", seed=7)
-    assert from_json(EditDatasetConfig, to_json(config)) == config
+    assert EditDatasetConfig.from_json(config.to_json()) == config
     assert asdict(config)["task"] == "all"

@@ -1,0 +1,153 @@
+"""The base of every config: fields with limits and help, and their JSON.
+
+A file holds every value, defaults too, so that a run replays after a default has changed::
+
+    {"format": 1, "split": "all", "num_conditions": 0, "seed": 0}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+FORMAT = 1
+
+_Config = TypeVar("_Config", bound="JsonConfig")
+
+
+def setting(default: Any, help: str, **limits: Any) -> Any:
+    """Declare a config field with help and limits: ``min``, ``max``, ``step`` or ``options``."""
+    return field(default=default, metadata={"help": help, **limits})
+
+
+def check_limits(config: Any) -> None:
+    """Raise ValueError for the first field that breaks its declared type, limits or options."""
+    for f in fields(config):
+        _check_field(f.name, getattr(config, f.name), f.default, f.metadata)
+
+
+def _check_field(name: str, value: Any, default: Any, limits: Any) -> None:
+    if isinstance(default, bool) != isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, but true or false is expected")
+    if isinstance(default, int) and not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}, but a whole number is expected")
+    if isinstance(default, float) and not (
+        isinstance(value, (int, float)) and math.isfinite(value)
+    ):
+        raise ValueError(f"{name} is {value!r}, but a finite number is expected")
+    if isinstance(default, str) and not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}, but text is expected")
+    if "options" in limits and value not in limits["options"]:
+        raise ValueError(f"{name} is {value!r}; choose one of: {', '.join(limits['options'])}")
+    low, high = limits.get("min"), limits.get("max")
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{name} is {value}, but {low} to {high} is expected")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonConfig:
+    """A config that checks its limits and reads and writes JSON.
+
+    Example: ``EvalConfig.from_json('{"format": 1, "split": "dev"}').split``.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of limits."""
+        check_limits(self)
+
+    def to_json(self) -> str:
+        """Return every value, defaults too, as JSON text."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2)
+
+    @classmethod
+    def from_json(cls: type[_Config], text: str) -> _Config:
+        """Parse JSON text.
+
+        Raises:
+            ValueError: The text is no JSON object or a newer version's, or as :meth:`from_values`.
+        """
+        try:
+            values: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"the config is not JSON: {error}") from error
+        written = values.pop("format", FORMAT) if isinstance(values, dict) else FORMAT
+        if written != FORMAT:
+            raise ValueError(
+                f"config format is {written}, but this version reads {FORMAT}; update this pack, "
+                "or let a node of this version write the config"
+            )
+        return cls.from_values(values)
+
+    @classmethod
+    def from_values(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
+        """Make a config of JSON values, whose lists become tuples.
+
+        Raises:
+            ValueError: A key is unknown or missing, or a value is of another type or outside its
+                limits.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{cls.__name__} is {values!r}, but an object of settings is expected")
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(
+                f"{cls.__name__} has unknown settings {unknown}; correct or remove them, or update "
+                "this pack if a newer version wrote the config"
+            )
+        required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
+        missing = sorted(set(required) - set(values))
+        if missing:
+            raise ValueError(f"settings {missing} are missing; {cls.__name__} needs them")
+        _check_types(cls, values)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    @classmethod
+    def load(cls: type[_Config], path: Path) -> _Config:
+        """Read a config file; FileNotFoundError if there is none, else as :meth:`from_json`."""
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no config file {path}")
+        return cls.from_json(path.read_text(encoding="utf-8"))
+
+
+def _check_types(cls: type[Any], values: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first JSON value that is not of its field's type."""
+    hints = get_type_hints(cls)
+    for name, value in values.items():
+        if not _is_of(value, hints[name]):
+            raise ValueError(f"{name} is {value!r}, but {_kind(hints[name])} is expected")
+
+
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "an object of settings",
+}
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is tuple:
+        is_list = isinstance(value, (list, tuple))
+        if not is_list or (parts[-1] is not Ellipsis and len(value) != len(parts)):
+            return False
+        return all(_is_of(item, parts[0]) for item in value)
+    if kind not in _KINDS:
+        return True
+    accepted = (int, float) if kind is float else kind
+    return isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
+
+
+def _kind(hint: Any) -> str:
+    """Say in words what a field takes."""
+    if get_origin(hint) is not tuple:
+        return _KINDS[get_origin(hint) or hint]
+    parts = get_args(hint)
+    entry = _KINDS[get_origin(parts[0]) or parts[0]]
+    count = "" if parts[-1] is Ellipsis else f"{len(parts)} "
+    return f"a list of {count}entries, each {entry},"
