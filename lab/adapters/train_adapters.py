@@ -1,11 +1,17 @@
 """Train the adapters that are bundled, and measure them by the oracle on the dev split.
 
-`python -m onereward.lab.adapters.bundle CONFIG... --seeds 0 1 2`; the configs are beside
+`python -m onereward.lab.adapters.train_adapters CONFIG... --seeds 0 1 2`; the configs are beside
 this file.
 
 Makes the conditions (scenes of the train split), trains each config with each seed, or goes on with
-it, and writes `usability.json` and the adapter into its run folder (`..._seed1`). No training reads
+it, and writes the adapter and `usability.json` into its run folder (`..._seed1`). No training reads
 the oracle; the test split is for `publish`, once, at the end.
+
+`usability.json`, shortened: lines per task by result::
+
+    {"adapter.safetensors": [
+        {"task": "all", "count": 800, "before": 0.86, "after": 0.871, "interval": [0.846, 0.892],
+         "became_usable": 14, "stopped_being_usable": 4, "p": 0.03}]}
 """
 
 from __future__ import annotations
@@ -54,18 +60,18 @@ def with_seed(config: PolicyTrainConfig, seed: int) -> PolicyTrainConfig:
 
 
 def measure(config: PolicyTrainConfig, scenes: int) -> None:
-    """Write the usability of every kept result of a run, and of its last state."""
+    """Write the usability of every saved result of a run, and of its last state."""
     model, run = Path(config.model["folder"]), Path(config.run_folder)
     steps, true_cfg = config.sampling_steps, config.true_cfg
     dev = random_scenes(model, Split.DEV, scenes, steps=steps, true_cfg=true_cfg)
     before = dev.usable(load_folder(model))
-    found = {}
+    numbers = {}
     for adapter in [*sorted((run / "results").glob("*.safetensors")), run / "adapter.safetensors"]:
         lines = dev.compare(before, dev.usable(load_with_adapter(model, adapter)))
-        found[adapter.name] = [asdict(line) for line in lines]
+        numbers[adapter.name] = [asdict(line) for line in lines]
         sys.stdout.write(f"{adapter}\n{table(lines)}\n")
         sys.stdout.flush()
-        (run / "usability.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        (run / "usability.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
