@@ -41,7 +41,7 @@ workflows: setup
 # PHOTOS=FOLDER adds photographs, AGAIN=1 measures again and compares; it goes on after any stop.
 reproduce:
 	@$(PYTHON) scripts/setup_env.py venv
-	@OMP_NUM_THREADS=1 $(RUN) -m onereward.training.reproduce \
+	@OMP_NUM_THREADS=1 $(RUN) -m onereward.lab.reproduce \
 		lab/reproduce/plans/$(if $(QUICK),quick,full).json \
 		$(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(AGAIN),--again)
 

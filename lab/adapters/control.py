@@ -1,4 +1,4 @@
-"""The oracle control: does the loop raise quality when the reward is right?
+"""The oracle control: does the training loop raise quality when the reward is right?
 
 `python -m onereward.lab.adapters.control RUN_FOLDER`
 

@@ -3,8 +3,8 @@
 `python -m onereward.lab.adapters.usability MODEL_FOLDER ADAPTER... --split dev`
 `python -m onereward.lab.adapters.usability MODEL_FOLDER --best-of 8 --judge JUDGE_FOLDER`
 
-Every adapter gets the same scenes and noises as the model alone. Look at the dev split while
-developing, and at the test split once.
+Every adapter gets the same scenes and noises as the model alone. Use the dev split while
+developing, and the test split once, at the end.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ from ..world.conditions import EXTEND_PROMPT, REMOVE_PROMPT, TASKS, Conditions, 
 from ..world.splits import Split
 
 _BATCH_INDEX = 2_000
-"""Scenes that no other measurement looks at."""
+"""Scenes that no other measurement uses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskUsability:
-    """One task, before and after."""
+    """Share of usable images of one task, before and after.
+
+    Example: ``scenes.compare(before, after)[-1].after`` is the share over all tasks.
+    """
 
     task: str
     count: int
@@ -58,13 +61,16 @@ class TaskUsability:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scenes:
-    """Scenes with the noises they are sampled from."""
+    """Scenes with the noises they are sampled from.
+
+    Example: ``random_scenes(Path("assets/fill"), Split.DEV, per_task=100).rows()["all"]``.
+    """
 
     conditions: Conditions
     sampling: SampleSettings
 
     def judge(self, parts: FillComponents) -> OracleScores:
-        """Sample all scenes; return what the oracle says."""
+        """Sample all scenes; return the oracle's scores."""
         return judge(sample_scenes(parts, self.conditions, self.sampling), self.conditions)
 
     def usable(self, parts: FillComponents) -> Tensor:
@@ -77,22 +83,23 @@ class Scenes:
         The first is the one that :meth:`usable` judges.
         """
         seeds = range(self.sampling.seed, self.sampling.seed + num)
-        made = [
-            sample_scenes(parts, self.conditions, replace(self.sampling, seed=seed))
-            for seed in seeds
-        ]
-        return torch.stack([composite(images, self.conditions) for images in made])
+        candidates = []
+        for seed in seeds:
+            settings = replace(self.sampling, seed=seed)
+            images = sample_scenes(parts, self.conditions, settings)  # [B, 3, H, W]
+            candidates.append(composite(images, self.conditions))
+        return torch.stack(candidates)
 
     def best_of(self, candidates: Tensor) -> Tensor:
         """Return of which scenes at least one candidate is usable, bool ``[B]``.
 
-        So many a perfect judge could hand out that chose among them.
+        A perfect judge that chose among them would reach this share.
         """
-        return torch.stack([judge(one, self.conditions).usable for one in candidates]).any(0)
+        return torch.stack([judge(images, self.conditions).usable for images in candidates]).any(0)
 
     @torch.no_grad()
-    def chosen(self, candidates: Tensor, by: QwenJudge, host: Host) -> Tensor:
-        """Return the candidate of each scene that a judge likes best, ``[B, 3, 64, 64]``."""
+    def choose(self, candidates: Tensor, by: QwenJudge, host: Host) -> Tensor:
+        """Return the candidate of each scene that a judge ranks first, ``[B, 3, 64, 64]``."""
         best = []
         for row in range(len(self.conditions)):
             host.check_cancelled()
@@ -104,8 +111,8 @@ class Scenes:
     def rows(self) -> dict[str, Tensor]:
         """Return which scenes are of each task, bool ``[B]``, and of all."""
         task = self.conditions.task
-        found = {name: task == number for number, name in enumerate(TASKS)}
-        return {n: r for n, r in found.items() if r.any()} | {"all": torch.ones_like(task) > 0}
+        rows = {name: task == index for index, name in enumerate(TASKS)}
+        return {n: r for n, r in rows.items() if r.any()} | {"all": torch.ones_like(task) > 0}
 
     def compare(self, before: Tensor, after: Tensor) -> list[TaskUsability]:
         """Return a line per task, and one for all."""
@@ -113,10 +120,11 @@ class Scenes:
 
 
 def queries_of(scenes: Conditions, row: int) -> tuple[Query, ...]:
-    """Return what a judge is asked about a scene; fixed prompts say nothing."""
+    """Return the judge's questions about a scene; the tasks' fixed prompts are left out."""
     prompt = scenes.prompts[row]
-    said = "" if prompt in (EXTEND_PROMPT, REMOVE_PROMPT) else prompt
-    return queries_for(Task(TASKS[int(scenes.task[row])]), said)
+    if prompt in (EXTEND_PROMPT, REMOVE_PROMPT):
+        prompt = ""
+    return queries_for(Task(TASKS[int(scenes.task[row])]), prompt)
 
 
 def random_scenes(
@@ -179,8 +187,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("adapters", type=Path, nargs="*")
-    parser.add_argument("--best-of", type=int, help="if the oracle chose among so many images")
-    parser.add_argument("--judge", type=Path, help="with --best-of: and if this judge did")
+    parser.add_argument("--best-of", type=int, help="the oracle chooses among so many images")
+    parser.add_argument("--judge", type=Path, help="with --best-of: and so does this judge")
     parser.add_argument("--split", type=Split, default=Split.DEV)
     parser.add_argument("--scenes", type=int, default=100, help="scenes per task")
     parser.add_argument("--seed", type=int, default=0)
@@ -201,25 +209,25 @@ def main() -> None:
         true_cfg=arguments.true_cfg,
     )
     base = load_folder(arguments.model)
-    before, found = scenes.usable(base), {}
+    before, numbers = scenes.usable(base), {}
     if arguments.best_of:
         candidates = scenes.candidates(base, arguments.best_of)
         shares = {f"best of {arguments.best_of}": scenes.best_of(candidates)}
         if arguments.judge:
-            asked = load_whole_judge(arguments.judge)
-            chosen = scenes.chosen(candidates, asked, LocalHost("cpu"))
-            shares[f"chosen by {arguments.judge}"] = judge(chosen, scenes.conditions).usable
+            vlm = load_whole_judge(arguments.judge)
+            best = scenes.choose(candidates, vlm, LocalHost("cpu"))
+            shares[f"chosen by {arguments.judge}"] = judge(best, scenes.conditions).usable
         for name, share in shares.items():
             lines = scenes.compare(before, share)
-            found[name] = [asdict(line) for line in lines]
+            numbers[name] = [asdict(line) for line in lines]
             sys.stdout.write(f"{name}\n{table(lines)}\n")
     for adapter in arguments.adapters:
         lines = scenes.compare(before, scenes.usable(load_with_adapter(arguments.model, adapter)))
-        found[str(adapter)] = [asdict(line) for line in lines]
+        numbers[str(adapter)] = [asdict(line) for line in lines]
         sys.stdout.write(f"{adapter}\n{table(lines)}\n")
         sys.stdout.flush()
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Stages run side by side, each in a process of its own, until everything is done or the time is up;
 the same command goes on from there. `--again` measures the finished models once more and compares
-the tables.
+the numbers.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import torch
 
 from ...training.runs.hosts import Stopped, TrainingHost, stopped_by_signals
 from .config import ReproduceConfig
-from .judges import judge_measurements, judge_stages
-from .measure import measurement_stages
-from .photos import photo_stage, take_up_photographs
+from .judge_stages import judge_measurements, judge_stages
+from .measurements import measurement_stages
+from .photos import photo_stage, reset_photo_stage
 from .policies import policy_stages
-from .report import Writer, write_report
+from .report import measured_numbers, write_report
 from .stage import Context, Stage, commit, ready
 
 log = logging.getLogger("onereward.training")
@@ -63,7 +63,7 @@ def reproduce(context: Context) -> Path | None:
     config.claim_folder()
     commit()
     if context.photos:
-        take_up_photographs(context)
+        reset_photo_stage(context)
     end = time.monotonic() + 3600 * config.hours
     stages = all_stages(config)
     run = _run_side_by_side if config.workers else _run_one_by_one
@@ -71,7 +71,7 @@ def reproduce(context: Context) -> Path | None:
 
 
 def measure_again(context: Context) -> list[str]:
-    """Measure the finished models once more; return the names of tables that are different."""
+    """Measure the finished models once more; return the sections whose numbers are different."""
     again = replace(context, evaluation=f"{context.evaluation}-again")
     stages = all_stages(context.config)
     shutil.rmtree(again.folder / again.evaluation, ignore_errors=True)
@@ -80,8 +80,8 @@ def measure_again(context: Context) -> list[str]:
             log.info("%s, again", stage.name)
             while not stage.work(again):
                 context.host.check_cancelled()
-    first, second = (Writer(context=c, stages=stages).tables() for c in (context, again))
-    return [name for name, table in first.items() if second[name] != table]
+    first, second = measured_numbers(context), measured_numbers(again)
+    return [name for name, numbers in first.items() if second[name] != numbers]
 
 
 def _run_one_by_one(stages: Sequence[Stage], context: Context, end: float) -> bool:
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--photos", type=Path, help="folder of photographs for section 7")
-    parser.add_argument("--again", action="store_true", help="measure again and compare the tables")
+    parser.add_argument("--again", action="store_true", help="measure again and compare")
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)

@@ -9,16 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from ...fill.json_config import JsonConfig
 from ...fill.task import Task
 from ...training.judge.config import JudgeTrainConfig
 from ...training.policy.config import PolicyTrainConfig
-from ...training.runs.config import JsonConfig, require
+from ...training.runs.config import require
 from ...training.runs.files import write_text
 from ..judge.config import CompareConfig, VqaConfig
-from ..judge.pairs.gather import GatherConfig
+from ..judge.pairs.candidate_pool import CandidatePoolConfig
 
 T = TypeVar("T", bound=JsonConfig)
-SEE, COMPARE = "see", "compare"
+VQA, COMPARE = "vqa", "compare"
 _MAY_CHANGE = ("report", "note", "workers", "stage_minutes", "hours")
 PREVIOUS = "previous"
 """As ``init_from`` of a judge's stage: the checkpoint of the stage before."""
@@ -26,18 +27,21 @@ PREVIOUS = "previous"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReproduceConfig(JsonConfig):
-    """A whole reproduction."""
+    """A whole reproduction.
+
+    Example: ``ReproduceConfig.load("lab/reproduce/plans/quick.json").workers``.
+    """
 
     run_folder: str
     """Where everything but the report goes."""
     report: str
-    """The report in Markdown; its images go into a folder of the same name beside it."""
+    """The report in Markdown; ``numbers.json`` and ``images/`` go beside it."""
     note: str = ""
     """First line of the report, for a run that proves nothing."""
     fill_folder: str = "assets/fill"
     """The base model."""
     judge_start: str = ""
-    """A judge that can see, for the first stage that compares; empty: the first stage sees."""
+    """A judge that the first stage continues from; empty: the first stages are VQA stages."""
     seed: int = 0
     """Of conditions, policies and evaluation; the judge's stages have their own."""
     workers: int = 2
@@ -49,11 +53,11 @@ class ReproduceConfig(JsonConfig):
     """The run stops after this time; the same command goes on from there."""
 
     pool: dict[str, Any] = field(default_factory=dict)
-    """Candidates that the judge learns from: fields of ``judge.gather``'s config."""
+    """Candidates that the judge learns from: fields of ``judge.pairs.candidate_pool``'s config."""
     judge: tuple[dict[str, Any], ...] = ()
-    """Stages of the judge: ``{"stage": "see" or "compare"}`` and fields of that stage's config."""
+    """Stages of the judge: ``{"stage": "vqa" or "compare"}`` and fields of that stage's config."""
     naive: dict[str, Any] = field(default_factory=dict)
-    """What the naive judge's comparing stages have otherwise: no adversarial pairs."""
+    """Fields that are different for the naive judge: no adversarial pairs."""
     per_dimension: dict[str, Any] = field(default_factory=dict)
     """One judge against one per dimension: fields of ``judge.train``'s config; its ``steps`` are
     those of the one judge and those of all others together."""
@@ -64,11 +68,11 @@ class ReproduceConfig(JsonConfig):
     policy: dict[str, Any] = field(default_factory=dict)
     """Fields of ``policy``'s config, for all policies."""
     supervised: dict[str, Any] = field(default_factory=dict)
-    """What supervised fine-tuning has otherwise."""
+    """Fields that are different for supervised fine-tuning."""
     hack: dict[str, Any] = field(default_factory=dict)
-    """What the runs have otherwise that are meant to be hacked."""
+    """Fields that are different for the runs that are meant to be hacked."""
     ablations: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Name to what is varied."""
+    """Name to the fields that are varied."""
     ablation_share: float = 0.25
     """Share of the policy's steps."""
     ablation_seeds: tuple[int, ...] = (0, 1)
@@ -80,8 +84,8 @@ class ReproduceConfig(JsonConfig):
     ablation_scenes: int = 100
     """Scenes of the dev split per task for ablations; test is for the main results."""
     hack_scenes: int = 50
-    """Scenes of the dev split per task and kept step of the hacked runs."""
-    shown: int = 8
+    """Scenes of the dev split per task and saved step of the hacked runs."""
+    sheet_scenes: int = 8
     """Test scenes per task on a contact sheet: the first ones."""
     margin: float = 0.05
     """Nearer to one half than this the judge's vote is *same*."""
@@ -89,7 +93,7 @@ class ReproduceConfig(JsonConfig):
     """Crops of photographs, each edited by remove and extend."""
 
     def __post_init__(self) -> None:
-        """Refuse a plan that could not be carried out to its end."""
+        """Refuse a plan that could not be completed."""
         for name in ("run_folder", "report", "fill_folder"):
             require(bool(getattr(self, name)), f"{name} is empty; name a file or folder")
         require(
@@ -101,21 +105,21 @@ class ReproduceConfig(JsonConfig):
         kinds = [str(stage.get("stage")) for stage in self.judge]
         require(bool(kinds), "judge has no stages; name at least one that compares")
         require(
-            kinds == sorted(kinds, reverse=True) and set(kinds) <= {SEE, COMPARE},
-            f"judge's stages are {kinds}; {SEE} comes first, then {COMPARE}",
+            kinds == sorted(kinds, reverse=True) and set(kinds) <= {VQA, COMPARE},
+            f"judge's stages are {kinds}; {VQA} comes first, then {COMPARE}",
         )
         require(kinds[-1] == COMPARE, "judge has no stage that compares; name one")
         require(
-            (kinds[0] == SEE) != bool(self.judge_start),
-            f"a judge starts either with a stage {SEE} or from judge_start; give one of them",
+            (kinds[0] == VQA) != bool(self.judge_start),
+            f"a judge starts either with a stage {VQA} or from judge_start; give one of them",
         )
         self._check_parts()
 
     def _check_parts(self) -> None:
         """Let every part's own config refuse what it does not know."""
-        self.gather_config(60.0)
-        for place in range(len(self.judge)):
-            self.judge_config(place, Path("run"), None, 60.0)
+        self.pool_config(60.0)
+        for index in range(len(self.judge)):
+            self.judge_config(index, Path("run"), None, 60.0)
         self.pair_config("all", 1, Path("run"), Path("judge"), 60.0)
         judge = Path("judge")
         for changes in ({}, self.hack, *self.ablations.values()):
@@ -130,10 +134,10 @@ class ReproduceConfig(JsonConfig):
         """
         path, now = self.folder / "config.json", json.loads(self.to_json())
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
-        changed = [key for key in now if before.get(key) != now[key] and key not in _MAY_CHANGE]
+        different = [k for k in now if before.get(k) != now[k] and k not in _MAY_CHANGE]
         require(
-            not changed,
-            f"{self.folder} holds the work of a plan with other {', '.join(changed)}; choose "
+            not different,
+            f"{self.folder} holds the work of a plan with other {', '.join(different)}; choose "
             "another run_folder, or restore them",
         )
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -155,28 +159,28 @@ class ReproduceConfig(JsonConfig):
             "warmup_steps": round(share * whole.warmup_steps),
         }
 
-    def gather_config(self, minutes: float) -> GatherConfig:
+    def pool_config(self, minutes: float) -> CandidatePoolConfig:
         """Return how candidates are made."""
         folders = {"pool_folder": str(self.folder / "pool"), "fill_folder": self.fill_folder}
-        return _parsed(GatherConfig, self.pool | folders | {"max_minutes": minutes})
+        return _parsed(CandidatePoolConfig, self.pool | folders | {"max_minutes": minutes})
 
     def judge_config(
-        self, place: int, run: Path, before: Path | None, minutes: float, is_naive: bool = False
+        self, index: int, run: Path, before: Path | None, minutes: float, is_naive: bool = False
     ) -> VqaConfig | CompareConfig:
         """Return a stage of the judge.
 
         Args:
-            place: Which stage.
+            index: Which stage.
             run: Its run folder.
             before: The run folder of the stage before; None: it starts from ``judge_start``.
             minutes: It stops after this time.
             is_naive: The naive judge's.
         """
-        values = {**self.judge[place], "run_folder": str(run), "max_minutes": minutes}
+        values = {**self.judge[index], "run_folder": str(run), "max_minutes": minutes}
         kind = values.pop("stage")
         if values.get("init_from") == PREVIOUS:
             values["init_from"] = str((before or run) / "checkpoint")
-        if kind == SEE:
+        if kind == VQA:
             return _parsed(VqaConfig, values)
         start = str(before / "judge") if before else self.judge_start or "none"
         values |= {"judge_folder": start, "pool_folder": str(self.folder / "pool")}
@@ -211,14 +215,14 @@ class ReproduceConfig(JsonConfig):
         """Return steps and guidance of every measurement: those that a policy is trained with.
 
         Args:
-            changes: What that policy has otherwise.
+            changes: Fields that are different for that policy.
         """
         policy = self.policy_config("any", Path("judge"), 60.0, dict(changes))
         return {"steps": policy.sampling_steps, "true_cfg": policy.true_cfg}
 
     def task_weights(self, task: Task) -> dict[str, float]:
         """Return the weights of a policy that learns one task."""
-        return {f"weight_{one.value}": float(one is task) for one in Task}
+        return {f"weight_{item.value}": float(item is task) for item in Task}
 
 
 def _parsed(cls: type[T], values: dict[str, Any]) -> T:

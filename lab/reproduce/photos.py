@@ -15,7 +15,7 @@ from ...fill.task import Task
 from ...training.data.conditions import FILE_NAME, EditDataset, save_image
 from ...training.data.edit_dataset import IMAGES, MASKS, EditDatasetConfig, make_edit_dataset
 from ...training.evaluation.config import EvalConfig
-from ...training.evaluation.run import EvalModels, benchmark
+from ...training.evaluation.run import EvalModels, evaluate
 from ...training.policy.config import DYNAMIC, FIXED
 from ...training.runs.files import write_text
 from ..base_model.photographs import PHOTOGRAPHS, sample_photo_crops
@@ -35,27 +35,27 @@ def photo_stage() -> Stage:
     return Stage(name=PHOTOS, work=_measure, needs=(FIXED, DYNAMIC), is_measurement=True)
 
 
-def take_up_photographs(context: Context) -> None:
-    """Let the stage run that was left out before there were photographs."""
+def reset_photo_stage(context: Context) -> None:
+    """Reset the stage if it ran without photographs, so that it runs now that there are some."""
     if context.result(PHOTOS).exists() and not context.read(PHOTOS)["crops"]:
         photo_stage().marker(context.config).unlink(missing_ok=True)
 
 
 def usable_photographs(folder: Path) -> list[Path]:
-    """Return all images below a folder, without those that the bundled models learned from.
+    """Return all images below a folder, without those that the bundled models were trained on.
 
     Raises:
         ValueError: There are none.
     """
-    learned = {photo.file for photo in PHOTOGRAPHS if not photo.is_held_out}
-    found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGES]
-    found = [path for path in found if path.name not in learned]
-    if not found:
+    trained_on = {photo.file for photo in PHOTOGRAPHS if not photo.is_held_out}
+    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGES]
+    paths = [path for path in paths if path.name not in trained_on]
+    if not paths:
         raise ValueError(
             f"{folder} holds no photographs ({', '.join(IMAGES)}) but those that the bundled "
             "model was trained on; name another folder"
         )
-    return found
+    return paths
 
 
 def _measure(context: Context) -> bool:
@@ -66,35 +66,35 @@ def _measure(context: Context) -> bool:
             context.write(PHOTOS, {"crops": 0})
             return True
         _cut_crops(context, usable_photographs(context.photos))
-    conditions, base, made = EditDataset(folder), _models(config, None), {}
+    conditions, base, numbers = EditDataset(folder), _models(config, None), {}
     for name in (FIXED, DYNAMIC):
         eval_models = EvalModels(model=_models(config, name), baseline=base)
-        place = context.result(f"photos-{name}").with_suffix("")
+        target = context.result(f"photos-{name}").with_suffix("")
         plan = EvalConfig(seed=config.seed)
-        made[name] = benchmark(
-            eval_models, conditions, plan, place, context.host, FillConfig(**config.sampling())
+        numbers[name] = evaluate(
+            eval_models, conditions, plan, target, context.host, FillConfig(**config.sampling())
         ).numbers()
     files = json.loads((context.folder / "crops" / _FILES).read_text(encoding="utf-8"))
-    context.write(PHOTOS, {"crops": config.photo_crops, "files": files, "models": made})
+    context.write(PHOTOS, {"crops": config.photo_crops, "files": files, "models": numbers})
     return True
 
 
 def _cut_crops(context: Context, photographs: Sequence[Path]) -> None:
     """Cut the crops and draw their masks, the same for the same photographs."""
-    config, place = context.config, context.folder / "crops"
+    config, folder = context.config, context.folder / "crops"
     generator = torch.Generator().manual_seed(config.seed)
     crops = sample_photo_crops(list(photographs), config.photo_crops, generator)
     for task in TASKS:
-        (place / task.value).mkdir(parents=True, exist_ok=True)
-        for number, crop in enumerate(crops):
-            path = place / task.value / f"crop-{number:02d}.png"
+        (folder / task.value).mkdir(parents=True, exist_ok=True)
+        for index, crop in enumerate(crops):
+            path = folder / task.value / f"crop-{index:02d}.png"
             save_image(path, crop.permute(1, 2, 0) / 255)
     used = [path.name for path in photographs[: config.photo_crops]]
-    write_text(place / _FILES, json.dumps(used))
+    write_text(folder / _FILES, json.dumps(used))
     plan = EditDatasetConfig(
         masks=MASKS[1], num_conditions=len(TASKS) * config.photo_crops, seed=config.seed
     )
-    make_edit_dataset(context.folder / "photos", place, plan, context.host)
+    make_edit_dataset(context.folder / "photos", folder, plan, context.host)
 
 
 def _models(config: ReproduceConfig, name: str | None) -> Any:

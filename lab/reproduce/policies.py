@@ -18,7 +18,7 @@ from ..adapters.control import make_scenes
 from ..toy_dataset import scene_of
 from ..world.conditions import TASKS, sample_conditions
 from .config import ReproduceConfig
-from .judges import BUNDLED, NAIVE, judge_folder
+from .judge_stages import BUNDLED, NAIVE, judge_folder
 from .stage import Context, Stage, Work
 
 SUPERVISED = "supervised"
@@ -32,8 +32,7 @@ _STOPPED = "stopped at step"
 
 def policy_stages(config: ReproduceConfig) -> list[Stage]:
     """Return everything that trains a policy."""
-    gate = f"{BUNDLED}-gate"
-    needs = ("conditions", gate)
+    needs = ("conditions", f"{BUNDLED}-report")
     stages = [
         Stage(name="conditions", work=_make_conditions),
         *(
@@ -46,7 +45,7 @@ def policy_stages(config: ReproduceConfig) -> list[Stage]:
         stages.append(Stage(name=name, work=work, needs=("conditions",)))
     for judge, name in HACKED.items():
         work = _train(name, judge, {"save_total_limit": 100, "stop_on_drift": False} | config.hack)
-        stages.append(Stage(name=name, work=work, needs=("conditions", f"{judge}-gate")))
+        stages.append(Stage(name=name, work=work, needs=("conditions", f"{judge}-report")))
     for name, changes in ablation_runs(config).items():
         stages.append(Stage(name=name, work=_train(name, BUNDLED, changes), needs=needs))
     return stages
@@ -58,8 +57,8 @@ def supervised_runs(config: ReproduceConfig) -> dict[str, dict[str, Any]]:
         **{"objective": "supervised", "dataset_folder": str(config.folder / TRUTHS)},
         **config.supervised,
     }
-    each = {f"{SUPERVISED}-{t.value}": settings | config.task_weights(t) for t in Task}
-    return {SUPERVISED: settings} | each
+    single = {f"{SUPERVISED}-{t.value}": settings | config.task_weights(t) for t in Task}
+    return {SUPERVISED: settings} | single
 
 
 def ablation_runs(config: ReproduceConfig) -> dict[str, dict[str, Any]]:
@@ -91,9 +90,9 @@ def adapter_of(config: ReproduceConfig, name: str) -> Path:
 def _make_conditions(context: Context) -> bool:
     """Make the scenes, and once more with their true results for supervised learning."""
     config, folder = context.config, context.folder
-    made = EditDataset(make_scenes(folder / "conditions", config.conditions, config.seed))
+    dataset = EditDataset(make_scenes(folder / "conditions", config.conditions, config.seed))
     (folder / TRUTHS / "results").mkdir(parents=True, exist_ok=True)
-    write_conditions(folder / TRUTHS, _with_results(made, folder / TRUTHS))
+    write_conditions(folder / TRUTHS, _with_results(dataset, folder / TRUTHS))
     return True
 
 
@@ -102,20 +101,20 @@ def _with_results(conditions: EditDataset, folder: Path) -> Iterator[Item]:
         scene = scene_of(condition.name)
         assert scene is not None, "made from the toy world"
         split, task, index = scene
-        drawn = sample_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
-        named = replace(condition, result_file_name=f"results/{condition.name}.png")
-        save_image(folder / named.result_file_name, drawn.target[0].permute(1, 2, 0))
+        truth = sample_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
+        paired = replace(condition, result_file_name=f"results/{condition.name}.png")
+        save_image(folder / paired.result_file_name, truth.target[0].permute(1, 2, 0))
         image, mask = conditions.images(condition)
-        yield named, image[0], mask[0]
+        yield paired, image[0], mask[0]
 
 
 def _train(name: str, judge: str | None, changes: dict[str, Any]) -> Work:
     def work(context: Context) -> bool:
         config = context.config
         folder = judge_folder(config, judge) if judge else None
-        made = config.policy_config(name, folder, context.minutes, changes)
-        result = train_policy(made, context.host)
+        train_config = config.policy_config(name, folder, context.minutes, changes)
+        result = train_policy(train_config, context.host)
         has_stopped = any(note.startswith(_STOPPED) for note in result.notes)
-        return result.step >= made.steps or has_stopped
+        return result.step >= train_config.steps or has_stopped
 
     return work

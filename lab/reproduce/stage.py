@@ -101,8 +101,8 @@ class Stage:
 
 def ready(stages: Sequence[Stage], config: ReproduceConfig) -> list[Stage]:
     """Return the stages that are not done and whose needs are, in order."""
-    done = {stage.name for stage in stages if stage.is_done(config)}
-    return [s for s in stages if s.name not in done and set(s.needs) <= done]
+    finished = {stage.name for stage in stages if stage.is_done(config)}
+    return [s for s in stages if s.name not in finished and set(s.needs) <= finished]
 
 
 def records(stages: Sequence[Stage], config: ReproduceConfig) -> dict[str, dict[str, Any]]:
@@ -121,16 +121,15 @@ def commit() -> str:
     Asked once, when a run begins: its code is loaded then, whatever is committed meanwhile.
     """
 
-    def ask(*words: str) -> str:
-        done = subprocess.run(
+    def git(*words: str) -> str:
+        process = subprocess.run(
             ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False
         )
-        return done.stdout.strip()
+        return process.stdout.strip()
 
     try:
-        found = ask("rev-parse", "--short=12", "HEAD")
-        return found + (
-            " and uncommitted changes" if found and ask("status", "--porcelain") else ""
-        )
+        head = git("rev-parse", "--short=12", "HEAD")
+        is_changed = bool(head and git("status", "--porcelain"))
+        return head + (" and uncommitted changes" if is_changed else "")
     except FileNotFoundError:
         return ""

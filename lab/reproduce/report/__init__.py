@@ -1,5 +1,6 @@
-"""The report: every number read from what the run has measured, beside the published ones."""
+"""The report: measured numbers, and one template that puts them into words."""
 
-from .writer import Writer, write_report
+from .numbers import measured_numbers
+from .render import write_report
 
-__all__ = ["Writer", "write_report"]
+__all__ = ["measured_numbers", "write_report"]

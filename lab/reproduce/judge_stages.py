@@ -17,57 +17,62 @@ from ...training.judge.train import is_finished, train_judge
 from ...training.judge.trainer import result_folder
 from ...training.runs.directory import saved_step
 from ..judge.answers import report_on
-from ..judge.compare import train_to_compare
+from ..judge.compare import train_comparison
 from ..judge.config import CompareConfig, VqaConfig
 from ..judge.learner import load_whole_judge
+from ..judge.pairs.candidate_pool import files_of, make_candidate_pool
 from ..judge.pairs.candidates import Candidates, load_candidates
 from ..judge.pairs.comparisons import Comparison, best_and_worst, kinds_of_pairs
-from ..judge.pairs.gather import files_of, gather
-from ..judge.vqa import train_to_see
+from ..judge.vqa import train_vqa
 from ..oracle import DIMENSIONS
 from ..world.splits import Split
-from .config import SEE, ReproduceConfig
+from .config import VQA, ReproduceConfig
 from .stage import Context, Stage, Work
 
 BUNDLED, NAIVE = "judge", "naive"
 """The judge with everything, and the one without adversarial pairs."""
 ALL = "all"
+ONE_JUDGE, SEPARATE_JUDGES = "one_judge", "separate_judges"
+"""For all dimensions, and one per dimension."""
 
 
 def judge_stages(config: ReproduceConfig) -> list[Stage]:
     """Return everything up to finished judges with reports."""
-    stages = [Stage(name="pool", work=_gather)]
+    stages = [Stage(name="pool", work=_make_pool)]
     for name in (BUNDLED, NAIVE):
         before: tuple[str, ...] = ()
-        for place, values in enumerate(config.judge):
-            run = run_name(config, name, place)
+        for index, values in enumerate(config.judge):
+            run = run_name(config, name, index)
             if run not in {stage.name for stage in stages}:
-                needs = before if values["stage"] == SEE else ("pool", *before)
-                stages.append(Stage(name=run, work=_learn(name, place), needs=needs))
+                needs = before if values["stage"] == VQA else ("pool", *before)
+                stages.append(Stage(name=run, work=_learn(name, index), needs=needs))
             before = (run,)
-        stages.append(Stage(name=f"{name}-gate", work=_gate(name), needs=before))
-    seeing = _seeing_stage(config)
-    stages.append(Stage(name="pairs", work=_write_pairs, needs=("pool", *seeing)))
+        stages.append(Stage(name=f"{name}-report", work=_report(name), needs=before))
+    vqa = _last_vqa_stage(config)
+    stages.append(Stage(name="pairs", work=_write_pairs, needs=("pool", *vqa)))
     for name in (ALL, *DIMENSIONS):
         stages.append(Stage(name=f"judge-of-{name}", work=_learn_pairs(name), needs=("pairs",)))
     return stages
 
 
 def judge_measurements() -> list[Stage]:
-    """Return what looks at the test split's pairs, once per judge."""
-    one_each = tuple(f"judge-of-{name}" for name in (ALL, *DIMENSIONS))
+    """Return the measurements on the test split's pairs, one per judge."""
+    dimensions = tuple(f"judge-of-{name}" for name in (ALL, *DIMENSIONS))
     return [
         *(
             Stage(
                 name=f"measure-{name}",
                 work=_measure(name),
-                needs=(f"{name}-gate",),
+                needs=(f"{name}-report",),
                 is_measurement=True,
             )
             for name in (BUNDLED, NAIVE)
         ),
         Stage(
-            name="measure-dimensions", work=_measure_dimensions, needs=one_each, is_measurement=True
+            name="measure-dimensions",
+            work=_measure_dimensions,
+            needs=dimensions,
+            is_measurement=True,
         ),
     ]
 
@@ -77,44 +82,44 @@ def judge_folder(config: ReproduceConfig, name: str) -> Path:
     return config.folder / run_name(config, name, len(config.judge) - 1) / "judge"
 
 
-def run_name(config: ReproduceConfig, name: str, place: int) -> str:
+def run_name(config: ReproduceConfig, name: str, index: int) -> str:
     """Return a stage's name, its run folder's too; both judges share what is the same for both."""
     is_shared = all(
-        stage["stage"] == SEE or config.naive.items() <= stage.items()
-        for stage in config.judge[: place + 1]
+        stage["stage"] == VQA or config.naive.items() <= stage.items()
+        for stage in config.judge[: index + 1]
     )
-    return f"{BUNDLED if is_shared else name}-{place}"
+    return f"{BUNDLED if is_shared else name}-{index}"
 
 
-def _seeing_stage(config: ReproduceConfig) -> tuple[str, ...]:
-    places = [k for k, stage in enumerate(config.judge) if stage["stage"] == SEE]
-    return (run_name(config, BUNDLED, places[-1]),) if places else ()
+def _last_vqa_stage(config: ReproduceConfig) -> tuple[str, ...]:
+    stages = [k for k, stage in enumerate(config.judge) if stage["stage"] == VQA]
+    return (run_name(config, BUNDLED, stages[-1]),) if stages else ()
 
 
-def _gather(context: Context) -> bool:
-    config = context.config.gather_config(context.minutes)
-    gather(config)
-    found = [len(files_of(Path(config.pool_folder), split)) for split in Split]
-    return all(n >= wanted for n, wanted in zip(found, config.batches, strict=True))
+def _make_pool(context: Context) -> bool:
+    config = context.config.pool_config(context.minutes)
+    make_candidate_pool(config)
+    counts = [len(files_of(Path(config.pool_folder), split)) for split in Split]
+    return all(n >= target for n, target in zip(counts, config.batches, strict=True))
 
 
-def _learn(name: str, place: int) -> Work:
+def _learn(name: str, index: int) -> Work:
     def work(context: Context) -> bool:
         config, folder = context.config, context.folder
-        run = folder / run_name(config, name, place)
-        before = folder / run_name(config, name, place - 1) if place else None
-        made = config.judge_config(place, run, before, context.minutes, name == NAIVE)
-        if isinstance(made, VqaConfig):
-            train_to_see(made)
+        run = folder / run_name(config, name, index)
+        before = folder / run_name(config, name, index - 1) if index else None
+        train_config = config.judge_config(index, run, before, context.minutes, name == NAIVE)
+        if isinstance(train_config, VqaConfig):
+            train_vqa(train_config)
         else:
-            train_to_compare(made)
-        return saved_step(run) >= (made.stop_step or made.steps)
+            train_comparison(train_config)
+        return saved_step(run) >= (train_config.stop_step or train_config.steps)
 
     return work
 
 
-def _gate(name: str) -> Work:
-    """Put a report on the dev split beside the judge, where training a policy looks for it."""
+def _report(name: str) -> Work:
+    """Write a report on the dev split into the judge's folder, where policy training reads it."""
 
     def work(context: Context) -> bool:
         folder = judge_folder(context.config, name)
@@ -147,7 +152,7 @@ def report_values(report: JudgeReport) -> dict[str, Any]:
     """Return a report as JSON values."""
     return {
         "cells": {f"{t.value}.{d.value}": asdict(cell) for (t, d), cell in report.cells.items()},
-        "calibration": [asdict(one) for one in report.calibration],
+        "calibration": [asdict(row) for row in report.calibration],
     }
 
 
@@ -168,13 +173,13 @@ def _write_pairs(context: Context) -> bool:
     """Write the best against the worst finished candidate of every train scene and dimension."""
     config = context.config
     pool = load_candidates(files_of(context.folder / "pool", Split.TRAIN))
-    found = list(best_and_worst(pool, _margins(config)))
-    found = found[:: -(-len(found) // config.max_pairs)]
+    pairs = list(best_and_worst(pool, _margins(config)))
+    pairs = pairs[:: -(-len(pairs) // config.max_pairs)]
     for name in (ALL, *DIMENSIONS):
         folder = context.folder / "pairs" / name
         shutil.rmtree(folder, ignore_errors=True)
         data = PreferenceSet(folder)
-        for pair in (p for p in found if name in (ALL, p.winners[0][0].value)):
+        for pair in (p for p in pairs if name in (ALL, p.winners[0][0].value)):
             for preference in _preferences(data, pool, pair):
                 data.add(preference)
     return True
@@ -185,10 +190,10 @@ def _preferences(data: PreferenceSet, pool: Candidates, pair: Comparison) -> Ite
     for name, image in zip(names, pair.images, strict=True):
         if not data.image(name).exists():
             save_image(data.image(name), pool.images[pair.group, image].permute(1, 2, 0) / 255)
-    for dimension, place in pair.winners:
+    for dimension, winner in pair.winners:
         yield Preference(
-            winner_file_name=names[place],
-            loser_file_name=names[1 - place],
+            winner_file_name=names[winner],
+            loser_file_name=names[1 - winner],
             task=pair.task,
             dimension=dimension,
             condition=f"scene-{pair.group}",
@@ -198,19 +203,19 @@ def _preferences(data: PreferenceSet, pool: Candidates, pair: Comparison) -> Ite
 
 
 def _learn_pairs(name: str) -> Work:
-    """Train by eq. 3 alone, from the judge that can see; the steps are shared out by pairs."""
+    """Train by eq. 3 alone, from the judge after VQA; the steps are divided by pairs."""
 
     def work(context: Context) -> bool:
         config = context.config
-        seeing = _seeing_stage(config)
-        start = context.folder / seeing[0] / "judge" if seeing else Path(config.judge_start)
+        vqa = _last_vqa_stage(config)
+        start = context.folder / vqa[0] / "judge" if vqa else Path(config.judge_start)
         steps = int(config.per_dimension["steps"])
         if name != ALL:
             steps = max(round(steps * _count(context, name) / _count(context, ALL)), 1)
         run = context.folder / f"judge-of-{name}"
-        made = config.pair_config(name, steps, run, start, context.minutes)
-        train_judge(made, context.host)
-        return is_finished(made)
+        train_config = config.pair_config(name, steps, run, start, context.minutes)
+        train_judge(train_config, context.host)
+        return is_finished(train_config)
 
     return work
 
@@ -226,12 +231,12 @@ def _measure_dimensions(context: Context) -> bool:
     pairs = list(best_and_worst(pool, _margins(config)))
     rows: dict[str, Any] = {}
     for dimension in DIMENSIONS:
-        own = [pair for pair in pairs if pair.winners[0][0] is Dimension(dimension)]
-        if own:
+        group = [pair for pair in pairs if pair.winners[0][0] is Dimension(dimension)]
+        if group:
             rows[dimension] = {
-                "pairs": len(own),
-                "one judge": _trained_accuracy(context, ALL, pool, own),
-                "own judge": _trained_accuracy(context, dimension, pool, own),
+                "pairs": len(group),
+                ONE_JUDGE: _trained_accuracy(context, ALL, pool, group),
+                SEPARATE_JUDGES: _trained_accuracy(context, dimension, pool, group),
             }
     context.write("dimensions", rows)
     return True
