@@ -130,15 +130,15 @@ def _jobs(arguments: argparse.Namespace, sources: list[Path]) -> Iterator[_Job]:
         raise ValueError(f"--format is {arguments.format}; choose one of: {', '.join(ENDS)}")
     folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
     output = arguments.output or folder / OUTPUT
-    taken: dict[Path, Path] = {}
+    sources_of: dict[Path, Path] = {}
     for number, source in enumerate(sources):
         target = output / (source.stem + (end or source.suffix))
         if target.resolve() == source.resolve():
             raise ValueError(f"{target} is the source itself; choose another --output")
-        if (other := taken.setdefault(target, source)) is not source:
+        if (first_source := sources_of.setdefault(target, source)) is not source:
             raise ValueError(
-                f"{other.name} and {source.name} would both become {target.name}; leave --format "
-                "out, or rename one of them"
+                f"{first_source.name} and {source.name} would both become {target.name}; leave "
+                "--format out, or rename one of them"
             )
         yield _Job(source, target, arguments.seed + number)
 
@@ -211,20 +211,20 @@ def _request(
     )
 
 
-def _settings(given: list[str]) -> tuple[FillConfig, dict[str, Any]]:
+def _settings(items: list[str]) -> tuple[FillConfig, dict[str, Any]]:
     """Return the settings of the edit, and those of loading."""
     from ..fill.config import FillConfig, ModelConfig
 
     editing = {f.name: f for f in fields(FillConfig)}
     loading = {f.name: f for f in fields(ModelConfig) if f.metadata}
     values: dict[str, Any] = {}
-    for item in given:
+    for item in items:
         name, sign, text = item.partition("=")
-        known = editing.get(name) or loading.get(name)
-        if known is None or not sign:
+        field = editing.get(name) or loading.get(name)
+        if field is None or not sign:
             names = ", ".join([*editing, *loading])
             raise ValueError(f"--set {item}: NAME=VALUE is expected, with NAME one of: {names}")
-        values[name] = _parse(name, text, known.default)
+        values[name] = _parse(name, text, field.default)
     return (
         FillConfig(**{name: value for name, value in values.items() if name in editing}),
         {name: value for name, value in values.items() if name in loading},
@@ -243,12 +243,12 @@ def _parse(name: str, text: str, default: Any) -> Any:
 
 
 def _load(arguments: argparse.Namespace, loading: dict[str, Any], device: Any) -> FillModels:
-    from ..fill.config import PARTS, ModelConfig
+    from ..fill.config import COMPONENTS, ModelConfig
     from ..fill.models import load_fill_models
 
     places = {name: getattr(arguments, name) for name in PLACES}
     folder = arguments.model
-    if folder is None and not all(places[part] for part in PARTS):
+    if folder is None and not all(places[part] for part in COMPONENTS):
         folder = BUNDLED
     config = ModelConfig(folder=str(folder or ""), **places, **loading)
     try:
@@ -260,9 +260,9 @@ def _load(arguments: argparse.Namespace, loading: dict[str, Any], device: Any) -
     return models
 
 
-def _strength(given: list[str]) -> float:
+def _strength(values: list[str]) -> float:
     try:
-        (value,) = map(float, given or ["1"])
+        (value,) = map(float, values or ["1"])
     except ValueError as error:
         raise ValueError("--adapter takes a file and at most one number") from error
     return value

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command to the command line."""
-    parser = subparsers.add_parser("evaluate", help="evaluate a model on an edit data set, alone or beside a baseline")
+    parser = subparsers.add_parser(
+        "evaluate", help="evaluate a model on an edit data set, alone or beside a baseline"
+    )
     parser.add_argument("config", type=Path, help="config.json in the folder of an evaluation")
     parser.set_defaults(run=run)
 

@@ -81,9 +81,9 @@ def _devices() -> dict[str, str]:
 
 def _assets(folder: Path) -> dict[str, str]:
     """Describe every bundled model: a folder with a ``model_index.json`` or ``config.json``."""
-    found = {}
+    models = {}
     for index in ("model_index.json", "config.json"):
         for path in sorted(folder.glob(f"*/{index}")):
             size = sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())
-            found[path.parent.name] = f"{size / 1e6:.1f} MB in {path.parent}"
-    return found
+            models[path.parent.name] = f"{size / 1e6:.1f} MB in {path.parent}"
+    return models

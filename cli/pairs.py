@@ -43,9 +43,9 @@ def run_export(arguments: argparse.Namespace) -> int:
     """Export; write how many pairs each split has."""
     from ..reward.exchange import export_pairs
 
-    made = export_pairs(arguments.data, arguments.target, arguments.judged_by)
-    listed = ", ".join(f"{name} {num}" for name, num in made.counts.items())
-    sys.stdout.write(f"{arguments.target}: {listed}\n")
-    for name in made.left_out:
+    exported = export_pairs(arguments.data, arguments.target, arguments.judged_by)
+    counts = ", ".join(f"{name} {num}" for name, num in exported.counts.items())
+    sys.stdout.write(f"{arguments.target}: {counts}\n")
+    for name in exported.left_out:
         sys.stdout.write(f"left out {name}: a split has none\n")
     return 0

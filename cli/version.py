@@ -12,9 +12,9 @@ def package_version() -> str:
     """Return the version from ``pyproject.toml`` in a checkout, else the installed one."""
     project = PACKAGE_ROOT / "pyproject.toml"
     if project.is_file():
-        found = re.search(r'^version = "([^"]+)"', project.read_text("utf-8"), re.MULTILINE)
-        if found:
-            return found[1]
+        match = re.search(r'^version = "([^"]+)"', project.read_text("utf-8"), re.MULTILINE)
+        if match:
+            return match[1]
     from importlib.metadata import version
 
     return version("onereward")

@@ -21,7 +21,7 @@ PACKED_PRECISIONS = ("fp8", "nf4")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", *PACKED_PRECISIONS)
 RECIPE_CHOICES = ("auto", "OneReward", "FLUX.1 Fill", "bundled")
 
-PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 """The separately loaded models of a fill model."""
 
 
@@ -94,7 +94,8 @@ class FillConfig(JsonConfig):
     )
     target_size: int = setting(
         RECIPE,
-        "Side in pixels of a square of as many pixels as the crop is sampled at; -1 = the model's own.",
+        "Side in pixels of a square of as many pixels as the crop is sampled at; -1 = the model's "
+        "own.",
         min=-1,
         max=4096,
         step=16,
@@ -109,8 +110,8 @@ class FillConfig(JsonConfig):
     )
     feather: int = setting(
         RECIPE,
-        "Pixels inside the grown mask over which the new image fades into the old; -1 = as the task "
-        "says.",
+        "Pixels inside the grown mask over which the new image fades into the old; -1 = as the "
+        "task says.",
         min=-1,
         max=512,
         step=1,
@@ -207,7 +208,7 @@ class ModelConfig(JsonConfig):
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""
         JsonConfig.__post_init__(self)
-        missing = [name for name in PARTS if not getattr(self, name)]
+        missing = [name for name in COMPONENTS if not getattr(self, name)]
         if not self.folder and missing:
             raise ValueError(
                 f"no model folder given, and no file for {', '.join(missing)}; choose a model in "

@@ -25,20 +25,20 @@ def fingerprint(models: FillModels) -> str:
     """
     if models.config is None:
         raise ValueError("this fill model was not loaded from files; use a loader node")
-    made = hashlib.blake2b(digest_size=8)
+    hasher = hashlib.blake2b(digest_size=8)
     for name, source in sorted(models.sources.items()):
         packing = source.precision if isinstance(source, PackedComponent) else ""
-        made.update(f"{name}|{packing}|".encode())
-        add_files(made, source.files)
+        hasher.update(f"{name}|{packing}|".encode())
+        add_files(hasher, source.files)
     for digest in sorted(_adapter_digest(adapter) for adapter in models.adapters):
-        made.update(digest)
-    return made.hexdigest()
+        hasher.update(digest)
+    return hasher.hexdigest()
 
 
 def _adapter_digest(adapter: Adapter) -> bytes:
     """Return a digest of the weights in memory: a run that goes on writes its file anew."""
-    made = hashlib.blake2b(f"{float(adapter.strength)}|".encode(), digest_size=8)
+    hasher = hashlib.blake2b(f"{float(adapter.strength)}|".encode(), digest_size=8)
     for name, tensor in sorted(adapter.weights.items()):
-        made.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
-        made.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return made.digest()
+        hasher.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
+        hasher.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return hasher.digest()

@@ -1,4 +1,4 @@
-"""A host for a plain Python process: one device, parts moved on and off as they are needed."""
+"""A host for a plain Python process: one device, components moved on and off as they are needed."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ class LocalHost:
         )
         if self._device.type == "cuda":
             # What PyTorch keeps for later tensors is free, though the driver counts it as taken.
-            kept = torch.cuda.memory_reserved(self._device)
-            kept -= torch.cuda.memory_allocated(self._device)
-            return torch.cuda.mem_get_info(self._device)[0] + kept - needed
+            cached = torch.cuda.memory_reserved(self._device)
+            cached -= torch.cuda.memory_allocated(self._device)
+            return torch.cuda.mem_get_info(self._device)[0] + cached - needed
         import psutil
 
         return psutil.virtual_memory().available - needed
 
-    def _counts_already(self, part: Component) -> bool:
-        return self._device.type == "cpu" and part.is_loaded
+    def _counts_already(self, component: Component) -> bool:
+        return self._device.type == "cpu" and component.is_loaded
 
     def progress(self, step: int, total: int, preview: Preview | None = None) -> None:
         """Log at debug level; a plain process shows no images."""

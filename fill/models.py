@@ -14,7 +14,7 @@ from .checkpoint.adapters import Adapter, read_adapter
 from .checkpoint.component import FileComponent
 from .checkpoint.packing import expansion_bytes
 from .checkpoint.shapes import FLUX_SCHEDULER
-from .config import PACKED_PRECISIONS, PARTS, ModelConfig
+from .config import COMPONENTS, PACKED_PRECISIONS, ModelConfig
 from .io.files import read_json
 from .memory.components import Component, least_bytes
 from .memory.folder_component import FolderComponent
@@ -32,7 +32,7 @@ IMAGE_CACHE_BYTES = 512 << 20
 
 
 Source = FolderComponent | FileComponent | PackedComponent
-"""Where a part comes from."""
+"""Where a component comes from."""
 EncodeTexts = Callable[[Sequence[str]], list[tuple[torch.Tensor, torch.Tensor]]]
 """Texts to T5's states ``[L, D]`` and CLIP's pooled state ``[P]`` of each, on the CPU."""
 
@@ -47,7 +47,7 @@ class FillModels:
         text_encoder_2: T5 encoder.
         config: What it was loaded from; None if it was put together by hand.
         recipe: The settings it was trained for.
-        sources: Where every part comes from, by name.
+        sources: Where every component comes from, by name.
         transformer_source: Where the transformer comes from.
         adapters: LoRA adapters to be active in a run.
         prompts: Encoded prompts by text.
@@ -132,29 +132,29 @@ class FillModels:
             FileNotFoundError: No such file.
             ValueError: The adapter does not fit this transformer.
         """
-        other = copy.copy(self)
-        other._base = self  # a host may know models by weak reference: this one must stay known
-        other.adapters = (*self.adapters, read_adapter(path, strength, self.transformer_tensors))
-        return other
+        models = copy.copy(self)
+        models._base = self  # a host may know models by weak reference: this one must stay known
+        models.adapters = (*self.adapters, read_adapter(path, strength, self.transformer_tensors))
+        return models
 
 
 def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
-    """Check a model's folder and files and prepare its parts; no weight is read yet.
+    """Check a model's folder and files and prepare its components; no weight is read yet.
 
     Args:
-        config: Folder in diffusers format, or a file for every part, or a mixture; recipe and
+        config: Folder in diffusers format, or a file for every component, or a mixture; recipe and
             precision.
         device: Where it will run; decides the data type if the precision is ``auto``.
 
     Raises:
         FileNotFoundError: A folder or file is missing.
-        ValueError: Pickled, damaged or foreign weights, or parts that do not fit together.
+        ValueError: Pickled, damaged or foreign weights, or components that do not fit together.
     """
     folder = Path(config.folder) if config.folder else None
     if folder is not None:
         _check_pipeline(folder)
-    given = {name: Path(path) for name in PARTS if (path := getattr(config, name))}
-    stored = {name: _source(name, given.get(name), folder) for name in PARTS}
+    paths = {name: Path(path) for name in COMPONENTS if (path := getattr(config, name))}
+    stored = {name: _source(name, paths.get(name), folder) for name in COMPONENTS}
     sources: dict[str, Source] = dict(stored)
     check_fit(sources)
     tokenizers = (
@@ -164,7 +164,7 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
     scheduler, owner = FLUX_SCHEDULER, _own_settings(folder, sources["transformer"])
     if owner is not None:
         scheduler = read_json(owner / "scheduler" / "scheduler_config.json")
-    recipe = find_recipe(config.recipe, owner, given.get("transformer"))
+    recipe = find_recipe(config.recipe, owner, paths.get("transformer"))
     auto = torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype = DTYPES.get(config.precision, auto)
     if config.precision in PACKED_PRECISIONS:
@@ -183,22 +183,22 @@ def _check_pipeline(folder: Path) -> None:
         )
 
 
-def _source(name: str, given: Path | None, folder: Path | None) -> FolderComponent | FileComponent:
-    """Return where a part comes from: what was given for it, else the model folder."""
-    if given is None:
-        assert folder is not None, "ModelConfig asks for a folder or for every part"
+def _source(name: str, path: Path | None, folder: Path | None) -> FolderComponent | FileComponent:
+    """Return where a component comes from: what was given for it, else the model folder."""
+    if path is None:
+        assert folder is not None, "ModelConfig asks for a folder or for every component"
         return FolderComponent(name, folder / name)
-    if given.is_dir():
-        return FolderComponent(name, given)
+    if path.is_dir():
+        return FolderComponent(name, path)
     config = folder / name / "config.json" if folder is not None else None
     base = read_json(config) if config is not None and config.is_file() else None
-    return FileComponent(name, given, base)
+    return FileComponent(name, path, base)
 
 
-def check_fit(parts: Mapping[str, Any]) -> None:
-    """Raise ValueError if the configs of the four parts do not belong to one Fill model."""
-    transformer, vae = parts["transformer"].config, parts["vae"].config
-    where = parts["transformer"].path
+def check_fit(components: Mapping[str, Any]) -> None:
+    """Raise ValueError if the configs of the four components do not belong to one Fill model."""
+    transformer, vae = components["transformer"].config, components["vae"].config
+    where = components["transformer"].path
     if transformer.get("_class_name") != "FluxTransformer2DModel":
         raise ValueError(
             f"{where} holds a {transformer.get('_class_name')}, but a FluxTransformer2DModel "
@@ -213,14 +213,20 @@ def check_fit(parts: Mapping[str, Any]) -> None:
             f"has {expected}; choose FLUX.1-Fill-dev or a model made from it"
         )
     widths = {
-        "text_encoder": (parts["text_encoder"].config.get("hidden_size"), "pooled_projection_dim"),
-        "text_encoder_2": (parts["text_encoder_2"].config.get("d_model"), "joint_attention_dim"),
+        "text_encoder": (
+            components["text_encoder"].config.get("hidden_size"),
+            "pooled_projection_dim",
+        ),
+        "text_encoder_2": (
+            components["text_encoder_2"].config.get("d_model"),
+            "joint_attention_dim",
+        ),
     }
     for name, (width, key) in widths.items():
         if width != transformer.get(key):
             raise ValueError(
                 f"{name} is {width} wide, but the transformer in {where} expects "
-                f"{transformer.get(key)}; these parts belong to different models"
+                f"{transformer.get(key)}; these components belong to different models"
             )
 
 
@@ -240,47 +246,47 @@ def _own_settings(folder: Path | None, source: Source) -> Path | None:
     config = folder / "transformer" / "config.json" if folder is not None else None
     if config is None or not config.is_file():
         return folder
-    own = read_json(config)
-    return folder if all(own.get(key) == source.config.get(key) for key in _SIZES) else None
+    values = read_json(config)
+    return folder if all(values.get(key) == source.config.get(key) for key in _SIZES) else None
 
 
 _SIZES = ("in_channels", "num_layers", "num_single_layers", "num_attention_heads")
 
 
 def _find_tokenizer(
-    encoder: str, sources: dict[str, Source], folder: Path | None, other: str
+    encoder: str, sources: dict[str, Source], folder: Path | None, fallback: str
 ) -> Path:
     """Return the folder of an encoder's tokenizer.
 
     An encoder from a file uses the model folder's if that was made for as many tokens.
     """
     name = encoder.replace("text_encoder", "tokenizer")
-    place = folder / name if folder is not None else None
+    path = folder / name if folder is not None else None
     source = sources[encoder]
-    if place is not None and isinstance(source, FileComponent):
-        own = read_json(place.parent / encoder / "config.json").get("vocab_size")
-        place = place if own == source.config["vocab_size"] else None
-    place = place or (Path(other) if other else None)
-    if place is None:
+    if path is not None and isinstance(source, FileComponent):
+        vocab_size = read_json(path.parent / encoder / "config.json").get("vocab_size")
+        path = path if vocab_size == source.config["vocab_size"] else None
+    path = path or (Path(fallback) if fallback else None)
+    if path is None:
         raise FileNotFoundError(
             f"{source.path.name} has no tokenizer; give the folder of one as {name}, or choose a "
             "model folder of the same kind"
         )
-    if not any((place / file).is_file() for file in TOKENIZER_FILES):
-        raise FileNotFoundError(f"{place} holds no tokenizer; download the complete model folder")
-    return place
+    if not any((path / file).is_file() for file in TOKENIZER_FILES):
+        raise FileNotFoundError(f"{path} holds no tokenizer; download the complete model folder")
+    return path
 
 
 def _part(source: Source, dtype: torch.dtype) -> Component:
     sizes = source.tensor_bytes(dtype)
-    least = None if source.part == "vae" else least_bytes(sizes)
+    least = None if source.name == "vae" else least_bytes(sizes)
     loading = source.loading_bytes(dtype) if isinstance(source, PackedComponent) else None
-    part = Component(
-        source.part, lambda: source.load(dtype), sum(sizes.values()), dtype, least, loading
+    component = Component(
+        source.name, lambda: source.load(dtype), sum(sizes.values()), dtype, least, loading
     )
     precision = source.precision if isinstance(source, PackedComponent) else ""
-    part.expansion_bytes = expansion_bytes(source.tensors, precision)
-    return part
+    component.expansion_bytes = expansion_bytes(source.tensors, precision)
+    return component
 
 
 def _load_tokenizer(folder: Path) -> Any:

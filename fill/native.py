@@ -77,10 +77,10 @@ class NativeEdit:
         if tuple(decoded.shape[:3]) != (len(real) * num, height, width):
             raise ValueError(
                 f"image has {decoded.shape[0]} images of {decoded.shape[2]}x{decoded.shape[1]} "
-                f"pixels, but this edit needs {len(real) * num} of {width}x{height} pixels; connect the "
-                "decoded latent of the same edit"
+                f"pixels, but this edit needs {len(real) * num} of {width}x{height} pixels; "
+                "connect the decoded latent of the same edit"
             )
-        made = iter(decoded.detach().to("cpu", torch.float32).permute(0, 3, 1, 2) * 2 - 1)
+        crops = iter(decoded.detach().to("cpu", torch.float32).permute(0, 3, 1, 2) * 2 - 1)
         correction = self.request.config.colour_correction
         images, masks = [], []
         for b, job in enumerate(self.jobs):
@@ -89,7 +89,7 @@ class NativeEdit:
                 images.append(
                     source.to("cpu", torch.float32)
                     if job is None
-                    else stitch(job, next(made), correction)
+                    else stitch(job, next(crops), correction)
                 )
                 masks.append(torch.zeros(source.shape[:2]) if job is None else job.alpha)
         return torch.stack(images), torch.stack(masks)
@@ -114,8 +114,8 @@ def prepare_native(request: FillRequest, recipe: Recipe, factor: int) -> NativeE
         )
     if request.config.preserve_unmasked:
         raise ValueError(
-            "preserve_unmasked is on, but that is a matter of the sampler, which is not ours here; turn "
-            "it off"
+            "preserve_unmasked is on, but that is a matter of the sampler, which is not ours here; "
+            "turn it off"
         )
     settings = resolve_settings(request.config, recipe)
     multiple = 2 * factor
@@ -124,9 +124,9 @@ def prepare_native(request: FillRequest, recipe: Recipe, factor: int) -> NativeE
     if not sizes:
         raise ValueError("mask is empty; paint the area to repaint")
     if len(sizes) > 1:
-        listed = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
+        names = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
         raise ValueError(
-            f"the crops of these images have different sizes ({listed}), but one latent has one; "
+            f"the crops of these images have different sizes ({names}), but one latent has one; "
             "give one image at a time, or one mask for all"
         )
     ((width, height),) = sizes

@@ -79,7 +79,7 @@ class _Run:
 
     @property
     def uses_cfg(self) -> bool:
-        """Whether the negative prompt takes part."""
+        """Whether the negative prompt is used."""
         return self.settings.true_cfg != 1.0
 
     def plan(self) -> Plan:
@@ -141,10 +141,10 @@ def _rows(
 ) -> list[_Row]:
     num = request.config.num_candidates
     return [
-        _Row(job, done, (request.seed + b * num + n) % (MAX_SEED + 1))
-        for b, (job, done) in enumerate(zip(jobs, encoded, strict=True))
+        _Row(job, latents, (request.seed + b * num + n) % (MAX_SEED + 1))
+        for b, (job, latents) in enumerate(zip(jobs, encoded, strict=True))
         for n in range(num)
-        if job is not None and done is not None
+        if job is not None and latents is not None
     ]
 
 
@@ -156,13 +156,13 @@ def _result(
     timer: _Timer,
 ) -> FillResult:
     num = request.config.num_candidates
-    made = iter(output_images)
+    edited = iter(output_images)
     images, masks = [], []
     for b, job in enumerate(jobs):
         source = request.image[b % request.image.shape[0]].detach().to("cpu", torch.float32)
         alpha = torch.zeros(source.shape[:2]) if job is None else job.alpha
         for _ in range(num):
-            images.append(source if job is None else next(made))
+            images.append(source if job is None else next(edited))
             masks.append(alpha)
     if None in jobs:
         notes = (

@@ -140,8 +140,8 @@ def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> No
     _, height, width, _ = image.shape
     if tuple(mask.shape[-2:]) != (height, width):
         raise ValueError(
-            f"{name} is {mask.shape[-1]}x{mask.shape[-2]} pixels but image is {width}x{height} pixels; "
-            "make the mask from this image"
+            f"{name} is {mask.shape[-1]}x{mask.shape[-2]} pixels but image is {width}x{height} "
+            "pixels; make the mask from this image"
         )
     masks = mask.shape[0] if mask.ndim == 3 else 1
     if masks != image.shape[0] and 1 not in (masks, image.shape[0]):

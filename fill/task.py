@@ -47,7 +47,7 @@ class TaskSpec:
     dimensions: tuple[Dimension, ...]
     """What its results are judged on when the user gave a prompt."""
     grow: float
-    """Default growth of the mask, in pixels of a context 1024 pixels across (extend: the overlap)."""
+    """Growth of the mask (extend: the overlap) by default, in pixels of a context of 1024."""
     feather: float
     """Default width of the soft border inside the grown mask, in the same unit."""
 

@@ -53,8 +53,8 @@ def qk_norm_rope(
     Source: diffusers, ``FluxAttnProcessor`` and ``apply_rotary_emb``.
     """
     cos, sin = angles
-    named = {"q": q, "k": k, "q_weight": q_weight, "k_weight": k_weight, "cos": cos, "sin": sin}
-    return find("qk_norm_rope", named)(q, k, q_weight, k_weight, cos, sin, eps)
+    tensors = {"q": q, "k": k, "q_weight": q_weight, "k_weight": k_weight, "cos": cos, "sin": sin}
+    return find("qk_norm_rope", tensors)(q, k, q_weight, k_weight, cos, sin, eps)
 
 
 def joint_qkv_norm_rope(
@@ -81,10 +81,10 @@ def joint_qkv_norm_rope(
     Source: diffusers, ``FluxAttnProcessor``.
     """
     names = ("text_q", "text_k", "text_v", "image_q", "image_k", "image_v")
-    named: dict[str, Tensor | None] = dict(zip(names, (*text, *image), strict=True))
+    tensors: dict[str, Tensor | None] = dict(zip(names, (*text, *image), strict=True))
     names = ("text_q_weight", "text_k_weight", "image_q_weight", "image_k_weight", "cos", "sin")
-    named |= dict(zip(names, (*text_weights, *image_weights, *angles), strict=True))
-    run = find("joint_qkv_norm_rope", named)
+    tensors |= dict(zip(names, (*text_weights, *image_weights, *angles), strict=True))
+    run = find("joint_qkv_norm_rope", tensors)
     return run(text, image, text_weights, image_weights, angles, eps)
 
 
@@ -99,8 +99,8 @@ def adaln_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6) -
 
     Source: diffusers, ``AdaLayerNormZero``.
     """
-    named = {"x": x, "scale": scale, "shift": shift}
-    return find("adaln_modulate", named)(x, scale, shift, eps)
+    tensors = {"x": x, "scale": scale, "shift": shift}
+    return find("adaln_modulate", tensors)(x, scale, shift, eps)
 
 
 def gated_residual(
@@ -116,8 +116,8 @@ def gated_residual(
 
     Source: diffusers, ``FluxTransformerBlock``.
     """
-    named = {"residual": residual, "gate": gate, "update": update}
-    return find("gated_residual", named)(residual, gate, update, clamp)
+    tensors = {"residual": residual, "gate": gate, "update": update}
+    return find("gated_residual", tensors)(residual, gate, update, clamp)
 
 
 def gated_residual_adaln(
@@ -143,8 +143,8 @@ def gated_residual_adaln(
         The new residual, and what the next layer reads.
     """
     scale, shift = modulation
-    named = {"residual": residual, "gate": gate, "update": update, "scale": scale, "shift": shift}
-    return find("gated_residual_adaln", named)(residual, gate, update, scale, shift, eps, clamp)
+    tensors = {"residual": residual, "gate": gate, "update": update, "scale": scale, "shift": shift}
+    return find("gated_residual_adaln", tensors)(residual, gate, update, scale, shift, eps, clamp)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def cfg_euler_step(
     keep, source, noise = (t.detach() for t in blend) if blend else (None, None, None)
     if keep is not None and latents.shape[-1] % keep.shape[-1]:
         raise ValueError(f"keep has {keep.shape[-1]} values, no divisor of {latents.shape[-1]}")
-    named = {"latents": latents, "velocity": velocity, "keep": keep, "source": source}
-    run = find("cfg_euler_step", named | {"noise": noise})
+    tensors = {"latents": latents, "velocity": velocity, "keep": keep, "source": source}
+    run = find("cfg_euler_step", tensors | {"noise": noise})
     mixed = None if keep is None else (keep, source, noise)
     return run(latents, velocity, sigmas, true_cfg, mixed)

@@ -110,8 +110,8 @@ def _adaln_bwd_kernel(
         if HAS_NORM or CLAMP:
             tl.store(d_residual_ptr + out, cast(d, d_residual_ptr.dtype.element_ty), mask=live)
         if HAS_UPDATE:
-            made = cast(gate * d, d_update_ptr.dtype.element_ty)
-            tl.store(d_update_ptr + out, made, mask=live)
+            d_update = cast(gate * d, d_update_ptr.dtype.element_ty)
+            tl.store(d_update_ptr + out, d_update, mask=live)
             if NEEDS_GATE:
                 source = update_ptr + sample * update_stride_b + token * update_stride_s
                 d_gate += d * tl.load(source + cols, mask=live, other=0.0).to(ACC)
@@ -173,7 +173,7 @@ def _launch_bwd(
     dh: Tensor | None, dy: Tensor | None, h: Tensor, gate: Tensor | None, update: Tensor | None,
     scale: Tensor | None, eps: float, clamp: bool, needs: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
-    made = _fake_bwd(dh, dy, h, gate, update, scale, eps, clamp, needs)
+    grads = _fake_bwd(dh, dy, h, gate, update, scale, eps, clamp, needs)
     batch, tokens, width = h.shape
     launch, acc = for_row(width), accumulator(h.dtype)
     rows = rows_per_program(tokens, any(needs))
@@ -186,7 +186,7 @@ def _launch_bwd(
     dh_, dy_ = (h if d is None else _unit_stride(d) for d in (dh, dy))
     update_, gate_, scale_ = (h if t is None else t for t in (update, gate, scale))
     _adaln_bwd_kernel[(groups, batch)](
-        dh_, dy_, h, update_, gate_, scale_, made[0], made[1], *sums,
+        dh_, dy_, h, update_, gate_, scale_, grads[0], grads[1], *sums,
         *dh_.stride()[:2], *dy_.stride()[:2], *h.stride()[:2], *update_.stride()[:2],
         gate_.stride(0), scale_.stride(0), tokens, eps,
         WIDTH=width, BLOCK=launch.block, ROWS=rows, ACC=acc,
@@ -196,8 +196,8 @@ def _launch_bwd(
     )  # fmt: skip
     for i, total in enumerate(sums):
         if needs[i]:
-            made[2 + i].copy_(total.sum(1))
-    return made
+            grads[2 + i].copy_(total.sum(1))
+    return grads
 
 
 def _changes_residual(h: Tensor, scale: Tensor | None, clamp: bool) -> bool:
@@ -239,10 +239,10 @@ class _Adaln(torch.autograd.Function):
         clamp: bool,
     ) -> Pair:
         h, y = forward(residual, gate, update, scale, shift, eps, clamp)
-        kept = update if ctx.needs_input_grad[1] else None
+        saved_update = update if ctx.needs_input_grad[1] else None
         needs_h = _changes_residual(residual, scale, clamp)
         saved = (residual if gate is None else h) if needs_h else None
-        ctx.save_for_backward(saved, gate, kept, scale)
+        ctx.save_for_backward(saved, gate, saved_update, scale)
         ctx.eps, ctx.clamp = eps, clamp
         return h, y
 
@@ -254,17 +254,17 @@ class _Adaln(torch.autograd.Function):
         # Without the norm h is not read: any tensor of its shape will do.
         h = dh if h is None else h
         needs = [wants_gate, wants_scale or wants_shift, wants_scale or wants_shift]
-        made = backward(
+        grads = backward(
             dh if gate is not None else None,
             dy if scale is not None else None,
             h, gate, update, scale, ctx.eps, ctx.clamp, needs,
         )  # fmt: skip
         return (
-            made[0] if _changes_residual(h, scale, ctx.clamp) else dh,
-            made[2] if wants_gate else None,
-            made[1] if wants_update else None,
-            made[3] if wants_scale else None,
-            made[4] if wants_shift else None,
+            grads[0] if _changes_residual(h, scale, ctx.clamp) else dh,
+            grads[2] if wants_gate else None,
+            grads[1] if wants_update else None,
+            grads[3] if wants_scale else None,
+            grads[4] if wants_shift else None,
             None,
             None,
         )

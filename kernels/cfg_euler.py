@@ -87,14 +87,18 @@ def _launch(
     latents: Tensor, velocity: Tensor, keep: Tensor | None, source: Tensor | None,
     noise: Tensor | None, sigma: float, sigma_next: float, true_cfg: float,
 ) -> Pair:  # fmt: skip
-    given = (latents, velocity, keep, source, noise)
-    out, x0 = _fake(*given, sigma, sigma_next, true_cfg)
-    x, *others = (latents if t is None else t.contiguous() for t in given)
+    tensors = (latents, velocity, keep, source, noise)
+    out, x0 = _fake(*tensors, sigma, sigma_next, true_cfg)
+    # Pointers that the compiled branches do not read still have to be tensors.
+    x, velocity_, keep_, source_, noise_ = (
+        latents if t is None else t.contiguous() for t in tensors
+    )
     width = x.shape[-1]
     launch = for_row(width)
     _cfg_euler_fwd_kernel[(x.numel() // width,)](
-        x.contiguous(), *others, out, x0, sigma, sigma_next, true_cfg, x.numel(),
-        others[1].shape[-1], WIDTH=width, BLOCK=launch.block, ACC=accumulator(x.dtype),
+        x, velocity_, keep_, source_, noise_, out, x0,
+        sigma, sigma_next, true_cfg, x.numel(), keep_.shape[-1],
+        WIDTH=width, BLOCK=launch.block, ACC=accumulator(x.dtype),
         GUIDED=velocity.shape[0] != x.shape[0], BLENDED=keep is not None,
         num_warps=launch.num_warps,
     )  # fmt: skip
@@ -159,8 +163,8 @@ class _CfgEuler(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, dx0: Tensor) -> tuple[Tensor | None, ...]:
         (keep,) = ctx.saved_tensors
-        made = backward(dy, dx0, keep, ctx.is_guided, ctx.dtype, *ctx.numbers)
-        return (*made, *[None] * 6)
+        grads = backward(dy, dx0, keep, ctx.is_guided, ctx.dtype, *ctx.numbers)
+        return (*grads, *[None] * 6)
 
 
 def cfg_euler_step(

@@ -92,25 +92,25 @@ ONE_TYPE: dict[str, tuple[tuple[str, str], ...]] = {
 def refusals(operation: str, tensors: Mapping[str, torch.Tensor | None]) -> Iterator[str]:
     """Yield every reason why the kernel of an operation does not take these tensors."""
     rules = TABLE[operation]
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    for name, tensor in given.items():
+    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    for name, tensor in present.items():
         if reason := rules[name].refusal(name, tensor):
             yield reason
-    yield from _shape_refusals(rules, given)
-    for name, other in ONE_TYPE.get(operation, ()):
-        if given[name].dtype != given[other].dtype:
-            yield f"{name} is {given[name].dtype}, but {other} is {given[other].dtype}"
-    devices = {tensor.device for tensor in given.values()}
+    yield from _shape_refusals(rules, present)
+    for name, partner in ONE_TYPE.get(operation, ()):
+        if present[name].dtype != present[partner].dtype:
+            yield f"{name} is {present[name].dtype}, but {partner} is {present[partner].dtype}"
+    devices = {tensor.device for tensor in present.values()}
     if len(devices) > 1:
         yield f"tensors are on {' and '.join(sorted(map(str, devices)))}, but on one is expected"
 
 
 def _shape_refusals(
-    rules: Mapping[str, TensorRule], given: Mapping[str, torch.Tensor]
+    rules: Mapping[str, TensorRule], tensors: Mapping[str, torch.Tensor]
 ) -> Iterator[str]:
     """A kernel takes the lengths from one tensor; in a shorter one it would leave the memory."""
     sizes: dict[str, int] = {}
-    for name, tensor in given.items():
+    for name, tensor in tensors.items():
         axes = rules[name].axes
         if tensor.ndim != len(axes):
             return

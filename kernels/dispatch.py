@@ -62,17 +62,17 @@ def find(operation: str, tensors: Mapping[str, torch.Tensor | None]) -> Callable
     Raises:
         KernelUnavailable: Under ``use_backend("triton")``, with the reasons.
     """
-    chosen = _backend_name()
+    backend = _backend_name()
     device = next(tensor.device for tensor in tensors.values() if tensor is not None)
     # Triton's interpreter runs on the CPU, but only on demand: it is for tests.
-    if chosen == "reference" or (chosen == "auto" and device.type == "cpu"):
+    if backend == "reference" or (backend == "auto" and device.type == "cpu"):
         return getattr(reference, operation)
     reasons = list(refusals(operation, tensors))
     if not reasons and (reason := device_refusal(device.type, device.index)):
         reasons = [reason]
     if not reasons:
         return _kernel(operation)
-    if chosen == "triton":
+    if backend == "triton":
         raise KernelUnavailable(f"{operation} cannot run as a Triton kernel: {'; '.join(reasons)}")
     if not torch.compiler.is_compiling():
         _log_once(operation, reasons[0])
@@ -129,10 +129,10 @@ def _trial(device: str) -> str | None:
     """Compile and run one kernel: a compiler for its launcher may be missing."""
     x = torch.linspace(-3, 3, 96, device=device).view(1, 3, 32)
     try:
-        made = _kernel("gelu_tanh")(x)
+        result = _kernel("gelu_tanh")(x)
     except Exception as error:  # noqa: BLE001  (Triton's own errors share no class with others)
         return f"a trial kernel did not compile ({type(error).__name__}: {error})"
-    if not torch.allclose(made, reference.gelu_tanh(x), atol=1e-5):
+    if not torch.allclose(result, reference.gelu_tanh(x), atol=1e-5):
         return "a trial kernel gave a wrong result"
     return None
 

@@ -148,10 +148,10 @@ def _qk_norm_rope_bwd_kernel(
         )  # fmt: skip
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def _joined(streams: list[Tensor]) -> Tensor:
     """Return an empty joint buffer for the streams, contiguous."""
-    batch, _, heads, dim = parts[0].shape
-    return parts[0].new_empty(batch, sum(part.shape[1] for part in parts), heads, dim)
+    batch, _, heads, dim = streams[0].shape
+    return streams[0].new_empty(batch, sum(part.shape[1] for part in streams), heads, dim)
 
 
 def _fake(
@@ -190,8 +190,8 @@ def _fake_bwd(
     cos: Tensor, sin: Tensor, eps: float, needs_weights: bool,
 ) -> list[Tensor]:  # fmt: skip
     del dq, dk, cos, sin, eps
-    made = [x.new_empty(x.shape) for pair in zip(q, k, strict=True) for x in pair]
-    return made + [w.new_empty(w.shape) for w in weights if needs_weights]
+    grads = [x.new_empty(x.shape) for pair in zip(q, k, strict=True) for x in pair]
+    return grads + [w.new_empty(w.shape) for w in weights if needs_weights]
 
 
 def _launch_bwd(
@@ -203,7 +203,7 @@ def _launch_bwd(
     batch, _, heads, dim = dq.shape
     launch, acc = for_heads(heads, dim), accumulator(dq.dtype)
     wide = torch.float64 if acc == tl.float64 else torch.float32
-    made, sums, offset = [], [], 0
+    grads, sums, offset = [], [], 0
     for i, (query, key) in enumerate(zip(q, k, strict=True)):
         tokens = query.shape[1]
         d_query, d_key = query.new_empty(query.shape), key.new_empty(key.shape)
@@ -216,11 +216,11 @@ def _launch_bwd(
             HEADS=heads, BLOCK=launch.block, DIM=dim, ACC=acc, NEEDS_WEIGHT=needs_weights,
             num_warps=launch.num_warps,
         )  # fmt: skip
-        made += [d_query, d_key]
+        grads += [d_query, d_key]
         if needs_weights:
             sums += [part.sum(0).to(weights[2 * i].dtype) for part in partial]
         offset += tokens
-    return made + sums
+    return grads + sums
 
 
 forward = register(
@@ -258,10 +258,10 @@ class _QkNormRope(torch.autograd.Function):
         cos, sin, *tensors = ctx.saved_tensors
         q, k, weights = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
         needs_weights = any(ctx.needs_input_grad[4 + 2 * n : 4 + 4 * n])
-        made = backward(dq, dk, q, k, weights, cos, sin, ctx.eps, needs_weights)
-        d_weights = made[2 * n :] if needs_weights else [None] * (2 * n)
+        grads = backward(dq, dk, q, k, weights, cos, sin, ctx.eps, needs_weights)
+        d_weights = grads[2 * n :] if needs_weights else [None] * (2 * n)
         d_values = dv.split(ctx.splits, dim=1) if ctx.splits else ()
-        return (None, None, None, None, *made[: 2 * n : 2], *made[1 : 2 * n : 2], *d_weights,
+        return (None, None, None, None, *grads[: 2 * n : 2], *grads[1 : 2 * n : 2], *d_weights,
                 *d_values)  # fmt: skip
 
 
@@ -269,8 +269,8 @@ def qk_norm_rope(
     q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float
 ) -> Pair:
     """Run the kernel; see :func:`kernels.qk_norm_rope`."""
-    made = _QkNormRope.apply(1, eps, cos, sin, q, k, q_weight, k_weight)
-    return made[0], made[1]
+    rotated = _QkNormRope.apply(1, eps, cos, sin, q, k, q_weight, k_weight)
+    return rotated[0], rotated[1]
 
 
 def joint_qkv_norm_rope(

@@ -9,7 +9,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..fill.config import PARTS, ModelConfig
+from ..fill.config import COMPONENTS, ModelConfig
 from ..fill.memory.plan import summary
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import JudgeConfig
@@ -286,7 +286,7 @@ def _places(values: dict[str, Any]) -> dict[str, str]:
 def _load(config: ModelConfig, host: ComfyHost) -> FillModels:
     files = tuple(
         folders.stamp(Path(place))
-        for name in ("folder", *PARTS)
+        for name in ("folder", *COMPONENTS)
         if (place := getattr(config, name))
     )
     key = (config, files)

@@ -95,5 +95,5 @@ def _parameter_name(key: str, slots: dict[str, nn.Parameter]) -> str | None:
     module, _, end = key.removeprefix(_PREFIX).partition(".lora_")
     kind, _, leaf = end.partition(".")
     names = [module, *(new + module.removeprefix(old) for old, new in _RENAMED.items())]
-    found = (f"{name}.lora_{kind}.{NAME}.{leaf}" for name in names)
-    return next((name for name in found if name in slots), None)
+    candidates = (f"{name}.lora_{kind}.{NAME}.{leaf}" for name in names)
+    return next((name for name in candidates if name in slots), None)

@@ -68,9 +68,9 @@ class Chat:
         Raises:
             JudgeError: The template has no place for two images.
         """
-        known = self._questions.get(question)
-        if known is not None:
-            return known
+        cached = self._questions.get(question)
+        if cached is not None:
+            return cached
         ids = self.tokenizer.encode(self._filled(question), add_special_tokens=False)
         if ids.count(self._image_token) != _IMAGES:
             raise JudgeError(self._no_images())

@@ -51,25 +51,25 @@ def import_pairs(path: Path, folder: Path) -> int:
         ValueError: A row is no pair, or an image cannot be read; names file and row.
         OSError: A file cannot be read or written.
     """
-    found: list[tuple[Preference, dict[str, Path]]] = []
-    for number, row in enumerate(_rows(path), start=1):
+    rows: list[tuple[Preference, dict[str, Path]]] = []
+    for index, row in enumerate(_rows(path), start=1):
         try:
-            found.append(_pair(row, path.parent))
+            rows.append(_pair(row, path.parent))
         except (ValueError, OSError) as error:
-            raise ValueError(f"{path}, row {number}: {error}") from error
-    if not found:
+            raise ValueError(f"{path}, row {index}: {error}") from error
+    if not rows:
         raise ValueError(f"{path} lists no pairs; give one row per pair")
     data = PreferenceSet(folder)
-    known = set(map(_without_condition, data.pairs()))
+    lines = set(map(_without_condition, data.pairs()))
     num = 0
-    for pair, images in found:
+    for pair, images in rows:
         line = _without_condition(pair)
-        if line in known:
+        if line in lines:
             continue
         for name, source in images.items():
             _copy(source, folder / name)
         data.add(pair)
-        known.add(line)
+        lines.add(line)
         num += 1
     return num
 
@@ -192,8 +192,8 @@ def _member(kind: Any, name: str, value: Any) -> Any:
     try:
         return kind(value)
     except ValueError:
-        known = ", ".join(member.value for member in kind)
-        raise ValueError(f"{name} is {value!r}; choose one of: {known}") from None
+        options = ", ".join(member.value for member in kind)
+        raise ValueError(f"{name} is {value!r}; choose one of: {options}") from None
 
 
 def _condition_of(pair: Preference) -> str:

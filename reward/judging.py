@@ -71,10 +71,10 @@ class View:
         """
         height, width, _ = image.shape
         box = self.box(index, height, width)
-        shown = [image]
+        images = [image]
         if self.is_beside:
-            shown.insert(0, self._marked_source(index, height, width).to(image))
-        cut = [p[box.top : box.bottom, box.left : box.right].permute(2, 0, 1) for p in shown]
+            images.insert(0, self._marked_source(index, height, width).to(image))
+        cut = [p[box.top : box.bottom, box.left : box.right].permute(2, 0, 1) for p in images]
         return torch.cat(cut, dim=2)
 
     def _marked_source(self, index: int, height: int, width: int) -> torch.Tensor:
@@ -105,8 +105,10 @@ class View:
         whole = Box(0, 0, width, height)
         if not self.is_crop:
             return whole
-        found = bounding_box(self._mask(index, height, width).cpu())
-        return whole if found is None else context_box(found, (width, height), CROP_FACTOR, 16)
+        mask_box = bounding_box(self._mask(index, height, width).cpu())
+        return (
+            whole if mask_box is None else context_box(mask_box, (width, height), CROP_FACTOR, 16)
+        )
 
 
 def check_view(kind: str) -> None:
@@ -141,7 +143,7 @@ def score_pairs(
     _check_pair(first, second)
     _ = judge.answer_ids
     num = max(len(first), len(second))
-    made: list[Judgement] = []
+    judgements: list[Judgement] = []
     room = judging_bytes(judge, view.pixels(first))
     with host.resident(judge.component, activation_bytes=room), torch.no_grad():
         for i in range(num):
@@ -149,9 +151,9 @@ def score_pairs(
             host.progress(i, num)
             pair = [_shown(p[i % len(p)], view, i, host) for p in images]
             a, b = judge.encode_images(pair)
-            made.append(judge_pair(judge, a, b, queries, swap))
+            judgements.append(judge_pair(judge, a, b, queries, swap))
         host.progress(num, num)
-    return made
+    return judgements
 
 
 def measure_views(
@@ -171,19 +173,19 @@ def measure_views(
     if view.mask is None or not bool(view.mask.any()):
         return {}
     mask = view.mask.reshape(-1, *view.mask.shape[-2:])
-    made: dict[str, dict[str, list[float | None]]] = {}
+    measured: dict[str, dict[str, list[float | None]]] = {}
     for name, images in batches.items():
         try:
-            made[name] = measure(images, mask, view.source)
+            measured[name] = measure(images, mask, view.source)
             if words:
-                made[name]["text_correct"] = list(text_correct(images, words))
+                measured[name]["text_correct"] = list(text_correct(images, words))
         except (ValueError, ImportError) as reason:
             host.notify(f"not measured: {reason}")
-    for name, metrics in made.items():
+    for name, metrics in measured.items():
         for metric, values in metrics.items():
             numbers = ", ".join("-" if v is None else f"{v:.3f}" for v in values)
             host.notify(f"{name}, {metric.replace('_', ' ')}: {numbers}")
-    return made
+    return measured
 
 
 def rank_candidates(
@@ -198,13 +200,13 @@ def rank_candidates(
     _check_images("candidates", candidates)
     _ = judge.answer_ids
     total = ranking_config.num_comparisons(len(candidates))
-    done = 0
+    num_judged = 0
 
     def tick() -> None:
-        nonlocal done
+        nonlocal num_judged
         host.check_cancelled()
-        host.progress(done, max(total, 1))
-        done += 1
+        host.progress(num_judged, max(total, 1))
+        num_judged += 1
 
     room = judging_bytes(judge, view.pixels(candidates))
     with host.resident(judge.component, activation_bytes=room), torch.no_grad():

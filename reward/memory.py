@@ -76,8 +76,8 @@ def judging_bytes(judge: QwenJudge, pixels: int, rows: int = 1) -> int:
     # The towers take turns, and a layer is forgotten when the next one works.
     numbers = max(language.tokens * language.layer, 2 * seeing.tokens * seeing.layer)
     images = 2 * rows * _judged(judge, pixels) * _PIXEL
-    made = rows * numbers * judge.component.dtype.itemsize + images
-    return _MARGIN * made + judge.expansion_bytes
+    num_bytes = rows * numbers * judge.component.dtype.itemsize + images
+    return _MARGIN * num_bytes + judge.expansion_bytes
 
 
 def _judged(judge: QwenJudge, pixels: int) -> int:

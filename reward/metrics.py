@@ -96,8 +96,8 @@ def texture_gap(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         for axis in (1, 2):
             size = image.shape[axis]
             a, b = image.narrow(axis, 0, size - 1), image.narrow(axis, 1, size - 1)
-            both = where.narrow(axis, 0, size - 1) & where.narrow(axis, 1, size - 1)
-            mean.add((a - b).abs().mean(dim=-1), both)
+            inside_both = where.narrow(axis, 0, size - 1) & where.narrow(axis, 1, size - 1)
+            mean.add((a - b).abs().mean(dim=-1), inside_both)
         means.append(mean.value() + 1 / 255)
     return (means[0] / means[1]).log2().abs()
 
@@ -129,10 +129,10 @@ class _Mean:
         self._sum = torch.zeros(batch)
         self._count = torch.zeros(batch)
 
-    def add(self, values: torch.Tensor, chosen: torch.Tensor) -> None:
+    def add(self, values: torch.Tensor, where: torch.Tensor) -> None:
         """Take in the chosen values."""
-        self._sum += torch.where(chosen, values, 0.0).sum(dim=(1, 2)).cpu()
-        self._count += chosen.sum(dim=(1, 2)).cpu()
+        self._sum += torch.where(where, values, 0.0).sum(dim=(1, 2)).cpu()
+        self._count += where.sum(dim=(1, 2)).cpu()
 
     def value(self) -> torch.Tensor:
         """Return the means; NaN where nothing was chosen."""
@@ -152,16 +152,16 @@ def text_correct(image: torch.Tensor, words: str) -> list[float]:
         ValueError: There are no words.
         ImportError: rapidocr is not installed; says how to install it.
     """
-    wanted = _normalise(words)
-    if not wanted:
+    expected = _normalise(words)
+    if not expected:
         raise ValueError("words is empty; type the text that should be readable")
     reader = _reader()
     images = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     scores = []
     for output_image in images:
-        found = reader(output_image[..., ::-1])  # the reader takes BGR
-        read = set(_normalise(" ".join(getattr(found, "txts", None) or ())))
-        scores.append(sum(word in read for word in wanted) / len(wanted))
+        result = reader(output_image[..., ::-1])  # the reader takes BGR
+        read = set(_normalise(" ".join(getattr(result, "txts", None) or ())))
+        scores.append(sum(word in read for word in expected) / len(expected))
     return scores
 
 
@@ -180,13 +180,13 @@ def measure(
     """
     masks = _fit("mask", mask, images.shape[:3])
     steps = seam_step(images, masks).tolist()
-    made: dict[str, list[float | None]] = {
+    metrics: dict[str, list[float | None]] = {
         "seam_step": [None if math.isnan(step) else step for step in steps]
     }
     if source is not None:
         sources = _fit("source", source, images.shape)
-        made["outside_difference"] = list(outside_difference(images, sources, masks).tolist())
-    return made
+        metrics["outside_difference"] = list(outside_difference(images, sources, masks).tolist())
+    return metrics
 
 
 def quoted(prompt: str) -> str:

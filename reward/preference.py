@@ -150,10 +150,10 @@ def split_of(condition: str, shares: tuple[float, float] = (0.1, 0.1)) -> str:
 
 def by_split(pairs: Iterable[Preference]) -> dict[str, list[Preference]]:
     """Sort pairs into the three splits."""
-    found: dict[str, list[Preference]] = {name: [] for name in SPLITS}
+    splits: dict[str, list[Preference]] = {name: [] for name in SPLITS}
     for pair in pairs:
-        found[split_of(pair.condition)].append(pair)
-    return found
+        splits[split_of(pair.condition)].append(pair)
+    return splits
 
 
 def _check_names(record: Preference | CandidateGroup) -> None:
@@ -185,8 +185,8 @@ def _from_json(cls: type[T], line: str) -> T:
     if not isinstance(values, dict):
         raise ValueError("no JSON object")
     # A later version may know more; a pair does not become wrong by what is not read.
-    known = {f.name for f in fields(cls)}
-    values = {k: v for k, v in values.items() if k in known}
+    names = {f.name for f in fields(cls)}
+    values = {k: v for k, v in values.items() if k in names}
     values["task"] = Task(values["task"])
     if "dimension" in values:
         values["dimension"] = Dimension(values["dimension"])

@@ -39,9 +39,9 @@ class Query:
     def __post_init__(self) -> None:
         """Refuse dimensions the task is not judged on, and text alignment without a text."""
         if self.dimension not in TASKS[self.task].dimensions:
-            known = ", ".join(d.value for d in TASKS[self.task].dimensions)
+            options = ", ".join(d.value for d in TASKS[self.task].dimensions)
             raise ValueError(
-                f"{self.task.value} is not judged on {self.dimension.value}; choose from: {known}"
+                f"{self.task.value} is not judged on {self.dimension.value}; choose from: {options}"
             )
         if self.dimension is Dimension.TEXT_ALIGNMENT and not self.prompt.strip():
             raise ValueError("text alignment needs the prompt that the images should follow")
@@ -53,11 +53,11 @@ class Query:
 
     def question(self) -> str:
         """Return the text of the question, the same for every image pair."""
-        parts = [f"Task: {_TASKS[self.task]}.", f"Dimension: {_DIMENSIONS[self.dimension]}."]
+        sentences = [f"Task: {_TASKS[self.task]}.", f"Dimension: {_DIMENSIONS[self.dimension]}."]
         if self.dimension is Dimension.TEXT_ALIGNMENT:
-            parts.append(f"Prompt: {self.prompt.strip()}.")
-        parts.append("Is the first image better than the second image? Answer Yes or No.")
-        return " ".join(parts)
+            sentences.append(f"Prompt: {self.prompt.strip()}.")
+        sentences.append("Is the first image better than the second image? Answer Yes or No.")
+        return " ".join(sentences)
 
 
 def queries_for(task: Task, prompt: str) -> tuple[Query, ...]:

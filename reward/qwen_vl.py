@@ -65,7 +65,7 @@ class QwenJudge:
 
     Attributes:
         config: What it was made from.
-        part: The whole model, for the host.
+        component: The whole model, for the host.
         chat: Tokenizer and chat template.
         patches: How images are cut.
         expansion_bytes: What the largest packed layer takes while it is used; 0 without any.
@@ -116,11 +116,15 @@ class QwenJudge:
     def label(self) -> str:
         """A name for records: the model's, and the adapter's if it wears one."""
         adapter = Path(self.config.adapter)
-        worn = f"+{adapter.parent.name}/{adapter.name}" if self.config.adapter else ""
-        own = self._folder
+        suffix = f"+{adapter.parent.name}/{adapter.name}" if self.config.adapter else ""
+        folder = self._folder
         # What training writes is called so in the folder of every run.
-        name = Path(own.parent.name, own.name).as_posix() if own.name == RESULT else own.name
-        return f"{BUNDLED if own == BUNDLED_FOLDER else name}{worn}"
+        name = (
+            Path(folder.parent.name, folder.name).as_posix()
+            if folder.name == RESULT
+            else folder.name
+        )
+        return f"{BUNDLED if folder == BUNDLED_FOLDER else name}{suffix}"
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -130,16 +134,16 @@ class QwenJudge:
     @property
     def files(self) -> list[Path]:
         """The files of its weights; those of its adapter come last."""
-        worn = [Path(self.config.adapter) / WEIGHTS] if self.config.adapter else []
-        return [*sorted(self._folder.glob("*.safetensors")), *worn]
+        adapter_files = [Path(self.config.adapter) / WEIGHTS] if self.config.adapter else []
+        return [*sorted(self._folder.glob("*.safetensors")), *adapter_files]
 
     @cached_property
     def identity(self) -> str:
         """A digest that changes when judge, adapter or what it sees of images changes."""
         packing = self.config.precision if self.config.precision in PACKED_PRECISIONS else ""
         version = str(TEMPLATE_VERSION)
-        seen = (str(self.patches.max_pixels), str(self.component.dtype), packing, version)
-        return fingerprint_files(self.files, *seen)
+        settings = (str(self.patches.max_pixels), str(self.component.dtype), packing, version)
+        return fingerprint_files(self.files, *settings)
 
     @property
     def tokenizer(self) -> Any:
@@ -176,29 +180,32 @@ class QwenJudge:
         """Return P("Yes") per query, ``[len(queries)]``, float32; all queries in one pass."""
         return self.answer([(first, second, query) for query in queries])[:, 0].exp()
 
-    def answer(self, asked: Sequence[PairQuestion]) -> torch.Tensor:
+    def answer(self, questions: Sequence[PairQuestion]) -> torch.Tensor:
         """Return log P("Yes") and log P("No") under the full vocabulary, ``[len(asked), 2]``."""
-        return self.answer_logits(asked).log_softmax(dim=-1)[:, list(self.answer_ids)]
+        return self.answer_logits(questions).log_softmax(dim=-1)[:, list(self.answer_ids)]
 
-    def answer_logits(self, asked: Sequence[PairQuestion]) -> torch.Tensor:
+    def answer_logits(self, questions: Sequence[PairQuestion]) -> torch.Tensor:
         """Return the logits at the answer positions, ``[len(asked), vocabulary]``, float32.
 
         Args:
-            asked: (first image, second image, query), any mixture of images and sizes.
+            questions: (first image, second image, query), any mixture of images and sizes.
         """
         model: Any = self.component.module
-        device = asked[0][0].tokens.device
-        rows = [self._ids(*one) for one in asked]
+        device = questions[0][0].tokens.device
+        rows = [self._ids(*question) for question in questions]
         longest = max(len(ids) for ids in rows)
         # Padding stands on the right, where a causal model never looks from the answer position.
         ids = torch.tensor([r + [PAD] * (longest - len(r)) for r in rows], device=device)
         embeds = model.get_input_embeddings()(ids)
-        images = torch.cat([encoded.tokens for one in asked for encoded in one[:2]])
+        images = torch.cat([encoded.tokens for question in questions for encoded in question[:2]])
         embeds = embeds.masked_scatter(
             (ids == self._image_token)[..., None], images.to(embeds.dtype)
         )
         positions = torch.stack(
-            [self._positions(r, longest, one[:2]) for r, one in zip(rows, asked, strict=True)],
+            [
+                self._positions(r, longest, question[:2])
+                for r, question in zip(rows, questions, strict=True)
+            ],
             dim=1,
         )
         states = model.model.language_model(

@@ -109,7 +109,7 @@ def write_report(folder: Path, report: JudgeReport) -> None:
     values = {
         "format": FORMAT,
         "cells": {f"{t.value}.{d.value}": asdict(cell) for (t, d), cell in report.cells.items()},
-        "calibration": [asdict(one) for one in report.calibration],
+        "calibration": [asdict(calibration_bin) for calibration_bin in report.calibration],
     }
     temporary = folder / (FILE_NAME + ".tmp")
     temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -130,7 +130,7 @@ def read_report(folder: Path) -> JudgeReport | None:
         if values["format"] != FORMAT:
             raise ValueError(f"format {values['format']}, but this version reads {FORMAT}")
         cells = {_cell_of(name): CellReport(**cell) for name, cell in values["cells"].items()}
-        bins = tuple(CalibrationBin(**one) for one in values["calibration"])
+        bins = tuple(CalibrationBin(**values_of_bin) for values_of_bin in values["calibration"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is no report of a judge: {error}") from error
     return JudgeReport(cells=cells, calibration=bins)
@@ -202,7 +202,7 @@ def _effective_number(group: Sequence[Answer], accuracy: float) -> float:
     alone = sum((answer.right - accuracy) ** 2 for answer in group)
     if not alone:  # all right or all wrong: nothing says how far a condition's pairs differ
         return len(off)
-    effect = sum(one**2 for one in off.values()) / alone
+    effect = sum(deviation**2 for deviation in off.values()) / alone
     return len(group) / max(effect, 1.0)
 
 

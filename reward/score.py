@@ -138,9 +138,9 @@ def _knock_out(
         number += 1
         winners = [alive[-1]] if len(alive) % 2 else []
         for a, b in zip(alive[0::2], alive[1::2], strict=False):
-            done = compare(a, b)
-            comparisons.append(done)
-            p = done.judgement.mean(weights)
+            comparison = compare(a, b)
+            comparisons.append(comparison)
+            p = comparison.judgement.mean(weights)
             winner, loser = (a, b) if p >= 0.5 else (b, a)
             winners.append(winner)
             lost[loser] = (number, min(p, 1 - p))
@@ -153,8 +153,8 @@ def _mean_scores(
     num: int, comparisons: Sequence[Comparison], weights: dict[Dimension, float] | None
 ) -> tuple[float, ...]:
     results: list[list[float]] = [[] for _ in range(num)]
-    for done in comparisons:
-        p = done.judgement.mean(weights)
-        results[done.first].append(p)
-        results[done.second].append(1 - p)
+    for comparison in comparisons:
+        p = comparison.judgement.mean(weights)
+        results[comparison.first].append(p)
+        results[comparison.second].append(1 - p)
     return tuple(sum(r) / len(r) if r else 0.5 for r in results)

@@ -86,7 +86,7 @@ class Variants:
         prompts = [
             Prompt(
                 sequence=self.draw(self.scale.text, config["joint_attention_dim"], seed=seed),
-                pooled=self.draw(config["pooled_projection_dim"], seed=seed),
+                pooled_embeds=self.draw(config["pooled_projection_dim"], seed=seed),
             )
             for seed in (1, 2)
         ]

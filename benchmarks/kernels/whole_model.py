@@ -147,7 +147,7 @@ def _upstream(
     assert cond.negative is not None
     prompts = (cond.negative, cond.positive)
     sequence = torch.stack([p.sequence for p in prompts])
-    pooled = torch.stack([p.pooled for p in prompts])
+    pooled = torch.stack([p.pooled_embeds for p in prompts])
     text_ids = torch.zeros(sequence.shape[1], 3, device=noise.device)
     guidance = torch.full((2,), cond.guidance or 0.0, device=noise.device)
 

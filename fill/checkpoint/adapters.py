@@ -77,16 +77,16 @@ def _check_kind(path: Path) -> None:
     """Raise ValueError, with what it is, for a file that is no LoRA or one of another family."""
     keys = list(read_header(path)[0])
     if packing := packing_of(keys):
-        found = f"a model {packing}"
+        kind = f"a model {packing}"
     elif any(mark in key for key in keys for mark in LYCORIS):
-        found = "a LyCORIS adapter (LoKr or LoHa)"
+        kind = "a LyCORIS adapter (LoKr or LoHa)"
     elif any(key.startswith(UNETS) for key in keys):
-        found = "a LoRA of SDXL or Stable Diffusion"
+        kind = "a LoRA of SDXL or Stable Diffusion"
     elif not any("lora" in key.lower() for key in keys):
-        found = describe(open_checkpoint(path))[0]
+        kind = describe(open_checkpoint(path))[0]
     else:
         return
-    raise ValueError(f"{path.name} is {found}, but a LoRA of a FLUX.1 transformer is needed here")
+    raise ValueError(f"{path.name} is {kind}, but a LoRA of a FLUX.1 transformer is needed here")
 
 
 def _widen_input(
@@ -100,15 +100,15 @@ def _widen_input(
     target = base.get(f"{INPUT_LAYER}.weight")
     if key not in weights or target is None:
         return weights
-    given, columns = weights[key].shape[1], target.shape[1]
+    channels, columns = weights[key].shape[1], target.shape[1]
     outputs = base.get("proj_out.weight")
-    if given == columns or outputs is None or given != outputs.shape[0]:
+    if channels == columns or outputs is None or channels != outputs.shape[0]:
         return weights
     logger.info(
         "%s: made for FLUX.1-dev; its input layer is widened from %d to %d channels with zeros",
-        *(name, given, columns),
+        *(name, channels, columns),
     )
-    return weights | {key: torch.nn.functional.pad(weights[key], (0, columns - given))}
+    return weights | {key: torch.nn.functional.pad(weights[key], (0, columns - channels))}
 
 
 def _check_fit(
@@ -134,18 +134,18 @@ def apply_adapters(transformer: nn.Module, adapters: Sequence[Adapter]) -> None:
     is as it was before the first. Strengths of an adapter that is given twice add up.
     """
     model: Any = transformer
-    wanted = {a.name: a for a in adapters}
+    by_name = {a.name: a for a in adapters}
     present = set(getattr(model, "peft_config", None) or {})
-    if not wanted:
+    if not by_name:
         if present:
             model.unload_lora()
         return
     with torch.inference_mode(False), torch.no_grad():
-        if gone := present - set(wanted):
-            model.delete_adapters(sorted(gone))
-        for name in sorted(set(wanted) - present):
-            _attach(model, wanted[name])
-    strengths = {name: sum(a.strength for a in adapters if a.name == name) for name in wanted}
+        if removed := present - set(by_name):
+            model.delete_adapters(sorted(removed))
+        for name in sorted(set(by_name) - present):
+            _attach(model, by_name[name])
+    strengths = {name: sum(a.strength for a in adapters if a.name == name) for name in by_name}
     model.set_adapters(list(strengths), list(strengths.values()))
 
 

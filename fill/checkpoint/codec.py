@@ -67,8 +67,8 @@ def expand(
 
 def nf4_codes(values: torch.Tensor) -> torch.Tensor:
     """Return the number, 0 to 15, of the NF4 value that is nearest to each of -1..1; uint8."""
-    known = torch.tensor(_NF4_VALUES, device=values.device)
-    borders = (known[1:] + known[:-1]) / 2
+    levels = torch.tensor(_NF4_VALUES, device=values.device)
+    borders = (levels[1:] + levels[:-1]) / 2
     return torch.bucketize(values, borders, out_int32=True).to(torch.uint8)
 
 
@@ -91,10 +91,10 @@ def _fp8_table(kind: str) -> torch.Tensor:
 
 def _gguf(kind: str, packed: torch.Tensor) -> torch.Tensor:
     gguf = require_gguf()
-    number = gguf.GGMLQuantizationType[kind]
-    block_size, type_size = gguf.GGML_QUANT_SIZES[number]
+    kind_id = gguf.GGMLQuantizationType[kind]
+    block_size, type_size = gguf.GGML_QUANT_SIZES[kind_id]
     blocks = packed.reshape(-1, type_size)
-    values = expanders()[number](blocks, block_size, type_size, torch.float32)
+    values = expanders()[kind_id](blocks, block_size, type_size, torch.float32)
     return values.reshape(packed.shape[0], -1)
 
 

@@ -1,4 +1,4 @@
-"""One part of a fill model in a single file: checked from the header, loaded on demand."""
+"""One component of a fill model in a single file: checked from the header, loaded on demand."""
 
 from __future__ import annotations
 
@@ -68,22 +68,22 @@ class FileComponent:
     """A transformer, VAE or text encoder in a single file.
 
     Args:
-        part: Which part of a fill model.
+        name: Which component of a fill model.
         path: safetensors or GGUF file; any one shard stands for all.
-        base: Config of this part in a model folder, which knows what shapes do not tell; or None.
+        base: Config of this component in a model folder, with what shapes do not tell; or None.
 
     Raises:
         FileNotFoundError: The file or a shard is missing.
         ValueError: Damaged, of another kind, incomplete, or in a type that cannot be read.
     """
 
-    def __init__(self, part: str, path: Path, base: Mapping[str, Any] | None = None) -> None:
-        self.part = part
+    def __init__(self, name: str, path: Path, base: Mapping[str, Any] | None = None) -> None:
+        self.name = name
         self.path = path
         self._checkpoint = open_checkpoint(path)
-        found = identify(self._checkpoint, part)
-        self.config = make_config(part, self._checkpoint, found, base)
-        self._targets = _find_targets(part, self._checkpoint, found, self.config)
+        layout = identify(self._checkpoint, name)
+        self.config = make_config(name, self._checkpoint, layout, base)
+        self._targets = _find_targets(name, self._checkpoint, layout, self.config)
 
     @property
     def files(self) -> list[Path]:
@@ -117,7 +117,7 @@ class FileComponent:
         Raises:
             ValueError: The file has changed since it was checked.
         """
-        module = empty_module(self.part, self.config)
+        module = empty_module(self.name, self.config)
         wide = getattr(module, "_keep_in_fp32_modules", None) or ()
         with self._checkpoint.reading() as reader:
             for name, target in self._targets.items():
@@ -126,43 +126,43 @@ class FileComponent:
         return module
 
 
-def _layout(part: str, found: DetectedLayout, config: Mapping[str, Any]) -> Layout:
-    if (part, found.layout) == ("transformer", "original"):
+def _layout(component: str, layout: DetectedLayout, config: Mapping[str, Any]) -> Layout:
+    if (component, layout.layout) == ("transformer", "original"):
         return original_transformer
-    if (part, found.layout) == ("vae", "original"):
+    if (component, layout.layout) == ("vae", "original"):
         return original_vae(len(config["block_out_channels"]))
-    if (part, found.layout) == ("text_encoder", "transformers"):
+    if (component, layout.layout) == ("text_encoder", "transformers"):
         return with_prefix("text_model.")
-    if (part, found.layout) == ("text_encoder", "short"):
+    if (component, layout.layout) == ("text_encoder", "short"):
         return without_prefix("text_model.")
-    if (part, found.layout) == ("text_encoder_2", "gguf"):
+    if (component, layout.layout) == ("text_encoder_2", "gguf"):
         return gguf_t5(config["num_layers"])
     return same
 
 
 def _find_targets(
-    part: str, checkpoint: Checkpoint, found: DetectedLayout, config: Mapping[str, Any]
+    component: str, checkpoint: Checkpoint, file_layout: DetectedLayout, config: Mapping[str, Any]
 ) -> dict[str, _Target]:
-    layout = _layout(part, found, config)
-    module = empty_module(part, config)
+    layout = _layout(component, file_layout, config)
+    module = empty_module(component, config)
     linears = {n for n, m in module.named_modules() if isinstance(m, nn.Linear)}
     targets: dict[str, _Target] = {}
     missing: list[str] = []
     for name, parameter in module.named_parameters():
         pieces = layout(name, parameter.shape[0])
-        keys = [found.prefix + piece.key for piece in pieces]
+        keys = [file_layout.prefix + piece.key for piece in pieces]
         if any(key not in checkpoint.tensors for key in keys):
             missing.append(name)
             continue
-        rows = tuple(_rows(checkpoint, found.prefix, p, parameter.shape) for p in pieces)
+        rows = tuple(_rows(checkpoint, file_layout.prefix, p, parameter.shape) for p in pieces)
         owner, _, end = name.rpartition(".")
         is_weight = end == "weight" and owner in linears
         packed = is_weight and is_quantised(rows[0].stored.info.dtype)
         targets[name] = _Target(tuple(parameter.shape), rows, packed)
     if missing:
         raise ValueError(
-            f"{checkpoint.name} lacks {len(missing)} weights of {SLOTS[part]} ({missing[0]} ...); "
-            "download it again, complete"
+            f"{checkpoint.name} lacks {len(missing)} weights of {SLOTS[component]} "
+            f"({missing[0]} ...); download it again, complete"
         )
     return targets
 
@@ -188,8 +188,8 @@ def _rows(checkpoint: Checkpoint, prefix: str, piece: TensorSlice, shape: torch.
 
 def _scale(checkpoint: Checkpoint, key: str, stored: StoredTensor) -> StoredTensor | None:
     owner, _, end = key.rpartition(".")
-    found = (checkpoint.tensors.get(f"{owner}.{name}") for name in SCALES)
-    scale = next((s for s in found if s is not None), None) if end == "weight" else None
+    scales = (checkpoint.tensors.get(f"{owner}.{name}") for name in SCALES)
+    scale = next((s for s in scales if s is not None), None) if end == "weight" else None
     if scale is None:
         return None
     info = scale.info

@@ -59,11 +59,11 @@ def _reader_class() -> Any:
     gguf = require_gguf()
 
     class Reader(gguf.GGUFReader):
-        def _get(self, offset: int, dtype: Any, count: int = 1, *rest: Any, **more: Any) -> Any:
-            found = super()._get(offset, dtype, count, *rest, **more)
-            if len(found) != int(count):
+        def _get(self, offset: int, dtype: Any, count: int = 1, *args: Any, **kwargs: Any) -> Any:
+            entries = super()._get(offset, dtype, count, *args, **kwargs)
+            if len(entries) != int(count):
                 raise ValueError("it ends too early")
-            return found
+            return entries
 
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
             if raw_type == gguf.GGUFValueType.ARRAY:
@@ -87,11 +87,11 @@ def _info(tensor: Any) -> TensorInfo:
 
 def check_kind(name: str, key: str, kind: str) -> None:
     """Raise ValueError if a tensor's type cannot be expanded."""
-    known = {t.name for t in expanders()} | set(PLAIN)
-    if kind not in known:
+    readable = {t.name for t in expanders()} | set(PLAIN)
+    if kind not in readable:
         raise ValueError(
             f"{name} holds {key} as {kind}, which cannot be expanded here; get one of: "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(sorted(readable))}"
         )
 
 

@@ -13,15 +13,15 @@ SLOTS = {
     "text_encoder": "CLIP-L (clip_l.safetensors)",
     "text_encoder_2": "the T5 encoder (t5xxl)",
 }
-"""What each part of a fill model is called in messages."""
+"""What each component of a fill model is called in messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """A kind of weights file."""
 
-    part: str | None
-    """The part it can be; None: it is recognised only to be refused."""
+    component: str | None
+    """The component it can be; None: it is recognised only to be refused."""
     layout: str
     """How its tensors are named; or, if refused, what to call it."""
     signature_keys: tuple[str, ...]
@@ -72,7 +72,7 @@ _PACKINGS = {
 }
 """Ways to pack weights that are not read here, by what their tensors' names contain."""
 READABLE = "bf16, fp16, fp8 (e4m3fn, e5m2) or GGUF"
-# Files of whole models hold every part under a prefix of its own.
+# Files of whole models hold every component under a prefix of its own.
 _PREFIXES = {
     "transformer": ("", "model.diffusion_model.", "transformer."),
     "vae": ("", "vae.", "first_stage_model."),
@@ -83,31 +83,31 @@ _PREFIXES = {
 
 @dataclass(frozen=True, slots=True)
 class DetectedLayout:
-    """How a part is stored in a file."""
+    """How a component is stored in a file."""
 
     layout: str
     prefix: str
 
 
-def identify(checkpoint: Checkpoint, part: str) -> DetectedLayout:
-    """Return how a file stores a part.
+def identify(checkpoint: Checkpoint, component: str) -> DetectedLayout:
+    """Return how a file stores a component.
 
     Args:
         checkpoint: The file's header.
-        part: ``transformer``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
+        component: ``transformer``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
 
     Raises:
         ValueError: It is something else; the message says what, and what is needed.
     """
-    for prefix in _PREFIXES[part]:
-        found = _first(checkpoint, prefix, lambda kind: kind.part == part)
-        if found is not None:
+    for prefix in _PREFIXES[component]:
+        match = _first(checkpoint, prefix, lambda kind: kind.component == component)
+        if match is not None:
             _check_packing(checkpoint, prefix)
-            return DetectedLayout(found.layout, prefix)
+            return DetectedLayout(match.layout, prefix)
     _check_packing(checkpoint)
     what, advice = describe(checkpoint)
     raise ValueError(
-        f"{checkpoint.name} is {what}, but {SLOTS[part]} is needed as {part}; "
+        f"{checkpoint.name} is {what}, but {SLOTS[component]} is needed as {component}; "
         f"{advice or 'choose another file'}"
     )
 
@@ -131,9 +131,9 @@ def describe(checkpoint: Checkpoint) -> tuple[str, str]:
         return "a LoRA", _ADAPTER
     prefixes = dict.fromkeys(prefix for group in _PREFIXES.values() for prefix in group)
     for prefix in prefixes:
-        found = _first(checkpoint, prefix)
-        if found is not None:
-            return (SLOTS[found.part] if found.part else found.layout), found.advice
+        match = _first(checkpoint, prefix)
+        if match is not None:
+            return (SLOTS[match.component] if match.component else match.layout), match.advice
     first = next(iter(checkpoint.tensors))
     return f"an unknown kind of model (its first tensor is {first!r})", ""
 

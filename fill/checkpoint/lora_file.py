@@ -90,20 +90,20 @@ def read_lora(path: Path, base: Mapping[str, TensorInfo]) -> dict[str, torch.Ten
     from safetensors.torch import load_file
 
     with torch.inference_mode(False), torch.no_grad():
-        found = _sort(path.name, load_file(path))
+        tensors = _sort(path.name, load_file(path))
         scales = _peft_scales(path)
         layers = _layers(base)
         weights: dict[str, torch.Tensor] = {}
         # Some files hold the same layers twice; diffusers' own names win there as they do here.
-        for name in sorted(found, key=lambda name: name.startswith(PREFIX)):
-            pair = _pair(path.name, name, found[name], scales)
+        for name in sorted(tensors, key=lambda name: name.startswith(PREFIX)):
+            pair = _pair(path.name, name, tensors[name], scales)
             weights |= _split(path.name, _short(name), pair, layers)
     return weights
 
 
 def _sort(label: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
     """Return the tensors by layer and by what they are: down, up or alpha."""
-    found: dict[str, dict[str, torch.Tensor]] = {}
+    layers: dict[str, dict[str, torch.Tensor]] = {}
     unused = 0
     for key, value in tensors.items():
         if any(mark in key for mark in OTHER_MATHS):
@@ -115,27 +115,27 @@ def _sort(label: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str
         if not end or key.startswith(TEXT_ENCODERS):
             unused += 1
         else:
-            found.setdefault(key.removesuffix(end), {})[ENDS[end]] = value
+            layers.setdefault(key.removesuffix(end), {})[ENDS[end]] = value
     if unused:
         logger.warning(
             "%s: %d tensors that are no pairs of a transformer are not used", label, unused
         )
-    return found
+    return layers
 
 
 def _pair(
     label: str,
     name: str,
-    parts: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor],
     scales: Mapping[str, Any],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return down and up of a layer; the product is what it adds."""
-    if not {"down", "up"} <= set(parts):
+    if not {"down", "up"} <= set(tensors):
         raise ValueError(
-            f"{label} has only {' and '.join(sorted(parts))} of {name}, but a pair is needed; "
+            f"{label} has only {' and '.join(sorted(tensors))} of {name}, but a pair is needed; "
             "download it again"
         )
-    down, up = _as_float(parts["down"]), _as_float(parts["up"])
+    down, up = _as_float(tensors["down"]), _as_float(tensors["up"])
     if down.ndim != 2 or up.ndim != 2 or not down.shape[0] == up.shape[1] > 0:
         raise ValueError(
             f"{label} has {list(down.shape)} and {list(up.shape)} for {name}, which do not fit "
@@ -143,13 +143,13 @@ def _pair(
         )
     rank = down.shape[0]
     scale = _peft_scale(scales, name.removeprefix(PREFIX), rank)
-    if "alpha" in parts:
-        if parts["alpha"].numel() != 1:
+    if "alpha" in tensors:
+        if tensors["alpha"].numel() != 1:
             raise ValueError(
-                f"{label} has an alpha of {list(parts['alpha'].shape)} for {name}, but one number "
-                "is expected; download it again"
+                f"{label} has an alpha of {list(tensors['alpha'].shape)} for {name}, but one "
+                "number is expected; download it again"
             )
-        scale = float(parts["alpha"]) / rank
+        scale = float(tensors["alpha"]) / rank
     return down, up if scale == 1.0 else up.float() * scale
 
 
@@ -166,10 +166,10 @@ def _peft_scales(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path.name} has damaged notes in its header ({error}); download it again"
         ) from error
-    own = {k.removeprefix(PREFIX): v for k, v in config.items() if k.startswith(PREFIX)}
-    if own.get("use_dora"):
+    adapter_config = {k.removeprefix(PREFIX): v for k, v in config.items() if k.startswith(PREFIX)}
+    if adapter_config.get("use_dora"):
         raise ValueError(f"{path.name} is a DoRA, but only plain low-rank pairs can be put on")
-    return own
+    return adapter_config
 
 
 def _peft_scale(config: Mapping[str, Any], module: str, rank: int) -> float:

@@ -1,4 +1,4 @@
-"""The library classes that the parts of a fill model are built from."""
+"""The library classes that the components of a fill model are built from."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 
-def class_of(part: str) -> Any:
-    """Return the class of a part of a fill model."""
-    if part == "transformer":
+def class_of(component: str) -> Any:
+    """Return the class of a component of a fill model."""
+    if component == "transformer":
         from diffusers import FluxTransformer2DModel
 
         return FluxTransformer2DModel
-    if part == "vae":
+    if component == "vae":
         from diffusers import AutoencoderKL
 
         return AutoencoderKL
-    if part == "text_encoder":
+    if component == "text_encoder":
         from transformers import CLIPTextModel
 
         return CLIPTextModel
@@ -28,15 +28,15 @@ def class_of(part: str) -> Any:
     return T5EncoderModel
 
 
-def empty_module(part: str, config: Mapping[str, Any]) -> nn.Module:
-    """Build a part without memory for its parameters; buffers, which no file holds, are real."""
+def empty_module(component: str, config: Mapping[str, Any]) -> nn.Module:
+    """Build a component without memory for parameters; buffers, which no file holds, are real."""
     from accelerate import init_empty_weights
 
-    cls = class_of(part)
+    cls = class_of(component)
     with torch.inference_mode(False), torch.no_grad(), init_empty_weights(include_buffers=False):
-        if part in ("transformer", "vae"):
+        if component in ("transformer", "vae"):
             return cls.from_config(dict(config))
         module = cls(cls.config_class(**config))
-    if part == "text_encoder_2":
+    if component == "text_encoder_2":
         module.encoder.embed_tokens = module.shared  # one embedding under two names
     return module

@@ -26,32 +26,32 @@ FLUX_SCHEDULER = {
 
 
 def make_config(
-    part: str, checkpoint: Checkpoint, found: DetectedLayout, base: Mapping[str, Any] | None
+    component: str, checkpoint: Checkpoint, layout: DetectedLayout, base: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the config of a part in a single file.
+    """Return the config of a component in a single file.
 
     Args:
-        part: Which part of a fill model.
+        component: Which component of a fill model.
         checkpoint: The file's header.
-        found: How the part is stored.
-        base: Config of the same part in a model folder. What shapes do not tell is taken from it
-            if everything that shapes do tell agrees; else, and without it, from FLUX.1.
+        layout: How the component is stored.
+        base: Config of the same component in a model folder. What shapes do not tell is taken from
+            it if everything that shapes do tell agrees; else, and without it, from FLUX.1.
 
     Raises:
         ValueError: A tensor that tells a size is missing or has an impossible shape.
     """
-    shapes = _Shapes(checkpoint, found.prefix)
-    known, assumed = _READERS[part](shapes, found.layout)
-    if base is not None and all(base.get(key) == value for key, value in known.items()):
+    shapes = _Shapes(checkpoint, layout.prefix)
+    sizes, assumed = _READERS[component](shapes, layout.layout)
+    if base is not None and all(base.get(key) == value for key, value in sizes.items()):
         return dict(base)
-    if part == "vae":
-        _check_flux_vae(checkpoint.name, known)
-    return {**assumed, **known}
+    if component == "vae":
+        _check_flux_vae(checkpoint.name, sizes)
+    return {**assumed, **sizes}
 
 
-def _check_flux_vae(name: str, known: Mapping[str, Any]) -> None:
+def _check_flux_vae(name: str, sizes: Mapping[str, Any]) -> None:
     """Refuse a VAE whose scale nobody knows: only that of FLUX.1 is the same in every file."""
-    latent, channels = known["latent_channels"], known["block_out_channels"]
+    latent, channels = sizes["latent_channels"], sizes["block_out_channels"]
     if latent != FLUX_VAE_LATENTS or channels != FLUX_VAE_CHANNELS:
         raise ValueError(
             f"{name} is a VAE with {latent} latent channels and levels of {channels}, but that of "
@@ -84,17 +84,17 @@ class _Shapes:
 
     def count(self, template: str) -> int:
         """Return how many numbers from 0 on, put into the template, name tensors."""
-        number = 0
-        while self.has(template.format(number)):
-            number += 1
-        return number
+        count = 0
+        while self.has(template.format(count)):
+            count += 1
+        return count
 
 
 def _transformer(shapes: _Shapes, layout: str) -> tuple[dict[str, Any], dict[str, Any]]:
     names = _ORIGINAL if layout == "original" else _DIFFUSERS
     width, channels = shapes.size(names["in"], 0), shapes.size(names["in"], 1)
     head = shapes.size(names["head"], 0)
-    known = {
+    sizes = {
         "_class_name": "FluxTransformer2DModel",
         "attention_head_dim": head,
         "guidance_embeds": shapes.has(names["guidance"]),
@@ -109,7 +109,7 @@ def _transformer(shapes: _Shapes, layout: str) -> tuple[dict[str, Any], dict[str
     }
     # FLUX gives an eighth of a head to the first axis and shares the rest: 16, 56, 56 of 128.
     first = head // 8
-    return known, {"axes_dims_rope": [first, (head - first) // 2, (head - first) // 2]}
+    return sizes, {"axes_dims_rope": [first, (head - first) // 2, (head - first) // 2]}
 
 
 _ORIGINAL = {
@@ -140,7 +140,7 @@ def _vae(shapes: _Shapes, layout: str) -> tuple[dict[str, Any], dict[str, Any]]:
     attention = "mid.attn_1.q" if is_original else "mid_block.attentions.0.to_q"
     levels = shapes.count(level + "0.conv1.weight")
     channels = [shapes.size(level.format(i) + "0.conv1.weight", 0) for i in range(levels)]
-    known = {
+    sizes = {
         "block_out_channels": channels,
         "in_channels": shapes.size("encoder.conv_in.weight", 1),
         "latent_channels": shapes.size("decoder.conv_in.weight", 1),
@@ -159,13 +159,13 @@ def _vae(shapes: _Shapes, layout: str) -> tuple[dict[str, Any], dict[str, Any]]:
         "sample_size": 1024,
         **FLUX_VAE_SCALING,
     }
-    return known, assumed
+    return sizes, assumed
 
 
 def _clip(shapes: _Shapes, layout: str) -> tuple[dict[str, Any], dict[str, Any]]:
     text = "text_model." if layout == "transformers" else ""
     width = shapes.size(f"{text}embeddings.token_embedding.weight", 1)
-    known = {
+    sizes = {
         "hidden_size": width,
         "intermediate_size": shapes.size(f"{text}encoder.layers.0.mlp.fc1.weight", 0),
         "max_position_embeddings": shapes.size(f"{text}embeddings.position_embedding.weight", 0),
@@ -179,7 +179,7 @@ def _clip(shapes: _Shapes, layout: str) -> tuple[dict[str, Any], dict[str, Any]]
         "bos_token_id": 49406,
         "eos_token_id": 49407,
     }
-    return known, assumed
+    return sizes, assumed
 
 
 def _t5(shapes: _Shapes, layout: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -192,7 +192,7 @@ def _t5(shapes: _Shapes, layout: str) -> tuple[dict[str, Any], dict[str, Any]]:
         bias = "0.SelfAttention.relative_attention_bias.weight"
     first = block.format(0)
     heads = shapes.size(first + bias, 1)
-    known = {
+    sizes = {
         "d_ff": shapes.size(first + gate, 0),
         "d_kv": max(shapes.size(first + query, 0) // heads, 1),
         "d_model": shapes.size(embedding, 1),
@@ -207,7 +207,7 @@ def _t5(shapes: _Shapes, layout: str) -> tuple[dict[str, Any], dict[str, Any]]:
         "tie_word_embeddings": False,
         "relative_attention_max_distance": 128,
     }
-    return known, assumed
+    return sizes, assumed
 
 
 _READERS = {

@@ -99,8 +99,8 @@ def _all_masks(request: FillRequest, num: int) -> list[torch.Tensor]:
     """Return mask, stitch mask and context mask, each ``[num, H, W]`` of the canvas."""
     height, width = request.image.shape[1:3]
     empty = torch.zeros(1, height, width)
-    given = (request.mask, request.stitch_mask, request.context_mask)
-    masks = [normalise_mask(empty if m is None else m, num) for m in given]
+    inputs = (request.mask, request.stitch_mask, request.context_mask)
+    masks = [normalise_mask(empty if m is None else m, num) for m in inputs]
     if request.extension is not None:
         # New pixels have nothing to keep: they are always repainted and always pasted.
         fills = (1.0, 0.0 if request.stitch_mask is None else 1.0, 0.0)
@@ -120,14 +120,14 @@ def _make_job(
     mask, stitch, context = masks
     canvas = _extend(image, request)
     repaint, alpha = _shape_masks(request, settings, mask, stitch)
-    shown = bounding_box(torch.maximum(torch.maximum(repaint, alpha), context))
-    if shown is None or not repaint.any():
+    area = bounding_box(torch.maximum(torch.maximum(repaint, alpha), context))
+    if area is None or not repaint.any():
         return None
     height, width = repaint.shape
     target, upscale = settings.target_size, models.recipe.max_upscale
     if request.config.crop_to_context:
         min_side = math.ceil(target / upscale)
-        box = context_box(shown, (width, height), request.config.context_factor, min_side)
+        box = context_box(area, (width, height), request.config.context_factor, min_side)
         content = content_size(box.width, box.height, target, upscale)
     else:
         box, content = Box(0, 0, width, height), (width, height)
@@ -167,8 +167,8 @@ def border_widths(
 ) -> tuple[int, int]:
     """Return grow and feather in pixels of the image.
 
-    The tasks' defaults are pixels of a context 1024 pixels across; they scale with what the model will see,
-    so that a thumbnail does not lose its mask in a border made for a photograph.
+    The tasks' defaults are pixels of a context 1024 pixels across; they scale with what the model
+    will see, so that a thumbnail does not lose its mask in a border made for a photograph.
 
     Args:
         request: Task and config.

@@ -36,13 +36,13 @@ class Box:
         """Height in pixels."""
         return self.bottom - self.top
 
-    def union(self, other: Box) -> Box:
+    def union(self, box: Box) -> Box:
         """Return the smallest box that holds both."""
         return Box(
-            min(self.left, other.left),
-            min(self.top, other.top),
-            max(self.right, other.right),
-            max(self.bottom, other.bottom),
+            min(self.left, box.left),
+            min(self.top, box.top),
+            max(self.right, box.right),
+            max(self.bottom, box.bottom),
         )
 
 
@@ -65,7 +65,8 @@ class Extension:
                 )
         if not (self.left or self.top or self.right or self.bottom):
             raise ValueError(
-                "nothing to extend: all four sides are 0; give pixels for a side or choose an aspect"
+                "nothing to extend: all four sides are 0; give pixels for a side or choose an "
+                "aspect"
             )
 
     def canvas(self, width: int, height: int) -> tuple[int, int]:

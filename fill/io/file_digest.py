@@ -26,25 +26,25 @@ def fingerprint_files(files: Iterable[Path], *settings: str) -> str:
     Raises:
         OSError: A file is gone.
     """
-    made = hashlib.blake2b("|".join(settings).encode(), digest_size=8)
-    add_files(made, files)
-    return made.hexdigest()
+    digest = hashlib.blake2b("|".join(settings).encode(), digest_size=8)
+    add_files(digest, files)
+    return digest.hexdigest()
 
 
-def add_files(made: Digest, files: Iterable[Path]) -> None:
+def add_files(digest: Digest, files: Iterable[Path]) -> None:
     """Take size and contents of files into a hash; OSError if one is gone."""
     for file in files:
-        _add_file(made, file)
+        _add_file(digest, file)
 
 
-def _add_file(made: Digest, path: Path) -> None:
+def _add_file(digest: Digest, path: Path) -> None:
     size = path.stat().st_size
-    made.update(f"{size}|".encode())
+    digest.update(f"{size}|".encode())
     last = max(size - _PIECE_BYTES, 0)
     with path.open("rb") as file:
         if size <= _PIECES * _PIECE_BYTES:
-            made.update(file.read())
+            digest.update(file.read())
             return
-        for number in range(_PIECES):
-            file.seek(last * number // (_PIECES - 1))
-            made.update(file.read(_PIECE_BYTES))
+        for index in range(_PIECES):
+            file.seek(last * index // (_PIECES - 1))
+            digest.update(file.read(_PIECE_BYTES))

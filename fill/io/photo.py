@@ -63,10 +63,10 @@ def list_photos(place: Path) -> list[Path]:
     if not place.is_dir():
         raise FileNotFoundError(f"{place} is neither an image nor a folder")
     files = [path for path in place.iterdir() if path.suffix.lower() in ENDS and path.is_file()]
-    found = sorted(path for path in files if not path.stem.endswith(MASK_END))
-    if not found:
+    images = sorted(path for path in files if not path.stem.endswith(MASK_END))
+    if not images:
         raise FileNotFoundError(f"{place} holds no image ({', '.join(ENDS)})")
-    return found
+    return images
 
 
 def read_photo(path: Path, mask: Path | None = None) -> Photo:
@@ -86,9 +86,9 @@ def read_photo(path: Path, mask: Path | None = None) -> Photo:
         alpha = _to_tensor(image.convert("RGBA").getchannel("A"))
     file = mask or _mask_file(path)
     if file is not None:
-        area, kept = _read_mask(file, path, image.size), alpha
+        area, transparency = _read_mask(file, path, image.size), alpha
     else:
-        area, kept = None if alpha is None else 1 - alpha, None
+        area, transparency = None if alpha is None else 1 - alpha, None
     pixels, profile = _to_rgb(image)
     note = path.with_suffix(".txt")
     return Photo(
@@ -96,7 +96,7 @@ def read_photo(path: Path, mask: Path | None = None) -> Photo:
         pixels=_to_tensor(pixels),
         mask=area,
         text=note.read_text("utf-8").strip() if note.is_file() else "",
-        alpha=kept,
+        alpha=transparency,
         carried=_carried(image, profile),
     )
 
@@ -167,9 +167,9 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     if profile and image.mode in _COMPUTED_MODES:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        made = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-        assert made is not None, "a new image was asked for"
-        return made, target.tobytes()
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+        assert converted is not None, "a new image was asked for"
+        return converted, target.tobytes()
     return image.convert("RGB"), profile if _is_rgb(profile) else None
 
 
@@ -192,13 +192,13 @@ def _carried(image: Image.Image, profile: bytes | None) -> dict[str, Any]:
 def _tiff_exif(image: Image.Image) -> bytes:
     """Return the data of a TIFF, which has them among the tags that describe its pixels."""
     exif = image.getexif()
-    kept = Image.Exif()
+    tags = Image.Exif()
     for tag in set(exif) - _PIXEL_TAGS - set(_FOLDERS):
-        kept[tag] = exif[tag]
+        tags[tag] = exif[tag]
     inner = {tag: values for tag in _FOLDERS if (values := exif.get_ifd(tag))}
     for tag, values in inner.items():
-        kept.get_ifd(tag).update(values)
-    return kept.tobytes() if kept or inner else b""
+        tags.get_ifd(tag).update(values)
+    return tags.tobytes() if tags or inner else b""
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:

@@ -18,7 +18,7 @@ NUM_SLOTS = 2
 class Component:
     """A transformer, VAE or text encoder that a host places as a whole.
 
-    Loading waits until a host needs the part, so bad input is refused before any weight is read.
+    Loading waits until a host needs it, so bad input is refused before any weight is read.
 
     Attributes:
         name: What it is: ``transformer``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
@@ -28,7 +28,7 @@ class Component:
         expansion_bytes: What its largest packed layer takes on the device while it is used.
         loading_bytes: What host memory holds while they are read, in bytes.
         dtype: Data type of its floating-point weights.
-        handle: Bookkeeping of the host that manages the part; lives as long as the part does.
+        handle: Bookkeeping of the host that manages the component; lives as long as it does.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One part of a fill model in a folder of its own, in diffusers or transformers format."""
+"""One component of a fill model in a folder of its own, in diffusers or transformers format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class FolderComponent:
     """A transformer, VAE or text encoder in a folder with ``config.json``.
 
     Args:
-        part: Which part of a fill model.
+        name: Which component of a fill model.
         path: The folder.
 
     Raises:
@@ -25,12 +25,12 @@ class FolderComponent:
 
     is_quantised = False
 
-    def __init__(self, part: str, path: Path) -> None:
+    def __init__(self, name: str, path: Path) -> None:
         if not path.is_dir():
             raise FileNotFoundError(
                 f"{path} is missing; download the complete model folder in diffusers format"
             )
-        self.part = part
+        self.name = name
         self.path = path
         self.config = read_json(path / "config.json")
         self.tensors = read_weights(path)
@@ -56,8 +56,8 @@ class FolderComponent:
         """
         # Older diffusers knows only the older name of the argument, newer transformers only the
         # newer.
-        precision = "torch_dtype" if self.part in ("transformer", "vae") else "dtype"
-        module, info = class_of(self.part).from_pretrained(
+        precision = "torch_dtype" if self.name in ("transformer", "vae") else "dtype"
+        module, info = class_of(self.name).from_pretrained(
             str(self.path),
             **{precision: dtype},
             local_files_only=True,

@@ -1,4 +1,4 @@
-"""One part of a fill model that is packed while it is loaded, wherever it comes from."""
+"""One component of a fill model that is packed while it is loaded, wherever it comes from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .folder_component import FolderComponent
 
 
 class PackedComponent:
-    """A part whose blocks are packed as it is loaded.
+    """A component whose blocks are packed as it is loaded.
 
     Args:
-        source: The part as it is stored.
+        source: The component as it is stored.
         precision: ``fp8`` (half of bf16) or ``nf4`` (a bit more than a quarter).
     """
 
@@ -24,7 +24,7 @@ class PackedComponent:
 
     def __init__(self, source: FolderComponent | FileComponent, precision: str) -> None:
         self._source, self.precision = source, precision
-        self.part, self.path, self.config = source.part, source.path, source.config
+        self.name, self.path, self.config = source.name, source.path, source.config
         self.tensors = source.tensors
 
     @property

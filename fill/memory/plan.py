@@ -87,9 +87,9 @@ def beside_bytes(models: FillModels) -> int:
     return values * models.dtype.itemsize + models.transformer.expansion_bytes
 
 
-def text_bytes(part: Component, num_tokens: int) -> int:
+def text_bytes(component: Component, num_tokens: int) -> int:
     """Return what a text encoder needs beside its weights, in bytes."""
-    return num_tokens * TEXT_TOKEN_BYTES + part.expansion_bytes
+    return num_tokens * TEXT_TOKEN_BYTES + component.expansion_bytes
 
 
 def vae_bytes(models: FillModels, pixels: int) -> int:
@@ -110,25 +110,29 @@ def make_plan(
         host: Where it will run.
         num_tokens: Packed latents of the largest image.
         num_rows: Images of the run.
-        uses_cfg: Whether the negative prompt takes part.
+        uses_cfg: Whether the negative prompt is used.
         cfg_mode: ``auto``, ``batched`` or ``sequential``.
     """
     tokens = num_tokens + models.recipe.max_sequence_length
     passes = 2 if uses_cfg else 1
-    one = max(sample_bytes(models, 1, num_tokens), 1)
-    part, beside = models.transformer, beside_bytes(models)
-    budget = weight_budget(part, models, host, one + beside)
-    least = part.least_bytes if _may_stream(models, host) else None
+    row_bytes = max(sample_bytes(models, 1, num_tokens), 1)
+    component, beside = models.transformer, beside_bytes(models)
+    budget = weight_budget(component, models, host, row_bytes + beside)
+    least = component.least_bytes if _may_stream(models, host) else None
     # Streamed, the weights get what the calls leave over: few large calls fetch them less often.
-    free = host.free_bytes(part) + (0 if budget is None else part.num_bytes - (least or 0)) - beside
-    fits = max(free // one, 1)
+    free = (
+        host.free_bytes(component)
+        + (0 if budget is None else component.num_bytes - (least or 0))
+        - beside
+    )
+    fits = max(free // row_bytes, 1)
     batched = uses_cfg and (cfg_mode == "batched" or (cfg_mode == "auto" and fits >= 2))
     if batched:
         fits = max(fits // passes, 1)
     rows = max(min(num_rows, fits, MAX_TOKENS_PER_CALL // (tokens * passes), MAX_ROWS), 1)
     if budget is not None:
         calls = rows * (passes if batched else 1)
-        budget = weight_budget(part, models, host, calls * one + beside)
+        budget = weight_budget(component, models, host, calls * row_bytes + beside)
     pixels = num_tokens * models.multiple**2
     return Plan(
         rows=rows,
@@ -139,22 +143,24 @@ def make_plan(
     )
 
 
-def weight_budget(part: Component, models: FillModels, host: Host, room: int) -> int | None:
-    """Return what a part's weights may take on the device; None if all of them do, and stay.
+def weight_budget(component: Component, models: FillModels, host: Host, room: int) -> int | None:
+    """Return what a component's weights may take on the device; None if all of them do, and stay.
 
     Args:
-        part: The transformer or a text encoder.
-        models: Whose part it is; its settings can forbid streaming, or ask for it.
+        component: The transformer or a text encoder.
+        models: Whose component it is; its settings can forbid streaming, or ask for it.
         host: Where it will run.
         room: Bytes that the computation needs beside the weights.
     """
-    if part.least_bytes is None or not _may_stream(models, host):
+    if component.least_bytes is None or not _may_stream(models, host):
         return None
     if models.offload == "on":
-        return part.least_bytes
-    kept = _modulation_bytes(models, host) if part is models.transformer else 0
-    left = host.free_bytes(part) + kept - room
-    return None if left >= 0 else max(part.least_bytes, part.num_bytes - kept + left)
+        return component.least_bytes
+    modulation = _modulation_bytes(models, host) if component is models.transformer else 0
+    left = host.free_bytes(component) + modulation - room
+    return (
+        None if left >= 0 else max(component.least_bytes, component.num_bytes - modulation + left)
+    )
 
 
 def _may_stream(models: FillModels, host: Host) -> bool:
@@ -165,7 +171,7 @@ def _may_stream(models: FillModels, host: Host) -> bool:
 
 def _modulation_bytes(models: FillModels, host: Host) -> int:
     """Return what :func:`~.modulation.place_modulation` can still leave in host memory."""
-    source, part = models.transformer_source, models.transformer
+    source, component = models.transformer_source, models.transformer
     if models.kernels == "off" or source.is_quantised:
         return 0
     if device_refusal(host.device.type, host.device.index) is not None:
@@ -177,20 +183,20 @@ def _modulation_bytes(models: FillModels, host: Host) -> int:
         if (layer := name.rpartition(".")[0]).endswith(MODULATION_LAYERS)
         and f"transformer.{layer}" not in adapted
     )
-    already = source.num_bytes(models.dtype) - part.num_bytes
+    already = source.num_bytes(models.dtype) - component.num_bytes
     return max(total - already, 0)
 
 
 @contextmanager
 def placed(
-    part: Component, host: Host, activation_bytes: int, weight_bytes: int | None
+    component: Component, host: Host, activation_bytes: int, weight_bytes: int | None
 ) -> Iterator[None]:
-    """Have a part on the device inside the context, or let its blocks pass through it."""
+    """Have a component on the device inside the context, or let its blocks pass through it."""
     if weight_bytes is None:
-        with host.resident(part, activation_bytes=activation_bytes):
+        with host.resident(component, activation_bytes=activation_bytes):
             yield
     else:
-        with host.streamed(part, weight_bytes=weight_bytes, activation_bytes=activation_bytes):
+        with host.streamed(component, weight_bytes=weight_bytes, activation_bytes=activation_bytes):
             yield
 
 
@@ -207,22 +213,24 @@ def summary(models: FillModels, host: Host) -> str:
     tokens = (side // models.multiple) ** 2
     plan = make_plan(models, host, tokens, 1, uses_cfg, "auto")
     room = sample_bytes(models, 2 if plan.batched_cfg else 1, tokens) + beside_bytes(models)
-    part, free = models.transformer, host.free_bytes()
-    weights, where = part.num_bytes, "stays on the device"
+    component, free = models.transformer, host.free_bytes()
+    weights, where = component.num_bytes, "stays on the device"
     if plan.weight_bytes is not None:
         weights = plan.weight_bytes
         where = f"passes through the device, {_size(weights)} at a time"
-    elif host.free_bytes(part) < room:
+    elif host.free_bytes(component) < room:
         weights -= _modulation_bytes(models, host)
     encoders = models.text_encoder, models.text_encoder_2
     stages = [(weights, room), *_other_stages(models, host, side, 2 if uses_cfg else 1)]
     peak = max(weights + room for weights, room in stages)
-    if host.device.type == "cpu":  # whose memory holds all parts in the end
-        parts = part, *encoders, models.vae
-        loaded = sum(p.num_bytes for p in parts)
+    if host.device.type == "cpu":  # whose memory holds all components in the end
+        components = component, *encoders, models.vae
+        loaded = sum(p.num_bytes for p in components)
         peak = loaded + max(room for _, room in stages)
-        free = host.free_bytes(*parts) + loaded
-    text = f"{side} pixels: the transformer ({_size(part.num_bytes)}) {where}; the text encoders "
+        free = host.free_bytes(*components) + loaded
+    text = (
+        f"{side} pixels: the transformer ({_size(component.num_bytes)}) {where}; the text encoders "
+    )
     text += f"({_size(sum(encoder.num_bytes for encoder in encoders))}) come before it; "
     text += f"{_size(peak)} of {_size(free)} free memory at the peak"
     return text if peak <= free else f"{text}: does not fit; {_ADVICE}"
@@ -232,10 +240,10 @@ def _other_stages(
     models: FillModels, host: Host, side: int, num_texts: int
 ) -> Iterator[tuple[int, int]]:
     """Yield what text encoders and VAE take on the device: for weights, and beside them."""
-    for part in (models.text_encoder, models.text_encoder_2):
-        room = text_bytes(part, num_texts * models.recipe.max_sequence_length)
-        budget = weight_budget(part, models, host, room)
-        yield part.num_bytes if budget is None else budget, room
+    for component in (models.text_encoder, models.text_encoder_2):
+        room = text_bytes(component, num_texts * models.recipe.max_sequence_length)
+        budget = weight_budget(component, models, host, room)
+        yield component.num_bytes if budget is None else budget, room
     yield models.vae.num_bytes, vae_bytes(models, side**2)
 
 

@@ -66,7 +66,7 @@ def find_blocks(module: nn.Module) -> list[nn.Module]:
     """
     lists = {name: m for name, m in module.named_modules() if isinstance(m, nn.ModuleList)}
     outer = [m for name, m in lists.items() if not any(name.startswith(f"{o}.") for o in lists)]
-    blocks = [block for found in outer for block in found]
+    blocks = [block for block_list in outer for block in block_list]
     if not blocks:
         raise ValueError(f"a {type(module).__name__} has no blocks to stream")
     return blocks
@@ -82,10 +82,12 @@ def choose_streamed(sizes: Sequence[int], budget: int) -> list[int]:
         budget: Bytes that resident blocks may take together.
     """
     total, count = sum(sizes), len(sizes)
-    for number in range(count + 1):
-        chosen = [i * count // number for i in range(number)] if number else []
-        if total - sum(sizes[i] for i in chosen) <= budget:
-            return chosen
+    for count_streamed in range(count + 1):
+        streamed = (
+            [i * count // count_streamed for i in range(count_streamed)] if count_streamed else []
+        )
+        if total - sum(sizes[i] for i in streamed) <= budget:
+            return streamed
     return list(range(count))
 
 
@@ -146,9 +148,9 @@ class _Stream:
                 torch.cuda.current_stream(self._device).wait_event(slot.copied)
             self._parked[index].into(slot.buffer)
             following = (index + 1) % len(self._parked)
-            other = self._slots[following % len(self._slots)]
-            if other is not slot and other.holds != following:
-                self._fetch(following, other)
+            next_slot = self._slots[following % len(self._slots)]
+            if next_slot is not slot and next_slot.holds != following:
+                self._fetch(following, next_slot)
 
     def _after(self, index: int) -> None:
         slot = self._slots[index % len(self._slots)]
@@ -187,8 +189,8 @@ class _Parked:
         self.block = block
         self._tensors = list(_tensors(block))
         self._sizes = [t.nbytes for t in self._tensors]
-        found = self._find_flat()
-        self.flat = self._make_flat() if found is None else found
+        flat = self._find_flat()
+        self.flat = self._make_flat() if flat is None else flat
         self._host = [t.data for t in self._tensors]
 
     def into(self, buffer: torch.Tensor) -> None:
@@ -251,9 +253,9 @@ def _warn_unlocked() -> None:
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
     """Yield what has to be on the device; weights that stay in host memory do not."""
-    kept = {id(p) for m in module.modules() if type(m) is HostLinear for p in m.parameters()}
+    on_host = {id(p) for m in module.modules() if type(m) is HostLinear for p in m.parameters()}
     for tensor in (*module.parameters(), *module.buffers()):
-        if id(tensor) not in kept:
+        if id(tensor) not in on_host:
             yield tensor
 
 

@@ -18,19 +18,19 @@ class TensorCache:
 
     def get(self, key: Hashable) -> tuple[torch.Tensor, ...] | None:
         """Return what was stored under the key, or None."""
-        found = self._items.get(key)
-        if found is not None:
+        tensors = self._items.get(key)
+        if tensors is not None:
             self._items.move_to_end(key)
-        return found
+        return tensors
 
     def put(self, key: Hashable, tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Store and return CPU copies that are safe to train on: they outlive inference mode."""
         with torch.inference_mode(False):
-            kept = tuple(t.detach().to("cpu", copy=True) for t in tensors)
-        self._items[key] = kept
+            copies = tuple(t.detach().to("cpu", copy=True) for t in tensors)
+        self._items[key] = copies
         while len(self._items) > 1 and self._num_bytes() > self._max_bytes:
             self._items.popitem(last=False)
-        return kept
+        return copies
 
     def _num_bytes(self) -> int:
         return sum(t.nbytes for item in self._items.values() for t in item)

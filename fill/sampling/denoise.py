@@ -55,11 +55,11 @@ def denoise(
     )
     room += beside_bytes(models)
     place_modulation(models.transformer, host, room)
-    made: list[torch.Tensor] = []
+    latents: list[torch.Tensor] = []
     with placed(models.transformer, host, room, plan.weight_bytes):
         for chunk in chunks:
-            made.extend(_denoise_chunk(chunk, spec, models, host.device, plan, calls))
-    return made
+            latents.extend(_denoise_chunk(chunk, spec, models, host.device, plan, calls))
+    return latents
 
 
 def sample_noise(channels: int, size: tuple[int, int], seed: int) -> torch.Tensor:
@@ -70,9 +70,9 @@ def sample_noise(channels: int, size: tuple[int, int], seed: int) -> torch.Tenso
 
 def _chunks(rows: Sequence[Row], limit: int) -> Iterator[list[Row]]:
     for _, group in groupby(rows, key=lambda row: row[0].size):
-        same = list(group)
-        for start in range(0, len(same), limit):
-            yield same[start : start + limit]
+        members = list(group)
+        for start in range(0, len(members), limit):
+            yield members[start : start + limit]
 
 
 def _sigmas(chunk: list[Row], spec: SampleSpec, models: FillModels) -> torch.Tensor:
@@ -121,8 +121,8 @@ def _noise(row: Row, models: FillModels) -> torch.Tensor:
 
 
 def _sources(chunk: list[Row]) -> torch.Tensor | None:
-    found = [row[0].source for row in chunk if row[0].source is not None]
-    return torch.stack(found) if found else None
+    sources = [row[0].source for row in chunk if row[0].source is not None]
+    return torch.stack(sources) if sources else None
 
 
 def _start(chunk: list[Row], noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

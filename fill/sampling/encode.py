@@ -57,9 +57,9 @@ def encode_job(
 
 def _encode(pixels: torch.Tensor, models: FillModels, host: Host, plan: Plan) -> torch.Tensor:
     key = digest(pixels)
-    found = models.images.get(key)
-    if found is not None:
-        return found[0]
+    cached = models.images.get(key)
+    if cached is not None:
+        return cached[0]
     host.check_cancelled()
     with host.resident(models.vae, activation_bytes=vae_bytes(models, pixels[0].numel())):
         vae = models.vae.module

@@ -23,13 +23,14 @@ class Prompt:
 
     sequence: torch.Tensor
     """T5 states ``[L, D]``; ``[B, L, D]`` where every row of a call has its own prompt."""
-    pooled: torch.Tensor
+    pooled_embeds: torch.Tensor
     """CLIP's pooled state ``[P]``, or ``[B, P]``."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Prompt:
         """Return a copy elsewhere."""
         return Prompt(
-            sequence=self.sequence.to(device, dtype), pooled=self.pooled.to(device, dtype)
+            sequence=self.sequence.to(device, dtype),
+            pooled_embeds=self.pooled_embeds.to(device, dtype),
         )
 
 
@@ -112,7 +113,7 @@ def _predict(
         timestep=sigma.to(hidden.device, hidden.dtype).expand(rows),
         guidance=guidance,
         encoder_hidden_states=torch.cat([p.sequence.expand(batch, -1, -1) for p in prompts]),
-        pooled_projections=torch.cat([p.pooled.expand(batch, -1) for p in prompts]),
+        pooled_projections=torch.cat([p.pooled_embeds.expand(batch, -1) for p in prompts]),
         txt_ids=torch.zeros(prompts[0].sequence.shape[-2], 3, device=x.device),
         img_ids=cond.image_ids,
         return_dict=False,

@@ -53,5 +53,5 @@ def truncate_schedule(sigmas: torch.Tensor, denoise: float) -> torch.Tensor:
     """
     steps = len(sigmas) - 1
     # 10 * 0.7 is a little over 7 in floating point and must not become 8 steps.
-    kept = max(math.ceil(steps * denoise - 1e-6), 1)
-    return sigmas[steps - kept :]
+    num_steps = max(math.ceil(steps * denoise - 1e-6), 1)
+    return sigmas[steps - num_steps :]

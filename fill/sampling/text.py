@@ -25,25 +25,24 @@ def encode_prompts(models: FillModels, texts: Sequence[str], host: Host) -> list
     Source: diffusers, ``FluxFillPipeline.encode_prompt``.
     """
     length = models.recipe.max_sequence_length
-    known = {text: models.prompts.get((text, length)) for text in texts}
-    new = [text for text, found in known.items() if found is None]
+    states = {text: models.prompts.get((text, length)) for text in texts}
+    new = [text for text, cached in states.items() if cached is None]
     if new:
         encode = models.encode_texts or (lambda texts: _encode_texts(models, texts, host))
-        for text, states in zip(new, encode(new), strict=True):
-            known[text] = models.prompts.put((text, length), states)
+        for text, encoded in zip(new, encode(new), strict=True):
+            states[text] = models.prompts.put((text, length), encoded)
         logger.debug("encoded %d prompts", len(new))
-    return [
-        Prompt(sequence=found[0], pooled=found[1]) for found in (known[t] for t in texts) if found
-    ]
+    pairs = [pair for text in texts if (pair := states[text]) is not None]
+    return [Prompt(sequence=sequence, pooled_embeds=clip) for sequence, clip in pairs]
 
 
 def _encode_texts(
     models: FillModels, texts: Sequence[str], host: Host
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     clip, t5 = models.text_encoder, models.text_encoder_2
-    pooled = _encode(clip, models, _clip_ids(models, texts), "pooler_output", host)
+    clip_states = _encode(clip, models, _clip_ids(models, texts), "pooler_output", host)
     sequences = _encode(t5, models, _t5_ids(models, texts), "last_hidden_state", host)
-    return list(zip(sequences, pooled, strict=True))
+    return list(zip(sequences, clip_states, strict=True))
 
 
 def check_characters(models: FillModels, text: str) -> None:
@@ -84,9 +83,12 @@ def _tokenize(tokenizer: Any, texts: Sequence[str], length: int) -> torch.Tensor
 
 
 def _encode(
-    part: Component, models: FillModels, ids: torch.Tensor, output: str, host: Host
+    component: Component, models: FillModels, ids: torch.Tensor, output: str, host: Host
 ) -> torch.Tensor:
     host.check_cancelled()
-    room = text_bytes(part, ids.numel())
-    with placed(part, host, room, weight_budget(part, models, host, room)), torch.no_grad():
-        return getattr(part.module(ids.to(host.device)), output).cpu()
+    room = text_bytes(component, ids.numel())
+    with (
+        placed(component, host, room, weight_budget(component, models, host, room)),
+        torch.no_grad(),
+    ):
+        return getattr(component.module(ids.to(host.device)), output).cpu()

@@ -153,7 +153,7 @@ def _transformer(  # noqa: PLR0913  (the arguments are those of diffusers)
     *,
     return_dict: bool = True,
     modulation: dict[str, Tensor] | None = None,
-    **others: Any,
+    **options: Any,
 ) -> Any:
     """The transformer with the tokens of both streams kept in one buffer through its second half.
 
@@ -161,14 +161,14 @@ def _transformer(  # noqa: PLR0913  (the arguments are those of diffusers)
     its vectors, see :mod:`.modulation`.
     """
     is_special = joint_attention_kwargs or any(
-        v is not None and v is not False for v in others.values()
+        v is not None and v is not False for v in options.values()
     )
     if is_special or img_ids.ndim != 2 or txt_ids.ndim != 2 or _has_hooked_blocks(self):
         if modulation is not None:
             raise ValueError("ready-made modulation goes with neither ControlNet nor block hooks")
         return _plain(self)(
             hidden_states, encoder_hidden_states, pooled_projections, timestep, img_ids, txt_ids,
-            guidance, joint_attention_kwargs, return_dict=return_dict, **others,
+            guidance, joint_attention_kwargs, return_dict=return_dict, **options,
         )  # fmt: skip
     image = self.x_embedder(hidden_states)
     text = self.context_embedder(encoder_hidden_states)
@@ -209,13 +209,17 @@ def _blocks(transformer: Any) -> tuple[Any, ...]:
 
 
 def _embedding(
-    transformer: Any, dtype: torch.dtype, timestep: Tensor, guidance: Tensor | None, pooled: Tensor
+    transformer: Any,
+    dtype: torch.dtype,
+    timestep: Tensor,
+    guidance: Tensor | None,
+    pooled_prompt: Tensor,
 ) -> Tensor:
     """Return the embedding ``[B, D]`` that the norms are modulated by, as diffusers makes it."""
     timestep = timestep.to(dtype) * 1000
     if guidance is None:
-        return transformer.time_text_embed(timestep, pooled)
-    return transformer.time_text_embed(timestep, guidance.to(dtype) * 1000, pooled)
+        return transformer.time_text_embed(timestep, pooled_prompt)
+    return transformer.time_text_embed(timestep, guidance.to(dtype) * 1000, pooled_prompt)
 
 
 def _run_block(transformer: Any, block: Any, *arguments: Any) -> Any:
@@ -348,7 +352,7 @@ def _adapted_linear(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if not names:
         return _plain(self)(x, *args, **kwargs)
     base, scaling = self.base_layer, self.scaling[names[0]]
-    downs, ups = ([part[n].weight for n in names] for part in (self.lora_A, self.lora_B))
+    downs, ups = ([matrices[n].weight for n in names] for matrices in (self.lora_A, self.lora_B))
     if len(names) == 1:
         return kernels.lora_linear(x, base.weight, base.bias, downs[0], ups[0], scaling)
     ups = [up * self.scaling[name] for up, name in zip(ups, names, strict=True)]

@@ -32,14 +32,14 @@ class ModulationTable:
 
     def __init__(self, transformer: Any, cond: Conditioning, sigmas: Tensor) -> None:
         prompts = [cond.positive] if cond.negative is None else [cond.negative, cond.positive]
-        pooled = [p.pooled.reshape(-1, p.pooled.shape[-1]) for p in prompts]
-        self._rows = [p.shape[0] for p in pooled]
+        pooled_prompts = [p.pooled_embeds.reshape(-1, p.pooled_embeds.shape[-1]) for p in prompts]
+        self._rows = [p.shape[0] for p in pooled_prompts]
         levels = sigmas.tolist()
         self._first = {level: i * sum(self._rows) for i, level in enumerate(levels)}
         device, dtype = cond.packed.device, cond.packed.dtype
         # In the order of diffusers: rounded to the data type, then scaled.
         times = sigmas.to(device, dtype).repeat_interleave(sum(self._rows)) * 1000
-        inputs = [times, torch.cat(pooled).repeat(len(levels), 1)]
+        inputs = [times, torch.cat(pooled_prompts).repeat(len(levels), 1)]
         if cond.guidance is not None:
             guidance = torch.full_like(times, cond.guidance, dtype=torch.float32)
             inputs.insert(1, guidance.to(dtype) * 1000)
@@ -61,12 +61,12 @@ class ModulationTable:
         """
         first = self._first[sigma] + sum(self._rows[:start])
         rows = self._rows[start : start + count]
-        found = {name: v[first : first + sum(rows)] for name, v in self._vectors.items()}
+        vectors = {name: v[first : first + sum(rows)] for name, v in self._vectors.items()}
         if all(n == batch for n in rows):
-            return found
+            return vectors
         return {
             name: torch.cat([part.expand(batch, -1) for part in v.split(rows)])
-            for name, v in found.items()
+            for name, v in vectors.items()
         }
 
 
@@ -105,44 +105,44 @@ class HostLinear(nn.Linear):
         return F.linear(input, self.weight.to(input.device), bias)
 
 
-def place_modulation(part: Component, host: Host, activation_bytes: int) -> None:
+def place_modulation(component: Component, host: Host, activation_bytes: int) -> None:
     """Leave the modulation weights in host memory if the rest fits only without them.
 
     Layers that learn, carry adapters or are quantised stay as they are, and so do all if the
     transformer takes no table: taking the weights over at every call would be slow.
 
     Args:
-        part: The transformer.
+        component: The transformer.
         host: Where it will run.
         activation_bytes: Memory that is needed beside the weights.
     """
-    layers: list[Any] = [norm.linear for _, norm in modulated_norms(part.module)]
-    held = sum(num_bytes(layer) for layer in layers if type(layer) is HostLinear)
+    layers: list[Any] = [norm.linear for _, norm in modulated_norms(component.module)]
+    on_host_bytes = sum(num_bytes(layer) for layer in layers if type(layer) is HostLinear)
     is_short = (
         host.device.type != "cpu"
-        and takes_modulation(part.module)
-        and not _is_learning(part.module)
-        and host.free_bytes(part) - held < activation_bytes
+        and takes_modulation(component.module)
+        and not _is_learning(component.module)
+        and host.free_bytes(component) - on_host_bytes < activation_bytes
     )
     if not is_short:
-        return_modulation(part)
+        return_modulation(component)
         return
     with torch.inference_mode(False), torch.no_grad():
         for layer in layers:
             if type(layer) is nn.Linear:
                 layer.to("cpu").__class__ = HostLinear
-                part.num_bytes -= num_bytes(layer)
+                component.num_bytes -= num_bytes(layer)
 
 
-def return_modulation(part: Component) -> None:
+def return_modulation(component: Component) -> None:
     """Undo :func:`place_modulation`."""
     with torch.inference_mode(False), torch.no_grad():
-        for _, norm in modulated_norms(part.module):
+        for _, norm in modulated_norms(component.module):
             layer = norm.linear
             if type(layer) is HostLinear:
                 layer.__class__ = nn.Linear  # type: ignore[assignment]
-                layer.to(next(part.module.parameters()).device)
-                part.num_bytes += num_bytes(layer)
+                layer.to(next(component.module.parameters()).device)
+                component.num_bytes += num_bytes(layer)
 
 
 def num_bytes(layer: nn.Module) -> int:

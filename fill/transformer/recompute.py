@@ -42,8 +42,8 @@ def checkpoint_blocks(transformer: Any, keep_attention: bool = False) -> None:
 
 @functools.cache
 def _kept() -> frozenset[Any]:
-    found = (getattr(torch.ops.aten, name, None) for name in _ATTENTION)
-    return frozenset(op.default for op in found if op is not None)
+    operations = (getattr(torch.ops.aten, name, None) for name in _ATTENTION)
+    return frozenset(op.default for op in operations if op is not None)
 
 
 def _choose(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

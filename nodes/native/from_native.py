@@ -89,11 +89,11 @@ class _Source:
 
     is_quantised = False
 
-    def __init__(self, part: str, config: dict[str, Any]) -> None:
-        self.part = part
+    def __init__(self, name: str, config: dict[str, Any]) -> None:
+        self.name = name
         self.config = config
         self.tensors: dict[str, TensorInfo] = {}
-        self.path = Path(f"the connected {'VAE' if part == 'vae' else 'MODEL'}")
+        self.path = Path(f"the connected {'VAE' if name == 'vae' else 'MODEL'}")
 
     def tensor_bytes(self, dtype: torch.dtype) -> dict[str, int]:
         """Return nothing: the weights are in memory already."""
@@ -102,7 +102,7 @@ class _Source:
 
     def load(self, dtype: torch.dtype) -> nn.Module:
         """Refuse: nothing is loaded here."""
-        raise AssertionError(f"{self.part} in {dtype} is ComfyUI's")
+        raise AssertionError(f"{self.name} in {dtype} is ComfyUI's")
 
 
 def native_sources(model: ModelPatcher, vae: Any) -> dict[str, Any]:

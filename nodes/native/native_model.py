@@ -198,7 +198,7 @@ class _TextEncoders(_Borrowed):
     def encode_token_weights(self, tokens: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return T5's states ``[1, L, D]`` and CLIP's pooled state ``[1, P]``."""
         (prompt,) = encode_prompts(self.models, [tokens[T5_KEY][0][0][0]], self.host)
-        return prompt.sequence[None].float(), prompt.pooled[None].float()
+        return prompt.sequence[None].float(), prompt.pooled_embeds[None].float()
 
 
 class _Autoencoder(_Borrowed):

@@ -40,10 +40,11 @@ class PromptStore:
 
     def get(self, text: str) -> Prompt:
         """Return a prepared prompt, on the CPU."""
-        return Prompt(**load_file(self._path(text)))
+        tensors = load_file(self._path(text))
+        return Prompt(sequence=tensors["sequence"], pooled_embeds=tensors["pooled"])
 
     def _write(self, text: str, prompt: Prompt) -> None:
-        tensors = {"sequence": prompt.sequence, "pooled": prompt.pooled}
+        tensors = {"sequence": prompt.sequence, "pooled": prompt.pooled_embeds}
         write_tensors(self._path(text), tensors)
 
     def _path(self, text: str) -> Path:

@@ -138,11 +138,15 @@ class SampleSource:
             for start in range(0, len(same), self._config.micro_batch_size):
                 yield self._batch(same[start : start + self._config.micro_batch_size], step)
 
+    def queries_of(self, condition: Condition) -> tuple[Query, ...]:
+        """Return everything that edits of a condition are judged on."""
+        return self._reward_cells.allowed(queries_for(condition.task, condition.full_prompt))
+
     def sample(self, condition: Condition, noise_seed: int, reference_seed: int) -> Sample:
         """Return an edit of a condition with everything it can be judged on."""
         return Sample(
             condition=condition,
-            queries=self._reward_cells.allowed(queries_for(condition.task, condition.full_prompt)),
+            queries=self.queries_of(condition),
             noise_seed=noise_seed,
             reference_seed=reference_seed,
         )
@@ -150,8 +154,7 @@ class SampleSource:
     def _by_task(self, split: str) -> dict[Task, list[Condition]]:
         found: dict[Task, list[Condition]] = {task: [] for task in Task}
         for condition in self._conditions.conditions:
-            queries = queries_for(condition.task, condition.full_prompt)
-            is_judged = bool(self._reward_cells.allowed(queries)) or not self._config.needs_judge
+            is_judged = bool(self.queries_of(condition)) or not self._config.needs_judge
             shows_truth = condition.task in LEARNED or bool(condition.result_file_name)
             is_known = self._config.needs_reward or shows_truth
             if split_of(condition.name) == split and is_judged and is_known:
@@ -215,7 +218,7 @@ class SampleSource:
         prompts = [self.prompts.get(model_prompt(s.condition)) for s in samples]
         positive = Prompt(
             sequence=torch.stack([p.sequence for p in prompts]),
-            pooled=torch.stack([p.pooled for p in prompts]),
+            pooled_embeds=torch.stack([p.pooled_embeds for p in prompts]),
         )
         negative = None
         if self.settings.true_cfg != 1.0:

@@ -133,7 +133,7 @@ def test_prompts_equal_the_pipelines() -> None:
             prompt=text, prompt_2=None, max_sequence_length=models.recipe.max_sequence_length
         )
         assert torch.allclose(prompt.sequence, sequence[0], atol=1e-5)
-        assert torch.allclose(prompt.pooled, pooled[0], atol=1e-5)
+        assert torch.allclose(prompt.pooled_embeds, pooled[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["batched", "sequential"])

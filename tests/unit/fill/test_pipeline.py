@@ -179,7 +179,7 @@ def test_candidates_can_be_reproduced_alone() -> None:
     image = torch.cat([random_image(seed=1), random_image(seed=2)])
     both = run(image=image, seed=40, config={"num_candidates": 3})
     assert both.seeds == (40, 41, 42, 43, 44, 45)
-    # A call of several rows may round differently; a visible difference would be another output_image.
+    # A call of several rows may round differently; a visible difference would be another image.
     for index in (1, 5):
         alone = run(image=image[index // 3][None], seed=both.seeds[index])
         assert (alone.image[0] - both.image[index]).abs().max() < 1e-3

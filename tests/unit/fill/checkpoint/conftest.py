@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from onereward.fill.config import PARTS
+from onereward.fill.config import COMPONENTS
 from support import checkpoints
 from support.models import BUNDLED
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    part: json.loads((BUNDLED / part / "config.json").read_text()) for part in PARTS
+    part: json.loads((BUNDLED / part / "config.json").read_text()) for part in COMPONENTS
 }
 
 
 @pytest.fixture(scope="session")
 def folder_tensors() -> dict[str, checkpoints.Tensors]:
     """The tensors of the bundled model, part by part; read-only."""
-    return {part: checkpoints.part_tensors(part) for part in PARTS}
+    return {part: checkpoints.part_tensors(part) for part in COMPONENTS}
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from torch import nn
 
 from onereward.fill.checkpoint.component import FileComponent
 from onereward.fill.checkpoint.linear import QuantisedLinear
-from onereward.fill.config import PARTS, FillConfig, ModelConfig
+from onereward.fill.config import COMPONENTS, FillConfig, ModelConfig
 from onereward.fill.models import FillModels, load_fill_models
 from onereward.fill.pipeline import run_fill
 from onereward.fill.request import FillRequest
@@ -42,7 +42,7 @@ def values(module: nn.Module) -> checkpoints.Tensors:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", COMPONENTS)
 def test_a_plain_file_holds_what_the_folder_holds(
     part: str, precision: str, write: Any, folder_tensors: Any
 ):
@@ -158,7 +158,7 @@ def truth() -> torch.Tensor:
 
 @pytest.mark.parametrize("precision", ["bf16", "merged"])
 def test_single_files_make_the_image_of_the_folder(precision: str, write: Any, truth: torch.Tensor):
-    files = {part: write(part, "bf16") for part in PARTS}
+    files = {part: write(part, "bf16") for part in COMPONENTS}
     files["transformer"] = write("transformer", precision)
     assert torch.equal(image(models_of(**files)), truth)
 
@@ -181,7 +181,7 @@ def test_a_whole_model_in_one_file_serves_as_every_part(
         for key, value in file_tensors[part].items()
     }
     path = checkpoints.save(tmp_path / "checkpoint.safetensors", whole)
-    assert torch.equal(image(models_of(**dict.fromkeys(PARTS, path))), truth)
+    assert torch.equal(image(models_of(**dict.fromkeys(COMPONENTS, path))), truth)
 
 
 # Largest mean difference of a channel, of 1: twice what was measured with this model and image.

@@ -157,7 +157,7 @@ def test_kernels_and_modulation_table_work_on_packed_weights(precision: str, wri
         image_ids=torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
         positive=Prompt(
             sequence=draw(2, CONFIG["joint_attention_dim"]),
-            pooled=draw(CONFIG["pooled_projection_dim"]),
+            pooled_embeds=draw(CONFIG["pooled_projection_dim"]),
         ),
         negative=None,
         true_cfg=1.0,

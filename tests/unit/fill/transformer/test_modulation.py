@@ -53,7 +53,7 @@ def conditioning(config: Any, rows: int, has_own_prompts: bool, is_guided: bool)
     prompts = [
         Prompt(
             sequence=draw(*own, 2, config.joint_attention_dim, seed=seed),
-            pooled=draw(*own, config.pooled_projection_dim, seed=seed + 9),
+            pooled_embeds=draw(*own, config.pooled_projection_dim, seed=seed + 9),
         )
         for seed, own in enumerate((lead, ()))
     ]

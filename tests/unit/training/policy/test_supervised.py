@@ -69,7 +69,7 @@ def test_loss_is_flow_matching_without_guidance(conditions: Path, tmp_path: Path
                 timestep=sigma.flatten(),
                 guidance=guidance,
                 encoder_hidden_states=cond.positive.sequence,
-                pooled_projections=cond.positive.pooled,
+                pooled_projections=cond.positive.pooled_embeds,
                 txt_ids=torch.zeros(cond.positive.sequence.shape[1], 3),
                 img_ids=cond.image_ids,
                 return_dict=False,
