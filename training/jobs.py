@@ -25,7 +25,7 @@ from .data.generate import GenerateConfig, collect
 from .data.label import LABELLERS, LabelConfig, LabelReport, label
 from .evaluation.config import EvalConfig
 from .evaluation.report import Report
-from .evaluation.run import EvalModels, benchmark
+from .evaluation.run import EvalModels, evaluate
 from .judge.report import ReportConfig, report_on_judge, save_report
 from .runs.distributed import Distributed
 from .runs.files import write_text
@@ -177,7 +177,7 @@ class EvaluateJob(JsonConfig):
         )
         conditions = EditDataset(Path(self.dataset_folder))
         eval_models = eval_models or self._load(host.device)
-        report = benchmark(eval_models, conditions, config, folder, host, fill)
+        report = evaluate(eval_models, conditions, config, folder, host, fill)
         write_text(folder / "config.json", self.to_json())
         return report
 

@@ -1,4 +1,4 @@
-"""What is measured: the fields of the node OneReward Benchmark."""
+"""What is evaluated: the fields of the node OneReward Evaluate."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig(JsonConfig):
-    """Which conditions, how many images of each. The order of the fields is a promise."""
+    """Which conditions, how many images of each. The order of the fields is a promise.
+
+    Example: ``EvalConfig(split="dev", num_conditions=32)``.
+    """
 
     split: str = setting(
         ALL,
         "Which conditions: all, or if the model was trained on this folder those it has not "
-        "learned from: dev (watched in training), test (looked at by nobody before).",
+        "learned from: dev (evaluated in training), test (not used before).",
         options=(ALL, "dev", "test", "train"),
     )
     num_conditions: int = setting(

@@ -1,4 +1,14 @@
-"""What a benchmark has come to: a line per edit in, tables and a contact sheet out."""
+"""The report of an evaluation: a row per edit in, tables and a contact sheet out.
+
+``report.json`` holds every number, by task (and ``all``) and side::
+
+    {"format": 1, "config": {"split": "all", "num_conditions": 0, ...},
+     "sides": {"remove": {"model": {"edits": 12, "seam": 0.012,
+       "sound": {"share": 0.92, "low": 0.65, "high": 0.99, "count": 12}}}},
+     "votes": {"remove": {"judge": {"good": 7, "same": 2, "bad": 3,
+       "interval": [0.4, 0.89], "p": 0.34}}},
+     "chances": {"remove": {"model beside source": {"removal_quality": 0.81}}}}
+"""
 
 from __future__ import annotations
 
@@ -16,21 +26,24 @@ from ...fill.task import Dimension, Task
 from ...reward.report import wilson_interval
 from ..charts.contact_sheets import contact_sheet
 from ..charts.plots import stack
-from ..charts.tables import render_table
+from ..charts.tables import markdown_table, render_table
 from ..data.conditions import save_image
 from ..runs.files import write_text
 from .config import ALL, EvalConfig
 from .votes import BAD, GOOD, SAME, Votes, count_votes, vote
 
-MAX_SHOWN = 16
-"""Edits on the contact sheet: the first ones, whatever became of them."""
+MAX_IMAGES = 16
+"""Edits on the contact sheet: the first ones, good or bad."""
 FORMAT = 1
 Cells = list[list[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One edit. Keys of the dictionaries are ``model`` and, where there is one, ``baseline``."""
+    """One edit. Keys of the dictionaries are ``model`` and, where there is one, ``baseline``.
+
+    Example: ``Row(**json.loads(line)).is_sound("model", EvalConfig())``.
+    """
 
     key: str
     """Condition and seed."""
@@ -41,21 +54,21 @@ class Row:
     measures: dict[str, dict[str, float | None]]
     """What needs no judge, by name."""
     usable: dict[str, bool] = field(default_factory=dict)
-    """What the toy world's oracle says; empty elsewhere."""
+    """What the ground truth accepts; empty where there is none."""
     beside_source: dict[str, dict[str, float]] = field(default_factory=dict)
     """P(better than the image before the edit) by dimension; empty without a judge."""
     beside_baseline: dict[str, float] = field(default_factory=dict)
     """P(the model's is better than the baseline's) by dimension."""
 
     def is_sound(self, side: str, config: EvalConfig) -> bool:
-        """Whether no measure says that something is wrong."""
-        found = self.measures[side]
+        """Whether every measure is within its limit."""
+        measures = self.measures[side]
         limits = {"seam": config.max_seam}
         if self.task in (Task.EXTEND.value, Task.REMOVE.value):
             limits["tone"] = config.max_tone
-        values = {name: found.get(name) for name in limits}
+        values = {name: measures.get(name) for name in limits}
         is_clean = all(v is None or v <= limits[name] for name, v in values.items())
-        return is_clean and found.get("text", 1.0) == 1.0
+        return is_clean and measures.get("text", 1.0) == 1.0
 
     def is_accepted(self, side: str) -> bool | None:
         """Whether the judge prefers it to no edit at all; None if it was not asked."""
@@ -65,7 +78,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All edits."""
+    """All edits of an evaluation.
+
+    Example: ``print(evaluate(eval_models, conditions, config, folder, host).text())``.
+    """
 
     config: EvalConfig
     rows: tuple[Row, ...]
@@ -95,21 +111,22 @@ class Report:
 
     def quality_cells(self) -> Cells:
         """Return a table: a row per task and side."""
-        found = self.numbers()["sides"]
+        groups: dict[str, dict[str, dict[str, Any]]] = self.numbers()["sides"]
+        measured = {name for sides in groups.values() for side in sides.values() for name in side}
         columns = ["usable", "accepted", "sound", "seam", "tone", "texture", "text"]
-        columns = [c for c in columns if any(c in s for g in found.values() for s in g.values())]
-        rows = [
-            [name, side, str(summary["edits"]), *(_shown(summary.get(c)) for c in columns)]
-            for name, by_side in found.items()
-            for side, summary in by_side.items()
-        ]
+        columns = [column for column in columns if column in measured]
+        rows = []
+        for name, sides in groups.items():
+            for side, summary in sides.items():
+                values = [_format(summary.get(column)) for column in columns]
+                rows.append([name, side, str(summary["edits"]), *values])
         return [["task", "side", "edits", *columns], *rows]
 
     def vote_cells(self) -> Cells:
         """Return good, same and bad by task and voter; only a head if nobody votes."""
-        head = ["task", "by", GOOD, SAME, BAD, "good of decided, 95 %", "p"]
+        head = ["task", "by", GOOD, SAME, BAD, "win rate, 95 %", "p"]
         rows = [
-            [name, voter, str(v[GOOD]), str(v[SAME]), str(v[BAD]), _range(v), _p(v["p"])]
+            [name, voter, str(v[GOOD]), str(v[SAME]), str(v[BAD]), _range(v), _format(v["p"])]
             for name, voters in self.numbers()["votes"].items()
             for voter, v in voters.items()
         ]
@@ -117,118 +134,116 @@ class Report:
 
     def chance_cells(self) -> Cells:
         """Return the judge's mean P(better) by task and dimension; only a head without a judge."""
-        found = self.numbers()["chances"]
-        asked = {d for pairs in found.values() for means in pairs.values() for d in means}
-        dimensions = [d.value for d in Dimension if d.value in asked]
-        rows = [
-            [name, pair, *(f"{means[d]:.3f}" if d in means else "-" for d in dimensions)]
-            for name, pairs in found.items()
-            for pair, means in pairs.items()
-        ]
+        groups: dict[str, dict[str, dict[str, float]]] = self.numbers()["chances"]
+        present = {d for pairs in groups.values() for means in pairs.values() for d in means}
+        dimensions = [d.value for d in Dimension if d.value in present]
+        rows = []
+        for name, pairs in groups.items():
+            for pair, means in pairs.items():
+                values = [_format(means.get(dimension)) for dimension in dimensions]
+                rows.append([name, pair.replace(" beside ", " against "), *values])
         return [["task", "P(better)", *(d.replace("_", " ") for d in dimensions)], *rows]
 
     def tables(self) -> dict[str, Cells]:
-        """Return the tables that say something, each with the line above it in the text."""
-        made = {
+        """Return the tables that are not empty, each with the text above it."""
+        tables = {
             _HEAD.format(count=len(self.rows), **asdict(self.config)): self.quality_cells(),
-            "The model beside its baseline, the same conditions and seeds:": self.vote_cells(),
-            "What the judge says, by dimension (one half: neither is better):": self.chance_cells(),
+            "The model against its baseline, the same conditions and seeds:": self.vote_cells(),
+            "The judge's mean by dimension (one half: neither is better):": self.chance_cells(),
         }
-        return {note: cells for note, cells in made.items() if len(cells) > 1}
+        return {note: cells for note, cells in tables.items() if len(cells) > 1}
 
     def text(self) -> str:
         """Return the report in Markdown."""
-        parts = [f"{note}\n\n{markdown(cells)}" for note, cells in self.tables().items()]
-        return "\n\n".join(parts) + "\n"
+        sections = [f"{note}\n\n{markdown_table(cells)}" for note, cells in self.tables().items()]
+        return "\n\n".join(sections) + "\n"
 
     def _summary(self, rows: Sequence[Row], side: str) -> dict[str, Any]:
-        told: dict[str, Any] = {"edits": len(rows)}
+        """Return shares with intervals, and means of the measures, of one side."""
+        summary: dict[str, Any] = {"edits": len(rows)}
+        accepted = [row.is_accepted(side) for row in rows]
         shares = {
             "usable": [row.usable[side] for row in rows if row.usable],
-            "accepted": [yes for row in rows if (yes := row.is_accepted(side)) is not None],
+            "accepted": [value for value in accepted if value is not None],
             "sound": [row.is_sound(side, self.config) for row in rows],
         }
         for name, values in shares.items():
             if values:
                 share = fmean(values)
                 low, high = wilson_interval(share, len(values))
-                told[name] = {"share": share, "low": low, "high": high, "count": len(values)}
+                summary[name] = {"share": share, "low": low, "high": high, "count": len(values)}
         for name in ("seam", "tone", "texture", "text"):
-            found = [v for row in rows if (v := row.measures[side].get(name)) is not None]
-            if found:
-                told[name] = fmean(found)
-        return told
+            measures = [row.measures[side].get(name) for row in rows]
+            numbers = [value for value in measures if value is not None]
+            if numbers:
+                summary[name] = fmean(numbers)
+        return summary
 
     def _chances(self, rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-        """Return the mean P(better) by dimension, of each side beside the source, and of both."""
-        asked = {
+        """Return the mean P(better) by dimension: each side against the source, and both."""
+        comparisons = {
             f"{side} beside source": [row.beside_source.get(side, {}) for row in rows]
             for side in self.sides
         }
-        asked["model beside baseline"] = [row.beside_baseline for row in rows]
-        made: dict[str, dict[str, float]] = {}
-        for pair, chances in asked.items():
+        comparisons["model beside baseline"] = [row.beside_baseline for row in rows]
+        means: dict[str, dict[str, float]] = {}
+        for pair, answers in comparisons.items():
             values: dict[str, list[float]] = defaultdict(list)
-            for dimension, chance in (item for one in chances for item in one.items()):
-                values[dimension].append(chance)
+            for answer in answers:
+                for dimension, chance in answer.items():
+                    values[dimension].append(chance)
             if values:
-                made[pair] = {dimension: fmean(found) for dimension, found in values.items()}
-        return made
+                means[pair] = {dimension: fmean(chances) for dimension, chances in values.items()}
+        return means
 
     def _votes(self, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+        """Return the votes of judge and ground truth on model and baseline, where they exist."""
         if len(self.sides) < 2:
             return {}
         model, baseline = self.sides
-        oracle = [
-            float(r.usable[model]) / 2 - float(r.usable[baseline]) / 2 for r in rows if r.usable
-        ]
-        judged = [fmean(row.beside_baseline.values()) for row in rows if row.beside_baseline]
-        made = {
-            "judge": count_votes([vote(p, self.config.margin) for p in judged]),
-            "oracle": count_votes([vote(0.5 + gap, 0.0) for gap in oracle]),
+        usable = [(row.usable[model], row.usable[baseline]) for row in rows if row.usable]
+        chances = [fmean(row.beside_baseline.values()) for row in rows if row.beside_baseline]
+        by_voter = {
+            "judge": [vote(chance, self.config.margin) for chance in chances],
+            "oracle": [vote((1 + first - second) / 2, 0.0) for first, second in usable],
         }
-        return {name: votes_record(v) for name, v in made.items() if v.good + v.same + v.bad}
+        return {name: votes_record(count_votes(votes)) for name, votes in by_voter.items() if votes}
 
 
 def votes_record(votes: Votes) -> dict[str, Any]:
     """Return votes with their interval and p as JSON values."""
-    return asdict(votes) | {"interval": votes.interval, "p": votes.p}
+    counts = {GOOD: votes.num_good, SAME: votes.num_same, BAD: votes.num_bad}
+    return counts | {"interval": votes.interval, "p": votes.p}
 
 
-def markdown(cells: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown; the first row is its head."""
-    head, *rows = cells
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
-
-
-def report_image(report: Report, shown: Sequence[Sequence[Tensor]]) -> Tensor:
+def report_image(report: Report, images: Sequence[Sequence[Tensor]]) -> Tensor:
     """Draw the tables above the images, ``[1, H, W, 3]``, 0..1."""
     per_row = len(report.sides) + 1
-    columns = per_row * (2 if len(shown) > 1 else 1)
-    sheet = contact_sheet([image for row in shown for image in row], columns)[0]
+    columns = per_row * (2 if len(images) > 1 else 1)
+    sheet = contact_sheet([image for row in images for image in row], columns)[0]
     return stack([*(render_table(cells) for cells in report.tables().values()), sheet])
 
 
-def save_report(folder: Path, report: Report, shown: Sequence[Sequence[Tensor]]) -> None:
+def save_report(folder: Path, report: Report, images: Sequence[Sequence[Tensor]]) -> None:
     """Write report.json, report.md and sheet.png."""
     write_text(folder / "report.json", json.dumps(report.numbers(), indent=2) + "\n")
     write_text(folder / "report.md", report.text())
-    save_image(folder / "sheet.png", report_image(report, shown)[0])
+    save_image(folder / "sheet.png", report_image(report, images)[0])
 
 
-_HEAD = """# Benchmark
+_HEAD = """# Evaluation
 
 {count} edits, conditions of the {split} split, seed {seed}, best of {best_of} for the model.
 
-*usable*: the toy world's oracle accepts the image. *accepted*: the judge prefers it to the
-image before the edit, in what the edit is for. *sound*: no measure says that something is wrong
-(seam at most {max_seam}; extend and remove: tone at most {max_tone}; words read right, if read).
-Shares in % with 95 % intervals (Wilson). *seam*: step across the mask's border. *tone*: difference
-of the colours on its two sides. *texture*: how much busier or emptier the inside is, in powers of
-two. *words*: share of the words read right."""
+*usable*: the ground truth accepts the image. *accepted*: the judge prefers it to the image before
+the edit, in what the edit is for. *sound*: every measure is within its limit (seam at most
+{max_seam}; extend and remove: tone at most {max_tone}; all words right, if they are read). Shares
+in % with 95 % intervals (Wilson). *seam*: step across the mask's border. *tone*: difference of the
+colours on its two sides. *texture*: how much busier or emptier the inside is, in powers of two.
+*text*: share of the words read right."""
 
 
-def _shown(value: Mapping[str, float] | float | None) -> str:
+def _format(value: Mapping[str, float] | float | None) -> str:
     if value is None:
         return "-"
     if isinstance(value, Mapping):
@@ -237,9 +252,5 @@ def _shown(value: Mapping[str, float] | float | None) -> str:
 
 
 def _range(votes: Mapping[str, Any]) -> str:
-    found = votes["interval"]
-    return f"{found[0]:.2f}-{found[1]:.2f}" if found else "-"
-
-
-def _p(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    interval = votes["interval"]
+    return f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-"

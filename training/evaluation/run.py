@@ -1,9 +1,18 @@
-"""A benchmark: every condition edited by one model or two, judged, measured, and kept as files.
+"""Evaluation: one model or two edit every condition; images are judged, measured and kept as files.
 
-In its folder: ``images/<side>/`` with every candidate, ``results.jsonl`` with one line per edit,
-``report.json``, ``report.md`` and ``sheet.png``. Images are judged as they are in their files and
-lines are appended one by one, so a benchmark that stopped and went on says the same as one that did
-not stop.
+The folder of an evaluation holds ``images/<side>/`` with every candidate, ``report.json``,
+``report.md``, ``sheet.png``, ``identity.json`` (what made the results) and ``results.jsonl``, one
+line per edit (here broken into several)::
+
+    {"key": "remove-cup-3f2a-0", "condition": "remove-cup-3f2a", "task": "remove",
+     "images": {"model": "images/model/remove-cup-3f2a-0-0.png", "baseline": "images/..."},
+     "measures": {"model": {"seam": 0.01, "tone": 0.03, "texture": 0.2}, "baseline": {...}},
+     "usable": {"model": true, "baseline": false},
+     "beside_source": {"model": {"removal_quality": 0.93}, "baseline": {...}},
+     "beside_baseline": {"removal_quality": 0.71}}
+
+Images are judged as they are in their files and lines are appended one by one, so an evaluation
+that stopped and went on reports the same as one that did not stop.
 """
 
 from __future__ import annotations
@@ -29,15 +38,15 @@ from ...reward.preference import append_line, drop_torn_line
 from ...reward.qwen_vl import QwenJudge
 from ...reward.score import RankingConfig
 from ..data.conditions import Condition, EditDataset, read_image, save_image
+from ..edited_image import EditedImage
 from ..ground_truth import GroundTruth
 from ..runs.files import write_text
 from .config import EvalConfig
-from .report import MAX_SHOWN, Report, Row, save_report
+from .report import MAX_IMAGES, Report, Row, save_report
 from .votes import (
-    Edit,
-    ask,
-    ask_beside_source,
-    choose,
+    choose_conditions,
+    compare_with_baseline,
+    compare_with_source,
     measure_edit,
     view_for,
 )
@@ -50,7 +59,10 @@ _NEXT_CANDIDATE = 1_000_003
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EvalModels:
-    """Who takes part."""
+    """The models of an evaluation.
+
+    Example: ``EvalModels(model=load_fill_models(config), judge=judge)``.
+    """
 
     model: FillModels
     baseline: FillModels | None = None
@@ -64,16 +76,17 @@ class EvalModels:
 
     def identity(self) -> dict[str, Any]:
         """Return what images and judgements come from; adapters by what they hold."""
-        made: dict[str, Any] = {"judge": self.judge.identity if self.judge else ""}
+        identity: dict[str, Any] = {"judge": self.judge.identity if self.judge else ""}
         for side, models in self.sides().items():
-            made[side] = asdict(models.config) if models.config else {}
-            made[f"{side}'s adapters"] = [[_digest(a.path), a.strength] for a in models.adapters]
-        return made
+            identity[side] = asdict(models.config) if models.config else {}
+            adapters = [[_digest(adapter.path), adapter.strength] for adapter in models.adapters]
+            identity[f"{side}'s adapters"] = adapters
+        return identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Planned:
-    """An edit to be made."""
+class _Edit:
+    """A condition and a seed."""
 
     condition: Condition
     seed: int
@@ -83,11 +96,11 @@ class _Planned:
         return f"{self.condition.name}-{self.seed}"
 
     def image(self, side: str, candidate: int) -> str:
-        """Return the file of a candidate, relative to the benchmark's folder."""
+        """Return the file of a candidate, relative to the evaluation's folder."""
         return f"images/{side}/{self.key}-{candidate}.png"
 
 
-def benchmark(
+def evaluate(
     eval_models: EvalModels,
     conditions: EditDataset,
     config: EvalConfig,
@@ -111,6 +124,7 @@ def benchmark(
         JudgeError: The judge cannot answer Yes and No.
         ImportError: Words should be read without the package for it.
     """
+    # Refuse what cannot work before hours of it.
     judge = eval_models.judge
     if config.best_of > 1 and judge is None:
         raise ValueError(
@@ -119,22 +133,22 @@ def benchmark(
         )
     if judge is not None:
         _ = judge.answer_ids
-    chosen = choose(conditions, config.split, config.num_conditions)
-    conditions.check(chosen)
-    maker = _Maker(conditions, config, folder, fill or FillConfig())
-    _claim(folder, eval_models.identity() | maker.identity())
-    planned = [
-        _Planned(condition=c, seed=config.seed + k) for c in chosen for k in range(config.num_seeds)
-    ]
-    maker.make_images(eval_models.sides(), planned, host)
-    rows = _Appraiser(eval_models, maker).rows(planned, host)
+    subset = choose_conditions(conditions, config.split, config.num_conditions)
+    conditions.check(subset)
+    images = _ImageFolder(conditions, config, folder, fill or FillConfig())
+    _check_identity(folder, eval_models.identity() | images.identity())
+    # Make the images, judge and measure them, write the report.
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    edits = [_Edit(condition=condition, seed=seed) for condition in subset for seed in seeds]
+    images.make_images(eval_models.sides(), edits, host)
+    rows = _Evaluator(eval_models, images).rows(edits, host)
     report = Report(config=config, rows=tuple(rows))
-    save_report(folder, report, maker.images_of(rows[:MAX_SHOWN]))
+    save_report(folder, report, images.images_of(rows[:MAX_IMAGES]))
     return report
 
 
-class _Maker:
-    """Makes images and finds them again."""
+class _ImageFolder:
+    """Makes images and reads them again."""
 
     def __init__(
         self, conditions: EditDataset, config: EvalConfig, folder: Path, fill: FillConfig
@@ -142,51 +156,51 @@ class _Maker:
         self.conditions, self.config, self.folder, self.fill = conditions, config, folder, fill
 
     def make_images(
-        self, sides: Mapping[str, FillModels], planned: Sequence[_Planned], host: Host
+        self, sides: Mapping[str, FillModels], edits: Sequence[_Edit], host: Host
     ) -> None:
         """Make what is missing, one model after the other, so that each is loaded once."""
-        wanted = [
-            (side, models, edit, candidate)
-            for side, models in sides.items()
-            for edit in planned
+        images = [
+            (side, edit, candidate)
+            for side in sides
+            for edit in edits
             for candidate in range(self.num_candidates(side))
         ]
-        for place, (side, models, edit, candidate) in enumerate(wanted):
+        for index, (side, edit, candidate) in enumerate(images):
             path = self.folder / edit.image(side, candidate)
             if path.exists():
                 continue
             host.check_cancelled()
-            request = self.conditions.request(
-                edit.condition,
-                seed=(edit.seed + _NEXT_CANDIDATE * candidate) % 2**31,
-                config=self.fill,
-            )
-            step = WrappedHost(host, share=(place, len(wanted)))
-            made = run_fill(request, models, step).image[0]
+            seed = (edit.seed + _NEXT_CANDIDATE * candidate) % 2**31
+            request = self.conditions.request(edit.condition, seed=seed, config=self.fill)
+            step = WrappedHost(host, share=(index, len(images)))
+            result = run_fill(request, sides[side], step)
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_image(path, made)
+            save_image(path, result.image[0])
         host.progress(1, 1)
 
     def num_candidates(self, side: str) -> int:
         """Return how many candidates a side makes per edit."""
         return self.config.best_of if side == MODEL else 1
 
-    def edit(self, planned: _Planned, file: str) -> Edit:
+    def edited_image(self, edit: _Edit, file: str) -> EditedImage:
         """Read an edit from its file."""
-        image, mask = self.conditions.images(planned.condition)
-        output_image = read_image(self.folder / file)
-        return Edit(condition=planned.condition, source=image[0], mask=mask[0], image=output_image)
+        sources, masks = self.conditions.images(edit.condition)
+        return EditedImage(
+            condition=edit.condition,
+            source=sources[0].permute(2, 0, 1),  # [3, H, W]
+            mask=masks[0],  # [H, W]
+            image=read_image(self.folder / file).permute(2, 0, 1),  # [3, H, W]
+        )
 
     def images_of(self, rows: Sequence[Row]) -> list[list[Tensor]]:
-        """Return source, model's and baseline's image of every row."""
-        by_name = {c.name: c for c in self.conditions.conditions}
-        return [
-            [
-                self.conditions.images(by_name[row.condition])[0][0],
-                *(read_image(self.folder / name) for name in row.images.values()),
-            ]
-            for row in rows
-        ]
+        """Return source, model's and baseline's image ``[H, W, 3]`` of every row."""
+        by_name = {condition.name: condition for condition in self.conditions.conditions}
+        images = []
+        for row in rows:
+            sources, _ = self.conditions.images(by_name[row.condition])
+            results = [read_image(self.folder / name) for name in row.images.values()]
+            images.append([sources[0], *results])
+        return images
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that images and judgements depend on."""
@@ -194,95 +208,99 @@ class _Maker:
         return settings | {"settings": asdict(self.fill)}
 
 
-class _Appraiser:
-    """Judges and measures finished images; a line per edit."""
+class _Evaluator:
+    """Judges and measures finished images; a row per edit."""
 
-    def __init__(self, eval_models: EvalModels, maker: _Maker) -> None:
-        self._judge, self._maker, self._truth = eval_models.judge, maker, eval_models.truth
+    def __init__(self, eval_models: EvalModels, images: _ImageFolder) -> None:
+        self._judge, self._truth, self._images = eval_models.judge, eval_models.truth, images
         self._sides = list(eval_models.sides())
 
-    def rows(self, planned: Sequence[_Planned], host: Host) -> list[Row]:
+    def rows(self, edits: Sequence[_Edit], host: Host) -> list[Row]:
         """Return a row per edit, in order; those of an earlier run are read."""
-        path = self._maker.folder / RESULTS
+        path = self._images.folder / RESULTS
         drop_torn_line(path)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        known = {row.key: row for row in (Row(**json.loads(line)) for line in lines)}
-        for place, edit in enumerate(planned):
-            if edit.key not in known:
-                host.progress(place, len(planned))
-                known[edit.key] = row = self._row(edit, host)
+        stored = [Row(**json.loads(line)) for line in lines]
+        rows = {row.key: row for row in stored}
+        for index, edit in enumerate(edits):
+            if edit.key not in rows:
+                host.progress(index, len(edits))
+                rows[edit.key] = row = self._row(edit, host)
                 append_line(path, json.dumps(asdict(row), ensure_ascii=False))
-        return [known[edit.key] for edit in planned]
+        return [rows[edit.key] for edit in edits]
 
-    def _row(self, planned: _Planned, host: Host) -> Row:
-        config, judge = self._maker.config, self._judge
-        files = {side: self._chosen(planned, side, host) for side in self._sides}
-        edits = {side: self._maker.edit(planned, file) for side, file in files.items()}
-        usable = self._usable(planned.condition, edits)
-        beside: dict[str, dict[str, float]] = {}
-        duel: dict[str, float] = {}
-        if judge is not None:
-            beside = {s: _by_name(ask_beside_source(judge, e, host)) for s, e in edits.items()}
-            if BASELINE in edits:
-                duel = _by_name(ask(judge, edits[MODEL], edits[BASELINE].image, host))
+    def _row(self, edit: _Edit, host: Host) -> Row:
+        # Of several candidates only the best is evaluated.
+        files = {side: self._best_file(edit, side, host) for side in self._sides}
+        results = {side: self._images.edited_image(edit, file) for side, file in files.items()}
+        # Compare with the source, and the model with its baseline.
+        beside_source: dict[str, dict[str, float]] = {}
+        beside_baseline: dict[str, float] = {}
+        if self._judge is not None:
+            for side, result in results.items():
+                beside_source[side] = _by_name(compare_with_source(self._judge, result, host))
+            if BASELINE in results:
+                pair = results[MODEL], results[BASELINE]
+                beside_baseline = _by_name(compare_with_baseline(self._judge, *pair, host))
+        read_text = self._images.config.read_text
         return Row(
-            key=planned.key,
-            condition=planned.condition.name,
-            task=planned.condition.task.value,
+            key=edit.key,
+            condition=edit.condition.name,
+            task=edit.condition.task.value,
             images=files,
-            measures={s: measure_edit(edit, config.read_text) for s, edit in edits.items()},
-            usable=dict(zip(edits, usable, strict=True)) if usable else {},
-            beside_source=beside,
-            beside_baseline=duel,
+            measures={side: measure_edit(result, read_text) for side, result in results.items()},
+            usable=self._usable(edit.condition, results),
+            beside_source=beside_source,
+            beside_baseline=beside_baseline,
         )
 
-    def _usable(self, condition: Condition, edits: Mapping[str, Edit]) -> list[bool] | None:
-        """Return which sides' images the ground truth takes; None where nothing is known."""
+    def _usable(self, condition: Condition, results: Mapping[str, EditedImage]) -> dict[str, bool]:
+        """Return which sides' images the ground truth accepts; empty where it knows nothing."""
         if self._truth is None or not self._truth.knows(condition.name):
-            return None
-        images = torch.stack([edit.image for edit in edits.values()])  # [N, H, W, 3]
-        return self._truth.usable(condition.name, images.permute(0, 3, 1, 2))
+            return {}
+        images = torch.stack([result.image for result in results.values()])  # [N, 3, H, W]
+        return dict(zip(results, self._truth.usable(condition.name, images), strict=True))
 
-    def _chosen(self, planned: _Planned, side: str, host: Host) -> str:
+    def _best_file(self, edit: _Edit, side: str, host: Host) -> str:
         """Return the file of a side's image: of several candidates the one the judge prefers."""
-        files = [planned.image(side, k) for k in range(self._maker.num_candidates(side))]
+        files = [edit.image(side, k) for k in range(self._images.num_candidates(side))]
         if len(files) == 1 or self._judge is None:
             return files[0]
-        first = self._maker.edit(planned, files[0])
-        candidates = torch.stack([read_image(self._maker.folder / name) for name in files])
+        candidates = [read_image(self._images.folder / file) for file in files]
         ranking = rank_candidates(
             self._judge,
-            candidates,
-            chosen_queries(planned.condition.task, planned.condition.full_prompt),
+            torch.stack(candidates),  # [N, H, W, 3]
+            chosen_queries(edit.condition.task, edit.condition.full_prompt),
             WrappedHost(host, quiet=True),
-            view_for(self._judge, first.source, first.mask),
+            view_for(self._judge, self._images.edited_image(edit, files[0])),
             RankingConfig(),
         )
         return files[ranking.order[0]]
 
 
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse a folder with results of something else."""
+def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Note what results in a folder come from; ValueError if it has those of something else."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / IDENTITY
     if not path.exists():
         write_text(path, json.dumps(identity, indent=2) + "\n")
         return
     before = json.loads(path.read_text(encoding="utf-8"))
-    changed = sorted(k for k in before.keys() | identity.keys() if before.get(k) != identity.get(k))
-    if changed:
+    keys = sorted(before.keys() | identity.keys())
+    differences = [key for key in keys if before.get(key) != identity.get(key)]
+    if differences:
         raise ValueError(
-            f"{folder} holds results of another {', '.join(changed)}; choose another name, or "
+            f"{folder} holds results of another {', '.join(differences)}; choose another name, or "
             "delete the folder"
         )
 
 
 def _digest(path: Path) -> str:
-    made = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            made.update(piece)
-    return made.hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _by_name(chances: Mapping[Dimension, float]) -> dict[str, float]:

@@ -1,11 +1,10 @@
-"""What can be said of finished edits: by a judge, by measures."""
+"""How finished edits are judged: by a judge in comparisons, by measures that need none."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from torch import Tensor
 
@@ -19,9 +18,10 @@ from ...reward.query import Query, queries_for
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import sign_test, wilson_interval
 from ..data.conditions import Condition, EditDataset, spread
+from ..edited_image import EditedImage
 
 GOOD, SAME, BAD = "good", "same", "bad"
-_ASKED_FOR = {
+_PURPOSE = {
     Task.FILL: {Dimension.TEXT_ALIGNMENT},
     Task.TEXT: {Dimension.TEXT_ALIGNMENT},
     Task.REMOVE: {Dimension.REMOVAL_QUALITY},
@@ -31,127 +31,114 @@ _ASKED_FOR = {
 everything, the others only there. An untouched photograph cannot be beaten in consistency."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Edit:
-    """A condition and what became of it."""
-
-    condition: Condition
-    source: Tensor
-    """``[H, W, 3]``, 0..1; likewise the image."""
-    mask: Tensor
-    """``[H, W]``, 1 = repainted."""
-    image: Tensor
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Votes:
-    """How often the first of two is good, the same or bad beside the second."""
+    """How often the first of two images is good, the same or bad compared with the second.
 
-    good: int
-    same: int
-    bad: int
+    Example: ``count_votes(["good", "bad", "same"]).interval``.
+    """
+
+    num_good: int
+    num_same: int
+    num_bad: int
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval (Wilson) of good among good and bad; None if nothing is decided."""
-        decided = self.good + self.bad
-        return wilson_interval(self.good / decided, decided) if decided else None
+        """95 % interval (Wilson) of the win rate, good of decided; None if nothing is decided."""
+        decided = self.num_good + self.num_bad
+        return wilson_interval(self.num_good / decided, decided) if decided else None
 
     @property
     def p(self) -> float | None:
         """Two-sided sign test of good against bad; None if nothing is decided."""
-        return sign_test(self.good, self.bad) if self.good + self.bad else None
+        return sign_test(self.num_good, self.num_bad) if self.num_good + self.num_bad else None
 
 
-def choose(conditions: EditDataset, split: str, num: int) -> list[Condition]:
+def choose_conditions(conditions: EditDataset, split: str, num: int) -> list[Condition]:
     """Return conditions of a split (or ``all``), the tasks in turn, at most ``num`` (0 = all).
 
     Raises:
         ValueError: There is none.
     """
-    found = [c for c in conditions.conditions if split in ("all", split_of(c.name))]
-    if not found:
+    pool = [c for c in conditions.conditions if split in ("all", split_of(c.name))]
+    if not pool:
         raise ValueError(
             f"{conditions.folder} has no conditions of its {split} split, which takes a tenth of "
             "all; make more, or choose another split"
         )
-    return spread(found, num or len(found))
+    return spread(pool, num or len(pool))
 
 
 def vote(chance: float, margin: float) -> str:
-    """Return what P(first is better) says, where nearer to one half than ``margin`` is same."""
+    """Turn P(first is better) into a vote; at most ``margin`` from one half is ``same``."""
     if abs(chance - 0.5) <= margin:
         return SAME
     return GOOD if chance > 0.5 else BAD
 
 
 def count_votes(votes: Sequence[str]) -> Votes:
-    """Count them."""
-    return Votes(good=votes.count(GOOD), same=votes.count(SAME), bad=votes.count(BAD))
+    """Count the votes of each kind."""
+    return Votes(num_good=votes.count(GOOD), num_same=votes.count(SAME), num_bad=votes.count(BAD))
 
 
-def view_for(judge: QwenJudge, source: Tensor, mask: Tensor) -> View:
+def view_for(judge: QwenJudge, edit: EditedImage) -> View:
     """Return the view that a judge was trained with, of one edit."""
-    return View(kind=judge.notes.get("view", VIEWS[0]), mask=mask[None], source=source[None])
+    source = edit.source.permute(1, 2, 0)[None]  # [1, H, W, 3]
+    return View(kind=judge.notes.get("view", VIEWS[0]), mask=edit.mask[None], source=source)
 
 
-def ask(judge: QwenJudge, edit: Edit, baseline: Tensor, host: Host) -> dict[Dimension, float]:
-    """Return P(the edit is better than a baseline ``[H, W, 3]``) per dimension, both orders averaged.
+def compare_with_baseline(
+    judge: QwenJudge, edit: EditedImage, baseline: EditedImage, host: Host
+) -> dict[Dimension, float]:
+    """Return P(the edit is better than the baseline's) per dimension, both orders averaged.
 
     Raises:
         JudgeError: The judge cannot answer Yes and No.
     """
-    return _asked(judge, edit, baseline, queries_for(edit.condition.task, _prompt(edit)), host)
+    queries = queries_for(edit.condition.task, edit.condition.full_prompt)
+    return _compare(judge, edit, baseline.image, queries, host)
 
 
-def ask_beside_source(judge: QwenJudge, edit: Edit, host: Host) -> dict[Dimension, float]:
+def compare_with_source(judge: QwenJudge, edit: EditedImage, host: Host) -> dict[Dimension, float]:
     """Return P(the edit is better than the image before it), in what the edit is for.
 
     Empty for a fill without a prompt: nothing was asked for.
     """
     task = edit.condition.task
-    queries = [q for q in queries_for(task, _prompt(edit)) if q.dimension in _ASKED_FOR[task]]
-    return _asked(judge, edit, edit.source, queries, host) if queries else {}
+    queries = queries_for(task, edit.condition.full_prompt)
+    queries = [query for query in queries if query.dimension in _PURPOSE[task]]
+    return _compare(judge, edit, edit.source, queries, host) if queries else {}
 
 
-def measure_edit(edit: Edit, read_text: bool = False) -> dict[str, float | None]:
-    """Return what needs no judge, by name; None where it cannot be said.
+def measure_edit(edit: EditedImage, read_text: bool = False) -> dict[str, float | None]:
+    """Return what needs no judge, by name; None where it cannot be measured.
 
     ``seam``: the visible step across the mask's border. ``tone``: how far the colours on its two
     sides are apart. ``texture``: how much busier or emptier the inside is, in powers of two.
-    ``words``: share of the words that are readable, if asked for. The border is that of the
+    ``text``: share of the words that are readable, if asked for. The border is that of the
     condition's own mask, whatever grew it.
     """
-    image, mask = edit.image[None], edit.mask[None]
-    made: dict[str, float | None] = {
-        "seam": _number(seam_step(image, mask).clamp(min=0)),
-        "tone": _number(tone_step(image, mask)),
-        "texture": _number(texture_gap(image, mask)),
+    image, mask = edit.image.permute(1, 2, 0)[None], edit.mask[None]  # [1, H, W, 3], [1, H, W]
+    measures: dict[str, float | None] = {
+        "seam": _finite(seam_step(image, mask).clamp(min=0)),
+        "tone": _finite(tone_step(image, mask)),
+        "texture": _finite(texture_gap(image, mask)),
     }
     if read_text and edit.condition.task is Task.TEXT:
-        made["text"] = text_correct(image, edit.condition.text)[0]
-    return made
+        measures["text"] = text_correct(image, edit.condition.text)[0]
+    return measures
 
 
-def mean_chance(chances: dict[Dimension, float]) -> float:
-    """Return the mean over the dimensions."""
-    return fmean(chances.values())
-
-
-def _asked(
-    judge: QwenJudge, edit: Edit, baseline: Tensor, queries: Sequence[Query], host: Host
+def _compare(
+    judge: QwenJudge, edit: EditedImage, opponent: Tensor, queries: Sequence[Query], host: Host
 ) -> dict[Dimension, float]:
-    view = view_for(judge, edit.source, edit.mask)
-    pair = (edit.image[None], baseline[None])
-    # Images are the long part and have moved the bar.
-    (said,) = score_pairs(judge, pair, queries, WrappedHost(host, quiet=True), view)
-    return said.probabilities
+    """Return P(the edit is better than another image ``[3, H, W]``) per dimension."""
+    first, second = (image.permute(1, 2, 0)[None] for image in (edit.image, opponent))
+    # Making the images is the long part and has moved the bar.
+    silent = WrappedHost(host, quiet=True)
+    (judgement,) = score_pairs(judge, (first, second), queries, silent, view_for(judge, edit))
+    return judgement.probabilities
 
 
-def _prompt(edit: Edit) -> str:
-    return edit.condition.full_prompt
-
-
-def _number(value: Tensor) -> float | None:
-    number = float(value)
-    return None if math.isnan(number) else number
+def _finite(value: Tensor) -> float | None:
+    return None if math.isnan(float(value)) else float(value)

@@ -1,4 +1,4 @@
-"""The benchmark: resumable, the same however often it stopped, and right about what it counts."""
+"""Evaluation: it goes on where it stopped with the same result, and counts right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from onereward.training.data.conditions import EditDataset, read_image
 from onereward.training.data.edit_dataset import EditDatasetConfig
 from onereward.training.evaluation.config import EvalConfig
 from onereward.training.evaluation.report import Report, Row
-from onereward.training.evaluation.run import EvalModels, benchmark
+from onereward.training.evaluation.run import EvalModels, evaluate
 from onereward.training.evaluation.votes import GOOD, SAME, count_votes, vote
 from onereward.training.jobs import EvaluateJob
 from support.hosts import CancelledError, RecordingHost
@@ -47,8 +47,8 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> QwenJudge:
 @pytest.fixture(scope="module")
 def conditions(tmp_path_factory: pytest.TempPathFactory) -> EditDataset:
     folder = tmp_path_factory.mktemp("conditions")
-    made = EditDatasetConfig(num_conditions=NUM)
-    return make_from_world(folder, Split.TEST, made, LocalHost("cpu"))
+    config = EditDatasetConfig(num_conditions=NUM)
+    return make_from_world(folder, Split.TEST, config, LocalHost("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def eval_models(judge: QwenJudge) -> EvalModels:
 def whole(
     eval_models: EvalModels, conditions: EditDataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Report]:
-    """A benchmark of two candidates that was never stopped."""
+    """An evaluation of two candidates that was never stopped."""
     folder = tmp_path_factory.mktemp("whole")
     config = EvalConfig(best_of=2, margin=0.0)
-    return folder, benchmark(eval_models, conditions, config, folder, RecordingHost(), FAST)
+    return folder, evaluate(eval_models, conditions, config, folder, RecordingHost(), FAST)
 
 
 def test_one_that_stops_comes_to_the_same(
@@ -75,7 +75,7 @@ def test_one_that_stops_comes_to_the_same(
     while True:
         host = RecordingHost(cancel_at_call=40)
         try:
-            benchmark(eval_models, conditions, config, tmp_path, host, FAST)
+            evaluate(eval_models, conditions, config, tmp_path, host, FAST)
             break
         except CancelledError:
             calls += 1
@@ -94,8 +94,8 @@ def test_images_are_those_of_the_edits_alone(
     condition = next(c for c in conditions.conditions if c.name == row.condition)
     request = conditions.request(condition, seed=0, config=FAST)
     expected = run_fill(request, bundled_models(), RecordingHost()).image[0]
-    found = read_image(folder / row.images["baseline"])
-    assert (found - expected).abs().max() <= 0.5 / 255 + 1e-6
+    image = read_image(folder / row.images["baseline"])
+    assert (image - expected).abs().max() <= 0.5 / 255 + 1e-6
 
 
 def test_the_judge_is_asked_about_the_files_in_both_orders(
@@ -111,11 +111,11 @@ def test_the_judge_is_asked_about_the_files_in_both_orders(
                 forth, back = float(judge.ask(a, b, [query])), float(judge.ask(b, a, [query]))
             expected = (forth + 1 - back) / 2
             assert row.beside_baseline[query.dimension.value] == pytest.approx(expected, abs=1e-5)
-        asked = set(row.beside_source["model"])
+        dimensions = set(row.beside_source["model"])
         if condition.task is Task.EXTEND:
-            assert asked == set(row.beside_baseline)
+            assert dimensions == set(row.beside_baseline)
         else:
-            assert len(asked) == 1
+            assert len(dimensions) == 1
 
 
 def test_the_judge_keeps_the_candidate_it_prefers(
@@ -124,20 +124,20 @@ def test_the_judge_keeps_the_candidate_it_prefers(
     folder, report = whole
     for row in report.rows:
         condition = next(c for c in conditions.conditions if c.name == row.condition)
-        chosen = row.images["model"]
-        (other,) = {f"{chosen[:-5]}{k}.png" for k in "01"} - {chosen}
+        best = row.images["model"]
+        (worst,) = {f"{best[:-5]}{k}.png" for k in "01"} - {best}
         queries = queries_for(condition.task, condition.full_prompt)
-        files = [read_image(folder / name).permute(2, 0, 1) for name in (chosen, other)]
+        files = [read_image(folder / name).permute(2, 0, 1) for name in (best, worst)]
         with torch.no_grad():
             a, b = judge.encode_images(files)
             assert (judge.ask(a, b, queries) - judge.ask(b, a, queries)).mean() >= -1e-5
 
 
-def row(task: Task, number: int, **changes: Any) -> Row:
+def row(task: Task, index: int, **changes: Any) -> Row:
     measures = {"seam": 0.01, "tone": 0.0, "texture": 0.1}
     values: dict[str, Any] = {
-        "key": f"{task.value}-{number}",
-        "condition": f"{task.value}-{number}",
+        "key": f"{task.value}-{index}",
+        "condition": f"{task.value}-{index}",
         "task": task.value,
         "images": {"model": "m.png", "baseline": "r.png"},
         "measures": {"model": measures, "baseline": measures},
@@ -197,7 +197,7 @@ def test_a_vote_near_one_half_is_the_same() -> None:
     assert vote(0.55, 0.05) == SAME or vote(0.5499, 0.05) == SAME
     assert vote(0.56, 0.05) == GOOD
     votes = count_votes([vote(p, 0.0) for p in (0.5, 0.51, 0.49, 0.2)])
-    assert (votes.good, votes.same, votes.bad) == (1, 1, 2)
+    assert (votes.num_good, votes.num_same, votes.num_bad) == (1, 1, 2)
     assert votes.interval == wilson_interval(1 / 3, 3)
 
 
@@ -207,13 +207,13 @@ def test_results_of_something_else_are_refused(
     folder, config = whole[0], EvalConfig(best_of=2)
     host = RecordingHost()
     with pytest.raises(ValueError, match="results of another best_of"):
-        benchmark(eval_models, conditions, replace(config, best_of=3), folder, host, FAST)
+        evaluate(eval_models, conditions, replace(config, best_of=3), folder, host, FAST)
     with pytest.raises(ValueError, match="results of another settings"):
-        benchmark(eval_models, conditions, config, folder, host, FillConfig(steps=3))
+        evaluate(eval_models, conditions, config, folder, host, FillConfig(steps=3))
     with pytest.raises(ValueError, match="results of another best_of, judge"):
-        benchmark(replace(eval_models, judge=None), conditions, EvalConfig(), folder, host)
+        evaluate(replace(eval_models, judge=None), conditions, EvalConfig(), folder, host)
     with pytest.raises(ValueError, match="no judge to choose"):
-        benchmark(replace(eval_models, judge=None), conditions, config, folder, host, FAST)
+        evaluate(replace(eval_models, judge=None), conditions, config, folder, host, FAST)
 
 
 def test_the_command_line_measures_without_a_judge(
