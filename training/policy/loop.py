@@ -1,42 +1,48 @@
 """OneReward's reinforcement learning, alg. 1 and alg. 2: :meth:`PolicyTrainer.train_step`.
 
 Departures from the paper (arXiv 2508.21066, sec. 4.4), each a setting of
-:class:`~.policy.config.PolicyTrainConfig`:
+:class:`~.policy.config.PolicyTrainConfig` with this default:
 
-==================  ======================  ====================================================
-setting             paper                   here, and why
-==================  ======================  ====================================================
-mode                all weights             ``lora``: trains on one GPU, plugs into every loader
-learning_rate       1e-5                    1e-4: suits a LoRA; 5e-4 was hacked, see below
-warmup_steps        not stated              10: Adam's averages are of too few steps at first
-max_grad_norm           not stated              1.0: a single steep step must not undo the others
-reward_cap          lambda, not stated      0.9: the value of the trials, not compared with others
-t1, t2              not stated              0.2 and 0.95 of the schedule: before that a prediction
-                                            is a blur that no judge was trained on; from 0.5 or
-                                            0.75 on, less is spoilt (docs/rl-notes.md)
-ema_decay           not stated              0.99: an average over the last hundred steps
-result              not stated              the policy: a short run hardly shows in its average,
-                                            which a long one had better save (docs/rl-notes.md)
-sampling_steps,     not stated              as the model's recipe: what users sample with
-true_cfg, guidance
-steps               about 8000              8000
-weight_*            fill 50 % incl. text    25 % each: text is counted by itself
-ensemble            one judge               as many as are given: their mean, or the worst answer
-gate                none                    0.75: cells that the judge cannot judge got worse
-paste_back          not stated              on: users never see what the model paints outside
-shift, blur, noise  none                    off; against lattices that please the judge
-kl_weight                none                    off; against drifting away from the start
-reference_pool      none: a new reference   off; reuses references, which halves the time
-                    every time
-checkpoint choice   not stated              best look at held-out conditions (held-out judge)
-==================  ======================  ====================================================
+======================  =====================  ================================================
+setting                 paper                  default here, and why
+======================  =====================  ================================================
+mode                    all weights            ``lora``: trains on one GPU, and every loader
+                                               reads the file
+learning_rate           1e-5                   -1: 1e-4 for a LoRA, the paper's 1e-5 for all
+                                               weights; with 5e-4 only the reward rose, see below
+warmup_steps            not stated             10: Adam's first averages are of too few steps
+max_grad_norm           not stated             1.0: one steep step must not undo the others
+steps                   about 8000             8000
+reward_cap              lambda, not stated     0.9: the value of the trials, the only one tried
+t1, t2                  not stated             0.2 and 0.95 of the schedule: before that a
+                                               prediction is a blur that no judge was trained on;
+                                               from 0.5 or 0.75 on, less is spoilt (rl-notes.md)
+ema_decay               not stated             0.99: an average over the last hundred steps
+saved_weights           not stated             ``policy``: a short run hardly shows in its
+                                               average; a long one had better save that
+sampling_steps,         not stated             -1: the model's recipe, which users sample with
+true_cfg, guidance,
+target_size
+weight_*                fill 50 % incl. text   25 % each: text is counted by itself
+min_judge_accuracy      none                   0.75: cells that the judge cannot judge got worse
+ensemble                one judge              ``mean`` of all judges that are given
+paste_back              not stated             on: users never see what is painted outside
+shift, blur, noise      none                   0: off; against lattices that please the judge
+kl_weight               none                   0: off; against drifting away from the start
+reference_pool          0: a new reference     0; more reuses references, in half the time
+                        every time
+eval_every, eval_judge  not stated             100: the best checkpoint on held-out conditions
+                                               counts, by a judge of its own where there is one
+gradient_checkpointing  not stated             ``blocks``: the same numbers in much less memory,
+                                               up to a third slower
+======================  =====================  ================================================
 
 The paper draws a t per iteration and does not say whether the edits of a batch share it. Here they
 do, so that they pass through the model together; task, condition and noises are each edit's own.
 
-The values measured were measured on the procedural world with a prototype: LoRA of rank 16, batch
-16, 100 to 170 steps; learning rate 1e-4 raised the oracle's output where the judge was accurate,
-5e-4 raised only the reward.
+The values were measured on the procedural world with a prototype: LoRA of rank 16, batch 16, 100 to
+170 steps; learning rate 1e-4 raised the oracle's scores where the judge was accurate, 5e-4 raised
+only the reward.
 
 Colours of judged images are not corrected as :func:`~..fill.pipeline.run_fill` does: the
 correction is a function of kept pixels and would only add noise to the comparison.
@@ -48,22 +54,21 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from ...fill.host import Host
-from ...fill.models import FillModels
 from ...fill.sampling.guidance import make_velocity
 from ...fill.sampling.sampler import Velocity, predict_x0, sample
 from ...fill.transformer.fused import use_kernels
 from ...fill.transformer.modulation import make_table
 from ..runs.directory import TrainState
 from ..runs.distributed import Distributed
-from ..runs.loop import NonFiniteError
+from ..runs.loop import NonFiniteError, warmup_scale
 from .config import PolicyTrainConfig
 from .forecast import policy_bytes
 from .references import ReferenceStore
@@ -72,18 +77,11 @@ from .samples import Batch, SampleSource
 from .weights import Policy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TrainerContext:
-    """What a trainer works with, whatever it trains."""
-
-    models: FillModels
-    host: Host
-    processes: Distributed
-    references: ReferenceStore
-
-
 class PolicyTrainer:
-    """A policy, what it edits, and what rewards it."""
+    """A policy, what it edits, and what rewards it.
+
+    Example: ``PolicyTrainer(config, policy, source, reward, host, Distributed()).train_step()``.
+    """
 
     def __init__(
         self,
@@ -91,13 +89,15 @@ class PolicyTrainer:
         policy: Policy,
         source: SampleSource,
         reward: Reward,
-        surroundings: TrainerContext,
+        host: Host,
+        processes: Distributed,
     ) -> None:
         self.config, self.policy, self.source, self.reward = config, policy, source, reward
-        self.models, self.host = surroundings.models, surroundings.host
-        self.processes, self.references = surroundings.processes, surroundings.references
+        self.host, self.processes, self.models = host, processes, policy.models
+        self.references = ReferenceStore(Path(config.run_folder) / "references")
         self.step = 0
         self.is_updating = False
+        """Whether weights and optimiser are half changed: no state to save."""
 
     def train_step(self) -> dict[str, float]:
         """Do one iteration; return loss, gradient norm and the mean reward per cell.
@@ -106,12 +106,13 @@ class PolicyTrainer:
         computed twice, so that judge and policy never hold activations at the same time.
 
         Raises:
-            NonFiniteError: Loss or gradient is no number; nothing has been changed.
+            NonFiniteError: Loss or gradient is not finite; nothing has been changed.
         """
         config, policy = self.config, self.policy
         policy.clear_gradients()
         batches, stop_index = self.source.draw(self.step, self.processes.rank, self.processes.count)
 
+        # Rollouts of reference and policy, without gradient: packed latents [B, S, 4C] each.
         with self.policy_resident(batches), torch.no_grad():
             with policy.as_reference():
                 references = [self.reference_of(batch) for batch in batches]
@@ -121,11 +122,13 @@ class PolicyTrainer:
             ]
             kl_gradients = self.kl_gradients(batches, x_t, velocities, stop_index)
 
+        # The reward of the predicted x0, and its gradient there.
         outputs = [
             self.reward.judge(batch, predict_x0(x, batch.sigmas[stop_index], v), reference)
             for batch, x, v, reference in zip(batches, x_t, velocities, references, strict=True)
         ]
 
+        # The same velocities once more, with gradient, and back through the policy.
         with self.policy_resident(batches), torch.enable_grad():
             for batch, x, output, kl_gradient in zip(
                 batches, x_t, outputs, kl_gradients, strict=True
@@ -137,13 +140,13 @@ class PolicyTrainer:
             return self.update(outputs)
 
     def rollout(self, batch: Batch, noise: Tensor, stop_index: int) -> Tensor:
-        """Return where ``stop_index`` Euler steps lead from the noise."""
+        """Return x_t: packed latents after ``stop_index`` Euler steps from the noise."""
         sigmas = batch.sigmas[: stop_index + 1]
         with use_kernels(self.models.kernels):
             return sample(self.model(batch, sigmas[:-1]), noise, sigmas)
 
     def velocity(self, batch: Batch, x: Tensor, stop_index: int) -> Tensor:
-        """Return the model's prediction after ``stop_index`` steps; with or without gradient the same."""
+        """Return the model's prediction after ``stop_index`` steps, ``[B, S, 4C]``."""
         return self.model(batch)(x, batch.sigmas[stop_index])
 
     def model(self, batch: Batch, sigmas: Tensor | None = None) -> Velocity:
@@ -169,14 +172,14 @@ class PolicyTrainer:
             return torch.zeros_like(batch.noise)
         if not self.config.reference_pool:
             return self.rollout(batch, batch.reference_noise, steps)
-        known = [self.references.get(s) for s in batch.samples]
-        missing = [s for s, found in zip(batch.samples, known, strict=True) if found is None]
-        for part in self.source.batches(list(enumerate(missing)), self.step):
-            made = self.rollout(part, part.reference_noise, steps)
-            for one, latents in zip(part.samples, made, strict=True):
-                self.references.put(one, latents)
-        found = [self.references.get(s) for s in batch.samples]
-        return torch.stack([f for f in found if f is not None]).to(batch.noise.device)
+        missing = [edit for edit in batch.samples if self.references.get(edit) is None]
+        for group in self.source.batches(list(enumerate(missing)), self.step):
+            rollouts = self.rollout(group, group.reference_noise, steps)  # [B, S, 4C]
+            for edit, latents in zip(group.samples, rollouts, strict=True):
+                self.references.put(edit, latents)
+        references = [self.references.get(edit) for edit in batch.samples]
+        stored = [latents for latents in references if latents is not None]
+        return torch.stack(stored).to(batch.noise.device)  # [B, S, 4C]
 
     def kl_gradients(
         self,
@@ -185,16 +188,18 @@ class PolicyTrainer:
         velocities: Sequence[Tensor],
         stop_index: int,
     ) -> list[Tensor]:
-        """Return the gradient at the velocity of ``kl_weight * mean((velocity - reference's)^2)``."""
+        """Return d / d velocity of ``kl_weight * mean((velocity - reference's)^2)``."""
         if not self.config.kl_weight:
             return [torch.zeros_like(v) for v in velocities]
         with self.policy.as_reference():
-            theirs = [self.velocity(b, x, stop_index) for b, x in zip(batches, x_t, strict=True)]
+            references = [
+                self.velocity(b, x, stop_index) for b, x in zip(batches, x_t, strict=True)
+            ]
         scale = 2 * self.config.kl_weight
-        return [scale * (v - w) / v[0].numel() for v, w in zip(velocities, theirs, strict=True)]
+        return [scale * (v - w) / v[0].numel() for v, w in zip(velocities, references, strict=True)]
 
     def update(self, outputs: Sequence[RewardOutput]) -> dict[str, float]:
-        """Join the processes, shorten the gradient, do the optimiser's step; return the record."""
+        """Sum gradients over processes, clip them, do the optimiser's step; return the record."""
         config, policy = self.config, self.policy
         policy.all_reduce_gradients(self.processes)
         record = self.means(outputs)
@@ -206,25 +211,26 @@ class PolicyTrainer:
                 f"nothing was changed, the state before it is kept in {config.run_folder}: go on "
                 "from there with a lower learning_rate or another precision"
             )
-        warm = min(1.0, (self.step + 1) / (config.warmup_steps + 1))
+        # Full rate only in the step after the warm-up.
+        scale = warmup_scale(self.step, config.warmup_steps + 1)
         self.is_updating = True
-        policy.update(config.peak_rate * warm)
+        policy.update(config.peak_rate * scale)
         self.step += 1
         self.is_updating = False
         return record | {"gradient": norm}
 
     def means(self, outputs: Sequence[RewardOutput]) -> dict[str, float]:
         """Return loss and rewards, averaged over the edits of all processes."""
-        own = [
+        records = [
             {"loss": float(loss)} | ({"reward": fmean(scores.values())} if scores else {}) | scores
             for output in outputs
             for loss, scores in zip(output.losses, output.scores, strict=True)
         ]
         values: dict[str, list[float]] = defaultdict(list)
-        for scores in chain(*self.processes.gather(own)):
-            for name, value in scores.items():
+        for record in chain(*self.processes.gather(records)):
+            for name, value in record.items():
                 values[name].append(value)
-        return {name: fmean(found) for name, found in values.items()}
+        return {name: fmean(column) for name, column in values.items()}
 
     def train_state(self, seconds: float) -> TrainState:
         """Return what the run needs to go on exactly."""

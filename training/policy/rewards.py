@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -20,21 +20,27 @@ from ...fill.image.canvas import Job
 from ...fill.models import FillModels
 from ...fill.sampling.latents import decode_latents, unpack_latents, vae_factor
 from ...reward.judging import VIEWS, View
+from ...reward.query import Query
 from ...reward.qwen_vl import QwenJudge
+from ..edited_image import EditedImage, EditPair
 from ..judge.pairs import Augmentation
 from ..objectives import reward_loss
 from .config import OFF, WORST, PolicyTrainConfig
 from .forecast import reward_bytes
 from .samples import Batch, Sample
 
-Pair = tuple[Tensor, Tensor]
+Views = tuple[Tensor, Tensor]
+"""What a judge is shown of a pair, ``[3, h, w]`` each, 0..1."""
 Scores = dict[str, float]
 """Reward by ``<task>.<dimension>``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RewardOutput:
-    """What a reward says about a batch."""
+    """A reward's scores of a batch, and the way up.
+
+    Example: ``output = reward.judge(batch, x0, reference); output.gradient.shape == x0.shape``.
+    """
 
     gradient: Tensor
     """d (sum of the losses) / d x0, shaped like x0."""
@@ -45,7 +51,10 @@ class RewardOutput:
 
 
 class Reward(Protocol):
-    """Compares what the policy predicts with the reference's image."""
+    """Compares what the policy predicts with the reference's image.
+
+    Example: ``reward.judge(batch, x0, reference).losses``.
+    """
 
     needs_reference: bool
     """Whether the reference takes part at all."""
@@ -66,7 +75,10 @@ RewardFactory = Callable[[PolicyTrainConfig, FillModels, Host], Reward]
 
 
 class Decoder:
-    """Packed latents to the images that are judged; differentiable."""
+    """Packed latents to the images that are judged; differentiable.
+
+    Example: ``Decoder(models, paste_back=True).images(batch, packed)``.
+    """
 
     def __init__(
         self, models: FillModels, paste_back: bool, on_call: Callable[[], None] = lambda: None
@@ -80,16 +92,15 @@ class Decoder:
 
         Pasted back as every node does; alpha is the same, the correction of colours is left out.
         """
-        latents = unpack_latents(packed, *batch.size)
+        latents = unpack_latents(packed, *batch.size)  # [B, C, h, w]
         # One at a time: decoding has by far the largest activations of this half.
-        return [self._finish(batch, i, self._decode(one)) for i, one in enumerate(latents)]
+        return [self._finish(batch.jobs[i], self._decode(row)) for i, row in enumerate(latents)]
 
     def _decode(self, latents: Tensor) -> Tensor:
         self._on_call()
         return decode_latents(self._models.vae.module, latents[None])[0]
 
-    def _finish(self, batch: Batch, index: int, pixels: Tensor) -> Tensor:
-        job = batch.jobs[index]
+    def _finish(self, job: Job, pixels: Tensor) -> Tensor:
         width, height = job.content
         image = (pixels[:, :height, :width] / 2 + 0.5).clamp(0, 1)
         if not self._paste_back:
@@ -99,7 +110,10 @@ class Decoder:
 
 
 class JudgeReward:
-    """The paper's reward: ``J_e = max(0, lambda - P("Yes" | evaluated, reference, q_e))``."""
+    """The paper's reward: ``J_e = max(0, lambda - P("Yes" | evaluated, reference, q_e))``.
+
+    Example: ``JudgeReward(config, models, judges, host).judge(batch, x0, reference)``.
+    """
 
     needs_reference = True
 
@@ -116,19 +130,18 @@ class JudgeReward:
 
     def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> RewardOutput:
         """See :class:`Reward`. Source: OneReward, sec. 4.4."""
-        parts = [self._models.vae, *(judge.component for judge in self._judges)]
+        components = [self._models.vae, *(judge.component for judge in self._judges)]
         room = reward_bytes(self._config, self._models, self._judges, batch.size, len(batch.jobs))
         with (
-            self._host.resident(*parts, activation_bytes=room),
+            self._host.resident(*components, activation_bytes=room),
             self._checkpointing(),
             torch.enable_grad(),
         ):
             with torch.no_grad():
-                second = self.decoder.images(batch, reference)
-            leaf = x0.detach().requires_grad_(True)
-            first = self.decoder.images(batch, leaf)
-            pairs = list(zip(first, second, strict=True))
-            answers = self.probabilities(batch, pairs)
+                references = self.decoder.images(batch, reference)
+            leaf = x0.detach().requires_grad_(True)  # [B, S, 4C]
+            candidates = self.decoder.images(batch, leaf)
+            answers = self.probabilities(batch, candidates, references)
             losses = torch.stack([reward_loss(p, self._config.reward_cap) for p in answers])
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         return RewardOutput(
@@ -137,22 +150,31 @@ class JudgeReward:
             scores=tuple(_scores(s, p) for s, p in zip(batch.samples, answers, strict=True)),
         )
 
-    def probabilities(self, batch: Batch, pairs: Sequence[Pair]) -> list[Tensor]:
-        """Return P("Yes") per dimension of every edit, ``[E]`` each; all in one pass per judge."""
-        judged = [
-            Judged(sample=sample, pair=pair, mask=mask, source=source)
-            for sample, pair, (source, mask) in zip(
-                batch.samples, pairs, map(job_views, batch.jobs), strict=True
-            )
-        ]
+    def probabilities(
+        self, batch: Batch, candidates: Sequence[Tensor], references: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Return P("Yes") per dimension of every edit, ``[E]`` each; all in one pass per judge.
 
-        def augment(number: int, shown: Pair) -> Pair:
-            return self.augmentation.apply(shown, batch.generators[number])
+        Args:
+            batch: The edits.
+            candidates: The policy's images, ``[3, H, W]`` each, 0..1.
+            references: The reference's, likewise.
+        """
+        pairs: list[EditPair] = []
+        for sample, job, candidate, reference in zip(
+            batch.samples, batch.jobs, candidates, references, strict=True
+        ):
+            edited = make_edited_image(sample, job, candidate)
+            pairs.append((edited, replace(edited, image=reference)))
+        queries = [sample.queries for sample in batch.samples]
 
-        each = [ask_judge(judge, judged, self._host, augment) for judge in self._judges]
-        joined = [torch.stack(answers) for answers in zip(*each, strict=True)]
-        worst = self._config.ensemble == WORST
-        return [a.amin(dim=0) if worst else a.mean(dim=0) for a in joined]
+        def augment(index: int, views: Views) -> Views:
+            return self.augmentation.apply(views, batch.generators[index])
+
+        by_judge = [ask_judge(judge, pairs, queries, self._host, augment) for judge in self._judges]
+        by_edit = [torch.stack(answers) for answers in zip(*by_judge, strict=True)]  # [J, E] each
+        is_worst = self._config.ensemble == WORST
+        return [p.amin(dim=0) if is_worst else p.mean(dim=0) for p in by_edit]
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:
@@ -175,59 +197,54 @@ class JudgeReward:
                 module.eval()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Judged:
-    """Two images of one edit, and what a judge may be shown beside them."""
-
-    sample: Sample
-    pair: Pair
-    """``[3, H, W]`` each, 0..1."""
-    mask: Tensor
-    """``[H, W]``, binary, 1 = repainted."""
-    source: Tensor
-    """``[3, H, W]``, 0..1: the image before the edit."""
-
-
-def job_views(job: Job) -> tuple[Tensor, Tensor]:
-    """Return source ``[3, H, W]``, 0..1, and mask ``[H, W]`` of an edit as it is sampled."""
+def make_edited_image(
+    sample: Sample, job: Job, image: Tensor, raw: Tensor | None = None
+) -> EditedImage:
+    """Return an image ``[3, H, W]`` of an edit, with source and mask at the same size."""
     width, height = job.content
-    source = (job.model_input()[0][:, :height, :width] / 2 + 0.5).clamp(0, 1)
-    return source, (job.model_alpha() > 0.5).float()
+    return EditedImage(
+        condition=sample.condition,
+        source=(job.model_input()[0][:, :height, :width] / 2 + 0.5).clamp(0, 1),
+        mask=(job.model_alpha() > 0.5).float(),
+        image=image,
+        raw=raw,
+    )
 
 
 def ask_judge(
     judge: QwenJudge,
-    judged: Sequence[Judged],
+    pairs: Sequence[EditPair],
+    queries: Sequence[Sequence[Query]],
     host: Host,
-    augment: Callable[[int, Pair], Pair] = lambda _, pair: pair,
+    augment: Callable[[int, Views], Views] = lambda _, views: views,
 ) -> list[Tensor]:
-    """Return P("Yes" | first, second, q) for every query of every edit, ``[E]`` each.
+    """Return P("Yes" | first, second, q) for every query of every pair, ``[E]`` each.
 
     Args:
         judge: The judge; it is shown the images as it was in its own training.
-        judged: The edits; gradients reach their first images.
+        pairs: The first and the second image of every edit; gradients reach the first.
+        queries: What is asked about each pair.
         host: Polled for cancel.
-        augment: Called with an edit's number and the pair that is about to be shown.
+        augment: Called with a pair's index and what is about to be shown of it.
     """
     host.check_cancelled()
     kind = judge.notes.get("view", VIEWS[0])
-    shown = [augment(number, _shown(one, kind)) for number, one in enumerate(judged)]
+    views = [augment(index, _views(pair, kind)) for index, pair in enumerate(pairs)]
     with torch.no_grad():
-        second = judge.encode_images([pair[1].detach() for pair in shown])
+        second = judge.encode_images([view.detach() for _, view in views])
     host.check_cancelled()
-    first = judge.encode_images([pair[0] for pair in shown])
-    asked = [
-        (first[i], second[i], query) for i, one in enumerate(judged) for query in one.sample.queries
-    ]
+    first = judge.encode_images([view for view, _ in views])
+    questions = [(first[i], second[i], q) for i, group in enumerate(queries) for q in group]
     host.check_cancelled()
-    answers = judge.answer(asked)[:, 0].exp()
-    return list(answers.split([len(one.sample.queries) for one in judged]))
+    answers = judge.answer(questions)[:, 0].exp()  # [sum of E]
+    return list(answers.split([len(group) for group in queries]))
 
 
-def _shown(judged: Judged, kind: str) -> Pair:
-    source = judged.source.permute(1, 2, 0)[None]
-    view = View(kind=kind, mask=judged.mask[None], source=source)
-    first, second = (view.show(image.permute(1, 2, 0)) for image in judged.pair)
+def _views(pair: EditPair, kind: str) -> Views:
+    """Return what a judge is shown; a view takes images as nodes do, channels last."""
+    source, mask = pair[0].source.permute(1, 2, 0), pair[0].mask
+    view = View(kind=kind, mask=mask[None], source=source[None])
+    first, second = (view.show(image.image.permute(1, 2, 0)) for image in pair)
     return first, second
 
 

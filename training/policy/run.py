@@ -16,27 +16,20 @@ from ...fill.host import Host
 from ...fill.memory.plan import NotEnoughMemory, is_out_of_memory
 from ..charts.dashboard import plot_dashboard
 from ..data.conditions import EditDataset, read_image, save_image
-from ..runs.directory import (
-    RunDirectory,
-    TrainState,
-    initial_state,
-    reset_if_not_started,
-    saved_step,
-)
+from ..runs.config import require
+from ..runs.directory import RunDirectory, TrainState, reset_if_not_started, saved_step
 from ..runs.distributed import Distributed
 from ..runs.files import remove, replace_by_copy
-from ..runs.loop import Clock
+from ..runs.loop import RunLoop
 from ..runs.tensorboard import TensorBoard
 from .adapter_file import write_adapter
 from .config import LORA, PolicyTrainConfig
 from .forecast import Forecast, make_forecast, memory_advice
-from .inputs import check_inputs, digests_of, keep_inputs
-from .loop import PolicyTrainer, TrainerContext
+from .loop import PolicyTrainer
 from .monitoring.monitor import Monitor, last_scores
-from .references import ReferenceStore
-from .reward_cells import reward_cells_of
+from .reward_cells import RewardCells, reward_cells_of
 from .rewards import JudgeReward, Reward
-from .run_models import RunModels, load
+from .run_models import RunModels, check_inputs, input_digests, load, write_inputs
 from .samples import SampleSource
 from .sharding import make_sharding
 from .supervised import SupervisedTrainer
@@ -47,12 +40,15 @@ log = logging.getLogger("onereward.training")
 ADAPTER, TRANSFORMER = "adapter.safetensors", "transformer"
 """The result in the run folder: a LoRA, or a transformer's folder."""
 DASHBOARD = "dashboard.png"
-"""Curves and images in the run folder, as of the last checkpoint."""
+"""Metrics and images in the run folder, as of the last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PolicyResult:
-    """What a run has come to."""
+    """What a run has come to.
+
+    Example: ``models.with_adapter(train_policy(config, host).path, 1.0)``.
+    """
 
     path: Path
     """The adapter's file, or the transformer's folder."""
@@ -61,8 +57,8 @@ class PolicyResult:
     notes: tuple[str, ...]
     """What the user should know: cells left out, why it stopped."""
     dashboard: Tensor
-    """Curves and images, ``[H, W, 3]``, 0..1."""
-    curve: tuple[Mapping[str, float], ...]
+    """Metrics and images, ``[H, W, 3]``, 0..1."""
+    metrics: tuple[Mapping[str, float], ...]
     """A record per step."""
 
 
@@ -83,20 +79,19 @@ def train_policy(
         RuntimeError: The loss is not finite.
     """
     processes = processes or Distributed()
-    if done := finished(config):
+    if result := finished(config):
         if run_models:
             cells = reward_cells_of(config, run_models.judges)
-            found = digests_of(config, run_models.models, run_models.all_judges, cells)
-            check_inputs(Path(config.run_folder), found)
-            done = replace(done, notes=cells.notes)
+            check_inputs(Path(config.run_folder), input_digests(config, run_models, cells))
+            result = replace(result, notes=cells.notes)
         host.notify(f"all {config.steps} steps are done; raise steps to go on")
-        return done
+        return result
     with torch.inference_mode(False), torch.enable_grad():
         run_models = run_models or load(config, host.device)
         host.notify(check(config, host, run_models).text())
         try:
             with closing(PolicyRun(config, host, run_models, processes)) as run:
-                run.train()
+                run.run()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -136,88 +131,82 @@ def finished(config: PolicyTrainConfig) -> PolicyResult | None:
     path, dashboard = run / _result_name(config), run / DASHBOARD
     if not dashboard.is_file() or not path.exists() or saved_step(run) < config.steps:
         return None
-    folder = RunDirectory(config)
+    directory = RunDirectory(config)
     return PolicyResult(
         path=path,
         step=saved_step(run),
         notes=(),
         dashboard=read_image(dashboard),
-        curve=tuple(folder.read_metrics()),
+        metrics=tuple(directory.read_metrics()),
     )
 
 
-class PolicyRun:
-    """A run in progress."""
+class PolicyRun(RunLoop[PolicyTrainer]):
+    """A run in progress.
+
+    Example: ``PolicyRun(config, host, load(config, host.device), Distributed()).run()``.
+    """
 
     def __init__(
         self, config: PolicyTrainConfig, host: Host, run_models: RunModels, processes: Distributed
     ) -> None:
-        self.config, self.host, self.processes = config, host, processes
-        self.run_models = run_models
-        if processes.count > config.batch_size:
-            raise ValueError(
-                f"batch_size is {config.batch_size}, but {processes.count} processes share it; give at least "
-                "one edit to each"
-            )
+        """Check the inputs, encode the prompts, make the policy and go on where the run was.
+
+        Raises:
+            ValueError: Something does not fit, or has changed since the run began. The models are
+                then as they were found.
+        """
+        self.config, self.host, self.run_models = config, host, run_models
+        self.notes: list[str] = []
+        self.rows: list[tuple[Tensor, ...]] = []
+        self.log: TensorBoard | None = None
+        models = run_models.models
+        require(
+            config.batch_size >= processes.count,
+            f"batch_size is {config.batch_size}, but {processes.count} processes share it; give at "
+            "least one edit to each",
+        )
         self.sharding = make_sharding(config, processes)
         if self.sharding is not None:
             host.notify(f"all weights are spread over {processes.count} processes (FSDP2)")
+
+        # What it learns from: judged cells, conditions, prompts. The first process writes files.
         conditions = EditDataset(Path(config.dataset_folder))
         self.reward_cells = reward_cells_of(config, run_models.judges)
-        self.notes: list[str] = []
-        self.tell(*self.reward_cells.notes)
-        if processes.is_main:
-            reset_if_not_started(config, "prompts", "references", "results")
-        else:
+        self.notify(*self.reward_cells.notes)
+        if not processes.is_main:
             processes.wait()  # for the folder, and for prompts that are encoded once
-        self.folder = RunDirectory(config)
-        found = digests_of(config, run_models.models, run_models.all_judges, self.reward_cells)
-        if saved_step(self.folder.path) < 0 and processes.is_main:
-            keep_inputs(self.folder.path, found)
-        check_inputs(self.folder.path, found)
-        source = SampleSource(config, conditions, run_models.models, self.reward_cells, host)
+        directory = open_directory(config, run_models, self.reward_cells, processes.is_main)
+        source = SampleSource(config, conditions, models, self.reward_cells, host)
         if processes.is_main:
             processes.wait()
-        surroundings = TrainerContext(
-            models=run_models.models,
-            host=host,
-            processes=processes,
-            references=ReferenceStore(self.folder.path / "references"),
-        )
+
+        # What it learns by: the reward, the policy, its trainer and its monitor.
         reward: Reward
         if run_models.reward is not None:
-            reward = run_models.reward(config, run_models.models, host)
+            reward = run_models.reward(config, models, host)
         else:
-            reward = JudgeReward(config, run_models.models, run_models.judges, host)
-        stored = initial_state(self.folder, config)
-        self.log: TensorBoard | None = None
-        if config.tensorboard and processes.is_main:
-            self.log = TensorBoard(self.folder.path, stored.step if stored else 0)
-        policy = Policy(run_models.models, config, host.device, self.sharding)
-        kind = PolicyTrainer if config.needs_reward else SupervisedTrainer
-        self.trainer = kind(config, policy, source, reward, surroundings)
-        self.monitor = Monitor(self.trainer, run_models.judges, run_models.eval_judge)
-        self.tell(*self.monitor.notes())
-        self.curve = self.restore(stored)
-        self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.clock = Clock(config, stored.seconds if stored else 0.0)
-
-    def restore(self, stored: TrainState | None) -> list[dict[str, float]]:
-        """Go on from a checkpoint or begin; return the curve. Failing leaves the model as found."""
+            reward = JudgeReward(config, models, run_models.judges, host)
+        policy = Policy(models, config, host.device, self.sharding)
         try:
-            if stored:
-                self.trainer.restore(stored)
-                if stored.step:  # else it is another run's, whose looks are not of this one
-                    self.monitor.restore(stored.tensors)
-            if self.processes.is_main:
-                # A kill leaves lines of steps that are now done again.
-                self.folder.truncate_metrics(self.trainer.step)
-            return self.folder.read_metrics()
+            kind = PolicyTrainer if config.needs_reward else SupervisedTrainer
+            trainer = kind(config, policy, source, reward, host, processes)
+            self.monitor = Monitor(trainer, run_models.judges, run_models.eval_judge)
+            self.notify(*self.monitor.notes())
+            super().__init__(directory, trainer, config.steps, processes)
+            if config.tensorboard and processes.is_main:
+                self.log = TensorBoard(directory.path, trainer.step)
         except BaseException:
-            self.close()
+            policy.release()
             raise
 
-    def tell(self, *notes: str) -> None:
+    def restore(self, state: TrainState) -> None:
+        """Go on from a checkpoint; another run's says nothing about evaluations of this one."""
+        super().restore(state)
+        if state.step:
+            self.monitor.restore(state.tensors)
+
+    def notify(self, *notes: str) -> None:
         """Tell the user now, and once more beside the result."""
         self.notes += notes
         for note in notes:
@@ -229,61 +218,30 @@ class PolicyRun:
         if self.log is not None:
             self.log.close()
 
-    def train(self) -> None:
-        """Do the steps; save however they end."""
-        try:
-            self.evaluate_if_due()
-            while not self.processes.any(self.is_over()):
-                self.step()
-        except BaseException:
-            # Half an optimiser's step is no state to go on from; the last checkpoint is. Nor is
-            # there a whole state where others hold a share of it and are busy with something else.
-            if not self.trainer.is_updating and self.sharding is None:
-                self.save()
-            raise
-        self.save()
+    def run(self) -> None:
+        """Do the steps, and choose the result of a run that stopped itself."""
+        super().run()
         self.keep_best()
-        step, steps = self.trainer.step, self.config.steps
+        step, steps = self.trainer.step, self.steps
         if step < steps and self.clock.is_out_of_time():
-            self.tell(f"the time is up after {step} of {steps} steps; run again to go on")
+            self.notify(f"the time is up after {step} of {steps} steps; run again to go on")
+
+    def before_first_step(self) -> None:
+        """Evaluate, where a stop has cut an evaluation short."""
+        if self.is_eval_due():
+            self.write_metrics(self.evaluate())
 
     def is_over(self) -> bool:
-        """Whether all steps are done, the time is up, or there is a reason to stop."""
-        if self.trainer.step >= self.config.steps or self.clock.is_over(self.trainer.step):
-            return True
-        return self.monitor.reason_to_stop() is not None
+        """Whether all steps are done, the time is up, or the monitor has a reason to stop."""
+        return super().is_over() or self.monitor.reason_to_stop() is not None
 
-    def step(self) -> None:
-        """Do one step, and what is due after it."""
-        record = self.trainer.train_step()
-        step, seconds = self.trainer.step, round(self.clock.seconds(), 2)
-        self.note({"step": step, "seconds": seconds, **record})
-        self.evaluate_if_due()
-        if self.processes.is_main:
-            if self.log is not None:
-                self.log.add(self.curve[-1])
-            if step % self.config.log_every == 0:
-                log.info("%s %s", self.folder.path.name, self.curve[-1])
-            self.host.progress(step, self.config.steps, self.dashboard)
-        if self.agree(self.clock.wants_checkpoint()):
-            self.save()
+    def is_line_due(self) -> bool:
+        """Every step has a line of the metrics."""
+        return True
 
-    def note(self, record: Mapping[str, float]) -> None:
-        """Write a step's line of the curve, in the place of what it has said of that step."""
-        if not self.processes.is_main:
-            return
-        if self.curve and self.curve[-1]["step"] == record["step"]:
-            self.curve.pop()
-            self.folder.truncate_metrics(int(record["step"]) - 1)
-        self.curve.append({name: round(value, 6) for name, value in record.items()})
-        self.folder.append_metrics(self.curve[-1])
-
-    def evaluate_if_due(self) -> None:
-        """EvalResult after the step just done; also after a stop that cut its look short."""
-        if self.takes_part and self.monitor.is_due():
-            looked = self.look()
-            line = self.curve[-1] if self.curve else {}
-            self.note({**line, "step": self.trainer.step, **looked})
+    def step_metrics(self) -> dict[str, float]:
+        """Return loss, gradient norm and rewards of the step just done."""
+        return _rounded(self.records[-1])
 
     @property
     def takes_part(self) -> bool:
@@ -294,27 +252,38 @@ class PolicyRun:
         """Return a flag on which processes act alike if they have to."""
         return flag if self.sharding is None else self.processes.any(flag)
 
-    def look(self) -> dict[str, float]:
-        """EvalResult at held-out conditions; keep the weights, the best and the last few."""
-        look = self.monitor.look()
-        self.rows = look.rows
-        results = self.folder.path / "results"
+    def is_eval_due(self) -> bool:
+        """Whether this process evaluates after the step just done."""
+        return self.takes_part and self.monitor.is_due()
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate on held-out conditions; keep the weights, the best and the last few."""
+        result = self.monitor.evaluate()
+        self.rows = result.rows()
+        results = self.directory.path / "results"
         results.mkdir(exist_ok=True)
-        name = f"step-{self.trainer.step:06d}"
-        if self.agree(self.monitor.is_best(look)):
+        if self.agree(self.monitor.is_best(result)):
             self.export(results / f"best{self.ending}")
-        self.export(results / f"{name}{self.ending}")
-        if not self.processes.is_main:
-            return {}
-        for old in sorted(results.glob(f"step-*{self.ending}"))[: -self.config.save_total_limit]:
-            remove(old)
+        self.export(results / f"step-{self.trainer.step:06d}{self.ending}")
+        if self.processes.is_main:
+            checkpoints = sorted(results.glob(f"step-*{self.ending}"))
+            for path in checkpoints[: -self.config.save_total_limit]:
+                remove(path)
+            if self.log is not None:
+                self.log.add_image(self.dashboard(), self.trainer.step)
+        return _rounded(result.metrics())
+
+    def report(self) -> None:
+        """Show the metrics of the step just done, and the progress."""
         if self.log is not None:
-            self.log.add_image(self.dashboard(), self.trainer.step)
-        return look.record()
+            self.log.add(self.metrics[-1])
+        if self.trainer.step % self.config.log_every == 0:
+            super().report()
+        self.host.progress(self.trainer.step, self.steps, self.dashboard)
 
     def dashboard(self) -> Tensor:
-        """Return curves and images so far, ``[H, W, 3]``, 0..1."""
-        return plot_dashboard(self.curve, self.rows)
+        """Return metrics and images so far, ``[H, W, 3]``, 0..1."""
+        return plot_dashboard(self.metrics, self.rows)
 
     def save(self) -> None:
         """Write the checkpoint and the weights."""
@@ -323,25 +292,30 @@ class PolicyRun:
         state = self.trainer.train_state(self.clock.seconds())
         if self.processes.is_main:
             # Comes back at the end: without it the result may be an older checkpoint's.
-            (self.folder.path / DASHBOARD).unlink(missing_ok=True)
-            self.folder.save(replace(state, tensors=state.tensors | self.monitor.tensors()))
-        self.export(self.folder.path / self.name)
+            (self.directory.path / DASHBOARD).unlink(missing_ok=True)
+            self.directory.save(replace(state, tensors=state.tensors | self.monitor.tensors()))
+        self.export(self.directory.path / self.name)
         if self.processes.is_main:
-            save_image(self.folder.path / DASHBOARD, self.dashboard())
+            save_image(self.directory.path / DASHBOARD, self.dashboard())
+
+    @property
+    def can_save_after_error(self) -> bool:
+        """Whether the state is whole: no step is cut in half, and no share is in other hands."""
+        return not self.trainer.is_updating and self.sharding is None
 
     def keep_best(self) -> None:
-        """Make the best look the result of a run that stopped itself; without one, the start."""
+        """Make the best checkpoint the result of a run that stopped itself; if none, the start."""
         if not self.takes_part:
             return
-        reason, result = self.monitor.reason_to_stop(), self.folder.path / self.name
-        best = self.folder.path / "results" / f"best{self.ending}"
+        reason, result = self.monitor.reason_to_stop(), self.directory.path / self.name
+        best = self.directory.path / "results" / f"best{self.ending}"
         has_best = self.agree(best.exists())
         if self.agree(self.monitor.has_drifted) and not has_best:
             self.export(result, is_start=True)
-            reason = f"{reason}; no look was good, so the result is the start, unchanged"
+            reason = f"{reason}; no evaluation was good, so the result is the start, unchanged"
         if reason is None or not self.processes.is_main:
             return
-        self.tell(reason)
+        self.notify(reason)
         if has_best:
             replace_by_copy(best, result)
 
@@ -384,18 +358,36 @@ class PolicyRun:
             "step": self.trainer.step,
             "judges": [judge.label for judge in self.run_models.judges],
             "left_out": list(self.reward_cells.notes),
-            "scores": last_scores(self.curve),
+            "scores": last_scores(self.metrics),
         }
 
     def result(self) -> PolicyResult:
         """Return what the run has come to."""
         return PolicyResult(
-            path=self.folder.path / self.name,
+            path=self.directory.path / self.name,
             step=self.trainer.step,
             notes=tuple(self.notes),
             dashboard=self.dashboard(),
-            curve=tuple(self.curve),
+            metrics=tuple(self.metrics),
         )
+
+
+def open_directory(
+    config: PolicyTrainConfig, run_models: RunModels, cells: RewardCells, is_main: bool
+) -> RunDirectory:
+    """Open a run's folder; ValueError if it holds a run with other settings, models or data."""
+    if is_main:
+        reset_if_not_started(config, "prompts", "references", "results")
+    directory = RunDirectory(config)
+    digests = input_digests(config, run_models, cells)
+    if is_main and saved_step(directory.path) < 0:
+        write_inputs(directory.path, digests)
+    check_inputs(directory.path, digests)
+    return directory
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in values.items()}
 
 
 def _result_name(config: PolicyTrainConfig) -> str:

@@ -1,21 +1,46 @@
-"""The models of a policy's run."""
+"""The models of a policy's run, and whether they are still those that it began with.
+
+Settings only name folders; ``inputs.json`` in the run folder says what was in them. With a judge
+that was trained further in between, a run would be half one thing and half another, and its record
+would name neither::
+
+    {
+      "the fill model": "5d0c2e...",
+      "the list of conditions in data/edits": "81ffa0...",
+      "the cells that reach min_judge_accuracy": "0b3c77...",
+      "judge 1 (my-judge)": "c4d9e1..."
+    }
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ...fill.fingerprint import fingerprint
+from ...fill.io.file_digest import fingerprint_files
 from ...fill.models import FillModels, load_fill_models
 from ...reward.qwen_vl import QwenJudge
+from ..data.conditions import FILE_NAME
+from ..runs.files import write_text
 from .config import PolicyTrainConfig
+from .reward_cells import RewardCells
 from .rewards import RewardFactory
+
+INPUTS = "inputs.json"
+"""In the run folder: name of what the run began with, to its digest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunModels:
-    """The models of a run; a node hands over what is connected to it."""
+    """The models of a run; a node hands over what is connected to it.
+
+    Example: ``RunModels(models=load_fill_models(model_config, device), judges=(judge,))``.
+    """
 
     models: FillModels
     judges: tuple[QwenJudge, ...] = ()
@@ -25,7 +50,7 @@ class RunModels:
 
     @property
     def all_judges(self) -> tuple[QwenJudge, ...]:
-        """Those that reward, then the one that watches."""
+        """Those that reward, then the one that only evaluates."""
         return (*self.judges, *([self.eval_judge] if self.eval_judge else []))
 
 
@@ -40,7 +65,54 @@ def load(config: PolicyTrainConfig, device: torch.device) -> RunModels:
     models = load_fill_models(config.model_config(), device)
     for path, strength in zip(config.adapters, config.strengths, strict=True):
         models = models.with_adapter(Path(path), strength)
-    judges = [QwenJudge(judge, device) for judge in config.judge_configs()]
-    watching = config.eval_judge_config()
-    other = QwenJudge(watching, device) if watching else None
-    return RunModels(models=models, judges=tuple(judges), eval_judge=other)
+    judges = tuple(QwenJudge(judge, device) for judge in config.judge_configs())
+    judge_config = config.eval_judge_config()
+    eval_judge = QwenJudge(judge_config, device) if judge_config else None
+    return RunModels(models=models, judges=judges, eval_judge=eval_judge)
+
+
+def input_digests(
+    config: PolicyTrainConfig, run_models: RunModels, cells: RewardCells
+) -> dict[str, str]:
+    """Return a digest of everything that a run's result follows from and its config only names.
+
+    Of the conditions their list counts, not the images it names; of the judges' reports, which
+    cells they let take part.
+
+    Raises:
+        OSError: A file is gone.
+    """
+    names = sorted(f"{task.value}.{dimension.value}" for task, dimension in cells.cells)
+    conditions = Path(config.dataset_folder)
+    return {
+        "the fill model": fingerprint(run_models.models),
+        f"the list of conditions in {conditions}": fingerprint_files([conditions / FILE_NAME]),
+        "the cells that reach min_judge_accuracy": fingerprint_files([], *names),
+        **{
+            f"judge {index} ({judge.label})": fingerprint_files(judge.files)
+            for index, judge in enumerate(run_models.all_judges, 1)
+        },
+    }
+
+
+def write_inputs(run: Path, digests: Mapping[str, str]) -> None:
+    """Write down what a run begins with."""
+    write_text(run / INPUTS, json.dumps(dict(digests), indent=2) + "\n")
+
+
+def check_inputs(run: Path, digests: Mapping[str, str]) -> None:
+    """Let a run go on with what it began with, and with nothing else.
+
+    Runs that wrote nothing down go on with anything.
+
+    Raises:
+        ValueError: Something has changed; names it.
+    """
+    path = run / INPUTS
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else digests
+    changes = [name for name in before if before[name] != digests.get(name)]
+    if changes:
+        raise ValueError(
+            f"since {run} was begun, {' and '.join(changes)} changed; choose another run folder "
+            "(another name on the node), or put the old files back"
+        )

@@ -37,7 +37,10 @@ _BLOCK = r"(single_)?transformer_blocks\.\d+\.(attn\.)?"
 class Policy:
     """What is trained: parameters in the model's precision, and float32 copies that learn.
 
+    Example: ``with policy.as_reference(): reference = trainer.rollout(batch, noise, steps)``.
+
     Attributes:
+        models: The fill model it is of.
         module: The transformer.
         parameters: What is trained, by name.
         masters: The same in float32: what the optimiser changes.
@@ -64,7 +67,7 @@ class Policy:
             ImportError: The 8-bit optimiser is not installed.
         """
         self._config = config
-        self._models = models
+        self.models = models
         self._sharding = sharding
         self._start: dict[str, Tensor] | None = None
         self.module: Any = models.transformer.module
@@ -98,9 +101,9 @@ class Policy:
         if config.gradient_checkpointing != OFF:
             checkpoint_blocks(self.module, config.gradient_checkpointing == KEEP_ATTENTION)
         # An edit may have left it in host memory.
-        return_modulation(self._models.transformer)
+        return_modulation(self.models.transformer)
         if self._sharding is None:
-            apply_kernels(self.module, self._models.kernels, device)
+            apply_kernels(self.module, self.models.kernels, device)
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -214,7 +217,7 @@ class Policy:
         shares = {name: own(p) for name, p in self.parameters.items()}
         whole = self._sharding.whole(shares, self.parameters)
         if is_main:
-            module: Any = empty_module("transformer", self._models.transformer_config)
+            module: Any = empty_module("transformer", self.models.transformer_config)
             module.load_state_dict(whole, assign=True)
             module.save_pretrained(path)
 
@@ -249,7 +252,7 @@ class Policy:
         self.module.zero_grad(set_to_none=True)
         if NAME in (getattr(self.module, "peft_config", None) or {}):
             self.module.delete_adapters(NAME)
-            apply_adapters(self.module, self._models.adapters)
+            apply_adapters(self.module, self.models.adapters)
             if not self._frozen:
                 self.module.unload_lora()
 
@@ -269,7 +272,7 @@ class Policy:
         for name, parameter in self.module.named_parameters():
             if f".{NAME}." in name:
                 # PEFT makes adapters float32, but a user's model runs them in its own precision.
-                parameter.data = parameter.data.to(self._models.transformer.dtype)
+                parameter.data = parameter.data.to(self.models.transformer.dtype)
         self._activate([*self._frozen, NAME])
         return {k: p for k, p in self.module.named_parameters() if f".{NAME}." in k}
 

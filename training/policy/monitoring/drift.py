@@ -12,14 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...edited_image import EditedImage, EditPair
+
 _LAPLACE = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]]) / 4
 _SMALL = 1e-4
 """Below this a ratio would be one of rounding errors."""
+_RATIOS = ("high_frequency", "diversity")
+
+MAX_BRIGHTNESS = MAX_SATURATION = 0.1
+MAX_HIGH_FREQUENCY = 1.5
+MIN_DIVERSITY = 0.5
+MAX_OUTSIDE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """Differences between the policy's images and the start's."""
+    """Differences between the policy's images and the start's.
+
+    Example: ``measure_drift(start, now).complaint()`` is None as long as all is well.
+    """
 
     brightness: float
     """Mean difference of the mean of the channels, -1..1."""
@@ -47,48 +58,34 @@ class Drift:
         return None
 
 
-MAX_BRIGHTNESS = MAX_SATURATION = 0.1
-MAX_HIGH_FREQUENCY = 1.5
-MIN_DIVERSITY = 0.5
-MAX_OUTSIDE = 0.05
+def measure_drift(start: Sequence[EditPair], now: Sequence[EditPair]) -> Drift:
+    """Compare images of the same conditions and noises.
+
+    Args:
+        start: By condition, at least one, the images that two noises led to before training.
+        now: The same of the policy.
+    """
+    before, after = _mean_statistics(start), _mean_statistics(now)
+    changes: dict[str, float] = {}
+    for name in (field.name for field in fields(Drift)):
+        if name in _RATIOS:
+            changes[name] = (after[name] + _SMALL) / (before[name] + _SMALL)
+        else:
+            changes[name] = after[name] - before[name]
+    return Drift(**changes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Shown:
-    """Images of one condition."""
-
-    source: Tensor
-    """``[3, H, W]``, 0..1."""
-    inside: Tensor
-    """``[H, W]``, bool: what is replaced."""
-    images: tuple[Tensor, Tensor]
-    """From two noises, ``[3, H, W]`` each, 0..1, not pasted back."""
+def _mean_statistics(pairs: Sequence[EditPair]) -> dict[str, float]:
+    statistics = [_statistics(*pair) for pair in pairs]
+    return {name: sum(s[name] for s in statistics) / len(pairs) for name in statistics[0]}
 
 
-def measure_drift(start: Sequence[Shown], now: Sequence[Shown]) -> Drift:
-    """Compare images of the same conditions and noises; at least one condition."""
-    before, after = _means(start), _means(now)
-    ratio = {"high_frequency", "diversity"}
-    return Drift(
-        **{
-            f.name: (after[f.name] + _SMALL) / (before[f.name] + _SMALL)
-            if f.name in ratio
-            else after[f.name] - before[f.name]
-            for f in fields(Drift)
-        }
-    )
-
-
-def _means(shown: Sequence[Shown]) -> dict[str, float]:
-    each = [_measure(one) for one in shown]
-    return {name: sum(m[name] for m in each) / len(each) for name in each[0]}
-
-
-def _measure(shown: Shown) -> dict[str, float]:
-    images = torch.stack(shown.images)
-    inside, channels = shown.inside, images.amax(dim=1) - images.amin(dim=1)
-    difference = (images[0] - images[1]).square().mean(dim=0)
-    outside = (images - shown.source).abs().mean(dim=(0, 1))
+def _statistics(first: EditedImage, second: EditedImage) -> dict[str, float]:
+    images = torch.stack([first.sampled, second.sampled])  # [2, 3, H, W]
+    inside = first.mask > 0.5  # [H, W]
+    channels = images.amax(dim=1) - images.amin(dim=1)  # [2, H, W]
+    difference = (images[0] - images[1]).square().mean(dim=0)  # [H, W]
+    outside = (images - first.source).abs().mean(dim=(0, 1))  # [H, W]
     return {
         "brightness": float(images.mean(dim=(0, 1))[inside].mean()),
         "saturation": float(channels.mean(dim=0)[inside].mean()),

@@ -211,7 +211,7 @@ def test_a_trained_adapter_loads_and_answers_as_it_did_when_trained(
     more = replace(settings, run_folder=str(tmp_path / "more"), judge_adapter=str(adapter))
     with torch.no_grad():
         assert torch.equal(ask_both_ways(JudgeTrainer(more).judge, both, [pair]), expected)
-    with pytest.raises(ValueError, match="rank 16 and alpha 16, but 4 and 16 are set"):
+    with pytest.raises(ValueError, match="rank 16 and alpha 16, but 4 and 4 are set"):
         JudgeTrainer(replace(more, rank=4))
 
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from onereward.fill.sampling.guidance import Conditioning
 from onereward.training.objectives import reward_loss
 from onereward.training.policy.config import PolicyTrainConfig
-from onereward.training.policy.loop import PolicyTrainer, TrainerContext
-from onereward.training.policy.references import ReferenceStore
+from onereward.training.policy.loop import PolicyTrainer
 from onereward.training.policy.rewards import RewardOutput
 from onereward.training.policy.samples import Batch
 from onereward.training.policy.weights import Policy
@@ -112,14 +111,8 @@ def make_trainer(tmp_path: Path, algorithm: str, **changes: Any) -> ToyTrainer:
     part = SimpleNamespace(module=ToyField(), dtype=torch.float64)
     models: Any = SimpleNamespace(transformer=part, adapters=(), kernels="off")
     source: Any = ToySource()
-    surroundings = TrainerContext(
-        models=models,
-        host=RecordingHost(),
-        processes=Distributed(),
-        references=ReferenceStore(tmp_path),
-    )
     policy = Policy(models, config, torch.device("cpu"))
-    return ToyTrainer(config, policy, source, ToyReward(), surroundings)
+    return ToyTrainer(config, policy, source, ToyReward(), RecordingHost(), Distributed())
 
 
 def expected_gradients(policy: ToyField, reference: ToyField, step: int) -> list[Tensor]:

@@ -101,10 +101,9 @@ def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -
             x0 = predict_x0(x, batch.sigmas[stop], velocity(x, batch.sigmas[stop]))
             reward = trainer.reward
             assert isinstance(reward, JudgeReward)
-            first = reward.decoder.images(batch, x0)
-            second = reward.decoder.images(batch, reference)
-            pairs = list(zip(first, second, strict=True))
-            answers = reward.probabilities(batch, pairs)
+            candidates = reward.decoder.images(batch, x0)
+            references = reward.decoder.images(batch, reference)
+            answers = reward.probabilities(batch, candidates, references)
             losses += [reward_loss(p, config.reward_cap) for p in answers]
         torch.stack(losses).mean().backward()
         norm = torch.cat([p.grad.flatten() for p in policy.parameters.values()]).norm()  # type: ignore[union-attr]
@@ -196,7 +195,7 @@ def test_a_look_that_a_cancel_cut_short_is_made_up_for(
         train(config, RecordingHost(cancel_at_call=counting.calls - 2))
     (line,) = curve(config)
     assert line["step"] == 1
-    assert "look" not in line
+    assert "eval" not in line
     assert_same(train(config), expected)
     assert curve(config) == curve(whole)
     for name in ("best", "step-000001", "step-000002"):

@@ -46,7 +46,7 @@ def test_a_run_killed_before_its_first_checkpoint_says_every_step_once(
     curve = tmp_path / "metrics.jsonl"
     curve.write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
     result = train(policy_config(tmp_path, conditions, judge, steps=2, batch_size=1))
-    assert [record["step"] for record in result.curve] == [1, 2]
+    assert [record["step"] for record in result.metrics] == [1, 2]
     assert [json.loads(line)["step"] for line in curve.read_text().splitlines()] == [1, 2]
 
 

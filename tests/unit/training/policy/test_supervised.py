@@ -162,7 +162,7 @@ def test_it_resumes_exactly_and_leaves_out_what_has_no_truth(
     host = RecordingHost()
     config = supervised(tmp_path / "whole", conditions)
     result = train_policy(config, host, run_models_for(config))
-    assert all("loss" in record and "reward" not in record for record in result.curve)
+    assert all("loss" in record and "reward" not in record for record in result.metrics)
     assert {line.split()[0] for line in host.lines if "is left out" in line} == {
         Task.EXTEND.value,
         Task.REMOVE.value,

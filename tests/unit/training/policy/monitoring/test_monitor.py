@@ -17,9 +17,11 @@ from onereward.fill.task import Dimension, Task
 from onereward.reward.query import queries_for
 from onereward.reward.report import Answer, make_report, read_report, write_report
 from onereward.training.charts.dashboard import plot_dashboard, reward_lines
+from onereward.training.data.conditions import Condition
+from onereward.training.edited_image import EditedImage, EditPair
 from onereward.training.policy.adapter_file import read_about
 from onereward.training.policy.monitoring import monitor
-from onereward.training.policy.monitoring.drift import Drift, Shown, measure_drift
+from onereward.training.policy.monitoring.drift import Drift, measure_drift
 from onereward.training.policy.monitoring.monitor import Monitor
 from onereward.training.policy.reward_cells import ALL_CELLS, select_reward_cells
 from onereward.training.policy.rewards import ask_judge
@@ -30,6 +32,9 @@ from support.live_memory import LiveMemory
 from support.models import bundled_models
 from support.policies import make_conditions, policy_config, run_models_for
 
+CONDITION = Condition(
+    name="one", task=Task.REMOVE, image_file_name="one.png", mask_file_name="one.mask.png"
+)
 GOOD, BAD = (Task.FILL, Dimension.STRUCTURE), (Task.FILL, Dimension.AESTHETICS)
 
 
@@ -40,7 +45,7 @@ def answers(cell: tuple[Task, Dimension], right: int, wrong: int) -> list[Answer
     return made
 
 
-def shown(seed: int, lattice: float = 0.0, light: float = 0.0, same: bool = False) -> Shown:
+def shown(seed: int, lattice: float = 0.0, light: float = 0.0, same: bool = False) -> EditPair:
     generator = torch.Generator().manual_seed(seed)
     smooth = torch.nn.functional.interpolate(
         torch.rand(2, 3, 4, 4, generator=generator), (32, 32), mode="bilinear"
@@ -51,7 +56,13 @@ def shown(seed: int, lattice: float = 0.0, light: float = 0.0, same: bool = Fals
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[8:24, 8:24] = True
     images = smooth + lattice * checker + light
-    return Shown(source=smooth[0], inside=inside, images=(images[0], images[1]))
+    first, second = (
+        EditedImage(
+            condition=CONDITION, source=smooth[0], mask=inside.float(), image=image, raw=image
+        )
+        for image in images
+    )
+    return first, second
 
 
 def test_the_gate_keeps_what_the_judge_can_judge(tmp_path: Path) -> None:
@@ -107,8 +118,8 @@ def test_drift_sees_what_a_hacked_reward_leaves(now: dict[str, Any], complaint: 
 
 def test_outside_is_measured_outside() -> None:
     start, now = shown(0), shown(0)
-    for image in now.images:
-        image[:, ~now.inside] += 0.1
+    for edited in now:
+        edited.image[:, edited.mask == 0] += 0.1
     assert measure_drift([start], [now]).outside == pytest.approx(0.1, abs=0.06)
     assert measure_drift([start], [now]).brightness == 0.0
 
@@ -125,7 +136,7 @@ def test_a_run_looks_keeps_the_best_and_stops_itself(
     conditions, judge = places
     seen: list[float] = [0.6, 0.9, 0.7, 0.5]  # what the held-out judge says at each look
     looks = iter(seen)
-    monkeypatch.setattr(Monitor, "_scores", lambda self, now: {"held_out": next(looks)})
+    monkeypatch.setattr(Monitor, "_scores", lambda self, now: {"eval_judge": next(looks)})
     config = policy_config(
         tmp_path,
         conditions,
@@ -142,13 +153,13 @@ def test_a_run_looks_keeps_the_best_and_stops_itself(
     host = RecordingHost()
     result = train_policy(config, host, run_models_for(config))
     assert result.step == 4
-    assert "no better look for 2 looks" in result.notes[-1]
+    assert "no better evaluation for 2 evaluations" in result.notes[-1]
     assert read_about(tmp_path / ADAPTER)["step"] == 2
     names = sorted(p.name for p in (tmp_path / "results").iterdir())
     assert names == ["best.safetensors", "step-000003.safetensors", "step-000004.safetensors"]
     assert len(host.previews) == 4
     curve = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["held_out"] for line in curve] == seen
+    assert [line["eval_judge"] for line in curve] == seen
     # Queued again it has nothing to do, and still gives the best.
     again = train_policy(config, RecordingHost(), run_models_for(config))
     assert (again.step, read_about(again.path)["step"]) == (4, 2)
@@ -162,8 +173,8 @@ def test_a_hacked_policy_is_stopped_and_the_start_scores_one_half(
         tmp_path, conditions, judge, steps=3, learning_rate=0.0, eval_every=1, eval_conditions=2
     )
     result = train_policy(config, RecordingHost(), run_models_for(config))
-    look = result.curve[-1]
-    assert look["look"] == pytest.approx(0.5, abs=1e-6)
+    look = result.metrics[-1]
+    assert look["eval"] == pytest.approx(0.5, abs=1e-6)
     assert look["drift.high_frequency"] == 1.0
     wild = policy_config(
         tmp_path / "wild", conditions, judge, steps=9, learning_rate=1.0, eval_every=1
@@ -193,7 +204,7 @@ def test_a_run_that_drifts_before_any_good_look_gives_the_start(
     start = {name: p.detach().clone() for name, p in transformer.named_parameters()}
     result = train_policy(config, RecordingHost(), run_models_for(config))
     assert result.step == 1
-    assert result.notes[-1].endswith("no look was good, so the result is the start, unchanged")
+    assert result.notes[-1].endswith("so the result is the start, unchanged")
     if mode == "full":
         made = load_file(result.path / "diffusion_pytorch_model.safetensors")
         assert made.keys() == start.keys()
@@ -234,7 +245,7 @@ def test_a_run_from_anothers_checkpoint_has_looks_of_its_own(
     second = policy_config(tmp_path / "second", conditions, judge, **values)
     result = train_policy(second, RecordingHost(), run_models_for(second))
     assert result.step == 1
-    assert "look" in result.curve[-1]
+    assert "eval" in result.metrics[-1]
 
 
 def test_a_look_asks_for_the_room_that_its_judge_takes(
@@ -270,7 +281,7 @@ def test_a_look_asks_for_the_room_that_its_judge_takes(
 
 def test_curves_are_of_rewards_and_any_length_is_drawn() -> None:
     curve = [
-        {"step": s, "loss": 0.5, "reward": s / 10, "fill.structure": 0.2, "look.fill.structure": 1}
+        {"step": s, "loss": 0.5, "reward": s / 10, "fill.structure": 0.2, "eval.fill.structure": 1}
         for s in range(1, 11)
     ]
     lines = reward_lines(curve)
