@@ -77,10 +77,10 @@ class FillModels:
         self.vae_config = sources["vae"].config
         self.max_clip_tokens = int(sources["text_encoder"].config["max_position_embeddings"])
         self.transformer_tensors = sources["transformer"].tensors
-        self.transformer = _part(sources["transformer"], dtype)
-        self.vae = _part(sources["vae"], dtype)
-        self.text_encoder = _part(sources["text_encoder"], dtype)
-        self.text_encoder_2 = _part(sources["text_encoder_2"], dtype)
+        self.transformer = _component(sources["transformer"], dtype)
+        self.vae = _component(sources["vae"], dtype)
+        self.text_encoder = _component(sources["text_encoder"], dtype)
+        self.text_encoder_2 = _component(sources["text_encoder_2"], dtype)
         self.prompts = TensorCache(PROMPT_CACHE_BYTES)
         self.images = TensorCache(IMAGE_CACHE_BYTES)
         self.encode_texts: EncodeTexts | None = None
@@ -277,7 +277,7 @@ def _find_tokenizer(
     return path
 
 
-def _part(source: Source, dtype: torch.dtype) -> Component:
+def _component(source: Source, dtype: torch.dtype) -> Component:
     sizes = source.tensor_bytes(dtype)
     least = None if source.name == "vae" else least_bytes(sizes)
     loading = source.loading_bytes(dtype) if isinstance(source, PackedComponent) else None

@@ -44,10 +44,10 @@ def test_info_is_readable_text(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(("options", "folder"), [([], "workflows/api"), (["--ui"], "workflows")])
 def test_workflows_lists_files(options: list[str], folder: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["workflows", *options]) == 0
-    listed = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert all(path.is_file() for path in listed)
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(path.is_file() for path in paths)
     expected = {path for path in (ROOT / folder).glob("*.json") if path.name != "index.json"}
-    assert set(listed) == expected
+    assert set(paths) == expected
 
 
 def test_unknown_command_is_refused_with_the_choices(capsys: pytest.CaptureFixture[str]):
@@ -59,8 +59,8 @@ def test_unknown_command_is_refused_with_the_choices(capsys: pytest.CaptureFixtu
 
 def test_module_runs_as_a_program(tmp_path: Path):
     command = [sys.executable, "-m", "onereward", "--version"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip()
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert process.stdout.strip()
 
 
 @pytest.mark.parametrize(

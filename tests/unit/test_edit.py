@@ -59,12 +59,12 @@ def test_exif_and_colour_profile_are_kept(end: str, tmp_path: Path):
     draw().save(source, exif=exif(), icc_profile=SRGB, dpi=(300, 300), quality=95)
     photo = read_photo(source)
     save_photo(photo, photo.pixels, tmp_path / "edited" / source.name)
-    with Image.open(tmp_path / "edited" / source.name) as made:
-        data = made.getexif()
-        assert made.info["icc_profile"] == SRGB
+    with Image.open(tmp_path / "edited" / source.name) as image:
+        data = image.getexif()
+        assert image.info["icc_profile"] == SRGB
         if end in (".jpg", ".png"):
-            assert made.info["dpi"][0] == pytest.approx(300, abs=0.1)
-        assert end == ".tif" or ZOE in made.info["exif"]
+            assert image.info["dpi"][0] == pytest.approx(300, abs=0.1)
+        assert end == ".tif" or ZOE in image.info["exif"]
         assert data[ARTIST].startswith("Zo")
         assert data.get_ifd(EXIF_IFD)[LENS_TAG] == "50 mm"
         assert data.get_ifd(EXIF_IFD)[WIDTH_TAG] == 64
@@ -80,10 +80,10 @@ def test_a_image_taken_sideways_comes_back_upright(tmp_path: Path):
     truth = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
     assert (photo.pixels - truth).abs().mean() < 0.01
     save_photo(photo, photo.pixels, tmp_path / "upright.png")
-    with Image.open(tmp_path / "upright.png") as made:
-        assert made.size == image.size
-        assert made.getexif().get(ORIENTATION, 1) == 1
-        assert ZOE in made.info["exif"]
+    with Image.open(tmp_path / "upright.png") as upright:
+        assert upright.size == image.size
+        assert upright.getexif().get(ORIENTATION, 1) == 1
+        assert ZOE in upright.info["exif"]
 
 
 def test_a_folder_makes_what_the_engine_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -111,29 +111,29 @@ def test_a_folder_makes_what_the_engine_makes(tmp_path: Path, capsys: pytest.Cap
             config=FillConfig(steps=2),
         )
         truth = run_fill(request, bundled_models(), RecordingHost()).image[0]
-        found = np.asarray(Image.open(out / f"{name}.png").convert("RGB"))
-        assert np.array_equal(found, (truth * 255).round().to(torch.uint8).numpy())
+        pixels = np.asarray(Image.open(out / f"{name}.png").convert("RGB"))
+        assert np.array_equal(pixels, (truth * 255).round().to(torch.uint8).numpy())
 
 
 def test_what_is_there_is_not_made_again(tmp_path: Path):
     draw().save(tmp_path / "a.png")
     mask_for(draw()).save(tmp_path / "a_mask.png")
-    made = tmp_path / "edited" / "a.png"
-    made.parent.mkdir()
-    made.write_bytes(b"mine")
+    target = tmp_path / "edited" / "a.png"
+    target.parent.mkdir()
+    target.write_bytes(b"mine")
     assert edit("remove", tmp_path) == 0
-    assert made.read_bytes() == b"mine"
+    assert target.read_bytes() == b"mine"
     assert edit("remove", tmp_path, "--overwrite") == 0
-    assert Image.open(made).size == (64, 48)
-    assert sorted(path.name for path in made.parent.iterdir()) == ["a.png"]
+    assert Image.open(target).size == (64, 48)
+    assert sorted(path.name for path in target.parent.iterdir()) == ["a.png"]
 
 
 def test_extend_and_text_and_candidates(tmp_path: Path):
     draw().save(tmp_path / "a.jpg", exif=exif())
     assert edit("extend", tmp_path / "a.jpg", "--right", 16, "--format", "png") == 0
-    with Image.open(tmp_path / "edited" / "a.png") as made:
-        assert made.size == (80, 48)
-        assert made.getexif().get_ifd(EXIF_IFD)[WIDTH_TAG] == 80
+    with Image.open(tmp_path / "edited" / "a.png") as image:
+        assert image.size == (80, 48)
+        assert image.getexif().get_ifd(EXIF_IFD)[WIDTH_TAG] == 80
     mask_for(draw()).save(tmp_path / "m.png")
     words = ("--text", "AB", "--mask", tmp_path / "m.png", "--set", "num_candidates=2")
     assert edit("text", tmp_path / "a.jpg", *words) == 0
@@ -149,8 +149,8 @@ def test_transparency_that_is_no_mask_is_kept(tmp_path: Path):
     mask_for(image).save(tmp_path / "a_mask.png")
     photo = read_photo(tmp_path / "a.png")
     save_photo(photo, photo.pixels, tmp_path / "b.png")
-    made = Image.open(tmp_path / "b.png")
-    assert np.array_equal(np.asarray(made.getchannel("A")), np.asarray(alpha))
+    saved = Image.open(tmp_path / "b.png")
+    assert np.array_equal(np.asarray(saved.getchannel("A")), np.asarray(alpha))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "I;16", "1", "LA"])
@@ -176,11 +176,11 @@ def test_one_bad_image_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixt
     draw(32, 32).save(tmp_path / "d.png")
     mask_for(draw()).save(tmp_path / "d_mask.png")
     assert edit("remove", tmp_path) == 1
-    said = capsys.readouterr().err
-    assert "b.png: b.png cannot be read as an image" in said
-    assert "c.png: it has no mask; save one as c_mask.png" in said
-    assert "d_mask.png is 64x48 pixels but d.png is 32x32 pixels" in said
-    assert "3 of 4 images failed" in said
+    message = capsys.readouterr().err
+    assert "b.png: b.png cannot be read as an image" in message
+    assert "c.png: it has no mask; save one as c_mask.png" in message
+    assert "d_mask.png is 64x48 pixels but d.png is 32x32 pixels" in message
+    assert "3 of 4 images failed" in message
     assert (tmp_path / "edited" / "a.png").is_file()
 
 
@@ -205,9 +205,9 @@ def test_bad_arguments_get_one_sentence(
 ):
     draw().save(tmp_path / "a.png")
     assert edit("remove", *(text.replace("{}", str(tmp_path)) for text in arguments)) == 1
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith("onereward: ")
-    assert message in said
+    last_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last_line.startswith("onereward: ")
+    assert message in last_line
 
 
 def test_two_images_never_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -49,7 +49,7 @@ def _request(**settings: Any) -> FillRequest:
     )
 
 
-def _ours(request: FillRequest, negative: str | None) -> tuple[torch.Tensor, EncodedJob]:
+def _engine_latents(request: FillRequest, negative: str | None) -> tuple[torch.Tensor, EncodedJob]:
     models, host = bundled_models(), RecordingHost()
     settings = resolve_settings(request.config, models.recipe)
     (job,) = make_jobs(request, models, settings)
@@ -76,7 +76,7 @@ def test_same_latents_as_the_pipeline(denoise: float, monkeypatch: pytest.Monkey
         DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()
     )
     request = _request(denoise=denoise, guidance=3.5, true_cfg=1.0)
-    ours, encoded = _ours(request, None)
+    latents, encoded = _engine_latents(request, None)
     pipeline, models = _pipeline(), bundled_models()
     pixels = request.image.permute(0, 3, 1, 2)
     assert request.mask is not None
@@ -87,7 +87,7 @@ def test_same_latents_as_the_pipeline(denoise: float, monkeypatch: pytest.Monkey
         count = pipeline_steps(denoise)
         sigma = _sigmas_by_hand(scheduler.config, STEPS, start.shape[1])[STEPS - count]
         start = pack_latents(((1 - sigma) * encoded.source + sigma * noise)[None])
-    theirs = pipeline(
+    reference = pipeline(
         prompt=request.prompt,
         image=pixels,
         mask_image=request.mask[:, None],
@@ -100,8 +100,8 @@ def test_same_latents_as_the_pipeline(denoise: float, monkeypatch: pytest.Monkey
         max_sequence_length=models.recipe.max_sequence_length,
         output_type="latent",
     ).images
-    expected = unpack_latents(theirs, *encoded.size)[0]
-    assert (ours - expected).abs().max() < TOLERANCE
+    expected = unpack_latents(reference, *encoded.size)[0]
+    assert (latents - expected).abs().max() < TOLERANCE
 
 
 def pipeline_steps(denoise: float) -> int:
@@ -111,7 +111,7 @@ def pipeline_steps(denoise: float) -> int:
 
 def test_conditioning_equals_the_pipelines() -> None:
     request = _request()
-    _, encoded = _ours(request, None)
+    _, encoded = _engine_latents(request, None)
     pipeline = _pipeline()
     assert request.mask is not None
     pixels = request.image.permute(0, 3, 1, 2) * 2 - 1
@@ -127,13 +127,13 @@ def test_conditioning_equals_the_pipelines() -> None:
 
 def test_prompts_equal_the_pipelines() -> None:
     models = bundled_models()
-    ours = encode_prompts(models, ["a red circle", ""], RecordingHost())
-    for prompt, text in zip(ours, ["a red circle", ""], strict=True):
-        sequence, pooled, _ = _pipeline().encode_prompt(
+    prompts = encode_prompts(models, ["a red circle", ""], RecordingHost())
+    for prompt, text in zip(prompts, ["a red circle", ""], strict=True):
+        sequence, clip_state, _ = _pipeline().encode_prompt(
             prompt=text, prompt_2=None, max_sequence_length=models.recipe.max_sequence_length
         )
         assert torch.allclose(prompt.sequence, sequence[0], atol=1e-5)
-        assert torch.allclose(prompt.pooled_embeds, pooled[0], atol=1e-5)
+        assert torch.allclose(prompt.pooled_embeds, clip_state[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["batched", "sequential"])
@@ -149,9 +149,9 @@ def test_true_guidance_equals_a_loop_by_hand(mode: str) -> None:
     spec = SampleSpec(
         positive=positive, negative=negative, settings=settings, denoise=1.0, shift=-1.0
     )
-    ours = denoise([(encoded, request.seed)], spec, models, host, plan)[0]
+    latents = denoise([(encoded, request.seed)], spec, models, host, plan)[0]
     expected = _guided_by_hand(encoded, request.seed)
-    assert (ours - unpack_latents(expected, *encoded.size)[0]).abs().max() < TOLERANCE
+    assert (latents - unpack_latents(expected, *encoded.size)[0]).abs().max() < TOLERANCE
 
 
 @torch.no_grad()
@@ -168,7 +168,7 @@ def _guided_by_hand(encoded: EncodedJob, seed: int) -> torch.Tensor:
     for now, after in itertools.pairwise(sigmas):
         v = []
         for text in ("nsfw", "a red circle"):
-            sequence, pooled, text_ids = pipeline.encode_prompt(
+            sequence, clip_state, text_ids = pipeline.encode_prompt(
                 prompt=text, prompt_2=None, max_sequence_length=length
             )
             v.append(
@@ -176,7 +176,7 @@ def _guided_by_hand(encoded: EncodedJob, seed: int) -> torch.Tensor:
                     hidden_states=torch.cat([x, encoded.conditioning[None]], dim=2),
                     timestep=torch.tensor([now]),
                     guidance=torch.tensor([1.0]),
-                    pooled_projections=pooled,
+                    pooled_projections=clip_state,
                     encoder_hidden_states=sequence,
                     txt_ids=text_ids,
                     img_ids=ids,

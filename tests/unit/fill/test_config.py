@@ -109,10 +109,10 @@ def test_recipe_is_found_by_choice_file_or_name(tmp_path: Path) -> None:
     assert find_recipe("FLUX.1 Fill", base, dynamic) == FLUX_FILL
     with pytest.raises(FileNotFoundError, match=r"no recipe\.json"):
         find_recipe("bundled", base, None)
-    own = replace(FLUX_FILL, name="mine", steps=9)
-    values = {f.name: getattr(own, f.name) for f in fields(Recipe)}
+    recipe = replace(FLUX_FILL, name="mine", steps=9)
+    values = {f.name: getattr(recipe, f.name) for f in fields(Recipe)}
     (base / "recipe.json").write_text(json.dumps({"format": 1, **values}))
-    assert find_recipe("auto", base, None) == own
+    assert find_recipe("auto", base, None) == recipe
     assert find_recipe("OneReward", base, None) == ONEREWARD
 
 

@@ -42,28 +42,28 @@ def test_a_copy_of_another_date_is_the_same_model(copied: Path) -> None:
 
 
 def test_changed_weights_and_packing_are_another_model(copied: Path) -> None:
-    found = [fingerprint(load(copied, precision=p)) for p in ("auto", "fp8", "nf4")]
-    for part in ("transformer", "vae"):
-        path = copied / part / "diffusion_pytorch_model.safetensors"
+    digests = [fingerprint(load(copied, precision=p)) for p in ("auto", "fp8", "nf4")]
+    for component in ("transformer", "vae"):
+        path = copied / component / "diffusion_pytorch_model.safetensors"
         weights = load_file(path)
         weights[max(weights)].flatten()[0] += 1
         save_file(weights, path)
-        found.append(fingerprint(load(copied)))
-    assert len(set(found)) == len(found)
+        digests.append(fingerprint(load(copied)))
+    assert len(set(digests)) == len(digests)
 
 
 def test_adapters_count_by_weights_and_strength(tmp_path: Path) -> None:
     base = bundled_models()
-    one, two = (make_adapter(tmp_path / f"{seed}.safetensors", seed) for seed in (1, 2))
-    same = shutil.copy(one, tmp_path / "same.safetensors")
-    os.utime(same, (1, 1))
-    plain, worn = fingerprint(base), fingerprint(base.with_adapter(one, 1.0))
-    assert fingerprint(base.with_adapter(Path(same), 1.0)) == worn
-    others = [base.with_adapter(two, 1.0), base.with_adapter(one, 0.5)]
-    both = base.with_adapter(one, 1.0).with_adapter(two, 0.5)
-    found = [plain, worn, *map(fingerprint, (*others, both))]
-    assert len(set(found)) == len(found)
-    assert fingerprint(base.with_adapter(two, 0.5).with_adapter(one, 1.0)) == found[-1]
+    first, second = (make_adapter(tmp_path / f"{seed}.safetensors", seed) for seed in (1, 2))
+    copy = shutil.copy(first, tmp_path / "same.safetensors")
+    os.utime(copy, (1, 1))
+    plain, adapted = fingerprint(base), fingerprint(base.with_adapter(first, 1.0))
+    assert fingerprint(base.with_adapter(Path(copy), 1.0)) == adapted
+    variants = [base.with_adapter(second, 1.0), base.with_adapter(first, 0.5)]
+    combined = base.with_adapter(first, 1.0).with_adapter(second, 0.5)
+    digests = [plain, adapted, *map(fingerprint, (*variants, combined))]
+    assert len(set(digests)) == len(digests)
+    assert fingerprint(base.with_adapter(second, 0.5).with_adapter(first, 1.0)) == digests[-1]
 
 
 def test_large_files_are_read_in_pieces_to_their_end(
@@ -79,11 +79,11 @@ def test_large_files_are_read_in_pieces_to_their_end(
         lambda b: b[: size - 1] + bytes([b[-1] ^ 1]),
         lambda b: b[: size * 3 // 7] + bytes(2048) + b[size * 3 // 7 + 2048 :],
     ]
-    found = [first]
+    digests = [first]
     for change in changes:
         path.write_bytes(change(data))
-        found.append(fingerprint(models))
-    assert len(set(found)) == len(found)
+        digests.append(fingerprint(models))
+    assert len(set(digests)) == len(digests)
     path.write_bytes(data)
     assert fingerprint(models) == first
 

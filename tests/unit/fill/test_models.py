@@ -138,14 +138,14 @@ def test_missing_weights_are_not_filled_with_random_numbers(folder: Path) -> Non
 def test_weights_are_read_at_first_use_and_outside_inference_mode() -> None:
     with torch.inference_mode():
         models = load_fill_models(ModelConfig(folder=str(BUNDLED)), CPU)
-        parts = (models.transformer, models.vae, models.text_encoder, models.text_encoder_2)
-        assert not any(part.is_loaded for part in parts)
-        for part in parts:
-            with RecordingHost().resident(part, activation_bytes=1):
-                assert part.is_loaded
-    for part in parts:
-        assert not any(p.is_inference() for p in part.module.parameters()), part.name
-        assert not any(p.requires_grad for p in part.module.parameters()), part.name
+        components = (models.transformer, models.vae, models.text_encoder, models.text_encoder_2)
+        assert not any(component.is_loaded for component in components)
+        for component in components:
+            with RecordingHost().resident(component, activation_bytes=1):
+                assert component.is_loaded
+    for component in components:
+        assert not any(p.is_inference() for p in component.module.parameters()), component.name
+        assert not any(p.requires_grad for p in component.module.parameters()), component.name
 
 
 @pytest.mark.parametrize(
@@ -165,11 +165,11 @@ def test_precision_and_size(precision: str, dtype: torch.dtype) -> None:
 
 
 def test_a_separate_transformer_replaces_the_bases(folder: Path, tmp_path: Path) -> None:
-    other = Path(shutil.move(folder / "transformer", tmp_path / "OneReward-transformer"))
-    models = load_fill_models(ModelConfig(folder=str(folder), transformer=str(other)), CPU)
-    assert models.transformer_tensors == read_weights(other)
+    transformer = Path(shutil.move(folder / "transformer", tmp_path / "OneReward-transformer"))
+    models = load_fill_models(ModelConfig(folder=str(folder), transformer=str(transformer)), CPU)
+    assert models.transformer_tensors == read_weights(transformer)
     (folder / "recipe.json").unlink()
-    models = load_fill_models(ModelConfig(folder=str(folder), transformer=str(other)), CPU)
+    models = load_fill_models(ModelConfig(folder=str(folder), transformer=str(transformer)), CPU)
     assert models.recipe.name == "OneReward"
 
 
@@ -183,13 +183,13 @@ def test_headers_say_what_the_library_loads() -> None:
 
 def test_a_folders_recipe_is_not_for_a_transformer_of_another_size(tmp_path: Path) -> None:
     """The bundled model lends VAE and encoders; settings made for it would spoil a real model."""
-    other = tmp_path / "transformer"
-    shutil.copytree(BUNDLED / "transformer", other)
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps(config | {"num_layers": 19}))
-    loaded = load_fill_models(ModelConfig(folder=str(BUNDLED), transformer=str(other)), CPU)
+    transformer = tmp_path / "transformer"
+    shutil.copytree(BUNDLED / "transformer", transformer)
+    config = json.loads((transformer / "config.json").read_text())
+    (transformer / "config.json").write_text(json.dumps(config | {"num_layers": 19}))
+    loaded = load_fill_models(ModelConfig(folder=str(BUNDLED), transformer=str(transformer)), CPU)
     assert loaded.recipe == FLUX_FILL
-    same = tmp_path / "same"
-    shutil.copytree(BUNDLED / "transformer", same)
-    loaded = load_fill_models(ModelConfig(folder=str(BUNDLED), transformer=str(same)), CPU)
+    copy = tmp_path / "same"
+    shutil.copytree(BUNDLED / "transformer", copy)
+    loaded = load_fill_models(ModelConfig(folder=str(BUNDLED), transformer=str(copy)), CPU)
     assert loaded.recipe.name == "bundled"

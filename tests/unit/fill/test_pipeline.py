@@ -37,14 +37,14 @@ def square(height: int, width: int, left: int, top: int, side: int) -> torch.Ten
     return mask
 
 
-def run(task: Task = Task.FILL, host: RecordingHost | None = None, **parts: Any) -> FillResult:
-    config = FillConfig(**{**FAST, **parts.pop("config", {})})
-    parts.setdefault("image", random_image())
+def run(task: Task = Task.FILL, host: RecordingHost | None = None, **changes: Any) -> FillResult:
+    config = FillConfig(**{**FAST, **changes.pop("config", {})})
+    changes.setdefault("image", random_image())
     if task is not Task.EXTEND:
-        parts.setdefault("mask", square(64, 64, 20, 20, 24))
+        changes.setdefault("mask", square(64, 64, 20, 20, 24))
     if task in (Task.FILL, Task.EXTEND):
-        parts.setdefault("prompt", "a red circle")
-    request = FillRequest(task=task, config=config, **parts)
+        changes.setdefault("prompt", "a red circle")
+    request = FillRequest(task=task, config=config, **changes)
     return run_fill(request, bundled_models(), host or RecordingHost())
 
 
@@ -87,13 +87,13 @@ def test_half_a_frame_changes_only_its_half() -> None:
 def test_a_full_mask_equals_the_bare_decode() -> None:
     """With everything repainted there is nothing to blend with and nothing to correct by."""
     config = {"colour_correction": 1.0, "grow": 4, "feather": 4}
-    one = run(mask=torch.ones(1, 64, 64), config=config)
-    other = run(
+    first = run(mask=torch.ones(1, 64, 64), config=config)
+    second = run(
         image=1 - random_image(),
         mask=torch.ones(1, 64, 64),
         config={"grow": 0, "feather": 0, "colour_correction": 0.0},
     )
-    assert torch.equal(one.image, other.image), "the source must not shine through a full mask"
+    assert torch.equal(first.image, second.image), "the source must not shine through a full mask"
 
 
 @pytest.mark.parametrize("task", list(Task))
@@ -140,19 +140,19 @@ def test_extend_takes_a_mask_where_the_source_is_on_its_canvas() -> None:
 def test_a_held_source_is_kept_in_latents(
     denoise: float, holds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources, made = [], []
+    sources, decoder_inputs = [], []
     encode, decode = pipeline.encode_job, pipeline.decode_latent
     monkeypatch.setattr(
         pipeline, "encode_job", lambda *args: sources.append(encode(*args)) or sources[-1]
     )
     monkeypatch.setattr(
-        pipeline, "decode_latent", lambda *args: made.append(args[0]) or decode(*args)
+        pipeline, "decode_latent", lambda *args: decoder_inputs.append(args[0]) or decode(*args)
     )
     mask = torch.cat([square(64, 64, 21, 22, 24), square(64, 64, 2, 2, 8)])
     config = {"preserve_unmasked": holds, "denoise": denoise, "crop_to_context": False}
     run(image=random_image(batch=2), mask=mask, config=config)
-    assert len(made) == 2
-    for encoded, latents in zip(sources, made, strict=True):
+    assert len(decoder_inputs) == 2
+    for encoded, latents in zip(sources, decoder_inputs, strict=True):
         keep = unpack_latents(encoded.keep[None], *encoded.size)[0, 0].bool()
         assert 0.3 < keep.float().mean() < 1
         if holds:
@@ -177,13 +177,13 @@ def test_native_sampling_refuses_settings_of_our_sampler(setting: dict[str, Any]
 
 def test_candidates_can_be_reproduced_alone() -> None:
     image = torch.cat([random_image(seed=1), random_image(seed=2)])
-    both = run(image=image, seed=40, config={"num_candidates": 3})
-    assert both.seeds == (40, 41, 42, 43, 44, 45)
+    batch = run(image=image, seed=40, config={"num_candidates": 3})
+    assert batch.seeds == (40, 41, 42, 43, 44, 45)
     # A call of several rows may round differently; a visible difference would be another image.
     for index in (1, 5):
-        alone = run(image=image[index // 3][None], seed=both.seeds[index])
-        assert (alone.image[0] - both.image[index]).abs().max() < 1e-3
-    assert (both.image[0] - both.image[1]).abs().max() > 1e-2
+        alone = run(image=image[index // 3][None], seed=batch.seeds[index])
+        assert (alone.image[0] - batch.image[index]).abs().max() < 1e-3
+    assert (batch.image[0] - batch.image[1]).abs().max() > 1e-2
 
 
 def test_one_mask_for_many_images_and_the_reverse() -> None:
@@ -191,10 +191,10 @@ def test_one_mask_for_many_images_and_the_reverse() -> None:
     masks = torch.cat([square(64, 64, 8, 8, 16), square(64, 64, 32, 32, 20)])
     many_images = run(image=images, mask=masks[:1], seed=3)
     many_masks = run(image=images[:1], mask=masks, seed=3)
-    each = run(image=images, mask=masks, seed=3)
-    assert len(many_images.image) == len(many_masks.image) == len(each.image) == 2
-    assert (many_images.image[0] - each.image[0]).abs().max() < 1e-3
-    assert torch.equal(many_masks.mask, each.mask)
+    batch = run(image=images, mask=masks, seed=3)
+    assert len(many_images.image) == len(many_masks.image) == len(batch.image) == 2
+    assert (many_images.image[0] - batch.image[0]).abs().max() < 1e-3
+    assert torch.equal(many_masks.mask, batch.mask)
 
 
 def test_a_image_with_an_empty_mask_in_a_batch_stays() -> None:
@@ -257,8 +257,8 @@ def test_departures_from_the_recipe_are_told() -> None:
     host = RecordingHost()
     recipe = bundled_models().recipe
     result = run(host=host, config={"guidance": recipe.guidance + 1})
-    told = f"guidance {recipe.guidance + 1!r} instead of {recipe.guidance!r}"
-    assert any(told in line for line in host.lines)
+    expected = f"guidance {recipe.guidance + 1!r} instead of {recipe.guidance!r}"
+    assert any(expected in line for line in host.lines)
     assert result.notes == tuple(host.lines)
 
 
@@ -268,7 +268,7 @@ def test_progress_preview_and_cancel_reach_the_host_at_every_model_call(mode: st
     run(host=host, config={"true_cfg": 3.0, "cfg_mode": mode, "steps": 3})
     calls = 3 if mode == "batched" else 6
     assert host.steps[-1] == (calls, calls)
-    assert {done for done, _ in host.steps} == set(range(calls + 1))
+    assert {step for step, _ in host.steps} == set(range(calls + 1))
     assert len(host.previews) == 3
     for preview in host.previews:
         assert preview.ndim == 3

@@ -16,9 +16,9 @@ PART[:, :, :24] = 0
 PARTLY = torch.ones(1, 32, 48).tril()
 
 
-def request(**parts: Any) -> FillRequest:
+def request(**changes: Any) -> FillRequest:
     return FillRequest(
-        **{"task": Task.FILL, "image": IMAGE, "mask": MASK, "prompt": "a red circle"} | parts
+        **{"task": Task.FILL, "image": IMAGE, "mask": MASK, "prompt": "a red circle"} | changes
     )
 
 
@@ -29,7 +29,7 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("parts", "message"),
+    ("changes", "message"),
     [
         ({"image": torch.zeros(2, 32, 48, 4)}, "4 channels .RGBA."),
         ({"image": torch.zeros(2, 32, 48, 1)}, "1 channel .greyscale."),
@@ -60,14 +60,14 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
     ],
     ids=lambda v: v if isinstance(v, str) else None,
 )
-def test_bad_input_gets_one_sentence(parts: dict, message: str) -> None:
+def test_bad_input_gets_one_sentence(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        request(**parts)
+        request(**changes)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("parts", "expected"),
+    ("changes", "expected"),
     [
         ({"prompt": "  a red circle "}, "a red circle"),
         ({"task": Task.REMOVE, "mask": PARTLY, "prompt": ""}, "remove"),
@@ -88,8 +88,8 @@ def test_bad_input_gets_one_sentence(parts: dict, message: str) -> None:
     ],
     ids=["fill", "remove", "remove-ignores", "extend", "extend-prompt", "text", "lettering"],
 )
-def test_prompts_are_the_published_ones(parts: dict, expected: str) -> None:
-    assert request(**parts).full_prompt() == expected
+def test_prompts_are_the_published_ones(changes: dict, expected: str) -> None:
+    assert request(**changes).full_prompt() == expected
 
 
 def test_batches_take_the_larger_side() -> None:

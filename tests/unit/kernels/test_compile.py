@@ -20,12 +20,12 @@ WIDE = {"_qk_norm_rope", "_adaln", "_gelu"}
 
 def _compile(dtypes: str, targets: str, cache: Path) -> list[dict[str, Any]]:
     script = ROOT / "tests" / "support" / "compile_kernels.py"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(script), dtypes, targets],
         check=False, capture_output=True, text=True, env={"TRITON_CACHE_DIR": str(cache)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    assert process.returncode == 0, process.stderr[-3000:]
+    return [json.loads(line) for line in process.stdout.splitlines()]
 
 
 def _check(row: dict[str, Any]) -> None:

@@ -43,8 +43,8 @@ def test_compiles_without_graph_breaks(inputs: list[Tensor]):
         eager = _value_and_gradients(_chain, inputs)
         torch.compiler.reset()
         compiled = torch.compile(_chain, fullgraph=True, backend="aot_eager")
-        for ours, theirs in zip(_value_and_gradients(compiled, inputs), eager, strict=True):
-            assert torch.equal(ours, theirs)
+        for result, expected in zip(_value_and_gradients(compiled, inputs), eager, strict=True):
+            assert torch.equal(result, expected)
 
 
 def test_checkpointing_gives_the_same_gradients(inputs: list[Tensor]):
@@ -53,8 +53,8 @@ def test_checkpointing_gives_the_same_gradients(inputs: list[Tensor]):
 
     with kernels.use_backend("triton"):
         plain = _value_and_gradients(_chain, inputs)
-        for ours, theirs in zip(_value_and_gradients(recomputed, inputs), plain, strict=True):
-            assert torch.equal(ours, theirs)
+        for result, expected in zip(_value_and_gradients(recomputed, inputs), plain, strict=True):
+            assert torch.equal(result, expected)
 
 
 def test_second_derivatives_are_refused(inputs: list[Tensor]):
@@ -72,7 +72,7 @@ def test_gradients_that_nobody_wants_are_not_made(inputs: list[Tensor]):
     with kernels.use_backend("triton"):
         h, y = kernels.gated_residual_adaln(x, frozen[0], update, (frozen[1], frozen[2]))
     assert y.grad_fn is not None
-    kept = [t for t in y.grad_fn.saved_tensors if t is not None]  # type: ignore[attr-defined]
-    assert not any(t.data_ptr() == update.data_ptr() for t in kept), "the update need not wait"
+    saved = [t for t in y.grad_fn.saved_tensors if t is not None]  # type: ignore[attr-defined]
+    assert not any(t.data_ptr() == update.data_ptr() for t in saved), "the update need not wait"
     grads = torch.autograd.grad([h.sum(), y.sum()], (x, update))
     assert all(g.isfinite().all() for g in grads)

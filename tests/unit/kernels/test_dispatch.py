@@ -30,24 +30,24 @@ class Subclass(torch.Tensor):
     pass
 
 
-def _modulate(**changed: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    return {"x": X, "scale": VECTOR, "shift": VECTOR, **changed}
+def _modulate(**overrides: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    return {"x": X, "scale": VECTOR, "shift": VECTOR, **overrides}
 
 
-def _rope(**changed: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    given = {"q": HEADS, "k": HEADS, "q_weight": WEIGHT, "k_weight": WEIGHT}
-    return {**given, "cos": ANGLE, "sin": ANGLE, **changed}
+def _rope(**overrides: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    tensors = {"q": HEADS, "k": HEADS, "q_weight": WEIGHT, "k_weight": WEIGHT}
+    return {**tensors, "cos": ANGLE, "sin": ANGLE, **overrides}
 
 
-def _joint(**changed: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    given = {f"{stream}_{name}": HEADS for stream in ("text", "image") for name in "qkv"}
-    given |= {f"{stream}_{name}_weight": WEIGHT for stream in ("text", "image") for name in "qk"}
-    return {**given, "cos": ones(4, 2), "sin": ones(4, 2), **changed}
+def _joint(**overrides: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    tensors = {f"{stream}_{name}": HEADS for stream in ("text", "image") for name in "qkv"}
+    tensors |= {f"{stream}_{name}_weight": WEIGHT for stream in ("text", "image") for name in "qk"}
+    return {**tensors, "cos": ones(4, 2), "sin": ones(4, 2), **overrides}
 
 
-def _step(**changed: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    given = {"latents": ones(2, 2, 6), "velocity": ones(4, 2, 6), "keep": ones(2, 2, 3)}
-    return {**given, "source": ones(2, 2, 6), "noise": ones(2, 2, 6), **changed}
+def _step(**overrides: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    tensors = {"latents": ones(2, 2, 6), "velocity": ones(4, 2, 6), "keep": ones(2, 2, 3)}
+    return {**tensors, "source": ones(2, 2, 6), "noise": ones(2, 2, 6), **overrides}
 
 
 @pytest.mark.parametrize(
@@ -136,11 +136,11 @@ def test_one_kernel_is_tried_first(
     kernel: object, reason: str | None, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(dispatch, "_kernel", lambda _: kernel)
-    found = dispatch._trial(str(DEVICE))
+    refusal = dispatch._trial(str(DEVICE))
     if reason is None:
-        assert found is None
+        assert refusal is None
     else:
-        assert re.match(reason, found or "")
+        assert re.match(reason, refusal or "")
 
 
 LOAD = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest\n"
@@ -162,14 +162,16 @@ with kernels.use_backend("triton"):
 def test_works_without_triton():
     command = [sys.executable, "-c", LOAD + WITHOUT_TRITON]
     environment = os.environ | {"TRITON_INTERPRET": "1"}  # else a CPU is refused before
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    value, message = done.stdout.splitlines()
+    process = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr
+    value, message = process.stdout.splitlines()
     assert float(value) == 12.0
     assert message.startswith("gelu_tanh cannot run as a Triton kernel: Triton is not installed")
 
 
 def test_triton_is_imported_at_the_first_use_only():
     code = LOAD + "import onereward.kernels; print('triton' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "False"
+    process = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert process.stdout.strip() == "False"

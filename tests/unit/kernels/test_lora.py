@@ -61,13 +61,13 @@ def test_float32_masters_get_float32_gradients():
     truth = torch.autograd.grad(_plain(x, weight, bias, *exact).sum(), exact)
     plain = [t.bfloat16().requires_grad_() for t in (down, up)]
     rough = torch.autograd.grad(_plain(*half, *plain).sum(), plain)
-    for ours, theirs, wanted in zip(grads, rough, truth, strict=True):
-        assert ours.dtype is torch.float32
-        assert_as_exact(ours.bfloat16(), theirs, wanted)
+    for result, expected, truth_value in zip(grads, rough, truth, strict=True):
+        assert result.dtype is torch.float32
+        assert_as_exact(result.bfloat16(), expected, truth_value)
 
 
 def test_nothing_wide_is_kept_for_the_backward():
     x, weight, bias, down, up = (t.float().requires_grad_() for t in _case(4).inputs())
     y = _fused(x, weight.detach(), bias.detach(), down, up)
-    kept = y.grad_fn.saved_tensors  # type: ignore[union-attr]
-    assert max(t.numel() for t in kept) <= weight.numel(), "no tensor as wide as the output"
+    saved = y.grad_fn.saved_tensors  # type: ignore[union-attr]
+    assert max(t.numel() for t in saved) <= weight.numel(), "no tensor as wide as the output"

@@ -22,12 +22,12 @@ def test_as_exact_as_unfused(backend: str, name: str, dtype: str):
     case, kind = CASES[name], DTYPES[dtype]
     inputs = case.inputs()
     with kernels.use_backend(backend):
-        found = run(case.fused, inputs, kind)
+        results = run(case.fused, inputs, kind)
     with kernels.use_backend("reference"):
         truth = run(case.fused, inputs, torch.float64)
     plain = run(case.plain, inputs, kind)
-    for i, (ours, theirs, exact) in enumerate(zip(found, plain, truth, strict=True)):
-        assert_as_exact(ours, theirs, exact, f"{name}, result {i}")
+    for i, (result, expected, exact) in enumerate(zip(results, plain, truth, strict=True)):
+        assert_as_exact(result, expected, exact, f"{name}, result {i}")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -35,8 +35,8 @@ def test_definition_equals_the_unfused_operations(name: str):
     """In float64 but for diffusers' rotation, which always rounds to float32."""
     case = CASES[name]
     with kernels.use_backend("reference"):
-        ours = run(case.fused, case.inputs(), torch.float64)
-    for a, b in zip(ours, run(case.plain, case.inputs(), torch.float64), strict=True):
+        results = run(case.fused, case.inputs(), torch.float64)
+    for a, b in zip(results, run(case.plain, case.inputs(), torch.float64), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
@@ -112,9 +112,9 @@ def test_kept_pixels_follow_the_source_bit_for_bit(backend: str):
         last, _ = kernels.cfg_euler_step(x, v, (0.5, 0.0), blend=(keep, source, noise))
         free, x0 = kernels.cfg_euler_step(x, v, (0.5, 0.0))
         still, _ = kernels.cfg_euler_step(x, v, (0.5, 0.5))
-    kept = keep.repeat(1, 1, 2) == 1
-    assert torch.equal(last[kept], source[kept])
-    assert torch.equal(last[~kept], free[~kept])
+    is_kept = keep.repeat(1, 1, 2) == 1
+    assert torch.equal(last[is_kept], source[is_kept])
+    assert torch.equal(last[~is_kept], free[~is_kept])
     assert torch.equal(free, x0), "the last step ends at x0"
     assert torch.equal(still, x)
 

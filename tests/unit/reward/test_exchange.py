@@ -24,11 +24,11 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
     """Pairs of images in a folder ``mine``."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    made = []
+    rows = []
     for number in range(NUM):
         for kind, level in (("good", 200), ("bad", 50), ("source", 120)):
             Image.new("RGB", (16, 16), (level, number, 7)).save(folder / f"{number}-{kind}.png")
-        made.append(
+        rows.append(
             {
                 "winner": f"{number}-good.png",
                 "loser": f"{number}-bad.png",
@@ -38,7 +38,7 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
                 "prompt": "a red circle",
             }
         )
-    return made
+    return rows
 
 
 def write(folder: Path, rows: list[dict[str, Any]], kind: str) -> Path:
@@ -71,9 +71,9 @@ def test_a_list_becomes_pairs_once(rows: list[dict[str, Any]], tmp_path: Path, k
 
 
 def test_pairs_of_one_source_stay_together(rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    same = [row | {"source": rows[0]["source"]} for row in rows]
-    same[1] |= {"dimension": "text_alignment", "prompt": "a red circle"}
-    import_pairs(write(tmp_path, same, "csv"), tmp_path / "data")
+    shared = [row | {"source": rows[0]["source"]} for row in rows]
+    shared[1] |= {"dimension": "text_alignment", "prompt": "a red circle"}
+    import_pairs(write(tmp_path, shared, "csv"), tmp_path / "data")
     assert len({pair.condition for pair in PreferenceSet(tmp_path / "data").pairs()}) == 1
 
 
@@ -162,9 +162,9 @@ def test_datasets_loads_both_as_image_folders(
     assert whole[NUM]["source"] is None
     assert whole[NUM]["mask"].getpixel((0, 0)) == (120, 0, 7)
     assert whole[NUM]["settings"]["winner"]["steps"] == 3
-    made = export_pairs(folder, tmp_path / "out")
-    assert made.left_out == ("mask_file_name",)
+    exported = export_pairs(folder, tmp_path / "out")
+    assert exported.left_out == ("mask_file_name",)
     split = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
-    assert {name: len(part) for name, part in split.items()} == made.counts
+    assert {name: len(part) for name, part in split.items()} == exported.counts
     for name, part in split.items():
         assert {SPLIT_NAMES[split_of(condition)] for condition in part["condition"]} == {name}

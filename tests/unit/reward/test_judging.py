@@ -16,12 +16,12 @@ def test_the_view_beside_the_source_shows_both_and_marks_the_mask() -> None:
     image, source = torch.full((32, 48, 3), 0.2), torch.full((1, 32, 48, 3), 0.6)
     mask = torch.zeros(1, 32, 48)
     mask[:, 8:16, 8:16] = 1
-    shown = View(kind="image_with_source", mask=mask, source=source).show(image)
-    assert shown.shape == (3, 32, 96)
-    assert torch.equal(shown[:, :, 48:], image.permute(2, 0, 1))
-    marked = (shown[:, :, :48] != 0.6).any(dim=0)
+    pixels = View(kind="image_with_source", mask=mask, source=source).show(image)
+    assert pixels.shape == (3, 32, 96)
+    assert torch.equal(pixels[:, :, 48:], image.permute(2, 0, 1))
+    marked = (pixels[:, :, :48] != 0.6).any(dim=0)
     assert torch.equal(marked, mask[0] > 0)
-    assert shown[0, 10, 10] > shown[1, 10, 10], "red"
+    assert pixels[0, 10, 10] > pixels[1, 10, 10], "red"
     cropped = View(kind="crop_with_source", mask=mask, source=source)
     box = cropped.box(0, 32, 48)
     assert cropped.show(image).shape == (3, box.height, 2 * box.width)
@@ -52,9 +52,9 @@ def test_what_cannot_be_measured_is_said_and_the_rest_stays() -> None:
     mask = torch.zeros(32, 32)
     mask[8:16, 8:16] = 1
     host = RecordingHost()
-    made = measure_views(images, View(mask=mask, source=torch.rand(1, 32, 32, 3)), "AB", host)
-    assert {name: len(m["seam_step"]) for name, m in made.items()} == {"first": 2, "second": 1}
-    assert all("outside_difference" in metrics for metrics in made.values())
+    measured = measure_views(images, View(mask=mask, source=torch.rand(1, 32, 32, 3)), "AB", host)
+    assert {name: len(m["seam_step"]) for name, m in measured.items()} == {"first": 2, "second": 1}
+    assert all("outside_difference" in metrics for metrics in measured.values())
     if importlib.util.find_spec("rapidocr") is None:
         assert any("pip install rapidocr" in line for line in host.lines)
     assert any(line.startswith("second, seam step: ") for line in host.lines)

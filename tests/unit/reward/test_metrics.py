@@ -52,8 +52,8 @@ def test_seam_step_without_a_border_is_nan() -> None:
 def test_batches_are_scored_one_by_one() -> None:
     image, mask = frame()
     stepped = image + 0.3 * mask[..., None]
-    both = seam_step(torch.cat([image, stepped]), torch.cat([mask, mask]))
-    assert torch.allclose(both, torch.cat([seam_step(image, mask), seam_step(stepped, mask)]))
+    steps = seam_step(torch.cat([image, stepped]), torch.cat([mask, mask]))
+    assert torch.allclose(steps, torch.cat([seam_step(image, mask), seam_step(stepped, mask)]))
 
 
 def test_text_needs_words_and_says_how_to_get_the_reader() -> None:
@@ -68,21 +68,21 @@ def test_text_needs_words_and_says_how_to_get_the_reader() -> None:
 def test_drawn_words_are_read() -> None:
     """With the package itself (3.10, its models come in the wheel), where it is installed."""
     pytest.importorskip("rapidocr")
-    drawn = Image.new("RGB", (320, 96), "white")
-    ImageDraw.Draw(drawn).text((20, 20), "HELLO World", "black", ImageFont.load_default(40))
-    image = torch.tensor(np.asarray(drawn))[None].float() / 255
-    both = torch.cat([image, torch.ones_like(image)])
-    assert text_correct(both, "hello world!") == [1.0, 0.0]
-    assert text_correct(both, "hello there") == [0.5, 0.0]
+    picture = Image.new("RGB", (320, 96), "white")
+    ImageDraw.Draw(picture).text((20, 20), "HELLO World", "black", ImageFont.load_default(40))
+    image = torch.tensor(np.asarray(picture))[None].float() / 255
+    images = torch.cat([image, torch.ones_like(image)])
+    assert text_correct(images, "hello world!") == [1.0, 0.0]
+    assert text_correct(images, "hello there") == [0.5, 0.0]
 
 
 def test_everything_that_can_be_measured_has_its_name() -> None:
     image, mask = frame()
-    changed = image + 0.25
-    made = measure(torch.cat([image, changed]), mask, image)
-    assert set(made) == {"seam_step", "outside_difference"}
-    assert made["outside_difference"] == pytest.approx([0.0, 0.25])
-    assert made["seam_step"] == pytest.approx(seam_step(image, mask).tolist() * 2, abs=1e-6)
+    lighter = image + 0.25
+    metrics = measure(torch.cat([image, lighter]), mask, image)
+    assert set(metrics) == {"seam_step", "outside_difference"}
+    assert metrics["outside_difference"] == pytest.approx([0.0, 0.25])
+    assert metrics["seam_step"] == pytest.approx(seam_step(image, mask).tolist() * 2, abs=1e-6)
     assert measure(image, torch.ones_like(mask)) == {"seam_step": [None]}
     with pytest.raises(ValueError, match="mask has shape"):
         measure(image, mask[:, :8])

@@ -45,12 +45,12 @@ def judge(folder: Path) -> QwenJudge:
 def random_images(*sizes: tuple[int, int]) -> list[torch.Tensor]:
     """Images of whole 8-bit values, as files have them."""
     generator = torch.Generator().manual_seed(7)
-    made = []
+    images = []
     for height, width in sizes:
         coarse = torch.rand(1, 3, 6, 6, generator=generator)
         fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-        made.append((fine[0] * 255).round() / 255)
-    return made
+        images.append((fine[0] * 255).round() / 255)
+    return images
 
 
 def as_uint8(image: torch.Tensor) -> torch.Tensor:
@@ -72,9 +72,9 @@ def test_patches_equal_the_processors(folder: Path, size: tuple[int, int]) -> No
     (image,) = random_images(size)
     config = read_patch_config(json.loads((folder / "preprocessor_config.json").read_text()))
     patches, (rows, cols) = to_patches(image, config)
-    theirs = _processor(folder)(images=[as_uint8(image)], return_tensors="pt")
-    assert theirs["image_grid_thw"].tolist() == [[1, rows, cols]]
-    difference = (patches - theirs["pixel_values"]).abs()
+    expected = _processor(folder)(images=[as_uint8(image)], return_tensors="pt")
+    assert expected["image_grid_thw"].tolist() == [[1, rows, cols]]
+    difference = (patches - expected["pixel_values"]).abs()
     assert difference.max() < 2 * STEP
     assert difference.mean() < 0.5 * STEP
 
@@ -92,9 +92,9 @@ def test_probability_equals_the_models_own_forward(
     """Processor, chat template, position ids and the full logits, all by transformers."""
     first, second = random_images(*sizes)
     with torch.no_grad():
-        ours = judge.ask(judge.encode(first), judge.encode(second), QUERIES)
+        answers = judge.ask(judge.encode(first), judge.encode(second), QUERIES)
         expected = [_by_transformers(judge, folder, (first, second), q) for q in QUERIES]
-    assert torch.allclose(ours, torch.stack(expected), atol=2e-3)
+    assert torch.allclose(answers, torch.stack(expected), atol=2e-3)
 
 
 def _by_transformers(
@@ -134,22 +134,22 @@ def test_mixed_sizes_in_one_pass_equal_one_by_one(judge: QwenJudge) -> None:
     images = random_images((64, 64), (112, 56), (140, 224))
     with torch.no_grad():
         a, b, c = judge.encode_images(images)
-        asked = [(a, b, QUERIES[0]), (c, a, QUERIES[1]), (b, c, QUERIES[0])]
-        together = judge.answer(asked)
+        questions = [(a, b, QUERIES[0]), (c, a, QUERIES[1]), (b, c, QUERIES[0])]
+        together = judge.answer(questions)
         apart = [judge.encode(image) for image in images]
         alone = [(apart[0], apart[1]), (apart[2], apart[0]), (apart[1], apart[2])]
         expected = torch.cat(
             [
                 judge.answer([(first, second, query)])
-                for (first, second), (_, _, query) in zip(alone, asked, strict=True)
+                for (first, second), (_, _, query) in zip(alone, questions, strict=True)
             ]
         )
     assert torch.allclose(together, expected, atol=1e-4)
 
 
 def test_gradient_reaches_the_pixels_and_ascent_raises_the_answer(judge: QwenJudge) -> None:
-    image, other = random_images((64, 64), (64, 64))
-    second = judge.encode(other)
+    image, other_image = random_images((64, 64), (64, 64))
+    second = judge.encode(other_image)
     before = None
     x = image.clone()
     for _ in range(4):
@@ -169,8 +169,8 @@ def test_gradient_equals_finite_differences(folder: Path) -> None:
     judge = QwenJudge(JudgeConfig(folder=str(folder), precision="fp32"), torch.device("cpu"))
     judge.component.module.double()
     judge.component.dtype = torch.float64
-    image, other = (i.double() for i in random_images((64, 64), (64, 64)))
-    second = judge.encode(other)
+    image, other_image = (i.double() for i in random_images((64, 64), (64, 64)))
+    second = judge.encode(other_image)
 
     def value(x: torch.Tensor) -> torch.Tensor:
         return judge.answer_logits([(judge.encode(x), second, QUERIES[0])]).double()[0, 3]
@@ -218,15 +218,15 @@ def test_a_folder_that_is_no_judge_is_refused(folder: Path, tmp_path: Path) -> N
 
 
 def test_a_tokenizer_without_yes_and_no_is_refused(judge: QwenJudge, folder: Path) -> None:
-    other = QwenJudge(JudgeConfig(folder=str(folder)), torch.device("cpu"))
+    plain = QwenJudge(JudgeConfig(folder=str(folder)), torch.device("cpu"))
 
     class Splits:
         def encode(self, text: str, add_special_tokens: bool) -> list[int]:
             return [ord(c) for c in text]
 
-    other.chat.__dict__["tokenizer"] = Splits()
+    plain.chat.__dict__["tokenizer"] = Splits()
     with pytest.raises(JudgeError, match="no single tokens"):
-        _ = other.answer_ids
+        _ = plain.answer_ids
     assert len(set(judge.answer_ids)) == 2
 
 
@@ -236,10 +236,12 @@ def test_the_published_folders_template_is_found_where_they_have_it(
     """Their tokenizer has a template too, for text alone."""
     published = Path(shutil.copytree(folder, tmp_path / "judge"))
     lay_out_as_published(published)
-    found = QwenJudge(JudgeConfig(folder=str(published)), torch.device("cpu"))
-    both = random_images((64, 64), (64, 64))
+    other_judge = QwenJudge(JudgeConfig(folder=str(published)), torch.device("cpu"))
+    images = random_images((64, 64), (64, 64))
     with torch.no_grad():
-        answers = [j.ask(j.encode(both[0]), j.encode(both[1]), QUERIES) for j in (judge, found)]
+        answers = [
+            j.ask(j.encode(images[0]), j.encode(images[1]), QUERIES) for j in (judge, other_judge)
+        ]
     assert torch.equal(*answers)
     (published / "chat_template.json").unlink()
     alone = QwenJudge(JudgeConfig(folder=str(published)), torch.device("cpu"))
@@ -257,14 +259,14 @@ def test_words_of_a_prompt_are_no_control_tokens(judge: QwenJudge) -> None:
 def test_the_older_family_is_asked_as_by_transformers(tmp_path: Path) -> None:
     older = make_qwen2_vl(tmp_path / "judge")
     judge = QwenJudge(JudgeConfig(folder=str(older)), torch.device("cpu"))
-    both = random_images((64, 64), (96, 64))
+    images = random_images((64, 64), (96, 64))
     with torch.no_grad():
-        first, second = judge.encode_images(both)
-        ours = judge.ask(first, second, QUERIES)
-        expected = [_by_transformers(judge, older, tuple(both), q) for q in QUERIES]
+        first, second = judge.encode_images(images)
+        answers = judge.ask(first, second, QUERIES)
+        expected = [_by_transformers(judge, older, tuple(images), q) for q in QUERIES]
         swapped = judge.ask(second, first, QUERIES)
-    difference = (ours / torch.stack(expected)).log().abs().max()
-    assert difference < 0.2 * (ours / swapped).log().abs().max(), "else it could be any answer"
+    difference = (answers / torch.stack(expected)).log().abs().max()
+    assert difference < 0.2 * (answers / swapped).log().abs().max(), "else it could be any answer"
 
 
 def test_queries_follow_table_1() -> None:

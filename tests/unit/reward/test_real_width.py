@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_it_answers_and_the_gradient_reaches_every_window(folder: Path) -> None:
-    """Two images of unequal windows: 140 x 252 pixels are 5 x 9 merged patches, windows of 4 x 4."""
+    """Unequal windows: 140 x 252 pixels are 5 x 9 merged patches, windows are 4 x 4."""
     judge = QwenJudge(JudgeConfig(folder=str(folder), precision="bf16"), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.rand(3, 140, 252, generator=generator) for _ in range(2))

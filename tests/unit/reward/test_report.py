@@ -42,20 +42,20 @@ def test_interval_equals_published_values() -> None:
         (0, 20, 0.0, 0.1611),
         (1, 29, 0.0061, 0.1718),
     ):
-        found = wilson_interval(right / num, num)
-        assert found == pytest.approx((low, high), abs=1e-4)
+        interval = wilson_interval(right / num, num)
+        assert interval == pytest.approx((low, high), abs=1e-4)
 
 
 def test_pairs_of_one_condition_count_as_often_as_they_differ() -> None:
     """Twenty conditions of seven pairs that go right or wrong together are twenty answers."""
     once = [answer(0.9, 0.1)] * 15 + [answer(0.1, 0.9)] * 5
-    together = [replace(one, condition=str(n)) for n, one in enumerate(once) for _ in range(7)]
-    apart = [replace(one, condition=str(n)) for n, one in enumerate(once)]
+    together = [replace(item, condition=str(n)) for n, item in enumerate(once) for _ in range(7)]
+    apart = [replace(item, condition=str(n)) for n, item in enumerate(once)]
     cells = [make_report(answers).cells[STRUCTURE] for answers in (once, apart, together)]
     for cell in cells:
         assert (cell.low, cell.high) == pytest.approx(wilson_interval(0.75, 20))
     assert cells[2].num_pairs == 140
-    mixed = [replace(one, condition=str(n % 5)) for n, one in enumerate(once[2:18])]
+    mixed = [replace(item, condition=str(n % 5)) for n, item in enumerate(once[2:18])]
     cell = make_report(mixed).cells[STRUCTURE]
     assert (cell.low, cell.high) == pytest.approx(wilson_interval(cell.accuracy, 16)), "no less"
     right = [replace(once[0], condition=str(n // 7)) for n in range(21)]

@@ -53,15 +53,20 @@ def test_nobody_sits_out_twice_in_a_knock_out(num: int) -> None:
     for seed in range(20):
         values = [float(v) for v in range(num)]
         random.Random(seed).shuffle(values)
-        done = pick_best(QualityJudge(), values, QUERIES, RankingConfig()).comparisons
+        comparisons = pick_best(QualityJudge(), values, QUERIES, RankingConfig()).comparisons
         alive, start = set(range(num)), 0
         byes: list[int] = []
         while len(alive) > 1:
-            played = done[start : start + len(alive) // 2]
+            played = comparisons[start : start + len(alive) // 2]
             start += len(played)
-            met = {place for one in played for place in (one.first, one.second)}
+            met = {
+                place for comparison in played for place in (comparison.first, comparison.second)
+            }
             byes += alive - met
-            alive -= {min(one.first, one.second, key=values.__getitem__) for one in played}
+            alive -= {
+                min(comparison.first, comparison.second, key=values.__getitem__)
+                for comparison in played
+            }
         assert len(byes) == len(set(byes))
 
 

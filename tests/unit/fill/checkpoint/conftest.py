@@ -15,14 +15,15 @@ from support import checkpoints
 from support.models import BUNDLED
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    part: json.loads((BUNDLED / part / "config.json").read_text()) for part in COMPONENTS
+    component: json.loads((BUNDLED / component / "config.json").read_text())
+    for component in COMPONENTS
 }
 
 
 @pytest.fixture(scope="session")
 def folder_tensors() -> dict[str, checkpoints.Tensors]:
-    """The tensors of the bundled model, part by part; read-only."""
-    return {part: checkpoints.part_tensors(part) for part in COMPONENTS}
+    """The tensors of the bundled model, component by component; read-only."""
+    return {component: checkpoints.part_tensors(component) for component in COMPONENTS}
 
 
 @pytest.fixture(scope="session")
@@ -46,24 +47,24 @@ Write = Callable[[str, str], Path]
 def write(
     tmp_path_factory: pytest.TempPathFactory, file_tensors: dict[str, checkpoints.Tensors]
 ) -> Write:
-    """Write a part in a precision, once; return the file."""
+    """Write a component in a precision, once; return the file."""
     folder = tmp_path_factory.mktemp("files with spaces and ümläute")
     written: dict[tuple[str, str], Path] = {}
 
-    def write_one(part: str, precision: str) -> Path:
-        key = part, precision
+    def write_one(component: str, precision: str) -> Path:
+        key = component, precision
         if key not in written:
-            written[key] = _write(folder, part, precision, file_tensors[part])
+            written[key] = _write(folder, component, precision, file_tensors[component])
         return written[key]
 
     return write_one
 
 
-def _write(folder: Path, part: str, precision: str, tensors: checkpoints.Tensors) -> Path:
-    path = folder / f"{part} {precision}.safetensors"
+def _write(folder: Path, component: str, precision: str, tensors: checkpoints.Tensors) -> Path:
+    path = folder / f"{component} {precision}.safetensors"
     if precision.startswith("Q"):
         path = path.with_suffix(".gguf")
-        if part == "text_encoder_2":
+        if component == "text_encoder_2":
             checkpoints.write_gguf(path, checkpoints.gguf_t5(tensors), precision, "t5encoder")
         else:
             checkpoints.write_gguf(path, tensors, precision)

@@ -62,8 +62,8 @@ def test_on_and_off_is_exact(models: FillModels, tmp_path: Path) -> None:
     before = image(models)
     module = models.transformer.module
     state = {k: v.clone() for k, v in module.state_dict().items()}
-    changed = image(models.with_adapter(tmp_path / "a.safetensors", 1.0))
-    assert not torch.equal(before, changed)
+    adapted = image(models.with_adapter(tmp_path / "a.safetensors", 1.0))
+    assert not torch.equal(before, adapted)
     assert torch.equal(image(models), before)
     after = module.state_dict()
     assert list(after) == list(state)
@@ -79,8 +79,8 @@ def test_effect_equals_the_formula(models: FillModels, tmp_path: Path, strength:
     down = tensors[f"transformer.{LAYER}.lora_A.weight"]
     up = tensors[f"transformer.{LAYER}.lora_B.weight"]
     expected = layer(x) + strength * (x @ down.T) @ up.T
-    other = models.with_adapter(tmp_path / "a.safetensors", strength)
-    apply_adapters(other.transformer.module, other.adapters)
+    adapted = models.with_adapter(tmp_path / "a.safetensors", strength)
+    apply_adapters(adapted.transformer.module, adapted.adapters)
     wrapped: Any = models.transformer.module.get_submodule(LAYER)
     assert torch.allclose(wrapped(x), expected, atol=1e-5)
 
@@ -98,9 +98,9 @@ def test_adapters_stack_and_orders_do_not_matter(models: FillModels, tmp_path: P
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     lora(models, first)
     lora(models, second, ("single_transformer_blocks.0.proj_mlp",))
-    both = image(models.with_adapter(first, 0.5).with_adapter(second, 1.0))
+    combined = image(models.with_adapter(first, 0.5).with_adapter(second, 1.0))
     reverse = image(models.with_adapter(second, 1.0).with_adapter(first, 0.5))
-    assert (both - reverse).abs().max() < 1e-4
+    assert (combined - reverse).abs().max() < 1e-4
     twice = image(models.with_adapter(first, 0.25).with_adapter(first, 0.25))
     once = image(models.with_adapter(first, 0.5))
     assert torch.equal(twice, once)
@@ -177,9 +177,9 @@ def test_a_lora_of_flux_dev_is_widened_to_the_inputs_of_fill(
     layer: Any = models.transformer.module.get_submodule("x_embedder")
     expected = layer(x) + (x[:, :latents] @ down.T) @ up.T
     with caplog.at_level("INFO", logger="onereward.fill"):
-        other = models.with_adapter(tmp_path / "dev.safetensors", 1.0)
+        adapted = models.with_adapter(tmp_path / "dev.safetensors", 1.0)
     assert f"from {latents} to {channels} channels" in caplog.text
-    apply_adapters(other.transformer.module, other.adapters)
+    apply_adapters(adapted.transformer.module, adapted.adapters)
     wrapped: Any = models.transformer.module.get_submodule("x_embedder")
     assert torch.allclose(wrapped(x), expected, atol=1e-5)
 
@@ -198,8 +198,8 @@ def test_a_kohya_lora_reaches_the_layers_of_its_fused_names(
     transformer = models.transformer.module
     layers = [f"transformer_blocks.0.attn.to_{n}" for n in "qkv"]
     plain = [transformer.get_submodule(layer)(x) for layer in layers]
-    other = models.with_adapter(tmp_path / "kohya.safetensors", 1.0)
-    apply_adapters(transformer, other.adapters)
+    adapted = models.with_adapter(tmp_path / "kohya.safetensors", 1.0)
+    apply_adapters(transformer, adapted.adapters)
     for layer, before, rows in zip(layers, plain, up.chunk(3), strict=True):
         expected = before + alpha / RANK * (x @ down.T) @ rows.T
         assert torch.allclose(transformer.get_submodule(layer)(x), expected, atol=1e-4), layer

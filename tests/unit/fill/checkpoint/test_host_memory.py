@@ -20,9 +20,9 @@ import conftest, torch
 from pathlib import Path
 from diffusers import FluxTransformer2DModel
 from onereward.fill.checkpoint.component import FileComponent
-part = FileComponent("transformer", Path(sys.argv[1]))
+component = FileComponent("transformer", Path(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-module = part.load(torch.bfloat16)
+module = component.load(torch.bfloat16)
 print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 """
 
@@ -34,13 +34,13 @@ def test_the_peak_is_the_files_size_and_little_more(tmp_path: Path):
     size = sum(file.stat().st_size for file in files)
     assert size > 900 << 20
     # Shards as diffusers names them are read as one by any of their names.
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LOAD, str(files[0])],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    peak = int(done.stdout.split()[-1])
+    peak = int(process.stdout.split()[-1])
     assert peak < size + SPARE_BYTES
     assert peak < 1.3 * size, "no second copy"

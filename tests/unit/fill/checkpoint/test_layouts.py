@@ -26,30 +26,32 @@ from support.models import BUNDLED
 CPU = torch.device("cpu")
 
 
-def config_of(part: str) -> dict[str, Any]:
-    return json.loads((BUNDLED / part / "config.json").read_text())
+def config_of(component: str) -> dict[str, Any]:
+    return json.loads((BUNDLED / component / "config.json").read_text())
 
 
 def values(module: nn.Module) -> checkpoints.Tensors:
     """Return all weights by name, packed ones expanded."""
-    found: checkpoints.Tensors = {
+    tensors: checkpoints.Tensors = {
         name: value for name, value in module.named_parameters() if not name.endswith("packed")
     }
     for name, layer in module.named_modules():
         if isinstance(layer, QuantisedLinear):
-            found[f"{name}.weight"] = layer.weight
-    return found
+            tensors[f"{name}.weight"] = layer.weight
+    return tensors
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-@pytest.mark.parametrize("part", COMPONENTS)
+@pytest.mark.parametrize("component", COMPONENTS)
 def test_a_plain_file_holds_what_the_folder_holds(
-    part: str, precision: str, write: Any, folder_tensors: Any
+    component: str, precision: str, write: Any, folder_tensors: Any
 ):
     loaded = values(
-        FileComponent(part, write(part, precision), config_of(part)).load(torch.bfloat16)
+        FileComponent(component, write(component, precision), config_of(component)).load(
+            torch.bfloat16
+        )
     )
-    truth = folder_tensors[part]
+    truth = folder_tensors[component]
     assert {name for name in loaded if "embed_tokens" not in name} == set(truth)
     for name, value in truth.items():
         stored = value.to(torch.float16) if precision == "fp16" else value
@@ -73,8 +75,10 @@ def exact(tensor: torch.Tensor, precision: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("precision", ["e4m3fn", "e5m2", "scaled", "Q8_0", "Q4_0", "Q5_1"])
 def test_quantised_files_hold_what_their_format_says(precision: str, write: Any, file_tensors: Any):
-    part = FileComponent("transformer", write("transformer", precision), config_of("transformer"))
-    module = part.load(torch.float32)
+    component = FileComponent(
+        "transformer", write("transformer", precision), config_of("transformer")
+    )
+    module = component.load(torch.float32)
     loaded, original = values(module), file_tensors["transformer"]
     width = original["img_in.weight"].shape[0]
     fused = exact(original["single_blocks.1.linear1.weight"], precision)
@@ -87,8 +91,8 @@ def test_quantised_files_hold_what_their_format_says(precision: str, write: Any,
     linears: list[Any] = [m for m in module.modules() if isinstance(m, nn.Linear)]
     assert all(isinstance(layer, QuantisedLinear) for layer in linears)
     scales = [layer.scale for layer in linears if layer.scale is not None]
-    held = sum(tensor.nbytes for tensor in (*module.parameters(), *scales))
-    assert part.num_bytes(torch.float32) == held
+    num_bytes = sum(tensor.nbytes for tensor in (*module.parameters(), *scales))
+    assert component.num_bytes(torch.float32) == num_bytes
 
 
 @pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"])
@@ -103,8 +107,8 @@ def test_block_formats_expand_as_the_gguf_package_does(kind: str):
     packed &= np.uint8(0x3B)
     truth = gguf.quants.dequantize(packed, number)
     assert truth.shape == (6, 2 * block)
-    made = expand(kind, torch.from_numpy(packed), torch.float32)
-    torch.testing.assert_close(made, torch.from_numpy(truth), rtol=1e-6, atol=1e-6)
+    values = expand(kind, torch.from_numpy(packed), torch.float32)
+    torch.testing.assert_close(values, torch.from_numpy(truth), rtol=1e-6, atol=1e-6)
 
 
 def test_every_fp8_value_is_the_same_with_and_without_the_devices_help(
@@ -117,8 +121,8 @@ def test_every_fp8_value_is_the_same_with_and_without_the_devices_help(
         truth = packed.view(dtype).float()
         for devices in (("cpu",), ()):
             monkeypatch.setattr(codec, "_CASTING_DEVICES", devices)
-            found = codec.expand(kind, packed, torch.float32)
-            torch.testing.assert_close(found, truth, rtol=0, atol=0, equal_nan=True)
+            values = codec.expand(kind, packed, torch.float32)
+            torch.testing.assert_close(values, truth, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_scale_beside_a_weight_that_is_not_fp8_counts(tmp_path: Path, file_tensors: Any):
@@ -127,8 +131,8 @@ def test_a_scale_beside_a_weight_that_is_not_fp8_counts(tmp_path: Path, file_ten
         tmp_path / "scaled.safetensors", tensors | {f"{name}.scale_weight": torch.tensor(0.5)}
     )
     module = FileComponent("transformer", path, config_of("transformer")).load(torch.float32)
-    found: Any = module.get_submodule("transformer_blocks.0.ff.net.0.proj")
-    assert torch.equal(found.weight, 0.5 * tensors[f"{name}.weight"].float())
+    layer: Any = module.get_submodule("transformer_blocks.0.ff.net.0.proj")
+    assert torch.equal(layer.weight, 0.5 * tensors[f"{name}.weight"].float())
 
 
 def models_of(offload: str = "auto", **files: Path) -> FillModels:
@@ -158,7 +162,7 @@ def truth() -> torch.Tensor:
 
 @pytest.mark.parametrize("precision", ["bf16", "merged"])
 def test_single_files_make_the_image_of_the_folder(precision: str, write: Any, truth: torch.Tensor):
-    files = {part: write(part, "bf16") for part in COMPONENTS}
+    files = {component: write(component, "bf16") for component in COMPONENTS}
     files["transformer"] = write("transformer", precision)
     assert torch.equal(image(models_of(**files)), truth)
 
@@ -169,16 +173,16 @@ WHERE = {
     "text_encoder": "text_encoders.clip_l.transformer.",
     "text_encoder_2": "text_encoders.t5xxl.transformer.",
 }
-"""Prefixes of the parts in a file of a whole model, as ComfyUI saves one."""
+"""Prefixes of the components in a file of a whole model, as ComfyUI saves one."""
 
 
-def test_a_whole_model_in_one_file_serves_as_every_part(
+def test_a_whole_model_in_one_file_serves_as_every_component(
     tmp_path: Path, file_tensors: Any, truth: torch.Tensor
 ):
     whole = {
         prefix + key: value.to(torch.bfloat16)
-        for part, prefix in WHERE.items()
-        for key, value in file_tensors[part].items()
+        for component, prefix in WHERE.items()
+        for key, value in file_tensors[component].items()
     }
     path = checkpoints.save(tmp_path / "checkpoint.safetensors", whole)
     assert torch.equal(image(models_of(**dict.fromkeys(COMPONENTS, path))), truth)
@@ -221,12 +225,12 @@ def test_shards_are_read_as_one(tmp_path: Path, file_tensors: Any, folder_tensor
     for number, keys in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
         tensors = {key: file_tensors["transformer"][key] for key in keys}
         checkpoints.save(tmp_path / f"fill-{number:05d}-of-00002.safetensors", tensors)
-    chosen = tmp_path / "fill-00002-of-00002.safetensors"
+    shard = tmp_path / "fill-00002-of-00002.safetensors"
     loaded = values(
-        FileComponent("transformer", chosen, config_of("transformer")).load(torch.bfloat16)
+        FileComponent("transformer", shard, config_of("transformer")).load(torch.bfloat16)
     )
     for name, value in folder_tensors["transformer"].items():
         assert torch.equal(loaded[name], value.to(torch.bfloat16)), name
     (tmp_path / "fill-00001-of-00002.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="1 of them are missing"):
-        FileComponent("transformer", chosen)
+        FileComponent("transformer", shard)

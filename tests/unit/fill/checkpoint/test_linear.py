@@ -85,15 +85,15 @@ def test_autograd_keeps_no_expanded_weight(precision: str, write: Any):
     packed = FileComponent("transformer", write("transformer", precision), CONFIG).load(
         torch.bfloat16
     )
-    kept = {}
+    saved = {}
     for name, module in (("plain", plain), ("packed", packed)):
         with saved_by_autograd(module) as sizes:
             out = call(module, torch.bfloat16)
-        kept[name] = sum(sizes)
+        saved[name] = sum(sizes)
         out.float().square().mean().backward()
     expanded = sum(p.nbytes for p in plain.parameters())
-    assert expanded > 4 * kept["plain"], "the weights must be what would show"
-    assert kept["packed"] <= kept["plain"]
+    assert expanded > 4 * saved["plain"], "the weights must be what would show"
+    assert saved["packed"] <= saved["plain"]
 
 
 def adapter(path: Path, base: Any) -> Any:
@@ -114,10 +114,10 @@ def adapter(path: Path, base: Any) -> Any:
 def test_adapters_and_checkpointing_work_beside_packed_weights(
     precision: str, write: Any, tmp_path: Path
 ):
-    part = FileComponent("transformer", write("transformer", precision), CONFIG)
-    module: Any = part.load(torch.float32)
+    component = FileComponent("transformer", write("transformer", precision), CONFIG)
+    module: Any = component.load(torch.float32)
     alone = call(module, torch.float32, requires_grad=False)
-    lora = adapter(tmp_path / "lora.safetensors", part.tensors)
+    lora = adapter(tmp_path / "lora.safetensors", component.tensors)
     apply_adapters(module, [lora])
     gradients = []
     for checkpointing in (False, True):
@@ -132,8 +132,8 @@ def test_adapters_and_checkpointing_work_beside_packed_weights(
         out.square().mean().backward()
         gradients.append([p.grad.clone() for p in trained if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) == 4
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
+    for gradient, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, expected)
     assert all(p.dtype == torch.float32 for p in trained)
     apply_adapters(module, [])
     assert torch.equal(call(module, torch.float32, requires_grad=False), alone)
@@ -166,35 +166,35 @@ def test_kernels_and_modulation_table_work_on_packed_weights(precision: str, wri
     x, sigmas = draw(1, 2, CONFIG["out_channels"]).requires_grad_(), torch.tensor([0.8, 0.4])
 
     def velocity_and_gradient(table: ModulationTable | None = None) -> list[torch.Tensor]:
-        made = make_velocity(module, cond, table=table)(x, sigmas[1])
-        return [made, *torch.autograd.grad(made.square().sum(), x)]
+        velocity = make_velocity(module, cond, table=table)(x, sigmas[1])
+        return [velocity, *torch.autograd.grad(velocity.square().sum(), x)]
 
     plain = velocity_and_gradient()
     fused.attach(module)
     with kernels.use_backend("triton"):
-        found = velocity_and_gradient()
+        results = velocity_and_gradient()
         table = make_table(module, cond, sigmas)
         assert table is not None
         ready = velocity_and_gradient(table)
-    for values in (found, ready):
-        for one, other in zip(values, plain, strict=True):
-            assert_equal_models(one, other, precision)
+    for values in (results, ready):
+        for value, expected in zip(values, plain, strict=True):
+            assert_equal_models(value, expected, precision)
 
 
 def test_a_file_that_changes_after_the_check_is_refused(tmp_path: Path, file_tensors: Any):
     path = save(tmp_path / "fill.safetensors", file_tensors["transformer"])
-    part = FileComponent("transformer", path, CONFIG)
+    component = FileComponent("transformer", path, CONFIG)
     os.utime(path, ns=(1, 1))
     with pytest.raises(ValueError, match="was changed while it was in use"):
-        part.load(torch.bfloat16)
+        component.load(torch.bfloat16)
 
 
 def test_a_file_that_is_gone_by_then_is_refused(tmp_path: Path, file_tensors: Any):
     path = save(tmp_path / "fill.safetensors", file_tensors["transformer"])
-    part = FileComponent("transformer", path, CONFIG)
+    component = FileComponent("transformer", path, CONFIG)
     path.unlink()
     with pytest.raises(ValueError, match=r"fill\.safetensors was changed while it was in use"):
-        part.load(torch.bfloat16)
+        component.load(torch.bfloat16)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ):
     path = save(tmp_path / "fill.safetensors", file_tensors["transformer"])
-    part = FileComponent("transformer", path, CONFIG)
+    component = FileComponent("transformer", path, CONFIG)
     read, calls = Reader.rows, []
 
     def rows(self: Reader, *which: Any) -> torch.Tensor:
@@ -221,7 +221,7 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(
 
     monkeypatch.setattr(Reader, "rows", rows)
     with pytest.raises(ValueError, match=message):
-        part.load(torch.bfloat16)
+        component.load(torch.bfloat16)
     assert len(calls) >= 10
 
 
@@ -229,11 +229,11 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(
 def test_kohya_and_flux_dev_loras_work_beside_packed_weights(
     precision: str, write: Any, tmp_path: Path
 ):
-    part = FileComponent("transformer", write("transformer", precision), CONFIG)
-    module: Any = part.load(torch.float32)
+    component = FileComponent("transformer", write("transformer", precision), CONFIG)
+    module: Any = component.load(torch.float32)
     generator = torch.Generator().manual_seed(3)
-    width, channels = part.tensors["x_embedder.weight"].shape
-    latents = part.tensors["proj_out.weight"].shape[0]
+    width, channels = component.tensors["x_embedder.weight"].shape
+    latents = component.tensors["proj_out.weight"].shape[0]
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
@@ -249,7 +249,7 @@ def test_kohya_and_flux_dev_loras_work_beside_packed_weights(
     before = [module.get_submodule(layer)(x) for layer in layers]
     embedded = module.x_embedder(packed)
     files = [save(tmp_path / "kohya.safetensors", kohya), save(tmp_path / "dev.safetensors", dev)]
-    apply_adapters(module, [read_adapter(file, 1.0, part.tensors) for file in files])
+    apply_adapters(module, [read_adapter(file, 1.0, component.tensors) for file in files])
     for layer, plain, rows in zip(layers, before, up.chunk(3), strict=True):
         expected = plain + (x @ down.T) @ rows.T
         torch.testing.assert_close(module.get_submodule(layer)(x), expected, rtol=1e-4, atol=1e-3)

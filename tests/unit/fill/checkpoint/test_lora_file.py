@@ -70,7 +70,7 @@ def native(comfy_base: Path) -> Any:
     return comfy.model_base.Flux(config)
 
 
-def by_comfyui(native: Any, lora: Tensors) -> Tensors:
+def comfyui_added(native: Any, lora: Tensors) -> Tensors:
     """Return what the tensors of a LoRA file add to the native model's weights."""
     import comfy.lora  # noqa: TID251
     import comfy.lora_convert  # noqa: TID251
@@ -84,31 +84,31 @@ def by_comfyui(native: Any, lora: Tensors) -> Tensors:
     shapes = {key: value.shape for key, value in native.state_dict().items()}
     return {
         key.removeprefix("diffusion_model."): comfy.lora.calculate_weight(
-            each, torch.zeros(shapes[key]), key, intermediate_dtype=torch.float32
+            layer_patches, torch.zeros(shapes[key]), key, intermediate_dtype=torch.float32
         )
-        for key, each in patcher.patches.items()
+        for key, layer_patches in patcher.patches.items()
     }
 
 
-def by_us(path: Path, base: dict[str, TensorInfo], lora: Tensors) -> Tensors:
+def read_added(path: Path, base: dict[str, TensorInfo], lora: Tensors) -> Tensors:
     """Return the same of a file as we read it, in the original layout."""
     save_file({key: value.contiguous() for key, value in lora.items()}, path)
     weights = read_lora(path, base)
     added = {name: torch.zeros(info.shape) for name, info in base.items()}
     for key in weights:
-        module, found, _ = key.removeprefix("transformer.").partition(".lora_A")
-        if found:
+        module, separator, _ = key.removeprefix("transformer.").partition(".lora_A")
+        if separator:
             up = weights[f"transformer.{module}.lora_B.weight"]
             added[f"{module}.weight"] = up @ weights[key]
     original = checkpoints.original_transformer(added)
     return {key: value for key, value in original.items() if value.any()}
 
 
-def assert_same(found: Tensors, truth: Tensors, name: str) -> None:
+def assert_same(weights: Tensors, truth: Tensors, name: str) -> None:
     assert truth, name
-    assert set(found) == set(truth), name
+    assert set(weights) == set(truth), name
     for key, value in truth.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=f"{name}: {key}")
+        torch.testing.assert_close(weights[key], value, rtol=1e-5, atol=1e-5, msg=f"{name}: {key}")
 
 
 def pair(rows: int, columns: int, name: str, ends: tuple[str, str], alpha: bool = True) -> Tensors:
@@ -162,8 +162,8 @@ def test_every_name_of_comfyuis_key_map_is_the_same_layer(
             for key, value in pair(rows, columns, name, KOHYA).items()
         }
         if group:
-            found = by_us(tmp_path / "l.safetensors", base, lora)
-            assert_same(found, by_comfyui(native, lora), prefix)
+            weights = read_added(tmp_path / "l.safetensors", base, lora)
+            assert_same(weights, comfyui_added(native, lora), prefix)
 
 
 def test_no_family_of_names_is_left_out(native: Any):
@@ -192,7 +192,9 @@ def test_every_ending_of_comfyuis_loader_is_read(
 ):
     name = "diffusion_model.single_blocks.0.linear1"
     lora = pair(224, 32, name, ends, alpha)
-    assert_same(by_us(tmp_path / "l.safetensors", base, lora), by_comfyui(native, lora), name)
+    assert_same(
+        read_added(tmp_path / "l.safetensors", base, lora), comfyui_added(native, lora), name
+    )
 
 
 def test_a_whole_file_is_the_sum_of_its_layers(
@@ -205,10 +207,10 @@ def test_a_whole_file_is_the_sum_of_its_layers(
             layer = pair(rows, columns, name, KOHYA)
             layer[f"{name}.alpha"] = torch.tensor(1.0 + number)
             lora |= layer
-    truth = by_comfyui(native, lora)
+    truth = comfyui_added(native, lora)
     lora |= pair(8, 8, "lora_te1_text_model_encoder_layers_0_mlp_fc1", KOHYA)
     lora |= pair(8, 8, "lora_te3_encoder_block_0_layer_0_SelfAttention_q", KOHYA)
-    assert_same(by_us(tmp_path / "l.safetensors", base, lora), truth, "kohya")
+    assert_same(read_added(tmp_path / "l.safetensors", base, lora), truth, "kohya")
 
 
 def test_xlabs_processors_are_the_layers_they_work_on(
@@ -224,8 +226,8 @@ def test_xlabs_processors_are_the_layers_they_work_on(
             lora |= pair(32, 32, f"{double}.proj_lora{stream}", ends, alpha=False)
         lora |= pair(96, 32, f"single_blocks.{number}.processor.qkv_lora", ends, alpha=False)
         lora |= pair(32, 160, f"single_blocks.{number}.processor.proj_lora", ends, alpha=False)
-    truth = by_comfyui(native, comfy.lora_convert.convert_uso_lora(dict(lora)))
-    assert_same(by_us(tmp_path / "l.safetensors", base, lora), truth, "XLabs")
+    truth = comfyui_added(native, comfy.lora_convert.convert_uso_lora(dict(lora)))
+    assert_same(read_added(tmp_path / "l.safetensors", base, lora), truth, "XLabs")
 
 
 @pytest.mark.parametrize("prefix", ["", "base_model.model.", "diffusion_model."])
@@ -235,12 +237,14 @@ def test_xlabs_processors_are_the_layers_they_work_on(
 def test_prefixes_that_comfyui_does_not_know_change_nothing(
     prefix: str, name: str, native: Any, base: dict[str, TensorInfo], tmp_path: Path
 ):
-    truth = by_comfyui(native, pair(32, 32, "diffusion_model.double_blocks.1.txt_attn.proj", PEFT))
+    truth = comfyui_added(
+        native, pair(32, 32, "diffusion_model.double_blocks.1.txt_attn.proj", PEFT)
+    )
     seed = "diffusion_model.double_blocks.1.txt_attn.proj"
     lora = {
         key.replace(seed, prefix + name): value for key, value in pair(32, 32, seed, PEFT).items()
     }
-    assert_same(by_us(tmp_path / "l.safetensors", base, lora), truth, prefix + name)
+    assert_same(read_added(tmp_path / "l.safetensors", base, lora), truth, prefix + name)
 
 
 def test_diffusers_names_win_where_a_file_has_a_layer_twice(
@@ -248,9 +252,9 @@ def test_diffusers_names_win_where_a_file_has_a_layer_twice(
 ):
     name = "transformer.transformer_blocks.0.attn.to_add_out"
     lora = pair(32, 32, name, KOHYA)
-    truth = by_comfyui(native, dict(lora))
+    truth = comfyui_added(native, dict(lora))
     lora |= pair(32, 32, "lora_unet_double_blocks_0_txt_attn_proj", KOHYA)
-    assert_same(by_us(tmp_path / "l.safetensors", base, lora), truth, name)
+    assert_same(read_added(tmp_path / "l.safetensors", base, lora), truth, name)
 
 
 def test_the_scale_of_pefts_config_is_pefts(tmp_path: Path):

@@ -37,56 +37,56 @@ def test_nf4_values_are_the_quantiles_of_the_paper() -> None:
     expected = torch.cat([quantiles(9), torch.zeros(1).double(), -quantiles(8)]).sort()[0]
     codes = torch.arange(16, dtype=torch.uint8)
     pairs = ((codes << 4) | codes)[:, None].repeat(1, 32)
-    found = expand("NF4", pairs, torch.float64, torch.ones(16))[:, 0]
-    torch.testing.assert_close(found, expected / expected.max(), rtol=0, atol=1e-6)
+    values = expand("NF4", pairs, torch.float64, torch.ones(16))[:, 0]
+    torch.testing.assert_close(values, expected / expected.max(), rtol=0, atol=1e-6)
 
 
 def test_nf4_takes_the_nearest_value_of_its_block() -> None:
-    given = weight()
-    packed, scale = pack("NF4", given)
+    original = weight()
+    packed, scale = pack("NF4", original)
     assert packed.shape == (48, 80)
-    assert torch.equal(scale, given.reshape(-1, 64).abs().amax(1))
+    assert torch.equal(scale, original.reshape(-1, 64).abs().amax(1))
     codes = torch.arange(16, dtype=torch.uint8).repeat(2)[None]
     values = expand("NF4", codes, torch.float32, torch.ones(1))[0, 1:32:2]  # the lower halves
-    distance = (given.reshape(-1, 64, 1) / scale[:, None, None] - values).abs()
-    found = expand("NF4", packed, torch.float32, scale)
+    distance = (original.reshape(-1, 64, 1) / scale[:, None, None] - values).abs()
+    expanded = expand("NF4", packed, torch.float32, scale)
     torch.testing.assert_close(
-        (found - given).abs().reshape(-1, 64), distance.amin(-1) * scale[:, None]
+        (expanded - original).abs().reshape(-1, 64), distance.amin(-1) * scale[:, None]
     )
 
 
 @pytest.mark.parametrize("shape", [(64, 128), (32, 192)])
 def test_nf4_is_that_of_bitsandbytes(shape: tuple[int, int]) -> None:
     functional = pytest.importorskip("bitsandbytes.functional")
-    given = weight(*shape)
-    theirs, state = functional.quantize_4bit(given, blocksize=64, quant_type="nf4")
-    packed, scale = pack("NF4", given)
-    assert torch.equal(packed.flatten(), theirs.flatten())
+    original = weight(*shape)
+    reference, state = functional.quantize_4bit(original, blocksize=64, quant_type="nf4")
+    packed, scale = pack("NF4", original)
+    assert torch.equal(packed.flatten(), reference.flatten())
     assert torch.equal(scale, state.absmax)
     assert torch.equal(
-        expand("NF4", packed, torch.float32, scale), functional.dequantize_4bit(theirs, state)
+        expand("NF4", packed, torch.float32, scale), functional.dequantize_4bit(reference, state)
     )
 
 
 def test_fp8_keeps_the_largest_of_a_row_and_rounds_the_rest() -> None:
-    given = weight() * torch.logspace(-6, 3, 48)[:, None]
-    given[7] = 0
-    packed, scale = pack("F8_E4M3", given)
-    found = expand("F8_E4M3", packed, torch.float32, scale)
-    largest = given.abs().amax(1)
-    torch.testing.assert_close(found.abs().amax(1), largest)
+    original = weight() * torch.logspace(-6, 3, 48)[:, None]
+    original[7] = 0
+    packed, scale = pack("F8_E4M3", original)
+    values = expand("F8_E4M3", packed, torch.float32, scale)
+    largest = original.abs().amax(1)
+    torch.testing.assert_close(values.abs().amax(1), largest)
     # Three bits of mantissa: half a step is 1/16 of a value; below 2^-6 steps of 2^-9 remain.
-    bound = (given.abs() / 16).maximum(largest[:, None] / 448 * 2**-10)
-    assert ((found - given).abs() <= bound * 1.001).all()
+    bound = (original.abs() / 16).maximum(largest[:, None] / 448 * 2**-10)
+    assert ((values - original).abs() <= bound * 1.001).all()
 
 
 @pytest.mark.parametrize(("precision", "share"), [("fp8", 0.26), ("nf4", 0.15)])
 def test_sizes_are_known_before_loading(precision: str, share: float) -> None:
     plain, models = load("fp32"), load(precision)
-    told = models.transformer.num_bytes
+    num_bytes = models.transformer.num_bytes
     module = models.transformer.module
-    assert told == sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
-    assert told < (share + 0.15) * plain.transformer.num_bytes  # the rest weighs much here
+    assert num_bytes == sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+    assert num_bytes < (share + 0.15) * plain.transformer.num_bytes  # the rest weighs much here
     packed = [m for m in module.modules() if isinstance(m, QuantisedLinear)]
     assert models.expansion_bytes == 6 * max(m.out_features * m.in_features for m in packed)
     assert expansion_bytes(plain.transformer_tensors) == 0
@@ -107,8 +107,8 @@ def test_expanding_takes_no_more_than_planned(kind: str) -> None:
     packed = torch.zeros(shape[0], row_bytes, dtype=torch.uint8)
     with LiveMemory([packed] if scale is None else [packed, scale]) as memory:
         expand(kind, packed, torch.bfloat16, scale)
-    planned = expansion_bytes({"blocks.0.weight": TensorInfo(kind, shape)})
-    assert shape[0] * shape[1] * 2 < memory.peak <= 1.01 * planned
+    forecast = expansion_bytes({"blocks.0.weight": TensorInfo(kind, shape)})
+    assert shape[0] * shape[1] * 2 < memory.peak <= 1.01 * forecast
 
 
 def test_only_matrices_of_blocks_are_packed() -> None:

@@ -52,7 +52,7 @@ def packed(comfy_base: Path) -> dict[str, tuple[np.ndarray, Any]]:
         module: Any = FluxTransformer2DModel(**TRANSFORMER)
         names = checkpoints.original_transformer(dict(module.named_parameters()))
     generator = np.random.default_rng(0)
-    found: dict[str, tuple[np.ndarray, Any]] = {}
+    tensors: dict[str, tuple[np.ndarray, Any]] = {}
     compared = list(dict.fromkeys(name for name, _ in PLACES.values()))
     for name, tensor in names.items():
         owner = name.removesuffix(".weight")
@@ -62,15 +62,15 @@ def packed(comfy_base: Path) -> dict[str, tuple[np.ndarray, Any]]:
         if tensor.ndim == 2 and tensor.shape[1] % block == 0:
             shape = (tensor.shape[0], tensor.shape[1] // block * size)
             # Scales are halves somewhere in a block: random bits there can be infinite.
-            found[name] = generator.integers(0, 256, shape, dtype=np.uint8) & np.uint8(0x3B), kind
+            tensors[name] = generator.integers(0, 256, shape, dtype=np.uint8) & np.uint8(0x3B), kind
         else:
             values = generator.standard_normal(tuple(tensor.shape)).astype(np.float16)
-            found[name] = values, None
-    return found
+            tensors[name] = values, None
+    return tensors
 
 
 @pytest.fixture(scope="module")
-def part(packed: dict[str, tuple[np.ndarray, Any]], tmp_path_factory: pytest.TempPathFactory):
+def component(packed: dict[str, tuple[np.ndarray, Any]], tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("gguf") / "flux1-fill-dev-Q4_K_M.gguf"
     writer = gguf.GGUFWriter(path, "flux")
     for name, (values, kind) in packed.items():
@@ -83,17 +83,17 @@ def part(packed: dict[str, tuple[np.ndarray, Any]], tmp_path_factory: pytest.Tem
 
 
 def test_rows_of_every_block_format_are_where_they_belong(
-    part: FileComponent, packed: dict[str, tuple[np.ndarray, Any]]
+    component: FileComponent, packed: dict[str, tuple[np.ndarray, Any]]
 ):
-    module = part.load(torch.bfloat16)
+    module = component.load(torch.bfloat16)
     for layer, (name, start) in PLACES.items():
         values, kind = packed[f"{name}.weight"]
         truth = gguf.quants.dequantize(values[start : start + ROWS], kind)
         tested: Any = module.get_submodule(layer)
-        found = expand(tested.kind, tested.packed[:ROWS], torch.float32)
-        torch.testing.assert_close(found, torch.from_numpy(truth), msg=layer)
+        expanded = expand(tested.kind, tested.packed[:ROWS], torch.float32)
+        torch.testing.assert_close(expanded, torch.from_numpy(truth), msg=layer)
     size = sum(p.nbytes for p in module.parameters())
-    assert part.num_bytes(torch.bfloat16) == size
+    assert component.num_bytes(torch.bfloat16) == size
     values, _ = packed["img_in.weight"]
     embedder: Any = module.get_submodule("x_embedder")
     assert torch.equal(embedder.weight, torch.from_numpy(values).bfloat16())

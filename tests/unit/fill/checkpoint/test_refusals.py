@@ -1,4 +1,4 @@
-"""Files that are no part of a fill model: refused from the header, in one sentence."""
+"""Files that are no component of a fill model: refused from the header, in one sentence."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ CLIP_GIB, T5_GIB = 0.25, 8.9
 """Of the published text encoders in bf16."""
 
 
-def other_part(name: str, gib: float) -> Component:
+def other_component(name: str, gib: float) -> Component:
     least = int(gib / 8 * GIB) if name.startswith("text_encoder") else None
     return Component(name, lambda: torch.nn.Identity(), int(gib * GIB), torch.bfloat16, least)
 
@@ -84,9 +84,9 @@ class Models:
         self.transformer = Component(
             "transformer", lambda: torch.nn.Identity(), size, self.dtype, math.ceil(least * share)
         )
-        self.text_encoder = other_part("text_encoder", CLIP_GIB)
-        self.text_encoder_2 = other_part("text_encoder_2", T5_GIB)
-        self.vae = other_part("vae", 0.2)
+        self.text_encoder = other_component("text_encoder", CLIP_GIB)
+        self.text_encoder_2 = other_component("text_encoder_2", T5_GIB)
+        self.vae = other_component("vae", 0.2)
         self.transformer_tensors = {
             name: TensorInfo("BF16", (size // 2,)) for name, size in SIZES.items()
         }
@@ -139,10 +139,10 @@ def test_24_gb_hold_the_model_only_without_its_modulation():
 def test_what_is_in_host_memory_already_is_counted_once():
     models = Models()
     host: Any = Card(17.5)
-    kept = plan_module._modulation_bytes(models, host)  # type: ignore[arg-type]
-    assert 4 * GIB < kept < 7 * GIB
+    modulation = plan_module._modulation_bytes(models, host)  # type: ignore[arg-type]
+    assert 4 * GIB < modulation < 7 * GIB
     before = plan_for(models, 17.5)
-    models.transformer.num_bytes -= kept  # as place_modulation leaves it
+    models.transformer.num_bytes -= modulation  # as place_modulation leaves it
     assert plan_module._modulation_bytes(models, host) == 0  # type: ignore[arg-type]
     assert plan_for(models, 17.5) == before
 
@@ -208,9 +208,9 @@ def test_the_summary_says_what_sits_where(gib: int, phrase: str):
 
 def peak_of(text: str) -> float:
     """Return the peak that a summary forecasts, in GiB."""
-    found = re.search(r"([\d.]+) GB of [\d.]+ GB free memory at the peak", text)
-    assert found is not None
-    return float(found[1])
+    match = re.search(r"([\d.]+) GB of [\d.]+ GB free memory at the peak", text)
+    assert match is not None
+    return float(match[1])
 
 
 def test_the_peak_is_that_of_the_largest_stage():
@@ -251,6 +251,6 @@ def test_expanded_layers_and_adapters_need_room():
 
 
 def test_a_model_larger_than_the_computer_is_refused_unread():
-    part = Component("transformer", lambda: pytest.fail("read"), 1 << 60, torch.bfloat16)
+    component = Component("transformer", lambda: pytest.fail("read"), 1 << 60, torch.bfloat16)
     with pytest.raises(MemoryError, match=r"transformer takes .* GB of the computer's memory"):
-        _ = part.module
+        _ = component.module

@@ -76,14 +76,14 @@ def test_a_streamed_model_computes_the_same(num: int, share: float):
 
 
 def test_blocks_pass_through_the_slots_and_only_there():
-    model, seen = make(5), set()
+    model, addresses = make(5), set()
     before = [p.data for p in model.parameters()]  # held: nothing else gets their memory
     for block in model.blocks:
-        block.register_forward_hook(lambda m, *_: seen.add(next(m.parameters()).data_ptr()))
+        block.register_forward_hook(lambda m, *_: addresses.add(next(m.parameters()).data_ptr()))
     with stream_blocks(model, CPU, least_bytes(model)):
         model(torch.zeros(1, 8))
-    assert len(seen) == NUM_SLOTS
-    assert not seen & {tensor.data_ptr() for tensor in before}
+    assert len(addresses) == NUM_SLOTS
+    assert not addresses & {tensor.data_ptr() for tensor in before}
 
 
 def test_an_error_in_a_block_leaves_the_model_whole():
@@ -112,9 +112,9 @@ class Moved(nn.Module):
 
 def test_what_was_moved_comes_back_where_the_rest_does_not_fit():
     first, second = Moved(), Moved(fits=False)
-    parts = [Component(str(m), lambda m=m: m, 0, torch.float32) for m in (first, second)]
+    components = [Component(str(m), lambda m=m: m, 0, torch.float32) for m in (first, second)]
     host = LocalHost("cuda")
-    with pytest.raises(torch.OutOfMemoryError), host.resident(*parts, activation_bytes=0):
+    with pytest.raises(torch.OutOfMemoryError), host.resident(*components, activation_bytes=0):
         pytest.fail("ran")
     assert first.places == second.places == ["cuda", "cpu"]
 
@@ -171,9 +171,9 @@ def test_offload_makes_the_same_image_and_says_so():
     assert host.streamed_names == ["text_encoder", "text_encoder_2", "transformer"]
 
 
-@pytest.mark.parametrize("part", ["transformer", "text_encoder", "text_encoder_2"])
-def test_headers_tell_what_the_loaded_model_needs(part: str):
-    found: Any = getattr(load(), part)
+@pytest.mark.parametrize("component", ["transformer", "text_encoder", "text_encoder_2"])
+def test_headers_tell_what_the_loaded_model_needs(component: str):
+    module: Any = getattr(load(), component)
     # The device's alignment and what no file holds are beside the weights.
-    assert found.least_bytes <= least_bytes(found.module) <= 1.1 * found.least_bytes
-    assert len(find_blocks(found.module)) > 1
+    assert module.least_bytes <= least_bytes(module.module) <= 1.1 * module.least_bytes
+    assert len(find_blocks(module.module)) > 1

@@ -46,25 +46,25 @@ def test_a_fixed_shift_replaces_the_schedulers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("denoise", "kept"), [(1.0, 10), (0.7, 7), (0.75, 8), (0.05, 1), (0.01, 1)]
+    ("denoise", "num_steps"), [(1.0, 10), (0.7, 7), (0.75, 8), (0.05, 1), (0.01, 1)]
 )
-def test_strength_keeps_the_late_steps(denoise: float, kept: int) -> None:
+def test_strength_keeps_the_late_steps(denoise: float, num_steps: int) -> None:
     sigmas = torch.linspace(1, 0, 11)
-    assert torch.equal(truncate_schedule(sigmas, denoise), sigmas[10 - kept :])
+    assert torch.equal(truncate_schedule(sigmas, denoise), sigmas[10 - num_steps :])
 
 
 def test_sampler_is_exact_on_straight_paths() -> None:
     image, noise = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
-    seen = []
+    steps = []
     result = sample(
         lambda x, sigma: noise - image,
         add_noise(image, noise, torch.tensor(1.0)),
         torch.tensor([1.0, 0.7, 0.1, 0.0]),
-        lambda i, x0: seen.append((i, x0)),
+        lambda i, x0: steps.append((i, x0)),
     )
     assert torch.allclose(result, image, atol=1e-6)
-    assert [i for i, _ in seen] == [0, 1, 2]
-    assert all(torch.allclose(x0, image, atol=1e-6) for _, x0 in seen)
+    assert [i for i, _ in steps] == [0, 1, 2]
+    assert all(torch.allclose(x0, image, atol=1e-6) for _, x0 in steps)
 
 
 def test_sampler_is_of_first_order() -> None:
@@ -112,27 +112,27 @@ def test_cache_forgets_the_oldest_and_copies() -> None:
     assert cache.get(1) is None
     assert cache.get(0) is not None
     tensors[2].zero_()
-    kept = cache.get(2)
-    assert kept is not None
-    assert (kept[0] == 2).all()
+    cached = cache.get(2)
+    assert cached is not None
+    assert (cached[0] == 2).all()
 
 
 def test_cache_entries_made_in_inference_mode_can_be_trained_on() -> None:
     cache = TensorCache(1 << 20)
     with torch.inference_mode():
         cache.put("x", (torch.ones(3),))
-    kept = cache.get("x")
-    assert kept is not None
+    cached = cache.get("x")
+    assert cached is not None
     weight = torch.ones(3, requires_grad=True)
-    (weight * kept[0]).sum().backward()
+    (weight * cached[0]).sum().backward()
     assert weight.grad is not None
 
 
 def test_digest_tells_contents_shapes_and_types_apart() -> None:
     a = torch.zeros(4)
     assert digest(a) == digest(torch.zeros(4))
-    others = [torch.ones(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.float64)]
-    assert len({digest(t) for t in [a, *others]}) == 4
+    variants = [torch.ones(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.float64)]
+    assert len({digest(t) for t in [a, *variants]}) == 4
 
 
 def test_preview_recovers_a_linear_vae() -> None:
@@ -142,8 +142,8 @@ def test_preview_recovers_a_linear_vae() -> None:
     latents = torch.einsum("lc,chw->lhw", mixing, small) + 0.3
     pixels = small.repeat_interleave(4, 1).repeat_interleave(4, 2)
     weights = fit_preview(latents, pixels)
-    shown = preview_image(latents, weights, 1)
-    assert (shown - (small / 2 + 0.5).permute(1, 2, 0)).abs().max() < 0.02
+    preview = preview_image(latents, weights, 1)
+    assert (preview - (small / 2 + 0.5).permute(1, 2, 0)).abs().max() < 0.02
 
 
 def test_leaner_plans_end() -> None:

@@ -33,15 +33,15 @@ def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 @pytest.fixture
 def orders(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The order among PyTorch's backends at every call of its attention."""
-    seen: list[list[int]] = []
+    priorities: list[list[int]] = []
     real = F.scaled_dot_product_attention
 
     def spy(*args: Any, **kwargs: Any) -> Tensor:
-        seen.append(list(torch._C._get_sdp_priority_order()))
+        priorities.append(list(torch._C._get_sdp_priority_order()))
         return real(*args, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    return seen
+    return priorities
 
 
 @pytest.mark.parametrize("is_hopper", [False, True], ids=["older", "hopper"])
@@ -65,10 +65,10 @@ def test_backend_goes_by_the_device(
 def test_users_choice_goes_first(is_hopper: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers.models import attention_dispatch
 
-    taken: list[Any] = []
+    backends: list[Any] = []
 
     def dispatch(q: Tensor, k: Tensor, v: Tensor, *, backend: Any) -> Tensor:
-        taken.append(backend)
+        backends.append(backend)
         return exact(q, k, v).float().unflatten(-1, (q.shape[2], -1))
 
     monkeypatch.setattr(attention, "is_hopper", lambda *_: is_hopper)
@@ -79,4 +79,4 @@ def test_users_choice_goes_first(is_hopper: bool, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(attention.OVERRIDE, "flash")
     attend(*heads(), FREE)
     assert describe_attention(CPU, FREE) == "flash"
-    assert taken == ["_native_math", None], "diffusers reads the environment itself"
+    assert backends == ["_native_math", None], "diffusers reads the environment itself"

@@ -73,12 +73,14 @@ def inputs(model: Any, dtype: torch.dtype = torch.float32, batch: int = 2) -> di
     }
 
 
-def call(model: Any, given: dict[str, Any], parameters: tuple[Tensor, ...] = ()) -> list[Tensor]:
+def call(
+    model: Any, arguments: dict[str, Any], parameters: tuple[Tensor, ...] = ()
+) -> list[Tensor]:
     """Return the output, and the gradients of the image's tokens and of parameters."""
-    (output,) = model(**given)
+    (output,) = model(**arguments)
     weights = torch.linspace(-1, 1, output.numel()).view_as(output).to(output)
-    wanted = (given["hidden_states"], *parameters)
-    return [output, *torch.autograd.grad(output, wanted, weights)]
+    sources = (arguments["hidden_states"], *parameters)
+    return [output, *torch.autograd.grad(output, sources, weights)]
 
 
 @pytest.fixture
@@ -93,9 +95,9 @@ def test_as_exact_as_diffusers(transformer: Any, dtype: torch.dtype):
     truth = call(transformer.double(), inputs(transformer, torch.float64))
     plain = call(transformer.to(dtype), inputs(transformer, dtype))
     fused.apply_kernels(transformer, "on", DEVICE)
-    found = call(transformer, inputs(transformer, dtype))
-    for i, (ours, theirs, exact) in enumerate(zip(found, plain, truth, strict=True)):
-        assert_as_exact(ours, theirs, exact, f"result {i}")
+    results = call(transformer, inputs(transformer, dtype))
+    for i, (result, expected, exact) in enumerate(zip(results, plain, truth, strict=True)):
+        assert_as_exact(result, expected, exact, f"result {i}")
 
 
 @pytest.mark.usefixtures("demand_triton")
@@ -115,18 +117,18 @@ def test_flux_width_equals_diffusers():
         if parameter.ndim > 1:
             parameter.mul_((3 / parameter.shape[-1]) ** 0.5)
     model.to(DEVICE)
-    given = inputs(model, batch=1)
-    plain = call(model, given)
+    arguments = inputs(model, batch=1)
+    plain = call(model, arguments)
     fused.attach(model)
-    for ours, theirs in zip(call(model, given), plain, strict=True):
-        assert_equal_models(ours, theirs)
+    for result, expected in zip(call(model, arguments), plain, strict=True):
+        assert_equal_models(result, expected)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("demand_triton")
 def test_images_are_the_same():
     """A whole edit with the bundled model and guidance, kernels on and off."""
-    made = []
+    images = []
     for mode in ("off", "on"):
         config = ModelConfig(folder=str(BUNDLED), precision="fp32", kernels=mode)
         models = load_fill_models(config, DEVICE)
@@ -139,18 +141,18 @@ def test_images_are_the_same():
             prompt="a red circle",
             config=FillConfig(steps=2, crop_to_context=False),
         )
-        made.append(run_fill(request, models, LocalHost(DEVICE)).image)
+        images.append(run_fill(request, models, LocalHost(DEVICE)).image)
         assert fused.is_attached(models.transformer.module) == (mode == "on")
-    assert not torch.equal(*made), "the kernels took part"
-    assert_equal_models(made[1], made[0])
+    assert not torch.equal(*images), "the kernels took part"
+    assert_equal_models(images[1], images[0])
 
 
 def test_taking_it_off_is_exact(transformer: Any):
-    given = inputs(transformer)
+    arguments = inputs(transformer)
     state = {name: value.clone() for name, value in transformer.state_dict().items()}
     places = {name: p.data_ptr() for name, p in transformer.named_parameters()}
     classes = [type(module) for module in transformer.modules()]
-    config, before = transformer.config, call(transformer, given)
+    config, before = transformer.config, call(transformer, arguments)
     fused.attach(transformer)
     assert fused.is_attached(transformer)
     assert list(transformer.state_dict()) == list(state)
@@ -160,8 +162,8 @@ def test_taking_it_off_is_exact(transformer: Any):
     assert {name: p.data_ptr() for name, p in transformer.named_parameters()} == places
     for name, value in transformer.state_dict().items():
         assert torch.equal(value, state[name]), name
-    for ours, theirs in zip(call(transformer, given), before, strict=True):
-        assert torch.equal(ours, theirs)
+    for result, expected in zip(call(transformer, arguments), before, strict=True):
+        assert torch.equal(result, expected)
 
 
 def add_lora(transformer: Any, name: str, **options: Any) -> tuple[Tensor, ...]:
@@ -173,65 +175,65 @@ def add_lora(transformer: Any, name: str, **options: Any) -> tuple[Tensor, ...]:
         LoraConfig(r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False, **options),
         adapter_name=name,
     )
-    found = [p for key, p in transformer.named_parameters() if f".{name}." in key]
-    generator = torch.Generator().manual_seed(len(found))
+    parameters = [p for key, p in transformer.named_parameters() if f".{name}." in key]
+    generator = torch.Generator().manual_seed(len(parameters))
     with torch.no_grad():
-        for parameter in found:
+        for parameter in parameters:
             parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return tuple(found)
+    return tuple(parameters)
 
 
 @pytest.mark.parametrize("count", [1, 2], ids=["one", "two"])
 def test_adapters_learn_the_same(transformer: Any, count: int):
     parameters = tuple(p for i in range(count) for p in add_lora(transformer, f"lora{i}"))
     transformer.set_adapters([f"lora{i}" for i in range(count)], [0.7, 1.5][:count])
-    given = inputs(transformer)
-    plain = call(transformer, given, parameters)
+    arguments = inputs(transformer)
+    plain = call(transformer, arguments, parameters)
     truth = call(transformer.double(), inputs(transformer, torch.float64), parameters)
     transformer.float()
     with kernels.use_backend("reference"):
         fused.attach(transformer)
-        found = call(transformer, given, parameters)
-        assert any("LoraLinear" in str(node) for node in _graph(transformer(**given)[0]))
-    assert_model_as_exact(found, plain, truth)
+        results = call(transformer, arguments, parameters)
+        assert any("LoraLinear" in str(node) for node in _graph(transformer(**arguments)[0]))
+    assert_model_as_exact(results, plain, truth)
 
 
 def _graph(output: Tensor) -> list[Any]:
     """Every node of the gradient's graph."""
-    seen, todo = set(), [output.grad_fn]
+    nodes, todo = set(), [output.grad_fn]
     while todo:
         node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
+        if node is not None and node not in nodes:
+            nodes.add(node)
             todo += [following for following, _ in node.next_functions]
-    return list(seen)
+    return list(nodes)
 
 
 def test_adapters_come_and_go_under_the_kernels(transformer: Any):
-    given = inputs(transformer)
-    before = call(transformer, given)[0]
+    arguments = inputs(transformer)
+    before = call(transformer, arguments)[0]
     fused.attach(transformer)
     add_lora(transformer, "late")
     assert not fused.is_attached(transformer)
     fused.attach(transformer)
     with kernels.use_backend("reference"):
-        adapted = call(transformer, given)[0]
+        adapted = call(transformer, arguments)[0]
         transformer.disable_adapters()
-        off = call(transformer, given)[0]
+        off = call(transformer, arguments)[0]
     assert error(adapted, before) > 1e-3
     assert_equal_models(off, before)
     transformer.unload_lora()
     fused.detach(transformer)
-    assert torch.equal(call(transformer, given)[0], before)
+    assert torch.equal(call(transformer, arguments)[0], before)
 
 
 def test_other_kinds_of_adapter_go_through_peft(transformer: Any):
     add_lora(transformer, "dora", use_dora=True)
-    given = inputs(transformer)
-    before = call(transformer, given)[0]
+    arguments = inputs(transformer)
+    before = call(transformer, arguments)[0]
     with kernels.use_backend("reference"):
         fused.attach(transformer)
-        assert_equal_models(call(transformer, given)[0], before)
+        assert_equal_models(call(transformer, arguments)[0], before)
 
 
 class AttentionCounter(TorchDispatchMode):
@@ -257,15 +259,15 @@ def test_checkpointing_gives_the_same_gradients(
     if is_fused:
         fused.attach(transformer)
     parameters = add_lora(transformer, "lora")
-    given = inputs(transformer)
+    arguments = inputs(transformer)
     with kernels.use_backend("reference"):
-        plain = call(transformer, given, parameters)
+        plain = call(transformer, arguments, parameters)
         checkpoint_blocks(transformer, keep_attention)
         with AttentionCounter() as counter:
-            found = call(transformer, given, parameters)
+            results = call(transformer, arguments, parameters)
         transformer.disable_gradient_checkpointing()
-    for ours, theirs in zip(found, plain, strict=True):
-        assert torch.equal(ours, theirs)
+    for result, expected in zip(results, plain, strict=True):
+        assert torch.equal(result, expected)
     num_blocks = 2
     assert counter.backward == num_blocks
     assert counter.forward == (num_blocks if keep_attention else 2 * num_blocks)
@@ -287,40 +289,40 @@ def test_a_block_with_adapters_compiles_without_graph_breaks(
         torch.randn(*shape, generator=generator).to(DEVICE)
         for shape in ((1, 2, width), (1, 1, width), (1, width))
     )
-    given = inputs(transformer)
-    full = transformer.pos_embed(torch.cat([given["txt_ids"], given["img_ids"]]))
-    learned = [p for p in block.parameters() if p.requires_grad]
+    arguments = inputs(transformer)
+    full = transformer.pos_embed(torch.cat([arguments["txt_ids"], arguments["img_ids"]]))
+    trained = [p for p in block.parameters() if p.requires_grad]
     torch.compiler.reset()
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     results = []
     for form in (block, compiled):
-        made = form(image, text, temb, full)
-        results.append([*made, *torch.autograd.grad([m.sum() for m in made], learned)])
-    for ours, theirs in zip(*results, strict=True):
-        assert torch.equal(ours, theirs)
+        outputs = form(image, text, temb, full)
+        results.append([*outputs, *torch.autograd.grad([m.sum() for m in outputs], trained)])
+    for result, expected in zip(*results, strict=True):
+        assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("order", ["hooks first", "kernels first"])
 def test_blocks_with_offload_hooks_give_the_same(transformer: Any, order: str):
     from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 
-    given = inputs(transformer)
-    before = call(transformer, given)[0]
+    arguments = inputs(transformer)
+    before = call(transformer, arguments)[0]
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     steps = [lambda: fused.attach(transformer)]
     steps.append(lambda: [add_hook_to_module(block, ModelHook()) for block in blocks])  # type: ignore[arg-type]
     for step in steps if order == "kernels first" else reversed(steps):
         step()
     with kernels.use_backend("reference"):
-        assert_equal_models(call(transformer, given)[0], before)
+        assert_equal_models(call(transformer, arguments)[0], before)
     for block in blocks:
         remove_hook_from_module(block)
 
 
 def test_what_is_not_fused_goes_through_diffusers(transformer: Any):
-    given = inputs(transformer)
+    arguments = inputs(transformer)
     residuals = [torch.ones(2, 2, transformer.inner_dim, device=DEVICE)]
-    special = given | {
+    special = arguments | {
         "controlnet_block_samples": residuals,
         "joint_attention_kwargs": {"scale": 1},
     }
@@ -333,14 +335,14 @@ def test_what_is_not_fused_goes_through_diffusers(transformer: Any):
         """Takes the place of a user's."""
 
     fused.detach(transformer)
-    kept = dict(transformer.attn_processors)
-    transformer.set_attn_processor({name: OwnProcessor() for name in kept})
-    before = call(transformer, given)[0]
+    processors = dict(transformer.attn_processors)
+    transformer.set_attn_processor({name: OwnProcessor() for name in processors})
+    before = call(transformer, arguments)[0]
     fused.attach(transformer)
     transformer.single_transformer_blocks[0].attn.set_processor(OwnProcessor())
     block = transformer.transformer_blocks[0]
     assert not fused._is_covered(block, (1, 1), None)
-    transformer.set_attn_processor(kept)
+    transformer.set_attn_processor(processors)
 
 
 def test_modes(transformer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):

@@ -52,10 +52,10 @@ def conditioning(config: Any, rows: int, has_own_prompts: bool, is_guided: bool)
     lead = (rows,) if has_own_prompts else ()
     prompts = [
         Prompt(
-            sequence=draw(*own, 2, config.joint_attention_dim, seed=seed),
-            pooled_embeds=draw(*own, config.pooled_projection_dim, seed=seed + 9),
+            sequence=draw(*batch, 2, config.joint_attention_dim, seed=seed),
+            pooled_embeds=draw(*batch, config.pooled_projection_dim, seed=seed + 9),
         )
-        for seed, own in enumerate((lead, ()))
+        for seed, batch in enumerate((lead, ()))
     ]
     return Conditioning(
         packed=draw(rows, 4, config.in_channels - config.out_channels),
@@ -87,8 +87,8 @@ def test_velocity_is_that_of_diffusers(
             module.register_forward_hook(_fail)
         ready = make_velocity(transformer, cond, is_batched, table=table)
         try:
-            for sigma, wanted in zip(SIGMAS, expected, strict=True):
-                assert_equal_models(ready(x, sigma), wanted)
+            for sigma, velocity in zip(SIGMAS, expected, strict=True):
+                assert_equal_models(ready(x, sigma), velocity)
         finally:
             for module in transformer.modules():
                 module._forward_hooks.clear()
@@ -102,12 +102,12 @@ def test_gradients_pass_frozen_vectors(transformer: Any) -> None:
     config = transformer.config
     cond = conditioning(config, 1, False, True)
     x = draw(1, 4, config.out_channels, seed=5).requires_grad_()
-    made = make_velocity(transformer, cond)(x, SIGMAS[1])
-    (expected,) = torch.autograd.grad(made.sum(), x)
+    velocity = make_velocity(transformer, cond)(x, SIGMAS[1])
+    (expected,) = torch.autograd.grad(velocity.sum(), x)
     fused.attach(transformer)
     table = make_table(transformer, cond, SIGMAS)
-    made = make_velocity(transformer, cond, table=table)(x, SIGMAS[1])
-    assert_equal_models(torch.autograd.grad(made.sum(), x)[0], expected)
+    velocity = make_velocity(transformer, cond, table=table)(x, SIGMAS[1])
+    assert_equal_models(torch.autograd.grad(velocity.sum(), x)[0], expected)
 
 
 def test_no_table_where_it_would_be_wrong(transformer: Any) -> None:
@@ -142,9 +142,9 @@ class ShortHost(RecordingHost):
 def test_weights_leave_a_short_device_and_come_back(transformer: Any) -> None:
     fused.attach(transformer)
     layers = [norm.linear for _, norm in modulated_norms(transformer)]
-    whole, held = num_bytes(transformer), sum(num_bytes(layer) for layer in layers)
-    assert held > 0.1 * whole
-    part = Component("transformer", lambda: transformer, whole, torch.float32)
+    whole, on_host = num_bytes(transformer), sum(num_bytes(layer) for layer in layers)
+    assert on_host > 0.1 * whole
+    component = Component("transformer", lambda: transformer, whole, torch.float32)
     cond = conditioning(transformer.config, 1, False, True)
     x = draw(1, 4, transformer.config.out_channels, seed=5)
     state = {name: p.data_ptr() for name, p in transformer.named_parameters()}
@@ -156,28 +156,28 @@ def test_weights_leave_a_short_device_and_come_back(transformer: Any) -> None:
 
     before = velocity()
     for _ in range(2):
-        place_modulation(part, ShortHost(whole + 50), activation_bytes=100)
+        place_modulation(component, ShortHost(whole + 50), activation_bytes=100)
         assert all(type(layer) is HostLinear for layer in layers)
-        assert part.num_bytes == whole - held
+        assert component.num_bytes == whole - on_host
     assert torch.equal(velocity(), before)
     transformer.norm_out.linear.to("meta")
     assert transformer.norm_out.linear.weight.device.type == "cpu", "it stays"
     for _ in range(2):
-        place_modulation(part, ShortHost(whole + 100), activation_bytes=100)
+        place_modulation(component, ShortHost(whole + 100), activation_bytes=100)
         assert all(type(layer) is nn.Linear for layer in layers)
-        assert part.num_bytes == whole
+        assert component.num_bytes == whole
     assert torch.equal(velocity(), before)
     assert {name: p.data_ptr() for name, p in transformer.named_parameters()} == state
 
 
 def test_weights_stay_where_they_are_read_at_every_call(transformer: Any) -> None:
-    part = Component("transformer", lambda: transformer, num_bytes(transformer), torch.float32)
+    component = Component("transformer", lambda: transformer, num_bytes(transformer), torch.float32)
     short = ShortHost(0)
-    place_modulation(part, short, activation_bytes=100)
+    place_modulation(component, short, activation_bytes=100)
     assert type(transformer.norm_out.linear) is nn.Linear, "diffusers reads them at every call"
     fused.attach(transformer)
-    place_modulation(part, RecordingHost(free=0), activation_bytes=100)
+    place_modulation(component, RecordingHost(free=0), activation_bytes=100)
     assert type(transformer.norm_out.linear) is nn.Linear, "a CPU has one memory only"
     transformer.requires_grad_(True)
-    place_modulation(part, short, activation_bytes=100)
+    place_modulation(component, short, activation_bytes=100)
     assert type(transformer.norm_out.linear) is nn.Linear, "they learn"
