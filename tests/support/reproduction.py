@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from onereward.fill.task import Task
 from onereward.lab.reproduce.config import ReproduceConfig
-from onereward.lab.reproduce.judges import BUNDLED, NAIVE, judge_folder
-from onereward.lab.reproduce.measure import BASE, VOTED, tested_models
+from onereward.lab.reproduce.judge_stages import BUNDLED, NAIVE, judge_folder
+from onereward.lab.reproduce.measurements import BASE, VOTED, tested_models
 from onereward.lab.reproduce.policies import HACKED, ablation_runs, supervised_runs
 from onereward.lab.reproduce.stage import Context
 from onereward.reward.report import sign_test, wilson_interval
@@ -42,19 +42,19 @@ def context_for(config: ReproduceConfig, photos: Path | None = None) -> Context:
 
 
 def by_task(before: Sequence[bool], after: Sequence[bool]) -> dict[str, dict[str, Any]]:
-    """What is kept of usable images that come task by task."""
-    each = len(after) // len(TASKS)
-    groups = {task: slice(k * each, (k + 1) * each) for k, task in enumerate(TASKS)}
-    found = {}
-    for name, own in (groups | {"all": slice(None)}).items():
-        pairs = list(zip(before[own], after[own], strict=True))
+    """What is recorded of usable images that come task by task."""
+    count = len(after) // len(TASKS)
+    groups = {task: slice(k * count, (k + 1) * count) for k, task in enumerate(TASKS)}
+    tasks = {}
+    for name, group in (groups | {"all": slice(None)}).items():
+        pairs = list(zip(before[group], after[group], strict=True))
         won, lost = sum(b > a for a, b in pairs), sum(a > b for a, b in pairs)
-        share = sum(after[own]) / len(pairs)
-        found[name] = {
+        share = sum(after[group]) / len(pairs)
+        tasks[name] = {
             **{"count": len(pairs), "share": share, "won": won, "lost": lost},
             **{"interval": wilson_interval(share, len(pairs)), "p": sign_test(won, lost)},
         }
-    return found
+    return tasks
 
 
 def write_usable(context: Context, name: str, usable: Sequence[bool]) -> None:
@@ -65,19 +65,19 @@ def write_usable(context: Context, name: str, usable: Sequence[bool]) -> None:
 
 
 def write_policy(
-    context: Context, name: str, changes: Mapping[str, Any], curve: Sequence[Mapping[str, float]]
+    context: Context, name: str, changes: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]
 ) -> None:
-    """A policy's folder; the curve is what it has done."""
+    """A policy's folder; the metrics are what it has done."""
     judge = None if changes.get("objective") == "supervised" else BUNDLED
     judge = NAIVE if name == HACKED[NAIVE] else judge
-    place = judge_folder(context.config, judge) if judge else None
-    config = context.config.policy_config(name, place, 60.0, dict(changes))
+    folder = judge_folder(context.config, judge) if judge else None
+    config = context.config.policy_config(name, folder, 60.0, dict(changes))
     run = Path(config.run_folder)
     run.mkdir(parents=True)
     (run / "config.json").write_text(config.to_json())
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     weights = {f"x.lora_{side}.default.weight": torch.ones(1, 1) for side in "AB"}
-    write_adapter(run / ADAPTER, weights, {"step": int(curve[-1]["step"])})
+    write_adapter(run / ADAPTER, weights, {"step": int(metrics[-1]["step"])})
 
 
 def finished_run(folder: Path, **changes: Any) -> Context:
@@ -91,9 +91,9 @@ def finished_run(folder: Path, **changes: Any) -> Context:
         kinds = {"one_step": {"accuracy": 0.5, "questions": 10}}
         report = {"cells": cells, "calibration": bins}
         context.write(name, {"report": report, "kinds_of_pairs": kinds})
-        place = judge_folder(config, name)
-        place.mkdir(parents=True)
-        (place / "report.json").write_text(json.dumps({"format": 1} | report))
+        target = judge_folder(config, name)
+        target.mkdir(parents=True)
+        (target / "report.json").write_text(json.dumps({"format": 1} | report))
     context.write("dimensions", {})
     none = [False] * len(TASKS) * config.test_scenes
     for name in tested_models(config):
@@ -121,11 +121,11 @@ def _write_policies(context: Context) -> None:
         steps = int(changes.get("steps", config.policy["steps"]))
         line = {"loss": 0.1} if name.startswith("supervised") else {"fill.structure": 0.5}
         write_policy(context, name, changes, [{"step": k + 1, **line} for k in range(steps)])
-    named = [
+    conditions = [
         Condition(
             name=f"scene-{k}", task=Task.REMOVE, image_file_name="i.png", mask_file_name="m.png"
         )
         for k in range(20)
     ]
     image = torch.zeros(8, 8, 3)
-    write_conditions(context.folder / "conditions", [(c, image, image[..., 0]) for c in named])
+    write_conditions(context.folder / "conditions", [(c, image, image[..., 0]) for c in conditions])

@@ -25,18 +25,18 @@ from support.policies import make_conditions, run_models_for
 
 def test_the_true_image_is_nearest_to_itself() -> None:
     scenes = sample_conditions(Split.TRAIN, 5, torch.arange(len(TASKS)).repeat(6))
-    found = nearest_truth(scenes.target, scenes)
+    nearest = nearest_truth(scenes.target, scenes)
     # A shape is fitted by its area and centroid; its drawn edges are soft.
-    assert (found - scenes.target).square().mean().sqrt() < 0.03
+    assert (nearest - scenes.target).square().mean().sqrt() < 0.03
     remove = scenes.task == TASKS.index("remove")
-    assert torch.equal(found[remove], scenes.target[remove])
+    assert torch.equal(nearest[remove], scenes.target[remove])
 
 
 def test_a_shape_elsewhere_is_as_right_and_a_blur_is_not() -> None:
     scenes = sample_conditions(Split.TRAIN, 6, torch.zeros(12, dtype=torch.long))
-    moved = scenes.coverage.roll(shifts=3, dims=2) * scenes.mask
+    shifted = scenes.coverage.roll(shifts=3, dims=2) * scenes.mask
     object_colour = scenes.object_colour[:, :, None, None].expand_as(scenes.target)
-    image = torch.lerp(scenes.background, object_colour, moved[:, None])
+    image = torch.lerp(scenes.background, object_colour, shifted[:, None])
     blurred = torch.nn.functional.avg_pool2d(scenes.target, 9, 1, 4)
     inside = scenes.mask[:, None]
 
@@ -96,9 +96,9 @@ def test_it_resumes_exactly_and_knows_scenes_only(scenes: Path, tmp_path: Path) 
         train_policy(config, RecordingHost(), by_oracle(config))
     states = [load_file(tmp_path / n / "checkpoint/state.safetensors") for n in ("whole", "parts")]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    other = small(tmp_path / "other", make_conditions(tmp_path / "images"), 1)
+    photographs = small(tmp_path / "other", make_conditions(tmp_path / "images"), 1)
     with pytest.raises(ValueError, match="is no scene of the toy world"):
-        train_policy(other, RecordingHost(), by_oracle(other))
+        train_policy(photographs, RecordingHost(), by_oracle(photographs))
 
 
 def test_sign_test_against_the_binomial() -> None:

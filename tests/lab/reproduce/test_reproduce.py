@@ -17,11 +17,12 @@ from onereward.fill.task import Task
 from onereward.lab.base_model.photographs import PHOTOGRAPHS
 from onereward.lab.reproduce import __main__ as runner
 from onereward.lab.reproduce.config import ReproduceConfig
-from onereward.lab.reproduce.judges import BUNDLED, NAIVE, run_name
-from onereward.lab.reproduce.measure import BASE, _parting, sampled_base
-from onereward.lab.reproduce.photos import photo_stage, take_up_photographs, usable_photographs
+from onereward.lab.reproduce.judge_stages import BUNDLED, NAIVE, run_name
+from onereward.lab.reproduce.measurements import BASE, _parting, sampled_base
+from onereward.lab.reproduce.photos import photo_stage, reset_photo_stage, usable_photographs
 from onereward.lab.reproduce.policies import ablation_runs, supervised_runs
-from onereward.lab.reproduce.report import Writer
+from onereward.lab.reproduce.report import measured_numbers
+from onereward.lab.reproduce.report.report_tables import report_tables
 from onereward.lab.reproduce.stage import Context, Stage
 from onereward.reward.report import wilson_interval
 from onereward.training.data.conditions import EditDataset, save_image
@@ -35,18 +36,18 @@ JUDGES = (BUNDLED, NAIVE)
 @pytest.mark.parametrize("path", [QUICK, FULL], ids=lambda path: path.stem)
 def test_every_stage_can_run_when_those_before_it_have(path: Path) -> None:
     stages = runner.all_stages(ReproduceConfig.load(path))
-    done: set[str] = set()
+    finished: set[str] = set()
     for stage in stages:
-        assert set(stage.needs) <= done, stage.name
-        assert stage.name not in done
-        done.add(stage.name)
+        assert set(stage.needs) <= finished, stage.name
+        assert stage.name not in finished
+        finished.add(stage.name)
 
 
 def test_the_quick_run_says_what_it_is_and_the_full_one_is_the_documented_one() -> None:
     assert "prove nothing" in ReproduceConfig.load(QUICK).note
     full = ReproduceConfig.load(FULL)
     assert not full.note
-    assert full.report == "docs/reproduction.md"
+    assert full.report == "lab/reproduce/results/README.md"
     assert full.workers * full.hours <= 2 * 8
     assert full.stage_minutes <= 60
 
@@ -64,7 +65,7 @@ def test_the_naive_judge_is_the_same_up_to_the_first_difference() -> None:
     assert not set(names[0][first:]) & set(names[1][first:])
 
 
-def test_rivals_take_as_many_steps_and_single_tasks_together_as_many_as_all() -> None:
+def test_baselines_take_as_many_steps_and_single_tasks_together_as_many_as_all() -> None:
     config = ReproduceConfig.load(FULL)
     judge = Path("judge")
     steps = config.policy_config("any", judge, 1.0, {}).steps
@@ -72,15 +73,15 @@ def test_rivals_take_as_many_steps_and_single_tasks_together_as_many_as_all() ->
         assert config.policy_config("any", None, 1.0, changes).steps == steps
     runs = ablation_runs(config)
     assert {run["seed"] for run in runs.values()} == set(config.ablation_seeds)
-    one = [r for name, r in runs.items() if name.endswith("seed-0")]
-    single = [r["steps"] for r in one if "weight_fill" in r]
-    (whole,) = {r["steps"] for r in one if "weight_fill" not in r}
+    first = [r for name, r in runs.items() if name.endswith("seed-0")]
+    single = [r["steps"] for r in first if "weight_fill" in r]
+    (whole,) = {r["steps"] for r in first if "weight_fill" not in r}
     assert len(single) == len(Task)
     assert sum(single) == pytest.approx(whole, abs=len(Task))
     assert whole == round(config.ablation_share * steps)
     # A warm-up that stayed as long would be most of a short run.
     full = config.policy_config("any", judge, 1.0, {})
-    for run in one:
+    for run in first:
         assert run["warmup_steps"] / run["steps"] <= full.warmup_steps / steps + 0.05
 
 
@@ -90,8 +91,8 @@ def test_rivals_take_as_many_steps_and_single_tasks_together_as_many_as_all() ->
         ({"policy": {"steps": 3, "colour": 1}}, "unknown settings ['colour']"),
         ({"hack": {"min_judge_accuracy": 2.0}}, "min_judge_accuracy is 2.0"),
         ({"judge": ()}, "judge has no stages"),
-        ({"judge": ({"stage": "see"},), "judge_start": ""}, "no stage that compares"),
-        ({"judge": ({"stage": "compare"}, {"stage": "see"})}, "see comes first"),
+        ({"judge": ({"stage": "vqa"},), "judge_start": ""}, "no stage that compares"),
+        ({"judge": ({"stage": "compare"}, {"stage": "vqa"})}, "vqa comes first"),
         ({"judge_start": ""}, "give one of them"),
         ({"ablations": {"x": {"reward_cap": 3.0}}}, "reward_cap is 3.0"),
         ({"best_of": 0}, "best_of is 0"),
@@ -208,25 +209,25 @@ def test_what_is_sampled_otherwise_is_set_against_a_base_that_is_too() -> None:
     config = ReproduceConfig.load(FULL)
     runs = {name: run for name, run in ablation_runs(config).items() if name.endswith("seed-0")}
     bases = {name: sampled_base(config, run) for name, run in runs.items()}
-    other = {name: base for name, base in bases.items() if base != BASE}
-    assert other == {"ablation-true-guidance-2-seed-0": "base, true_cfg 2"}
+    different = {name: base for name, base in bases.items() if base != BASE}
+    assert different == {"ablation-true-guidance-2-seed-0": "base, true_cfg 2"}
 
 
 def test_photographs_that_come_late_are_taken_up(tmp_path: Path) -> None:
     context = context_for(quick(tmp_path))
-    done = photo_stage().marker(context.config)
-    done.parent.mkdir(parents=True)
+    marker = photo_stage().marker(context.config)
+    marker.parent.mkdir(parents=True)
     for crops, stays in ((0, False), (2, True)):
-        done.touch()
+        marker.touch()
         context.write("photos", {"crops": crops})
-        take_up_photographs(context)
-        assert done.exists() is stays
+        reset_photo_stage(context)
+        assert marker.exists() is stays
 
 
 def test_photographs_that_were_learned_from_are_left_out(tmp_path: Path) -> None:
-    learned = next(p.file for p in PHOTOGRAPHS if not p.is_held_out)
+    trained_on = next(p.file for p in PHOTOGRAPHS if not p.is_held_out)
     held_out = next(p.file for p in PHOTOGRAPHS if p.is_held_out)
-    for name in (learned, "notes.txt"):
+    for name in (trained_on, "notes.txt"):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match="holds no photographs"):
         usable_photographs(tmp_path)
@@ -257,7 +258,7 @@ def test_everything_runs_and_measuring_again_gives_the_same(tmp_path: Path) -> N
         test_scenes=2,
         ablation_scenes=1,
         hack_scenes=1,
-        shown=1,
+        sheet_scenes=1,
         photo_crops=1,
     )
     context = context_for(config, photos)
@@ -270,13 +271,14 @@ def test_everything_runs_and_measuring_again_gives_the_same(tmp_path: Path) -> N
     assert all((path.parent / name).is_file() for name in images)
     truths = EditDataset(config.folder / "truths")
     assert all(c.result_file_name for c in truths.conditions)
-    found = context.read("usability")
-    low, high = wilson_interval(found["base"]["all"]["share"], 2 * len(Task))
-    assert found["base"]["all"]["interval"] == [low, high]
+    usability = context.read("usability")
+    low, high = wilson_interval(usability["base"]["all"]["share"], 2 * len(Task))
+    assert usability["base"]["all"]["interval"] == [low, high]
     assert runner.measure_again(context) == []
     values = context.read("usability")
     values["base"]["fill"]["share"] = 0.123
     context.write("usability", values)
-    tables = Writer(context=context, stages=runner.all_stages(config)).tables()
-    assert "12.3" in tables["usability"]
+    numbers = json.loads((path.parent / "numbers.json").read_text())
+    tables = report_tables(numbers | {"measured": measured_numbers(context)})
+    assert tables["usability"][1][1].startswith("12.3 ")
     assert json.loads(context.result("usability").read_text())["base"]["fill"]["share"] == 0.123
