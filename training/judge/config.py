@@ -22,7 +22,10 @@ PAPER_RATE, LORA_RATE = 1e-6, 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeTrainConfig(RunConfig):
-    """Learning to compare: eq. 3 on preference pairs."""
+    """Learning to compare: eq. 3 on preference pairs.
+
+    Example: ``JudgeTrainConfig(run_folder="runs/judge", preferences_folder="data", rank=8)``.
+    """
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         *("steps", "threads", "stop_step", "max_minutes", "checkpoint_minutes", "log_every"),
@@ -30,7 +33,7 @@ class JudgeTrainConfig(RunConfig):
     )
 
     preferences_folder: str
-    """Preference data; its train split is learned, its dev split measured."""
+    """Preference data; its train split is learned, its dev split evaluated."""
     judge_folder: str = BUNDLED
     """The judge to start from; ``bundled``, or a folder."""
     mode: str = setting(
@@ -54,7 +57,9 @@ class JudgeTrainConfig(RunConfig):
         step=1,
     )
     warmup_steps: int = setting(10, "Steps of linear warm-up.", min=0, max=1_000_000, step=1)
-    batch_size: int = setting(16, "Pairs per step (paper: 16).", min=1, max=4096, step=1)
+    batch_size: int = setting(
+        16, "Pairs per step, over all processes together (paper: 16).", min=1, max=4096, step=1
+    )
     learning_rate: float = setting(
         -1.0,
         "AdamW's, constant after the warm-up; -1 = 1e-4 for an adapter, 1e-6 for all weights (the "
@@ -65,10 +70,14 @@ class JudgeTrainConfig(RunConfig):
     )
     weight_decay: float = setting(0.0, "Decoupled weight decay.", min=0.0, max=1.0, step=0.01)
     max_grad_norm: float = setting(
-        1.0, "Largest norm of the gradient; longer ones are shortened.", min=1e-6, max=1e6, step=0.1
+        1.0,
+        "Largest norm of a step's gradient; longer ones are clipped.",
+        min=1e-6,
+        max=1e6,
+        step=0.1,
     )
     max_pixels: int = 512 * 512
-    """Largest image the judge sees, in pixels."""
+    """Largest image that is put to the judge, in pixels."""
     shift: int = setting(
         0, "Largest random shift of both images per axis, in pixels.", min=0, max=256, step=1
     )
@@ -81,14 +90,14 @@ class JudgeTrainConfig(RunConfig):
         step=0.01,
     )
     eval_every: int = setting(
-        100, "Steps between two measurements on held-out pairs.", min=1, max=1_000_000, step=1
+        100, "Steps between two evaluations on held-out pairs.", min=1, max=1_000_000, step=1
     )
     eval_pairs: int = setting(
-        512, "Held-out pairs that are measured at most.", min=1, max=1_000_000, step=1
+        512, "Held-out pairs per evaluation at most.", min=1, max=1_000_000, step=1
     )
     view: str = setting(
         VIEWS[0],
-        "What the judge sees of an image; ask the trained judge with the same view.",
+        "How images are shown to the judge; ask the trained judge with the same view.",
         options=VIEWS,
     )
     precision: str = setting(
@@ -108,7 +117,7 @@ class JudgeTrainConfig(RunConfig):
         options=(OFF, BLOCKS),
     )
     judge_adapter: str = ""
-    """Adapter that the judge wears and training goes on with; of the same rank and alpha."""
+    """Adapter that the judge has and training goes on with; of the same rank and alpha."""
     liger_kernel: bool = setting(
         False, "Fused kernels of the package liger-kernel; needs a CUDA GPU."
     )
@@ -124,7 +133,7 @@ class JudgeTrainConfig(RunConfig):
         check_learning_rate(self.learning_rate)
         require(
             self.mode == "lora" or not self.judge_adapter,
-            "the judge wears an adapter, so mode must be lora; or load the judge without it",
+            "the judge has an adapter, so mode must be lora; or load the judge without it",
         )
         require(
             self.mode == "lora" or self.precision not in PACKED_PRECISIONS,
@@ -145,7 +154,7 @@ class JudgeTrainConfig(RunConfig):
         return LORA_RATE if self.mode == "lora" else PAPER_RATE
 
     def judge(self) -> JudgeConfig:
-        """Return which judge to load for training; its adapter is put on by the trainer."""
+        """Return which judge to load for training; the trainer attaches its adapter."""
         return JudgeConfig(
             folder=self.judge_folder,
             precision="fp32" if self.mode == "full" else self.precision,

@@ -25,11 +25,11 @@ def ask_both_ways(judge: QwenJudge, images: Sequence[Both], pairs: Sequence[Pref
     Every image is encoded once; differentiable.
     """
     encoded = judge.encode_images([image for both in images for image in both])
-    asked = []
+    questions = []
     for number, pair in enumerate(pairs):
         winner, loser, query = encoded[2 * number], encoded[2 * number + 1], query_of(pair)
-        asked += [(winner, loser, query), (loser, winner, query)]
-    return judge.answer(asked).reshape(len(pairs), 2, 2)
+        questions += [(winner, loser, query), (loser, winner, query)]
+    return judge.answer(questions).reshape(len(pairs), 2, 2)
 
 
 @torch.no_grad()

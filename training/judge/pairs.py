@@ -72,13 +72,13 @@ def sample_batch(pairs: Sequence[Preference], step: int, batch: int, seed: int) 
     Depends on its arguments alone, so a run that stopped goes on with the same data.
     """
     start = step * batch
-    chosen = []
+    batch_pairs = []
     for position in range(start, start + batch):
         epoch, place = divmod(position, len(pairs))
         generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
         order = torch.randperm(len(pairs), generator=generator)
-        chosen.append(pairs[int(order[place])])
-    return chosen
+        batch_pairs.append(pairs[int(order[place])])
+    return batch_pairs
 
 
 def images_of(data: PreferenceSet, pair: Preference, view: str = VIEWS[0]) -> tuple[Tensor, Tensor]:
@@ -95,8 +95,8 @@ def images_of(data: PreferenceSet, pair: Preference, view: str = VIEWS[0]) -> tu
             f"{names[0]} is {winner.shape[1]}x{winner.shape[0]} pixels but {names[1]} is "
             f"{loser.shape[1]}x{loser.shape[0]} pixels; compare images of the same size"
         )
-    seen = view_of(data, pair, view)
-    return seen.show(winner), seen.show(loser)
+    pair_view = view_of(data, pair, view)
+    return pair_view.show(winner), pair_view.show(loser)
 
 
 def check_pairs(data: PreferenceSet, pairs: Iterable[Preference], view: str = VIEWS[0]) -> None:
@@ -108,7 +108,7 @@ def check_pairs(data: PreferenceSet, pairs: Iterable[Preference], view: str = VI
             that is not there, not as large or empty; names it.
     """
     sizes: dict[str, tuple[int, int]] = {}
-    seen: set[tuple[str, str]] = set()
+    checked: set[tuple[str, str]] = set()
     for pair in pairs:
         try:
             query_of(pair)
@@ -117,9 +117,9 @@ def check_pairs(data: PreferenceSet, pairs: Iterable[Preference], view: str = VI
         names = [pair.winner_file_name, pair.loser_file_name]
         if view != VIEWS[0]:
             needed = (pair.source_file_name, pair.mask_file_name)
-            if needed not in seen:
+            if needed not in checked:
                 view_of(data, pair, view)
-                seen.add(needed)
+                checked.add(needed)
             names += [name for name in needed if name]
         for name in names:
             if name not in sizes:

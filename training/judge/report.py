@@ -70,15 +70,15 @@ def report_on_judge(
     _ = judge.answer_ids
     check_pairs(data, pairs, config.view)
     room = judging_bytes(judge, judge.patches.max_pixels, rows=2 * BATCH)  # in both orders
-    mine = pairs[processes.rank :: processes.count]
+    share = pairs[processes.rank :: processes.count]
 
-    def tick(done: int, total: int) -> None:
+    def tick(count: int, total: int) -> None:
         host.check_cancelled()
-        host.progress(done, total)
+        host.progress(count, total)
 
     with host.resident(judge.component, activation_bytes=room):
-        answers = answer_pairs(judge, data, mine, tick, config.view)
-    host.progress(len(mine), len(mine))
+        answers = answer_pairs(judge, data, share, tick, config.view)
+    host.progress(len(share), len(share))
     return make_report([answer for part in processes.gather(answers) for answer in part])
 
 

@@ -1,6 +1,9 @@
 """Teach a judge preferences: eq. 3 of OneReward, an adapter or all weights.
 
-`onereward train-judge config.json`, in one process or under `accelerate launch`.
+`onereward train-judge config.json`, in one process or under `accelerate launch`. A line of the
+run's ``metrics.jsonl``, the accuracies only where it was evaluated::
+
+    {"step": 100, "seconds": 81.4, "loss": 0.6121, "accuracy": 0.7031, "fill.structure": 0.7031}
 """
 
 import logging
@@ -29,7 +32,7 @@ from .trainer import JudgeTrainer, result_folder, trained_parameters
 log = logging.getLogger("onereward.training")
 
 OnRecord = Callable[[Mapping[str, float]], None]
-"""Called with every line of the curve."""
+"""Called with every line of the metrics."""
 
 
 def train_judge(
@@ -83,18 +86,18 @@ def is_finished(config: JudgeTrainConfig) -> bool:
 
 
 def memory_advice(config: JudgeTrainConfig) -> str:
-    """Say what to change when memory ran out."""
+    """Return what to change when memory ran out."""
     return (
         "not enough memory to train the judge; what was done is saved and goes on with a smaller "
-        f"micro_batch_size (now {config.micro_batch_size}) or gradient_checkpointing of blocks (now "
-        f"{config.gradient_checkpointing}); a new run takes less with a smaller "
-        f"max_pixels (now {config.max_pixels}), mode lora (now {config.mode}) or precision nf4 "
-        f"(now {config.precision})"
+        f"micro_batch_size (now {config.micro_batch_size}) or gradient_checkpointing of blocks "
+        f"(now {config.gradient_checkpointing}); a new run takes less with a smaller max_pixels "
+        f"(now {config.max_pixels}), mode lora (now {config.mode}) or precision nf4 (now "
+        f"{config.precision})"
     )
 
 
 def describe(trainer: JudgeTrainer) -> str:
-    """Say what there is to learn from."""
+    """Return a line about what there is to learn from."""
     splits = trainer.splits
     cells = Counter(f"{p.task.value} {p.dimension.value}" for p in splits["train"])
     counts = ", ".join(f"{name} {num}" for name, num in sorted(cells.items()))
@@ -176,9 +179,9 @@ class JudgeRun(RunLoop[JudgeTrainer]):
 
 
 def accuracies(report: JudgeReport) -> dict[str, float]:
-    """Return a report's accuracy over all pairs and per cell, for the curve."""
+    """Return a report's accuracy over all pairs and per cell, for the metrics."""
     cells = report.cells.items()
     num = sum(cell.num_pairs for _, cell in cells)
     mean = sum(cell.accuracy * cell.num_pairs for _, cell in cells) / num
-    each = {f"{t.value}.{d.value}": round(cell.accuracy, 4) for (t, d), cell in cells}
-    return {"accuracy": round(mean, 4), **each}
+    by_cell = {f"{t.value}.{d.value}": round(cell.accuracy, 4) for (t, d), cell in cells}
+    return {"accuracy": round(mean, 4), **by_cell}

@@ -20,11 +20,11 @@ from ...reward.preference import Preference, PreferenceSet, by_split
 from ...reward.qwen_vl import RESULT, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
 from ..objectives import preference_loss
-from ..runs.config import OFF
+from ..runs.config import OFF, require
 from ..runs.directory import TrainState
 from ..runs.distributed import Distributed
 from ..runs.hosts import TrainingHost
-from ..runs.loop import NonFiniteError, step_generator
+from ..runs.loop import NonFiniteError, step_generator, warmup_scale
 from ..runs.optimizer_state import flatten_optimizer, restore_optimizer
 from .config import JudgeTrainConfig
 from .pair_answers import answer_pairs, ask_both_ways, on_device
@@ -32,7 +32,10 @@ from .pairs import Augmentation, images_of, sample_batch, spread
 
 
 class JudgeTrainer:
-    """One run: judge, data, optimiser and the next step to do."""
+    """One run: judge, data, optimiser and the next step to do.
+
+    Example: ``JudgeTrainer(config).train_step()`` does one step and returns its loss.
+    """
 
     def __init__(
         self,
@@ -43,11 +46,16 @@ class JudgeTrainer:
         """Open the data and load the judge, a copy of its own.
 
         Raises:
-            ValueError: The data has no pair to learn from.
+            ValueError: The data has no pair to learn from, or processes cannot share a batch.
             JudgeError: The folder holds no judge, or the adapter does not fit.
         """
         self.config = config
         self.processes = processes or Distributed()
+        require(
+            config.batch_size % self.processes.count == 0,
+            f"batch_size is {config.batch_size}, but {self.processes.count} processes share it; "
+            "choose a multiple, so that each gets as many pairs",
+        )
         self.host = host or TrainingHost(self.processes.device)
         self.data = PreferenceSet(Path(config.preferences_folder))
         self.splits = by_split(self.data.pairs())
@@ -79,40 +87,39 @@ class JudgeTrainer:
         """Do one step of eq. 3; return the loss of this process's share.
 
         Raises:
-            RuntimeError: If the loss is not finite.
+            NonFiniteError: Loss or gradient is not finite.
         """
         config = self.config
-        whole = sample_batch(
-            self.splits["train"], self.step, config.batch_size * self.processes.count, config.seed
-        )
-        first = self.processes.rank * config.batch_size
+        batch = sample_batch(self.splits["train"], self.step, config.batch_size, config.seed)
+        num_pairs = config.batch_size // self.processes.count
+        first = self.processes.rank * num_pairs
         total = 0.0
         self.adam.zero_grad()
-        with self._computing():
-            for start in range(0, config.batch_size, config.micro_batch_size):
+        with self._autocast():
+            for start in range(0, num_pairs, config.micro_batch_size):
                 self.host.check_cancelled()
-                places = range(start, min(start + config.micro_batch_size, config.batch_size))
-                share = len(places) / config.batch_size
-                loss = self.loss(whole, [first + place for place in places]) * share
+                end = min(start + config.micro_batch_size, num_pairs)
+                loss = self.loss(batch, range(first + start, first + end))
+                loss = loss * ((end - start) / num_pairs)
                 loss.backward()
                 total += float(loss.detach())
         # Asked of all: one that left by itself would let the others wait for its gradients.
         if self.processes.any(not math.isfinite(total)):
-            self._refuse("loss")
+            self._raise_not_finite("loss")
         self._update()
         return total
 
-    def loss(self, whole: Sequence[Preference], places: Sequence[int]) -> Tensor:
-        """Return eq. 3 over some pairs of a step; each pair has a augmentation of its own."""
+    def loss(self, batch: Sequence[Preference], indices: Sequence[int]) -> Tensor:
+        """Return eq. 3 over some pairs of a step's batch; each is augmented in its own way."""
         config = self.config
         augmentation = Augmentation(shift=config.shift, blur=config.blur, noise=config.noise)
-        pairs = [whole[place] for place in places]
-        images = []
-        for place, pair in zip(places, pairs, strict=True):
-            generator = step_generator(config.seed, self.step * len(whole) + place)
-            both = augmentation.apply(images_of(self.data, pair, config.view), generator)
-            images.append(on_device(both, self.host.device))
-        answers = ask_both_ways(self.judge, images, pairs)
+        pairs = [batch[index] for index in indices]
+        views = []
+        for index, pair in zip(indices, pairs, strict=True):
+            generator = step_generator(config.seed, self.step * len(batch) + index)
+            images = images_of(self.data, pair, config.view)
+            views.append(on_device(augmentation.apply(images, generator), self.host.device))
+        answers = ask_both_ways(self.judge, views, pairs)  # [B, 2, 2]
         return preference_loss(answers[:, 0, 0], answers[:, 1, 1])
 
     @torch.no_grad()
@@ -123,16 +130,14 @@ class JudgeTrainer:
     def answers(self, split: str = "dev") -> list[Answer]:
         """Return the answers about a held-out split; every process asks about its share."""
         pairs = spread(self.splits[split], self.config.eval_pairs)
-        mine = pairs[self.processes.rank :: self.processes.count]
-        with self._computing():
-            answers = answer_pairs(
-                self.judge,
-                self.data,
-                mine,
-                lambda *_: self.host.check_cancelled(),
-                self.config.view,
-            )
-        return [answer for part in self.processes.gather(answers) for answer in part]
+        share = pairs[self.processes.rank :: self.processes.count]
+
+        def tick(*_: int) -> None:
+            self.host.check_cancelled()
+
+        with self._autocast():
+            answers = answer_pairs(self.judge, self.data, share, tick, self.config.view)
+        return [answer for share in self.processes.gather(answers) for answer in share]
 
     def train_state(self, seconds: float) -> TrainState:
         """Return what the run needs to go on."""
@@ -188,26 +193,26 @@ class JudgeTrainer:
             gradient /= self.processes.count
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
         if not torch.isfinite(norm):
-            self._refuse("gradient")
-        warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
-        self.adam.param_groups[0]["lr"] = self.config.peak_rate * warm
+            self._raise_not_finite("gradient")
+        scale = warmup_scale(self.step, self.config.warmup_steps)
+        self.adam.param_groups[0]["lr"] = self.config.peak_rate * scale
         self.is_updating = True
         self.adam.step()
         self.adam.zero_grad()
         self.step += 1
         self.is_updating = False
 
-    def _refuse(self, name: str) -> NoReturn:
+    def _raise_not_finite(self, name: str) -> NoReturn:
         self.adam.zero_grad()
         raise NonFiniteError(
             f"the {name} of step {self.step} is not finite; the last checkpoint in "
             f"{self.config.run_folder} is good: go on from it with a lower learning_rate"
         )
 
-    def _computing(self) -> AbstractContextManager[Any]:
+    def _autocast(self) -> AbstractContextManager[Any]:
         """Compute in bfloat16 where all weights are kept in float32 on a GPU."""
-        device, wanted = self.host.device.type, self.config.precision
-        is_half = wanted == "bf16" or (wanted == "auto" and device == "cuda")
+        device, precision = self.host.device.type, self.config.precision
+        is_half = precision == "bf16" or (precision == "auto" and device == "cuda")
         if self.config.mode == "full" and is_half:
             return torch.autocast(device, torch.bfloat16)
         return nullcontext()
@@ -219,7 +224,7 @@ def trained_parameters(model: nn.Module, config: JudgeTrainConfig) -> dict[str, 
 
 
 def make_trainable(model: Any, config: JudgeTrainConfig) -> None:
-    """Put the adapter on, in float32, or free all weights."""
+    """Attach the adapter, in float32, or let all weights learn."""
     if config.gradient_checkpointing != OFF:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only then; these models have no dropout
@@ -232,19 +237,19 @@ def make_trainable(model: Any, config: JudgeTrainConfig) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(config.seed)
             model.add_adapter(LoraConfig(**config.adapter()))
-    found = trained_parameters(model, config)
-    if not found:
+    parameters = trained_parameters(model, config)
+    if not parameters:
         raise JudgeError(f"{config.judge_folder} has none of the layers an adapter goes on")
-    for parameter in found.values():
+    for parameter in parameters.values():
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
 
 
 def _check_rank(model: Any, config: JudgeTrainConfig) -> None:
-    (worn,) = model.peft_config.values()
-    if (worn.r, worn.lora_alpha) != (config.rank, config.lora_alpha):
+    (adapter,) = model.peft_config.values()
+    if (adapter.r, adapter.lora_alpha) != (config.rank, config.lora_alpha):
         raise ValueError(
-            f"the adapter that the judge wears has rank {worn.r} and alpha {worn.lora_alpha:g}, "
+            f"the judge's adapter has rank {adapter.r} and alpha {adapter.lora_alpha:g}, "
             f"but {config.rank} and {config.lora_alpha:g} are set; set those of the adapter"
         )
 

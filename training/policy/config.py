@@ -23,7 +23,10 @@ PAPER_RATE, LORA_RATE = 1e-5, 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTrainConfig(RunConfig):
-    """One run of alg. 1 or alg. 2, or of the supervised warm-up before it."""
+    """One run of alg. 1 or alg. 2, or of the supervised warm-up before it.
+
+    Example: ``PolicyTrainConfig.load(Path("runs/policy/config.json")).peak_rate``.
+    """
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         *("steps", "stop_step", "max_minutes", "checkpoint_minutes", "log_every", "threads"),
@@ -34,7 +37,7 @@ class PolicyTrainConfig(RunConfig):
     model: dict[str, Any]
     """The fill model: fields of :class:`~...fill.config.ModelConfig`, ``folder`` at least."""
     dataset_folder: str
-    """What edits are made from; its train split is learned, its dev split watched."""
+    """What edits are made from; its train split is learned, its dev split evaluated."""
     adapters: tuple[str, ...] = ()
     """LoRA files that stay on the model, frozen: part of the start and of the reference."""
     strengths: tuple[float, ...] = ()
@@ -43,13 +46,13 @@ class PolicyTrainConfig(RunConfig):
     """The judges, each as fields of :class:`~...reward.judge.JudgeConfig`, ``folder`` at least;
     several are asked the same and make an ensemble."""
     eval_judge: dict[str, Any] = field(default_factory=dict)
-    """A judge that no gradient ever sees; it watches for reward hacking and picks the best step.
+    """A judge that no gradient ever reaches; it exposes reward hacking and picks the best step.
     Empty: none."""
     external_reward: bool = False
     """The caller of ``train_policy`` hands in a reward that takes the place of the judges, as a
     laboratory's control experiment does; such a run cannot be started from its file alone."""
     log_every: int = 1
-    """Steps between two lines of the log; the curve has every step."""
+    """Steps between two lines of the log; the metrics have every step."""
     max_minutes: float = 1e6
     """Stops with a checkpoint after this time; the same command goes on from there."""
 
@@ -96,7 +99,7 @@ class PolicyTrainConfig(RunConfig):
     )
     warmup_steps: int = setting(10, "Steps of linear warm-up.", min=0, max=10**5, step=1)
     max_grad_norm: float = setting(
-        1.0, "Largest norm of a step's gradient; longer ones are shortened.", min=1e-6, max=1e6
+        1.0, "Largest norm of a step's gradient; longer ones are clipped.", min=1e-6, max=1e6
     )
     reward_cap: float = setting(
         0.9,
@@ -145,8 +148,8 @@ class PolicyTrainConfig(RunConfig):
     )
     t1: float = setting(
         0.2,
-        "The policy walks a random share of the schedule before its one step with gradient: the "
-        "smallest share.",
+        "The policy rolls out a random share of the schedule before its one step with gradient: "
+        "the smallest share.",
         min=0.0,
         max=1.0,
         step=0.05,
@@ -165,14 +168,14 @@ class PolicyTrainConfig(RunConfig):
     min_judge_accuracy: float = setting(
         0.75,
         "Least accuracy of the judge on held-out pairs; a task and dimension below it is left out. "
-        "0 = let all in.",
+        "0 = leave nothing out.",
         min=0.0,
         max=1.0,
         step=0.01,
     )
     ensemble: str = setting(
         MEAN,
-        "How several judges are put together: the mean of their answers, or the worst one.",
+        "How the answers of several judges are combined: the mean, or the worst one.",
         options=(MEAN, WORST),
     )
     paste_back: bool = setting(
@@ -189,8 +192,8 @@ class PolicyTrainConfig(RunConfig):
     )
     kl_weight: float = setting(
         0.0,
-        "Weight of the KL divergence from the reference, in velocity space: mean squared difference of "
-        "the two velocities.",
+        "Weight of the KL divergence from the reference, in velocity space: the mean squared "
+        "difference of the two velocities.",
         min=0.0,
         max=1e4,
         step=0.01,
@@ -215,11 +218,15 @@ class PolicyTrainConfig(RunConfig):
         options=(ADAM, ADAM_8BIT),
     )
     eval_every: int = setting(
-        100, "Steps between two looks at held-out conditions; 0 = never.", min=0, max=10**5, step=1
+        100, "Steps between two evaluations on held-out edits; 0 = never.", min=0, max=10**5, step=1
     )
-    eval_conditions: int = setting(8, "Held-out conditions per look.", min=1, max=512, step=1)
+    eval_conditions: int = setting(8, "Held-out edits per evaluation.", min=1, max=512, step=1)
     patience: int = setting(
-        0, "Stop after this many looks without a better one; 0 = go on.", min=0, max=1000, step=1
+        0,
+        "Stop after this many evaluations without a better one; 0 = go on.",
+        min=0,
+        max=1000,
+        step=1,
     )
     stop_on_drift: bool = setting(
         True,
@@ -237,21 +244,22 @@ class PolicyTrainConfig(RunConfig):
     )
     grow: int = setting(
         -1,
-        "Pixels by which masks grow before they are repainted; -1 = as the task says, what users get.",
+        "Pixels by which masks grow before they are repainted; -1 = as the task says, what users "
+        "get.",
         min=-1,
         max=512,
         step=1,
     )
     feather: int = setting(
         -1,
-        "Pixels inside the grown mask over which the new image fades into the old; -1 = as the task "
-        "says.",
+        "Pixels inside the grown mask over which the new image fades into the old; -1 = as the "
+        "task says.",
         min=-1,
         max=512,
         step=1,
     )
     tensorboard: bool = setting(
-        False, "Also write the curve for TensorBoard; needs the package tensorboard."
+        False, "Also write the metrics for TensorBoard; needs the package tensorboard."
     )
 
     def __post_init__(self) -> None:
@@ -322,7 +330,7 @@ class PolicyTrainConfig(RunConfig):
         return tuple(JudgeConfig.from_values(judge) for judge in self.judges)
 
     def eval_judge_config(self) -> JudgeConfig | None:
-        """Return the judge that only watches, or None."""
+        """Return the judge that only evaluates, or None."""
         if not self.eval_judge:
             return None
         return JudgeConfig.from_values(self.eval_judge)

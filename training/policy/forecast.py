@@ -1,4 +1,4 @@
-"""How much memory a run takes, told before anything is loaded.
+"""How much memory a run takes, forecast before anything is loaded.
 
 The counts are of the published architectures: tensors that autograd keeps per block, counted with
 saved-tensor hooks on diffusers' and transformers' own modules, with attention that keeps no scores
@@ -37,14 +37,17 @@ pass, by bytes per number and by what is trained. Half precision keeps some in f
 _BACKWARD = 12
 """Such tensors that a block's backward pass makes on the way."""
 _VAE_KEPT, _VAE_BLOCK, _VAE_BORDERS = 44.5, 22.0, 6.4
-"""Numbers per pixel and channel of the widest resolution that the decoder keeps with two layers per
-block: all; those of its largest block; what stands between blocks, which gradient_checkpointing keeps."""
+"""Numbers per pixel and channel of the widest resolution that the decoder keeps with two layers
+per block: all; those of its largest block; those between blocks, which checkpointing keeps."""
 _GB = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What is in memory together, in bytes."""
+    """What is in memory together, in bytes.
+
+    Example: ``Stage(name="policy", weights=24_000_000_000, activations=6_000_000_000).total``.
+    """
 
     name: str
     weights: int
@@ -58,7 +61,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Memory of a run, in bytes; weights that a stage does not need may leave the device."""
+    """Memory of a run, in bytes; weights that a stage does not need may leave the device.
+
+    Example: ``make_forecast(config, models, judges, host).fits``.
+    """
 
     stages: tuple[Stage, ...]
     trained: int
@@ -89,12 +95,12 @@ class Forecast:
 
 
 def memory_advice(config: PolicyTrainConfig) -> str:
-    """Say what to change when memory ran out all the same."""
+    """Return what to change when memory ran out all the same."""
     return (
         "not enough memory for a step of training; what was done is saved and goes on with the "
         f"same settings but, in a new run, a smaller target_size (now {config.target_size}), "
-        f"micro_batch_size 1 (now {config.micro_batch_size}), gradient_checkpointing of blocks (now "
-        f"{config.gradient_checkpointing}) or a lower rank (now {config.rank})"
+        f"micro_batch_size 1 (now {config.micro_batch_size}), gradient_checkpointing of "
+        f"blocks (now {config.gradient_checkpointing}) or a lower rank (now {config.rank})"
     )
 
 
@@ -103,7 +109,7 @@ def make_forecast(
     models: FillModels,
     judges: Sequence[QwenJudge],
     host: Host,
-    held_out: QwenJudge | None = None,
+    eval_judge: QwenJudge | None = None,
 ) -> Forecast:
     """Forecast a run, and if it does not fit, look for settings under which it would.
 
@@ -112,17 +118,17 @@ def make_forecast(
         models: The fill model.
         judges: Those that reward.
         host: Says how much memory is free.
-        held_out: The one that only watches.
+        eval_judge: The one that only evaluates.
     """
     free = host.free_bytes()
 
     def forecast(settings: PolicyTrainConfig) -> Forecast:
-        stages = _stages(settings, models, judges, held_out)
+        stages = _stages(settings, models, judges, eval_judge)
         trained = trained_bytes(settings, models)
         return Forecast(stages=stages, trained=trained, free=free)
 
-    found = forecast(config)
-    return found if found.fits else replace(found, remedy=_remedy(config, models, forecast))
+    result = forecast(config)
+    return result if result.fits else replace(result, remedy=_remedy(config, models, forecast))
 
 
 def policy_bytes(config: PolicyTrainConfig, models: FillModels, shape: Sequence[int]) -> int:
@@ -142,12 +148,12 @@ def policy_bytes(config: PolicyTrainConfig, models: FillModels, shape: Sequence[
     state = rows * (shape[1] + models.recipe.max_sequence_length) * width * itemsize
     kind = ("attention" if config.layers == ATTENTION else "linear") if _is_lora(config) else "full"
     double, single = _KEPT[SINGLE if itemsize >= SINGLE else HALF, kind]
-    kept = num_double * double + num_single * single
+    num_saved = num_double * double + num_single * single
     if config.gradient_checkpointing != OFF:
         per_block = 2 if config.gradient_checkpointing == KEEP_ATTENTION else 1
-        kept = per_block * (num_double + num_single) + max(double, single)
-    made = max(math.ceil((kept + _BACKWARD) * state), sample_bytes(models, rows, shape[1]))
-    return made + models.expansion_bytes
+        num_saved = per_block * (num_double + num_single) + max(double, single)
+    learning = math.ceil((num_saved + _BACKWARD) * state)
+    return max(learning, sample_bytes(models, rows, shape[1])) + models.expansion_bytes
 
 
 def reward_bytes(
@@ -171,8 +177,8 @@ def reward_bytes(
     decoder = rows * _VAE_KEPT * (models.vae_config.get("layers_per_block", 2) + 1) / 3
     if config.gradient_checkpointing != OFF:
         decoder = rows * _VAE_BORDERS + _VAE_BLOCK
-    asked = sum(_judge_bytes(config, judge, pixels, rows) for judge in judges)
-    return math.ceil(decoder * values * pixels) + asked
+    judging = sum(_judge_bytes(config, judge, pixels, rows) for judge in judges)
+    return math.ceil(decoder * values * pixels) + judging
 
 
 def shown_pixels(judge: QwenJudge, pixels: int) -> int:
@@ -183,9 +189,10 @@ def shown_pixels(judge: QwenJudge, pixels: int) -> int:
 def trained_bytes(config: PolicyTrainConfig, models: FillModels) -> int:
     """Return the bytes of what is trained: copies, gradients, optimiser state and average."""
     itemsize = models.dtype.itemsize
-    own = itemsize if _is_lora(config) else 0  # all weights are counted as the transformer's
+    # In mode full the weights are counted as the transformer's.
+    weight_bytes = itemsize if _is_lora(config) else 0
     adam = 2 if config.optimizer == ADAM_8BIT else 8
-    return num_trained(config, models) * (own + itemsize + 4 + 4 + adam + 4)
+    return num_trained(config, models) * (weight_bytes + itemsize + 4 + 4 + adam + 4)
 
 
 def num_trained(config: PolicyTrainConfig, models: FillModels) -> int:
@@ -193,11 +200,11 @@ def num_trained(config: PolicyTrainConfig, models: FillModels) -> int:
     tensors = models.transformer_tensors
     if not _is_lora(config):
         return sum(math.prod(info.shape) for info in tensors.values())
-    wanted = target_pattern(config.layers)
+    pattern = target_pattern(config.layers)
     sides = [
         sum(info.shape)
         for name, info in tensors.items()
-        if name.endswith(".weight") and wanted.fullmatch(name.removesuffix(".weight"))
+        if name.endswith(".weight") and pattern.fullmatch(name.removesuffix(".weight"))
     ]
     return config.rank * sum(sides)
 
@@ -206,7 +213,7 @@ def _stages(
     config: PolicyTrainConfig,
     models: FillModels,
     judges: Sequence[QwenJudge],
-    held_out: QwenJudge | None,
+    eval_judge: QwenJudge | None,
 ) -> tuple[Stage, ...]:
     side = config.settings(models.recipe).target_size
     tokens, factor = side**2 // models.multiple**2, vae_factor(models.vae_config)
@@ -229,12 +236,12 @@ def _stages(
                 activations=reward_bytes(config, models, judges, latents, rows),
             )
         )
-    if held_out is not None and config.eval_every:
+    if eval_judge is not None and config.eval_every:
         stages.append(
             Stage(
-                name="held-out judge",
-                weights=held_out.component.num_bytes,
-                activations=judging_bytes(held_out, shown_pixels(held_out, side**2), rows=2),
+                name="evaluation judge",
+                weights=eval_judge.component.num_bytes,
+                activations=judging_bytes(eval_judge, shown_pixels(eval_judge, side**2), rows=2),
             )
         )
     return tuple(stages)
@@ -245,15 +252,15 @@ def _remedy(
     models: FillModels,
     forecast: Callable[[PolicyTrainConfig], Forecast],
 ) -> str:
-    done: list[str] = []
+    remedies: list[str] = []
     for words, leaner in _leaner(config, models):
-        done.append(words)
-        found = forecast(leaner)
-        if found.fits:
-            return f"with {', '.join(done)} it would take {found.peak / _GB:.2f} GB"
+        remedies.append(words)
+        leaner_forecast = forecast(leaner)
+        if leaner_forecast.fits:
+            return f"with {', '.join(remedies)} it would take {leaner_forecast.peak / _GB:.2f} GB"
     return (
-        f"change all of: {', '.join(done) or 'nothing is left of the settings'}; and load the fill "
-        "model and the judge in precision nf4 or fp8, or a smaller judge"
+        f"change all of: {', '.join(remedies) or 'nothing is left of the settings'}; and load the "
+        "fill model and the judge in precision nf4 or fp8, or a smaller judge"
     )
 
 
@@ -282,10 +289,10 @@ def _leaner(
 def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows: int) -> int:
     towers = towers_of(judge, shown_pixels(judge, pixels))
     if config.gradient_checkpointing != OFF:
-        kept = sum(t.tokens * (t.layers * t.width + t.layer) for t in towers)
+        saved = sum(t.tokens * (t.layers * t.width + t.layer) for t in towers)
     else:
-        kept = sum(t.tokens * t.layers * t.layer for t in towers)
-    return rows * kept * judge.component.dtype.itemsize + judge.expansion_bytes
+        saved = sum(t.tokens * t.layers * t.layer for t in towers)
+    return rows * saved * judge.component.dtype.itemsize + judge.expansion_bytes
 
 
 def _is_lora(config: PolicyTrainConfig) -> bool:

@@ -52,12 +52,12 @@ def save_adapters(
 def _is_same(first: Path, second: Path) -> bool:
     """Compare what two files hold; the order of a header's notes differs from time to time."""
     try:
-        with safe_open(first, framework="pt") as one, safe_open(second, framework="pt") as other:
-            names = set(one.keys())
+        with safe_open(first, framework="pt") as a, safe_open(second, framework="pt") as b:
+            names = set(a.keys())
             return (
-                one.metadata() == other.metadata()
-                and names == set(other.keys())
-                and all(torch.equal(one.get_tensor(n), other.get_tensor(n)) for n in names)
+                a.metadata() == b.metadata()
+                and names == set(b.keys())
+                and all(torch.equal(a.get_tensor(n), b.get_tensor(n)) for n in names)
             )
     except SafetensorError:
         return False
@@ -73,10 +73,10 @@ def merge_adapters(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
         for layer in _layers(adapter):
             down, up = (adapter.weights[f"{PREFIX}{layer}.lora_{k}.weight"].float() for k in "AB")
             terms.setdefault(layer, []).append((down, up * adapter.strength))
-    rank = max(sum(down.shape[0] for down, _ in each) for each in terms.values())
+    rank = max(sum(down.shape[0] for down, _ in pairs) for pairs in terms.values())
     merged = {}
-    for layer, each in terms.items():
-        down, up = torch.cat([d for d, _ in each]), torch.cat([u for _, u in each], dim=1)
+    for layer, pairs in terms.items():
+        down, up = torch.cat([d for d, _ in pairs]), torch.cat([u for _, u in pairs], dim=1)
         missing = rank - down.shape[0]
         merged[f"{layer}.lora_A.weight"] = torch.nn.functional.pad(down, (0, 0, 0, missing))
         merged[f"{layer}.lora_B.weight"] = torch.nn.functional.pad(up, (0, missing))
@@ -90,9 +90,9 @@ def _layers(adapter: Adapter) -> list[str]:
 
 
 def _about(models: FillModels) -> dict[str, Any]:
-    made = [
+    descriptions = [
         {"file": a.label, "strength": a.strength, **read_about(a.path)} for a in models.adapters
     ]
-    if len(made) == 1 and made[0]["strength"] == 1.0:
-        return made[0]
-    return {"recipe": models.recipe.name, "adapters": made}
+    if len(descriptions) == 1 and descriptions[0]["strength"] == 1.0:
+        return descriptions[0]
+    return {"recipe": models.recipe.name, "adapters": descriptions}

@@ -1,4 +1,4 @@
-"""The gate: what a judge cannot judge on held-out pairs must not be learned from it.
+"""Which cells are rewarded: what a judge gets wrong on held-out pairs must not be learned from it.
 
 In the small, exactly the task x dimension cells that the judge got right on real held-out pairs
 (77 % and more) gained from training, and those near chance lost.
@@ -18,7 +18,10 @@ from .config import PolicyTrainConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardCells:
-    """Which task x dimension cells take part in the loss."""
+    """Which task x dimension cells take part in the loss.
+
+    Example: ``reward_cells_of(config, judges).allowed(queries_for(task, prompt))``.
+    """
 
     cells: frozenset[Cell]
     notes: tuple[str, ...] = ()
@@ -30,7 +33,11 @@ class RewardCells:
 
 
 def reward_cells_of(config: PolicyTrainConfig, judges: Sequence[QwenJudge]) -> RewardCells:
-    """Return the gate of a run, from the reports beside its judges; ValueError as select_reward_cells."""
+    """Return the cells of a run, from the reports beside its judges.
+
+    Raises:
+        ValueError: Nothing is left.
+    """
     if not config.needs_judge:
         return RewardCells(cells=frozenset(ALL_CELLS))
     return select_reward_cells(
@@ -42,7 +49,7 @@ ALL_CELLS: tuple[Cell, ...] = tuple((task, d) for task in Task for d in TASKS[ta
 
 
 def select_reward_cells(reports: Sequence[JudgeReport | None], threshold: float) -> RewardCells:
-    """Let in the cells that every judge's report passes; a judge without a report is trusted.
+    """Return the cells that every judge's report passes; a judge without a report is trusted.
 
     Args:
         reports: One per judge.
@@ -54,19 +61,19 @@ def select_reward_cells(reports: Sequence[JudgeReport | None], threshold: float)
     notes = []
     if threshold > 0 and None in reports:
         notes.append("a judge has no report of its accuracy, so nothing is left out because of it")
-    known = [r for r in reports if r is not None] if threshold > 0 else []
-    kept = []
+    known_reports = [r for r in reports if r is not None] if threshold > 0 else []
+    cells = []
     for cell in ALL_CELLS:
-        if failing := [r for r in known if not r.passes(cell, threshold)]:
+        if failing := [r for r in known_reports if not r.passes(cell, threshold)]:
             notes.append(f"{_name(cell)} is left out: {_reason(failing[0], cell, threshold)}")
         else:
-            kept.append(cell)
-    if not kept:
+            cells.append(cell)
+    if not cells:
         raise ValueError(
             f"the judge is below {threshold:.0%} on held-out pairs in every task and dimension, so "
-            "there is nothing it could teach; train the judge longer, or lower gate"
+            "there is nothing it could teach; train the judge longer, or lower min_judge_accuracy"
         )
-    return RewardCells(cells=frozenset(kept), notes=tuple(notes))
+    return RewardCells(cells=frozenset(cells), notes=tuple(notes))
 
 
 def _name(cell: Cell) -> str:
@@ -74,10 +81,10 @@ def _name(cell: Cell) -> str:
 
 
 def _reason(report: JudgeReport, cell: Cell, threshold: float) -> str:
-    found = report.cells.get(cell)
-    if found is None:
+    result = report.cells.get(cell)
+    if result is None:
         return "the judge's report has no held-out pairs of it"
     return (
-        f"the judge is right on {found.accuracy:.1%} of {found.num_pairs} held-out pairs, below "
+        f"the judge is right on {result.accuracy:.1%} of {result.num_pairs} held-out pairs, below "
         f"{threshold:.0%}"
     )

@@ -106,10 +106,11 @@ def check(config: PolicyTrainConfig, host: Host, run_models: RunModels) -> Forec
         JudgeError: A judge cannot answer Yes and No.
         ValueError: All weights are to learn, but they are packed; or the reward is missing.
     """
-    if config.mode != LORA and run_models.models.transformer_source.is_quantised:
+    transformer = run_models.models.transformer_source
+    if config.mode != LORA and transformer.is_quantised:
         raise ValueError(
-            f"mode full trains all weights, but those of {run_models.models.transformer_source.path} "
-            "are packed and frozen; set mode to lora, or choose a bf16 or fp16 file"
+            f"mode full trains all weights, but those of {transformer.path} are packed and frozen; "
+            "set mode to lora, or choose a bf16 or fp16 file"
         )
     if config.external_reward and run_models.reward is None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a step works on: tasks by their probability, conditions, noises, and how far to rollout.
+"""What a step works on: tasks by their probability, conditions, noises, and the rollout's length.
 
 Everything of a step depends on the run's seed and the step's number alone, so that a run that
 stopped goes on with the same draws, on any number of processes.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import torch
@@ -41,7 +41,10 @@ their masks. Any task is learned from conditions that name a result."""
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
-    """One edit of a step."""
+    """One edit of a step.
+
+    Example: ``source.sample(condition, noise_seed=1, reference_seed=2)``.
+    """
 
     condition: Condition
     queries: tuple[Query, ...]
@@ -54,7 +57,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """Edits of equal size that go through the models together."""
+    """Edits of equal size that go through the models together.
+
+    Example: ``batches, stop_index = source.draw(step)``.
+    """
 
     samples: tuple[Sample, ...]
     jobs: tuple[Job, ...]
@@ -75,6 +81,8 @@ class Batch:
 
 class SampleSource:
     """The conditions of a run, ready to be drawn from.
+
+    Example: ``SampleSource(config, conditions, models, cells, host).draw(step=0)``.
 
     Attributes:
         train: Conditions to learn from, by task.
@@ -99,17 +107,18 @@ class SampleSource:
         self._reward_cells, self._host = cells, host
         self.settings = config.settings(models.recipe)
         self.train = self._by_task("train")
-        self.held_out = [c for found in self._by_task("dev").values() for c in found]
+        self.held_out = list(chain(*self._by_task("dev").values()))
         self._weights = {t: w for t, w in config.task_weights().items() if w and self.train[t]}
         if not self._weights:
             raise ValueError(
                 f"{conditions.folder} has no condition to learn from: each is of a task whose "
-                "weight is 0, or is judged only on what the judge cannot judge (gate "
-                f"{config.min_judge_accuracy:g}), or is held out; add conditions or lower gate"
+                "weight is 0, or is judged only where the judge is right too seldom "
+                f"(min_judge_accuracy {config.min_judge_accuracy:g}), or is held out; add "
+                "conditions or lower min_judge_accuracy"
             )
         for task in (t for t, w in config.task_weights().items() if w and t not in self._weights):
             host.notify(f"{task.value} is left out: no conditions to learn from")
-        used = [*self.held_out, *(c for t in self._weights for c in self.train[t])]
+        used = [*self.held_out, *chain(*(self.train[task] for task in self._weights))]
         conditions.check(used)
         self.prompts = PromptStore(Path(config.run_folder) / "prompts", models)
         texts = [model_prompt(c) for c in used]
@@ -134,9 +143,9 @@ class SampleSource:
             ready.append((encoded.size, number, sample, job, encoded))
         ready.sort(key=lambda item: item[:2])
         for _, group in groupby(ready, key=lambda item: item[0]):
-            same = list(group)
-            for start in range(0, len(same), self._config.micro_batch_size):
-                yield self._batch(same[start : start + self._config.micro_batch_size], step)
+            equal_size = list(group)
+            for start in range(0, len(equal_size), self._config.micro_batch_size):
+                yield self._batch(equal_size[start : start + self._config.micro_batch_size], step)
 
     def queries_of(self, condition: Condition) -> tuple[Query, ...]:
         """Return everything that edits of a condition are judged on."""
@@ -152,14 +161,14 @@ class SampleSource:
         )
 
     def _by_task(self, split: str) -> dict[Task, list[Condition]]:
-        found: dict[Task, list[Condition]] = {task: [] for task in Task}
+        by_task: dict[Task, list[Condition]] = {task: [] for task in Task}
         for condition in self._conditions.conditions:
             is_judged = bool(self.queries_of(condition)) or not self._config.needs_judge
             shows_truth = condition.task in LEARNED or bool(condition.result_file_name)
             is_known = self._config.needs_reward or shows_truth
             if split_of(condition.name) == split and is_judged and is_known:
-                found[condition.task].append(condition)
-        return found
+                by_task[condition.task].append(condition)
+        return by_task
 
     def _sample_stop(self, generator: torch.Generator) -> int:
         steps = self.settings.steps
@@ -170,8 +179,8 @@ class SampleSource:
     def _sample_edit(self, generator: torch.Generator) -> Sample:
         tasks, weights = zip(*self._weights.items(), strict=True)
         task = tasks[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]
-        found = self.train[task]
-        condition = found[int(torch.randint(len(found), (), generator=generator))]
+        conditions = self.train[task]
+        condition = conditions[int(torch.randint(len(conditions), (), generator=generator))]
         seeds = torch.randint(_MAX_SEED, (2,), generator=generator).tolist()
         if pool := self._config.reference_pool:
             seeds[1] %= pool

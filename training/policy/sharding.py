@@ -29,8 +29,8 @@ def make_sharding(config: PolicyTrainConfig, processes: Distributed) -> Sharding
         return None
     require(
         config.batch_size % processes.count == 0,
-        f"batch_size is {config.batch_size}, but {processes.count} processes share the weights and need as "
-        "many edits each; choose a multiple",
+        f"batch_size is {config.batch_size}, but {processes.count} processes share the weights and "
+        "need as many edits each; choose a multiple",
     )
     for name, needed in (("micro_batch_size", 1), ("reference_pool", 0), ("optimizer", ADAM)):
         value = getattr(config, name)
@@ -42,7 +42,10 @@ def make_sharding(config: PolicyTrainConfig, processes: Distributed) -> Sharding
 
 
 class Sharding:
-    """One share of everything, here; the others are in the other processes."""
+    """One share of everything, here; the others are in the other processes.
+
+    Example: ``make_sharding(config, processes)`` under ``accelerate launch --use_fsdp``.
+    """
 
     def __init__(self, processes: Distributed) -> None:
         self._processes = processes
@@ -62,7 +65,7 @@ class Sharding:
     def gradient(self, parameter: nn.Parameter) -> Tensor:
         """Return this process's share of the sum over the processes; FSDP2 makes the mean."""
         assert parameter.grad is not None, "asked for after a backward pass"
-        return own(parameter.grad) * self._processes.count
+        return local_share(parameter.grad) * self._processes.count
 
     def norm(self, norm: Tensor) -> Tensor:
         """Return the norm of whole gradients from that of this process's shares."""
@@ -77,14 +80,14 @@ class Sharding:
             tensors: Shares by name, in the same order in every process.
             like: The parameters that they are shares of; what is not among them is whole already.
         """
-        found: dict[str, Tensor] = {}
+        joined: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             if name in like:
                 # One after the other, so that no device holds more than one tensor.
-                tensor = _joined(tensor, like[name])
+                tensor = _join(tensor, like[name])
             if self._processes.is_main:
-                found[name] = tensor.cpu()
-        return found
+                joined[name] = tensor.cpu()
+        return joined
 
     def share(self, whole: Tensor) -> Tensor:
         """Return this process's rows of a tensor that is in one piece."""
@@ -92,15 +95,15 @@ class Sharding:
         return shares[rank] if rank < len(shares) else whole[:0]
 
 
-def own(tensor: Any) -> Tensor:
+def local_share(tensor: Any) -> Tensor:
     """Return what this process holds of a tensor: a share that it may change, or all of it."""
     return tensor.detach().to_local() if hasattr(tensor, "to_local") else tensor.detach()
 
 
-def _joined(share: Tensor, like: Any) -> Tensor:
+def _join(share: Tensor, like: Any) -> Tensor:
     from torch.distributed.tensor import DTensor
 
-    joined = DTensor.from_local(
+    tensor = DTensor.from_local(
         share, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
-    return joined.full_tensor()
+    return tensor.full_tensor()

@@ -25,7 +25,7 @@ from ..runs.directory import TrainState
 from ..runs.distributed import Distributed
 from ..runs.optimizer_state import flatten_optimizer, restore_optimizer
 from .config import ADAM_8BIT, ATTENTION, DYNAMIC, KEEP_ATTENTION, LORA, OFF, PolicyTrainConfig
-from .sharding import Sharding, own
+from .sharding import Sharding, local_share
 
 NAME = "policy"
 """PEFT's name of the adapter in training."""
@@ -54,7 +54,7 @@ class Policy:
         device: torch.device,
         sharding: Sharding | None = None,
     ) -> None:
-        """Put a fresh adapter on the transformer, or free all its weights.
+        """Attach a fresh adapter to the transformer, or let all its weights learn.
 
         Args:
             models: The fill model.
@@ -82,21 +82,23 @@ class Policy:
     def _set_up(self, device: torch.device) -> None:
         config = self._config
         self.module.requires_grad_(False)
-        self.parameters = self._free()
+        self.parameters = self._make_trainable()
         if any(p.is_inference() for p in self.parameters.values()):
             raise RuntimeError(
                 "the transformer's weights were made in inference mode; free the models in ComfyUI "
                 "and run again"
             )
         self.masters = {
-            name: nn.Parameter(own(p).to(device, torch.float32, copy=True))
+            name: nn.Parameter(local_share(p).to(device, torch.float32, copy=True))
             for name, p in self.parameters.items()
         }
         for master in self.masters.values():
             master.grad = torch.zeros_like(master)
         self.ema = {name: m.detach().clone() for name, m in self.masters.items()}
         if config.mode != LORA:
-            self._start = {name: own(p).cpu().clone() for name, p in self.parameters.items()}
+            self._start = {
+                name: local_share(p).cpu().clone() for name, p in self.parameters.items()
+            }
         self.optimizer = _make_optimizer(list(self.masters.values()), config)
         if config.gradient_checkpointing != OFF:
             checkpoint_blocks(self.module, config.gradient_checkpointing == KEEP_ATTENTION)
@@ -119,7 +121,7 @@ class Policy:
     def as_start(self) -> Iterator[None]:
         """Let the model be as it was before training."""
         if self._start is not None:
-            with self._as(self._start):
+            with self._swap(self._start):
                 yield
             return
         self._activate(self._frozen)
@@ -131,13 +133,13 @@ class Policy:
     @contextmanager
     def as_ema(self) -> Iterator[None]:
         """Let the model be the policy's moving average."""
-        with self._as(self.ema):
+        with self._swap(self.ema):
             yield
 
     @contextmanager
     def as_result(self) -> Iterator[None]:
         """Let the model be what is saved: the policy or its moving average."""
-        with self._as(self.ema if self._config.saved_weights == "ema" else self.masters):
+        with self._swap(self.ema if self._config.saved_weights == "ema" else self.masters):
             yield
 
     def accumulate_gradients(self) -> None:
@@ -149,12 +151,12 @@ class Policy:
             if parameter.grad is not None:
                 grad = self.masters[name].grad
                 assert grad is not None, "masters keep their gradients"
-                made = self._sharding.gradient(parameter) if self._sharding else parameter.grad
-                grad += made.to(grad.device, torch.float32)
+                gradient = self._sharding.gradient(parameter) if self._sharding else parameter.grad
+                grad += gradient.to(grad.device, torch.float32)
                 parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradients taken so far."""
+        """Return the gradients accumulated so far."""
         return [m.grad for m in self.masters.values() if m.grad is not None]
 
     def all_reduce_gradients(self, processes: Distributed) -> None:
@@ -162,16 +164,16 @@ class Policy:
         if self._sharding is None:
             processes.sum(self.gradients())
 
-    def clip_gradients(self, longest: float) -> float:
-        """Return the norm of the gradient, and bring it down to ``longest`` if it is more."""
+    def clip_gradients(self, max_norm: float) -> float:
+        """Return the norm of the gradient, and scale it down to ``max_norm`` if it is more."""
         norm = nn.utils.get_total_norm(self.gradients())
         if self._sharding is not None:
             norm = self._sharding.norm(norm)
-        nn.utils.clip_grads_with_norm_(self.masters.values(), longest, norm)
+        nn.utils.clip_grads_with_norm_(self.masters.values(), max_norm, norm)
         return float(norm)
 
     def clear_gradients(self) -> None:
-        """Forget the gradients taken so far, of a step that was not finished too."""
+        """Set the gradients to zero, those of a step that was not finished too."""
         for grad in self.gradients():
             grad.zero_()
         for parameter in self.parameters.values():
@@ -185,15 +187,18 @@ class Policy:
         decay = self._config.ema_decay
         for name, master in self.masters.items():
             self.ema[name].lerp_(master, 1 - decay)
-        self._put(self.masters)
+        self._load(self.masters)
 
     def weights(self, which: str) -> dict[str, Tensor]:
         """Return ``policy``, ``ema`` or ``start`` weights of an adapter by name, float32.
 
         A start's adapter changes nothing: all its weights are 0.
         """
-        found = {k: v.detach() for k, v in (self.ema if which == "ema" else self.masters).items()}
-        return {k: torch.zeros_like(v) for k, v in found.items()} if which == "start" else found
+        tensors: Mapping[str, Tensor] = self.ema if which == "ema" else self.masters
+        detached = {name: tensor.detach() for name, tensor in tensors.items()}
+        if which == "start":
+            return {name: torch.zeros_like(tensor) for name, tensor in detached.items()}
+        return detached
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything a checkpoint needs, in one piece; for all processes to call."""
@@ -214,7 +219,7 @@ class Policy:
         if self._sharding is None:
             self.module.save_pretrained(path)
             return
-        shares = {name: own(p) for name, p in self.parameters.items()}
+        shares = {name: local_share(p) for name, p in self.parameters.items()}
         whole = self._sharding.whole(shares, self.parameters)
         if is_main:
             module: Any = empty_module("transformer", self.models.transformer_config)
@@ -234,11 +239,11 @@ class Policy:
         if self._sharding is not None:
             shaped, share = self._shaped(), self._sharding.share
             tensors = {k: share(t) if k in shaped else t for k, t in tensors.items()}
-        for prefix, mine in (("weights", self.masters), ("ema", self.ema)):
-            for name, tensor in mine.items():
+        for prefix, own_tensors in (("weights", self.masters), ("ema", self.ema)):
+            for name, tensor in own_tensors.items():
                 tensor.copy_(tensors[f"{prefix}.{name}"])
         restore_optimizer(self.optimizer, tensors, "adam")
-        self._put(self.masters)
+        self._load(self.masters)
 
     @torch.no_grad()
     def release(self) -> None:
@@ -246,7 +251,7 @@ class Policy:
         if self._config.gradient_checkpointing != OFF:
             self.module.disable_gradient_checkpointing()
         if self._start is not None:
-            self._put(self._start)
+            self._load(self._start)
         self.module.requires_grad_(False)
         # Those of a step that did not end are as large as the model.
         self.module.zero_grad(set_to_none=True)
@@ -256,7 +261,7 @@ class Policy:
             if not self._frozen:
                 self.module.unload_lora()
 
-    def _free(self) -> dict[str, nn.Parameter]:
+    def _make_trainable(self) -> dict[str, nn.Parameter]:
         if self._config.mode != LORA:
             self.module.requires_grad_(True)
             if self._sharding is not None:
@@ -287,36 +292,37 @@ class Policy:
             parameter.requires_grad_(f".{NAME}." in name)
 
     def _shaped(self) -> dict[str, nn.Parameter]:
-        """Return whose shape a tensor of a checkpoint has, of those that have one's."""
-        kinds = [(f"weights.{k}", f"ema.{k}") for k in self.parameters]
-        averages = [(f"adam.{i}.exp_avg", f"adam.{i}.exp_avg_sq") for i in range(len(kinds))]
-        parameters = self.parameters.values()
-        names = zip(kinds, averages, parameters, strict=True)
-        return {name: p for pair, other, p in names for name in (*pair, *other)}
+        """Return the parameter whose shape a checkpoint's tensor has, by the tensor's name."""
+        shaped: dict[str, nn.Parameter] = {}
+        for index, (name, parameter) in enumerate(self.parameters.items()):
+            averages = (f"adam.{index}.exp_avg", f"adam.{index}.exp_avg_sq")
+            for key in (f"weights.{name}", f"ema.{name}", *averages):
+                shaped[key] = parameter
+        return shaped
 
     @contextmanager
-    def _as(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        self._put(weights)
+    def _swap(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        self._load(weights)
         try:
             yield
         finally:
-            self._put(self.masters)
+            self._load(self.masters)
 
     @torch.no_grad()
-    def _put(self, weights: Mapping[str, Tensor]) -> None:
+    def _load(self, weights: Mapping[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():
-            own(parameter).copy_(weights[name])
+            local_share(parameter).copy_(weights[name])
 
 
 def lora_targets(module: nn.Module, layers: str) -> list[str]:
     """Return the full names of the block layers an adapter goes on."""
-    wanted = target_pattern(layers)
+    pattern = target_pattern(layers)
     plain = (
         name.removesuffix(".base_layer")
         for name, m in module.named_modules()
         if isinstance(m, nn.Linear) and ".lora_" not in name
     )
-    return [name for name in plain if wanted.fullmatch(name)]
+    return [name for name in plain if pattern.fullmatch(name)]
 
 
 def target_pattern(layers: str) -> re.Pattern[str]:
@@ -338,16 +344,18 @@ def _make_optimizer(masters: list[nn.Parameter], config: PolicyTrainConfig) -> A
     return AdamW8bit(masters, lr=0.0, weight_decay=0.0)
 
 
-def _check_same(tensors: Mapping[str, Tensor], prefix: str, mine: Mapping[str, Tensor]) -> None:
+def _check_same(
+    tensors: Mapping[str, Tensor], prefix: str, parameters: Mapping[str, Tensor]
+) -> None:
     stored = {
         key.removeprefix(prefix + "."): tuple(tensor.shape)
         for key, tensor in tensors.items()
         if key.startswith(prefix + ".")
     }
-    expected = {name: tuple(tensor.shape) for name, tensor in mine.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
     if stored != expected:
-        other = sorted(k for k in stored.keys() | expected if stored.get(k) != expected.get(k))
+        names = sorted(k for k in stored.keys() | expected if stored.get(k) != expected.get(k))
         raise ValueError(
-            f"the checkpoint is of another model or adapter ({other[0]} and {len(other) - 1} more "
+            f"the checkpoint is of another model or adapter ({names[0]} and {len(names) - 1} more "
             "differ); choose another run_folder"
         )

@@ -19,13 +19,16 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig(JsonConfig):
-    """What every training run has."""
+    """What every training run has.
+
+    Example: ``RunConfig(run_folder="runs/a", seed=1, max_minutes=30.0)``.
+    """
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = ()
     """Settings that may differ when a run goes on."""
 
     run_folder: str
-    """Where checkpoints and the curve go; created if absent."""
+    """Where checkpoints and metrics go; created if absent."""
     seed: int = 0
     """Decides weights, data order and noise."""
     threads: int = 1
@@ -39,7 +42,7 @@ class RunConfig(JsonConfig):
     checkpoint_minutes: float = 5.0
     """Time between checkpoints."""
     log_every: int = 100
-    """Steps between two lines of the curve."""
+    """Steps between two lines of the metrics."""
 
     def __post_init__(self) -> None:
         require(bool(self.run_folder), "run_folder is empty; name a folder for the run")

@@ -1,4 +1,14 @@
-"""The directory of a training run: config, metrics and checkpoints that survive any stop."""
+"""The directory of a training run: config, metrics and checkpoints that survive any stop.
+
+::
+
+    config.json              every setting; the run goes on with no others
+    metrics.jsonl            {"step": 10, "seconds": 8.25, "loss": 0.693}, a line each
+    checkpoint/state.json    {"step": 10, "seconds": 8.25}
+    checkpoint/state.safetensors    weights, averages and optimiser state by name
+
+While a checkpoint is replaced it is called ``checkpoint.old``, and the new one ``checkpoint.new``.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +33,10 @@ _TENSORS, _STATE = "state.safetensors", "state.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainState:
-    """What a run needs to go on exactly."""
+    """What a run needs to go on exactly.
+
+    Example: ``TrainState(step=10, seconds=8.25, tensors={"weights.a": weight})``.
+    """
 
     step: int
     """Steps done."""
@@ -34,7 +47,10 @@ class TrainState:
 
 
 class RunDirectory:
-    """A run's folder; at every moment it holds one whole checkpoint or none."""
+    """A run's folder; at every moment it holds one whole checkpoint or none.
+
+    Example: ``RunDirectory(config).load()`` is the checkpoint of a run that was stopped.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         """Create the folder, or reopen it if it was made with the same config.
@@ -48,8 +64,8 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         stored = self.path / "config.json"
         before = stored.read_text(encoding="utf-8") if stored.exists() else None
-        if before is not None and (changed := _changed_settings(before, config)):
-            differences = ", ".join(f"{k}: {old} -> {new}" for k, (old, new) in changed.items())
+        if before is not None and (changes := _changed_settings(before, config)):
+            differences = ", ".join(f"{k}: {old} -> {new}" for k, (old, new) in changes.items())
             raise ValueError(
                 f"{self.path} holds a run with other settings ({differences}); "
                 "choose another run_folder or restore them"
@@ -58,12 +74,12 @@ class RunDirectory:
             write_text(stored, config.to_json())
 
     def append_metrics(self, record: Mapping[str, float | str]) -> None:
-        """Add a line to the curve."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as curve:
-            curve.write(json.dumps(dict(record)) + "\n")
+        """Add a line to the metrics."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(record)) + "\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Return all whole lines of the curve."""
+        """Return all whole lines of the metrics."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
@@ -73,8 +89,7 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            write_text(path, "".join(f"{line}\n" for line in kept))
+            write_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def save(self, state: TrainState) -> None:
         """Replace the checkpoint; a stop at any moment leaves the old one or the new one."""
@@ -114,17 +129,17 @@ def saved_step(run: Path) -> int:
     return -1
 
 
-def reset_if_not_started(config: RunConfig, *made: str) -> None:
+def reset_if_not_started(config: RunConfig, *names: str) -> None:
     """Free the folder of a run that ended before its first checkpoint for other settings.
 
     Args:
         config: What is to be run there.
-        made: Names in the folder whose contents follow from the settings.
+        *names: Names in the folder whose contents follow from the settings.
     """
     run, stored = Path(config.run_folder), Path(config.run_folder) / "config.json"
     is_unstarted = saved_step(run) < 0 and stored.exists()
     if is_unstarted and _changed_settings(stored.read_text(encoding="utf-8"), config):
-        for name in (*made, stored.name):  # last the settings, which say what the others are
+        for name in (*names, stored.name):  # last the settings, which say what the others are
             remove(run / name)
 
 
@@ -154,7 +169,7 @@ def _changed_settings(stored: str, config: RunConfig) -> dict[str, tuple[Any, An
 
 
 def _step_of(line: str) -> float:
-    """Return the step of a curve's line; infinity for one that a crash tore."""
+    """Return the step of a line of the metrics; infinity for one that a crash tore."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):
@@ -163,12 +178,12 @@ def _step_of(line: str) -> float:
 
 def untie_shared_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors of which no two share memory; safetensors writes no others."""
-    made: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    untied: dict[str, Tensor] = {}
+    storages: set[int] = set()
     for name, tensor in tensors.items():
-        kept = tensor.detach().contiguous()
-        if kept.untyped_storage().data_ptr() in seen:
-            kept = kept.clone()
-        seen.add(kept.untyped_storage().data_ptr())
-        made[name] = kept
-    return made
+        contiguous = tensor.detach().contiguous()
+        if contiguous.untyped_storage().data_ptr() in storages:
+            contiguous = contiguous.clone()
+        storages.add(contiguous.untyped_storage().data_ptr())
+        untied[name] = contiguous
+    return untied

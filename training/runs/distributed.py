@@ -13,11 +13,14 @@ from torch import Tensor
 
 _PATIENCE = timedelta(hours=12)
 """How long processes wait for each other. NCCL's ten minutes would end a run whose first process
-looks, encodes prompts or saves for longer, while the others have nothing to do."""
+evaluates, encodes prompts or saves for longer, while the others have nothing to do."""
 
 
 class Distributed:
-    """Sums and agreements over all processes; with one process everything is itself."""
+    """Sums and agreements over all processes; with one process everything is itself.
+
+    Example: ``Distributed().any(is_over)`` is true in all processes as soon as it is in one.
+    """
 
     @property
     def count(self) -> int:

@@ -1,4 +1,4 @@
-"""Write files and folders atomically: a stop at any moment leaves the old content or the new one."""
+"""Write files and folders atomically: a stop at any moment leaves the old content or the new."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         OSError: The file cannot be written.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(kept, temporary)
+        save_file(contiguous, temporary)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
         temporary.unlink(missing_ok=True)

@@ -34,10 +34,10 @@ class TrainingHost(LocalHost):
         """Have the components on the device; those used longest ago make room."""
         # One that was forgotten takes no room, and asking for its module would read it again.
         self._placed = [component for component in self._placed if component.is_loaded]
-        others = [component for component in self._placed if component not in components]
-        while others and self.free_bytes(*components) < activation_bytes:
-            self._move(others.pop(0), torch.device("cpu"))
-        self._placed = [*others, *components]
+        idle = [component for component in self._placed if component not in components]
+        while idle and self.free_bytes(*components) < activation_bytes:
+            self._move(idle.pop(0), torch.device("cpu"))
+        self._placed = [*idle, *components]
         for component in components:
             self._move(component, self.device)
         yield
@@ -66,10 +66,10 @@ class TrainingHost(LocalHost):
 @contextmanager
 def stopped_by_signals(stop: Callable[..., None]) -> Iterator[None]:
     """Call ``stop`` for Ctrl-C and for a polite kill, so that the work so far is kept."""
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, stop) for number in wanted]
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, stop) for number in signals]
     try:
         yield
     finally:
-        for number, handler in zip(wanted, before, strict=True):
+        for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)

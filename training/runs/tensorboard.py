@@ -1,4 +1,4 @@
-"""The curve for TensorBoard, if the user wants it."""
+"""The metrics for TensorBoard, if the user wants it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from torch import Tensor
 
 
 class TensorBoard:
-    """Writes records and images into ``<run folder>/tensorboard``."""
+    """Writes metrics and images into ``<run folder>/tensorboard``.
+
+    Example: ``TensorBoard(run, step=0).add({"step": 1, "fill.structure": 0.5})``.
+    """
 
     def __init__(self, run: Path, step: int) -> None:
-        """Open the log; what a run that goes on from ``step`` has said after it is dropped.
+        """Open the log; what was written after ``step``, from which the run goes on, is dropped.
 
         Raises:
             ImportError: The package is not installed.
@@ -28,7 +31,7 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def add(self, record: Mapping[str, float]) -> None:
-        """Write one line of the curve; ``fill.structure`` is shown in the group ``fill``."""
+        """Write one line of the metrics; ``fill.structure`` is shown in the group ``fill``."""
         step = int(record["step"])
         for name, value in record.items():
             if name != "step":
