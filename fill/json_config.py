@@ -84,7 +84,7 @@ class JsonConfig:
 
     @classmethod
     def from_values(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
-        """Make a config of JSON values, whose lists become tuples.
+        """Make a config of JSON values, whose lists become tuples and objects configs.
 
         Raises:
             ValueError: A key is unknown or missing, or a value is of another type or outside its
@@ -102,8 +102,8 @@ class JsonConfig:
         missing = sorted(set(required) - set(values))
         if missing:
             raise ValueError(f"settings {missing} are missing; {cls.__name__} needs them")
-        _check_types(cls, values)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        hints = get_type_hints(cls)
+        return cls(**{name: _parse(name, value, hints[name]) for name, value in values.items()})
 
     @classmethod
     def load(cls: type[_Config], path: Path) -> _Config:
@@ -113,12 +113,13 @@ class JsonConfig:
         return cls.from_json(path.read_text(encoding="utf-8"))
 
 
-def _check_types(cls: type[Any], values: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first JSON value that is not of its field's type."""
-    hints = get_type_hints(cls)
-    for name, value in values.items():
-        if not _is_of(value, hints[name]):
-            raise ValueError(f"{name} is {value!r}, but {_kind(hints[name])} is expected")
+def _parse(name: str, value: Any, hint: Any) -> Any:
+    """Return a field's value of a JSON value; ValueError if that is of another type."""
+    if isinstance(hint, type) and issubclass(hint, JsonConfig):
+        return hint.from_values(value)
+    if not _is_of(value, hint):
+        raise ValueError(f"{name} is {value!r}, but {_kind(hint)} is expected")
+    return tuple(value) if isinstance(value, list) else value
 
 
 _KINDS = {

@@ -21,7 +21,7 @@ from ..fill.local_host import LocalHost
 from ..fill.models import load_fill_models
 from ..reward.preference import PreferenceSet
 from ..training.data.edit_dataset import EditDatasetConfig
-from ..training.data.generate import GenerateConfig, collect
+from ..training.data.generate import GenerateConfig, generate_candidates
 from ..training.data.label import label
 from ..training.data.labellers import GroundTruthLabeller
 from .ground_truth import WorldGroundTruth
@@ -64,7 +64,7 @@ def write_preferences(folder: Path, conditions: Path) -> None:
     host = LocalHost("cpu")
     models = load_fill_models(ModelConfig(folder=str(ASSETS / "fill")), host.device)
     data = PreferenceSet(folder)
-    collect(EditDataset(conditions), models, data, CANDIDATES, host)
+    generate_candidates(EditDataset(conditions), models, data, CANDIDATES, host)
     label(data, GroundTruthLabeller(WorldGroundTruth()), MARGIN, host)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ class OneRewardGenerateCandidates(io.ComfyNode):
             **describe_models(model),
             dataset_folder=str(dataset.folder),
             preferences_folder=str(folder),
-            settings=asdict(_collect_config(**rest)),
+            settings=_collect_config(**rest),
             threads=torch.get_num_threads(),
         )
         data = job.run(host, models=model)
@@ -207,7 +206,7 @@ class OneRewardLabelPreferences(io.ComfyNode):
         job = LabelJob(
             preferences_folder=str(preferences.folder),
             judge=describe_judge(judge),
-            settings=asdict(LabelConfig(**rest)),
+            settings=LabelConfig(**rest),
             threads=torch.get_num_threads(),
         )
         text = job.run(host, judge=judge).text()

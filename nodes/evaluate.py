@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +112,8 @@ class OneRewardEvaluate(io.ComfyNode):
             evaluation_folder=str(folder),
             baseline=describe_models(baseline) if baseline else {},
             judge=describe_judge(judge),
-            settings=asdict(EvalConfig(**rest)),
-            sampling=asdict(settings or FillConfig()),
+            settings=EvalConfig(**rest),
+            sampling=settings or FillConfig(),
             threads=torch.get_num_threads(),
         )
         made = job.run(host, EvalModels(model=model, baseline=baseline, judge=judge))
@@ -175,7 +174,7 @@ class OneRewardJudgeReport(io.ComfyNode):
             preferences_folder=str(preferences.folder),
             report_folder=str(folder),
             judge=describe_judge(judge),
-            settings=asdict(ReportConfig(**rest)),
+            settings=ReportConfig(**rest),
             threads=torch.get_num_threads(),
         )
         made = job.run(host, judge=judge)

@@ -1,7 +1,11 @@
 """Whole jobs as JSON: what a node does, and what the command line does again.
 
 A node writes the file of its job beside the results, so that the same job runs without ComfyUI and
-on several GPUs.
+on several GPUs. ``label.json``, for example::
+
+    {"format": 1, "preferences_folder": "output/onereward/preferences/my-data",
+     "judge": {"folder": "models/onereward/Qwen2.5-VL-7B", "precision": "auto", ...},
+     "settings": {"labeller": "judge", "margin": 0.2, "view": "full_image"}, "threads": 8}
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from ..reward.preference import PreferenceSet
 from ..reward.qwen_vl import QwenJudge
 from ..reward.report import JudgeReport, write_report
 from .data.conditions import EditDataset
-from .data.generate import GenerateConfig, collect
+from .data.generate import GenerateConfig, generate_candidates
 from .data.label import LABELLERS, LabelConfig, LabelReport, label
 from .evaluation.config import EvalConfig
 from .evaluation.report import Report
@@ -33,7 +37,10 @@ from .runs.files import write_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateJob(JsonConfig):
-    """Make candidates of a folder of conditions."""
+    """Make candidates of an edit data set.
+
+    Example: ``GenerateJob.load(Path("generate.json")).run(host)``.
+    """
 
     model: dict[str, str]
     """The fill model: fields of :class:`~..fill.config.ModelConfig`."""
@@ -45,8 +52,8 @@ class GenerateJob(JsonConfig):
     """LoRA files on the model."""
     strengths: tuple[float, ...] = ()
     """Their strengths."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """How candidates vary: fields of :class:`~.collect.GenerateConfig`."""
+    settings: GenerateConfig = field(default_factory=GenerateConfig)
+    """How candidates vary."""
     threads: int = 1
     """CPU threads of the command line."""
 
@@ -56,37 +63,34 @@ class GenerateJob(JsonConfig):
         processes: Distributed | None = None,
         models: FillModels | None = None,
     ) -> PreferenceSet:
-        """Collect what is missing.
+        """Generate the candidates that are missing.
 
         Args:
             host: Memory, progress, cancel.
             processes: Share the conditions out; None: those of the environment.
             models: What a node has loaded already; None: load as the job says.
         """
-        config = GenerateConfig.from_values(self.settings)
         conditions = EditDataset(Path(self.dataset_folder))
         data = _open(self.preferences_folder, "generate.json", self, processes)
-        loaded = models or self.load_models(host.device)
-        collect(conditions, loaded, data, config, host, processes)
+        model = {"model": self.model, "adapters": self.adapters, "strengths": self.strengths}
+        models = models or _load_models(model, host.device)
+        generate_candidates(conditions, models, data, self.settings, host, processes)
         return data
-
-    def load_models(self, device: torch.device) -> FillModels:
-        """Check the model's files; no weight is read yet."""
-        return _described(
-            {"model": self.model, "adapters": self.adapters, "strengths": self.strengths}, device
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelJob(JsonConfig):
-    """Label the candidates of a data set."""
+    """Label the candidates of preference data.
+
+    Example: ``LabelJob(preferences_folder="data").run(host).text()``.
+    """
 
     preferences_folder: str
     """The data set."""
     judge: dict[str, Any] = field(default_factory=lambda: {"folder": BUNDLED})
     """The judge: fields of :class:`~..reward.judge.JudgeConfig`; empty: none is needed."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Who labels and when: fields of :class:`~.label.LabelConfig`."""
+    settings: LabelConfig = field(default_factory=LabelConfig)
+    """Who labels and when."""
     threads: int = 1
     """CPU threads of the command line."""
 
@@ -99,17 +103,19 @@ class LabelJob(JsonConfig):
         """Label what is not labelled; arguments as for :meth:`GenerateJob.run`."""
         from .data.labellers import make_labeller
 
-        config = LabelConfig.from_values(self.settings)
-        if judge is None and self.judge and config.labeller == LABELLERS[0]:
+        if judge is None and self.judge and self.settings.labeller == LABELLERS[0]:
             judge = QwenJudge(JudgeConfig.from_values(self.judge), host.device)
-        labeller = make_labeller(config, judge)
+        labeller = make_labeller(self.settings, judge)
         data = _open(self.preferences_folder, "label.json", self, processes)
-        return label(data, labeller, config.margin, host, processes)
+        return label(data, labeller, self.settings.margin, host, processes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportJob(JsonConfig):
-    """Report on a judge."""
+    """Report on a judge.
+
+    Example: ``ReportJob(preferences_folder="data", report_folder="report").run(host)``.
+    """
 
     preferences_folder: str
     """Preference data."""
@@ -117,8 +123,8 @@ class ReportJob(JsonConfig):
     """Where report.json, report.md and report.png go."""
     judge: dict[str, Any] = field(default_factory=lambda: {"folder": BUNDLED})
     """The judge: fields of :class:`~..reward.judge.JudgeConfig`."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Which pairs: fields of :class:`~.judge.report.ReportConfig`."""
+    settings: ReportConfig = field(default_factory=ReportConfig)
+    """Which pairs."""
     threads: int = 1
     """CPU threads of the command line."""
 
@@ -129,22 +135,23 @@ class ReportJob(JsonConfig):
         judge: QwenJudge | None = None,
     ) -> JudgeReport:
         """Ask the judge and write the report, beside the judge too, where training looks for it."""
-        config = ReportConfig.from_values(self.settings)
         judge = judge or QwenJudge(JudgeConfig.from_values(self.judge), host.device)
-        report = report_on_judge(
-            judge, PreferenceSet(Path(self.preferences_folder)), config, host, processes
-        )
+        data = PreferenceSet(Path(self.preferences_folder))
+        report = report_on_judge(judge, data, self.settings, host, processes)
         if processes is None or processes.is_main:
             folder = Path(self.report_folder)
             save_report(folder, report, judge.label)
             write_text(folder / "config.json", self.to_json())
-            _put_beside(judge, report, host)
+            _write_beside(judge, report, host)
         return report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateJob(JsonConfig):
-    """Measure a model on a folder of conditions, alone or beside a baseline."""
+    """Evaluate a model on an edit data set, alone or against a baseline.
+
+    Example: ``EvaluateJob.load(Path("config.json")).run(host).text()``.
+    """
 
     model: dict[str, Any]
     """As :func:`describe_models` says: ``model``, ``adapters``, ``strengths``."""
@@ -156,10 +163,10 @@ class EvaluateJob(JsonConfig):
     """Like the model; empty: none."""
     judge: dict[str, Any] = field(default_factory=lambda: {"folder": BUNDLED})
     """The judge: fields of :class:`~..reward.judge.JudgeConfig`; empty: none."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Which conditions, how many: fields of :class:`~.benchmark.config.EvalConfig`."""
-    sampling: dict[str, Any] = field(default_factory=dict)
-    """How both models sample: fields of :class:`~..fill.config.FillConfig`."""
+    settings: EvalConfig = field(default_factory=EvalConfig)
+    """Which conditions, how many."""
+    sampling: FillConfig = field(default_factory=FillConfig)
+    """How both models sample."""
     threads: int = 1
     """CPU threads of the command line."""
 
@@ -171,27 +178,23 @@ class EvaluateJob(JsonConfig):
             eval_models: What a node has loaded already; None: load as the job says.
         """
         folder = Path(self.evaluation_folder)
-        config, fill = (
-            EvalConfig.from_values(self.settings),
-            FillConfig.from_values(self.sampling),
-        )
         conditions = EditDataset(Path(self.dataset_folder))
         eval_models = eval_models or self._load(host.device)
-        report = evaluate(eval_models, conditions, config, folder, host, fill)
+        report = evaluate(eval_models, conditions, self.settings, folder, host, self.sampling)
         write_text(folder / "config.json", self.to_json())
         return report
 
     def _load(self, device: torch.device) -> EvalModels:
         """Check all files; no weight is read yet."""
         return EvalModels(
-            model=_described(self.model, device),
-            baseline=_described(self.baseline, device) if self.baseline else None,
+            model=_load_models(self.model, device),
+            baseline=_load_models(self.baseline, device) if self.baseline else None,
             judge=QwenJudge(JudgeConfig.from_values(self.judge), device) if self.judge else None,
         )
 
 
-def _described(values: dict[str, Any], device: torch.device) -> FillModels:
-    """Load what :func:`describe_models` described; ValueError if it names no model."""
+def _load_models(values: dict[str, Any], device: torch.device) -> FillModels:
+    """Load what :func:`describe_models` described, no weight yet; ValueError for no model."""
     if not values.get("model"):
         raise ValueError("the job names no model; give it as the file of a node's run does")
     models = load_fill_models(ModelConfig.from_values(values["model"]), device)
@@ -221,10 +224,10 @@ def describe_judge(judge: QwenJudge | None) -> dict[str, Any]:
     return asdict(judge.config) if judge is not None else {}
 
 
-def _put_beside(judge: QwenJudge, report: JudgeReport, host: Host) -> None:
+def _write_beside(judge: QwenJudge, report: JudgeReport, host: Host) -> None:
     """Write a report where training looks for it, unless the judge is part of this pack."""
     if judge.folder.resolve() == BUNDLED_FOLDER:
-        host.notify("the bundled judge keeps the report that it came with, for the gate too")
+        host.notify("the bundled judge keeps the report that it came with")
         return
     try:
         write_report(judge.folder, report)

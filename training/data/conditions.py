@@ -1,7 +1,13 @@
-"""Conditions: what edits are made from - an image, a mask, a prompt and a task - as a folder.
+"""Edit data sets: what edits are made from (image, mask, prompt, task), as a folder.
 
-``conditions.jsonl`` has one line per condition; images and masks are PNG files beside it. The
-mask is white where to repaint; an extension's source already stands on its canvas.
+``conditions.jsonl`` has one line per condition; images and masks are PNG files beside it::
+
+    {"name": "remove-cup-3f2a", "task": "remove", "image_file_name": "images/remove-cup-3f2a.png",
+     "mask_file_name": "masks/remove-cup-3f2a.png", "prompt": "", "text": "",
+     "result_file_name": "results/cup.png"}
+
+The mask is white where to repaint; an extension's source already stands on its canvas. The result
+is optional.
 """
 
 from __future__ import annotations
@@ -32,7 +38,11 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One line of the folder."""
+    """One line of the list.
+
+    Example: ``Condition(name="a", task=Task.REMOVE, image_file_name="a.png",
+    mask_file_name="a_mask.png")``.
+    """
 
     name: str
     """Unique, a folder's name too; decides the split, so it must not change."""
@@ -59,12 +69,15 @@ class Condition:
 
     @property
     def full_prompt(self) -> str:
-        """What the model is told, as the judge has to know it; empty if the user said nothing."""
+        """The model's prompt, as the judge has to know it; empty without one."""
         return text_prompt(self.text, self.prompt) if self.task is Task.TEXT else self.prompt
 
 
 class EditDataset:
-    """A folder of conditions."""
+    """A folder of conditions.
+
+    Example: ``EditDataset(Path("datasets/mine")).conditions[0].prompt``.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Read the list.
@@ -79,20 +92,20 @@ class EditDataset:
             raise FileNotFoundError(f"{path} is missing; make the conditions first")
         lines = read_text(path).split("\n")
         self.conditions = [
-            _parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()
+            _parse(path, index, line) for index, line in enumerate(lines, 1) if line.strip()
         ]
         names = [c.name for c in self.conditions]
         if not names:
             raise ValueError(f"{path} is empty; add at least one condition")
         if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{path} has two conditions named {twice!r}; names must be unique")
+            double = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{path} has two conditions named {double!r}; names must be unique")
 
     def summary(self) -> str:
         """Return how many conditions there are, per task."""
         tasks = [c.task for c in self.conditions]
-        parts = [f"{task.value} {tasks.count(task)}" for task in Task if task in tasks]
-        return f"{len(tasks)} conditions ({', '.join(parts)})"
+        counts = [f"{task.value} {tasks.count(task)}" for task in Task if task in tasks]
+        return f"{len(tasks)} conditions ({', '.join(counts)})"
 
     def images(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """Return image ``[1, H, W, 3]`` and mask ``[1, H, W]``, float32, 0..1.
@@ -105,7 +118,7 @@ class EditDataset:
         return image[None], mask[None]
 
     def check(self, conditions: Iterable[Condition]) -> None:
-        """Look at the masks and at the headers of images, before hours of work depend on them.
+        """Check the masks and the headers of images, before hours of work depend on them.
 
         Raises:
             ValueError: A file is missing or no image, or a mask is not as large as its image,
@@ -113,13 +126,14 @@ class EditDataset:
         """
         for condition in conditions:
             image = image_size(self.folder / condition.image_file_name)
-            others = {"mask": condition.mask_file_name, "result": condition.result_file_name}
-            for what, name in others.items():
+            files = {"mask": condition.mask_file_name, "result": condition.result_file_name}
+            for kind, name in files.items():
                 size = image_size(self.folder / name) if name else image
                 if size != image:
                     raise ValueError(
-                        f"the {what} of condition {condition.name} is {size[0]}x{size[1]} pixels but "
-                        f"its image is {image[0]}x{image[1]} pixels; make the {what} from the image"
+                        f"the {kind} of condition {condition.name} is {size[0]}x{size[1]} pixels "
+                        f"but its image is {image[0]}x{image[1]} pixels; make the {kind} from the "
+                        "image"
                     )
             if read_image(self.folder / condition.mask_file_name, "L").max() < 0.5:
                 raise ValueError(
@@ -135,9 +149,8 @@ class EditDataset:
         Raises:
             ValueError: The file is missing or no image; names it.
         """
-        return read_image(self.folder / (condition.result_file_name or condition.image_file_name))[
-            None
-        ]
+        name = condition.result_file_name or condition.image_file_name
+        return read_image(self.folder / name)[None]
 
     def request(self, condition: Condition, **settings: Any) -> FillRequest:
         """Return the request that makes this edit; further fields as for :class:`FillRequest`.
@@ -188,7 +201,7 @@ def _to_json(condition: Condition) -> str:
     return json.dumps(values | {"task": condition.task.value}, ensure_ascii=False)
 
 
-def _parse(path: Path, number: int, line: str) -> Condition:
+def _parse(path: Path, index: int, line: str) -> Condition:
     try:
         values = json.loads(line)
         unknown = set(values) - _KEYS
@@ -196,7 +209,7 @@ def _parse(path: Path, number: int, line: str) -> Condition:
             raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
         return Condition(**values | {"task": Task(values["task"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}, line {number}: {error}") from error
+        raise ValueError(f"{path}, line {index}: {error}") from error
 
 
 def read_image(path: Path, mode: str = "RGB") -> Tensor:
@@ -223,7 +236,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} cannot be read as an image ({error}); remove what names it")
+    return ValueError(f"{path} cannot be read as an image ({error}); remove the line that names it")
 
 
 def spread(conditions: Sequence[Condition], num: int) -> list[Condition]:

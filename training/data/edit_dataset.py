@@ -31,7 +31,6 @@ from .random_masks import random_mask
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ALL_TASKS = "all"
 MASKS = ("from_files", "random")
-TEXTS = (".txt", ".text.txt")
 GREY = 0.5
 """What stands where an extension is to be; the model never sees it."""
 MULTIPLE = 16
@@ -42,7 +41,10 @@ Item = tuple[Condition, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditDatasetConfig(JsonConfig):
-    """What is made of the images. The order of the fields is a promise."""
+    """What is made of the images. The order of the fields is a promise.
+
+    Example: ``EditDatasetConfig(task="remove", masks="random", num_conditions=200)``.
+    """
 
     task: str = setting(
         ALL_TASKS,
@@ -51,8 +53,8 @@ class EditDatasetConfig(JsonConfig):
     )
     masks: str = setting(
         MASKS[0],
-        "from files = x_mask.png or masks/x.png beside x.png (white = repaint), else the "
-        "transparent area of x.png; random = drawn anew for every condition.",
+        "from_files = x_mask.png or masks/x.png beside x.png (white = repaint), else the "
+        "transparent area of x.png; random = a new one for every condition.",
         options=MASKS,
     )
     prompt: str = setting("", "Prompt of every image x.png that has no x.txt beside it.")
@@ -61,7 +63,7 @@ class EditDatasetConfig(JsonConfig):
     )
     num_conditions: int = setting(
         0,
-        "How many conditions to make; with random masks images come again. 0 = one per image.",
+        "How many conditions to make; with random masks an image is used again. 0 = one per image.",
         min=0,
         max=MAX_CONDITIONS,
         step=1,
@@ -80,15 +82,15 @@ def make_edit_dataset(
     Raises:
         ValueError: No images, a missing mask or prompt, or an unreadable file; names the file.
     """
-    found = list(_images(images, config.task))
-    if not found:
+    files = list(_list_images(images, config.task))
+    if not files:
         where = f"{images}, sub-folders fill, extend, remove and text"
         where = where if config.task == ALL_TASKS else str(images)
         raise ValueError(f"no images in {where}; put {', '.join(IMAGES)} files there")
-    total = config.num_conditions or len(found)
+    total = config.num_conditions or len(files)
     if config.masks == MASKS[0]:
-        total = min(total, len(found))
-    return write_conditions(folder, _unique(_from_files(found, total, config, host)))
+        total = min(total, len(files))
+    return write_conditions(folder, _unique(_from_files(files, total, config, host)))
 
 
 def make_condition(name: str, task: Task, prompt: str, text: str) -> Condition:
@@ -103,60 +105,60 @@ def make_condition(name: str, task: Task, prompt: str, text: str) -> Condition:
     )
 
 
-def _images(folder: Path, task: str) -> Iterator[tuple[Task, Path]]:
-    tasks = [Task(task)] if task != ALL_TASKS else list(Task)
-    for each in tasks:
-        place = folder / each.value if task == ALL_TASKS else folder
-        files = sorted(place.iterdir()) if place.is_dir() else []
-        for path in files:
-            is_image = path.suffix.lower() in IMAGES and path.is_file()
-            if is_image and not path.stem.endswith("_mask"):
-                yield each, path
+def _list_images(folder: Path, task: str) -> Iterator[tuple[Task, Path]]:
+    folders = {kind: folder / kind.value for kind in Task}
+    if task != ALL_TASKS:
+        folders = {Task(task): folder}
+    for kind, path in folders.items():
+        for file in sorted(path.iterdir()) if path.is_dir() else []:
+            is_image = file.suffix.lower() in IMAGES and file.is_file()
+            if is_image and not file.stem.endswith("_mask"):
+                yield kind, file
 
 
 def _from_files(
-    found: list[tuple[Task, Path]], total: int, config: EditDatasetConfig, host: Host
+    files: list[tuple[Task, Path]], total: int, config: EditDatasetConfig, host: Host
 ) -> Iterator[Item]:
-    endless = itertools.cycle(found)
-    for number in range(total):
-        host.progress(number, total)
-        task, path = next(endless)
+    for index, (task, path) in enumerate(itertools.islice(itertools.cycle(files), total)):
+        host.progress(index, total)
         try:
-            yield _from_file(task, path, number, config)
+            yield _from_file(task, path, index, config)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _from_file(task: Task, path: Path, number: int, config: EditDatasetConfig) -> Item:
-    prompt, text = (
-        _sidecar(path, end) or given
-        for end, given in zip(TEXTS, (config.prompt, config.text), strict=True)
-    )
+def _from_file(task: Task, path: Path, index: int, config: EditDatasetConfig) -> Item:
+    prompt = _sidecar(path, ".txt") or config.prompt
+    text = _sidecar(path, ".text.txt") or config.text
+    # The image at the condition's size, and its mask.
     image = _open(path)
-    size = _fitted(image.size, config.max_side)
-    mask = None if config.masks == MASKS[1] else _mask_of(path, image)
-    pixels = _to_tensor(ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS))
-    if mask is None:
-        key = f"{config.seed}|{number}|{task.value}|{path.name}"
-        drawn = random_mask(task, size, _generator(key))
+    size = _fit(image.size, config.max_side)
+    resized = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
+    pixels = _to_tensor(resized)  # [H, W, 3]
+    if config.masks == MASKS[1]:
+        mask = random_mask(
+            task, size, _generator(f"{config.seed}|{index}|{task.value}|{path.name}")
+        )
     else:
-        # Whatever touches the mask must be repainted.
-        drawn = ImageOps.fit(mask, size, Image.Resampling.BOX).point([0, *[255] * 255])
-    area = _to_tensor(drawn)
+        # A pixel that the mask only touches must be repainted, too.
+        mask = ImageOps.fit(_mask_of(path, image), size, Image.Resampling.BOX)
+        mask = mask.point([0, *[255] * 255])
+    area = _to_tensor(mask)  # [H, W]
     if task is Task.EXTEND:
         pixels = torch.where(area[..., None] > 0, GREY, pixels)
+    # Refuse what could not be edited; the name holds a digest of everything.
     FillRequest(task=task, image=pixels[None], mask=area[None], prompt=prompt, text=text)
     name = f"{task.value}-{_safe(path.stem)}-{_digest(task, prompt, text, pixels, area)}"
     return make_condition(name, task, prompt, text), pixels, area
 
 
 def _unique(items: Iterator[Item]) -> Iterator[Item]:
-    """Leave out what has been there: the same image under two names, a mask drawn twice."""
-    seen: set[str] = set()
+    """Leave out repeated conditions: one image under two names, the same random mask."""
+    digests: set[str] = set()
     for item in items:
         digest = item[0].name.rpartition("-")[2]
-        if digest not in seen:
-            seen.add(digest)
+        if digest not in digests:
+            digests.add(digest)
             yield item
 
 
@@ -197,7 +199,7 @@ def _mask_of(path: Path, image: Image.Image) -> Image.Image:
     return mask.point([0] * 128 + [255] * 128)
 
 
-def _fitted(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+def _fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """Return the size of a condition: shrunk to the longest side, cut to multiples of 16 pixels."""
     factor = min(1.0, max_side / max(size))
     width, height = (int(side * factor) // MULTIPLE * MULTIPLE for side in size)
@@ -222,9 +224,9 @@ def _safe(stem: str) -> str:
 
 
 def _digest(task: Task, prompt: str, text: str, pixels: Tensor, mask: Tensor) -> str:
-    made = hashlib.blake2b(digest_size=6)
-    for part in (task.value, prompt, text):
-        made.update(part.encode() + b"\0")
+    digest = hashlib.blake2b(digest_size=6)
+    for value in (task.value, prompt, text):
+        digest.update(value.encode() + b"\0")
     for tensor in (pixels, mask):
-        made.update((tensor * 255).round().to(torch.uint8).numpy().tobytes())
-    return made.hexdigest()
+        digest.update((tensor * 255).round().to(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

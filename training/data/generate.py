@@ -1,7 +1,7 @@
-"""Collect candidates: every condition is made several times with randomised settings.
+"""Generate candidates: every condition is edited several times with randomised settings.
 
-Source: OneReward, sec. 4.2: number of steps, negative prompt, guidance scale and initial noise
-denoise vary, so that candidates differ in every dimension.
+Source: OneReward, sec. 4.2: number of steps, negative prompt, guidance scale and denoising strength
+vary, so that candidates differ in every dimension.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ log = logging.getLogger("onereward.training")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateConfig(JsonConfig):
-    """How candidates are varied."""
+    """How candidates are varied.
+
+    Example: ``GenerateConfig(num_candidates=8, steps=(20, 30))``.
+    """
 
     num_candidates: int = 4
     """Images per condition (paper: 4)."""
@@ -42,7 +45,7 @@ class GenerateConfig(JsonConfig):
     true_cfg: tuple[float, float] = (1.0, 5.0)
     """Least and most true guidance."""
     denoise: tuple[float, float] = (0.8, 1.0)
-    """Least and most noise to start from."""
+    """Least and most of the schedule that is run; 1 starts from pure noise."""
     negative_prompts: tuple[str, ...] = ("nsfw", "blurry", "low quality", "")
     """One is drawn for each candidate (the paper's four)."""
     guidance: tuple[float, float] = (-1.0, -1.0)
@@ -72,7 +75,7 @@ class GenerateConfig(JsonConfig):
             )
 
 
-def collect(
+def generate_candidates(
     conditions: EditDataset,
     models: FillModels,
     data: PreferenceSet,
@@ -80,14 +83,14 @@ def collect(
     host: Host,
     processes: Distributed | None = None,
 ) -> int:
-    """Make the candidates of every condition that this model has none of yet; return how many.
+    """Generate candidates of every condition that this model has none of yet; return how many.
 
-    What other models made of a condition stays, so a policy adds its own to those of the model it
-    was trained from; they fall into the same split.
+    Candidates by other models stay, so a policy adds its own to those of the model it was trained
+    from; they fall into the same split.
 
     A group is listed only when all its images are written, so a run that stopped goes on with the
-    first condition that is not whole. Several processes share the conditions out; the first writes
-    the list, in the same order as one process would.
+    first incomplete condition. Several processes share the conditions; the first one writes the
+    list, in the same order as a single process would.
 
     Raises:
         ValueError: An image is missing or damaged, or a mask is empty; names it. Or the model was
@@ -95,37 +98,39 @@ def collect(
         OSError: The disk is full; what was listed is whole, and the same run goes on from there.
     """
     processes = processes or Distributed()
-    maker = _Maker(models=models, config=config, name=fingerprint(models))
-    groups = groups_of(data, models, maker.name)
+    # What is missing.
+    generator = _Generator(models=models, config=config, name=fingerprint(models))
+    groups = groups_of(data, models, generator.name)
     _check_settings(groups, config, data.folder)
-    known = {group.condition for group in groups}
-    wanted = conditions.conditions[: config.max_conditions or None]
-    missing = [condition for condition in wanted if condition.name not in known]
+    finished = {group.condition for group in groups}
+    subset = conditions.conditions[: config.max_conditions or None]
+    missing = [condition for condition in subset if condition.name not in finished]
     conditions.check(missing)
     processes.wait()
+    # One condition per process at a time.
     for start in range(0, len(missing), processes.count):
         host.check_cancelled()
-        mine = missing[start : start + processes.count][processes.rank :][:1]
+        batch = missing[start : start + processes.count]
         group = None
-        for condition in mine:
+        if processes.rank < len(batch):
+            condition = batch[processes.rank]
             log.info("condition %d of %d: %s", start + 1, len(missing), condition.name)
             step = WrappedHost(host, share=(start, len(missing)))
-            group = _make_group(conditions, condition, maker, data.folder, step)
-        for made in processes.gather(group):
-            if made is not None and processes.is_main:
-                with _writing(data.folder):
-                    data.add_group(made)
+            group = _make_group(conditions, condition, generator, data.folder, step)
+        for result in processes.gather(group):
+            if result is not None and processes.is_main:
+                with _explain_full_disk(data.folder):
+                    data.add_group(result)
     return len(missing) * config.num_candidates
 
 
-def groups_of(data: PreferenceSet, models: FillModels, maker: str) -> list[CandidateGroup]:
-    """Return the groups that a fill model made; ``maker`` is its fingerprint.
+def groups_of(data: PreferenceSet, models: FillModels, name: str) -> list[CandidateGroup]:
+    """Return the groups that a fill model made; ``name`` is its fingerprint.
 
-    Data of the time before groups named their maker counts as made without an adapter: as round
-    one of any model, and never as that of a policy.
+    Groups that name no model count as made without an adapter, by any model.
     """
-    worn = any(adapter.strength for adapter in models.adapters)
-    names = {maker} if worn else {maker, ""}
+    has_adapter = any(adapter.strength for adapter in models.adapters)
+    names = {name} if has_adapter else {name, ""}
     return [group for group in data.groups() if group.made_by in names]
 
 
@@ -151,18 +156,17 @@ def sample_settings(config: GenerateConfig, condition: str) -> Iterator[tuple[Fi
 
 
 def _check_settings(groups: Sequence[CandidateGroup], config: GenerateConfig, folder: Path) -> None:
-    """Refuse to go on with settings that what is there was not made with."""
+    """Refuse to go on with other settings than those of the candidates that are there."""
     for group in groups:
-        drawn = [
+        settings = [
             asdict(fill) | {"seed": seed} for fill, seed in sample_settings(config, group.condition)
         ]
-        both = list(zip(group.settings, drawn, strict=False))
-        # Versions before and after this one may note more or less.
-        is_same = len(group.settings) == len(drawn) and all(
-            all(after[name] == value for name, value in before.items() if name in after)
-            for before, after in both
-        )
-        if group.settings and not is_same:
+        is_equal = len(group.settings) == len(settings)
+        for before, after in zip(group.settings, settings, strict=False):
+            # Versions before and after this one may note more or fewer settings.
+            shared = before.keys() & after.keys()
+            is_equal = is_equal and all(before[name] == after[name] for name in shared)
+        if group.settings and not is_equal:
             raise ValueError(
                 f"the candidates of condition {group.condition} in {folder} were made with other "
                 "settings; choose another name for the data, or restore them"
@@ -170,7 +174,7 @@ def _check_settings(groups: Sequence[CandidateGroup], config: GenerateConfig, fo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Maker:
+class _Generator:
     models: FillModels
     config: GenerateConfig
     name: str
@@ -178,13 +182,13 @@ class _Maker:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def _explain_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise OSError(
             f"cannot write to {folder} ({error.strerror or error}); free some space and run again: "
-            "it goes on with the first condition that is not whole"
+            "it goes on with the first incomplete condition"
         ) from error
 
 
@@ -195,32 +199,33 @@ def _between(limits: tuple[float, float], share: float) -> float:
 def _make_group(
     conditions: EditDataset,
     condition: Condition,
-    maker: _Maker,
+    generator: _Generator,
     folder: Path,
     host: Host,
 ) -> CandidateGroup:
     image, mask = conditions.images(condition)
-    config, inside = maker.config, f"images/{condition.name}/{maker.name}"
-    place = folder / inside
-    with _writing(folder):
-        place.mkdir(parents=True, exist_ok=True)
-        save_image(place / "source.png", image[0])
-        save_image(place / "mask.png", mask[0])
+    config, subfolder = generator.config, f"images/{condition.name}/{generator.name}"
+    path = folder / subfolder
+    with _explain_full_disk(folder):
+        path.mkdir(parents=True, exist_ok=True)
+        save_image(path / "source.png", image[0])
+        save_image(path / "mask.png", mask[0])
     names, settings = [], []
-    for number, (fill, seed) in enumerate(sample_settings(config, condition.name)):
-        step = WrappedHost(host, share=(number, config.num_candidates))
-        result = run_fill(conditions.request(condition, config=fill, seed=seed), maker.models, step)
-        with _writing(folder):
-            save_image(place / f"{number}.png", result.image[0])
-        names.append(f"{inside}/{number}.png")
+    for index, (fill, seed) in enumerate(sample_settings(config, condition.name)):
+        step = WrappedHost(host, share=(index, config.num_candidates))
+        request = conditions.request(condition, config=fill, seed=seed)
+        result = run_fill(request, generator.models, step)
+        with _explain_full_disk(folder):
+            save_image(path / f"{index}.png", result.image[0])
+        names.append(f"{subfolder}/{index}.png")
         settings.append(asdict(fill) | {"seed": seed})
     return CandidateGroup(
         file_names=tuple(names),
         task=condition.task,
         condition=condition.name,
-        source_file_name=f"{inside}/source.png",
-        mask_file_name=f"{inside}/mask.png",
+        source_file_name=f"{subfolder}/source.png",
+        mask_file_name=f"{subfolder}/mask.png",
         prompt=condition.full_prompt,
         settings=tuple(settings),
-        made_by=maker.name,
+        made_by=generator.name,
     )

@@ -2,7 +2,11 @@
 
 Source: OneReward, sec. 4.2; one candidate may win in one dimension and lose in another. Every
 labeller gives a score of 0..1 per candidate and dimension, kept in ``labels.jsonl``; pairs follow
-from scores and margin, so another margin needs no second look at the images.
+from scores and margin, so for another margin no image is scored again. A line of the file, with
+P(candidate 0 is better than candidate 1) as a win (here broken into several)::
+
+    {"condition": "fill-1-2", "made_by": "9f", "labeller": "metrics|...",
+     "scores": {"consistency": [0.9, 0.4]}, "wins": [["consistency", 0, 1, 0.8]]}
 """
 
 from __future__ import annotations
@@ -33,15 +37,18 @@ from .ranking import is_picked
 LABELLERS = ("judge", "metrics")
 LABELS = "labels.jsonl"
 Scores = Mapping[Dimension, Sequence[float]]
-"""Per dimension one number per candidate, higher is better; NaN where nothing is known."""
+"""Per dimension one number per candidate, higher is better; NaN where there is none."""
 Cell = tuple[Task, Dimension]
 Key = tuple[str, str]
-"""What a group is known by: its condition, and what made it."""
+"""Identifies a group: its condition, and what made it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelConfig(JsonConfig):
-    """Who labels, and what counts as a difference. The order of the fields is a promise."""
+    """Who labels, and what counts as a difference. The order of the fields is a promise.
+
+    Example: ``LabelConfig(labeller="metrics", margin=0.1)``.
+    """
 
     labeller: str = setting(
         LABELLERS[0],
@@ -57,20 +64,26 @@ class LabelConfig(JsonConfig):
         max=1.0,
         step=0.01,
     )
-    view: str = setting(VIEWS[0], "What the judge sees of the images.", options=VIEWS)
+    view: str = setting(VIEWS[0], "What the judge is shown of the images.", options=VIEWS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateScores:
-    """A labeller's view of a group."""
+    """A labeller's scores of a group.
+
+    Example: ``CandidateScores(scores={Dimension.STRUCTURE: [0.9, 0.4]})``.
+    """
 
     scores: Scores
     wins: Mapping[tuple[Dimension, int, int], float] = field(default_factory=dict)
-    """P(first candidate better than second), by their places, where it is known."""
+    """P(first candidate better than second), by their indices, where it is known."""
 
 
 class Labeller(Protocol):
-    """Scores the candidates of a group."""
+    """Scores the candidates of a group.
+
+    Example: ``MetricLabeller().candidate_scores(group, data, host).scores``.
+    """
 
     @property
     def identity(self) -> str:
@@ -94,24 +107,28 @@ class Labeller(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport:
-    """How many dimensions of how many groups were kept."""
+    """In how many groups the candidates differ, by task and dimension.
 
-    kept: Mapping[Cell, int]
-    seen: Mapping[Cell, int]
+    Example: ``label(data, MetricLabeller(), 0.2, host).text()``.
+    """
+
+    num_pairs: Mapping[Cell, int]
+    num_groups: Mapping[Cell, int]
+    """Those with scores; where the candidates hardly differ, no pair is made."""
 
     @property
     def dropped(self) -> float:
         """Share of (group, dimension) in which the candidates hardly differ, 0..1."""
-        seen = sum(self.seen.values())
-        return 1 - sum(self.kept.values()) / seen if seen else 0.0
+        total = sum(self.num_groups.values())
+        return 1 - sum(self.num_pairs.values()) / total if total else 0.0
 
     def text(self) -> str:
         """Return the report as lines."""
-        kept, seen = sum(self.kept.values()), sum(self.seen.values())
-        lines = [f"{kept} pairs; {self.dropped:.0%} of {seen} dropped as hardly different"]
-        for cell in sorted(self.seen):
+        pairs, total = sum(self.num_pairs.values()), sum(self.num_groups.values())
+        lines = [f"{pairs} pairs; {self.dropped:.0%} of {total} dropped as hardly different"]
+        for cell in sorted(self.num_groups):
             name = f"{cell[0].value}, {cell[1].value.replace('_', ' ')}"
-            lines.append(f"{name}: {self.kept.get(cell, 0)} of {self.seen[cell]}")
+            lines.append(f"{name}: {self.num_pairs.get(cell, 0)} of {self.num_groups[cell]}")
         return "\n".join(lines)
 
 
@@ -124,11 +141,9 @@ def label(
 ) -> LabelReport:
     """Label all candidate groups; their pairs by the same labeller are replaced, others stay.
 
-    Others are those of people, of other labellers, of images that are in no group, and what a
-    ranking_config has found.
-
-    Scores of an earlier run are used again, so one that was cancelled goes on. Several processes
-    share the groups out; the first writes.
+    Others are those of people, of other labellers, of images that are in no group, and those that
+    Pick Best has saved. Scores of an earlier run are used again, so one that was cancelled goes on.
+    Several processes share the groups; the first one writes.
 
     Raises:
         ValueError: There are no candidates, or they cannot be scored.
@@ -136,22 +151,22 @@ def label(
     processes = processes or Distributed()
     groups = data.groups()
     if not groups:
-        raise ValueError(f"{data.folder} holds no candidates; collect some first")
+        raise ValueError(f"{data.folder} holds no candidates; generate some first")
     labeller.check(groups, data)
     labels = _Labels(data.folder / LABELS, labeller.identity)
     processes.wait()
     missing = [group for group in groups if _key(group) not in labels.scored]
     for start in range(0, len(missing), processes.count):
         host.check_cancelled()
-        mine = missing[start : start + processes.count][processes.rank :][:1]
+        batch = missing[start : start + processes.count][processes.rank :][:1]
         step = WrappedHost(host, share=(start, len(missing)))
-        made = [(_key(group), labeller.candidate_scores(group, data, step)) for group in mine]
-        for results in processes.gather(made):
+        scored = [(_key(group), labeller.candidate_scores(group, data, step)) for group in batch]
+        for results in processes.gather(scored):
             for key, candidate_scores in results:
                 labels.add(key, candidate_scores, writes=processes.is_main)
     pairs, report = _pairs(groups, labels.scored, labeller, margin)
     if processes.is_main:
-        data.replace_pairs(_merged(data.pairs(), pairs, groups, labeller))
+        data.replace_pairs(_merge(data.pairs(), pairs, groups, labeller))
     processes.wait()
     return report
 
@@ -193,36 +208,40 @@ def _pairs(
     labeller: Labeller,
     margin: float,
 ) -> tuple[list[Preference], LabelReport]:
+    """Return a pair per group and dimension where the candidates differ, and the counts."""
     pairs: list[Preference] = []
-    kept: Counter[Cell] = Counter()
-    seen: Counter[Cell] = Counter()
+    num_pairs: Counter[Cell] = Counter()
+    num_groups: Counter[Cell] = Counter()
     for group in groups:
         candidate_scores = scored[_key(group)]
         for dimension, values in candidate_scores.scores.items():
             if not math.isfinite(sum(values)):
                 continue
-            seen[group.task, dimension] += 1
+            num_groups[group.task, dimension] += 1
             by = labeller.judged_by(dimension)
             for pair in label_group(group, {dimension: values}, margin, by):
-                kept[group.task, dimension] += 1
+                num_pairs[group.task, dimension] += 1
                 chance = candidate_scores.wins.get((dimension, *_extremes(values)), 1.0)
                 # Who wins over all opponents may lose against the worst one; then nobody is sure.
                 pairs.append(replace(pair, confidence=max(chance, 0.5)))
-    return pairs, LabelReport(kept=kept, seen=seen)
+    return pairs, LabelReport(num_pairs=num_pairs, num_groups=num_groups)
 
 
-def _merged(
+def _merge(
     before: Sequence[Preference],
     pairs: Sequence[Preference],
     groups: Sequence[CandidateGroup],
     labeller: Labeller,
 ) -> list[Preference]:
-    """Return old and new pairs, without the old ones in whose place the new ones come."""
-    mine = {labeller.judged_by(dimension) for dimension in Dimension}
-    labelled = {name for g in groups if not is_picked(g) for name in g.file_names}
-    kept = [p for p in before if p.judged_by not in mine or p.winner_file_name not in labelled]
-    known = {p.comparison for p in kept}
-    return kept + [p for p in pairs if p.comparison not in known]
+    """Return old and new pairs, without the old ones that the new ones replace."""
+    sources = {labeller.judged_by(dimension) for dimension in Dimension}
+    labelled: set[str] = set()
+    for group in groups:
+        if not is_picked(group):
+            labelled.update(group.file_names)
+    stay = [p for p in before if p.judged_by not in sources or p.winner_file_name not in labelled]
+    comparisons = {pair.comparison for pair in stay}
+    return stay + [pair for pair in pairs if pair.comparison not in comparisons]
 
 
 def _key(group: CandidateGroup) -> Key:
@@ -230,14 +249,15 @@ def _key(group: CandidateGroup) -> Key:
 
 
 def _extremes(values: Sequence[float]) -> tuple[int, int]:
-    places = range(len(values))
-    return max(places, key=lambda i: values[i]), min(places, key=lambda i: values[i])
+    """Return the indices of the best and the worst."""
+    indices = range(len(values))
+    return max(indices, key=lambda i: values[i]), min(indices, key=lambda i: values[i])
 
 
 def _pair(
-    group: CandidateGroup, dimension: Dimension, places: tuple[int, int], judged_by: str
+    group: CandidateGroup, dimension: Dimension, indices: tuple[int, int], judged_by: str
 ) -> Preference:
-    best, worst = places
+    best, worst = indices
     settings = {}
     if group.settings:
         settings = {"winner": group.settings[best], "loser": group.settings[worst]}
@@ -264,17 +284,17 @@ class _Labels:
         self._path, self._identity = path, identity
         drop_torn_line(path)
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        for number, line in enumerate(lines, 1):
+        for index, line in enumerate(lines, 1):
             try:
                 values = json.loads(line)
                 if values["labeller"] == identity:
                     key = values["condition"], values.get("made_by", "")
                     self.scored[key] = _parse_scores(values)
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
+                raise ValueError(f"{path}, line {index}: {error}") from error
 
     def add(self, key: Key, candidate_scores: CandidateScores, *, writes: bool) -> None:
-        """Take in a candidate_scores, and append it to the file."""
+        """Take in scores, and append them to the file."""
         self.scored[key] = candidate_scores
         if not writes:
             return

@@ -40,8 +40,10 @@ def make_labeller(config: LabelConfig, judge: QwenJudge | None) -> Labeller:
 class JudgeLabeller:
     """Lets a judge compare every two candidates; the score is the mean P(better than the others).
 
-    The pairs of its own labels teach a judge what it thinks already; they serve to pass on what a
-    larger judge knows, and as a start for people to correct.
+    A judge learns nothing new from its own labels; they serve to distil a larger judge, and as a
+    start for people to correct.
+
+    Example: ``label(data, JudgeLabeller(judge), 0.2, host)``.
     """
 
     judge: QwenJudge
@@ -67,30 +69,31 @@ class JudgeLabeller:
     ) -> CandidateScores:
         """Compare every two candidates; every image is encoded once."""
         queries = queries_for(group.task, group.prompt)
-        ranking_config = RankingConfig(method=METHODS[1])
-        seen = view_of(data, group, self.view)
-        images = _images(group, data)
-        ranking = rank_candidates(self.judge, images, queries, host, seen, ranking_config)
+        every_pair = RankingConfig(method=METHODS[1])
+        view = view_of(data, group, self.view)
+        images = _images(group, data)  # [N, H, W, 3]
+        ranking = rank_candidates(self.judge, images, queries, host, view, every_pair)
         wins: dict[tuple[Dimension, int, int], float] = {}
         chances: dict[Dimension, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for done in ranking.comparisons:
-            for dimension, p in done.judgement.probabilities.items():
-                for a, b, chance in (
-                    (done.first, done.second, p),
-                    (done.second, done.first, 1 - p),
-                ):
-                    wins[dimension, a, b] = chance
-                    chances[dimension][a].append(chance)
-        scores = {
-            dimension: [sum(each[i]) / len(each[i]) for i in range(len(images))]
-            for dimension, each in chances.items()
-        }
+        for match in ranking.comparisons:
+            a, b = match.first, match.second
+            for dimension, p in match.judgement.probabilities.items():
+                wins[dimension, a, b], wins[dimension, b, a] = p, 1 - p
+                chances[dimension][a].append(p)
+                chances[dimension][b].append(1 - p)
+        scores: dict[Dimension, list[float]] = {}
+        for dimension, by_candidate in chances.items():
+            lists = [by_candidate[index] for index in range(len(images))]
+            scores[dimension] = [sum(values) / len(values) for values in lists]
         return CandidateScores(scores=scores, wins=wins)
 
 
 @dataclass(frozen=True, slots=True)
 class MetricLabeller:
-    """Numbers that mean what their names say; where no metric fits, nothing is labelled."""
+    """Measures seams and legible words; a dimension without a metric is not labelled.
+
+    Example: ``label(data, MetricLabeller(), 0.2, host)``.
+    """
 
     @property
     def identity(self) -> str:
@@ -113,8 +116,8 @@ class MetricLabeller:
             name = f"condition {group.condition}"
             if not group.mask_file_name:
                 raise ValueError(f"{name} has no mask, which metrics need")
-            masked = (group.mask_file_name, group.file_names[0])
-            mask, size = (image_size(data.image(one)) for one in masked)
+            mask = image_size(data.image(group.mask_file_name))
+            size = image_size(data.image(group.file_names[0]))
             if mask != size:
                 raise ValueError(
                     f"{name} has a mask of {mask[0]}x{mask[1]} pixels for candidates of "
@@ -146,7 +149,10 @@ class MetricLabeller:
 
 @dataclass(frozen=True, slots=True)
 class GroundTruthLabeller:
-    """Labels by what is known to be right; only a laboratory has that."""
+    """Labels by a ground truth, which only a laboratory has.
+
+    Example: ``label(data, GroundTruthLabeller(truth), 0.2, host)``.
+    """
 
     truth: GroundTruth
 
@@ -181,7 +187,7 @@ class GroundTruthLabeller:
 
 def _images(group: CandidateGroup, data: PreferenceSet) -> Tensor:
     """Read all candidates, ``[N, H, W, 3]``."""
-    read = [read_image(data.image(name)) for name in group.file_names]
-    if len({tuple(image.shape) for image in read}) > 1:
+    images = [read_image(data.image(name)) for name in group.file_names]
+    if len({tuple(image.shape) for image in images}) > 1:
         raise ValueError(f"the candidates of condition {group.condition} differ in size")
-    return torch.stack(read)
+    return torch.stack(images)

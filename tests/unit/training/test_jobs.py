@@ -21,9 +21,10 @@ from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, judge_folder
 from onereward.reward.preference import Preference, PreferenceSet, by_split
 from onereward.training import jobs
-from onereward.training.data import generate as collecting
+from onereward.training.data import generate
 from onereward.training.data.conditions import save_image
 from onereward.training.data.generate import GenerateConfig
+from onereward.training.data.label import LabelConfig
 from onereward.training.jobs import GenerateJob, LabelJob, ReportJob
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig
@@ -84,7 +85,7 @@ def train_config(run: Path, judge: Path, data: Path, **changes: Any) -> JudgeTra
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_update_of_one_with_the_doubled_batch(
+def test_two_processes_make_the_update_of_one(
     judge: Path, data: Path, tmp_path: Path
 ) -> None:
     """Under ``accelerate launch``, from the config file that the node writes."""
@@ -92,7 +93,7 @@ def test_two_processes_make_the_update_of_one_with_the_doubled_batch(
     once = {"mode": "full", "steps": 1, "eval_every": 1}
     train_judge(train_config(one, judge, data, batch_size=8, **once), RecordingHost())
     (tmp_path / "two.json").write_text(
-        train_config(two, judge, data, batch_size=4, **once).to_json()
+        train_config(two, judge, data, batch_size=8, **once).to_json()
     )
     launch(tmp_path, "train-judge", tmp_path / "two.json")
     states = [load_file(run / "checkpoint" / "state.safetensors") for run in (one, two)]
@@ -111,9 +112,9 @@ def test_two_processes_make_the_update_of_one_with_the_doubled_batch(
 
 
 @pytest.mark.slow
-def test_two_processes_collect_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_generate_what_one_does(tmp_path: Path) -> None:
     conditions = make_conditions(tmp_path / "conditions", per_task=1)
-    settings = {"num_candidates": 2, "steps": [1, 2]}
+    settings = GenerateConfig(num_candidates=2, steps=(1, 2))
     model = asdict(ModelConfig(folder=str(MODEL), precision="fp32"))
     both = [
         GenerateJob(
@@ -126,7 +127,7 @@ def test_two_processes_collect_what_one_does(tmp_path: Path) -> None:
     ]
     both[0].run(RecordingHost(), models=bundled_models())
     (tmp_path / "generate.json").write_text(both[1].to_json())
-    launch(tmp_path, "collect", tmp_path / "generate.json")
+    launch(tmp_path, "generate", tmp_path / "generate.json")
     one, two = (PreferenceSet(tmp_path / name) for name in ("one", "two"))
     assert one.groups() == two.groups()
     for group in one.groups():
@@ -153,7 +154,7 @@ def report_job(judge: Path, data: Path, folder: Path, **settings: Any) -> Report
         preferences_folder=str(data),
         report_folder=str(folder),
         judge={"folder": str(judge), "precision": "fp32"},
-        settings={"split": "test and dev"} | settings,
+        settings=ReportConfig(split="test and dev", **settings),
     )
 
 
@@ -189,7 +190,9 @@ def test_pairs_of_a_report_can_be_limited(judge: Path, data: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="choose one of: test, dev"):
         ReportConfig(split="train")
     with pytest.raises(ValueError, match=r"ReportConfig has unknown settings \['colour'\]"):
-        report_job(judge, data, tmp_path / "bad", colour="red").run(RecordingHost())
+        ReportJob.from_values(
+            {"preferences_folder": "d", "report_folder": "r", "settings": {"colour": "red"}}
+        )
     with pytest.raises(ValueError, match="holds no pairs of its test and dev split"):
         report_job(judge, tmp_path / "empty", tmp_path / "bad").run(RecordingHost())
 
@@ -201,7 +204,7 @@ def test_a_full_disk_while_collecting_is_named_and_the_run_goes_on(
         model=asdict(ModelConfig(folder=str(MODEL))),
         dataset_folder=str(make_conditions(tmp_path / "conditions", per_task=1)),
         preferences_folder=str(tmp_path / "data"),
-        settings=asdict(GenerateConfig(num_candidates=2, steps=(1, 2))),
+        settings=GenerateConfig(num_candidates=2, steps=(1, 2)),
     )
     saved = 0
 
@@ -213,7 +216,7 @@ def test_a_full_disk_while_collecting_is_named_and_the_run_goes_on(
         save_image(path, pixels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(collecting, "save_image", fill_up)
+        patch.setattr(generate, "save_image", fill_up)
         with pytest.raises(OSError, match=r"cannot write to .*No space left.*free some space"):
             job.run(RecordingHost(), models=bundled_models())
     data = PreferenceSet(tmp_path / "data")
@@ -240,7 +243,7 @@ def test_the_bundled_judge_keeps_its_report(
 def test_jobs_come_back_from_their_files(tmp_path: Path) -> None:
     examples = (
         GenerateJob(model={"folder": "m"}, dataset_folder="c", preferences_folder="d"),
-        LabelJob(preferences_folder="d", judge={}, settings={"margin": 0.1}),
+        LabelJob(preferences_folder="d", judge={}, settings=LabelConfig(margin=0.1)),
         ReportJob(preferences_folder="d", report_folder="r"),
     )
     for job in examples:

@@ -20,7 +20,7 @@ from onereward.training.data.conditions import (
     save_image,
     write_conditions,
 )
-from onereward.training.data.generate import GenerateConfig, collect, sample_settings
+from onereward.training.data.generate import GenerateConfig, generate_candidates, sample_settings
 from support.damage import damaged_images
 from support.hosts import CancelledError, RecordingHost
 from support.models import bundled_models
@@ -67,8 +67,8 @@ def test_candidates_are_written_listed_and_reproducible(
     conditions: EditDataset, tmp_path: Path
 ) -> None:
     one, other = PreferenceSet(tmp_path / "one"), PreferenceSet(tmp_path / "other")
-    assert collect(conditions, bundled_models(), one, QUICK, RecordingHost()) == 8
-    collect(conditions, bundled_models(), other, QUICK, RecordingHost())
+    assert generate_candidates(conditions, bundled_models(), one, QUICK, RecordingHost()) == 8
+    generate_candidates(conditions, bundled_models(), other, QUICK, RecordingHost())
     assert one.groups() == other.groups()
     for group in one.groups():
         for name in (*group.file_names, group.source_file_name, group.mask_file_name):
@@ -79,14 +79,16 @@ def test_candidates_are_written_listed_and_reproducible(
 
 def test_a_run_that_was_cancelled_goes_on(conditions: EditDataset, tmp_path: Path) -> None:
     whole, parts = PreferenceSet(tmp_path / "whole"), PreferenceSet(tmp_path / "parts")
-    collect(conditions, bundled_models(), whole, QUICK, RecordingHost())
+    generate_candidates(conditions, bundled_models(), whole, QUICK, RecordingHost())
     with pytest.raises(CancelledError):
-        collect(conditions, bundled_models(), parts, QUICK, RecordingHost(cancel_at_call=12))
+        generate_candidates(
+            conditions, bundled_models(), parts, QUICK, RecordingHost(cancel_at_call=12)
+        )
     assert len(parts.groups()) < 4
     assert all(parts.image(n).is_file() for g in parts.groups() for n in g.file_names)
-    collect(conditions, bundled_models(), parts, QUICK, RecordingHost())
+    generate_candidates(conditions, bundled_models(), parts, QUICK, RecordingHost())
     assert parts.groups() == whole.groups()
-    assert collect(conditions, bundled_models(), parts, QUICK, RecordingHost()) == 0
+    assert generate_candidates(conditions, bundled_models(), parts, QUICK, RecordingHost()) == 0
 
 
 @pytest.mark.parametrize("changes", [{"num_candidates": 3}, {"steps": (3, 4)}, {"seed": 7}])
@@ -94,10 +96,14 @@ def test_other_settings_in_the_same_data_are_refused(
     changes: dict[str, Any], conditions: EditDataset, tmp_path: Path
 ) -> None:
     data = PreferenceSet(tmp_path / "data")
-    collect(conditions, bundled_models(), data, replace(QUICK, max_conditions=1), RecordingHost())
+    generate_candidates(
+        conditions, bundled_models(), data, replace(QUICK, max_conditions=1), RecordingHost()
+    )
     with pytest.raises(ValueError, match="made with other settings; choose another name"):
-        collect(conditions, bundled_models(), data, replace(QUICK, **changes), RecordingHost())
-    assert collect(conditions, bundled_models(), data, QUICK, RecordingHost()) == 6
+        generate_candidates(
+            conditions, bundled_models(), data, replace(QUICK, **changes), RecordingHost()
+        )
+    assert generate_candidates(conditions, bundled_models(), data, QUICK, RecordingHost()) == 6
 
 
 def test_settings_vary_within_their_ranges() -> None:
@@ -170,7 +176,7 @@ def test_a_damaged_image_is_named_before_any_work(conditions: EditDataset, damag
     if damage in ("torn", "unknown chunk"):  # the header is whole
         return
     with pytest.raises(ValueError, match=r"image\.png cannot be read as an image"):
-        collect(conditions, bundled_models(), data, QUICK, RecordingHost())
+        generate_candidates(conditions, bundled_models(), data, QUICK, RecordingHost())
     assert not data.groups()
 
 
@@ -178,7 +184,7 @@ def test_an_empty_mask_is_named_before_any_work(conditions: EditDataset) -> None
     save_image(conditions.folder / "text" / "mask.png", torch.zeros(64, 64))
     data = PreferenceSet(conditions.folder / "data")
     with pytest.raises(ValueError, match="the mask of condition text is empty; paint white"):
-        collect(conditions, bundled_models(), data, QUICK, RecordingHost())
+        generate_candidates(conditions, bundled_models(), data, QUICK, RecordingHost())
     assert not data.groups()
     with pytest.raises(ValueError, match="condition text: mask is empty"):
         conditions.request(next(c for c in conditions.conditions if c.name == "text"))

@@ -109,7 +109,7 @@ def test_a_judges_label_is_its_own_verdict(data: PreferenceSet, judge: QwenJudge
     candidate_scores = judge_pair(judge, a, b, queries_for(Task.FILL, "a red circle")).probabilities
     pairs = data.pairs()
     assert {p.dimension for p in pairs} == set(candidate_scores)
-    assert sum(report.kept.values()) == len(pairs) == 4
+    assert sum(report.num_pairs.values()) == len(pairs) == 4
     for pair in pairs:
         chance = candidate_scores[pair.dimension]
         assert (pair.winner_file_name == "c-0.png") == (chance > 0.5)
@@ -186,7 +186,7 @@ def test_what_cannot_be_labelled_is_refused_before_any_work(
     data: PreferenceSet, judge: QwenJudge
 ) -> None:
     host = RecordingHost()
-    with pytest.raises(ValueError, match="holds no candidates; collect some first"):
+    with pytest.raises(ValueError, match="holds no candidates; generate some first"):
         label(data, GroundTruthLabeller(WorldGroundTruth()), 0.1, host)
     group = saved_group(data, torch.rand(2, 32, 32, 3), condition="holiday")
     with pytest.raises(ValueError, match=r"knows nothing of 1 of 1 conditions \(holiday\)"):

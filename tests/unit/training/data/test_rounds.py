@@ -22,7 +22,7 @@ from onereward.reward.preference import (
 )
 from onereward.reward.qwen_vl import QwenJudge
 from onereward.training.data.conditions import EditDataset
-from onereward.training.data.generate import GenerateConfig, collect
+from onereward.training.data.generate import GenerateConfig, generate_candidates
 from onereward.training.data.label import LABELS, label
 from onereward.training.data.labellers import JudgeLabeller
 from onereward.training.judge.config import JudgeTrainConfig
@@ -70,7 +70,7 @@ def policy(tmp_path: Path) -> FillModels:
 
 
 def made(conditions: EditDataset, models: FillModels, data: PreferenceSet) -> int:
-    return collect(conditions, models, data, QUICK, RecordingHost())
+    return generate_candidates(conditions, models, data, QUICK, RecordingHost())
 
 
 def files_of(data: PreferenceSet, groups: Sequence[CandidateGroup]) -> dict[str, bytes]:
@@ -122,7 +122,7 @@ def test_a_second_round_that_was_cancelled_goes_on(
     data = PreferenceSet(tmp_path / "data")
     made(conditions, bundled_models(), data)
     with pytest.raises(CancelledError):
-        collect(conditions, policy, data, QUICK, CancelsAt(data, 6))
+        generate_candidates(conditions, policy, data, QUICK, CancelsAt(data, 6))
     assert len(data.groups()) == 6
     assert made(conditions, policy, data) == 2 * 2
     assert len({(g.condition, g.made_by) for g in data.groups()}) == len(data.groups()) == 8
@@ -176,7 +176,7 @@ def test_a_judge_learns_from_both_rounds(
     both = PreferenceSet(data.folder).pairs()
     assert human in both
     assert both[: len(first)] == first
-    assert len(both) == 1 + sum(report.kept.values()) > len(first)
+    assert len(both) == 1 + sum(report.num_pairs.values()) > len(first)
     rounds = [(p.winner_file_name, p.loser_file_name) for p in both]
     owners = {name: group.made_by for group in data.groups() for name in group.file_names}
     assert all(len({owners[name] for name in names}) == 1 for names in rounds)

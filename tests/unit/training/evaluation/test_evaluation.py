@@ -224,8 +224,8 @@ def test_the_command_line_measures_without_a_judge(
         dataset_folder=str(conditions.folder),
         evaluation_folder=str(tmp_path / "made"),
         judge={},
-        settings={"num_conditions": 2},
-        sampling={"steps": 1},
+        settings=EvalConfig(num_conditions=2),
+        sampling=FillConfig(steps=1),
     )
     assert EvaluateJob.from_json(job.to_json()) == job
     (tmp_path / "job.json").write_text(job.to_json())
