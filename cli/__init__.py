@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import edit, evaluate, generate, info, label, pairs, report, train, train_judge, workflows
+from . import edit, info, jobs, pairs, workflows
 from .version import package_version
 
-COMMANDS = (edit, generate, label, train_judge, report, train, evaluate, pairs, info, workflows)
+COMMANDS = (edit, jobs, pairs, info, workflows)
 """Each has ``add_to(subparsers)``, which sets ``run``: parsed arguments to exit code."""
 
 
