@@ -1,9 +1,9 @@
-"""Average the weights of judges that went on from each other.
+"""Average the weights of judges that were trained one from another.
 
 `python -m onereward.lab.judge.average TARGET JUDGE JUDGE ...`
 
-Judges that went on from one ancestor lie in one valley: their mean often judges a little better
-than each, at no cost (M. Wortsman et al., "Model soups", 2022).
+Judges with a common start lie in one valley of the loss: their mean is often a little more
+accurate than each, at no cost (M. Wortsman et al., "Model soups", 2022).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .copies import WEIGHTS, judge_like, weights_of
 
 
 def average_judges(folders: Sequence[Path], target: Path) -> None:
-    """Write the mean of judges whose weights are in one file each; the rest is the first one's.
+    """Write the mean of judges whose weights are in one file each; other files are the first's.
 
     Raises:
         JudgeError: There are no folders, weights are missing, or they are of different shapes.
@@ -32,8 +32,8 @@ def average_judges(folders: Sequence[Path], target: Path) -> None:
     for folder, weights in zip(folders, judges, strict=True):
         if {k: w.shape for k, w in weights.items()} != {k: w.shape for k, w in first.items()}:
             raise JudgeError(
-                f"{folder} and {folders[0]} are of different shapes; average judges that went on "
-                "from each other"
+                f"{folder} and {folders[0]} are of different shapes; average judges that were "
+                "trained one from another"
             )
     mean = {
         name: torch.stack([weights[name].double() for weights in judges]).mean(0).to(value.dtype)

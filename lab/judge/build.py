@@ -29,13 +29,16 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _INIT = 0.07
-"""With the usual 0.02 a model this small did not learn at all."""
+"""Standard deviation of initial weights; with the usual 0.02 a model this small did not learn."""
 _MAX_LENGTH = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeShape:
-    """Sizes of a small judge."""
+    """Sizes of a small judge.
+
+    Example: ``build_judge(folder, JudgeShape(width=64, heads=2), seed=0)``.
+    """
 
     width: int = 160
     """Width of the language model."""
@@ -72,7 +75,7 @@ def build_judge(folder: Path, shape: JudgeShape, seed: int) -> None:
 
 
 def build_tokenizer() -> Any:
-    """Build a Qwen2 tokenizer: a token for every word and letter it meets, else bytes."""
+    """Build a Qwen2 tokenizer: one token per word and letter of the questions, else bytes."""
     from tokenizers import pre_tokenizers
     from transformers import Qwen2Tokenizer
 

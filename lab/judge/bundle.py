@@ -2,9 +2,33 @@
 
 `python -m onereward.lab.judge.bundle RUN_FOLDER POOL_FOLDER FILL_FOLDER TARGET`
 
-`RUN_FOLDER` is a finished run of `training.judge.compare`. The test split of the pool is looked at
-here and nowhere else. Everything is measured on the bundled weights; the same command writes the
-same numbers again.
+`RUN_FOLDER` is a finished run of `lab.judge.compare`. The test split of the pool is used here and
+nowhere else. Everything is measured on the bundled weights; the same command writes the same
+numbers again.
+
+`evaluation.json` holds them, here with one entry of each kind:
+
+    {
+      "template_version": 1,
+      "margins": {"structure": 0.03},
+      "vqa_accuracy": {"colour": 1.0},
+      "kinds_of_pairs": {"artifact": {"accuracy": 0.9447, "questions": 13116}},
+      "clear_shares": {"fill.structure": 0.7847},
+      "pairs": {"fill": {"all": 146144, "finished": 11888}},
+      "attack": {"steps": 50, "pixel_limit": 0.03137, "latent_limit": 0.1},
+      "robustness": {
+        "pixels": {"wins": 0.6216, "interval": [0.461, 0.7594], "num_pairs": 37},
+        "policy": {"wins": 0.1967, "interval": [0.1163, 0.3131], "num_pairs": 61},
+        "policy_config": {"format": 1, "run_folder": "runs/attack_judge", "steps": 130}
+      },
+      "training": [
+        {"steps": 1400, "hours": 0.92, "config": {"format": 1, "run_folder": "runs/vqa"}}
+      ],
+      "averaged": ["compare"],
+      "without_adversarial_pairs": {
+        "pixels": {"wins": 0.6923, "interval": [0.5358, 0.8143], "num_pairs": 39}
+      }
+    }
 """
 
 from __future__ import annotations
@@ -74,7 +98,7 @@ def save_small(judge_folder: Path, target: Path) -> None:
 
 
 def clear_shares(pool: Candidates, margins: Sequence[float]) -> dict[str, float]:
-    """Return per task and dimension the share of scenes whose best and worst differ clearly."""
+    """Return per task and dimension the share of scenes with a clear pair (best against worst)."""
     scores = pool.scores[:, pool.kinds == FULL].float()
     is_clear = scores.amax(1) - scores.amin(1) >= torch.tensor(margins)
     is_judged = ~scores.isnan().any(1)
@@ -104,17 +128,17 @@ def evaluate_judge(
     return report, {
         "template_version": TEMPLATE_VERSION,
         "margins": dict(zip(DIMENSIONS, margins, strict=True)),
-        "sights": vqa_accuracy(judge, Split.TEST, _IMAGES),
+        "vqa_accuracy": vqa_accuracy(judge, Split.TEST, _IMAGES),
         "kinds_of_pairs": kinds,
-        "kept": clear_shares(pool, margins),
+        "clear_shares": clear_shares(pool, margins),
     }
 
 
-def learned_pairs(pool_folder: Path, margins: Sequence[float]) -> dict[str, dict[str, int]]:
-    """Return per task how many pairs of the pool's train split differ clearly."""
+def training_pairs(pool_folder: Path, margins: Sequence[float]) -> dict[str, dict[str, int]]:
+    """Return per task the number of pairs of the pool's train split that differ clearly."""
     pool = load_candidates(files_of(pool_folder, Split.TRAIN))
-    all_kinds, finished = count_pairs(pool, margins), count_pairs(pool, margins, (FULL,))
-    return {t.value: {"all": all_kinds[t], "finished": finished[t]} for t in all_kinds}
+    total, finished = count_pairs(pool, margins), count_pairs(pool, margins, (FULL,))
+    return {task.value: {"all": total[task], "finished": finished[task]} for task in total}
 
 
 def _summary(report: JudgeReport) -> dict[str, float]:
@@ -141,7 +165,10 @@ def training_records(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleSettings:
-    """What is bundled, and what it is measured on."""
+    """What is bundled, and what it is measured on.
+
+    Example: ``bundle(BundleSettings(run=run, pool=pool, fill=fill, target=target))``.
+    """
 
     run: Path
     """Finished run of the last stage."""
@@ -156,17 +183,17 @@ class BundleSettings:
     averaged: tuple[Path, ...] = ()
     """Those of them whose judges are averaged with the last one."""
     baseline: Path | None = None
-    """The last stage without adversarial pairs, whose robustness stands beside."""
+    """The last stage without adversarial pairs, for comparison of its robustness."""
     policy: Path | None = None
-    """The run of a policy that was trained against this judge, to fool it if it can."""
+    """The run of a policy that was trained against this judge, to attack it."""
     baseline_policy: Path | None = None
     """The run of one that was trained against the baseline in the same way."""
     policy_scenes: int = 100
-    """Test scenes per task that these paint."""
+    """Test scenes per task that these policies edit."""
     adversarial_pairs: int = 200
-    """Images that are tried to be made winners."""
-    push: AttackConfig = field(default_factory=AttackConfig)
-    """How."""
+    """Most pairs whose unusable image is attacked."""
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    """Steps and limits of the attack."""
 
 
 def bundle(settings: BundleSettings) -> None:
@@ -174,20 +201,23 @@ def bundle(settings: BundleSettings) -> None:
     config, target = CompareConfig.load(settings.run / "config.json"), settings.target
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    save_small(_whole(settings), fresh)
+    # The judge in half the size, and what it does on the test split.
+    save_small(_full_precision(settings), fresh)
     report, numbers = evaluate_judge(fresh, settings.pool, config.margins)
-    numbers["pairs"] = learned_pairs(settings.pool, config.margins)
-    numbers["push"] = asdict(settings.push)
+    numbers["pairs"] = training_pairs(settings.pool, config.margins)
+    numbers["attack"] = asdict(settings.attack)
     numbers["robustness"] = _robustness_of(fresh, settings, settings.policy)
     numbers["training"] = training_records([*settings.before, settings.run])
     numbers["averaged"] = [run.name for run in (*settings.averaged, settings.run)]
+    # The baseline, measured in the same way.
     if settings.baseline is not None:
-        other = target.with_name(target.name + ".baseline")
-        shutil.rmtree(other, ignore_errors=True)
-        save_small(settings.baseline / "judge", other)
-        found = _robustness_of(other, settings, settings.baseline_policy)
-        numbers["without_adversarial_pairs"] = found
-        shutil.rmtree(other)
+        temporary = target.with_name(target.name + ".baseline")
+        shutil.rmtree(temporary, ignore_errors=True)
+        save_small(settings.baseline / "judge", temporary)
+        rates = _robustness_of(temporary, settings, settings.baseline_policy)
+        numbers["without_adversarial_pairs"] = rates
+        shutil.rmtree(temporary)
+    # Report, numbers and card; then the new folder replaces the old one.
     write_report(fresh, report)
     write_text(fresh / EVALUATION, json.dumps(numbers, indent=2) + "\n")
     write_text(fresh / "README.md", card(report, numbers, _megabytes(fresh)))
@@ -195,7 +225,7 @@ def bundle(settings: BundleSettings) -> None:
     fresh.rename(target)
 
 
-def _whole(settings: BundleSettings) -> Path:
+def _full_precision(settings: BundleSettings) -> Path:
     """Return the judge in full precision."""
     last = settings.run / "judge"
     if not settings.averaged:
@@ -205,11 +235,9 @@ def _whole(settings: BundleSettings) -> Path:
 
 
 def _robustness_of(folder: Path, settings: BundleSettings, policy: Path | None) -> dict[str, Any]:
-    adversarial_pairs = find_adversarial_pairs(
-        settings.pool, Split.TEST, settings.adversarial_pairs
-    )
-    judge, parts = load_whole_judge(folder), load_folder(settings.fill)
-    found: dict[str, Any] = dict(measure_robustness(judge, adversarial_pairs, settings.push, parts))
+    pairs = find_adversarial_pairs(settings.pool, Split.TEST, settings.adversarial_pairs)
+    judge, components = load_whole_judge(folder), load_folder(settings.fill)
+    rates: dict[str, Any] = dict(measure_robustness(judge, pairs, settings.attack, components))
     if policy is not None:
         config = PolicyTrainConfig.load(policy / "config.json")
         steps, true_cfg = config.sampling_steps, config.true_cfg
@@ -217,9 +245,9 @@ def _robustness_of(folder: Path, settings: BundleSettings, policy: Path | None) 
             settings.fill, Split.TEST, settings.policy_scenes, steps=steps, true_cfg=true_cfg
         )
         adapter = policy / ADAPTER
-        found["policy"] = measure_policy(judge, settings.fill, adapter, scenes)
-        found["policy_config"] = json.loads(config.to_json())
-    return found
+        rates["policy"] = measure_policy(judge, settings.fill, adapter, scenes)
+        rates["policy_config"] = json.loads(config.to_json())
+    return rates
 
 
 def _megabytes(folder: Path) -> float:
@@ -236,16 +264,16 @@ def card(report: JudgeReport, numbers: dict[str, Any], megabytes: float) -> str:
             "pair per scene); a pair counts as right by the mean over both orders.\n\n"
             + markdown_table(report_cells(report)),
             "Published judge (7B, people's preferences), in %:\n\n" + _published(),
-            "## Other pairs and questions\n\n" + _others(numbers),
-            "## Hardly any difference\n\n"
-            "A pair needs scores that differ by "
+            "## Other pairs and questions\n\n" + _accuracies(numbers),
+            "## Clear pairs\n\n"
+            "The scores of a pair differ by at least "
             + ", ".join(f"{m} ({name.replace('_', ' ')})" for name, m in numbers["margins"].items())
-            + ". Share of scenes that keep one, in %:\n\n"
-            + _kept(numbers["kept"]),
+            + ". Share of scenes that have such a pair, in %:\n\n"
+            + _clear_shares(numbers["clear_shares"]),
             "## Robustness\n\n" + _robustness(numbers),
             "## Training\n\n"
-            "Pairs of the train split that differ clearly in some dimension, besides mixtures and "
-            "deformed truths that are made on the spot:\n\n"
+            "Clear pairs of the train split, besides blends and deformed truths that are made "
+            "during training:\n\n"
             + _pairs(numbers["pairs"])
             + "\n\n"
             + _training(numbers["training"], numbers["averaged"]),
@@ -256,9 +284,9 @@ def card(report: JudgeReport, numbers: dict[str, Any], megabytes: float) -> str:
 _HEAD = """# Bundled judge
 
 Qwen2.5-VL's architecture in the small ({megabytes:.1f} MB, bfloat16), trained from scratch on the
-procedural world (`lab/world/`): first to see, then to compare candidates of the bundled fill model as
-the world's oracle does. It is for development, tests and for showing that the loop works; it knows
-nothing of images beyond 64x64 scenes of its world.
+procedural world (`lab/world/`): first by VQA (questions about images), then by comparing candidates
+of the bundled fill model as the world's oracle does. It is for development, tests and for showing
+that the loop works; it cannot judge images other than 64x64 scenes of its world.
 
 This page is written by `python -m onereward.lab.judge.bundle`."""
 
@@ -271,7 +299,7 @@ def _published() -> str:
     return markdown_table(rows)
 
 
-def _others(numbers: dict[str, Any]) -> str:
+def _accuracies(numbers: dict[str, Any]) -> str:
     lines = ["| what | right | questions |", "|---|---|---|"]
     names = {
         "one_step": "one-step prediction against a finished image",
@@ -283,47 +311,42 @@ def _others(numbers: dict[str, Any]) -> str:
         if row is None:
             continue
         lines.append(f"| {name} | {100 * row['accuracy']:.1f} % | {row['questions']} |")
-    for kind, share in numbers["sights"].items():
-        lines.append(f"| seeing: {kind} | {100 * share:.1f} % | |")
+    for kind, share in numbers["vqa_accuracy"].items():
+        lines.append(f"| VQA: {kind} | {100 * share:.1f} % | |")
     return "\n".join(lines)
 
 
-def _kept(kept: dict[str, float]) -> str:
-    lines = ["| task | dimension | kept |", "|---|---|---|"]
-    for cell, share in kept.items():
+def _clear_shares(shares: dict[str, float]) -> str:
+    lines = ["| task | dimension | scenes |", "|---|---|---|"]
+    for cell, share in shares.items():
         task, _, dimension = cell.partition(".")
         lines.append(f"| {task} | {dimension.replace('_', ' ')} | {100 * share:.0f} |")
     return "\n".join(lines)
 
 
 def _robustness(numbers: dict[str, Any]) -> str:
-    push, other = numbers["push"], numbers.get("without_adversarial_pairs")
+    attack, baseline = numbers["attack"], numbers.get("without_adversarial_pairs")
     text = (
         "How often an image that the oracle calls unusable wins against a usable one of the same "
-        f"scene, untouched and after {push['steps']} Adam steps on P(Yes) inside the mask: at most "
-        f"{255 * push['pixel_limit']:.0f}/255 per pixel, or {push['latent_limit']} of a latent's "
-        "deviation. *policy*: unusable images of a LoRA that was trained against the judge "
-        "itself, as it would be to fool it.\n\n"
-        "| change | bundled judge | last stage without adversarial pairs | adversarial_pairs |\n"
+        f"scene, untouched and after {attack['steps']} Adam steps on P(Yes) inside the mask: at "
+        f"most {255 * attack['pixel_limit']:.0f}/255 per pixel, or {attack['latent_limit']} of a "
+        "latent's standard deviation. *policy*: unusable images of a LoRA that was trained against "
+        "the judge itself.\n\n"
+        "| attack | bundled judge | last stage without adversarial pairs | pairs |\n"
         "|---|---|---|---|\n"
     )
     rows = []
     for name, row in numbers["robustness"].items():
         if "wins" not in row:
             continue
-        low, high = row["interval"]
-        ours = f"{100 * row['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
-        rows.append(
-            f"| {name} | {ours} | {_other_rate(other, name)} | {row['adversarial_pairs']} |"
-        )
+        baseline_rate = _rate(baseline[name]) if baseline and name in baseline else "not measured"
+        rows.append(f"| {name} | {_rate(row)} | {baseline_rate} | {row['num_pairs']} |")
     return text + "\n".join(rows)
 
 
-def _other_rate(other: dict[str, Any] | None, name: str) -> str:
-    if other is None or name not in other:
-        return "not measured"
-    low, high = other[name]["interval"]
-    return f"{100 * other[name]['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
+def _rate(row: dict[str, Any]) -> str:
+    low, high = row["interval"]
+    return f"{100 * row['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def _pairs(pairs: dict[str, dict[str, int]]) -> str:
@@ -339,7 +362,7 @@ def _training(records: list[dict[str, Any]], averaged: Sequence[str]) -> str:
         hours = record["hours"] * record["config"].get("threads", 1)
         lines.append(f"| {name} | {record['steps']} | {hours:.2f} |")
     mean = "The weights are the mean of those after " + ", ".join(averaged) + ".\n\n"
-    where = f"Configs: `{EVALUATION}`. RewardCells of training: `{REPORT}`.\n"
+    where = f"Configs: `{EVALUATION}`. Accuracy per cell: `{REPORT}`.\n"
     return "\n".join(lines) + "\n\n" + (mean if len(averaged) > 1 else "") + where
 
 
@@ -353,9 +376,9 @@ def main() -> None:
         "--average", type=Path, nargs="*", default=[], help="those of them to average with the last"
     )
     parser.add_argument("--baseline", type=Path, help="a run without adversarial pairs")
-    parser.add_argument("--policy", type=Path, help="run of a policy that tried to fool this judge")
+    parser.add_argument("--policy", type=Path, help="run of a policy that attacks this judge")
     parser.add_argument("--baseline-policy", type=Path, help="the same against the baseline")
-    parser.add_argument("--adversarial_pairs", type=int, default=200)
+    parser.add_argument("--adversarial-pairs", type=int, default=200, help="most pairs to attack")
     parser.add_argument("--threads", type=int, default=1, help="the same number, the same card")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -1,4 +1,4 @@
-"""Teach a judge that can see to compare: eq. 3 on candidates that the oracle scored.
+"""Stage 2: train a judge to compare, by eq. 3 on candidates that the oracle scored.
 
 `python -m onereward.lab.judge.compare config.json`
 """
@@ -17,16 +17,23 @@ from torch import Tensor, nn
 from ...reward.qwen_vl import EncodedImage
 from ...training.judge.pairs import Augmentation
 from ...training.runs.directory import RunDirectory, TrainState
-from ...training.runs.loop import run_stage, step_generator
+from ...training.runs.loop import step_generator
 from ..oracle import DIMENSIONS, composite, judge
 from ..world.conditions import Conditions, join_conditions
 from ..world.splits import Split
-from .answers import TOGETHER, attack_pairs, comparison_loss, encode_pairs, images_of, report_on
+from .answers import EVAL_BATCH, attack_pairs, comparison_loss, encode_pairs, images_of, report_on
+from .cell_probe import make_probe, probe_loss
 from .config import CompareConfig
-from .learner import Learner, load_whole_judge
-from .pairs.adversarial import deformed_adversarial_pairs, pool_adversarial_pairs, push, round_of
+from .learner import Learner, LearnerRun, load_whole_judge
+from .pairs.adversarial import (
+    attack_unusable,
+    deformed_adversarial_pairs,
+    pool_adversarial_pairs,
+    slot_of,
+)
 from .pairs.attacks import Ascent, attack, random_start
 from .pairs.blends import blended_pairs, sample_blends, scenes_of_all
+from .pairs.candidate_pool import files_of
 from .pairs.candidates import load_candidates
 from .pairs.comparisons import (
     Comparison,
@@ -38,30 +45,32 @@ from .pairs.comparisons import (
     sample_groups,
 )
 from .pairs.deformations import deformed_pairs, fresh_scenes, sample_deformations
-from .pairs.candidate_pool import files_of
 from .pairs.vqa_questions import sample_questions, sample_vqa_batch
-from .probe import make_probe, probe_loss
 from .quality_head import QualityHead, maps_of
 from .vqa import answer, encode
 
 if TYPE_CHECKING:
-    from .probe import Probe
+    from .cell_probe import CellProbe
 
 log = logging.getLogger("onereward.training")
 
 _ADVERSARIAL_SCENES = 15_000_000
-"""Far from the scenes that are numbered step by step for the other purposes."""
-_STANDING = "adversarial_pairs."
+"""Offset of their scene batches: far from those that the steps use for other purposes."""
+_ADVERSARIAL_KEY = "adversarial_pairs."
+"""Prefix of attacked images among the tensors of a checkpoint."""
 _ADVERSARIAL = 1
-"""Purpose of the random numbers that draw adversarial_pairs, besides a step's own."""
+"""Purpose of the random numbers that draw adversarial pairs, besides a step's own."""
 _PER_SCENE = 4
-"""Results of a scene that are ranked against each other."""
+"""Single images of a scene, which are ranked against each other."""
 _Pairs = tuple[list[Comparison], Tensor, Tensor]
 """Comparisons, their images `[N, 2, 3, 64, 64]` and masks `[N, 64, 64]`."""
 
 
 class CompareTrainer:
-    """One run: judge, candidates, optimisers and the next step to do."""
+    """One run: judge, candidates, optimisers and the next step to do.
+
+    Example: ``CompareTrainer(config).train_step()``.
+    """
 
     def __init__(self, config: CompareConfig) -> None:
         """Load judge and candidates.
@@ -82,17 +91,19 @@ class CompareTrainer:
         width: int = self.judge.component.module.config.text_config.hidden_size  # type: ignore[union-attr]
         side = self.judge.patches.patch_size * self.judge.patches.merge_size
         self.heads = nn.ModuleDict(
-            {"appraisal": QualityHead(width, side), "marks": make_probe(width, side, config.seed)}
+            {
+                "quality": QualityHead(width, side),
+                "cell_labels": make_probe(width, side, config.seed),
+            }
         )
         self.learner = Learner(self.judge, config, self.heads)
-        self.pushed: dict[
-            int, Tensor
-        ] = {}  # unusable images of standing adversarial_pairs, by place
+        # Unusable images of adversarial pairs as last attacked, by slot, `[N, 3, 64, 64]`.
+        self.attacked: dict[int, Tensor] = {}
 
     @property
-    def appraisal(self) -> QualityHead:
-        """The head that says how good single images are."""
-        return cast("QualityHead", self.heads["appraisal"])
+    def quality_head(self) -> QualityHead:
+        """The head that predicts the quality of single images."""
+        return cast("QualityHead", self.heads["quality"])
 
     @property
     def step(self) -> int:
@@ -109,115 +120,114 @@ class CompareTrainer:
         generator = step_generator(config.seed, self.step)
         losses: list[Tensor] = []
         if config.pairs:
-            losses.append(self._compared(generator))
+            losses.append(self._pair_loss(generator))
         if config.adversarial_pairs:
             losses.append(self._adversarial_loss())
         if config.quality_images:
-            losses.append(self._appraised(generator))
-        if config.images:
-            losses.append(self._seen(generator))
+            losses.append(self._quality_loss(generator))
+        if config.vqa_images:
+            losses.append(self._vqa_loss(generator))
         return self.learner.learn(torch.stack(losses).sum())
 
-    def _compared(self, generator: torch.Generator) -> Tensor:
+    def _pair_loss(self, generator: torch.Generator) -> Tensor:
         """Return the loss of a step's pairs."""
         config, pool = self.config, self.pool
-        num = round(config.blend_share * config.pairs)
-        fresh = round(config.deformed_share * num)
-        parts = []
-        if fresh:
-            parts.append(deformed_pairs(self._number(1), fresh, config.margins, generator))
-        if num > fresh:
-            rest = num - fresh
-            parts.append(blended_pairs(pool, self.scenes, rest, config.margins, generator))
-        if config.pairs > num:
-            parts.append(self._candidates(config.pairs - num, generator))
-        drawn, images, masks = self._joined(parts, generator)
-        num = round(config.attack_share * len(drawn))
+        # Deformed truths, blends, and candidates as they are.
+        num_synthetic = round(config.blend_share * config.pairs)
+        num_deformed = round(config.deformed_share * num_synthetic)
+        num_blended = num_synthetic - num_deformed
+        batches = []
+        if num_deformed:
+            index = self._scene_batch(1)
+            batches.append(deformed_pairs(index, num_deformed, config.margins, generator))
+        if num_blended:
+            batches.append(blended_pairs(pool, self.scenes, num_blended, config.margins, generator))
+        if config.pairs > num_synthetic:
+            batches.append(self._candidate_pairs(config.pairs - num_synthetic, generator))
+        comparisons, images, masks = self._join(batches, generator)
+        # The first of the shuffled pairs are attacked.
+        num = round(config.attack_share * len(comparisons))
         if num:
-            tried = (images[:num], drawn[:num], masks[:num])
-            images[:num] = attack_pairs(self.judge, *tried, config)
-        return comparison_loss(self.judge, encode_pairs(self.judge, images), drawn)
+            victims = (images[:num], comparisons[:num], masks[:num])
+            images[:num] = attack_pairs(self.judge, *victims, config)
+        return comparison_loss(self.judge, encode_pairs(self.judge, images), comparisons)
 
-    def _candidates(self, num: int, generator: torch.Generator) -> _Pairs:
+    def _candidate_pairs(self, num: int, generator: torch.Generator) -> _Pairs:
         """Return pairs of candidates as they are, with images and masks."""
         margins, share = self.config.margins, self.config.pattern_share
-        found = sample_comparisons(self.pool, num, margins, generator, share)
-        masks = self.pool.masks[[one.group for one in found]].float()
-        return found, images_of(self.pool, found), masks
+        comparisons = sample_comparisons(self.pool, num, margins, generator, share)
+        masks = self.pool.masks[[comparison.group for comparison in comparisons]].float()
+        return comparisons, images_of(self.pool, comparisons), masks
 
-    def _joined(self, parts: Sequence[_Pairs], generator: torch.Generator) -> _Pairs:
+    def _join(self, batches: Sequence[_Pairs], generator: torch.Generator) -> _Pairs:
         """Shuffle and augment pairs, each asked about some of its dimensions."""
-        drawn = [
-            sample_dimensions(one, self.config.dimensions, generator)
-            for part in parts
-            for one in part[0]
-        ]
-        order = torch.randperm(len(drawn), generator=generator)
-        images = torch.cat([part[1] for part in parts])[order]
-        masks = torch.cat([part[2] for part in parts])[order]
-        return [drawn[k] for k in order.tolist()], self._augmented(images, generator), masks
+        comparisons: list[Comparison] = []
+        for batch, _, _ in batches:
+            comparisons += [
+                sample_dimensions(comparison, self.config.dimensions, generator)
+                for comparison in batch
+            ]
+        order = torch.randperm(len(comparisons), generator=generator)
+        images = torch.cat([images for _, images, _ in batches])[order]  # [N, 2, 3, 64, 64]
+        masks = torch.cat([masks for _, _, masks in batches])[order]  # [N, 64, 64]
+        return [comparisons[k] for k in order.tolist()], self._augment(images, generator), masks
 
     def _adversarial_loss(self) -> Tensor:
-        """Return the loss of unusable images that were pushed to win."""
+        """Return the loss of unusable images that were attacked so that they win."""
         config = self.config
-        place, start = round_of(self.step, config)
+        # The pairs of this step's slot, drawn as when the slot was filled.
+        slot, start = slot_of(self.step, config)
         generator = step_generator(config.seed, start, _ADVERSARIAL)
-        fresh = round(config.deformed_share * config.adversarial_pairs)
-        parts = [
-            pool_adversarial_pairs(
-                self.pool, config.adversarial_pairs - fresh, config.margins, generator
+        num_deformed = round(config.deformed_share * config.adversarial_pairs)
+        num_candidates = config.adversarial_pairs - num_deformed
+        batches = [pool_adversarial_pairs(self.pool, num_candidates, config.margins, generator)]
+        if num_deformed:
+            index = self._scene_batch(_ADVERSARIAL_SCENES, start)
+            batches.append(
+                deformed_adversarial_pairs(index, num_deformed, config.margins, generator)
             )
-        ]
-        if fresh:
-            number = self._number(_ADVERSARIAL_SCENES, start)
-            parts.append(deformed_adversarial_pairs(number, fresh, config.margins, generator))
-        if not any(part[0] for part in parts):  # there may be nothing unusable
+        if not any(comparisons for comparisons, _, _ in batches):  # nothing may be unusable
             return torch.zeros(())
-        drawn, images, masks = self._joined(parts, generator)
-        moved = self.pushed.get(place)
-        if moved is None or self.step == start:
-            moved = random_start(images[:, 0], masks[:, None], config.attack_size, generator)
-        images = push(self.judge, drawn, images, masks, config, moved)
+        comparisons, images, masks = self._join(batches, generator)
+        # The attack goes on from where the last visit left it.
+        attacked = self.attacked.get(slot)
+        if attacked is None or self.step == start:
+            attacked = random_start(images[:, 0], masks[:, None], config.attack_size, generator)
+        images = attack_unusable(self.judge, comparisons, images, masks, config, attacked)
         if config.adversarial_visits > 1:
-            self.pushed[place] = images[:, 0].clone()
-        return comparison_loss(self.judge, encode_pairs(self.judge, images), drawn)
+            self.attacked[slot] = images[:, 0].clone()
+        return comparison_loss(self.judge, encode_pairs(self.judge, images), comparisons)
 
-    def _number(self, purpose: int, step: int | None = None) -> int:
-        """Return the number of a step's fresh scenes (this one's), for one of three purposes."""
+    def _scene_batch(self, purpose: int, step: int | None = None) -> int:
+        """Return the index of a step's fresh scenes (this one's), for one of three purposes."""
         step = self.step if step is None else step
         return (self.config.seed % 16) * 20_000_000 + 2 * step + purpose
 
-    def _appraised(self, generator: torch.Generator) -> Tensor:
+    def _quality_loss(self, generator: torch.Generator) -> Tensor:
         """Return the loss on single images: the head's, and eq. 3 of those of a scene."""
         config, pool = self.config, self.pool
+        # Blends and deformed truths, `_PER_SCENE` per scene.
         num = config.quality_images // _PER_SCENE
-        fresh = round(config.deformed_share * num)
-        parts = []
-        if num > fresh:
-            rows = sample_groups(pool, num - fresh, generator)
-            parts.append(sample_blends(pool, self.scenes, rows, _PER_SCENE, generator))
-        if fresh:
-            scenes = fresh_scenes(self._number(0), fresh)
-            parts.append(sample_deformations(scenes, _PER_SCENE, generator))
-        conditions = join_conditions([part.conditions for part in parts])
-        images = composite(torch.cat([part.images for part in parts]), conditions)
+        num_deformed = round(config.deformed_share * num)
+        results = []
+        if num > num_deformed:
+            rows = sample_groups(pool, num - num_deformed, generator)
+            results.append(sample_blends(pool, self.scenes, rows, _PER_SCENE, generator))
+        if num_deformed:
+            scenes = fresh_scenes(self._scene_batch(0), num_deformed)
+            results.append(sample_deformations(scenes, _PER_SCENE, generator))
+        conditions = join_conditions([result.conditions for result in results])
+        images = composite(torch.cat([result.images for result in results]), conditions)
+        # Some are attacked, up or down.
         num = round(config.attack_share * len(images))
         if num:
-            chosen = torch.randperm(len(images), generator=generator)[:num]
-            sign = torch.randint(2, (num, 1), generator=generator) * 2 - 1
-            tried = conditions.select(chosen)
-            wanted = sign * ~judge(images[chosen], tried).table.isnan()
-            images[chosen] = attack(
-                lambda moved: (wanted * self._utility(moved, tried.task, tried.shape)).sum(),
-                images[chosen],
-                tried.mask[:, None],
-                Ascent(config.attack_steps, config.attack_size),
-            )
-        # Asked after the attack: noise is a artifact, whoever made it.
+            rows = torch.randperm(len(images), generator=generator)[:num]
+            images[rows] = self._attack_quality(images[rows], conditions.select(rows), generator)
+        # Scored after the attack: its noise is an artifact, too.
         oracle_scores = judge(images, conditions)
-        scores = oracle_scores.table
+        scores = oracle_scores.table  # [N, D]
         encoded = self._encode(images)
-        loss = config.quality_weight * self.appraisal.loss(
+        loss = config.quality_weight * self.quality_head.loss(
             encoded,
             conditions,
             scores.view(-1, _PER_SCENE, len(DIMENSIONS)),
@@ -226,53 +236,67 @@ class CompareTrainer:
             torch.tensor(config.margins) / 2,
         )
         if config.compare_quality_images:
-            loss = loss + self._asked_too(encoded, conditions, scores, generator)
+            loss = loss + self._scene_pair_loss(encoded, conditions, scores, generator)
         return loss
 
-    def _asked_too(
+    def _attack_quality(
+        self, images: Tensor, conditions: Conditions, generator: torch.Generator
+    ) -> Tensor:
+        """Attack images so that the head's utilities rise or fall, each by chance."""
+        sign = torch.randint(2, (len(images), 1), generator=generator) * 2 - 1
+        weights = sign * ~judge(images, conditions).table.isnan()  # [N, D]
+        task, shape = conditions.task, conditions.shape
+        return attack(
+            lambda attacked: (weights * self._utility(attacked, task, shape)).sum(),
+            images,
+            conditions.mask[:, None],
+            Ascent(self.config.attack_steps, self.config.attack_size),
+        )
+
+    def _scene_pair_loss(
         self,
         encoded: Sequence[EncodedImage],
         conditions: Conditions,
         scores: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """Return eq. 3 over the quality_images images, two by two: they are encoded already."""
-        drawn: list[Comparison] = []
+        """Return eq. 3 over single images, two of a scene each: they are encoded already."""
+        comparisons: list[Comparison] = []
         images: list[EncodedImage] = []
-        for number in range(0, len(encoded), 2):
-            found = as_comparison(
-                int(conditions.task[number]),
-                conditions.prompts[number],
-                (scores[number] - scores[number + 1]).tolist(),
+        for row in range(0, len(encoded), 2):
+            comparison = as_comparison(
+                int(conditions.task[row]),
+                conditions.prompts[row],
+                (scores[row] - scores[row + 1]).tolist(),
                 self.config.margins,
             )
-            if found is not None:
-                drawn.append(sample_dimensions(found, self.config.dimensions, generator))
-                images += encoded[number : number + 2]
-        if not drawn:
+            if comparison is not None:
+                comparisons.append(sample_dimensions(comparison, self.config.dimensions, generator))
+                images += encoded[row : row + 2]
+        if not comparisons:
             return torch.zeros(())
-        return comparison_loss(self.judge, images, drawn)
+        return comparison_loss(self.judge, images, comparisons)
 
     def _utility(self, images: Tensor, task: Tensor, shape: Tensor) -> Tensor:
-        return self.appraisal.utility(self._encode(images), task, shape)
+        return self.quality_head.utility(self._encode(images), task, shape)
 
     def _encode(self, images: Tensor) -> list[EncodedImage]:
         with torch.autocast("cpu", torch.bfloat16):
             return self.judge.encode_images(list(images))
 
-    def _seen(self, generator: torch.Generator) -> Tensor:
-        """Return the loss of the first stage's lessons."""
+    def _vqa_loss(self, generator: torch.Generator) -> Tensor:
+        """Return the loss of stage 1."""
         config = self.config
         index = config.seed * 10_000_000 + self.step
-        batch = sample_vqa_batch(Split.TRAIN, index, config.images)
+        batch = sample_vqa_batch(Split.TRAIN, index, config.vqa_images)
         encoded = encode(self.judge, batch)
-        loss = probe_loss(cast("Probe", self.heads["marks"])(encoded), batch)
-        if config.questions:
-            asked = sample_questions(batch, config.questions, generator)
-            loss = loss + F.cross_entropy(*answer(self.judge, encoded, asked))
+        loss = probe_loss(cast("CellProbe", self.heads["cell_labels"])(encoded), batch)
+        if config.vqa_questions:
+            questions = sample_questions(batch, config.vqa_questions, generator)
+            loss = loss + F.cross_entropy(*answer(self.judge, encoded, questions))
         return loss
 
-    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         config = self.config
         augmentation = Augmentation(shift=config.shift, blur=config.blur, noise=config.noise)
         pairs = [augmentation.apply((a, b), generator) for a, b in images]
@@ -283,45 +307,46 @@ class CompareTrainer:
         margins, pool = self.config.margins, self.held_out
         finished = list(best_and_worst(pool, margins))
         cells = report_on(self.judge, pool, finished).cells if finished else {}
-        found = {f"{t.value}.{d.value}": c.accuracy for (t, d), c in cells.items()}
+        metrics = {f"{t.value}.{d.value}": c.accuracy for (t, d), c in cells.items()}
         for name, pairs in kinds_of_pairs(pool, margins).items():
             if not pairs:
                 continue
             of_kind = report_on(self.judge, pool, pairs).cells.values()
             total = sum(cell.num_pairs for cell in of_kind)
-            found[name] = sum(cell.accuracy * cell.num_pairs for cell in of_kind) / total
+            metrics[name] = sum(cell.accuracy * cell.num_pairs for cell in of_kind) / total
         if finished:
-            found["appraisal"] = self._head_accuracy(finished)
-        return {name: round(value, 4) for name, value in found.items()}
+            metrics["quality_head"] = self._head_accuracy(finished)
+        return {name: round(value, 4) for name, value in metrics.items()}
 
     @torch.no_grad()
-    def _head_accuracy(self, drawn: Sequence[Comparison]) -> float:
-        """Return how often the head alone puts the better image first."""
+    def _head_accuracy(self, comparisons: Sequence[Comparison]) -> float:
+        """Return how often the head alone prefers the better image."""
         right: list[bool] = []
-        for start in range(0, len(drawn), TOGETHER):
-            part = drawn[start : start + TOGETHER]
-            groups = torch.tensor([one.group for one in part]).repeat_interleave(2)
+        for start in range(0, len(comparisons), EVAL_BATCH):
+            batch = comparisons[start : start + EVAL_BATCH]
+            groups = torch.tensor([c.group for c in batch]).repeat_interleave(2)
             task, shape = self.held_out.task[groups], self.held_out_shapes[groups]
-            images = images_of(self.held_out, part).flatten(0, 1)
-            lead = self._utility(images, task, shape).view(len(part), 2, -1).diff(dim=1)[:, 0]
-            for one, row in zip(part, lead, strict=True):
-                for name, place in one.winners:
-                    right.append(bool(row[DIMENSIONS.index(name.value)] > 0) == bool(place))
+            images = images_of(self.held_out, batch).flatten(0, 1)
+            # The second image's utility less the first one's, `[N, D]`.
+            lead = self._utility(images, task, shape).view(len(batch), 2, -1).diff(dim=1)[:, 0]
+            for comparison, row in zip(batch, lead, strict=True):
+                for name, better in comparison.winners:
+                    right.append(bool(row[DIMENSIONS.index(name.value)] > 0) == bool(better))
         return sum(right) / len(right)
 
     def train_state(self, seconds: float) -> TrainState:
         """Return what the run needs to go on."""
         state = self.learner.train_state(seconds)
-        standing = {f"{_STANDING}{place}": moved for place, moved in self.pushed.items()}
-        return replace(state, tensors=state.tensors | standing)
+        attacked = {f"{_ADVERSARIAL_KEY}{slot}": images for slot, images in self.attacked.items()}
+        return replace(state, tensors=state.tensors | attacked)
 
     def restore(self, state: TrainState) -> None:
-        """Go on from there; a run that begins draws its own adversarial_pairs."""
+        """Go on from there; a run that begins draws its own adversarial pairs."""
         self.learner.restore(state)
-        self.pushed = {
-            int(name.removeprefix(_STANDING)): moved
-            for name, moved in state.tensors.items()
-            if state.step and name.startswith(_STANDING)
+        self.attacked = {
+            int(name.removeprefix(_ADVERSARIAL_KEY)): images
+            for name, images in state.tensors.items()
+            if state.step and name.startswith(_ADVERSARIAL_KEY)
         }
 
 
@@ -329,11 +354,7 @@ def train_comparison(config: CompareConfig) -> None:
     """Train until done or out of time; `judge/` in the run folder is the result."""
     torch.set_num_threads(config.threads)
     folder, trainer = RunDirectory(config), CompareTrainer(config)
-
-    def measure() -> dict[str, float]:
-        return trainer.measure() if trainer.step % config.eval_every == 0 else {}
-
-    run_stage(folder, trainer, config, config.steps, measure)
+    LearnerRun(folder, trainer, config.steps).run()
     trainer.learner.export(Path(config.judge_folder), folder.path / "judge")
 
 

@@ -1,4 +1,24 @@
-"""Settings of the toy judge's two stages: learning to see, learning to compare."""
+"""Settings of the toy judge's two stages: VQA (visual question answering), then comparison.
+
+A config file (`configs/vqa.json`; what is left out has its default):
+
+    {
+      "format": 1,
+      "run_folder": "runs/vqa",
+      "init_from": "runs/vqa_probe/checkpoint",
+      "seed": 1,
+      "steps": 1400,
+      "decay_steps": 500,
+      "warmup_steps": 100,
+      "images": 48,
+      "questions": 96,
+      "matrix_learning_rate": 0.002,
+      "learning_rate": 0.0008,
+      "max_minutes": 60,
+      "eval_every": 200,
+      "log_every": 50
+    }
+"""
 
 from __future__ import annotations
 
@@ -14,7 +34,10 @@ _HEAD = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnConfig(RunConfig):
-    """Learning all weights of a small judge."""
+    """Training all weights of a small judge: what both stages have.
+
+    Example: ``LearnConfig(run_folder="runs/any", steps=3000)``.
+    """
 
     steps: int = 8000
     """Steps of this run."""
@@ -34,7 +57,10 @@ class LearnConfig(RunConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VqaConfig(LearnConfig):
-    """Learning to see: questions about procedural images, answered with one token."""
+    """Stage 1, VQA: questions about procedural images, answered with one token.
+
+    Example: ``VqaConfig(run_folder="runs/vqa", steps=3000, questions=96)``.
+    """
 
     width: int = 160
     """Width of the language model, a multiple of 32."""
@@ -51,14 +77,14 @@ class VqaConfig(LearnConfig):
     questions: int = 96
     """Questions per step, each about one of two images; 0 trains the vision tower alone."""
     probe_weight: float = 1.0
-    """Weight of the probe's loss beside that of the answers."""
+    """Weight of the cell probe's loss beside that of the answers."""
     eval_images: int = 512
     """Held-out images of the dev split that the accuracy is measured on."""
     eval_every: int = 1000
-    """Steps between two measurements."""
+    """Steps between two evaluations."""
 
     def shape(self) -> JudgeShape:
-        """Return the sizes of the judge; every image is seen whole."""
+        """Return the sizes of the judge; every layer attends to the whole image."""
         return JudgeShape(
             width=self.width,
             layers=self.layers,
@@ -90,39 +116,42 @@ class VqaConfig(LearnConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareConfig(LearnConfig):
-    """Learning to compare: eq. 3 on candidates that the oracle scored."""
+    """Stage 2, comparison: eq. 3 on candidates that the oracle scored.
+
+    Example: ``CompareConfig(run_folder="runs/c", judge_folder="runs/vqa/judge", pool_folder="p")``.
+    """
 
     judge_folder: str
-    """The judge to start from: one that learned to see."""
+    """The judge to start from: the result of stage 1."""
     pool_folder: str
-    """Candidates, as written by `training.judge.gather`."""
+    """Candidates, as written by `lab.judge.pairs.candidate_pool`."""
     margins: tuple[float, ...] = (0.04, 0.12, 0.03, 0.05, 0.13)
     """Least difference of the oracle's scores (0..1) that makes a pair, in the order of its
-    dimensions; less is hardly any. Fixed before comparing was learned so that 65 % of the train
-    split's groups keep a pair in each dimension; how widely a score spreads differs."""
+    dimensions. Fixed before this stage was trained, so that 65 % of the train split's groups have
+    a pair in each dimension; the scores of different dimensions spread differently."""
     pairs: int = 24
     """Pairs of images per step, each asked about every dimension in which it differs; 0 trains
     the vision tower alone."""
-    appraised: int = 24
-    """Single images per step, besides the pairs, whose scores, ranks and artifacts a head has to
-    say that is left behind; a multiple of 4."""
+    quality_images: int = 24
+    """Single images per step, besides the pairs, whose scores, ranks and artifacts an auxiliary
+    head predicts (it is not exported); a multiple of 4."""
     dimensions: int = 0
     """Most dimensions that a pair is asked about, drawn at random; 0 asks about all in which its
     images differ."""
-    ask_appraised: bool = False
-    """Whether the judge is asked about these, too, two of a scene each: twice as many pairs for
-    the images."""
+    compare_quality_images: bool = False
+    """Whether the judge compares these images, too, two of a scene each."""
     blend_share: float = 0.5
-    """Share of pairs that are made on the spot: mixtures of two candidates, or deformed truths."""
+    """Share of pairs that are synthesized in the step: blends of two candidates, or deformed
+    truths."""
     deformed_share: float = 0.5
-    """Share of these, and of the single images, that are deformed truths of scenes that are never
-    shown again; the others are mixtures of candidates."""
-    score_weight: float = 1.0
-    """Weight of the head's loss."""
-    questions: int = 24
-    """Questions of the first stage per step, so that the judge goes on answering; 0 asks none."""
-    images: int = 24
-    """Images of the first stage per step, so that the tower goes on seeing; 0 shows none."""
+    """Share of these, and of the single images, that are deformed truths of scenes that occur only
+    once; the others are blends of candidates."""
+    quality_weight: float = 1.0
+    """Weight of the quality head's loss."""
+    vqa_questions: int = 24
+    """Questions of stage 1 per step, against forgetting; 0 asks none."""
+    vqa_images: int = 24
+    """Images of stage 1 per step, against forgetting; 0 uses none."""
     shift: int = 2
     """Largest random shift of both images per axis, in pixels."""
     blur: float = 0.15
@@ -132,24 +161,25 @@ class CompareConfig(LearnConfig):
     pattern_share: float = 0.2
     """Share of pairs that show an image against itself under a fine pattern."""
     attack_share: float = 0.25
-    """Share of pairs whose images are changed against the judge before it learns them."""
+    """Share of pairs whose images are attacked before the judge is trained on them."""
     attack_steps: int = 2
     """Ascent steps of such an attack."""
     adversarial_pairs: int = 0
-    """Pairs per step, besides these, of an unusable against a usable image of a scene; the
-    unusable one is changed so that it wins, from a random start, and has to lose all the same."""
+    """Adversarial pairs per step, besides these: an unusable against a usable image of a scene.
+    The unusable one is attacked from a random start so that it wins, and has to lose all the
+    same."""
     adversarial_steps: int = 7
-    """Ascent steps of that each time that they are shown."""
+    """Ascent steps of that attack per visit."""
     adversarial_step_size: float = 0.3
     """Length of such a step, in `attack_size`."""
     adversarial_visits: int = 1
-    """How often the same adversarial_pairs are shown, pushed on from where they were."""
+    """How often the same adversarial pairs are used; each visit continues the attack."""
     adversarial_every: int = 10
     """Steps between two of these visits."""
     attack_size: float = 8 / 255
-    """Largest change of a pixel by it; smooth attacks may change three times as much."""
+    """Largest change of a pixel by an attack; smooth attacks may change three times as much."""
     eval_every: int = 200
-    """Steps between two measurements on the dev split."""
+    """Steps between two evaluations on the dev split."""
 
     def __post_init__(self) -> None:
         LearnConfig.__post_init__(self)
@@ -159,18 +189,22 @@ class CompareConfig(LearnConfig):
         require(good, f"margins are {self.margins}; give {len(DIMENSIONS)} between 0 and 1")
         require(self.eval_every >= 1, f"eval_every is {self.eval_every}; use at least 1")
         require(
-            self.pairs + self.adversarial_pairs + self.appraised + self.questions > 0,
-            "there is nothing to learn: pairs, adversarial_pairs, appraised and questions are all 0",
+            self.pairs + self.adversarial_pairs + self.quality_images + self.vqa_questions > 0,
+            "there is nothing to learn: pairs, adversarial_pairs, quality_images and "
+            "vqa_questions are all 0",
         )
         for name in ("adversarial_visits", "adversarial_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; use at least 1")
-        require(self.appraised % 4 == 0, f"appraised is {self.appraised}, not a multiple of 4")
+        require(
+            self.quality_images % 4 == 0,
+            f"quality_images is {self.quality_images}, not a multiple of 4",
+        )
         for name in (
             "pairs",
             "dimensions",
-            "appraised",
-            "score_weight",
-            "questions",
+            "quality_images",
+            "quality_weight",
+            "vqa_questions",
             "shift",
             "noise",
             "attack_steps",
@@ -180,7 +214,7 @@ class CompareConfig(LearnConfig):
             "attack_size",
         ):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; use 0 or more")
-        enough = 2 if self.questions else 0
-        require(self.images >= enough, f"images is {self.images}; questions need two")
+        least = 2 if self.vqa_questions else 0
+        require(self.vqa_images >= least, f"vqa_images is {self.vqa_images}; questions need two")
         for name in ("blend_share", "deformed_share", "blur", "pattern_share", "attack_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; use 0 to 1")

@@ -1,4 +1,4 @@
-"""Judges made from judges: the same folder with other weights."""
+"""Copies of a judge's folder with other weights."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def judge_like(source: Path, target: Path) -> Iterator[Path]:
-    """Yield a copy of a judge's folder to change; it takes the place of ``target`` at the end.
+    """Yield a copy of a judge's folder to change; it replaces ``target`` at the end.
 
-    What was measured of the source stays behind; how it was made comes along.
+    Card and report of the source are not copied; the record of its training is.
     """
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)

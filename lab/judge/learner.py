@@ -1,9 +1,10 @@
-"""A small judge whose weights are all learned: optimisers, schedule and state."""
+"""Training all weights of a small judge: optimisers, schedule and state."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ...reward.judge import JudgeConfig
 from ...reward.qwen_vl import QwenJudge
 from ...training.runs.directory import TrainState
+from ...training.runs.loop import RunLoop, Trainer, warmup_scale
 from ...training.runs.optimizer_state import flatten_optimizer, restore_optimizer
 from ..base_model.muon import Muon
 from .config import LearnConfig
@@ -22,12 +24,12 @@ _EMBEDDINGS = ("embed_tokens", "lm_head", "patch_embed", "probe")
 
 def learning_scale(config: LearnConfig, step: int) -> float:
     """Return the share of the peak learning rates at a step: linear warm-up, linear decay."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return warm * min(1.0, (config.steps - step) / max(1, config.decay_steps))
+    warmup = warmup_scale(step, config.warmup_steps)
+    return warmup * min(1.0, (config.steps - step) / max(1, config.decay_steps))
 
 
 def load_whole_judge(folder: Path) -> QwenJudge:
-    """Load a judge in float32 with all weights free to learn.
+    """Load a judge in float32 with all weights trainable.
 
     Raises:
         JudgeError: The folder holds no judge.
@@ -39,8 +41,38 @@ def load_whole_judge(folder: Path) -> QwenJudge:
     return judge
 
 
+class EvaluatedTrainer(Trainer, Protocol):
+    """A trainer that evaluates itself on held-out data.
+
+    Example: ``EvaluatedTrainer`` is what ``VqaTrainer`` and ``CompareTrainer`` are.
+    """
+
+    def measure(self) -> dict[str, float]:
+        """Return the metrics of one evaluation."""
+        ...
+
+
+class LearnerRun(RunLoop[EvaluatedTrainer]):
+    """A run of either stage: evaluates every ``eval_every`` steps.
+
+    Example: ``LearnerRun(RunDirectory(config), trainer, config.steps).run()``.
+    """
+
+    def is_eval_due(self) -> bool:
+        """Whether the step just done has a line of the metrics and is evaluated."""
+        config: Any = self.trainer.config
+        return self.is_line_due() and self.trainer.step % config.eval_every == 0
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the trainer's metrics."""
+        return self.trainer.measure()
+
+
 class Learner:
-    """Learns all weights of a judge, and of a head beside it if there is one."""
+    """Trains all weights of a judge, and of an auxiliary head if there is one.
+
+    Example: ``Learner(load_whole_judge(folder), config).learn(loss)``.
+    """
 
     def __init__(
         self, judge: QwenJudge, config: LearnConfig, head: nn.Module | None = None
@@ -50,10 +82,10 @@ class Learner:
         if head is not None:
             self.parameters |= {f"probe.{k}": p for k, p in head.named_parameters()}
         matrices = [p for name, p in self.parameters.items() if is_matrix(name, p)]
-        others = [p for name, p in self.parameters.items() if not is_matrix(name, p)]
+        vectors = [p for name, p in self.parameters.items() if not is_matrix(name, p)]
         self.muon = Muon(matrices, lr=0.0, weight_decay=_WEIGHT_DECAY)
         self.adam = torch.optim.AdamW(
-            others, lr=0.0, betas=(0.9, 0.98), weight_decay=_WEIGHT_DECAY, fused=True
+            vectors, lr=0.0, betas=(0.9, 0.98), weight_decay=_WEIGHT_DECAY, fused=True
         )
 
     def learn(self, loss: Tensor) -> float:
@@ -86,7 +118,7 @@ class Learner:
 
     @torch.no_grad()
     def restore(self, state: TrainState) -> None:
-        """Take over weights and optimiser states."""
+        """Load weights and optimiser states."""
         for name, parameter in self.parameters.items():
             parameter.copy_(state.tensors[f"weights.{name}"])
         if any(key.startswith("adam.") for key in state.tensors):
@@ -97,7 +129,7 @@ class Learner:
     def export(self, source: Path, target: Path) -> None:
         """Write the judge to ``target``, with tokenizer and preprocessor of ``source``, at once.
 
-        What was measured of the source stays behind; how it was made comes along.
+        Card and report of the source are not copied; the record of its training is.
         """
         with judge_like(source, target) as fresh:
             self.judge.component.module.save_pretrained(fresh)  # type: ignore[operator]
@@ -105,4 +137,4 @@ class Learner:
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon trains a parameter: the matrices of both towers, not the embeddings."""
-    return parameter.ndim == 2 and not any(part in name for part in _EMBEDDINGS)
+    return parameter.ndim == 2 and not any(word in name for word in _EMBEDDINGS)

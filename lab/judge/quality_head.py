@@ -1,10 +1,10 @@
-"""A head that says how good a single image is: a richer lesson than which of two is better.
+"""An auxiliary head that predicts the quality of a single image.
 
-A pair teaches one bit per dimension. A single image has scores, a rank among other results of
-its scene, and, per 8x8 pixels cell, what is wrong with it; a shape is more or less each of the shapes
-that a prompt can name. The head reads all of that from what the vision tower passes on, so that the
-tower learns what the oracle looks at and the judge's answer only has to compare. It is trained
-beside the judge and left behind.
+A pair gives one bit per dimension. A single image has scores, a rank among other results of its
+scene, its artifacts per 8x8 cell, and an overlap with each of the shapes that a prompt can name.
+The head predicts all of that from the image tokens, so that the vision tower learns what the oracle
+measures and the judge's answer only has to compare. It is trained beside the judge and is not
+exported.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ NUM_MAPS = 7
 _OFFSET, _FINE, _FAINT = 0.05, 0.005, 0.02
 """Sizes, 0..1, from which on offset, fine error and error are measured ever more coarsely."""
 _EDGE = 0.02
-"""The same for sharpness, per pixels."""
+"""The same for sharpness, per pixel."""
 _ALIGNMENT = DIMENSIONS.index("text_alignment")
 
 
 class QualityHead(nn.Module):
-    """Linear layers on tokens: scores, ranks and likeness from their mean, maps from each.
+    """Linear layers on tokens: scores, ranks and overlaps from their mean, maps from each.
 
-    How well an image fits its prompt is another question for every shape that it can name.
+    Text alignment has an output of its own for every shape that a prompt can name.
+
+    Example: ``QualityHead(160, 16).utility(encoded, task, shape)``  # [N, D]
     """
 
     def __init__(self, width: int, token_side: int) -> None:
@@ -47,7 +49,7 @@ class QualityHead(nn.Module):
         self.utilities = nn.Linear(width, columns)
         self.overlaps = nn.Linear(width, len(SHAPE_NAMES))
         self.maps = nn.Linear(width, NUM_MAPS * self._cells**2)
-        # What the tokens carry should decide the first answers, not the head's chance weights.
+        # Zeros: the tokens decide the first predictions, not the head's random weights.
         for layer in (self.scores, self.utilities, self.overlaps, self.maps):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -71,9 +73,9 @@ class QualityHead(nn.Module):
         maps: Tensor,
         margin: Tensor,
     ) -> Tensor:
-        """Return the sum of the losses of scores, ranks, likeness and maps.
+        """Return the sum of the losses of scores, ranks, overlaps and maps.
 
-        Scores and likeness: cross entropy above its least possible value. Ranks: minus the
+        Scores and overlaps: cross entropy above its least possible value. Ranks: minus the
         log-probability that the better of two images of a scene wins (Bradley and Terry, 1952).
         Maps: squared error.
 
@@ -81,25 +83,29 @@ class QualityHead(nn.Module):
             encoded: G scenes times P images, the images of a scene together.
             conditions: Their scenes, `G P`.
             scores: float32 `[G, P, D]` in 0..1; NaN where a task is not judged on a dimension.
-            overlaps: float32 `[G P, 6]` in 0..1, with each shape; counts in fill alone.
+            overlaps: float32 `[G P, 6]` in 0..1, with each shape; used in fill alone.
             maps: float32 `[G P, NUM_MAPS, 8, 8]`.
             margin: float32 `[D]`: smaller differences of scores rank nothing.
         """
+        # Scores.
         means, task, shape = _means(encoded), conditions.task, conditions.shape
         is_judged = ~scores.isnan()
         logits = self._of_task(self.scores, means, task, shape).view_as(scores)
-        said = _divergence(logits[is_judged], scores[is_judged])
+        score_loss = _divergence(logits[is_judged], scores[is_judged])
+        # Ranks: every ordered pair of images of a scene, `[G, P, P, D]`.
         utility = self._of_task(self.utilities, means, task, shape).view_as(scores)
         is_better = (scores[:, :, None] - scores[:, None]) >= margin
         lead = (utility[:, :, None] - utility[:, None])[is_better]
-        ranked = F.softplus(-lead).mean() if len(lead) else lead.sum()
+        rank_loss = F.softplus(-lead).mean() if len(lead) else lead.sum()
+        # Overlaps with each shape, and maps.
         is_fill = task == TASKS.index("fill")
-        alike = _divergence(self.overlaps(means[is_fill]), overlaps[is_fill])
-        return said + ranked + alike + F.mse_loss(self.read_maps(encoded), maps)
+        overlap_loss = _divergence(self.overlaps(means[is_fill]), overlaps[is_fill])
+        map_loss = F.mse_loss(self.predict_maps(encoded), maps)
+        return score_loss + rank_loss + overlap_loss + map_loss
 
-    def read_maps(self, encoded: Sequence[EncodedImage]) -> Tensor:
-        """Return the maps that tokens show, `[N, NUM_MAPS, 8, 8]`."""
-        tokens = torch.stack([one.tokens.float() for one in encoded])
+    def predict_maps(self, encoded: Sequence[EncodedImage]) -> Tensor:
+        """Return the predicted maps, `[N, NUM_MAPS, 8, 8]`."""
+        tokens = torch.stack([image.tokens.float() for image in encoded])
         rows, cols, side = encoded[0].rows, encoded[0].cols, self._cells
         out = self.maps(tokens).view(len(encoded), rows, cols, side, side, NUM_MAPS)
         return out.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
@@ -114,21 +120,21 @@ class QualityHead(nn.Module):
 
 
 def _means(encoded: Sequence[EncodedImage]) -> Tensor:
-    return torch.stack([one.tokens.float().mean(0) for one in encoded])
+    return torch.stack([image.tokens.float().mean(0) for image in encoded])  # [N, W]
 
 
-def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean cross entropy above its least possible value; 0 where nothing is wanted."""
-    if not len(wanted):
+def _divergence(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross entropy above its least possible value; 0 without targets."""
+    if not len(targets):
         return logits.sum()
-    wanted = wanted.clamp(0.01, 0.99)
-    least = F.binary_cross_entropy(wanted, wanted)
-    return F.binary_cross_entropy_with_logits(logits, wanted) - least
+    targets = targets.clamp(0.01, 0.99)
+    least = F.binary_cross_entropy(targets, targets)
+    return F.binary_cross_entropy_with_logits(logits, targets) - least
 
 
 @torch.no_grad()
 def maps_of(images: Tensor, conditions: Conditions) -> Tensor:
-    """Return what is wrong with results, cell by cell of 8x8 pixels, float32 `[B, NUM_MAPS, 8, 8]`.
+    """Return what is wrong with results per cell of 8x8 pixels: float32 `[B, NUM_MAPS, 8, 8]`.
 
     Measured against the nearest right result: asinh(o / 0.05) of the mean offset o per colour,
     log(1 + f / 0.005) of the RMS f of what a 3x3 blur removes from the error, log(1 + e / 0.02) of
@@ -147,11 +153,11 @@ def maps_of(images: Tensor, conditions: Conditions) -> Tensor:
         F.avg_pool2d(gradients(x).square().mean(1, keepdim=True), CELL).sqrt()
         for x in (image, truth)
     )
-    parts = (
+    maps = (
         (F.avg_pool2d(error, CELL) / _OFFSET).asinh(),
         (F.avg_pool2d(power, CELL).sqrt() / _FINE).log1p(),
         (F.avg_pool2d(error.abs().mean(1, keepdim=True), CELL) / _FAINT).log1p(),
         F.avg_pool2d(conditions.mask[:, None], CELL),
         ((edges - ideal) / _EDGE).asinh(),
     )
-    return torch.cat(parts, 1)
+    return torch.cat(maps, 1)

@@ -1,4 +1,4 @@
-"""Images changed against the judge while it learns, so that it learns to see through them."""
+"""Adversarial attacks on the judge's images while it is trained (adversarial training)."""
 
 from __future__ import annotations
 
@@ -15,33 +15,36 @@ _SMOOTH_FACTOR = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Ascent:
-    """How far and in what strides images are changed."""
+    """Steps and limits of an attack.
+
+    Example: ``Ascent(steps=7, size=8 / 255, stride=0.3)``.
+    """
 
     steps: int
     """Steps of ascent; 0 changes nothing."""
     size: float
     """Largest change of a pixel, 0..1."""
     stride: float | None = None
-    """Length of a step, of the largest change; None lets all steps together cross it twice."""
+    """Length of a step in units of `size`; None lets all steps together cross it twice."""
 
 
 def attack(
-    climb: Callable[[Tensor], Tensor],
+    objective: Callable[[Tensor], Tensor],
     images: Tensor,
-    where: Tensor,
+    allowed: Tensor,
     ascent: Ascent,
     start: Tensor | None = None,
 ) -> Tensor:
-    """Change images a little so that what `climb` returns rises most.
+    """Change images a little so that the objective rises most.
 
-    Every other one is changed pixel by pixel, the rest smoothly (4x4 pixels) and three times as much,
-    as a policy would.
+    Every second one is changed smoothly (4x4 pixels) and three times as much, as a policy would;
+    the others pixel by pixel.
 
     Args:
-        climb: From images to a number.
+        objective: From images to a scalar.
         images: float32 `[N, ..., 3, H, W]` in 0..1.
-        where: `[N, ..., 1, H, W]`, broadcast to the images: 1 = may be changed, 0 = is kept.
-        ascent: How far, and in what strides.
+        allowed: `[N, ..., 1, H, W]`, broadcast to the images: 1 = may be changed, 0 = is kept.
+        ascent: Steps and limits.
         start: The images, changed within these limits already; None starts from themselves.
 
     Source: A. Madry et al., "Towards deep learning models resistant to adversarial attacks"
@@ -51,20 +54,22 @@ def attack(
     stride = 2 / max(ascent.steps, 1) if ascent.stride is None else ascent.stride
     change = torch.zeros_like(images) if start is None else start - images
     for _ in range(ascent.steps):
-        moved = (images + change).clamp(0, 1).requires_grad_(True)
-        (uphill,) = torch.autograd.grad(climb(moved), moved)
-        direction = torch.where(is_smooth, _coarse(uphill), uphill).sign()
-        change = (change + stride * limit * direction).clamp(-limit, limit) * where
+        attacked = (images + change).clamp(0, 1).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(objective(attacked), attacked)
+        direction = torch.where(is_smooth, _coarse(gradient), gradient).sign()
+        change = (change + stride * limit * direction).clamp(-limit, limit) * allowed
     return (images + change).clamp(0, 1)
 
 
-def random_start(images: Tensor, where: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    """Change images at random by at most `size`, where and how `attack` may; as it returns."""
+def random_start(
+    images: Tensor, allowed: Tensor, size: float, generator: torch.Generator
+) -> Tensor:
+    """Change images at random within the limits of `attack`; arguments and result as there."""
     is_smooth, limit = _limits(images, size)
     noise = 2 * torch.rand(images.shape, generator=generator) - 1
     smooth = (_SMOOTH_CELL * _coarse(noise)).clamp(-1, 1)  # spread as widely as before
     noise = torch.where(is_smooth, smooth, noise)
-    return (images + limit * noise * where).clamp(0, 1)
+    return (images + limit * noise * allowed).clamp(0, 1)
 
 
 def _limits(images: Tensor, size: float) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Pairs of candidates: which two images of a scene are compared, and what the oracle says."""
+"""Pairs of candidates: which two images of a scene are compared, and which one wins."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ....fill.task import Dimension, Task
 from ....reward.query import Query
 from ...oracle import DIMENSIONS
 from ...world.conditions import TASKS
-from .candidates import FAULT, FULL, KINDS, ONE_STEP, PATTERN, TRUTH, Candidates
+from .candidates import ARTIFACT, FULL, KINDS, ONE_STEP, PATTERN, TRUTH, Candidates
 
 _MIX = (
     ((FULL,), (FULL,), 0.4),
     ((ONE_STEP,), (FULL,), 0.3),  # what the policy is rewarded for
     ((ONE_STEP,), (ONE_STEP,), 0.1),
-    ((FAULT,), (FULL, TRUTH), 0.2),
+    ((ARTIFACT,), (FULL, TRUTH), 0.2),
 )
-"""Kinds of the two images, and how often, beside the patterns."""
+"""Kinds of the two images and their shares, beside the patterns."""
 TURNS = tuple(
     TASKS.index(name)
     for name in ("fill", "extend", "text", "fill", "extend", "remove", "fill", "extend")
@@ -32,20 +32,23 @@ _VISIBLE = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two images of a group, and for every clear difference which one wins."""
+    """Two images of a group, and for every clear difference which one wins.
+
+    Example: ``next(best_and_worst(pool, margins)).queries()``.
+    """
 
     group: int
-    """Which scene of the candidates; -1 for one that is not among them."""
+    """Index of the scene among the candidates; -1 for another scene."""
     images: tuple[int, int]
-    """Places among the group's candidates; -1 for images that are not."""
+    """Indices among the group's candidates; -1 for other images."""
     task: Task
     prompt: str
     winners: tuple[tuple[Dimension, int], ...]
-    """Dimension, and 0 or 1: the place of the better image."""
+    """Dimension, and 0 or 1: the index of the better image in the pair."""
 
     def queries(self) -> list[tuple[Query, int]]:
-        """Return each question with the place of the better image."""
-        return [(Query(self.task, d, self.prompt), place) for d, place in self.winners]
+        """Return each question with the index of the better image."""
+        return [(Query(self.task, d, self.prompt), better) for d, better in self.winners]
 
 
 def compare(
@@ -53,21 +56,21 @@ def compare(
 ) -> Comparison | None:
     """Compare two images of a group; None if they hardly differ in any dimension.
 
-    A pattern counts as a artifact in every dimension: a judge that lets it pass in one of them can be
-    fooled through that one.
+    A pattern counts as an artifact in every dimension: a judge that accepts it in one of them could
+    be exploited through that one.
     """
-    gaps = (pool.scores[group, images[0]] - pool.scores[group, images[1]]).float()
-    spoiled = [
-        place
-        for place in (0, 1)
-        if pool.spoils[group, images[place]] == images[1 - place]
+    gaps = (pool.scores[group, images[0]] - pool.scores[group, images[1]]).float()  # [D]
+    patterned = [
+        index
+        for index in (0, 1)
+        if pool.pattern_base[group, images[index]] == images[1 - index]
         and _is_visible(pool, group, images)
     ]
-    better = 1 - spoiled[0] if spoiled else None
-    found = as_comparison(
+    better = 1 - patterned[0] if patterned else None
+    comparison = as_comparison(
         int(pool.task[group]), pool.prompts[group], gaps.tolist(), margins, better
     )
-    return None if found is None else replace(found, group=group, images=images)
+    return None if comparison is None else replace(comparison, group=group, images=images)
 
 
 def as_comparison(
@@ -77,7 +80,7 @@ def as_comparison(
     margins: Sequence[float],
     better: int | None = None,
 ) -> Comparison | None:
-    """Say who wins where; None if two images hardly differ in any dimension.
+    """Return which image wins per dimension; None if they hardly differ in any.
 
     Args:
         task: The scene's, index into the world's `TASKS`.
@@ -85,7 +88,7 @@ def as_comparison(
         gaps: Score of the first less that of the second, per dimension of the oracle; NaN where
             the task is not judged on it.
         margins: Least difference that counts.
-        better: The place of the image that wins where the scores hardly differ; None: nobody.
+        better: The index of the image that wins where scores hardly differ; None: neither does.
     """
     winners = []
     for name, gap, margin in zip(DIMENSIONS, gaps, margins, strict=True):
@@ -107,7 +110,7 @@ def as_comparison(
 
 
 def _is_visible(pool: Candidates, group: int, images: tuple[int, int]) -> bool:
-    first, second = (pool.images[group, m].float() for m in images)
+    first, second = (pool.images[group, m].float() for m in images)  # [3, 64, 64]
     change = (first - second).abs().mean(0)[pool.masks[group] > 0]
     return bool(change.mean() >= _VISIBLE)
 
@@ -136,41 +139,45 @@ def sample_comparisons(
         pattern_share: Share of those drawn (before the margins drop some) that show an image
             against itself under a fine pattern.
     """
-    # A pattern's baseline is the image it was laid over.
+    # Shares of the kinds; a patterned image is compared with the image below the pattern.
     mix: list[tuple[tuple[int, ...], tuple[int, ...], float]]
     mix = [(a, b, share * (1 - pattern_share)) for a, b, share in _MIX]
     mix.append(((PATTERN,), (), pattern_share))
     weights = torch.tensor([share for _, _, share in mix])
+    # Rows of the pool per turn, starting anywhere.
     turns = [(pool.task == task).nonzero()[:, 0] for task in TURNS]
     turns = [rows for rows in turns if len(rows)]
     first_turn = int(torch.randint(len(turns), (), generator=generator))
-    drawn: list[Comparison] = []
-    while len(drawn) < num:
+    # Draw until enough pairs differ clearly.
+    comparisons: list[Comparison] = []
+    while len(comparisons) < num:
         luck = torch.rand(3, generator=generator).tolist()
-        of_task = turns[(first_turn + len(drawn)) % len(turns)]
-        group = int(of_task[int(luck[0] * len(of_task))])
+        rows = turns[(first_turn + len(comparisons)) % len(turns)]
+        group = int(rows[int(luck[0] * len(rows))])
         kinds = mix[int(torch.multinomial(weights, 1, generator=generator))]
         first = _pick(pool.kinds, kinds[0], luck[1])
-        second = (
-            _pick(pool.kinds, kinds[1], luck[2]) if kinds[1] else int(pool.spoils[group, first])
-        )
-        found = None if first == second else compare(pool, group, (first, second), margins)
-        if found is not None:
-            drawn.append(found)
-    return drawn
+        if kinds[1]:
+            second = _pick(pool.kinds, kinds[1], luck[2])
+        else:
+            second = int(pool.pattern_base[group, first])
+        comparison = None if first == second else compare(pool, group, (first, second), margins)
+        if comparison is not None:
+            comparisons.append(comparison)
+    return comparisons
 
 
-def _pick(kinds: Tensor, wanted: tuple[int, ...], luck: float) -> int:
-    places = [m for m, kind in enumerate(kinds.tolist()) if kind in wanted]
-    return places[int(luck * len(places))]
+def _pick(kinds: Tensor, allowed: tuple[int, ...], luck: float) -> int:
+    members = [m for m, kind in enumerate(kinds.tolist()) if kind in allowed]
+    return members[int(luck * len(members))]
 
 
-def sample_dimensions(one: Comparison, most: int, generator: torch.Generator) -> Comparison:
-    """Keep so many of a comparison's dimensions at most, drawn at random; 0 keeps all."""
-    if not 0 < most < len(one.winners):
-        return one
-    kept = torch.randperm(len(one.winners), generator=generator)[:most].sort().values
-    return replace(one, winners=tuple(one.winners[k] for k in kept.tolist()))
+def sample_dimensions(comparison: Comparison, most: int, generator: torch.Generator) -> Comparison:
+    """Keep at most so many of a comparison's dimensions, drawn at random; 0 keeps all."""
+    winners = comparison.winners
+    if not 0 < most < len(winners):
+        return comparison
+    subset = torch.randperm(len(winners), generator=generator)[:most].sort().values
+    return replace(comparison, winners=tuple(winners[k] for k in subset.tolist()))
 
 
 def count_pairs(
@@ -183,11 +190,12 @@ def count_pairs(
         margins: Least difference that counts, per dimension of the oracle.
         kinds: Kinds that both images are of; None takes all.
     """
-    wanted = range(len(KINDS)) if kinds is None else kinds
-    places = torch.isin(pool.kinds, torch.tensor(list(wanted), dtype=torch.uint8)).nonzero()[:, 0]
+    allowed = list(range(len(KINDS)) if kinds is None else kinds)
+    members = torch.isin(pool.kinds, torch.tensor(allowed, dtype=torch.uint8)).nonzero()[:, 0]
     least, totals = torch.tensor(margins), torch.zeros(len(pool), dtype=torch.long)
-    for number, first in enumerate(places.tolist()):
-        gaps = pool.scores[:, [first]].float() - pool.scores[:, places[number + 1 :]].float()
+    for index, first in enumerate(members.tolist()):
+        # Against all later ones, `[G, M, D]`.
+        gaps = pool.scores[:, [first]].float() - pool.scores[:, members[index + 1 :]].float()
         totals += (gaps.abs() >= least).any(2).sum(1)  # NaN is no difference
     return {Task(name): int(totals[pool.task == k].sum()) for k, name in enumerate(TASKS)}
 
@@ -196,16 +204,16 @@ def best_and_worst(
     pool: Candidates, margins: Sequence[float], kind: int = FULL
 ) -> Iterator[Comparison]:
     """Yield, per group and dimension, the best against the worst of a kind, as in sec. 4.2."""
-    places = (pool.kinds == kind).nonzero()[:, 0]
+    members = (pool.kinds == kind).nonzero()[:, 0]
     for group in range(len(pool)):
-        scores = pool.scores[group, places].float()
+        scores = pool.scores[group, members].float()  # [M, D]
         for column, (name, margin) in enumerate(zip(DIMENSIONS, margins, strict=True)):
             values = scores[:, column]
             if values.isnan().any() or float(values.max() - values.min()) < margin:
                 continue
             yield Comparison(
                 group=group,
-                images=(int(places[values.argmax()]), int(places[values.argmin()])),
+                images=(int(members[values.argmax()]), int(members[values.argmin()])),
                 task=Task(TASKS[int(pool.task[group])]),
                 prompt=pool.prompts[group],
                 winners=((Dimension(name), 0),),
@@ -216,15 +224,17 @@ def kinds_of_pairs(pool: Candidates, margins: Sequence[float]) -> dict[str, list
     """Return held-out comparisons by kind, one per group, beside those of finished images."""
     kinds = pool.kinds.tolist()
     full, one_step, truth, artifact, pattern = map(
-        kinds.index, (FULL, ONE_STEP, TRUTH, FAULT, PATTERN)
+        kinds.index, (FULL, ONE_STEP, TRUTH, ARTIFACT, PATTERN)
     )
-    groups = range(len(pool))
-    wanted = {
-        "one_step": [(g, (one_step, full)) for g in groups],
-        "artifact": [(g, (artifact, truth)) for g in groups],
-        "pattern": [(g, (pattern, int(pool.spoils[g, pattern]))) for g in groups],
-    }
-    return {
-        name: [found for g, both in pairs if (found := compare(pool, g, both, margins))]
-        for name, pairs in wanted.items()
-    }
+    comparisons: dict[str, list[Comparison]] = {"one_step": [], "artifact": [], "pattern": []}
+    for group in range(len(pool)):
+        images_of = {
+            "one_step": (one_step, full),
+            "artifact": (artifact, truth),
+            "pattern": (pattern, int(pool.pattern_base[group, pattern])),
+        }
+        for name, images in images_of.items():
+            comparison = compare(pool, group, images, margins)
+            if comparison is not None:
+                comparisons[name].append(comparison)
+    return comparisons

@@ -1,9 +1,9 @@
-"""Halve the patches of a judge: it sees an image as it saw one twice as large before.
+"""Halve the patch size of a judge: it embeds an image as it embedded one twice as large before.
 
-`python -m onereward.lab.judge.refine FOLDER TARGET`
+`python -m onereward.lab.judge.halve_patches FOLDER TARGET`
 
-Small patches show outlines to a fraction of a pixel, but four times as many take four times as
-long. So a judge learns with large ones first, and goes on from here with small ones.
+Small patches resolve outlines to a fraction of a pixel, but there are four times as many. So a
+judge is trained with large ones first, and from here on with small ones.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _EMBEDDING = "visual.patch_embed.proj.weight"
 
 
 def halve_patches(folder: Path, target: Path) -> None:
-    """Write a judge with patches half as wide, which embeds one as it did that one enlarged.
+    """Write a judge with patches half as wide; it embeds each like the same patch enlarged before.
 
     Args:
         folder: A judge whose weights are in one file.
-        target: Where to write it; replaced if it is there.
+        target: Where to write it; replaced if it exists.
 
     Raises:
         JudgeError: A patch is an odd number of pixels wide, or the weights are not in one file.
@@ -38,7 +38,7 @@ def halve_patches(folder: Path, target: Path) -> None:
     width = weights[name].shape[-1]
     if width % 2:
         raise JudgeError(f"{folder} has patches of {width} pixels, which have no half")
-    weights[name] = _summed(weights[name])
+    weights[name] = _sum_blocks(weights[name])
     with judge_like(folder, target) as fresh:
         for file, section in (("config.json", "vision_config"), ("preprocessor_config.json", None)):
             values = json.loads((fresh / file).read_text(encoding="utf-8"))
@@ -47,8 +47,8 @@ def halve_patches(folder: Path, target: Path) -> None:
         save_file(weights, fresh / WEIGHTS, metadata={"format": "pt"})
 
 
-def _summed(weight: torch.Tensor) -> torch.Tensor:
-    """Sum `[..., P, P]` over squares of two by two: an enlarged pixel counts in all four places."""
+def _sum_blocks(weight: torch.Tensor) -> torch.Tensor:
+    """Sum `[..., P, P]` over 2x2 blocks: an enlarged pixel counts in all four of them."""
     half = weight.shape[-1] // 2
     blocks = weight.unflatten(-2, (half, 2)).unflatten(-1, (half, 2))
     return blocks.sum((-3, -1)).contiguous()

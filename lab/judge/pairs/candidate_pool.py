@@ -1,6 +1,21 @@
-"""Make the pool of candidates that the bundled judge learns from.
+"""Make the pool of candidates that the bundled judge is trained on.
 
-`python -m onereward.lab.judge.pairs.gather config.json`
+`python -m onereward.lab.judge.pairs.candidate_pool config.json`
+
+The config (`configs/candidate_pool.json`; what is left out has its default):
+
+    {
+      "pool_folder": "runs/pool_wide",
+      "fill_folder": "assets/fill",
+      "batches": [160, 24, 150],
+      "steps": [1, 10],
+      "seed": 1,
+      "threads": 1,
+      "max_minutes": 60
+    }
+
+The pool is one file per batch of 32 scenes, `train-00000.safetensors`, `dev-...`, `test-...`;
+`candidates` describes them.
 """
 
 import argparse
@@ -11,8 +26,9 @@ from pathlib import Path
 
 import torch
 
+from ....fill.json_config import JsonConfig
 from ....training.data.generate import GenerateConfig
-from ....training.runs.config import JsonConfig, require
+from ....training.runs.config import require
 from ...base_model.models import load_folder, load_with_adapter
 from ...world.conditions import TASKS, Conditions, sample_conditions
 from ...world.splits import Split
@@ -21,12 +37,15 @@ from .candidates import BATCH, draw_candidates, save_candidates
 log = logging.getLogger("onereward.training")
 
 FIRST_INDEX = 100_000_000
-"""Scenes of the pool: far from those that the fill model and the first stage were trained on."""
+"""First scene batch of the pool: far from those of the fill model and of stage 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatherConfig(JsonConfig):
-    """What to gather."""
+class CandidatePoolConfig(JsonConfig):
+    """Settings of a candidate pool.
+
+    Example: ``CandidatePoolConfig(pool_folder="runs/pool", fill_folder="assets/fill")``.
+    """
 
     pool_folder: str
     """Where the files go, one per batch of 32 scenes."""
@@ -37,12 +56,12 @@ class GatherConfig(JsonConfig):
     steps: tuple[int, int] = (4, 16)
     """Fewest and most sampling steps."""
     adapters: tuple[str, ...] = ()
-    """LoRA files of policies: the model alone and with each of them make the candidates of a scene
-    in turn, so that the judge learns what policies do."""
+    """LoRA files of policies: the model without and with each of them makes the candidates of a
+    scene in turn, so that the judge is trained on what policies make, too."""
     first: int = 0
-    """Number of the first batch; a pool can be added to."""
+    """Index of the first batch; a pool can be extended."""
     seed: int = 0
-    """Decides settings and noise."""
+    """Seed of sampling settings and noise."""
     threads: int = 1
     """CPU threads."""
     max_minutes: float = 60.0
@@ -65,27 +84,25 @@ def files_of(pool: Path, split: Split) -> list[Path]:
 
 def scenes_of(path: Path, num: int) -> Conditions:
     """Draw the scenes again whose candidates a file holds."""
-    split, _, number = path.stem.rpartition("-")
-    return sample_conditions(
-        Split(split), FIRST_INDEX + int(number), torch.arange(num) % len(TASKS)
-    )
+    split, _, index = path.stem.rpartition("-")
+    return sample_conditions(Split(split), FIRST_INDEX + int(index), torch.arange(num) % len(TASKS))
 
 
-def gather(config: GatherConfig) -> None:
-    """Make what is missing; a file stands for a whole batch or is not there."""
+def make_candidate_pool(config: CandidatePoolConfig) -> None:
+    """Make what is missing; a file exists only once its batch is complete."""
     torch.set_num_threads(config.threads)
     pool, folder = Path(config.pool_folder), Path(config.fill_folder)
     models = [load_folder(folder), *(load_with_adapter(folder, Path(a)) for a in config.adapters)]
     pool.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * config.max_minutes
     for split, count in zip(Split, config.batches, strict=True):
-        for number in range(config.first, config.first + count):
-            path = pool / f"{split.value}-{number:05d}.safetensors"
+        for index in range(config.first, config.first + count):
+            path = pool / f"{split.value}-{index:05d}.safetensors"
             if path.exists() or time.monotonic() > end:
                 continue
             settings = GenerateConfig(seed=config.seed, steps=config.steps)
-            made = draw_candidates(models, split, FIRST_INDEX + number, settings)
-            save_candidates(made, path)
+            candidates = draw_candidates(models, split, FIRST_INDEX + index, settings)
+            save_candidates(candidates, path)
             log.info("%s: %d groups", path.name, BATCH)
 
 
@@ -95,7 +112,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    gather(GatherConfig.load(arguments.config))
+    make_candidate_pool(CandidatePoolConfig.load(arguments.config))
 
 
 if __name__ == "__main__":
