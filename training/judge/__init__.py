@@ -1,1 +1,1 @@
-"""Make the bundled judge: first it learns to see, then to compare."""
+"""Train a judge on preference pairs (eq. 3 of OneReward) and report on it."""

@@ -34,15 +34,15 @@ def training_bytes(
     value = 2 if config.mode == "full" else judge.component.dtype.itemsize
     layer = tokens * value
     layer *= WIDTHS_PER_LAYER * text.hidden_size + INNER_PER_LAYER * text.intermediate_size
-    kept = text.num_hidden_layers * layer
+    language = text.num_hidden_layers * layer
     if config.gradient_checkpointing != OFF:
-        kept = text.num_hidden_layers * tokens * value * text.hidden_size + layer
-    _, seeing = towers_of(judge, judge.patches.max_pixels)
-    seen = 2 * config.micro_batch_size * seeing.tokens * value
-    vision = seen * seeing.layer  # nothing is kept where the vision tower does not learn
+        language = text.num_hidden_layers * tokens * value * text.hidden_size + layer
+    _, tower = towers_of(judge, judge.patches.max_pixels)
+    patches = 2 * config.micro_batch_size * tower.tokens * value
+    vision = patches * tower.layer  # nothing is kept where the vision tower does not learn
     if config.mode == "full":
-        vision *= seeing.layers
+        vision *= tower.layers
         if config.gradient_checkpointing != OFF:
-            vision = seen * (seeing.layers * seeing.width + seeing.layer)
+            vision = patches * (tower.layers * tower.width + tower.layer)
     state = 12 * sum(p.numel() for p in trained)
-    return int(kept + vision + state + judge.expansion_bytes)
+    return int(language + vision + state + judge.expansion_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -11,23 +12,28 @@ from ...reward.judging import VIEWS
 from ...reward.preference import Preference, PreferenceSet
 from ...reward.qwen_vl import QwenJudge
 from ...reward.report import Answer
-from .pairs import images_of, query_of
+from .pairs import ViewPair, images_of, query_of
 
 BATCH = 4
 """Pairs computed at once."""
-Both = tuple[Tensor, Tensor]
-"""What the judge sees of winner and loser, each ``[3, H, W]``, 0..1, on its device."""
 
 
-def ask_both_ways(judge: QwenJudge, images: Sequence[Both], pairs: Sequence[Preference]) -> Tensor:
+def ask_both_ways(
+    judge: QwenJudge, views: Sequence[ViewPair], pairs: Sequence[Preference]
+) -> Tensor:
     """Return log P("Yes") and log P("No"), ``[B, 2, 2]``: winner first, then loser first.
 
     Every image is encoded once; differentiable.
+
+    Args:
+        judge: The judge.
+        views: Winner and loser of each pair as they are shown, on the judge's device.
+        pairs: What to ask about.
     """
-    encoded = judge.encode_images([image for both in images for image in both])
+    encoded = judge.encode_images(list(chain(*views)))
     questions = []
-    for number, pair in enumerate(pairs):
-        winner, loser, query = encoded[2 * number], encoded[2 * number + 1], query_of(pair)
+    for index, pair in enumerate(pairs):
+        winner, loser, query = encoded[2 * index], encoded[2 * index + 1], query_of(pair)
         questions += [(winner, loser, query), (loser, winner, query)]
     return judge.answer(questions).reshape(len(pairs), 2, 2)
 
@@ -47,15 +53,15 @@ def answer_pairs(
         data: Where the images are.
         pairs: What to ask about.
         tick: Called with the number of pairs done and of all (progress and cancel).
-        view: What the judge sees of the images.
+        view: How the images are shown.
     """
     device = next(judge.component.module.parameters()).device
     answers: list[Answer] = []
     for start in range(0, len(pairs), BATCH):
         tick(start, len(pairs))
-        part = pairs[start : start + BATCH]
-        images = [on_device(images_of(data, pair, view), device) for pair in part]
-        yes = ask_both_ways(judge, images, part)[:, :, 0].exp().tolist()
+        batch = pairs[start : start + BATCH]
+        views = [on_device(images_of(data, pair, view), device) for pair in batch]
+        yes = ask_both_ways(judge, views, batch)[:, :, 0].exp().tolist()  # [B, 2]
         answers += [
             Answer(
                 criterion=(pair.task, pair.dimension),
@@ -63,12 +69,12 @@ def answer_pairs(
                 loser_first=b,
                 condition=pair.condition,
             )
-            for pair, (a, b) in zip(part, yes, strict=True)
+            for pair, (a, b) in zip(batch, yes, strict=True)
         ]
     return answers
 
 
-def on_device(both: Both, device: torch.device) -> Both:
+def on_device(views: ViewPair, device: torch.device) -> ViewPair:
     """Move both images."""
-    winner, loser = both
+    winner, loser = views
     return winner.to(device), loser.to(device)

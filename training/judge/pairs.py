@@ -14,10 +14,16 @@ from ...reward.preference import CandidateGroup, Preference, PreferenceSet
 from ...reward.query import Query
 from ..data.conditions import image_size, read_image
 
+ViewPair = tuple[Tensor, Tensor]
+"""The two images of a pair as a judge is shown them, ``[3, h, w]`` each, 0..1."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """Augments both images of a pair alike, so that the judge does not lean on single pixels."""
+    """Augments both images of a pair alike, so that the judge does not lean on single pixels.
+
+    Example: ``Augmentation(shift=2, blur=0.5).apply(views, generator)``.
+    """
 
     shift: int = 0
     """Largest shift per axis, in pixels."""
@@ -26,31 +32,28 @@ class Augmentation:
     noise: float = 0.0
     """Largest standard deviation of added noise, in units of the 0..1 range."""
 
-    def apply(
-        self, pair: tuple[Tensor, Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Return the augmented pair, each ``[3, H, W]`` in 0..1, as large as each other."""
-        dy, dx = (
-            int(v) for v in torch.randint(-self.shift, self.shift + 1, (2,), generator=generator)
-        )
+    def apply(self, views: ViewPair, generator: torch.Generator) -> ViewPair:
+        """Return the augmented pair, of the same size."""
+        offsets = torch.randint(-self.shift, self.shift + 1, (2,), generator=generator)
+        dy, dx = (int(offset) for offset in offsets)
         chance, level = torch.rand(2, generator=generator).tolist()
         grain = 0.0
         if level * self.noise > 0:  # drawn on the CPU: the same on every device
-            grain = level * self.noise * torch.randn(pair[0].shape, generator=generator)
-            grain = grain.to(pair[0])
-        first, second = (self._one(x, (dy, dx), chance < self.blur, grain) for x in pair)
+            grain = level * self.noise * torch.randn(views[0].shape, generator=generator)
+            grain = grain.to(views[0])  # [3, h, w]
+        first, second = (self._augment(x, (dy, dx), chance < self.blur, grain) for x in views)
         return first, second
 
-    def _one(
+    def _augment(
         self, image: Tensor, shift: tuple[int, int], is_blurred: bool, grain: Tensor | float
     ) -> Tensor:
-        x = _shifted(image, *shift) if any(shift) else image
+        x = _shift(image, *shift) if any(shift) else image
         if is_blurred:
             x = F.avg_pool2d(F.pad(x[None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
         return (x + grain).clamp(0, 1)
 
 
-def _shifted(image: Tensor, dy: int, dx: int) -> Tensor:
+def _shift(image: Tensor, dy: int, dx: int) -> Tensor:
     """Shift by whole pixels; the border repeats."""
     reach = max(abs(dy), abs(dx))
     padded = F.pad(image[None], (reach,) * 4, mode="replicate")[0]
@@ -63,7 +66,7 @@ def spread(pairs: Sequence[Preference], most: int) -> list[Preference]:
     """Return so many pairs at most, evenly from all: lists are often sorted by task."""
     if len(pairs) <= most:
         return list(pairs)
-    return [pairs[round(place * (len(pairs) - 1) / max(most - 1, 1))] for place in range(most)]
+    return [pairs[round(index * (len(pairs) - 1) / max(most - 1, 1))] for index in range(most)]
 
 
 def sample_batch(pairs: Sequence[Preference], step: int, batch: int, seed: int) -> list[Preference]:
@@ -72,17 +75,17 @@ def sample_batch(pairs: Sequence[Preference], step: int, batch: int, seed: int) 
     Depends on its arguments alone, so a run that stopped goes on with the same data.
     """
     start = step * batch
-    batch_pairs = []
+    sampled = []
     for position in range(start, start + batch):
-        epoch, place = divmod(position, len(pairs))
+        epoch, index = divmod(position, len(pairs))
         generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
         order = torch.randperm(len(pairs), generator=generator)
-        batch_pairs.append(pairs[int(order[place])])
-    return batch_pairs
+        sampled.append(pairs[int(order[index])])
+    return sampled
 
 
-def images_of(data: PreferenceSet, pair: Preference, view: str = VIEWS[0]) -> tuple[Tensor, Tensor]:
-    """Return what the judge sees of winner and loser, each ``[3, H, W]``, 0..1.
+def images_of(data: PreferenceSet, pair: Preference, view: str = VIEWS[0]) -> ViewPair:
+    """Return winner and loser as the judge is shown them.
 
     Raises:
         ValueError: An image cannot be read, the two differ in size, or the view needs a source or
@@ -100,7 +103,7 @@ def images_of(data: PreferenceSet, pair: Preference, view: str = VIEWS[0]) -> tu
 
 
 def check_pairs(data: PreferenceSet, pairs: Iterable[Preference], view: str = VIEWS[0]) -> None:
-    """Look at questions and at the headers of images, before hours of work depend on them.
+    """Check questions and the headers of images, before hours of work depend on them.
 
     Raises:
         ValueError: An image is missing, damaged or of another size than the one it is compared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -31,18 +32,21 @@ HELD_OUT = ("test", "dev", "test and dev")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportConfig(JsonConfig):
-    """Which pairs a judge is asked about. The order of the fields is a promise."""
+    """Which pairs a judge is asked about. The order of the fields is a promise.
+
+    Example: ``ReportConfig(split="test and dev", max_pairs=256)``.
+    """
 
     split: str = setting(
         HELD_OUT[0],
-        "Held-out pairs to ask about: test (looked at by nobody before), dev (watched in "
-        "training), or both.",
+        "Held-out pairs to ask about: test (never used before), dev (evaluated in training), or "
+        "both.",
         options=HELD_OUT,
     )
     max_pairs: int = setting(
         0, "Pairs to ask about at most, spread over all; 0 = all.", min=0, max=1_000_000, step=16
     )
-    view: str = setting(VIEWS[0], "What the judge sees of the images.", options=VIEWS)
+    view: str = setting(VIEWS[0], "How the images are shown to the judge.", options=VIEWS)
 
 
 def report_on_judge(
@@ -79,7 +83,7 @@ def report_on_judge(
     with host.resident(judge.component, activation_bytes=room):
         answers = answer_pairs(judge, data, share, tick, config.view)
     host.progress(len(share), len(share))
-    return make_report([answer for part in processes.gather(answers) for answer in part])
+    return make_report(list(chain(*processes.gather(answers))))
 
 
 def report_text(report: JudgeReport, label: str) -> str:
@@ -117,23 +121,23 @@ def report_image(report: JudgeReport) -> Tensor:
     bins = report.calibration
     cells = report.cells.values()
     num = sum(cell.num_pairs for cell in cells)
-    swapped = sum(cell.swap_consistency * cell.num_pairs for cell in cells) / num
-    line = [[f"swapping the images swaps the answer in {swapped:.1%} of {num} pairs"]]
-    curve = plot(
+    consistency = sum(cell.swap_consistency * cell.num_pairs for cell in cells) / num
+    line = [[f"swapping the images swaps the answer in {consistency:.1%} of {num} pairs"]]
+    chart = plot(
         "Calibration: right answers by confidence (number of pairs)",
         [
             Series(name="ideal", points=[(0.5, 0.5), (1.0, 1.0)]),
             Series(
                 name="judge",
-                points=[(one.mean_score, one.accuracy) for one in bins],
-                labels=[str(one.num_pairs) for one in bins],
+                points=[(group.mean_score, group.accuracy) for group in bins],
+                labels=[str(group.num_pairs) for group in bins],
             ),
         ],
         (0.5, 1.0),
         (0.0, 1.0),
         "confidence",
     )
-    return stack([render_table(report_cells(report)), render_table(line), curve])
+    return stack([render_table(report_cells(report)), render_table(line), chart])
 
 
 def save_report(folder: Path, report: JudgeReport, label: str) -> Tensor:

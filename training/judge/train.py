@@ -172,11 +172,6 @@ class JudgeRun(RunLoop[JudgeTrainer]):
                 "again: it goes on from the last checkpoint"
             ) from error
 
-    @property
-    def can_save_after_error(self) -> bool:
-        """Whether no optimiser's step was cut in half: the last checkpoint is good then."""
-        return not self.trainer.is_updating
-
 
 def accuracies(report: JudgeReport) -> dict[str, float]:
     """Return a report's accuracy over all pairs and per cell, for the metrics."""

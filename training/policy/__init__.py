@@ -1,1 +1,1 @@
-"""The parts of policy training; the algorithm itself is `training/policy/loop.py`."""
+"""Train a fill model by a judge; the algorithm itself is `training/policy/loop.py`."""

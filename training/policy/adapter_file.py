@@ -1,5 +1,12 @@
 """The trained LoRA as a file that diffusers, PEFT and ComfyUI's own loader read alike.
 
+For every layer it holds ``transformer.<layer>.lora_A.weight`` and ``.lora_B.weight``. Its header
+has diffusers' metadata and, as JSON under ``onereward``, how it was made::
+
+    {"base": "FLUX.1-Fill-dev", "base_adapters": [], "recipe": "...", "objective": "reward",
+     "algorithm": "fixed", "step": 400, "judges": ["my-judge"], "left_out": [],
+     "scores": {"eval": 0.58, "eval.fill.structure": 0.61}}
+
 ComfyUI ignores diffusers' metadata and takes the strength as 1 where a file has no alpha, so the
 scale is multiplied into ``lora_B`` and alpha equals the rank. Source: ComfyUI, ``comfy/lora.py``;
 diffusers, ``FluxLoraLoaderMixin.save_lora_weights``.
@@ -20,7 +27,7 @@ from torch import Tensor
 from .weights import NAME
 
 KEY = "onereward"
-"""Of our metadata in the file's header: base, recipe, algorithm, steps, judges, scores."""
+"""Of our metadata in the file's header."""
 _PEFT_KEY = "lora_adapter_metadata"
 
 
@@ -44,12 +51,8 @@ def write_adapter(
         OSError: The file cannot be written.
     """
     tensors = {
-        _public(name): (w * scale if ".lora_B." in name else w)
-        .detach()
-        .cpu()
-        .to(dtype)
-        .contiguous()
-        for name, w in weights.items()
+        _public_name(name): _scaled(name, weight, scale).cpu().to(dtype).contiguous()
+        for name, weight in weights.items()
     }
     modules = sorted({name.split(".lora_")[0].removeprefix("transformer.") for name in tensors})
     rank = next(t.shape[0] for name, t in tensors.items() if ".lora_A." in name)
@@ -75,5 +78,9 @@ def read_about(path: Path) -> dict[str, Any]:
         return json.loads((file.metadata() or {}).get(KEY, "{}"))
 
 
-def _public(name: str) -> str:
+def _scaled(name: str, weight: Tensor, scale: float) -> Tensor:
+    return (weight * scale if ".lora_B." in name else weight).detach()
+
+
+def _public_name(name: str) -> str:
     return "transformer." + name.replace(f".{NAME}.", ".")

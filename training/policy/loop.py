@@ -16,7 +16,8 @@ steps                   about 8000             8000
 reward_cap              lambda, not stated     0.9: the value of the trials, the only one tried
 t1, t2                  not stated             0.2 and 0.95 of the schedule: before that a
                                                prediction is a blur that no judge was trained on;
-                                               from 0.5 or 0.75 on, less is spoilt (rl-notes.md)
+                                               from 0.5 or 0.75 on, less is spoilt
+                                               (lab/notes/reinforcement-learning.md)
 ema_decay               not stated             0.99: an average over the last hundred steps
 saved_weights           not stated             ``policy``: a short run hardly shows in its
                                                average; a long one had better save that

@@ -21,7 +21,10 @@ _AT_ONCE = 8
 
 
 class PromptStore:
-    """A folder of encoded prompts."""
+    """A folder of encoded prompts: a safetensors file with ``sequence`` and ``pooled`` for each.
+
+    Example: ``PromptStore(run / "prompts", models).prepare(["a red circle"], host)``.
+    """
 
     def __init__(self, folder: Path, models: FillModels) -> None:
         self._folder = folder
@@ -32,11 +35,11 @@ class PromptStore:
         """Encode what is new, then take the text encoders out of memory."""
         new = [text for text in dict.fromkeys(texts) if not self._path(text).is_file()]
         for start in range(0, len(new), _AT_ONCE):
-            some = new[start : start + _AT_ONCE]
-            for text, prompt in zip(some, encode_prompts(self._models, some, host), strict=True):
+            batch = new[start : start + _AT_ONCE]
+            for text, prompt in zip(batch, encode_prompts(self._models, batch, host), strict=True):
                 self._write(text, prompt)
-        for part in (self._models.text_encoder, self._models.text_encoder_2):
-            part.forget()
+        for encoder in (self._models.text_encoder, self._models.text_encoder_2):
+            encoder.forget()
 
     def get(self, text: str) -> Prompt:
         """Return a prepared prompt, on the CPU."""
@@ -53,7 +56,7 @@ class PromptStore:
 
 
 def model_prompt(condition: Condition) -> str:
-    """Return what the model is told for a condition, as :class:`FillRequest` makes it.
+    """Return the prompt of a condition for the model, as :class:`FillRequest` makes it.
 
     Raises:
         ValueError: The task needs a prompt and there is none; names the condition.

@@ -15,7 +15,10 @@ from .samples import Sample
 
 
 class ReferenceStore:
-    """A folder of the fixed reference's latents, by condition and seed."""
+    """A folder of the fixed reference's latents, by condition and seed.
+
+    Example: ``ReferenceStore(run / "references").get(sample)``.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -23,14 +23,12 @@ from ...reward.judging import VIEWS, View
 from ...reward.query import Query
 from ...reward.qwen_vl import QwenJudge
 from ..edited_image import EditedImage, EditPair
-from ..judge.pairs import Augmentation
+from ..judge.pairs import Augmentation, ViewPair
 from ..objectives import reward_loss
 from .config import OFF, WORST, PolicyTrainConfig
 from .forecast import reward_bytes
 from .samples import Batch, Sample
 
-Views = tuple[Tensor, Tensor]
-"""What a judge is shown of a pair, ``[3, h, w]`` each, 0..1."""
 Scores = dict[str, float]
 """Reward by ``<task>.<dimension>``."""
 
@@ -168,7 +166,7 @@ class JudgeReward:
             pairs.append((edited, replace(edited, image=reference)))
         queries = [sample.queries for sample in batch.samples]
 
-        def augment(index: int, views: Views) -> Views:
+        def augment(index: int, views: ViewPair) -> ViewPair:
             return self.augmentation.apply(views, batch.generators[index])
 
         by_judge = [ask_judge(judge, pairs, queries, self._host, augment) for judge in self._judges]
@@ -216,7 +214,7 @@ def ask_judge(
     pairs: Sequence[EditPair],
     queries: Sequence[Sequence[Query]],
     host: Host,
-    augment: Callable[[int, Views], Views] = lambda _, views: views,
+    augment: Callable[[int, ViewPair], ViewPair] = lambda _, views: views,
 ) -> list[Tensor]:
     """Return P("Yes" | first, second, q) for every query of every pair, ``[E]`` each.
 
@@ -240,7 +238,7 @@ def ask_judge(
     return list(answers.split([len(group) for group in queries]))
 
 
-def _views(pair: EditPair, kind: str) -> Views:
+def _views(pair: EditPair, kind: str) -> ViewPair:
     """Return what a judge is shown; a view takes images as nodes do, channels last."""
     source, mask = pair[0].source.permute(1, 2, 0), pair[0].mask
     view = View(kind=kind, mask=mask[None], source=source[None])

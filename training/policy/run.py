@@ -224,7 +224,7 @@ class PolicyRun(RunLoop[PolicyTrainer]):
         super().run()
         self.keep_best()
         step, steps = self.trainer.step, self.steps
-        if step < steps and self.clock.is_out_of_time():
+        if step < steps and self.is_out_of_time:
             self.notify(f"the time is up after {step} of {steps} steps; run again to go on")
 
     def before_first_step(self) -> None:
@@ -290,7 +290,7 @@ class PolicyRun(RunLoop[PolicyTrainer]):
         """Write the checkpoint and the weights."""
         if not self.takes_part:
             return
-        state = self.trainer.train_state(self.clock.seconds())
+        state = self.trainer.train_state(self.seconds)
         if self.processes.is_main:
             # Comes back at the end: without it the result may be an older checkpoint's.
             (self.directory.path / DASHBOARD).unlink(missing_ok=True)
@@ -302,7 +302,7 @@ class PolicyRun(RunLoop[PolicyTrainer]):
     @property
     def can_save_after_error(self) -> bool:
         """Whether the state is whole: no step is cut in half, and no share is in other hands."""
-        return not self.trainer.is_updating and self.sharding is None
+        return super().can_save_after_error and self.sharding is None
 
     def keep_best(self) -> None:
         """Make the best checkpoint the result of a run that stopped itself; if none, the start."""

@@ -130,19 +130,19 @@ class SampleSource:
         Source: OneReward, sec. 4.4: a task by its probability, a condition, two noises, one t.
         """
         generator = step_generator(self._config.seed, step)
-        stop = self._sample_stop(generator)
+        stop_index = self._sample_stop(generator)
         samples = [self._sample_edit(generator) for _ in range(self._config.batch_size)]
-        numbered = list(enumerate(samples))[rank::count]
-        return list(self.batches(numbered, step)), stop
+        share = list(enumerate(samples))[rank::count]
+        return list(self.batches(share, step)), stop_index
 
-    def batches(self, numbered: Iterable[tuple[int, Sample]], step: int) -> Iterable[Batch]:
+    def batches(self, samples: Iterable[tuple[int, Sample]], step: int) -> Iterable[Batch]:
         """Yield the edits in batches of equal size, at most ``micro_batch_size`` each."""
-        ready = []
-        for number, sample in numbered:
+        items = []
+        for index, sample in samples:
             job, encoded = self._encode(sample.condition)
-            ready.append((encoded.size, number, sample, job, encoded))
-        ready.sort(key=lambda item: item[:2])
-        for _, group in groupby(ready, key=lambda item: item[0]):
+            items.append((encoded.size, index, sample, job, encoded))
+        items.sort(key=lambda item: item[:2])
+        for _, group in groupby(items, key=lambda item: item[0]):
             equal_size = list(group)
             for start in range(0, len(equal_size), self._config.micro_batch_size):
                 yield self._batch(equal_size[start : start + self._config.micro_batch_size], step)
@@ -198,7 +198,7 @@ class SampleSource:
     def _batch(
         self, items: Sequence[tuple[tuple[int, int], int, Sample, Job, EncodedJob]], step: int
     ) -> Batch:
-        size, numbers, samples, jobs, encoded = (list(v) for v in zip(*items, strict=True))
+        size, indices, samples, jobs, encoded = (list(v) for v in zip(*items, strict=True))
         height, width = size[0]
         tokens = encoded[0].conditioning.shape[0]
         return Batch(
@@ -210,8 +210,7 @@ class SampleSource:
             sigmas=make_sigmas(self._models.scheduler_config, self.settings.steps, tokens),
             size=(height, width),
             generators=tuple(
-                step_generator(self._config.seed + 1 + number, step, purpose=1)
-                for number in numbers
+                step_generator(self._config.seed + 1 + index, step, purpose=1) for index in indices
             ),
             truth=self._truth(encoded),
         )

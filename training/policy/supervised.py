@@ -1,8 +1,8 @@
 """The supervised warm-up: learn to paint what is under the mask in the conditions' own images.
 
 Flow matching on masked images, ``E || v(x_sigma, sigma) - (noise - image) ||^2``, with the same
-adapter, files and looks as the reinforcement learning that may follow. No judge takes part. Source:
-rectified flow (arXiv 2209.03003); FLUX.1 Fill's conditioning as in sampling.
+adapter, files and evaluations as the reinforcement learning that may follow. No judge takes part.
+Source: rectified flow (arXiv 2209.03003); FLUX.1 Fill's conditioning as in sampling.
 
 Fill and text are learned from the conditions' own images. What an extension continues with, or
 what is behind an object to be removed, these do not show; conditions that name a result image do.
@@ -23,13 +23,16 @@ from .samples import Batch
 
 
 class SupervisedTrainer(PolicyTrainer):
-    """Trains the policy on images instead of outputs."""
+    """Trains the policy on images instead of rewards.
+
+    Example: ``train_policy(replace(config, objective="supervised", judges=()), host)``.
+    """
 
     def train_step(self) -> dict[str, float]:
         """Do one iteration; return loss and gradient norm.
 
         Raises:
-            RuntimeError: Loss or gradient is not finite; nothing has been changed.
+            NonFiniteError: Loss or gradient is not finite; nothing has been changed.
         """
         self.policy.clear_gradients()
         batches, _ = self.source.draw(self.step, self.processes.rank, self.processes.count)
@@ -48,7 +51,7 @@ class SupervisedTrainer(PolicyTrainer):
         assert batch.truth is not None, "drawn with the truth for this objective"
         levels = [sample_sigma(batch.sigmas, generator) for generator in batch.generators]
         sigma = torch.tensor(levels, device=batch.noise.device)
-        x = add_noise(batch.truth, batch.noise, sigma[:, None, None])
+        x = add_noise(batch.truth, batch.noise, sigma[:, None, None])  # [B, S, 4C]
         plain = replace(batch, conditioning=self.plain(batch.conditioning))
         velocity = self.model(plain)(x, sigma)
         return (velocity - (batch.noise - batch.truth)).square().mean(dim=(1, 2))
@@ -70,6 +73,6 @@ def sample_sigma(sigmas: Tensor, generator: torch.Generator) -> float:
 
     Between two levels of the schedule every level is equally likely.
     """
-    place = float(torch.rand((), generator=generator)) * (len(sigmas) - 1)
-    index = min(int(place), len(sigmas) - 2)
-    return float(torch.lerp(sigmas[index], sigmas[index + 1], place - index))
+    position = float(torch.rand((), generator=generator)) * (len(sigmas) - 1)
+    index = min(int(position), len(sigmas) - 2)
+    return float(torch.lerp(sigmas[index], sigmas[index + 1], position - index))

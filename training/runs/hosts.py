@@ -18,7 +18,9 @@ class Stopped(Exception):  # noqa: N818 - the user asked for it, nothing is wron
 
 
 class TrainingHost(LocalHost):
-    """Keeps every part on the device until another one needs its room, and stops when asked.
+    """Keeps every component on the device until another one needs its room; stops when asked.
+
+    Example: ``host = TrainingHost("cpu")``, then ``train_policy(config, host)``.
 
     Training needs the same models again at every step, so moving them off after each use, as
     :class:`LocalHost` does, would cost more than the step.
@@ -58,18 +60,18 @@ class TrainingHost(LocalHost):
         """Ask for a stop at the next model call; fits a signal handler."""
         self._is_stopped = True
 
-    def _move(self, part: Component, device: torch.device) -> None:
+    def _move(self, component: Component, device: torch.device) -> None:
         with torch.inference_mode(False), torch.no_grad():
-            part.module.to(device)
+            component.module.to(device)
 
 
 @contextmanager
 def stopped_by_signals(stop: Callable[..., None]) -> Iterator[None]:
     """Call ``stop`` for Ctrl-C and for a polite kill, so that the work so far is kept."""
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, stop) for number in signals]
+    handlers = [signal.signal(code, stop) for code in signals]
     try:
         yield
     finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+        for code, handler in zip(signals, handlers, strict=True):
+            signal.signal(code, handler)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -35,43 +36,8 @@ def warmup_scale(step: int, num_steps: int) -> float:
     return min(1.0, (step + 1) / max(1, num_steps))
 
 
-class Clock:
-    """Tells when to stop, and when to write a checkpoint.
-
-    Example: ``Clock(config, seconds_before=0.0).is_over(step)``.
-    """
-
-    def __init__(self, config: RunConfig, seconds_before: float) -> None:
-        self._start = self._last_save = time.monotonic()
-        self._config = config
-        self._before = seconds_before
-
-    def seconds(self) -> float:
-        """Training time so far, over all stages."""
-        return self._before + time.monotonic() - self._start
-
-    def is_over(self, step: int) -> bool:
-        """Whether this stage ends before `step`."""
-        return 0 < self._config.stop_step <= step or self.is_out_of_time()
-
-    def is_out_of_time(self) -> bool:
-        """Whether this run has had its minutes."""
-        return time.monotonic() - self._start > 60 * self._config.max_minutes
-
-    def wants_checkpoint(self) -> bool:
-        """Whether the last checkpoint is old; a yes starts the next interval."""
-        now = time.monotonic()
-        if now - self._last_save < 60 * self._config.checkpoint_minutes:
-            return False
-        self._last_save = now
-        return True
-
-
 class Trainer(Protocol):
-    """What the loop needs of the thing it trains; each kind has a ``train_step`` of its own.
-
-    Example: ``RunLoop(RunDirectory(config), JudgeTrainer(config), config.steps).run()``.
-    """
+    """What the loop needs of the thing it trains; each kind has a ``train_step`` of its own."""
 
     @property
     def config(self) -> RunConfig:
@@ -98,8 +64,8 @@ _Trainer = TypeVar("_Trainer", bound=Trainer)
 class RunLoop(Generic[_Trainer]):
     """One run: goes on from its checkpoint, does the steps, keeps the work however they end.
 
-    The methods below :meth:`run` are hooks. As they are they suit a run in one process that saves
-    at its end and between steps, and whose ``train_step`` returns the loss.
+    The methods below :meth:`seconds` are hooks; as they are they suit a trainer whose
+    ``train_step`` returns the loss.
 
     Example: ``RunLoop(RunDirectory(config), trainer, config.steps).run()``.
     """
@@ -130,7 +96,8 @@ class RunLoop(Generic[_Trainer]):
             # A kill leaves lines of steps that are now done again.
             directory.truncate_metrics(trainer.step)
         self.metrics: list[dict[str, float]] = directory.read_metrics()
-        self.clock = Clock(trainer.config, stored.seconds if stored else 0.0)
+        self._seconds_before = stored.seconds if stored else 0.0
+        self._start = self._last_save = time.monotonic()
 
     def run(self) -> None:
         """Do the steps that are left; save however they end, if the state can be gone on from."""
@@ -145,7 +112,7 @@ class RunLoop(Generic[_Trainer]):
                     self.write_metrics(self.evaluate())
                 if self.processes.is_main:
                     self.report()
-                if self.processes.any(self.clock.wants_checkpoint()):
+                if self.processes.any(self._is_checkpoint_due()):
                     self.save()
         except BaseException:
             if self.can_save_after_error:
@@ -158,12 +125,30 @@ class RunLoop(Generic[_Trainer]):
         if not self.processes.is_main:
             return
         step = self.trainer.step
-        line = {"step": step, "seconds": round(self.clock.seconds(), 2)}
+        line = {"step": step, "seconds": round(self.seconds, 2)}
         if self.metrics and self.metrics[-1]["step"] == step:
             line = self.metrics.pop()
             self.directory.truncate_metrics(step - 1)
         self.metrics.append({**line, **values})
         self.directory.append_metrics(self.metrics[-1])
+
+    def _is_checkpoint_due(self) -> bool:
+        """Whether the last checkpoint is old; a yes starts the next interval."""
+        now = time.monotonic()
+        if now - self._last_save < 60 * self.trainer.config.checkpoint_minutes:
+            return False
+        self._last_save = now
+        return True
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether this run has had its minutes."""
+        return time.monotonic() - self._start > 60 * self.trainer.config.max_minutes
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, over all stages."""
+        return self._seconds_before + time.monotonic() - self._start
 
     def initial_state(self) -> TrainState | None:
         """Return what the run goes on from; None: it begins."""
@@ -178,7 +163,8 @@ class RunLoop(Generic[_Trainer]):
 
     def is_over(self) -> bool:
         """Whether this process has a reason to stop: all steps are done, or the time is up."""
-        return self.trainer.step >= self.steps or self.clock.is_over(self.trainer.step)
+        step, stop_step = self.trainer.step, self.trainer.config.stop_step
+        return step >= self.steps or 0 < stop_step <= step or self.is_out_of_time
 
     def train_step(self) -> Any:
         """Do one step; return what :meth:`step_metrics` makes metrics of."""
@@ -191,7 +177,7 @@ class RunLoop(Generic[_Trainer]):
 
     def step_metrics(self) -> Mapping[str, float]:
         """Return the mean loss since the last line, of all processes; for all of them to call."""
-        losses = [loss for share in self.processes.gather(self.records) for loss in share]
+        losses = list(chain(*self.processes.gather(self.records)))
         return {"loss": round(sum(losses) / len(losses), 4)}
 
     def is_eval_due(self) -> bool:
@@ -209,9 +195,9 @@ class RunLoop(Generic[_Trainer]):
 
     def save(self) -> None:
         """Write the checkpoint, and what else is kept."""
-        self.directory.save(self.trainer.train_state(self.clock.seconds()))
+        self.directory.save(self.trainer.train_state(self.seconds))
 
     @property
     def can_save_after_error(self) -> bool:
-        """Whether the state is whole after an exception; half an optimiser's step is not."""
-        return False
+        """Whether the trainer says that no optimiser's step was cut in half."""
+        return not getattr(self.trainer, "is_updating", True)

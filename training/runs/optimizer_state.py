@@ -14,7 +14,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
 
     bitsandbytes nests its state, counts steps in a Python number, and shares one table among all.
     """
-    return _flat(optimizer.state_dict()["state"], prefix)
+    return _flatten(optimizer.state_dict()["state"], prefix)
 
 
 def restore_optimizer(
@@ -25,17 +25,19 @@ def restore_optimizer(
     for key, value in tensors.items():
         if key.startswith(prefix + "."):
             index, *path, name = key[len(prefix) + 1 :].split(".")
-            place = state.setdefault(int(index), {})
-            for part in path:
-                place = place.setdefault(part, {})
+            values = state.setdefault(int(index), {})
+            for key_part in path:
+                values = values.setdefault(key_part, {})
             # PyTorch's own optimisers count in floats: a whole number was a Python number.
             is_int = value.ndim == 0 and value.dtype == torch.int64
-            place[name] = int(value) if is_int else value
+            values[name] = int(value) if is_int else value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _flat(value: Any, name: str) -> dict[str, Tensor]:
+def _flatten(value: Any, name: str) -> dict[str, Tensor]:
     if not isinstance(value, Mapping):
         return {name: value if isinstance(value, Tensor) else torch.tensor(value)}
-    parts = [_flat(inner, f"{name}.{key}") for key, inner in value.items()]
-    return {key: tensor for part in parts for key, tensor in part.items()}
+    tensors: dict[str, Tensor] = {}
+    for key, inner in value.items():
+        tensors |= _flatten(inner, f"{name}.{key}")
+    return tensors

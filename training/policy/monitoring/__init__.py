@@ -1,1 +1,1 @@
-"""Watching a policy run: evaluation on held-out edits, and drift."""
+"""Evaluation of a policy run on held-out edits, and drift of its images."""

@@ -84,8 +84,8 @@ class Monitor:
         if self._conditions or not self._trainer.config.eval_every:
             return ()
         return (
-            "nothing watches this run, because no condition is held out: one in ten is, by its "
-            "name; add conditions, or look at what comes out",
+            "this run is not evaluated, because no condition is held out: one in ten is, by its "
+            "name; add conditions, or judge the results yourself",
         )
 
     def is_due(self) -> bool:

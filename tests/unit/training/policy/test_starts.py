@@ -80,7 +80,7 @@ def test_a_run_that_nothing_watches_says_so_before_its_first_step(
     lines = (learned / FILE_NAME).read_text().splitlines(keepends=True)
     kept = [line for line in lines if split_of(json.loads(line)["name"]) == "train"]
     (learned / FILE_NAME).write_text("".join(kept))
-    said = "nothing watches this run"
+    said = "this run is not evaluated"
     for number, (folder, eval_every) in enumerate([(learned, 9), (learned, 0), (conditions, 9)]):
         host, run = RecordingHost(), tmp_path / str(number)
         config = policy_config(run, folder, judge, eval_every=eval_every, max_minutes=1e-12)
