@@ -16,16 +16,8 @@ from .version import PACKAGE_ROOT, package_version
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-LIBRARIES = (
-    "torch",
-    "triton",
-    "diffusers",
-    "transformers",
-    "peft",
-    "accelerate",
-    "safetensors",
-    "numpy",
-)
+LIBRARIES = ("torch", "triton", "diffusers", "transformers", "peft")
+LIBRARIES += ("accelerate", "safetensors", "numpy")
 GIB = 1024**3
 
 

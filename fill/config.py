@@ -27,7 +27,7 @@ COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FillConfig(JsonConfig):
-    """How to sample and how to put the result back. The order of the fields is a promise."""
+    """Sampling and stitching; the order is a promise. Example: ``FillConfig(steps=28)``."""
 
     steps: int = setting(
         RECIPE, "Sampling steps; -1 = as the model's recipe says.", min=-1, max=1000, step=1
@@ -153,7 +153,7 @@ class FillConfig(JsonConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig(JsonConfig):
-    """Which fill model to load and how."""
+    """Which fill model to load and how. Example: ``ModelConfig(folder=path, precision='fp8')``."""
 
     folder: str = ""
     """Folder in diffusers format with ``model_index.json``; empty: every part is given apart."""

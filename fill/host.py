@@ -16,7 +16,10 @@ Preview = Callable[[], "torch.Tensor"]
 
 
 class Host(Protocol):
-    """The surroundings of a run. Weights move only through :meth:`resident`."""
+    """The surroundings of a run. Weights move only through :meth:`resident`.
+
+    Example: ``with host.resident(models.vae, activation_bytes=1 << 30): ...``.
+    """
 
     @property
     def device(self) -> torch.device:

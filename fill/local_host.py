@@ -18,6 +18,8 @@ logger = logging.getLogger("onereward.fill")
 class LocalHost:
     """Keeps on the device what the current stage needs; everything waits in host memory between.
 
+    Example: ``run_fill(request, models, LocalHost('cuda'))``.
+
     Args:
         device: Where to compute; None: CUDA if there is one, else the CPU.
     """

@@ -40,6 +40,8 @@ EncodeTexts = Callable[[Sequence[str]], list[tuple[torch.Tensor, torch.Tensor]]]
 class FillModels:
     """Transformer, VAE, text encoders, tokenizers, recipe and adapters of one fill model.
 
+    Example: ``load_fill_models(ModelConfig(folder=folder), torch.device('cuda'))``.
+
     Attributes:
         transformer: ``FluxTransformer2DModel`` with the input channels of Fill.
         vae: ``AutoencoderKL``.

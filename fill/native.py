@@ -28,7 +28,7 @@ class _Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NativeEdit:
-    """An edit between its preparation and its stitching."""
+    """An edit between crop and stitching. Example: ``prepare_native(request, ONEREWARD, 8)``."""
 
     request: FillRequest
     settings: Settings

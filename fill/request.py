@@ -18,6 +18,8 @@ class FillRequest:
     """One edit of one or more images.
 
     Everything a user can get wrong is refused here, before any model is loaded (ValueError).
+
+    Example: ``FillRequest(task=Task.FILL, image=image, mask=mask, prompt='a red kite')``.
     """
 
     task: Task
@@ -87,7 +89,7 @@ class FillRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FillResult:
-    """The images of a run, candidates of one image next to each other."""
+    """The images of a run, in order. Example: ``run_fill(request, models, host).image``."""
 
     image: torch.Tensor
     """``[B * num_candidates, H, W, 3]``, float32, 0..1, on the CPU."""

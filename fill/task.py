@@ -10,7 +10,7 @@ from enum import Enum
 
 
 class Task(str, Enum):
-    """What the user asks for."""
+    """What the user asks for. Example: ``TASKS[Task('fill')].dimensions``."""
 
     FILL = "fill"
     EXTEND = "extend"
@@ -19,7 +19,7 @@ class Task(str, Enum):
 
 
 class Dimension(str, Enum):
-    """An axis of quality on which two images are compared."""
+    """An axis of quality of two images. Example: ``dimensions_for(Task.FILL, 'a red kite')``."""
 
     TEXT_ALIGNMENT = "text_alignment"
     CONSISTENCY = "consistency"
@@ -38,7 +38,7 @@ _FOUR = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """What one task needs and how it is judged."""
+    """What a task needs and how it is judged. Example: ``TASKS[Task.REMOVE].fixed_prompt``."""
 
     fixed_prompt: str | None
     """Sent to the model when the user gives no prompt; None: the user must say something."""

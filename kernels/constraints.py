@@ -15,7 +15,7 @@ MIN_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRule:
-    """What one tensor argument has to be."""
+    """What one tensor has to be. Example: ``TensorRule(axes='BSD').refusal('x', tensor)``."""
 
     axes: str
     """A letter per axis: the same letter is the same length in all tensors of a call."""

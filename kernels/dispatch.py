@@ -36,7 +36,7 @@ def constant(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class KernelUnavailable(RuntimeError):  # noqa: N818  (says what happened, like a word)
-    """A kernel was demanded that cannot run here; the message gives every backend's refusal."""
+    """A demanded kernel cannot run. Example: ``with use_backend('triton'): gelu_tanh(x)``."""
 
 
 @contextmanager

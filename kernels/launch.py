@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Tile size along one axis, and warps per program."""
+    """Tile size along an axis, warps per program. Example: ``for_row(3072) == Launch(4096, 8)``."""
 
     block: int
     num_warps: int

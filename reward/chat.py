@@ -17,7 +17,7 @@ _IMAGES = 2
 
 
 class Chat:
-    """Turns questions about two images into token ids."""
+    """Turns questions about two images into token ids. Example: ``chat.ids('Yes or No?')``."""
 
     def __init__(self, folder: Path, image_token: int) -> None:
         self._folder, self._image_token = folder, image_token

@@ -76,7 +76,7 @@ def import_pairs(path: Path, folder: Path) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written."""
+    """What was written. Example: ``export_pairs(folder, target).counts['train']``."""
 
     counts: Mapping[str, int]
     """Pairs per split."""

@@ -20,12 +20,12 @@ BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "judge"
 
 
 class JudgeError(RuntimeError):
-    """A checkpoint that cannot judge; the message says what it lacks."""
+    """A checkpoint cannot judge; says why. Example: ``except JudgeError as error: ...``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeConfig(JsonConfig):
-    """Which judge to load and how it looks at images."""
+    """Which judge to load and how. Example: ``JudgeConfig(folder=path, precision='nf4')``."""
 
     folder: str = BUNDLED
     """Folder of a Qwen2.5-VL or Qwen2-VL checkpoint in transformers format, or ``bundled``."""
@@ -71,7 +71,7 @@ def judge_folder(name: str) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A judge's answers about one pair."""
+    """Answers about one pair. Example: ``judge_pair(judge, first, second, queries).mean()``."""
 
     probabilities: dict[Dimension, float]
     """P(the first image is better), per dimension."""
@@ -86,7 +86,10 @@ class Judgement:
 
 
 class Judge(Protocol):
-    """Answers "is the first image better than the second?"."""
+    """Answers "is the first image better than the second?".
+
+    Example: A :class:`~.qwen_vl.QwenJudge` is one.
+    """
 
     def encode(self, image: torch.Tensor) -> Any:
         """Prepare an image ``[3, H, W]``, 0..1, once for any number of comparisons."""

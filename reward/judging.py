@@ -33,7 +33,7 @@ CROP_FACTOR = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class View:
-    """How much of the images the judge gets to see."""
+    """What the judge gets of images. Example: ``View(kind='crop', mask=mask).show(image)``."""
 
     kind: str = VIEWS[0]
     mask: torch.Tensor | None = None

@@ -25,7 +25,7 @@ _MARGIN = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tower:
-    """One of a judge's two stacks of layers, at work on what one pair is judged by."""
+    """One of a judge's two stacks. Example: ``language, vision = towers_of(judge, pixels)``."""
 
     tokens: int
     layers: int

@@ -26,7 +26,7 @@ T = TypeVar("T", bound="Preference | CandidateGroup")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
-    """One image is better than another, in one dimension. File names are relative to the set."""
+    """One image is better than another in one dimension. Example: ``metadata.jsonl`` above."""
 
     winner_file_name: str
     loser_file_name: str
@@ -63,7 +63,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateGroup:
-    """All candidates that one model made for one condition."""
+    """One model's candidates for one condition. Example: ``candidates.jsonl`` above."""
 
     file_names: tuple[str, ...]
     task: Task
@@ -87,7 +87,7 @@ class CandidateGroup:
 
 
 class PreferenceSet:
-    """A folder of preference data."""
+    """A folder of preference data. Example: ``PreferenceSet(Path('preferences')).pairs()``."""
 
     def __init__(self, folder: Path) -> None:
         """Open or create the folder and repair what a crash left behind."""

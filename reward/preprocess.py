@@ -20,7 +20,7 @@ MAX_ASPECT = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchConfig:
-    """What the checkpoint's ``preprocessor_config.json`` says."""
+    """What ``preprocessor_config.json`` says. Example: ``to_patches(image, patch_config)``."""
 
     patch_size: int
     temporal_patch_size: int

@@ -29,7 +29,7 @@ _DIMENSIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question about a pair of images."""
+    """One question about a pair. Example: ``Query(Task.FILL, Dimension.STRUCTURE).question()``."""
 
     task: Task
     dimension: Dimension

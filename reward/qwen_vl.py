@@ -40,7 +40,7 @@ PAD = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedImage:
-    """An image as the judge's language model sees it."""
+    """An image as the language model gets it. Example: ``judge.encode(image).tokens``."""
 
     tokens: torch.Tensor
     """``[rows * cols, width]``: one embedding per merged patch."""
@@ -62,6 +62,8 @@ PairQuestion = tuple[EncodedImage, EncodedImage, Question]
 
 class QwenJudge:
     """A judge in a transformers folder; weights are read when a host first makes it resident.
+
+    Example: ``QwenJudge(JudgeConfig(), torch.device('cpu')).encode(image)``.
 
     Attributes:
         config: What it was made from.

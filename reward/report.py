@@ -25,7 +25,7 @@ Cell = tuple[Task, Dimension]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A judge's two answers about one preference pair."""
+    """A judge's two answers about a pair. Example: ``answer.score > 0.5`` where it is right."""
 
     criterion: Cell
     winner_first: float
@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellReport:
-    """One cell of table 1."""
+    """One cell of table 1. Example: ``report.cells[Task.FILL, Dimension.STRUCTURE].accuracy``."""
 
     num_pairs: int
     accuracy: float
@@ -68,7 +68,7 @@ class CellReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationBin:
-    """Answers of similar confidence."""
+    """Answers of similar confidence. Example: ``report.calibration[0].accuracy``."""
 
     low: float
     high: float
@@ -79,7 +79,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeReport:
-    """A judge on held-out pairs."""
+    """A judge on held-out pairs. Example: ``make_report(answers).passes(criterion, 0.7)``."""
 
     cells: dict[Cell, CellReport]
     calibration: tuple[CalibrationBin, ...]

@@ -18,7 +18,7 @@ Tick = Callable[[], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingConfig:
-    """The rules by which candidates are ranked."""
+    """How candidates are ranked. Example: ``RankingConfig(method='round_robin')``."""
 
     method: str = METHODS[0]
     """``knock-out``: N - 1 comparisons, exact about the winner only as far as the judge is
@@ -38,7 +38,7 @@ class RankingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One judged pair of candidates, by their places in the batch."""
+    """One judged pair, by indices in the batch. Example: ``comparison.judgement.mean()``."""
 
     first: int
     second: int
@@ -47,7 +47,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """The outcome of a ranking_config."""
+    """The outcome of a ranking_config. Example: ``best = candidates[ranking.order[0]]``."""
 
     order: tuple[int, ...]
     """Places in the batch, best first."""

@@ -26,7 +26,7 @@ UNETS = ("lora_unet_down_blocks_", "lora_unet_input_blocks_", "unet.down_blocks.
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Adapter:
-    """One LoRA with its strength."""
+    """One LoRA with its strength. Example: ``read_adapter(path, 0.8, tensors)``."""
 
     name: str
     """Unique per file and version of it; PEFT knows the adapter by this name."""

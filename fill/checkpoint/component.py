@@ -67,6 +67,8 @@ class _Target:
 class FileComponent:
     """A transformer, VAE or text encoder in a single file.
 
+    Example: ``FileComponent('vae', Path('ae.safetensors')).load(torch.bfloat16)``.
+
     Args:
         name: Which component of a fill model.
         path: safetensors or GGUF file; any one shard stands for all.

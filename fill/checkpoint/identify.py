@@ -83,7 +83,7 @@ _PREFIXES = {
 
 @dataclass(frozen=True, slots=True)
 class DetectedLayout:
-    """How a component is stored in a file."""
+    """How a file stores a component. Example: ``DetectedLayout('original', 'vae.')``."""
 
     layout: str
     prefix: str

@@ -15,7 +15,7 @@ from .gguf import require_gguf
 
 @dataclass(frozen=True, slots=True)
 class TensorSlice:
-    """Rows ``start`` to ``stop`` of the ``total`` of a tensor in a file."""
+    """Rows of a tensor in a file. Example: ``TensorSlice('img_attn.qkv.weight', 0, 64, 192)``."""
 
     key: str
     start: int

@@ -17,6 +17,8 @@ class QuantisedLinear(nn.Linear):
     It is frozen: gradients flow through it to x and to adapters beside it, never into it. Autograd
     keeps the packed weight, not the expanded one, and expands once more on the way back.
 
+    Example: ``QuantisedLinear('F8_E4M3', packed, 3072, torch.bfloat16, scale=scale)``.
+
     Args:
         kind: Type of the packed weight, see :func:`~.codec.expand`.
         packed: uint8 ``[out_features, bytes per row]``.

@@ -21,7 +21,7 @@ SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<end>\
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor and where its bytes are."""
+    """One tensor and where its bytes are. Example: ``checkpoint.tensors['img_in.weight'].rows``."""
 
     info: TensorInfo
     file: Path
@@ -39,7 +39,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The tensors of one file, or of all shards of one model."""
+    """All tensors of a model's files. Example: ``open_checkpoint(path).shape('img_in.weight')``."""
 
     path: Path
     """The file that was chosen."""
@@ -86,6 +86,8 @@ class Reader:
 
     Reading beats mapping here: a mapped file that is cut short ends the whole process, and only
     what a layer needs is ever in memory beside the model.
+
+    Example: ``with checkpoint.reading() as reader: reader.rows(stored, 0, stored.rows)``.
     """
 
     def __init__(self, files: Mapping[Path, BinaryIO]) -> None:

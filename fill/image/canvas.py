@@ -21,7 +21,7 @@ REFERENCE_SIDE = 1024
 
 
 class Sizes(Protocol):
-    """What a model says about the size of its images."""
+    """What a model says about image sizes. Example: :class:`~..models.FillModels`."""
 
     @property
     def recipe(self) -> Recipe:
@@ -36,7 +36,7 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """One image to edit."""
+    """One image to edit. Example: ``make_jobs(request, models, settings)[0].model_input()``."""
 
     canvas: torch.Tensor
     """``[H, W, 3]``, 0..1: the source, extended if the task says so. Read-only."""

@@ -19,7 +19,7 @@ ANCHORS = ("center", "left", "right", "top", "bottom")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Box:
-    """Pixels ``left <= x < right``, ``top <= y < bottom``."""
+    """Pixels ``left <= x < right``, ``top <= y < bottom``. Example: ``Box(0, 0, 64, 64)``."""
 
     left: int
     top: int
@@ -48,7 +48,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """New pixels on each side of an image."""
+    """New pixels on each side. Example: ``Extension(left=256).canvas(512, 512) == (768, 512)``."""
 
     left: int = 0
     top: int = 0

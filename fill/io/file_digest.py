@@ -13,7 +13,7 @@ _PIECE_BYTES = 1 << 16
 
 
 class Digest(Protocol):
-    """A hash that is being made."""
+    """A hash that is being made. Example: ``hashlib.blake2b(digest_size=8)``."""
 
     def update(self, data: bytes, /) -> None:
         """Take in more."""

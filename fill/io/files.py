@@ -18,22 +18,13 @@ MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
-INTEGER_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "U16": 2,
-    "I16": 2,
-    "U32": 4,
-    "I32": 4,
-    "U64": 8,
-    "I64": 8,
-}
+INTEGER_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2}
+INTEGER_BYTES |= {"U32": 4, "I32": 4, "U64": 8, "I64": 8}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a weights file."""
+    """One tensor of a weights file. Example: ``TensorInfo('BF16', (3072, 384))``."""
 
     dtype: str
     shape: tuple[int, ...]

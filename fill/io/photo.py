@@ -37,7 +37,7 @@ _COMPUTED_MODES = ("CMYK", "LAB", "YCbCr", "HSV")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Photo:
-    """An image from a file."""
+    """An image from a file. Example: ``read_photo(Path('beach.jpg')).pixels.shape``."""
 
     path: Path
     pixels: torch.Tensor

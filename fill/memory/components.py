@@ -20,6 +20,8 @@ class Component:
 
     Loading waits until a host needs it, so bad input is refused before any weight is read.
 
+    Example: ``Component('vae', load, num_bytes=168 << 20, dtype=torch.bfloat16)``.
+
     Attributes:
         name: What it is: ``transformer``, ``vae``, ``text_encoder`` or ``text_encoder_2``.
         num_bytes: Size of its weights once loaded, in bytes.

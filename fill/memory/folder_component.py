@@ -14,6 +14,8 @@ from ..io.files import read_json, read_weights, tensor_bytes, weight_files
 class FolderComponent:
     """A transformer, VAE or text encoder in a folder with ``config.json``.
 
+    Example: ``FolderComponent('vae', folder / 'vae').load(torch.bfloat16)``.
+
     Args:
         name: Which component of a fill model.
         path: The folder.

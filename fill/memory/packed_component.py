@@ -15,6 +15,8 @@ from .folder_component import FolderComponent
 class PackedComponent:
     """A component whose blocks are packed as it is loaded.
 
+    Example: ``PackedComponent(FolderComponent('transformer', path), 'nf4')``.
+
     Args:
         source: The component as it is stored.
         precision: ``fp8`` (half of bf16) or ``nf4`` (a bit more than a quarter).

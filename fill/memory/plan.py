@@ -35,12 +35,15 @@ TILE_PIXELS = 2 << 20
 
 
 class NotEnoughMemory(torch.OutOfMemoryError):
-    """A run does not fit even under the leanest plan; the message says what to change."""
+    """Even the leanest plan does not fit. Example: ``except NotEnoughMemory as error: ...``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a run is cut into model calls, and where the transformer's weights are meanwhile."""
+    """How a run is cut into model calls, and where the transformer's weights are meanwhile.
+
+    Example: ``Plan(rows=1, batched_cfg=True, tiled_vae=False).leaner()``.
+    """
 
     rows: int
     """Images per model call."""

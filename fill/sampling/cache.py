@@ -10,7 +10,7 @@ import torch
 
 
 class TensorCache:
-    """Keeps tuples of tensors on the CPU up to a number of bytes; the oldest go first."""
+    """Keeps tensors on the CPU; the oldest go first. Example: ``TensorCache(256 << 20)``."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

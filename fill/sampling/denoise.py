@@ -28,7 +28,7 @@ Row = tuple[EncodedJob, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleSpec:
-    """What all rows of a run share."""
+    """What all rows share. Example: ``denoise([(encoded, seed)], spec, models, host, plan)``."""
 
     positive: Prompt
     negative: Prompt | None

@@ -20,7 +20,7 @@ logger = logging.getLogger("onereward.fill")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedJob:
-    """What the transformer and the preview need to know of one image; all on the CPU, float32."""
+    """An image encoded, CPU, float32. Example: ``encode_job(job, models, host, plan, False)``."""
 
     conditioning: torch.Tensor
     """Masked-image latents and mask, packed: ``[S, 4C + 4ff]``."""

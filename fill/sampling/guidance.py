@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompt:
-    """An encoded prompt."""
+    """An encoded prompt. Example: ``encode_prompts(models, ['a red kite'], host)[0]``."""
 
     sequence: torch.Tensor
     """T5 states ``[L, D]``; ``[B, L, D]`` where every row of a call has its own prompt."""
@@ -36,7 +36,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conditioning:
-    """Everything the transformer gets beside the noisy latents; made once per run."""
+    """What the transformer gets beside noise. Example: ``make_velocity(model, cond, True)``."""
 
     packed: torch.Tensor
     """Masked-image latents and mask, packed: ``[B, S, 4C + 4ff]``."""

@@ -24,6 +24,8 @@ from .fused import takes_modulation
 class ModulationTable:
     """Vectors of all norms for every noise level and prompt of a run.
 
+    Example: ``ModulationTable(transformer, cond, sigmas).at(1.0, 0, 2, batch=1)``.
+
     Args:
         transformer: A transformer for which :func:`~.fused.takes_modulation` holds.
         cond: Prompts and guidance.
@@ -90,7 +92,7 @@ def modulated_norms(transformer: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 class HostLinear(nn.Linear):
-    """A linear layer whose weights stay in host memory; a call takes them over for itself."""
+    """A linear layer with weights in host memory. Example: ``layer.__class__ = HostLinear``."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HostLinear:
         # A tensor without values tells what the function would do; all but the device is done.
