@@ -61,7 +61,7 @@ PROMISED: dict[str, list[str]] = {
     "OneRewardTrain": [
         *(
             "model",
-            "conditions",
+            "dataset",
             "name",
             "judge",
             "steps",
