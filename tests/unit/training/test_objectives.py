@@ -34,8 +34,8 @@ def test_preference_loss_equals_eq_3_written_out() -> None:
     (gradient,) = torch.autograd.grad(loss, logits)
     for n in range(batch):
         for token in range(vocabulary):
-            wanted = 0.5 / batch * (probability(forth[n], token) - (token == yes))
-            assert gradient[0, n, token].item() == pytest.approx(wanted, abs=1e-12)
+            target = 0.5 / batch * (probability(forth[n], token) - (token == yes))
+            assert gradient[0, n, token].item() == pytest.approx(target, abs=1e-12)
 
 
 def test_reward_loss_is_the_capped_hinge() -> None:

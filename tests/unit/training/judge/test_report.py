@@ -1,4 +1,4 @@
-"""What people see of a judge: its report, its curve, and what Pick Best keeps."""
+"""What people see of a judge: its report, and what Pick Best keeps."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_a_report_is_written_and_comes_back(tmp_path: Path) -> None:
     assert text.startswith("# mine on held-out pairs")
     assert "75.0" in text
     assert "remove, removal quality: 100.0%" in text
-    shown = read_image(tmp_path / "report.png")
-    assert torch.allclose(shown, image[0], atol=1 / 255)
+    saved = read_image(tmp_path / "report.png")
+    assert torch.allclose(saved, image[0], atol=1 / 255)
 
 
 def test_what_was_compared_is_kept_once(tmp_path: Path) -> None:
@@ -65,11 +65,11 @@ def test_what_was_compared_is_kept_once(tmp_path: Path) -> None:
     assert save_ranking(data, group, images, ranking, "judge:mine") == 3
     assert save_ranking(data, group, images, ranking, "judge:mine") == 0
     names = group.file_names
-    found = [
+    outcomes = [
         (pair.winner_file_name, pair.loser_file_name, pair.dimension, pair.confidence)
         for pair in data.pairs()
     ]
-    assert found == [
+    assert outcomes == [
         (names[1], names[0], beauty, 0.8),
         (names[1], names[2], beauty, 0.6),
         (names[1], names[2], structure, 0.9),
@@ -86,9 +86,9 @@ def test_what_was_compared_is_kept_once(tmp_path: Path) -> None:
     assert data.groups() == [group]
     assert torch.allclose(read_image(data.image(names[2])), images[2], atol=1 / 255)
     assert torch.equal(read_image(data.image(group.mask_file_name), "L"), mask)
-    other = picked_group(data, Task.EXTEND, "a blue circle", images, (None, None))
-    assert other.condition != group.condition
-    assert other.source_file_name == ""
+    second_group = picked_group(data, Task.EXTEND, "a blue circle", images, (None, None))
+    assert second_group.condition != group.condition
+    assert second_group.source_file_name == ""
     seed = picked_group(data, Task.EXTEND, "a red circle", 1 - images, (source, mask))
     assert seed.condition == group.condition, "what is made from one image stays in one split"
     assert not set(seed.file_names) & set(group.file_names)
@@ -99,8 +99,8 @@ def test_what_was_compared_is_kept_once(tmp_path: Path) -> None:
     ):
         picked_group(data, Task.EXTEND, "a red circle", images, (source, torch.ones(4, 8)))
     rounded = torch.tensor(0.5).nextafter(torch.tensor(1.0)).item()
-    same = Comparison(first=0, second=1, judgement=Judgement(probabilities={beauty: rounded}))
-    tie = replace(ranking, comparisons=(same,))
+    equal = Comparison(first=0, second=1, judgement=Judgement(probabilities={beauty: rounded}))
+    tie = replace(ranking, comparisons=(equal,))
     assert save_ranking(data, group, images, tie, "judge:third") == 0, "nobody has won"
 
 

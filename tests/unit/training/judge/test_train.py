@@ -100,7 +100,7 @@ def test_stop_and_resume_equals_no_stop(
 def test_pieces_of_a_step_add_up_to_the_step(
     judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
-    """Micro-batches and checkpointing change memory, not the update; every pair has its augmentation."""
+    """Micro-batches and checkpointing change memory, not the update or the augmentation."""
     updates = []
     for changes in (
         {},
@@ -124,7 +124,7 @@ def test_an_adapter_goes_on_the_language_model_alone(
     assert not any(p.requires_grad for p in frozen)
 
 
-def test_half_precision_weights_wear_full_precision_adapters(
+def test_half_precision_weights_have_full_precision_adapters(
     judge_folder: Path, preferences_folder: Path, tmp_path: Path
 ) -> None:
     trainer = JudgeTrainer(config(tmp_path, judge_folder, preferences_folder, precision="bf16"))
@@ -145,13 +145,13 @@ def test_a_cancelled_run_keeps_its_work_and_goes_on_exactly(
         train_judge(parts, RecordingHost(cancel_at_call=4))
     assert (tmp_path / "parts" / "adapter" / "adapter_model.safetensors").is_file()
     train_judge(parts, RecordingHost())
-    made, expected = (
+    tensors, expected = (
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
         for name in ("parts", "whole")
     )
-    assert all(torch.equal(made[key], expected[key]) for key in expected)
-    curves = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("parts", "whole")]
-    steps = [[json.loads(line)["step"] for line in curve.splitlines()] for curve in curves]
+    assert all(torch.equal(tensors[key], expected[key]) for key in expected)
+    texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("parts", "whole")]
+    steps = [[json.loads(line)["step"] for line in text.splitlines()] for text in texts]
     assert steps[0] == steps[1] == [2, 4]
 
 
@@ -164,11 +164,11 @@ def test_a_finished_run_goes_on_with_more_steps_and_with_nothing_else(
     short = config(tmp_path / "short", judge_folder, preferences_folder, steps=3)
     train_judge(short, RecordingHost())
     train_judge(replace(short, steps=6), RecordingHost())
-    made, expected = (
+    tensors, expected = (
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
         for name in ("short", "long")
     )
-    assert all(torch.equal(made[key], expected[key]) for key in expected)
+    assert all(torch.equal(tensors[key], expected[key]) for key in expected)
     with pytest.raises(ValueError, match=r"rank: 16 -> 4"):
         train_judge(replace(short, rank=4), RecordingHost())
 
@@ -195,22 +195,24 @@ def test_a_trained_adapter_loads_and_answers_as_it_did_when_trained(
         JudgeConfig(folder=str(judge_folder), adapter=str(adapter)), torch.device("cpu")
     )
     pair = trainer.data.pairs()[0]
-    both = [images_of(trainer.data, pair)]
+    views = [images_of(trainer.data, pair)]
     with torch.no_grad():
-        expected = ask_both_ways(trainer.judge, both, [pair])
-        assert torch.equal(ask_both_ways(judge, both, [pair]), expected)
+        expected = ask_both_ways(trainer.judge, views, [pair])
+        assert torch.equal(ask_both_ways(judge, views, [pair]), expected)
         plain = QwenJudge(JudgeConfig(folder=str(judge_folder)), torch.device("cpu"))
-        assert not torch.allclose(ask_both_ways(plain, both, [pair]), expected)
-        worn = adapter / "adapter_config.json"
-        worn.write_text(json.dumps(json.loads(worn.read_text()) | {"lora_dropout": 0.5}))
+        assert not torch.allclose(ask_both_ways(plain, views, [pair]), expected)
+        adapter_config = adapter / "adapter_config.json"
+        adapter_config.write_text(
+            json.dumps(json.loads(adapter_config.read_text()) | {"lora_dropout": 0.5})
+        )
         again = QwenJudge(judge.config, torch.device("cpu"))
-        assert torch.equal(ask_both_ways(again, both, [pair]), expected), "no answers by chance"
+        assert torch.equal(ask_both_ways(again, views, [pair]), expected), "no answers by chance"
     assert judge.notes["view"] == "full_image"
     assert judge.label == f"{judge_folder.name}+run/adapter"
     assert judge.identity != plain.identity
     more = replace(settings, run_folder=str(tmp_path / "more"), judge_adapter=str(adapter))
     with torch.no_grad():
-        assert torch.equal(ask_both_ways(JudgeTrainer(more).judge, both, [pair]), expected)
+        assert torch.equal(ask_both_ways(JudgeTrainer(more).judge, views, [pair]), expected)
     with pytest.raises(ValueError, match="rank 16 and alpha 16, but 4 and 4 are set"):
         JudgeTrainer(replace(more, rank=4))
 
@@ -222,16 +224,16 @@ def test_adapters_that_do_not_fit_are_refused(
         config(tmp_path / "run", judge_folder, preferences_folder), RecordingHost()
     )
     wide = make_judge(tmp_path / "wide", replace(BUNDLED_LIKE, width=128))
-    worn = JudgeConfig(folder=str(wide), adapter=str(adapter))
+    judge_config = JudgeConfig(folder=str(wide), adapter=str(adapter))
     with pytest.raises(JudgeError, match="is for another model"):
-        _ = QwenJudge(worn, torch.device("cpu")).component.module
+        _ = QwenJudge(judge_config, torch.device("cpu")).component.module
     notes = json.loads((adapter / "onereward.json").read_text())
     (adapter / "onereward.json").write_text(json.dumps(notes | {"template_version": 0}))
     with pytest.raises(JudgeError, match="version 0 of the judge's question"):
-        QwenJudge(replace(worn, folder=str(judge_folder)), torch.device("cpu"))
+        QwenJudge(replace(judge_config, folder=str(judge_folder)), torch.device("cpu"))
     (adapter / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     with pytest.raises(ValueError, match="is a IA3 adapter"):
-        QwenJudge(replace(worn, folder=str(judge_folder)), torch.device("cpu"))
+        QwenJudge(replace(judge_config, folder=str(judge_folder)), torch.device("cpu"))
 
 
 def test_liger_kernel_says_what_it_lacks(judge_folder: Path) -> None:
@@ -269,13 +271,13 @@ def test_it_learns_that_bright_is_better(
 
 def test_epochs_are_permutations_and_depend_on_the_step_alone(preferences_folder: Path) -> None:
     pairs = PreferenceSet(preferences_folder).pairs()
-    seen = [p.condition for step in range(6) for p in sample_batch(pairs, step, 4, seed=3)]
-    assert sorted(seen) == sorted(p.condition for p in pairs)
+    names = [p.condition for step in range(6) for p in sample_batch(pairs, step, 4, seed=3)]
+    assert sorted(names) == sorted(p.condition for p in pairs)
     assert sample_batch(pairs, 5, 4, seed=3) == sample_batch(pairs, 5, 4, seed=3)
-    assert [p.condition for p in sample_batch(pairs, 0, 4, seed=4)] != seen[:4]
+    assert [p.condition for p in sample_batch(pairs, 0, 4, seed=4)] != names[:4]
 
 
-def test_jitter_moves_both_images_alike() -> None:
+def test_augmentation_moves_both_images_alike() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(3, 16, 16)
     for augmentation in (Augmentation(shift=3), Augmentation(blur=1.0), Augmentation(noise=0.2)):
@@ -297,10 +299,10 @@ def test_bad_data_is_named(judge_folder: Path, preferences_folder: Path, tmp_pat
     data = PreferenceSet(preferences_folder)
     broken = data.pairs()[0]
     (tmp_path / "broken").mkdir()
-    other = PreferenceSet(tmp_path / "broken")
+    broken_data = PreferenceSet(tmp_path / "broken")
     (tmp_path / "broken" / broken.winner_file_name).write_bytes(b"no image")
     with pytest.raises(ValueError, match="cannot be read as an image"):
-        images_of(other, broken)
+        images_of(broken_data, broken)
     with pytest.raises(ValueError, match="choose one of: lora, full"):
         config(tmp_path, judge_folder, preferences_folder, mode="half")
 
@@ -342,7 +344,7 @@ def test_a_view_that_a_pair_cannot_be_seen_in_is_named_before_the_first_step(
     data = PreferenceSet(folder)
     Image.new("L", (32, 32), 255).save(folder / "mask.png")
     whole = [replace(pair, mask_file_name="mask.png") for pair in data.pairs()]
-    place = next(n for n, p in enumerate(whole) if split_of(p.condition) == "train")
+    index = next(n for n, p in enumerate(whole) if split_of(p.condition) == "train")
     settings = config(tmp_path / "run", judge_folder, folder, view="crop")
     report = ReportConfig(split="test and dev", view="crop")
     judge = QwenJudge(JudgeConfig(folder=str(judge_folder)), torch.device("cpu"))
@@ -352,7 +354,7 @@ def test_a_view_that_a_pair_cannot_be_seen_in_is_named_before_the_first_step(
     ):
         Image.new("L", size, level).save(folder / "bad.png")
         broken = list(whole)
-        broken[place] = replace(whole[place], mask_file_name="bad.png")
+        broken[index] = replace(whole[index], mask_file_name="bad.png")
         data.replace_pairs(broken)
         with pytest.raises(ValueError, match=message):
             train_judge(settings, RecordingHost())
@@ -425,10 +427,10 @@ def test_a_gradient_that_is_no_number_changes_nothing(
 ) -> None:
     trainer = JudgeTrainer(config(tmp_path / "run", judge_folder, preferences_folder))
     before = {name: value.clone() for name, value in trainer.parameters.items()}
-    judged = JudgeTrainer.loss
+    plain_loss = JudgeTrainer.loss
 
-    def steep(self: JudgeTrainer, whole: Any, places: Any) -> torch.Tensor:
-        loss = judged(self, whole, places)
+    def steep(self: JudgeTrainer, batch: Any, indices: Any) -> torch.Tensor:
+        loss = plain_loss(self, batch, indices)
         loss.register_hook(lambda gradient: gradient * torch.inf)  # the loss stays what it is
         return loss
 

@@ -48,8 +48,8 @@ def make_adapter(path: Path, layers: str, rank: int, seed: int, scale: float = 1
         layer = module.get_submodule(name)
         shapes = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
         for key, shape in shapes.items():
-            drawn = 0.1 * torch.randn(shape, generator=generator)
-            weights[f"{name}.lora_{key}.weight"] = drawn
+            weight = 0.1 * torch.randn(shape, generator=generator)
+            weights[f"{name}.lora_{key}.weight"] = weight
     write_adapter(path, weights, {"step": seed}, scale)
     return path
 
@@ -82,10 +82,10 @@ def test_several_adapters_become_one_exactly(tmp_path: Path) -> None:
     base = bundled_models()
     first = make_adapter(tmp_path / "a.safetensors", "attention", 2, seed=1, scale=0.5)
     second = make_adapter(tmp_path / "b.safetensors", "attention_mlp", 3, seed=2)
-    both = base.with_adapter(first, 0.7).with_adapter(second, -0.4)
-    save_adapters(tmp_path / "one.safetensors", both, torch.float32)
+    stack = base.with_adapter(first, 0.7).with_adapter(second, -0.4)
+    save_adapters(tmp_path / "one.safetensors", stack, torch.float32)
     merged = base.with_adapter(tmp_path / "one.safetensors", 1.0)
-    plain, expected = velocity(base), velocity(both)
+    plain, expected = velocity(base), velocity(stack)
     assert (expected - plain).abs().max() > 0.05
     torch.testing.assert_close(velocity(merged), expected, rtol=1e-4, atol=1e-5)
     about = read_about(tmp_path / "one.safetensors")["adapters"]
@@ -98,15 +98,15 @@ def test_several_adapters_become_one_exactly(tmp_path: Path) -> None:
 def test_another_adapter_is_not_overwritten_unasked(tmp_path: Path) -> None:
     base = bundled_models()
     first = base.with_adapter(make_adapter(tmp_path / "a.safetensors", "attention", 2, 1), 1.0)
-    other = base.with_adapter(make_adapter(tmp_path / "b.safetensors", "attention", 2, 2), 1.0)
+    second = base.with_adapter(make_adapter(tmp_path / "b.safetensors", "attention", 2, 2), 1.0)
     path = tmp_path / "loras" / "mine.safetensors"
     save_adapters(path, first, torch.bfloat16)
     before = path.read_bytes()
     save_adapters(path, first, torch.bfloat16)  # the same again
     with pytest.raises(ValueError, match="is there already and another adapter"):
-        save_adapters(path, other, torch.bfloat16)
+        save_adapters(path, second, torch.bfloat16)
     assert path.read_bytes() == before
-    save_adapters(path, other, torch.bfloat16, overwrite=True)
+    save_adapters(path, second, torch.bfloat16, overwrite=True)
     assert path.read_bytes() != before
     assert [p.name for p in path.parent.iterdir()] == ["mine.safetensors"]
     with pytest.raises(ValueError, match="has no adapter to save"):
@@ -160,9 +160,9 @@ def test_a_packed_base_is_trained_as_its_expanded_copy(
         run_models = RunModels(models=models, judges=run_models_for(config).judges)
         train_policy(config, RecordingHost(), run_models)
         states.append(load_file(run / "checkpoint" / "state.safetensors"))
-    one, other = states
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-5, msg=name)
+    packed_state, expanded_state = states
+    for name, tensor in packed_state.items():
+        torch.testing.assert_close(tensor, expanded_state[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_two_processes_make_the_update_of_one(
@@ -175,9 +175,9 @@ def test_two_processes_make_the_update_of_one(
         "micro_batch_size": 1,
         "algorithm": "dynamic",
     }
-    one = policy_config(tmp_path / "one", conditions, judge, **values)
+    single = policy_config(tmp_path / "one", conditions, judge, **values)
     two = policy_config(tmp_path / "two", conditions, judge, **values)
-    train_policy(one, RecordingHost(), run_models_for(one))
+    train_policy(single, RecordingHost(), run_models_for(single))
     (tmp_path / "two.json").write_text(two.to_json())
     how = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     how += ["--dynamo_backend", "no", "--main_process_port", "0"]
@@ -232,12 +232,12 @@ def test_a_full_disk_is_named_and_keeps_the_last_state(tmp_path: Path) -> None:
     config = policy_config(tmp_path / "run", tmp_path, tmp_path)
     (tmp_path / "config.json").write_text(config.to_json())
     script = _FULL_DISK.format(tests=str(ROOT / "tests"), config=str(tmp_path / "config.json"))
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
     )
-    said = done.stdout.splitlines()
-    assert len(said) == 3
-    assert all(line.startswith("cannot write") and "free some space" in line for line in said)
+    lines = process.stdout.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("cannot write") and "free some space" in line for line in lines)
     state = load_file(tmp_path / "run" / "checkpoint" / "state.safetensors")
     assert len(state["x"]) == 1000
     assert not list((tmp_path / "run").glob("*.tmp"))

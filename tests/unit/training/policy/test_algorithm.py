@@ -67,17 +67,19 @@ class ToySource:
         generator = torch.Generator().manual_seed(step)
         stop = int(torch.randint(1, STEPS, (), generator=generator))
         shape = (2, BATCH, TOKENS, CHANNELS)
-        noise, other = torch.randn(shape, dtype=torch.float64, generator=generator)
-        return [self._batch(noise[r], other[r]) for r in (slice(0, 3), slice(3, BATCH))], stop
+        noise, reference_noise = torch.randn(shape, dtype=torch.float64, generator=generator)
+        return [
+            self._batch(noise[r], reference_noise[r]) for r in (slice(0, 3), slice(3, BATCH))
+        ], stop
 
-    def _batch(self, noise: Tensor, other: Tensor) -> Batch:
+    def _batch(self, noise: Tensor, reference_noise: Tensor) -> Batch:
         nothing: Any = Conditioning.__new__(Conditioning)
         return Batch(
             samples=(),
             jobs=(),
             conditioning=nothing,
             noise=noise,
-            reference_noise=other,
+            reference_noise=reference_noise,
             sigmas=SIGMAS,
             size=(1, TOKENS),
             generators=(),
@@ -108,8 +110,8 @@ def make_trainer(tmp_path: Path, algorithm: str, **changes: Any) -> ToyTrainer:
         "max_grad_norm": 1e6,
     }
     config = PolicyTrainConfig(**values | changes)
-    part = SimpleNamespace(module=ToyField(), dtype=torch.float64)
-    models: Any = SimpleNamespace(transformer=part, adapters=(), kernels="off")
+    component = SimpleNamespace(module=ToyField(), dtype=torch.float64)
+    models: Any = SimpleNamespace(transformer=component, adapters=(), kernels="off")
     source: Any = ToySource()
     policy = Policy(models, config, torch.device("cpu"))
     return ToyTrainer(config, policy, source, ToyReward(), RecordingHost(), Distributed())
@@ -119,22 +121,22 @@ def expected_gradients(policy: ToyField, reference: ToyField, step: int) -> list
     """The equations of the paper, one graph from the parameters to the loss, all in float64."""
     batches, stop = ToySource().draw(step)
     noise = torch.cat([b.noise for b in batches])
-    other = torch.cat([b.reference_noise for b in batches])
+    reference_noise = torch.cat([b.reference_noise for b in batches])
     with torch.no_grad():
-        y = other
+        y = reference_noise
         for i in range(STEPS):
             y = y + (SIGMAS[i + 1] - SIGMAS[i]) * reference(y, SIGMAS[i])
         x = noise
         for i in range(stop):
             x = x + (SIGMAS[i + 1] - SIGMAS[i]) * policy(x, SIGMAS[i])
-        theirs = reference(x, SIGMAS[stop])
+        reference_velocity = reference(x, SIGMAS[stop])
     velocity = policy(x, SIGMAS[stop])
     x0 = x - SIGMAS[stop] * velocity
     total = torch.zeros((), dtype=torch.float64)
     for b in range(BATCH):
         for answer in toy_answers(x0[b], y[b]):
             total = total + torch.clamp(CAP - answer, min=0) / DIMENSIONS / BATCH
-    total = total + KL_WEIGHT * (velocity - theirs).square().mean()
+    total = total + KL_WEIGHT * (velocity - reference_velocity).square().mean()
     return list(torch.autograd.grad(total, list(policy.parameters())))
 
 
@@ -146,27 +148,27 @@ def test_gradient_reference_and_average_follow_the_equations(
     start = [p.detach().clone() for p in trainer.policy.module.parameters()]
     average = [p.float() for p in start]
     reference = ToyField()
-    taken: list[list[Tensor]] = []
+    gradients: list[list[Tensor]] = []
     update = trainer.policy.update
     trainer.policy.update = lambda rate: (  # type: ignore[method-assign]
-        taken.append([g.clone() for g in trainer.policy.gradients()]),
+        gradients.append([g.clone() for g in trainer.policy.gradients()]),
         update(rate),
     )[1]
     for step in range(4):
         with torch.no_grad():
-            shown = start if algorithm == "fixed" else average
-            for p, value in zip(reference.parameters(), shown, strict=True):
+            reference_weights = start if algorithm == "fixed" else average
+            for p, value in zip(reference.parameters(), reference_weights, strict=True):
                 p.copy_(value)
         expected = expected_gradients(trainer.policy.module, reference, step)
         trainer.train_step()
-        for ours, theirs in zip(taken[-1], expected, strict=True):
-            torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-7)
+        for actual, target in zip(gradients[-1], expected, strict=True):
+            torch.testing.assert_close(actual.double(), target, rtol=1e-5, atol=1e-7)
         masters = list(trainer.policy.masters.values())
         average = [DECAY * a + (1 - DECAY) * m for a, m in zip(average, masters, strict=True)]
-        for ours, theirs in zip(trainer.policy.ema.values(), average, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
-    moved = zip(trainer.policy.module.parameters(), start, strict=True)
-    assert all(not torch.allclose(p, s) for p, s in moved)
+        for actual, target in zip(trainer.policy.ema.values(), average, strict=True):
+            torch.testing.assert_close(actual, target, rtol=1e-6, atol=1e-7)
+    weights = zip(trainer.policy.module.parameters(), start, strict=True)
+    assert all(not torch.allclose(p, s) for p, s in weights)
 
 
 def test_the_policy_improves_on_its_reference(tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ class Kept:
 
 @contextmanager
 def keeping(weights: nn.Module) -> Iterator[Kept]:
-    kept = Kept(weights)
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-        yield kept
+    memory = Kept(weights)
+    with torch.autograd.graph.saved_tensors_hooks(memory.pack, lambda tensor: tensor):
+        yield memory
 
 
 def flux(num_double: int, num_single: int, dtype: torch.dtype) -> Any:
@@ -88,7 +88,7 @@ def kept_by_flux(model: Any, config: PolicyTrainConfig, dtype: torch.dtype) -> i
         model.to(dtype)
     if config.gradient_checkpointing != OFF:
         checkpoint_blocks(model)
-    with keeping(model) as kept:
+    with keeping(model) as memory:
         out = model(
             hidden_states=torch.zeros(1, TOKENS, 384, dtype=dtype),
             timestep=torch.zeros(1, dtype=dtype),
@@ -100,7 +100,7 @@ def kept_by_flux(model: Any, config: PolicyTrainConfig, dtype: torch.dtype) -> i
             return_dict=False,
         )
     del out
-    return kept.num_bytes
+    return memory.num_bytes
 
 
 def models_like(num_double: int, num_single: int, dtype: torch.dtype) -> Any:
@@ -128,22 +128,22 @@ def test_what_a_block_of_the_transformer_keeps(
 ) -> None:
     config = policy_config(tmp_path, tmp_path, tmp_path, true_cfg=1.0, **settings)
     shapes = ((2, 2), (3, 2), (2, 3))
-    kept = [kept_by_flux(flux(*shape, dtype), config, dtype) for shape in shapes]
-    told = [policy_bytes(config, models_like(*shape, dtype), (1, TOKENS)) for shape in shapes]
+    measured = [kept_by_flux(flux(*shape, dtype), config, dtype) for shape in shapes]
+    forecasts = [policy_bytes(config, models_like(*shape, dtype), (1, TOKENS)) for shape in shapes]
     for i in (1, 2):
-        assert told[i] - told[0] == pytest.approx(kept[i] - kept[0], rel=0.02)
+        assert forecasts[i] - forecasts[0] == pytest.approx(measured[i] - measured[0], rel=0.02)
     if config.gradient_checkpointing == OFF:
-        assert kept[0] < told[0] < 1.3 * kept[0]
+        assert measured[0] < forecasts[0] < 1.3 * measured[0]
 
 
 def test_guidance_doubles_and_rows_multiply(tmp_path: Path) -> None:
     config = policy_config(tmp_path, tmp_path, tmp_path, true_cfg=1.0)
     models = models_like(2, 2, torch.bfloat16)
-    one = policy_bytes(config, models, (1, TOKENS))
+    single = policy_bytes(config, models, (1, TOKENS))
     assert policy_bytes(replace(config, true_cfg=2.0), models, (1, TOKENS)) == pytest.approx(
-        2 * one, rel=1e-6
+        2 * single, rel=1e-6
     )
-    assert policy_bytes(config, models, (3, TOKENS)) == pytest.approx(3 * one, rel=1e-6)
+    assert policy_bytes(config, models, (3, TOKENS)) == pytest.approx(3 * single, rel=1e-6)
 
 
 @pytest.mark.parametrize("channels", [(128, 256, 512, 512), (16, 32, 64)], ids=["flux", "small"])
@@ -161,13 +161,13 @@ def test_what_the_decoder_keeps(tmp_path: Path, channels: tuple[int, ...]) -> No
     vae: Any = AutoencoderKL(**shape)
     vae.requires_grad_(False)
     latents = torch.zeros(1, 16, 8, 8, requires_grad=True)
-    with keeping(vae) as kept:
+    with keeping(vae) as memory:
         out = vae.decode(latents, return_dict=False)
     del out
-    part = SimpleNamespace(dtype=torch.float32)
-    models: Any = SimpleNamespace(vae=part, vae_config={"block_out_channels": channels})
+    component = SimpleNamespace(dtype=torch.float32)
+    models: Any = SimpleNamespace(vae=component, vae_config={"block_out_channels": channels})
     config = policy_config(tmp_path, tmp_path, tmp_path)
-    assert reward_bytes(config, models, (), (8, 8), 1) == pytest.approx(kept.num_bytes, rel=0.05)
+    assert reward_bytes(config, models, (), (8, 8), 1) == pytest.approx(memory.num_bytes, rel=0.05)
 
 
 def test_what_is_trained_is_counted_from_headers(tmp_path: Path) -> None:
@@ -176,10 +176,10 @@ def test_what_is_trained_is_counted_from_headers(tmp_path: Path) -> None:
         config = policy_config(tmp_path / "run", conditions, judge, **changes)
         policy = Policy(bundled_models(), config, torch.device("cpu"))
         try:
-            found = sum(p.numel() for p in policy.parameters.values())
+            count = sum(p.numel() for p in policy.parameters.values())
         finally:
             policy.release()
-        assert num_trained(config, bundled_models()) == found
+        assert num_trained(config, bundled_models()) == count
 
 
 def test_a_run_that_does_not_fit_is_told_what_to_change(tmp_path: Path) -> None:
@@ -196,16 +196,16 @@ def test_a_run_that_does_not_fit_is_told_what_to_change(tmp_path: Path) -> None:
     assert "change all of: micro_batch_size 1, gradient_checkpointing of blocks" in hopeless.text()
 
 
-def test_a_judge_that_only_watches_is_counted_where_it_watches(tmp_path: Path) -> None:
+def test_the_evaluation_judge_is_counted_where_it_evaluates(tmp_path: Path) -> None:
     conditions, judge = make_conditions(tmp_path / "c"), make_judge(tmp_path / "j")
-    other = {"folder": str(make_judge(tmp_path / "other", REAL_LIKE)), "precision": "fp32"}
-    config = policy_config(tmp_path / "run", conditions, judge, eval_judge=other, eval_every=1)
+    eval_judge = {"folder": str(make_judge(tmp_path / "other", REAL_LIKE)), "precision": "fp32"}
+    config = policy_config(tmp_path / "run", conditions, judge, eval_judge=eval_judge, eval_every=1)
     run_models = run_models_for(config)
     assert run_models.eval_judge is not None
     weights = sum(4 * p.numel() for p in run_models.eval_judge.component.module.parameters())
-    *before, watching = check(config, RecordingHost(), run_models).stages
-    assert watching.weights == pytest.approx(weights, rel=0.01)
-    assert watching.activations > 0
+    *before, evaluation = check(config, RecordingHost(), run_models).stages
+    assert evaluation.weights == pytest.approx(weights, rel=0.01)
+    assert evaluation.activations > 0
     never = check(replace(config, eval_every=0), RecordingHost(), run_models)
     assert list(never.stages) == before
 

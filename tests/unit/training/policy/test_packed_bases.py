@@ -56,7 +56,7 @@ def test_a_policy_has_the_gradients_of_its_expanded_base(
     config = policy_config(
         tmp_path, conditions, judge, model=model, gradient_checkpointing=gradient_checkpointing
     )
-    found, kept = [], []
+    gradients, saved_bytes = [], []
     for expanded in (False, True):
         models = load_fill_models(config.model_config(), CPU)
         assert models.transformer.num_bytes < 0.5 * sum(
@@ -72,16 +72,16 @@ def test_a_policy_has_the_gradients_of_its_expanded_base(
         try:
             with saved_by_autograd(run.trainer.policy.module) as sizes:
                 velocity = run.trainer.velocity(batch, batch.noise, 0)
-            kept.append(sum(sizes))
+            saved_bytes.append(sum(sizes))
             velocity.square().mean().backward()
-            found.append({name: p.grad for name, p in parameters.items()})
+            gradients.append({name: p.grad for name, p in parameters.items()})
         finally:
             run.close()
-    for name, gradient in found[0].items():
+    for name, gradient in gradients[0].items():
         assert gradient is not None, name
         assert gradient.abs().max() > 0, name
-        torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-7, msg=name)
-    assert kept[0] <= kept[1]
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-7, msg=name)
+    assert saved_bytes[0] <= saved_bytes[1]
 
 
 @pytest.mark.parametrize("precision", ["fp8", "nf4"])
@@ -93,12 +93,14 @@ def test_a_judge_has_the_gradients_of_its_expanded_self(
         run_folder=str(tmp_path), preferences_folder=str(tmp_path), judge_folder=str(judge), rank=2
     )
     query = Query(task=Task.REMOVE, dimension=Dimension.REMOVAL_QUALITY)
-    found, kept = [], []
+    gradients, saved_bytes = [], []
     for expanded in (False, True):
-        one = QwenJudge(JudgeConfig(folder=str(judge), precision=precision), CPU)
-        model: Any = one.component.module
+        judge_model = QwenJudge(JudgeConfig(folder=str(judge), precision=precision), CPU)
+        model: Any = judge_model.component.module
         weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
-        assert one.component.num_bytes == pytest.approx(weights, rel=0.01)  # buffers of positions
+        assert judge_model.component.num_bytes == pytest.approx(
+            weights, rel=0.01
+        )  # buffers of positions
         if expanded:
             expand_linears(model)
         make_trainable(model, replace(config, gradient_checkpointing="off"))
@@ -107,16 +109,18 @@ def test_a_judge_has_the_gradients_of_its_expanded_self(
         image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
         image.requires_grad_(True)
         with saved_by_autograd(model) as sizes:
-            answer = one.ask(one.encode(image), one.encode(1 - image), [query])
-        kept.append(sum(sizes))
+            answer = judge_model.ask(
+                judge_model.encode(image), judge_model.encode(1 - image), [query]
+            )
+        saved_bytes.append(sum(sizes))
         answer.sum().backward()
-        found.append({"image": image.grad} | {n: p.grad for n, p in trained.items()})
-    assert len(found[0]) > 2
-    for name, gradient in found[0].items():
+        gradients.append({"image": image.grad} | {n: p.grad for n, p in trained.items()})
+    assert len(gradients[0]) > 2
+    for name, gradient in gradients[0].items():
         assert gradient is not None, name
         assert gradient.abs().max() > 0, name
-        torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-9, msg=name)
-    assert kept[0] <= kept[1]
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-9, msg=name)
+    assert saved_bytes[0] <= saved_bytes[1]
 
 
 def test_a_run_on_packed_policy_and_judge(judge: Path, conditions: Path, tmp_path: Path) -> None:

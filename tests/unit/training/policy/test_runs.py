@@ -55,7 +55,7 @@ def train(config: PolicyTrainConfig, host: Any = None) -> dict[str, torch.Tensor
     return load_file(Path(config.run_folder) / "checkpoint" / "state.safetensors")
 
 
-def curve(config: PolicyTrainConfig) -> list[dict[str, float]]:
+def metrics_of(config: PolicyTrainConfig) -> list[dict[str, float]]:
     lines = (Path(config.run_folder) / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     for record in records:
@@ -82,8 +82,8 @@ def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -
         if ".lora_B." in name:
             policy.masters[name].data.normal_(0, 0.02, generator=generator)
             p.data.copy_(policy.masters[name])
-    taken: dict[str, torch.Tensor] = {}
-    policy.update = lambda rate: taken.update(  # type: ignore[method-assign]
+    gradients: dict[str, torch.Tensor] = {}
+    policy.update = lambda rate: gradients.update(  # type: ignore[method-assign]
         {n: m.grad.clone() for n, m in policy.masters.items() if m.grad is not None}
     )
     config_clip = trainer.config.max_grad_norm
@@ -110,7 +110,7 @@ def test_relay_equals_one_graph(judge: Path, conditions: Path, tmp_path: Path) -
         scale = min(1.0, config_clip / float(norm))
         for name, p in policy.parameters.items():
             assert p.grad is not None
-            difference = (taken[name] - scale * p.grad).norm()
+            difference = (gradients[name] - scale * p.grad).norm()
             assert difference < 1e-3 * scale * p.grad.norm() + 1e-9, name
     finally:
         policy.release()
@@ -134,32 +134,32 @@ def test_stop_and_resume_equals_no_stop(
     expected = train(whole)
     train(parts)
     assert_same(train(again), expected)
-    assert curve(again) == curve(whole)
-    assert [record["step"] for record in curve(whole)] == [1, 2, 3]
+    assert metrics_of(again) == metrics_of(whole)
+    assert [record["step"] for record in metrics_of(whole)] == [1, 2, 3]
 
 
 def test_a_run_goes_on_with_nothing_but_what_it_began_with(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
     """The same settings name other weights: half a run of each would be neither."""
-    own, listed = tmp_path / "own", tmp_path / "conditions"
-    shutil.copytree(judge, own)
-    shutil.copytree(conditions, listed)
-    weights, metadata = own / "model.safetensors", listed / FILE_NAME
-    config = policy_config(tmp_path, listed, own, stop_step=1)
+    own_judge, dataset = tmp_path / "own", tmp_path / "conditions"
+    shutil.copytree(judge, own_judge)
+    shutil.copytree(conditions, dataset)
+    weights, metadata = own_judge / "model.safetensors", dataset / FILE_NAME
+    config = policy_config(tmp_path, dataset, own_judge, stop_step=1)
     train(config)
     state = Path(config.run_folder) / "checkpoint" / "state.safetensors"
-    first, judged, named = (path.read_bytes() for path in (state, weights, metadata))
-    other_judge = judged[:-1] + bytes([judged[-1] ^ 1])
+    first, judge_bytes, list_bytes = (path.read_bytes() for path in (state, weights, metadata))
+    other_judge = judge_bytes[:-1] + bytes([judge_bytes[-1] ^ 1])
     for path, data, name in (
         (weights, other_judge, r"judge 1 \(own\)"),
-        (metadata, named + b"\n", "the list of conditions in .*"),
+        (metadata, list_bytes + b"\n", "the list of conditions in .*"),
     ):
-        kept = path.read_bytes()
+        before = path.read_bytes()
         path.write_bytes(data)
         with pytest.raises(ValueError, match=f"{name} changed; choose another run folder"):
             train(replace(config, stop_step=2))
-        path.write_bytes(kept)
+        path.write_bytes(before)
     assert state.read_bytes() == first
     train(replace(config, stop_step=0))  # the old files are back, written later
     weights.write_bytes(other_judge)
@@ -182,28 +182,28 @@ def test_cancel_saves_and_more_steps_go_on(judge: Path, conditions: Path, tmp_pa
     assert_same(train(more), expected)
 
 
-def test_a_look_that_a_cancel_cut_short_is_made_up_for(
+def test_an_evaluation_that_a_cancel_cut_short_is_made_up_for(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
-    looks = {"eval_every": 1, "eval_conditions": 2, "stop_on_drift": False, "steps": 2}
-    whole = policy_config(tmp_path / "whole", conditions, judge, **looks)
+    settings = {"eval_every": 1, "eval_conditions": 2, "stop_on_drift": False, "steps": 2}
+    whole = policy_config(tmp_path / "whole", conditions, judge, **settings)
     expected = train(whole)
     counting = RecordingHost()
-    train(policy_config(tmp_path / "one", conditions, judge, **looks | {"steps": 1}), counting)
-    config = policy_config(tmp_path / "parts", conditions, judge, **looks)
+    train(policy_config(tmp_path / "one", conditions, judge, **settings | {"steps": 1}), counting)
+    config = policy_config(tmp_path / "parts", conditions, judge, **settings)
     with pytest.raises(CancelledError):
         train(config, RecordingHost(cancel_at_call=counting.calls - 2))
-    (line,) = curve(config)
+    (line,) = metrics_of(config)
     assert line["step"] == 1
     assert "eval" not in line
     assert_same(train(config), expected)
-    assert curve(config) == curve(whole)
+    assert metrics_of(config) == metrics_of(whole)
     for name in ("best", "step-000001", "step-000002"):
-        made, wanted = (
+        tensors, expected_tensors = (
             load_file(tmp_path / run / "results" / f"{name}.safetensors")
             for run in ("parts", "whole")
         )
-        assert_same(made, wanted)
+        assert_same(tensors, expected_tensors)
 
 
 def test_a_kill_before_the_result_is_written_does_not_pass_for_the_end(
@@ -301,9 +301,9 @@ def test_a_run_that_cannot_begin_leaves_the_model_too(
     transformer: Any = bundled_models().transformer.module
     names = [name for name, _ in transformer.named_parameters()]
     train(policy_config(tmp_path / "a", conditions, judge, steps=1))
-    other = {"init_from": str(tmp_path / "a" / "checkpoint"), "rank": 8}
+    changes = {"init_from": str(tmp_path / "a" / "checkpoint"), "rank": 8}
     with pytest.raises(ValueError, match="the checkpoint is of another model or adapter"):
-        train(policy_config(tmp_path / "b", conditions, judge, **other))
+        train(policy_config(tmp_path / "b", conditions, judge, **changes))
     assert [name for name, _ in transformer.named_parameters()] == names
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(ImportError, match="needs the package bitsandbytes"):
@@ -324,7 +324,7 @@ def test_fixed_reference_is_the_start(judge: Path, conditions: Path, tmp_path: P
     try:
         run.trainer.train_step()
         with torch.no_grad():
-            moved = run.trainer.rollout(batch, batch.noise, 2)
+            x_policy = run.trainer.rollout(batch, batch.noise, 2)
             with run.trainer.policy.as_reference():
                 reference = run.trainer.rollout(batch, batch.noise, 2)
     finally:
@@ -335,7 +335,7 @@ def test_fixed_reference_is_the_start(judge: Path, conditions: Path, tmp_path: P
         for i in range(2):
             x = x + (batch.sigmas[i + 1] - batch.sigmas[i]) * velocity(x, batch.sigmas[i])
     assert torch.equal(reference, x)
-    assert not torch.allclose(moved, x, atol=1e-4)
+    assert not torch.allclose(x_policy, x, atol=1e-4)
 
 
 def test_micro_batches_change_no_result(judge: Path, conditions: Path, tmp_path: Path) -> None:
@@ -354,12 +354,12 @@ def test_pooled_references_are_those_of_their_seeds(
     try:
         with torch.no_grad(), run.trainer.policy.as_reference():
             (batch, *_), _ = run.trainer.source.draw(0)
-            made = run.trainer.rollout(batch, batch.reference_noise, 3)
+            rollouts = run.trainer.rollout(batch, batch.reference_noise, 3)
     finally:
         run.trainer.policy.release()
-    for one, latents in zip(batch.samples, made, strict=True):
-        assert one.reference_seed == 0
-        stored = load_file(tmp_path / "references" / one.condition.name / "0.safetensors")
+    for sample, latents in zip(batch.samples, rollouts, strict=True):
+        assert sample.reference_seed == 0
+        stored = load_file(tmp_path / "references" / sample.condition.name / "0.safetensors")
         torch.testing.assert_close(stored["latents"], latents, rtol=1e-4, atol=1e-5)
 
 
@@ -392,11 +392,11 @@ def test_kill_in_mid_save_leaves_a_whole_state(tmp_path: Path) -> None:
             [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
-        said = [process.stdout.readline() for _ in range(3)]
+        lines = [process.stdout.readline() for _ in range(3)]
         time.sleep(draw.uniform(0, 0.02))  # any moment will do: what is tested holds at each
         process.send_signal(signal.SIGKILL)
         process.wait()
-        found = RunDirectory(config).load()
-        assert found is not None
-        assert found.step >= int(said[-1])
-        assert (found.tensors["x"] == found.step).all()
+        state = RunDirectory(config).load()
+        assert state is not None
+        assert state.step >= int(lines[-1])
+        assert (state.tensors["x"] == state.step).all()

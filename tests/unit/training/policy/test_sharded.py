@@ -31,7 +31,7 @@ SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_USE_C
 
 
 def test_a_run_goes_on_in_two_processes_that_share_the_weights(tmp_path: Path) -> None:
-    """From a checkpoint of one process, to the update, look, result and checkpoint of one."""
+    """From a checkpoint of one process, to the update, evaluation, result and checkpoint of one."""
     judge, conditions = make_judge(tmp_path / "judge"), make_conditions(tmp_path / "conditions")
     values: dict[str, Any] = {
         "batch_size": 4,
@@ -46,15 +46,15 @@ def test_a_run_goes_on_in_two_processes_that_share_the_weights(tmp_path: Path) -
         "eval_every": 2,
     }
     values |= {"eval_conditions": 1, "kl_weight": 0.1}
-    one = policy_config(tmp_path / "one", conditions, judge, **values)
-    train_policy(one, RecordingHost(), run_models_for(one))
-    two = replace(one, run_folder=str(tmp_path / "two"), steps=2)
+    single = policy_config(tmp_path / "one", conditions, judge, **values)
+    train_policy(single, RecordingHost(), run_models_for(single))
+    two = replace(single, run_folder=str(tmp_path / "two"), steps=2)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     (tmp_path / "two" / "config.json").write_text(two.to_json())
     (tmp_path / "two.json").write_text(two.to_json())
-    one = replace(one, steps=2)
-    train_policy(one, RecordingHost(), run_models_for(one))
-    done = subprocess.run(
+    single = replace(single, steps=2)
+    train_policy(single, RecordingHost(), run_models_for(single))
+    process = subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch", *HOW),
             *("-m", "onereward", "train", str(tmp_path / "two.json")),
@@ -66,18 +66,18 @@ def test_a_run_goes_on_in_two_processes_that_share_the_weights(tmp_path: Path) -
         text=True,
         timeout=500,
     )
-    assert done.stderr.count("all weights are spread over 2 processes (FSDP2)") == 2
+    assert process.stderr.count("all weights are spread over 2 processes (FSDP2)") == 2
     truth, state = (
         load_file(tmp_path / name / "checkpoint" / "state.safetensors") for name in ("one", "two")
     )
     before = load_file(tmp_path / "two" / "results" / "step-000002" / WEIGHTS)
     assert {k: t.shape for k, t in state.items()} == {k: t.shape for k, t in truth.items()}
     for kind in ("weights.", "ema.", "exp_avg", "exp_avg_sq"):
-        made, expected = (
+        actual, expected = (
             torch.cat([t.flatten() for k, t in sorted(s.items()) if kind in k and t.ndim])
             for s in (state, truth)
         )
-        assert (made - expected).norm() < 1e-3 * expected.norm(), kind
+        assert (actual - expected).norm() < 1e-3 * expected.norm(), kind
     result = load_file(tmp_path / "two" / "transformer" / WEIGHTS)
     for name, tensor in result.items():
         assert torch.equal(tensor, state[f"weights.{name}"]), name

@@ -43,11 +43,11 @@ def train(config: PolicyTrainConfig, host: RecordingHost | None = None) -> Polic
 def test_a_run_killed_before_its_first_checkpoint_says_every_step_once(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
-    curve = tmp_path / "metrics.jsonl"
-    curve.write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
     result = train(policy_config(tmp_path, conditions, judge, steps=2, batch_size=1))
     assert [record["step"] for record in result.metrics] == [1, 2]
-    assert [json.loads(line)["step"] for line in curve.read_text().splitlines()] == [1, 2]
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [1, 2]
 
 
 def test_a_run_without_a_checkpoint_frees_its_name(
@@ -72,23 +72,25 @@ def test_a_run_without_a_checkpoint_frees_its_name(
         train(replace(sound, rank=8, steps=2))
 
 
-def test_a_run_that_nothing_watches_says_so_before_its_first_step(
+def test_a_run_without_evaluation_is_announced_before_its_first_step(
     judge: Path, conditions: Path, tmp_path: Path
 ) -> None:
-    learned = tmp_path / "conditions"
-    shutil.copytree(conditions, learned)
-    lines = (learned / FILE_NAME).read_text().splitlines(keepends=True)
-    kept = [line for line in lines if split_of(json.loads(line)["name"]) == "train"]
-    (learned / FILE_NAME).write_text("".join(kept))
-    said = "this run is not evaluated"
-    for number, (folder, eval_every) in enumerate([(learned, 9), (learned, 0), (conditions, 9)]):
+    train_only = tmp_path / "conditions"
+    shutil.copytree(conditions, train_only)
+    lines = (train_only / FILE_NAME).read_text().splitlines(keepends=True)
+    train_lines = [line for line in lines if split_of(json.loads(line)["name"]) == "train"]
+    (train_only / FILE_NAME).write_text("".join(train_lines))
+    message = "this run is not evaluated"
+    for number, (folder, eval_every) in enumerate(
+        [(train_only, 9), (train_only, 0), (conditions, 9)]
+    ):
         host, run = RecordingHost(), tmp_path / str(number)
         config = policy_config(run, folder, judge, eval_every=eval_every, max_minutes=1e-12)
         result = train(config, host)
         assert result.step == 0
         is_blind = number == 0
-        assert any(line.startswith(said) for line in host.lines) == is_blind
-        assert any(note.startswith(said) for note in result.notes) == is_blind
+        assert any(line.startswith(message) for line in host.lines) == is_blind
+        assert any(note.startswith(message) for note in result.notes) == is_blind
 
 
 def test_a_run_whose_time_is_up_says_how_far_it_came(
@@ -108,29 +110,29 @@ def test_a_task_without_conditions_is_left_out_and_named(
     some = tmp_path / "conditions"
     shutil.copytree(conditions, some)
     lines = (some / FILE_NAME).read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["task"] not in ("text", "extend")]
-    (some / FILE_NAME).write_text("".join(kept))
+    remaining_lines = [line for line in lines if json.loads(line)["task"] not in ("text", "extend")]
+    (some / FILE_NAME).write_text("".join(remaining_lines))
     host = RecordingHost()
     config = policy_config(tmp_path / "run", some, judge, steps=1, batch_size=1, weight_extend=0.0)
     train(config, host)
-    said = [line for line in host.lines if "no conditions to learn from" in line]
-    assert said == ["text is left out: no conditions to learn from"]  # extend was not asked for
+    notes = [line for line in host.lines if "no conditions to learn from" in line]
+    assert notes == ["text is left out: no conditions to learn from"]  # extend was not asked for
 
 
 def test_bad_conditions_and_judges_are_named(judge: Path, conditions: Path, tmp_path: Path) -> None:
     only_fill = {"weight_extend": 0.0, "weight_remove": 0.0, "weight_text": 0.0}
     remove_only = tmp_path / "remove"
-    made = EditDataset(conditions)
+    dataset = EditDataset(conditions)
     remove_only.mkdir()
-    for condition in made.conditions:
+    for condition in dataset.conditions:
         for file in (condition.image_file_name, condition.mask_file_name):
             (remove_only / file).write_bytes((conditions / file).read_bytes())
     lines = (conditions / "conditions.jsonl").read_text().splitlines()
-    kept = [line for line in lines if '"remove"' in line]
-    (remove_only / "conditions.jsonl").write_text("\n".join(kept) + "\n")
+    remove_lines = [line for line in lines if '"remove"' in line]
+    (remove_only / "conditions.jsonl").write_text("\n".join(remove_lines) + "\n")
     with pytest.raises(ValueError, match="no condition to learn from"):
         train(policy_config(tmp_path / "a", remove_only, judge, **only_fill))
-    for line in kept:
+    for line in remove_lines:
         (remove_only / json.loads(line)["mask_file_name"]).unlink()
     with pytest.raises(ValueError, match=r"cannot be read as an image"):
         train(policy_config(tmp_path / "b", remove_only, judge))
@@ -189,8 +191,10 @@ def test_a_cancel_while_saving_leaves_the_state_before(
     assert_same_state(tmp_path / "parts", tmp_path / "whole")
 
 
-def assert_same_state(run: Path, other: Path) -> None:
-    made, expected = (load_file(r / "checkpoint" / "state.safetensors") for r in (run, other))
-    assert made.keys() == expected.keys()
-    for name, tensor in made.items():
+def assert_same_state(run: Path, expected_run: Path) -> None:
+    tensors, expected = (
+        load_file(r / "checkpoint" / "state.safetensors") for r in (run, expected_run)
+    )
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
         assert torch.equal(tensor, expected[name]), name

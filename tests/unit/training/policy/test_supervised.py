@@ -85,13 +85,13 @@ def test_conditions_that_name_their_result_are_learned_whatever_the_task(
     conditions: Path, tmp_path: Path
 ) -> None:
     """The truth is the result's own latents; what the model is shown stays the source."""
-    known, grey = EditDataset(conditions), torch.full((64, 64, 3), 0.5)
+    dataset, grey = EditDataset(conditions), torch.full((64, 64, 3), 0.5)
     folder = tmp_path / "known"
     folder.mkdir()
 
     def items() -> Iterator[tuple[Condition, torch.Tensor, torch.Tensor]]:
-        for condition in known.conditions:
-            image, mask = known.images(condition)
+        for condition in dataset.conditions:
+            image, mask = dataset.images(condition)
             name = f"{condition.name}.result.png"
             save_image(folder / name, torch.lerp(image[0], grey, mask[0, ..., None]))
             yield replace(condition, result_file_name=name), image[0], mask[0]
@@ -101,35 +101,35 @@ def test_conditions_that_name_their_result_are_learned_whatever_the_task(
     plain = supervised(tmp_path / "plain", conditions, grow=0, feather=0)
     host = RecordingHost()
     run = PolicyRun(config, host, run_models_for(config), Distributed())
-    other = PolicyRun(plain, RecordingHost(), run_models_for(plain), Distributed())
+    plain_run = PolicyRun(plain, RecordingHost(), run_models_for(plain), Distributed())
     try:
         assert not [line for line in host.lines if "is left out" in line]
-        sources = run.trainer.source, other.trainer.source
-        chosen = sources[1].train[Task.FILL][0]
-        (named,) = [c for c in sources[0].train[Task.FILL] if c.name == chosen.name]
-        pairs = zip(sources, (named, chosen), strict=True)
+        sources = run.trainer.source, plain_run.trainer.source
+        plain_condition = sources[1].train[Task.FILL][0]
+        (with_result,) = [c for c in sources[0].train[Task.FILL] if c.name == plain_condition.name]
+        pairs = zip(sources, (with_result, plain_condition), strict=True)
         batches = [next(iter(s.batches([(0, s.sample(c, 1, 2))], 0))) for s, c in pairs]
-        pixels = read_image(folder / named.result_file_name).permute(2, 0, 1)[None] * 2 - 1
+        pixels = read_image(folder / with_result.result_file_name).permute(2, 0, 1)[None] * 2 - 1
         with torch.no_grad():
             latents = encode_pixels(bundled_models().vae.module, pixels)
     finally:
         run.close()
-        other.close()
+        plain_run.close()
     assert batches[0].truth is not None
     assert batches[1].truth is not None
     torch.testing.assert_close(batches[0].truth, pack_latents(latents), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(batches[0].truth, batches[1].truth, atol=0.1)
-    shown = [batch.conditioning.packed for batch in batches]
-    torch.testing.assert_close(shown[0], shown[1], rtol=1e-4, atol=1e-4)
+    conditioning = [batch.conditioning.packed for batch in batches]
+    torch.testing.assert_close(conditioning[0], conditioning[1], rtol=1e-4, atol=1e-4)
 
 
 def test_every_level_between_two_steps_is_equally_likely() -> None:
     sigmas = torch.tensor([1.0, 0.9, 0.5, 0.0])
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.tensor([sample_sigma(sigmas, generator) for _ in range(3000)])
+    levels = torch.tensor([sample_sigma(sigmas, generator) for _ in range(3000)])
     for high, low in ((1.0, 0.9), (0.9, 0.5), (0.5, 0.0)):
-        inside = drawn[(drawn > low) & (drawn <= high)]
-        assert len(inside) / len(drawn) == pytest.approx(1 / 3, abs=0.04)
+        inside = levels[(levels > low) & (levels <= high)]
+        assert len(inside) / len(levels) == pytest.approx(1 / 3, abs=0.04)
         assert float(inside.mean()) == pytest.approx((high + low) / 2, abs=0.04 * (high - low) * 2)
 
 

@@ -20,20 +20,22 @@ def fresh_state() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_a_long_look_of_the_first_process_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NCCL gives up after ten minutes unless it is told otherwise."""
-    asked: dict[str, Any] = {}
+def test_a_long_evaluation_of_the_first_process_ends_no_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NCCL gives up after ten minutes by default."""
+    arguments: dict[str, Any] = {}
 
     def start(**values: Any) -> None:
-        asked.update(values)
+        arguments.update(values)
         raise KeyboardInterrupt
 
-    places = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
-    reached = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    ranks = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     limits = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    for name, value in (places | reached | limits).items():
+    for name, value in (ranks | address | limits).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.distributed, "init_process_group", start)
     with pytest.raises(KeyboardInterrupt):
         _ = Distributed().device
-    assert asked["timeout"] >= timedelta(hours=2)
+    assert arguments["timeout"] >= timedelta(hours=2)

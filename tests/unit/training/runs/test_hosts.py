@@ -16,7 +16,7 @@ class Reads:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
 
-    def part(self, name: str) -> Component:
+    def component(self, name: str) -> Component:
         def load() -> torch.nn.Module:
             self.counts[name] = self.counts.get(name, 0) + 1
             return torch.nn.Linear(4, 4)
@@ -26,7 +26,7 @@ class Reads:
 
 def test_a_forgotten_part_is_not_read_again_to_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     reads, host = Reads(), TrainingHost("cpu")
-    text, transformer = reads.part("text"), reads.part("transformer")
+    text, transformer = reads.component("text"), reads.component("transformer")
     with host.resident(text, activation_bytes=1):
         pass
     text.forget()
@@ -37,14 +37,14 @@ def test_a_forgotten_part_is_not_read_again_to_make_room(monkeypatch: pytest.Mon
 
 
 def test_a_forgotten_part_takes_its_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    host, part = TrainingHost("cpu"), Reads().part("text")
+    host, component = TrainingHost("cpu"), Reads().component("text")
     monkeypatch.setattr(
         LocalHost, "free_bytes", lambda self, *parts: 100 - sum(p.num_bytes for p in parts)
     )
-    with host.resident(part, activation_bytes=1):
-        assert host.free_bytes(part) == 100
-    part.forget()
-    assert host.free_bytes(part) == 20
+    with host.resident(component, activation_bytes=1):
+        assert host.free_bytes(component) == 100
+    component.forget()
+    assert host.free_bytes(component) == 20
 
 
 def test_what_pytorch_keeps_for_later_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,4 +53,4 @@ def test_what_pytorch_keeps_for_later_is_free(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 90)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 60)
     assert LocalHost("cuda").free_bytes() == 40
-    assert LocalHost("cuda").free_bytes(Reads().part("vae")) == 40 - 80
+    assert LocalHost("cuda").free_bytes(Reads().component("vae")) == 40 - 80

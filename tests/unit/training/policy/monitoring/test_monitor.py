@@ -1,4 +1,4 @@
-"""The gate, the looks and the measures of drift: each on a case whose answer is known."""
+"""Rewarded cells, evaluations and measures of drift: each on a case whose answer is known."""
 
 from __future__ import annotations
 
@@ -39,18 +39,20 @@ GOOD, BAD = (Task.FILL, Dimension.STRUCTURE), (Task.FILL, Dimension.AESTHETICS)
 
 
 def answers(cell: tuple[Task, Dimension], right: int, wrong: int) -> list[Answer]:
-    made = []
+    results = []
     for score, count in ((0.9, right), (0.1, wrong)):
-        made += [Answer(criterion=cell, winner_first=score, loser_first=1 - score)] * count
-    return made
+        results += [Answer(criterion=cell, winner_first=score, loser_first=1 - score)] * count
+    return results
 
 
-def shown(seed: int, lattice: float = 0.0, light: float = 0.0, same: bool = False) -> EditPair:
+def make_pair(
+    seed: int, lattice: float = 0.0, light: float = 0.0, is_same: bool = False
+) -> EditPair:
     generator = torch.Generator().manual_seed(seed)
     smooth = torch.nn.functional.interpolate(
         torch.rand(2, 3, 4, 4, generator=generator), (32, 32), mode="bilinear"
     )
-    if same:
+    if is_same:
         smooth[1] = smooth[0]
     checker = (torch.arange(32)[:, None] + torch.arange(32)) % 2 - 0.5
     inside = torch.zeros(32, 32, dtype=torch.bool)
@@ -65,7 +67,7 @@ def shown(seed: int, lattice: float = 0.0, light: float = 0.0, same: bool = Fals
     return first, second
 
 
-def test_the_gate_keeps_what_the_judge_can_judge(tmp_path: Path) -> None:
+def test_cells_that_the_judge_can_judge_are_rewarded(tmp_path: Path) -> None:
     report = make_report(answers(GOOD, 16, 4) + answers(BAD, 14, 6))
     write_report(tmp_path, report)
     assert read_report(tmp_path) == report
@@ -74,20 +76,20 @@ def test_the_gate_keeps_what_the_judge_can_judge(tmp_path: Path) -> None:
     (note,) = [n for n in cells.notes if "aesthetics" in n and n.startswith("fill")]
     assert "70.0% of 20 held-out pairs, below 75%" in note
     assert any("remove" in n and "no held-out pairs" in n for n in cells.notes)
-    asked = cells.allowed(queries_for(Task.FILL, "a dog"))
-    assert [q.criterion for q in asked] == [GOOD]
+    queries = cells.allowed(queries_for(Task.FILL, "a dog"))
+    assert [q.criterion for q in queries] == [GOOD]
 
 
 def test_every_judge_of_an_ensemble_has_to_pass() -> None:
-    one = make_report(answers(GOOD, 18, 2) + answers(BAD, 18, 2))
-    other = make_report(answers(GOOD, 18, 2) + answers(BAD, 11, 9))
-    assert select_reward_cells([one, other], 0.75).cells == {GOOD}
-    assert select_reward_cells([one, other], 0.0).cells == set(ALL_CELLS)
+    report = make_report(answers(GOOD, 18, 2) + answers(BAD, 18, 2))
+    second_report = make_report(answers(GOOD, 18, 2) + answers(BAD, 11, 9))
+    assert select_reward_cells([report, second_report], 0.75).cells == {GOOD}
+    assert select_reward_cells([report, second_report], 0.0).cells == set(ALL_CELLS)
     trusted = select_reward_cells([None], 0.75)
     assert trusted.cells == set(ALL_CELLS)
     assert "no report" in trusted.notes[0]
     with pytest.raises(ValueError, match=r"below 95% .* every task and dimension"):
-        select_reward_cells([one], 0.95)
+        select_reward_cells([report], 0.95)
 
 
 def test_a_damaged_report_is_named(tmp_path: Path) -> None:
@@ -102,14 +104,18 @@ def test_a_damaged_report_is_named(tmp_path: Path) -> None:
         ({}, None),
         ({"lattice": 0.2}, "fine structure is"),
         ({"light": 0.2}, "brightness has moved by +0.20"),
-        ({"same": True}, "different seeds are 0.0"),
+        ({"is_same": True}, "different seeds are 0.0"),
     ],
 )
-def test_drift_sees_what_a_hacked_reward_leaves(now: dict[str, Any], complaint: str | None) -> None:
-    start = [shown(seed) for seed in range(4)]
-    drift = measure_drift(start, [shown(seed, **now) for seed in range(4)])
-    said = drift.complaint()
-    assert (said is None) if complaint is None else (said is not None and complaint in said)
+def test_drift_measures_what_a_hacked_reward_leaves(
+    now: dict[str, Any], complaint: str | None
+) -> None:
+    start = [make_pair(seed) for seed in range(4)]
+    drift = measure_drift(start, [make_pair(seed, **now) for seed in range(4)])
+    message = drift.complaint()
+    assert (
+        (message is None) if complaint is None else (message is not None and complaint in message)
+    )
     if not now:
         assert drift == Drift(
             brightness=0.0, saturation=0.0, high_frequency=1.0, diversity=1.0, outside=0.0
@@ -117,7 +123,7 @@ def test_drift_sees_what_a_hacked_reward_leaves(now: dict[str, Any], complaint: 
 
 
 def test_outside_is_measured_outside() -> None:
-    start, now = shown(0), shown(0)
+    start, now = make_pair(0), make_pair(0)
     for edited in now:
         edited.image[:, edited.mask == 0] += 0.1
     assert measure_drift([start], [now]).outside == pytest.approx(0.1, abs=0.06)
@@ -125,18 +131,18 @@ def test_outside_is_measured_outside() -> None:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("monitor")
     return make_conditions(folder / "conditions"), make_judge(folder / "judge")
 
 
-def test_a_run_looks_keeps_the_best_and_stops_itself(
-    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_evaluates_keeps_the_best_and_stops_itself(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conditions, judge = places
-    seen: list[float] = [0.6, 0.9, 0.7, 0.5]  # what the held-out judge says at each look
-    looks = iter(seen)
-    monkeypatch.setattr(Monitor, "_scores", lambda self, now: {"eval_judge": next(looks)})
+    conditions, judge = folders
+    scores: list[float] = [0.6, 0.9, 0.7, 0.5]  # the evaluation judge's at each evaluation
+    evaluations = iter(scores)
+    monkeypatch.setattr(Monitor, "_scores", lambda self, now: {"eval_judge": next(evaluations)})
     config = policy_config(
         tmp_path,
         conditions,
@@ -158,24 +164,24 @@ def test_a_run_looks_keeps_the_best_and_stops_itself(
     names = sorted(p.name for p in (tmp_path / "results").iterdir())
     assert names == ["best.safetensors", "step-000003.safetensors", "step-000004.safetensors"]
     assert len(host.previews) == 4
-    curve = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["eval_judge"] for line in curve] == seen
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["eval_judge"] for line in metrics] == scores
     # Queued again it has nothing to do, and still gives the best.
     again = train_policy(config, RecordingHost(), run_models_for(config))
     assert (again.step, read_about(again.path)["step"]) == (4, 2)
 
 
 def test_a_hacked_policy_is_stopped_and_the_start_scores_one_half(
-    places: tuple[Path, Path], tmp_path: Path
+    folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    conditions, judge = places
+    conditions, judge = folders
     config = policy_config(
         tmp_path, conditions, judge, steps=3, learning_rate=0.0, eval_every=1, eval_conditions=2
     )
     result = train_policy(config, RecordingHost(), run_models_for(config))
-    look = result.metrics[-1]
-    assert look["eval"] == pytest.approx(0.5, abs=1e-6)
-    assert look["drift.high_frequency"] == 1.0
+    line = result.metrics[-1]
+    assert line["eval"] == pytest.approx(0.5, abs=1e-6)
+    assert line["drift.high_frequency"] == 1.0
     wild = policy_config(
         tmp_path / "wild", conditions, judge, steps=9, learning_rate=1.0, eval_every=1
     )
@@ -185,10 +191,10 @@ def test_a_hacked_policy_is_stopped_and_the_start_scores_one_half(
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_a_run_that_drifts_before_any_good_look_gives_the_start(
-    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+def test_a_run_that_drifts_before_any_good_evaluation_gives_the_start(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    conditions, judge = places
+    conditions, judge = folders
     monkeypatch.setattr(Drift, "complaint", lambda self: "brightness has moved by +0.20")
     config = policy_config(
         tmp_path,
@@ -206,23 +212,23 @@ def test_a_run_that_drifts_before_any_good_look_gives_the_start(
     assert result.step == 1
     assert result.notes[-1].endswith("so the result is the start, unchanged")
     if mode == "full":
-        made = load_file(result.path / "diffusion_pytorch_model.safetensors")
-        assert made.keys() == start.keys()
-        assert all(torch.equal(made[name], weights) for name, weights in start.items())
+        tensors = load_file(result.path / "diffusion_pytorch_model.safetensors")
+        assert tensors.keys() == start.keys()
+        assert all(torch.equal(tensors[name], weights) for name, weights in start.items())
         return
-    made = load_file(result.path)
-    ups = [name for name in made if ".lora_B." in name]
+    tensors = load_file(result.path)
+    ups = [name for name in tensors if ".lora_B." in name]
     assert ups
-    assert not any((made[b] @ made[b.replace("_B.", "_A.")]).any() for b in ups)
+    assert not any((tensors[b] @ tensors[b.replace("_B.", "_A.")]).any() for b in ups)
     assert read_about(result.path)["step"] == 0
 
 
-def test_a_run_that_drifts_later_gives_the_good_look(
-    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_drifts_later_gives_the_good_checkpoint(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conditions, judge = places
-    said = iter([None, "brightness has moved by +0.20"])
-    monkeypatch.setattr(Drift, "complaint", lambda self: next(said))
+    conditions, judge = folders
+    complaints = iter([None, "brightness has moved by +0.20"])
+    monkeypatch.setattr(Drift, "complaint", lambda self: next(complaints))
     config = policy_config(
         tmp_path, conditions, judge, steps=3, batch_size=1, eval_every=1, eval_conditions=1
     )
@@ -232,10 +238,10 @@ def test_a_run_that_drifts_later_gives_the_good_look(
     assert read_about(result.path)["step"] == 1
 
 
-def test_a_run_from_anothers_checkpoint_has_looks_of_its_own(
-    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_from_anothers_checkpoint_has_evaluations_of_its_own(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conditions, judge = places
+    conditions, judge = folders
     values: dict[str, Any] = {"steps": 1, "batch_size": 1, "eval_every": 1, "eval_conditions": 1}
     first = policy_config(tmp_path / "first", conditions, judge, **values)
     with monkeypatch.context() as patch:
@@ -248,11 +254,11 @@ def test_a_run_from_anothers_checkpoint_has_looks_of_its_own(
     assert "eval" in result.metrics[-1]
 
 
-def test_a_look_asks_for_the_room_that_its_judge_takes(
-    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_evaluation_asks_for_the_room_that_its_judge_takes(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For judging alone, of pixels, without gradient; too much would only drive models out."""
-    conditions, judge = places
+    conditions, judge = folders
     config = policy_config(
         tmp_path, conditions, judge, steps=1, batch_size=1, eval_every=1, eval_conditions=1
     )
@@ -267,9 +273,9 @@ def test_a_look_asks_for_the_room_that_its_judge_takes(
             with super().resident(*components, activation_bytes=activation_bytes):
                 yield
 
-    def measured(*asked: Any) -> list[torch.Tensor]:
+    def measured(*arguments: Any) -> list[torch.Tensor]:
         with LiveMemory([*component.module.parameters(), *component.module.buffers()]) as memory:
-            answers = ask_judge(*asked)
+            answers = ask_judge(*arguments)
         peaks.append(memory.peak)
         return answers
 
@@ -279,17 +285,17 @@ def test_a_look_asks_for_the_room_that_its_judge_takes(
     assert max(peaks) < room < 20 * max(peaks)
 
 
-def test_curves_are_of_rewards_and_any_length_is_drawn() -> None:
-    curve = [
+def test_lines_are_of_rewards_and_any_length_is_drawn() -> None:
+    metrics = [
         {"step": s, "loss": 0.5, "reward": s / 10, "fill.structure": 0.2, "eval.fill.structure": 1}
         for s in range(1, 11)
     ]
-    lines = reward_lines(curve)
+    lines = reward_lines(metrics)
     assert set(lines) == {"reward", "fill.structure"}
     values = [value for _, value in lines["reward"]]
     assert values == sorted(values)
     assert values[0] == 0.1
     for length in (0, 1, 10):
-        dashboard = plot_dashboard(curve[:length], [(torch.rand(64, 64, 3),) * 3] * 2)
+        dashboard = plot_dashboard(metrics[:length], [(torch.rand(64, 64, 3),) * 3] * 2)
         assert dashboard.ndim == 3
         assert 0 <= dashboard.min() <= dashboard.max() <= 1
