@@ -24,29 +24,29 @@ def test_every_weight_is_the_mean(tmp_path: Path) -> None:
     folders = [make_judge(tmp_path / name, SHAPE) for name in ("a", "b", "c")]
     weights = load_file(folders[0] / WEIGHTS)
     generator = torch.Generator().manual_seed(0)
-    others = [
+    changed_weights = [
         {k: v + torch.randn(v.shape, generator=generator).to(v.dtype) for k, v in weights.items()}
         for _ in folders[1:]
     ]
-    for folder, other in zip(folders[1:], others, strict=True):
-        save_file(other, folder / WEIGHTS, metadata={"format": "pt"})
+    for folder, tensors in zip(folders[1:], changed_weights, strict=True):
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     average_judges(folders, tmp_path / "mean")
-    found = load_file(tmp_path / "mean" / WEIGHTS)
-    assert found.keys() == weights.keys()
-    for name, value in found.items():
-        wanted = torch.stack([w[name].double() for w in (weights, *others)]).mean(0)
+    average = load_file(tmp_path / "mean" / WEIGHTS)
+    assert average.keys() == weights.keys()
+    for name, value in average.items():
+        mean = torch.stack([w[name].double() for w in (weights, *changed_weights)]).mean(0)
         assert value.dtype == weights[name].dtype
-        assert torch.allclose(value.double(), wanted, atol=1e-6), name
+        assert torch.allclose(value.double(), mean, atol=1e-6), name
     names = {file.name for file in folders[0].iterdir()} - {"README.md", "report.json"}
     assert {file.name for file in (tmp_path / "mean").iterdir()} == names
 
 
 def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
-    one = make_judge(tmp_path / "one", SHAPE)
-    other = make_judge(tmp_path / "other", replace(SHAPE, width=64, heads=2))
+    narrow = make_judge(tmp_path / "narrow", SHAPE)
+    wide = make_judge(tmp_path / "wide", replace(SHAPE, width=64, heads=2))
     for folders, reason in (
-        ([one, other], "of different shapes"),
-        ([one, tmp_path], r"has no model\.safetensors"),
+        ([narrow, wide], "of different shapes"),
+        ([narrow, tmp_path], r"has no model\.safetensors"),
         ([], "nothing to average"),
     ):
         with pytest.raises(JudgeError, match=reason):

@@ -12,16 +12,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from onereward.lab.adapters.usability import random_scenes
-from onereward.lab.base_model.models import FillParts, load_folder
+from onereward.lab.base_model.models import FillComponents, load_folder
 from onereward.lab.base_model.sampling import SampleSettings
 from onereward.lab.judge import robustness
 from onereward.lab.judge.build import JudgeShape
-from onereward.lab.judge.bundle import BundleSettings, bundle, evaluate_judge, kept_shares
-from onereward.lab.judge.compare import train_to_compare
+from onereward.lab.judge.bundle import BundleSettings, bundle, clear_shares, evaluate_judge
+from onereward.lab.judge.compare import train_comparison
 from onereward.lab.judge.config import CompareConfig
 from onereward.lab.judge.learner import load_whole_judge
+from onereward.lab.judge.pairs.candidate_pool import FIRST_INDEX
 from onereward.lab.judge.pairs.candidates import draw_candidates, load_candidates, save_candidates
-from onereward.lab.judge.pairs.gather import FIRST_INDEX
 from onereward.lab.judge.robustness import AttackConfig
 from onereward.lab.oracle import judge
 from onereward.lab.world.conditions import Conditions
@@ -42,15 +42,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a pool and a run of two steps on it."""
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "pool").mkdir()
-    parts, quick = load_folder(ASSETS), GenerateConfig(num_candidates=2, steps=(2, 3))
+    model, quick = load_folder(ASSETS), GenerateConfig(num_candidates=2, steps=(2, 3))
     start = make_judge(folder / "start", SHAPE)
     for name in ("README.md", "report.json"):
         (start / name).write_text("{}")
     (start / "evaluation.json").write_text(json.dumps({"training": [EARLIER]}))
     for split in Split:
-        made = draw_candidates([parts], split, FIRST_INDEX, quick, 12)
-        save_candidates(made, folder / "pool" / f"{split.value}-00000.safetensors")
-    train_to_compare(
+        candidates = draw_candidates([model], split, FIRST_INDEX, quick, 12)
+        save_candidates(candidates, folder / "pool" / f"{split.value}-00000.safetensors")
+    train_comparison(
         CompareConfig(
             run_folder=str(folder / "run"),
             judge_folder=str(start),
@@ -58,9 +58,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             steps=2,
             decay_steps=0,
             pairs=2,
-            appraised=4,
-            questions=2,
-            images=2,
+            quality_images=4,
+            vqa_questions=2,
+            vqa_images=2,
             attack_share=0.0,
             eval_every=5,
         )
@@ -68,14 +68,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_bundle_holds_the_run_in_half_its_size_and_says_what_was_measured(run: Path) -> None:
+def test_a_bundle_holds_the_run_in_half_its_size_and_its_measurements(run: Path) -> None:
     settings = BundleSettings(
         run=run / "run",
         pool=run / "pool",
         fill=ASSETS,
         target=run / "bundle",
         adversarial_pairs=2,
-        push=AttackConfig(steps=2),
+        attack=AttackConfig(steps=2),
     )
     bundle(settings)
     bundled = load_file(run / "bundle" / "model.safetensors")
@@ -98,28 +98,28 @@ def test_a_bundle_holds_the_run_in_half_its_size_and_says_what_was_measured(run:
 
 
 def test_averaged_runs_are_bundled_as_their_mean(run: Path) -> None:
-    other, target = run / "other", run / "mean"
-    shutil.copytree(run / "run", other)
+    second_run, target = run / "second", run / "mean"
+    shutil.copytree(run / "run", second_run)
     weights = load_file(run / "run" / "judge" / "model.safetensors")
-    moved = {name: value + 1 for name, value in weights.items()}
-    save_file(moved, other / "judge" / "model.safetensors", metadata={"format": "pt"})
+    shifted = {name: value + 1 for name, value in weights.items()}
+    save_file(shifted, second_run / "judge" / "model.safetensors", metadata={"format": "pt"})
     settings = BundleSettings(
         run=run / "run",
-        averaged=(other,),
+        averaged=(second_run,),
         pool=run / "pool",
         fill=ASSETS,
         target=target,
         adversarial_pairs=1,
-        push=AttackConfig(steps=1),
+        attack=AttackConfig(steps=1),
     )
     bundle(settings)
     for name, value in load_file(target / "model.safetensors").items():
-        wanted = ((weights[name] + moved[name]) / 2).to(torch.bfloat16)
-        assert torch.allclose(value.float(), wanted.float(), rtol=0.01), name
-    assert "the mean of those after other, run" in (target / "README.md").read_text()
+        mean = ((weights[name] + shifted[name]) / 2).to(torch.bfloat16)
+        assert torch.allclose(value.float(), mean.float(), rtol=0.01), name
+    assert "the mean of those after second, run" in (target / "README.md").read_text()
 
 
-def test_what_was_measured_of_the_start_is_not_said_of_the_result(run: Path) -> None:
+def test_measurements_of_the_start_are_not_copied_to_the_result(run: Path) -> None:
     names = {path.name for path in (run / "run" / "judge").iterdir()}
     assert {"model.safetensors", "tokenizer.json", "evaluation.json"} <= names
     assert not {"README.md", "report.json"} & names
@@ -128,10 +128,10 @@ def test_what_was_measured_of_the_start_is_not_said_of_the_result(run: Path) -> 
 def test_a_policy_wins_as_often_as_the_judge_prefers_its_unusable_images(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A policy that paints grey everywhere, and judges that always and never say Yes to it."""
+    """A policy that paints grey everywhere, and judges that answer Yes always and never."""
 
-    def paint(parts: FillParts, conditions: Conditions, sampling: SampleSettings) -> Tensor:
-        return torch.full_like(conditions.source, 0.5) if parts == "policy" else conditions.target
+    def paint(model: FillComponents, conditions: Conditions, sampling: SampleSettings) -> Tensor:
+        return torch.full_like(conditions.source, 0.5) if model == "policy" else conditions.target
 
     monkeypatch.setattr(robustness, "sample_scenes", paint)
     monkeypatch.setattr(robustness, "load_folder", lambda folder: "base")
@@ -142,20 +142,20 @@ def test_a_policy_wins_as_often_as_the_judge_prefers_its_unusable_images(
     assert unusable > 8
     for answer in (0.9, 0.1):
         monkeypatch.setattr(
-            robustness, "wins", lambda asked, some, c, p=answer: torch.full((len(some),), p)
+            robustness, "wins", lambda judge, images, c, p=answer: torch.full((len(images),), p)
         )
         rate = robustness.measure_policy(
             load_whole_judge(run / "run" / "judge"), ASSETS, tmp_path / "any", scenes
         )
         assert rate["wins"] == round(answer)
-        assert rate["adversarial_pairs"] == unusable
+        assert rate["num_pairs"] == unusable
 
 
-def test_kept_shares_count_the_scenes_that_differ(run: Path) -> None:
+def test_clear_shares_count_the_scenes_that_differ(run: Path) -> None:
     """Counted again, scene by scene."""
     pool = load_candidates([run / "pool" / "test-00000.safetensors"])
     rows = [row for row in range(len(pool)) if pool.task[row] == 2]
     gaps = [float(abs(pool.scores[row, 0, 4] - pool.scores[row, 1, 4])) for row in rows]
     for margin in (0.0, 0.02, 0.9):
-        share = kept_shares(pool, (margin,) * 5)["remove.removal_quality"]
+        share = clear_shares(pool, (margin,) * 5)["remove.removal_quality"]
         assert share == pytest.approx(sum(gap >= margin for gap in gaps) / len(gaps), abs=1e-4)

@@ -1,4 +1,4 @@
-"""Halved patches: the same judge, looking twice as closely."""
+"""Halved patches: the same tokens from an image of half the size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onereward.lab.judge.build import JudgeShape
-from onereward.lab.judge.refine import halve_patches
+from onereward.lab.judge.halve_patches import halve_patches
 from onereward.reward.judge import JudgeConfig, JudgeError
 from onereward.reward.qwen_vl import QwenJudge
 from support.judges import make_judge
@@ -24,17 +24,17 @@ def load(folder: Path) -> QwenJudge:
 
 
 @torch.no_grad()
-def test_a_image_looks_as_it_did_enlarged(tmp_path: Path) -> None:
+def test_an_image_is_embedded_as_it_was_enlarged(tmp_path: Path) -> None:
     folder = make_judge(tmp_path / "judge", replace(SHAPE, max_pixels=128 * 128, window_size=128))
     halve_patches(folder, tmp_path / "fine")
     before, after = load(folder), load(tmp_path / "fine")
     assert (before.patches.patch_size, after.patches.patch_size) == (8, 4)
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
     enlarged = image.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    wanted, found = before.encode(enlarged), after.encode(image)
-    assert (found.rows, found.cols) == (wanted.rows, wanted.cols) == (8, 8)
-    assert torch.allclose(found.tokens, wanted.tokens, atol=1e-4)
-    assert wanted.tokens.std() > 0.01
+    coarse, fine = before.encode(enlarged), after.encode(image)
+    assert (fine.rows, fine.cols) == (coarse.rows, coarse.cols) == (8, 8)
+    assert torch.allclose(fine.tokens, coarse.tokens, atol=1e-4)
+    assert coarse.tokens.std() > 0.01
 
 
 def test_what_has_no_half_is_refused(tmp_path: Path) -> None:
