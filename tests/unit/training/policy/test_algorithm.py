@@ -108,6 +108,7 @@ def make_trainer(tmp_path: Path, algorithm: str, **changes: Any) -> ToyTrainer:
         "ema_decay": DECAY,
         "learning_rate": 0.05,
         "max_grad_norm": 1e6,
+        "gradient_checkpointing": "off",
     }
     config = PolicyTrainConfig(**values | changes)
     component = SimpleNamespace(module=ToyField(), dtype=torch.float64)
