@@ -161,10 +161,10 @@ def _last_evaluations(metrics: Sequence[Sequence[Mapping[str, Any]]]) -> dict[st
 
 def card(numbers: Mapping[str, Mapping[str, Any]], per_task: int, draw: int = 0) -> str:
     """Return the card in Markdown; it holds measured numbers only."""
-    parts = [_HEAD.format(scenes=per_task, draw=draw)]
+    paragraphs = [_HEAD.format(scenes=per_task, draw=draw)]
     for name, measured in numbers.items():
         config = measured["config"]
-        parts += [
+        paragraphs += [
             f"## {name}\n\n{config['steps']} steps of {config['batch_size']} edits, learning rate "
             f"{config['learning_rate']:g}, seeds {', '.join(map(str, measured['seeds']))}; sampled "
             f"in {config['sampling_steps']} steps at true_cfg {config['true_cfg']:g}, for training "
@@ -181,7 +181,7 @@ def card(numbers: Mapping[str, Mapping[str, Any]], per_task: int, draw: int = 0)
             "start's (0.5: equally good):",
             markdown_table(_reward_cells(measured["rewards"], measured["evaluation"])),
         ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _usable_cells(usable: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

@@ -69,15 +69,15 @@ class Scenes:
     conditions: Conditions
     sampling: SampleSettings
 
-    def judge(self, parts: FillComponents) -> OracleScores:
+    def judge(self, components: FillComponents) -> OracleScores:
         """Sample all scenes; return the oracle's scores."""
-        return judge(sample_scenes(parts, self.conditions, self.sampling), self.conditions)
+        return judge(sample_scenes(components, self.conditions, self.sampling), self.conditions)
 
-    def usable(self, parts: FillComponents) -> Tensor:
+    def usable(self, components: FillComponents) -> Tensor:
         """Sample all scenes; return which are usable, bool ``[B]``."""
-        return self.judge(parts).usable
+        return self.judge(components).usable
 
-    def candidates(self, parts: FillComponents, num: int) -> Tensor:
+    def candidates(self, components: FillComponents, num: int) -> Tensor:
         """Return several images per scene as users see them, ``[num, B, 3, 64, 64]``.
 
         The first is the one that :meth:`usable` judges.
@@ -86,7 +86,7 @@ class Scenes:
         candidates = []
         for seed in seeds:
             settings = replace(self.sampling, seed=seed)
-            images = sample_scenes(parts, self.conditions, settings)  # [B, 3, H, W]
+            images = sample_scenes(components, self.conditions, settings)  # [B, 3, H, W]
             candidates.append(composite(images, self.conditions))
         return torch.stack(candidates)
 
@@ -200,6 +200,7 @@ def main() -> None:
     if arguments.judge and not arguments.best_of:
         parser.error("--judge has nothing to choose among; give --best-of N, too")
     torch.set_num_threads(arguments.threads)
+    # The model alone, then the choice among several images, then every adapter.
     scenes = random_scenes(
         arguments.model,
         arguments.split,

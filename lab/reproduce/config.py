@@ -113,10 +113,10 @@ class ReproduceConfig(JsonConfig):
             (kinds[0] == VQA) != bool(self.judge_start),
             f"a judge starts either with a stage {VQA} or from judge_start; give one of them",
         )
-        self._check_parts()
+        self._check_configs()
 
-    def _check_parts(self) -> None:
-        """Let every part's own config refuse what it does not know."""
+    def _check_configs(self) -> None:
+        """Parse the config of every stage, so that each refuses unknown settings now."""
         self.pool_config(60.0)
         for index in range(len(self.judge)):
             self.judge_config(index, Path("run"), None, 60.0)
@@ -162,7 +162,7 @@ class ReproduceConfig(JsonConfig):
     def pool_config(self, minutes: float) -> CandidatePoolConfig:
         """Return how candidates are made."""
         folders = {"pool_folder": str(self.folder / "pool"), "fill_folder": self.fill_folder}
-        return _parsed(CandidatePoolConfig, self.pool | folders | {"max_minutes": minutes})
+        return _parse(CandidatePoolConfig, self.pool | folders | {"max_minutes": minutes})
 
     def judge_config(
         self, index: int, run: Path, before: Path | None, minutes: float, is_naive: bool = False
@@ -181,10 +181,10 @@ class ReproduceConfig(JsonConfig):
         if values.get("init_from") == PREVIOUS:
             values["init_from"] = str((before or run) / "checkpoint")
         if kind == VQA:
-            return _parsed(VqaConfig, values)
+            return _parse(VqaConfig, values)
         start = str(before / "judge") if before else self.judge_start or "none"
         values |= {"judge_folder": start, "pool_folder": str(self.folder / "pool")}
-        return _parsed(CompareConfig, values | (self.naive if is_naive else {}))
+        return _parse(CompareConfig, values | (self.naive if is_naive else {}))
 
     def pair_config(
         self, name: str, steps: int, run: Path, start: Path, minutes: float
@@ -192,7 +192,7 @@ class ReproduceConfig(JsonConfig):
         """Return eq. 3 on the pairs of one dimension, or of all."""
         values = self.per_dimension | {"steps": steps, "eval_every": steps, "max_minutes": minutes}
         values |= {"run_folder": str(run), "judge_folder": str(start)}
-        return _parsed(
+        return _parse(
             JudgeTrainConfig, values | {"preferences_folder": str(self.folder / "pairs" / name)}
         )
 
@@ -209,7 +209,7 @@ class ReproduceConfig(JsonConfig):
             "seed": self.seed,
             "max_minutes": minutes,
         }
-        return _parsed(PolicyTrainConfig, values | self.policy | changes)
+        return _parse(PolicyTrainConfig, values | self.policy | changes)
 
     def sampling(self, changes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """Return steps and guidance of every measurement: those that a policy is trained with.
@@ -225,6 +225,6 @@ class ReproduceConfig(JsonConfig):
         return {f"weight_{item.value}": float(item is task) for item in Task}
 
 
-def _parsed(cls: type[T], values: dict[str, Any]) -> T:
-    """Make a part's config as from its file: what it does not know is refused by name."""
+def _parse(cls: type[T], values: dict[str, Any]) -> T:
+    """Parse a stage's config as from its file; unknown settings are refused by name."""
     return cls.from_json(json.dumps(values))

@@ -25,10 +25,10 @@ from ..base_model.sampling import sample_scenes
 from ..oracle import composite, judge
 from ..world.conditions import TASKS
 from ..world.splits import Split
-from .judge_stages import BUNDLED
+from .judge_stages import MAIN_JUDGE
 from .measurements import BASE, read_images, test_scenes
 from .photos import PHOTOS
-from .policies import HACKED, adapter_of
+from .policies import HACK_RUNS, adapter_of
 from .stage import Context
 
 FRAME = 5
@@ -46,11 +46,11 @@ def draw_figures(context: Context, folder: Path) -> dict[str, str]:
     Files are named relative to the report; what cannot be drawn is left out.
     """
     figures = {
-        "calibration": _draw_calibration(context.read(BUNDLED)["report"]["calibration"]),
+        "calibration": _draw_calibration(context.read(MAIN_JUDGE)["report"]["calibration"]),
         "hacked": _draw_hacked(context),
         **_draw_rewards(context),
         **_draw_sheets(context),
-        **{name: _draw_hacking(name, context.read(name)["points"]) for name in HACKED.values()},
+        **{name: _draw_hacking(name, context.read(name)["points"]) for name in HACK_RUNS.values()},
     }
     target = folder / IMAGES
     target.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def _draw_hacked(context: Context) -> Tensor:
     folder = Path(config.fill_folder)
     scenes = random_scenes(folder, Split.DEV, HACKED_SCENES, config.seed, **config.sampling())
     models = [load_folder(folder)]
-    for name in HACKED.values():
+    for name in HACK_RUNS.values():
         models.append(load_with_adapter(folder, hacked_result(context, name)[0]))
     images = [sample_scenes(model, scenes.conditions, scenes.sampling) for model in models]
     usable = [judge(batch, scenes.conditions).usable.tolist() for batch in images]

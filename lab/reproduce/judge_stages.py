@@ -29,7 +29,7 @@ from ..world.splits import Split
 from .config import VQA, ReproduceConfig
 from .stage import Context, Stage, Work
 
-BUNDLED, NAIVE = "judge", "naive"
+MAIN_JUDGE, NAIVE_JUDGE = "judge", "naive"
 """The judge with everything, and the one without adversarial pairs."""
 ALL = "all"
 ONE_JUDGE, SEPARATE_JUDGES = "one_judge", "separate_judges"
@@ -39,7 +39,7 @@ ONE_JUDGE, SEPARATE_JUDGES = "one_judge", "separate_judges"
 def judge_stages(config: ReproduceConfig) -> list[Stage]:
     """Return everything up to finished judges with reports."""
     stages = [Stage(name="pool", work=_make_pool)]
-    for name in (BUNDLED, NAIVE):
+    for name in (MAIN_JUDGE, NAIVE_JUDGE):
         before: tuple[str, ...] = ()
         for index, values in enumerate(config.judge):
             run = run_name(config, name, index)
@@ -66,7 +66,7 @@ def judge_measurements() -> list[Stage]:
                 needs=(f"{name}-report",),
                 is_measurement=True,
             )
-            for name in (BUNDLED, NAIVE)
+            for name in (MAIN_JUDGE, NAIVE_JUDGE)
         ),
         Stage(
             name="measure-dimensions",
@@ -88,12 +88,12 @@ def run_name(config: ReproduceConfig, name: str, index: int) -> str:
         stage["stage"] == VQA or config.naive.items() <= stage.items()
         for stage in config.judge[: index + 1]
     )
-    return f"{BUNDLED if is_shared else name}-{index}"
+    return f"{MAIN_JUDGE if is_shared else name}-{index}"
 
 
 def _last_vqa_stage(config: ReproduceConfig) -> tuple[str, ...]:
     stages = [k for k, stage in enumerate(config.judge) if stage["stage"] == VQA]
-    return (run_name(config, BUNDLED, stages[-1]),) if stages else ()
+    return (run_name(config, MAIN_JUDGE, stages[-1]),) if stages else ()
 
 
 def _make_pool(context: Context) -> bool:
@@ -108,7 +108,7 @@ def _learn(name: str, index: int) -> Work:
         config, folder = context.config, context.folder
         run = folder / run_name(config, name, index)
         before = folder / run_name(config, name, index - 1) if index else None
-        train_config = config.judge_config(index, run, before, context.minutes, name == NAIVE)
+        train_config = config.judge_config(index, run, before, context.minutes, name == NAIVE_JUDGE)
         if isinstance(train_config, VqaConfig):
             train_vqa(train_config)
         else:

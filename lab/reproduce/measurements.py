@@ -2,6 +2,17 @@
 
 The test split is used once, for the finished models of the main comparison. Ablations and the
 steps of hacked runs are measured on the dev split. Nothing here is read by anything that trains.
+
+Files below ``evaluation/``, shortened::
+
+    usability.json  {"base": {"fill": {"count": 200, "share": 0.81, "interval": [0.75, 0.858],
+                     "won": 0, "lost": 0, "p": 1.0}}}
+    votes.json      {"fixed": {"all": {"judge": {"good": 46, "same": 750, "bad": 4,
+                     "interval": [0.812, 0.968], "p": 1e-09}}}}
+    ablations.json  {"ablation-rank-4-seed-0": {"usable": [true, false], "tasks": {"all": {}}}}
+    hack-naive.json {"points": [{"step": 15, "usable": 0.825, "won": 2, "lost": 0, "p": 0.5,
+                     "reward": 0.454, "complaint": null, "evaluation": 0.512}], "parting": null}
+    base.safetensors  images, uint8 [B, 3, 64, 64]; usable, bool [B]
 """
 
 from __future__ import annotations
@@ -31,12 +42,12 @@ from ..oracle import composite, judge
 from ..world.conditions import TASKS, Conditions
 from ..world.splits import Split
 from .config import ReproduceConfig
-from .judge_stages import BUNDLED, judge_folder
-from .policies import HACKED, SUPERVISED, ablation_runs, adapter_of, supervised_runs
+from .judge_stages import MAIN_JUDGE, judge_folder
+from .policies import HACK_RUNS, SUPERVISED, ablation_runs, adapter_of, supervised_runs
 from .stage import Context, Stage, Work
 
 BASE, BEST = "base", "best-of-n"
-VOTED = (FIXED, DYNAMIC, SUPERVISED, BEST)
+VOTE_MODELS = (FIXED, DYNAMIC, SUPERVISED, BEST)
 """What the judge, too, compares with the base."""
 WINDOW = 10
 """Steps that a reward is averaged over."""
@@ -56,11 +67,11 @@ def measurement_stages(config: ReproduceConfig) -> list[Stage]:
     return [
         stage("test-base", _test(BASE)),
         *(stage(f"test-{name}", _test(name), name, "test-base") for name in trained),
-        stage(f"test-{BEST}", _test_best, f"{BUNDLED}-report", "test-base"),
-        stage("votes", _vote, *(f"test-{n}" for n in (BASE, *VOTED))),
+        stage(f"test-{BEST}", _test_best, f"{MAIN_JUDGE}-report", "test-base"),
+        stage("votes", _vote, *(f"test-{n}" for n in (BASE, *VOTE_MODELS))),
         stage("usability", _summarise, "test-base", f"test-{BEST}", *tests),
         stage("ablations", _measure_ablations, *ablations),
-        *(stage(f"measure-{name}", _measure_hacking(name), name) for name in HACKED.values()),
+        *(stage(f"measure-{name}", _measure_hacking(name), name) for name in HACK_RUNS.values()),
     ]
 
 
@@ -122,7 +133,7 @@ def _test_best(context: Context) -> bool:
     config = context.config
     scenes = test_scenes(config)
     candidates = scenes.candidates(_load(config, BASE), config.best_of)
-    vlm = load_whole_judge(judge_folder(config, BUNDLED))
+    vlm = load_whole_judge(judge_folder(config, MAIN_JUDGE))
     _save(context, BEST, scenes.conditions, scenes.choose(candidates, vlm, context.host))
     return True
 
@@ -132,10 +143,10 @@ def _vote(context: Context) -> bool:
     """Good, same and bad beside the base, by the judge (of P(better)) and by the oracle."""
     config = context.config
     scenes = test_scenes(config).conditions
-    vlm = load_whole_judge(judge_folder(config, BUNDLED))
+    vlm = load_whole_judge(judge_folder(config, MAIN_JUDGE))
     base = read_images(context, BASE)
     votes: dict[str, Any] = {}
-    for name in VOTED:
+    for name in VOTE_MODELS:
         model = read_images(context, name)
         chances = []
         for row in range(len(scenes)):

@@ -18,12 +18,12 @@ from ..adapters.control import make_scenes
 from ..toy_dataset import scene_of
 from ..world.conditions import TASKS, sample_conditions
 from .config import ReproduceConfig
-from .judge_stages import BUNDLED, NAIVE, judge_folder
+from .judge_stages import MAIN_JUDGE, NAIVE_JUDGE, judge_folder
 from .stage import Context, Stage, Work
 
 SUPERVISED = "supervised"
 TRUTHS = "truths"
-HACKED = {BUNDLED: "hack-bundled", NAIVE: "hack-naive"}
+HACK_RUNS = {MAIN_JUDGE: "hack-bundled", NAIVE_JUDGE: "hack-naive"}
 """Judge to the policy that is trained against it until it is hacked, if it can be."""
 AS_CONFIGURED = "as configured"
 """The ablation that varies nothing."""
@@ -32,22 +32,22 @@ _STOPPED = "stopped at step"
 
 def policy_stages(config: ReproduceConfig) -> list[Stage]:
     """Return everything that trains a policy."""
-    needs = ("conditions", f"{BUNDLED}-report")
+    needs = ("conditions", f"{MAIN_JUDGE}-report")
     stages = [
         Stage(name="conditions", work=_make_conditions),
         *(
-            Stage(name=name, work=_train(name, BUNDLED, {"algorithm": name}), needs=needs)
+            Stage(name=name, work=_train(name, MAIN_JUDGE, {"algorithm": name}), needs=needs)
             for name in (FIXED, DYNAMIC)
         ),
     ]
     for name, changes in supervised_runs(config).items():
         work = _train(name, None, changes)
         stages.append(Stage(name=name, work=work, needs=("conditions",)))
-    for judge, name in HACKED.items():
+    for judge, name in HACK_RUNS.items():
         work = _train(name, judge, {"save_total_limit": 100, "stop_on_drift": False} | config.hack)
         stages.append(Stage(name=name, work=work, needs=("conditions", f"{judge}-report")))
     for name, changes in ablation_runs(config).items():
-        stages.append(Stage(name=name, work=_train(name, BUNDLED, changes), needs=needs))
+        stages.append(Stage(name=name, work=_train(name, MAIN_JUDGE, changes), needs=needs))
     return stages
 
 

@@ -1,4 +1,9 @@
-"""Stages: what has to be there before, what to do, and a file that says it is done."""
+"""Stages: what each needs, what it does, and the file that marks it as done.
+
+``stages/NAME.json``: time on the clock and of the processor, and the commit of the code::
+
+    {"seconds": 71.3, "cpu_seconds": 68.9, "commit": "53cd7554a9fa"}
+"""
 
 from __future__ import annotations
 
@@ -20,12 +25,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a stage works with."""
+    """What a stage works with.
+
+    Example: ``Context(config=config, host=TrainingHost("cpu")).result("usability")``.
+    """
 
     config: ReproduceConfig
     host: TrainingHost
     photos: Path | None = None
-    """A folder of photographs; None: that part is left out."""
+    """A folder of photographs; None: section 7 is left out."""
     evaluation: str = "evaluation"
     """Where measurements go, below the run's folder; another name measures everything again."""
 
@@ -44,13 +52,13 @@ class Context:
         return self.folder / self.evaluation / f"{name}.json"
 
     def write(self, name: str, values: Mapping[str, Any]) -> None:
-        """Keep a measurement."""
+        """Write a measurement."""
         path = self.result(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(values, indent=2) + "\n")
 
     def read(self, name: str) -> dict[str, Any]:
-        """Return a measurement that was kept."""
+        """Return a measurement that was written."""
         return json.loads(self.result(name).read_text(encoding="utf-8"))
 
 
@@ -64,7 +72,10 @@ Work = Callable[[Context], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A piece of the run, at most an hour at a time."""
+    """A piece of the run, at most an hour at a time.
+
+    Example: ``Stage(name="conditions", work=_make_conditions)``.
+    """
 
     name: str
     work: Work
@@ -84,18 +95,22 @@ class Stage:
         """Go on with it; return whether it is done now."""
         path = self.marker(context.config)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        spent = json.loads(part.read_text()) if part.exists() else dict.fromkeys(_CLOCKS, 0.0)
+        unfinished = path.with_suffix(".part")
+        spent = (
+            json.loads(unfinished.read_text())
+            if unfinished.exists()
+            else dict.fromkeys(_CLOCKS, 0.0)
+        )
         start = {name: clock() for name, clock in _CLOCKS.items()}
         try:
             is_done = self.work(context)
         finally:
             spent = {n: spent[n] + clock() - start[n] for n, clock in _CLOCKS.items()}
-            write_text(part, json.dumps(spent))
+            write_text(unfinished, json.dumps(spent))
         if is_done:
             rounded = {name: round(seconds, 1) for name, seconds in spent.items()}
             write_text(path, json.dumps({**rounded, "commit": commit()}) + "\n")
-            part.unlink()
+            unfinished.unlink()
         return is_done
 
 
@@ -106,7 +121,7 @@ def ready(stages: Sequence[Stage], config: ReproduceConfig) -> list[Stage]:
 
 
 def records(stages: Sequence[Stage], config: ReproduceConfig) -> dict[str, dict[str, Any]]:
-    """Return what the finished stages' files say."""
+    """Return the contents of the finished stages' files, by stage."""
     return {
         stage.name: json.loads(stage.marker(config).read_text())
         for stage in stages

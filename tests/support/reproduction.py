@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from onereward.fill.task import Task
 from onereward.lab.reproduce.config import ReproduceConfig
-from onereward.lab.reproduce.judge_stages import BUNDLED, NAIVE, judge_folder
-from onereward.lab.reproduce.measurements import BASE, VOTED, tested_models
-from onereward.lab.reproduce.policies import HACKED, ablation_runs, supervised_runs
+from onereward.lab.reproduce.judge_stages import MAIN_JUDGE, NAIVE_JUDGE, judge_folder
+from onereward.lab.reproduce.measurements import BASE, VOTE_MODELS, tested_models
+from onereward.lab.reproduce.policies import HACK_RUNS, ablation_runs, supervised_runs
 from onereward.lab.reproduce.stage import Context
 from onereward.reward.report import sign_test, wilson_interval
 from onereward.training.data.conditions import Condition, write_conditions
@@ -68,8 +68,8 @@ def write_policy(
     context: Context, name: str, changes: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]
 ) -> None:
     """A policy's folder; the metrics are what it has done."""
-    judge = None if changes.get("objective") == "supervised" else BUNDLED
-    judge = NAIVE if name == HACKED[NAIVE] else judge
+    judge = None if changes.get("objective") == "supervised" else MAIN_JUDGE
+    judge = NAIVE_JUDGE if name == HACK_RUNS[NAIVE_JUDGE] else judge
     folder = judge_folder(context.config, judge) if judge else None
     config = context.config.policy_config(name, folder, 60.0, dict(changes))
     run = Path(config.run_folder)
@@ -85,7 +85,7 @@ def finished_run(folder: Path, **changes: Any) -> Context:
     context = context_for(quick(folder, **changes))
     config = context.config
     _write_policies(context)
-    for name in (BUNDLED, NAIVE):
+    for name in (MAIN_JUDGE, NAIVE_JUDGE):
         cells = {"fill.structure": CELL, "remove.removal_quality": CELL}
         bins = [{"low": 0.5, "high": 0.55, "num_pairs": 16, "mean_score": 0.52, "accuracy": 0.75}]
         kinds = {"one_step": {"accuracy": 0.5, "questions": 10}}
@@ -100,13 +100,13 @@ def finished_run(folder: Path, **changes: Any) -> Context:
         write_usable(context, name, none)
     context.write("usability", {name: by_task(none, none) for name in tested_models(config)})
     vote = {"good": 0, "same": 4, "bad": 0, "interval": None, "p": None}
-    voters = {name: {"all": {"judge": vote, "oracle": vote}} for name in VOTED}
+    voters = {name: {"all": {"judge": vote, "oracle": vote}} for name in VOTE_MODELS}
     context.write("votes", voters)
     few = [False] * len(TASKS) * config.ablation_scenes
     record = {"usable": few, "tasks": by_task(few, few)}
     context.write("ablations", dict.fromkeys([BASE, *ablation_runs(config)], record))
     start = {"step": 0, "usable": 0.5, "won": 0, "lost": 0, "p": 1.0, "reward": 0.5}
-    for name in HACKED.values():
+    for name in HACK_RUNS.values():
         context.write(name, {"points": [start, start | {"step": 4}], "parting": None})
     context.write("photos", {"crops": 0})
     return context
@@ -116,7 +116,7 @@ def _write_policies(context: Context) -> None:
     config = context.config
     runs: dict[str, Mapping[str, Any]] = {name: {"algorithm": name} for name in (FIXED, DYNAMIC)}
     runs |= supervised_runs(config) | ablation_runs(config)
-    runs |= dict.fromkeys(HACKED.values(), {"stop_on_drift": False} | config.hack)
+    runs |= dict.fromkeys(HACK_RUNS.values(), {"stop_on_drift": False} | config.hack)
     for name, changes in runs.items():
         steps = int(changes.get("steps", config.policy["steps"]))
         line = {"loss": 0.1} if name.startswith("supervised") else {"fill.structure": 0.5}

@@ -23,10 +23,18 @@ from ...judge.bundle import PUBLISHED
 from ...oracle import DIMENSIONS
 from ...world.conditions import TASKS
 from ..figures import hacked_result
-from ..judge_stages import BUNDLED, NAIVE, ONE_JUDGE, SEPARATE_JUDGES
-from ..measurements import BASE, BEST, VOTED, read_images, sampled_base, test_scenes, tested_models
+from ..judge_stages import MAIN_JUDGE, NAIVE_JUDGE, ONE_JUDGE, SEPARATE_JUDGES
+from ..measurements import (
+    BASE,
+    BEST,
+    VOTE_MODELS,
+    read_images,
+    sampled_base,
+    test_scenes,
+    tested_models,
+)
 from ..photos import PHOTOS
-from ..policies import AS_CONFIGURED, HACKED, SUPERVISED, ablation_name, ablation_runs
+from ..policies import AS_CONFIGURED, HACK_RUNS, SUPERVISED, ablation_name, ablation_runs
 from ..stage import Context
 from .paired import ALPHA, compare, compare_shares, compare_tasks, rows_in_turn, share_numbers
 
@@ -68,10 +76,11 @@ def measured_numbers(context: Context) -> Numbers:
 
 def _judge(context: Context) -> Numbers:
     """Section 1: accuracy per cell, on difficult pairs, and by confidence."""
-    measured = {name: context.read(name) for name in (BUNDLED, NAIVE)}
+    # A row per pair of task and dimension.
+    measured = {name: context.read(name) for name in (MAIN_JUDGE, NAIVE_JUDGE)}
     reports = {name: values["report"]["cells"] for name, values in measured.items()}
     cells = []
-    for key, cell in reports[BUNDLED].items():
+    for key, cell in reports[MAIN_JUDGE].items():
         task, _, dimension = key.partition(".")
         cells.append(
             {
@@ -83,8 +92,9 @@ def _judge(context: Context) -> Numbers:
                 **{name: _cell_accuracy(report.get(key)) for name, report in reports.items()},
             }
         )
+    # Difficult pairs, and the calibration.
     kinds = {}
-    for kind in measured[BUNDLED]["kinds_of_pairs"]:
+    for kind in measured[MAIN_JUDGE]["kinds_of_pairs"]:
         counts = {name: values["kinds_of_pairs"].get(kind) for name, values in measured.items()}
         kinds[kind] = {
             name: share_numbers(count["accuracy"], count["questions"]) if count else None
@@ -97,12 +107,12 @@ def _judge(context: Context) -> Numbers:
             "mean_confidence": row["mean_score"],
             "accuracy": share_numbers(row["accuracy"], row["num_pairs"]),
         }
-        for row in measured[BUNDLED]["report"]["calibration"]
+        for row in measured[MAIN_JUDGE]["report"]["calibration"]
     ]
     # All cells together, where both judges have some.
     total: Numbers = {name: _pool(list(report.values())) for name, report in reports.items()}
-    if all(total.values()):
-        total["outcome"] = compare_shares(total[BUNDLED], total[NAIVE])
+    has_pairs = all(total.values())
+    total["outcome"] = compare_shares(total[MAIN_JUDGE], total[NAIVE_JUDGE]) if has_pairs else None
     return {"cells": cells, "kinds_of_pairs": kinds, "calibration": bins, "all": total}
 
 
@@ -182,14 +192,14 @@ def _votes(context: Context) -> Numbers:
     """Section 3: good, same and bad against the base, by the judge and by the oracle."""
     measured = context.read("votes")
     votes: Numbers = {}
-    for name in VOTED:
+    for name in VOTE_MODELS:
         votes[name] = {}
         for task, voters in measured[name].items():
-            votes[name][task] = {who: _decided(vote) for who, vote in voters.items()}
+            votes[name][task] = {who: _count_decided(vote) for who, vote in voters.items()}
     return votes
 
 
-def _decided(vote: Mapping[str, Any]) -> Numbers:
+def _count_decided(vote: Mapping[str, Any]) -> Numbers:
     """Return a vote with the share of good among those that are not *same*."""
     count = vote["good"] + vote["bad"]
     if not count:
@@ -209,7 +219,7 @@ def _ablations(context: Context) -> Numbers:
     }
     varied: Numbers = {}
     default = None
-    for name in (AS_CONFIGURED, *config.ablations, *(_only(task) for task in Task)):
+    for name in (AS_CONFIGURED, *config.ablations, *(_single_task_name(task) for task in Task)):
         usable = _ablation_usable(context, measured, name)
         if usable is None:
             continue
@@ -246,7 +256,7 @@ def _mean_shares(rows: Mapping[str, Tensor], usable: Tensor) -> dict[str, float]
     return {n: fmean(usable[:, group].double().mean(1).tolist()) for n, group in rows.items()}
 
 
-def _only(task: Task) -> str:
+def _single_task_name(task: Task) -> str:
     return f"only {task.value}"
 
 
@@ -260,7 +270,7 @@ def _single_task_policies(context: Context) -> Numbers:
     changes, together = {}, default.clone()
     tasks = [name for name in rows if name != "all"]
     for task in tasks:
-        usable = _ablation_usable(context, measured, _only(Task(task)))
+        usable = _ablation_usable(context, measured, _single_task_name(Task(task)))
         if usable is not None:
             group = rows[task]
             changes[task] = compare(default[:, group], usable[:, group]).numbers()
@@ -273,7 +283,7 @@ def _single_task_policies(context: Context) -> Numbers:
 def _hacking(context: Context) -> Numbers:
     """Section 5: reward and oracle over the steps of the runs that are meant to be hacked."""
     hacking: Numbers = {}
-    for judge, name in HACKED.items():
+    for judge, name in HACK_RUNS.items():
         measured = context.read(name)
         _, step, has_parted = hacked_result(context, name)
         hacking[judge] = {
@@ -334,12 +344,14 @@ def _sound_changes(context: Context, name: str, config: Mapping[str, Any]) -> Nu
     rows = [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     groups = {row.task: [r for r in rows if r.task == row.task] for row in rows} | {"all": rows}
     return {
-        task: compare(_sound(group, BASELINE, limits), _sound(group, MODEL, limits)).numbers()
+        task: compare(
+            _are_sound(group, BASELINE, limits), _are_sound(group, MODEL, limits)
+        ).numbers()
         for task, group in groups.items()
         if group
     }
 
 
-def _sound(rows: Sequence[Row], side: str, limits: EvalConfig) -> Tensor:
+def _are_sound(rows: Sequence[Row], side: str, limits: EvalConfig) -> Tensor:
     """Return which results are sound, bool ``[B]``."""
     return torch.tensor([row.is_sound(side, limits) for row in rows])

@@ -63,6 +63,7 @@ def render(numbers: Numbers, images: Mapping[str, str]) -> str:
         numbers: What :func:`report_numbers` returns, or ``numbers.json``.
         images: File by name, relative to the report; images without a file are left out.
     """
+    # What the template may call, besides the numbers.
     tables = report_tables.report_tables(numbers)
 
     def table(name: str) -> str:
@@ -89,5 +90,6 @@ def render(numbers: Numbers, images: Mapping[str, str]) -> str:
         "table": table,
         "image": image,
     }
+    # Images that are missing leave blank lines.
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return _BLANK_LINES.sub("\n\n", template.render(numbers)).strip() + "\n"

@@ -7,9 +7,9 @@ from typing import Any
 
 from ....fill.task import Task
 from ....training.policy.config import DYNAMIC, FIXED
-from ..judge_stages import BUNDLED, NAIVE, ONE_JUDGE, SEPARATE_JUDGES
+from ..judge_stages import MAIN_JUDGE, NAIVE_JUDGE, ONE_JUDGE, SEPARATE_JUDGES
 from ..measurements import BASE, BEST
-from ..policies import HACKED, SUPERVISED
+from ..policies import HACK_RUNS, SUPERVISED
 from .numbers import MEASURES, SINGLE, Numbers
 
 Rows = list[list[str]]
@@ -21,11 +21,11 @@ LABELS = {
     SUPERVISED: "supervised, one for all",
     SINGLE: "supervised, every task by its own model",
     BEST: "best of {n} by the judge",
-    BUNDLED: "the judge",
-    NAIVE: "the naive judge",
+    MAIN_JUDGE: "the judge",
+    NAIVE_JUDGE: "the naive judge",
     **{f"{SUPERVISED}-{task.value}": f"supervised, {task.value} only" for task in Task},
-    HACKED[BUNDLED]: "against the judge (section 5)",
-    HACKED[NAIVE]: "against the naive judge (section 5)",
+    HACK_RUNS[MAIN_JUDGE]: "against the judge (section 5)",
+    HACK_RUNS[NAIVE_JUDGE]: "against the naive judge (section 5)",
 }
 BUDGET_HEAD = [
     *("model", "learns from", "steps", "of", "saved step", "edits", "rate", "kl_weight"),
@@ -119,7 +119,11 @@ def _judge(cells: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     for cell in cells:
         yield [
             *(cell["task"], plain(cell["dimension"]), str(cell["pairs"])),
-            *(interval(cell[BUNDLED]), percent(cell["swap_consistency"]), interval(cell[NAIVE])),
+            *(
+                interval(cell[MAIN_JUDGE]),
+                percent(cell["swap_consistency"]),
+                interval(cell[NAIVE_JUDGE]),
+            ),
             decimal(cell["published"], ".2f"),
         ]
 
@@ -127,8 +131,8 @@ def _judge(cells: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
 def _kinds_of_pairs(kinds: Mapping[str, Any]) -> Iterator[list[str]]:
     yield ["pairs", "questions", "judge (95 %)", "naive (95 %)"]
     for name, kind in kinds.items():
-        count = str(kind[BUNDLED]["count"])
-        yield [plain(name), count, interval(kind[BUNDLED]), interval(kind[NAIVE])]
+        count = str(kind[MAIN_JUDGE]["count"])
+        yield [plain(name), count, interval(kind[MAIN_JUDGE]), interval(kind[NAIVE_JUDGE])]
 
 
 def _calibration(bins: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
@@ -241,7 +245,7 @@ def _models_budget(numbers: Numbers) -> Iterator[list[str]]:
     yield [label(numbers, BASE), *[NONE] * 8, "not trained"]
     budget, config = numbers["budget"], numbers["plan"]["config"]
     for name, spent in budget["models"].items():
-        yield _spent(label(numbers, name), spent)
+        yield _run_budget(label(numbers, name), spent)
     images = config["best_of"]
     note = (
         f"no training; for each of the {config['test_scenes']} scenes per task {images} images "
@@ -254,7 +258,7 @@ def _models_budget(numbers: Numbers) -> Iterator[list[str]]:
 def _others_budget(numbers: Numbers) -> Iterator[list[str]]:
     yield BUDGET_HEAD
     for name, spent in numbers["budget"]["others"].items():
-        yield _spent(label(numbers, name) if name in LABELS else name, spent)
+        yield _run_budget(label(numbers, name) if name in LABELS else name, spent)
 
 
 def _early_budget(minutes: Mapping[str, float | None]) -> Iterator[list[str]]:
@@ -263,7 +267,7 @@ def _early_budget(minutes: Mapping[str, float | None]) -> Iterator[list[str]]:
         yield [name, decimal(value, ".1f")]
 
 
-def _spent(name: str, spent: Mapping[str, Any]) -> list[str]:
+def _run_budget(name: str, spent: Mapping[str, Any]) -> list[str]:
     notes = [f"{spent['seeds']} seeds together"] if spent["seeds"] > 1 else []
     notes += [
         f"stopped early: {reason or 'no reason recorded'}" for reason in spent["stop_reasons"]

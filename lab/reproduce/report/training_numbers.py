@@ -31,9 +31,9 @@ from ...world.canvas import SIZE
 from ...world.conditions import TASKS
 from ..config import ReproduceConfig
 from ..figures import read_metrics
-from ..judge_stages import BUNDLED, NAIVE, judge_folder, judge_stages, run_name
+from ..judge_stages import MAIN_JUDGE, NAIVE_JUDGE, judge_folder, judge_stages, run_name
 from ..measurements import BASE, BEST, FIRST, WINDOW
-from ..policies import AS_CONFIGURED, HACKED, ablation_name, adapter_of, supervised_runs
+from ..policies import AS_CONFIGURED, HACK_RUNS, ablation_name, adapter_of, supervised_runs
 from ..stage import Context, commit
 from .numbers import Numbers
 from .paired import ALPHA
@@ -46,7 +46,8 @@ ENDS = 25
 
 
 def plan_numbers(context: Context) -> Numbers:
-    """Return the plan: the parts' own configs as they were used, and what follows from them."""
+    """Return the plan: the stages' own configs as they were used, and what follows from them."""
+    # The configs of the stages, and what follows from them.
     config = context.config
     last = config.judge_config(len(config.judge) - 1, Path("run"), Path("before"), 60.0)
     assert isinstance(last, CompareConfig), "checked when the config was made"
@@ -58,6 +59,7 @@ def plan_numbers(context: Context) -> Numbers:
         for condition in EditDataset(context.folder / "conditions").conditions
     )
     recipe = json.loads((Path(config.fill_folder) / "recipe.json").read_text(encoding="utf-8"))
+    # Everything that the template's prose names.
     return {
         "config": json.loads(config.to_json()),
         "policy": json.loads(policy.to_json()),
@@ -72,7 +74,7 @@ def plan_numbers(context: Context) -> Numbers:
         "recipe": recipe,
         "parameters": {
             "base": count_weights(Path(config.fill_folder) / "transformer"),
-            "judge": count_weights(judge_folder(config, BUNDLED)),
+            "judge": count_weights(judge_folder(config, MAIN_JUDGE)),
         },
         "ablation_steps": config.fewer_steps(config.ablation_share)["steps"],
         "single_task_steps": config.fewer_steps(config.ablation_share / len(Task))["steps"],
@@ -108,14 +110,17 @@ def budget_numbers(context: Context, stages: Records) -> Numbers:
     """Return what every model's training came to, and what was spent before any policy."""
     config = context.config
     models = {
-        name: _spent(context, [name], stages) for name in (*supervised_runs(config), FIXED, DYNAMIC)
+        name: _run_budget(context, [name], stages)
+        for name in (*supervised_runs(config), FIXED, DYNAMIC)
     }
     ablations = {}
     for name in (AS_CONFIGURED, *config.ablations, *(f"only {task.value}" for task in Task)):
         runs = [ablation_name(name, seed) for seed in config.ablation_seeds]
         if any(run in stages for run in runs):
-            ablations[name] = _spent(context, [run for run in runs if run in stages], stages)
-    hacked = {name: _spent(context, [name], stages) for name in HACKED.values() if name in stages}
+            ablations[name] = _run_budget(context, [run for run in runs if run in stages], stages)
+    hacked = {
+        name: _run_budget(context, [name], stages) for name in HACK_RUNS.values() if name in stages
+    }
     return {
         "models": models,
         "best_of_minutes": _minutes(stages, [f"test-{BEST}"]),
@@ -130,7 +135,7 @@ def _early_stages(config: ReproduceConfig) -> dict[str, list[str]]:
     """Return the stages before any policy, by what they are for."""
     judge, naive = (
         [*(run_name(config, name, k) for k in range(len(config.judge))), f"{name}-report"]
-        for name in (BUNDLED, NAIVE)
+        for name in (MAIN_JUDGE, NAIVE_JUDGE)
     )
     names = [stage.name for stage in judge_stages(config)]
     return {
@@ -145,7 +150,7 @@ def _early_stages(config: ReproduceConfig) -> dict[str, list[str]]:
     }
 
 
-def _spent(context: Context, runs: Sequence[str], stages: Records) -> Numbers:
+def _run_budget(context: Context, runs: Sequence[str], stages: Records) -> Numbers:
     """Read what one or more runs with the same settings have done."""
     steps: list[int] = []
     saved: list[int | None] = []
@@ -176,7 +181,7 @@ def _teacher(config: PolicyTrainConfig) -> str:
     if not config.judges:
         return TRUE_IMAGES
     run = Path(config.judges[0]["folder"]).parent.name
-    return NAIVE if run.startswith(f"{NAIVE}-") else BUNDLED
+    return NAIVE_JUDGE if run.startswith(f"{NAIVE_JUDGE}-") else MAIN_JUDGE
 
 
 def _stop_reason(record: Mapping[str, float]) -> str:
@@ -195,7 +200,7 @@ def _minutes(stages: Records, names: Sequence[str]) -> float | None:
 
 def _reward_cells(context: Context, min_accuracy: float) -> Numbers:
     """Return for which pairs of task and dimension the judge is accurate enough to reward."""
-    report = read_report(judge_folder(context.config, BUNDLED))
+    report = read_report(judge_folder(context.config, MAIN_JUDGE))
     try:
         cells = select_reward_cells([report], min_accuracy)
     except ValueError:

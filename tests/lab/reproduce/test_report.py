@@ -15,9 +15,9 @@ import torch
 from onereward.lab.base_model.photographs import PHOTOGRAPHS
 from onereward.lab.reproduce import __main__ as runner
 from onereward.lab.reproduce.figures import _draw_sheets, hacked_result
-from onereward.lab.reproduce.judge_stages import BUNDLED, NAIVE, judge_folder
+from onereward.lab.reproduce.judge_stages import MAIN_JUDGE, NAIVE_JUDGE, judge_folder
 from onereward.lab.reproduce.measurements import BASE, BEST
-from onereward.lab.reproduce.policies import HACKED, SUPERVISED, ablation_name, ablation_runs
+from onereward.lab.reproduce.policies import HACK_RUNS, SUPERVISED, ablation_name, ablation_runs
 from onereward.lab.reproduce.report import measured_numbers, training_numbers
 from onereward.lab.reproduce.report.numbers import SINGLE, TOGETHER
 from onereward.lab.reproduce.report.paired import compare, compare_shares, share_numbers
@@ -237,8 +237,8 @@ def test_parting_is_reported_with_its_numbers_and_the_monitors(
     context = finished_run(tmp_path)
     points = [point(0, 0.5, 0, 0, 1.0), point(15, 0.6, 1, 2, 1.0)]
     parting = point(30, 0.7, 2, 20, 0.0001) | monitored
-    context.write(HACKED[BUNDLED], {"points": [*points, parting], "parting": parting})
-    context.write(HACKED[NAIVE], {"points": [*points, parting], "parting": None})
+    context.write(HACK_RUNS[MAIN_JUDGE], {"points": [*points, parting], "parting": parting})
+    context.write(HACK_RUNS[NAIVE_JUDGE], {"points": [*points, parting], "parting": None})
     text = text_for(context)
     line = line_of(text, "Reward and oracle part at step 30: reward 0.700 after 0.500")
     assert "2 scenes won and 20 lost (p = 0.0001)" in line
@@ -249,7 +249,7 @@ def test_parting_is_reported_with_its_numbers_and_the_monitors(
 
 def test_hacked_images_are_of_the_step_where_they_part(tmp_path: Path) -> None:
     context = finished_run(tmp_path)
-    judge, naive = HACKED[BUNDLED], HACKED[NAIVE]
+    judge, naive = HACK_RUNS[MAIN_JUDGE], HACK_RUNS[NAIVE_JUDGE]
     parting = point(2, 0.7, 0, 9, 0.0)
     points = [point(0, 0.5, 0, 0, 1.0), parting | {"evaluation": 0.8125, "complaint": None}]
     for name in (judge, naive):
@@ -274,7 +274,7 @@ def test_the_budget_is_what_was_done_and_not_what_was_planned(tmp_path: Path) ->
     (run / "metrics.jsonl").write_text(
         json.dumps({"step": 1}) + "\n" + json.dumps({"step": 2} | drifted) + "\n"
     )
-    names = [*ablation_runs(context.config), *HACKED.values()]
+    names = [*ablation_runs(context.config), *HACK_RUNS.values()]
     stages = {name: {"cpu_seconds": 30.0} for name in names} | {FIXED: {"cpu_seconds": 90.0}}
     numbers = numbers_for(context) | {"budget": training_numbers.budget_numbers(context, stages)}
     tables = report_tables(numbers)
@@ -324,7 +324,7 @@ def test_rewarded_cells_are_reported_even_if_there_are_none(tmp_path: Path) -> N
     assert "min_judge_accuracy (0.7) admits 2 of " in text
     assert "Nothing is learned of extend, text, whose" in text
     assert "- fill, aesthetics is left out" in text
-    report = judge_folder(context.config, BUNDLED) / "report.json"
+    report = judge_folder(context.config, MAIN_JUDGE) / "report.json"
     report.write_text(report.read_text().replace("0.75", "0.5"))
     assert "min_judge_accuracy (0.7) admits nothing." in text_for(context)
 
@@ -393,7 +393,7 @@ def test_the_whole_report_is_there_where_nothing_is_usable_and_tables_are_empty(
     assert "alg. 1: equal in each of 16 scenes" in text
     assert "fill:\n\n![sheet fill](x.png)" in text
     # A task that no scene is of, and votes and reports without any entry.
-    for name in (BUNDLED, NAIVE):
+    for name in (MAIN_JUDGE, NAIVE_JUDGE):
         context.write(name, {"report": {"cells": {}, "calibration": []}, "kinds_of_pairs": {}})
     ablations = context.read("ablations")
     del ablations[ablation_name("only text", 0)], ablations[ablation_name("lambda 0.7", 0)]

@@ -17,7 +17,7 @@ from onereward.fill.task import Task
 from onereward.lab.base_model.photographs import PHOTOGRAPHS
 from onereward.lab.reproduce import __main__ as runner
 from onereward.lab.reproduce.config import ReproduceConfig
-from onereward.lab.reproduce.judge_stages import BUNDLED, NAIVE, run_name
+from onereward.lab.reproduce.judge_stages import MAIN_JUDGE, NAIVE_JUDGE, run_name
 from onereward.lab.reproduce.measurements import BASE, _parting, sampled_base
 from onereward.lab.reproduce.photos import photo_stage, reset_photo_stage, usable_photographs
 from onereward.lab.reproduce.policies import ablation_runs, supervised_runs
@@ -30,7 +30,7 @@ from onereward.training.runs.hosts import Stopped
 from support.machine import ROOT
 from support.reproduction import FULL, QUICK, context_for, quick
 
-JUDGES = (BUNDLED, NAIVE)
+JUDGES = (MAIN_JUDGE, NAIVE_JUDGE)
 
 
 @pytest.mark.parametrize("path", [QUICK, FULL], ids=lambda path: path.stem)
