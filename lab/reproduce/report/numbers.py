@@ -19,7 +19,7 @@ from ....training.evaluation.report import Row
 from ....training.evaluation.run import BASELINE, MODEL, RESULTS
 from ....training.policy.config import DYNAMIC, FIXED
 from ...base_model.photographs import PHOTOGRAPHS
-from ...judge.bundle import PUBLISHED
+from ...judge.judge_card import PUBLISHED
 from ...oracle import DIMENSIONS
 from ...world.conditions import TASKS
 from ..figures import hacked_result
@@ -343,13 +343,12 @@ def _sound_changes(context: Context, name: str, config: Mapping[str, Any]) -> Nu
     limits = EvalConfig(**config)
     rows = [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     groups = {row.task: [r for r in rows if r.task == row.task] for row in rows} | {"all": rows}
-    return {
-        task: compare(
-            _are_sound(group, BASELINE, limits), _are_sound(group, MODEL, limits)
-        ).numbers()
-        for task, group in groups.items()
-        if group
-    }
+    changes = {}
+    for task, group in groups.items():
+        if group:
+            base, model = (_are_sound(group, side, limits) for side in (BASELINE, MODEL))
+            changes[task] = compare(base, model).numbers()
+    return changes
 
 
 def _are_sound(rows: Sequence[Row], side: str, limits: EvalConfig) -> Tensor:

@@ -117,13 +117,10 @@ def monitors(point: Mapping[str, Any]) -> str:
 def _judge(cells: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     yield ["task", "dimension", "pairs", "judge (95 %)", "swaps", "naive (95 %)", "published"]
     for cell in cells:
+        main, naive = interval(cell[MAIN_JUDGE]), interval(cell[NAIVE_JUDGE])
         yield [
             *(cell["task"], plain(cell["dimension"]), str(cell["pairs"])),
-            *(
-                interval(cell[MAIN_JUDGE]),
-                percent(cell["swap_consistency"]),
-                interval(cell[NAIVE_JUDGE]),
-            ),
+            *(main, percent(cell["swap_consistency"]), naive),
             decimal(cell["published"], ".2f"),
         ]
 
