@@ -45,7 +45,6 @@ from typing import Any
 import torch
 
 from ...reward.query import TEMPLATE_VERSION
-from ...reward.report import FILE_NAME as REPORT
 from ...reward.report import JudgeReport, report_cells, write_report
 from ...training.charts.tables import markdown_table
 from ...training.policy.config import PolicyTrainConfig
@@ -59,6 +58,7 @@ from ..world.splits import Split
 from .answers import report_on
 from .average import average_judges
 from .config import CompareConfig
+from .judge_card import EVALUATION, write_card
 from .learner import load_whole_judge
 from .pairs.candidate_pool import files_of
 from .pairs.candidates import FULL, Candidates, load_candidates
@@ -68,24 +68,7 @@ from .vqa import vqa_accuracy
 
 log = logging.getLogger("onereward.training")
 
-EVALUATION = "evaluation.json"
 _IMAGES = 512
-PUBLISHED: dict[str, dict[str, float]] = {
-    "fill": {
-        "text_alignment": 83.77,
-        "consistency": 74.23,
-        "structure": 74.63,
-        "aesthetics": 72.10,
-    },
-    "extend": {
-        "text_alignment": 80.36,
-        "consistency": 72.50,
-        "structure": 74.29,
-        "aesthetics": 71.10,
-    },
-    "remove": {"removal_quality": 84.93},
-}
-"""Accuracy in % of the paper's judge (table 1), on people's preferences."""
 
 
 def save_small(judge_folder: Path, target: Path) -> None:
@@ -220,7 +203,7 @@ def bundle(settings: BundleSettings) -> None:
     # Report, numbers and card; then the new folder replaces the old one.
     write_report(fresh, report)
     write_text(fresh / EVALUATION, json.dumps(numbers, indent=2) + "\n")
-    write_text(fresh / "README.md", card(report, numbers, _megabytes(fresh)))
+    write_card(fresh)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
 
@@ -248,122 +231,6 @@ def _robustness_of(folder: Path, settings: BundleSettings, policy: Path | None) 
         rates["policy"] = measure_policy(judge, settings.fill, adapter, scenes)
         rates["policy_config"] = json.loads(config.to_json())
     return rates
-
-
-def _megabytes(folder: Path) -> float:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
-
-
-def card(report: JudgeReport, numbers: dict[str, Any], megabytes: float) -> str:
-    """Return the card: measured numbers alone."""
-    return "\n\n".join(
-        [
-            _HEAD.format(megabytes=megabytes),
-            "## Accuracy on finished candidates of the test split\n\n"
-            "In %, with the 95 % interval and the number of pairs (best against worst of four, one "
-            "pair per scene); a pair counts as right by the mean over both orders.\n\n"
-            + markdown_table(report_cells(report)),
-            "Published judge (7B, people's preferences), in %:\n\n" + _published(),
-            "## Other pairs and questions\n\n" + _accuracies(numbers),
-            "## Clear pairs\n\n"
-            "The scores of a pair differ by at least "
-            + ", ".join(f"{m} ({name.replace('_', ' ')})" for name, m in numbers["margins"].items())
-            + ". Share of scenes that have such a pair, in %:\n\n"
-            + _clear_shares(numbers["clear_shares"]),
-            "## Robustness\n\n" + _robustness(numbers),
-            "## Training\n\n"
-            "Clear pairs of the train split, besides blends and deformed truths that are made "
-            "during training:\n\n"
-            + _pairs(numbers["pairs"])
-            + "\n\n"
-            + _training(numbers["training"], numbers["averaged"]),
-        ]
-    )
-
-
-_HEAD = """# Bundled judge
-
-Qwen2.5-VL's architecture in the small ({megabytes:.1f} MB, bfloat16), trained from scratch on the
-procedural world (`lab/world/`): first by VQA (questions about images), then by comparing candidates
-of the bundled fill model as the world's oracle does. It is for development, tests and for showing
-that the loop works; it cannot judge images other than 64x64 scenes of its world.
-
-This page is written by `python -m onereward.lab.judge.bundle`."""
-
-
-def _published() -> str:
-    columns = list(DIMENSIONS)
-    rows = [["", *(name.replace("_", " ") for name in columns)]]
-    for task, row in PUBLISHED.items():
-        rows.append([task, *(f"{row[name]:.1f}" if name in row else "" for name in columns)])
-    return markdown_table(rows)
-
-
-def _accuracies(numbers: dict[str, Any]) -> str:
-    lines = ["| what | right | questions |", "|---|---|---|"]
-    names = {
-        "one_step": "one-step prediction against a finished image",
-        "artifact": "injected artifact against the truth",
-        "pattern": "fine pattern against the image below it",
-    }
-    for key, name in names.items():
-        row = numbers["kinds_of_pairs"].get(key)
-        if row is None:
-            continue
-        lines.append(f"| {name} | {100 * row['accuracy']:.1f} % | {row['questions']} |")
-    for kind, share in numbers["vqa_accuracy"].items():
-        lines.append(f"| VQA: {kind} | {100 * share:.1f} % | |")
-    return "\n".join(lines)
-
-
-def _clear_shares(shares: dict[str, float]) -> str:
-    lines = ["| task | dimension | scenes |", "|---|---|---|"]
-    for cell, share in shares.items():
-        task, _, dimension = cell.partition(".")
-        lines.append(f"| {task} | {dimension.replace('_', ' ')} | {100 * share:.0f} |")
-    return "\n".join(lines)
-
-
-def _robustness(numbers: dict[str, Any]) -> str:
-    attack, baseline = numbers["attack"], numbers.get("without_adversarial_pairs")
-    text = (
-        "How often an image that the oracle calls unusable wins against a usable one of the same "
-        f"scene, untouched and after {attack['steps']} Adam steps on P(Yes) inside the mask: at "
-        f"most {255 * attack['pixel_limit']:.0f}/255 per pixel, or {attack['latent_limit']} of a "
-        "latent's standard deviation. *policy*: unusable images of a LoRA that was trained against "
-        "the judge itself.\n\n"
-        "| attack | bundled judge | last stage without adversarial pairs | pairs |\n"
-        "|---|---|---|---|\n"
-    )
-    rows = []
-    for name, row in numbers["robustness"].items():
-        if "wins" not in row:
-            continue
-        baseline_rate = _rate(baseline[name]) if baseline and name in baseline else "not measured"
-        rows.append(f"| {name} | {_rate(row)} | {baseline_rate} | {row['num_pairs']} |")
-    return text + "\n".join(rows)
-
-
-def _rate(row: dict[str, Any]) -> str:
-    low, high = row["interval"]
-    return f"{100 * row['wins']:.1f} % ({100 * low:.0f}-{100 * high:.0f})"
-
-
-def _pairs(pairs: dict[str, dict[str, int]]) -> str:
-    lines = ["| task | pairs | of two finished candidates |", "|---|---|---|"]
-    lines += [f"| {task} | {row['all']} | {row['finished']} |" for task, row in pairs.items()]
-    return "\n".join(lines)
-
-
-def _training(records: list[dict[str, Any]], averaged: Sequence[str]) -> str:
-    lines = ["| run | steps | core-hours on a CPU |", "|---|---|---|"]
-    for record in records:
-        name = Path(record["config"]["run_folder"]).name
-        hours = record["hours"] * record["config"].get("threads", 1)
-        lines.append(f"| {name} | {record['steps']} | {hours:.2f} |")
-    mean = "The weights are the mean of those after " + ", ".join(averaged) + ".\n\n"
-    where = f"Configs: `{EVALUATION}`. Accuracy per cell: `{REPORT}`.\n"
-    return "\n".join(lines) + "\n\n" + (mean if len(averaged) > 1 else "") + where
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
-"""The bundled folder: small enough, loadable by diffusers alone, and better than nothing."""
+"""The bundled fill model: its size, its card, loadable by diffusers alone, better than nothing."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from onereward.fill.recipe import read_recipe
 from onereward.lab.base_model.models import load_folder
+from onereward.lab.base_model.report.card import write_card
 from onereward.lab.base_model.sampling import SampleSettings, sample_scenes
 from onereward.lab.oracle import judge
 from onereward.lab.world.conditions import TASKS, sample_conditions
@@ -20,6 +22,13 @@ MAX_BYTES = 16_000_000
 def test_folder_is_within_its_budget_and_names_its_recipe():
     assert sum(f.stat().st_size for f in BUNDLED.rglob("*") if f.is_file()) < MAX_BYTES
     assert read_recipe(BUNDLED / "recipe.json").name == "bundled"
+
+
+def test_the_card_is_written_from_the_records(tmp_path: Path):
+    shutil.copytree(BUNDLED.parent / "card", tmp_path / "card")
+    write_card(tmp_path / "card")
+    written = (tmp_path / "model-card.md").read_text()
+    assert written == (BUNDLED.parent / "model-card.md").read_text()
 
 
 def test_diffusers_own_pipeline_runs_it():

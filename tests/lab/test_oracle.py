@@ -27,16 +27,16 @@ def test_truth_is_usable(scenes: Conditions):
 
 
 @pytest.mark.parametrize("artifact", sorted(ARTIFACTS))
-def test_planted_faults_are_not_usable(artifact: str, scenes: Conditions):
-    faulty = inject_artifact(artifact, scenes, torch.Generator().manual_seed(4))
-    usable = judge(faulty.images, scenes).usable
-    seen = 0
+def test_results_with_artifacts_are_not_usable(artifact: str, scenes: Conditions):
+    damaged = inject_artifact(artifact, scenes, torch.Generator().manual_seed(4))
+    usable = judge(damaged.images, scenes).usable
+    num_tasks = 0
     for task in range(len(TASKS)):
-        rows = (scenes.task == task) & faulty.applies
+        rows = (scenes.task == task) & damaged.applies
         if int(rows.sum()) >= 20:
-            seen += 1
+            num_tasks += 1
             assert float(usable[rows].float().mean()) <= MAX_FALSE, TASKS[task]
-    assert seen > 0, "the artifact applies to no task"
+    assert num_tasks > 0, "the artifact applies to no task"
 
 
 def test_each_task_is_scored_on_its_own_dimensions(scenes: Conditions):
@@ -48,8 +48,8 @@ def test_each_task_is_scored_on_its_own_dimensions(scenes: Conditions):
     unprompted = (scenes.task == TASKS.index("extend")) & (scenes.shape < 0)
     assert torch.equal(scores["text_alignment"].isnan(), removal | unprompted)
     for name, score in scores.items():
-        known = score[~score.isnan()]
-        assert 0 <= float(known.min()) <= float(known.max()) <= 1, name
+        values = score[~score.isnan()]
+        assert 0 <= float(values.min()) <= float(values.max()) <= 1, name
 
 
 def test_scores_fall_as_noise_grows(scenes: Conditions):
@@ -64,19 +64,19 @@ def test_scores_fall_as_noise_grows(scenes: Conditions):
 
 def test_outside_the_mask_nothing_is_judged(scenes: Conditions):
     garbage = torch.rand(scenes.target.shape, generator=torch.Generator().manual_seed(0))
-    kept = torch.where(scenes.mask[:, None] > 0.5, scenes.target, garbage)
-    first, second = judge(scenes.target, scenes), judge(kept, scenes)
+    images = torch.where(scenes.mask[:, None] > 0.5, scenes.target, garbage)
+    first, second = judge(scenes.target, scenes), judge(images, scenes)
     assert torch.equal(first.usable, second.usable)
-    assert torch.equal(composite(kept, scenes), composite(scenes.target, scenes))
+    assert torch.equal(composite(images, scenes), composite(scenes.target, scenes))
 
 
 def test_reading_finds_the_words_wherever_they_shift_by_a_pixel_or_two(scenes: Conditions):
     texts = scenes.select((scenes.task == TASKS.index("text")).nonzero()[:, 0])
     for shift in ((0, 0), (1, -1), (-2, 2)):
-        moved = torch.roll(texts.coverage, shift, (1, 2))
+        shifted = torch.roll(texts.coverage, shift, (1, 2))
         # A rolled letter would come back on the other side; words at the frame stay out.
         inner = (texts.box[:, :2] >= 2).all(1) & (texts.box[:, 2:] <= 62).all(1)
-        reading = read_words(moved, texts.letters, texts.box)
+        reading = read_words(shifted, texts.letters, texts.box)
         right = (reading.letters == texts.letters).all(1) | ~inner
         assert float(right.float().mean()) >= MIN_TRUE
 
@@ -90,8 +90,8 @@ def test_measurements_of_a_known_offset():
     for name in ("tone", "worst", "seam"):
         assert float(getattr(measured, name)) == pytest.approx(0.1, abs=1e-4), name
     assert float(measured.blur) == 0
-    same = measure_residual(flat, flat, mask, torch.zeros_like(mask))
-    assert float(same.worst) == 0
+    no_error = measure_residual(flat, flat, mask, torch.zeros_like(mask))
+    assert float(no_error.worst) == 0
 
 
 def test_wrong_size_is_one_sentence(scenes: Conditions):
@@ -99,6 +99,6 @@ def test_wrong_size_is_one_sentence(scenes: Conditions):
         judge(torch.zeros(3, 3, 64, 64), scenes)
 
 
-def test_unknown_fault_is_named(scenes: Conditions):
+def test_unknown_artifact_is_named(scenes: Conditions):
     with pytest.raises(ValueError, match="no artifact 'melted'"):
         inject_artifact("melted", scenes, torch.Generator())

@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from ....training.charts.tables import markdown_table
 from ....training.runs.files import write_text
 from ...world.conditions import TASKS
 from ..photographs import PHOTOGRAPHS
@@ -23,8 +24,7 @@ and on openly licensed photographs; a plain diffusers folder. It is a base for d
 and reinforcement learning, not for images beyond 64x64 scenes of its world.
 
 This page is written by `python -m onereward.lab.base_model.report.evaluate` from
-`card/evaluation.json` and the training records beside it.
-"""
+`card/evaluation.json` and the training records beside it."""
 
 
 def _percent(rate: float) -> str:
@@ -32,94 +32,88 @@ def _percent(rate: float) -> str:
 
 
 def _usability(numbers: dict[str, Any]) -> list[str]:
-    lines = [
-        f"## Usability on the {numbers['split']} split",
-        "",
-        "Share of images the oracle (`lab/oracle.py`) calls usable, with 95 % intervals; the",
-        "ceiling is the truth encoded and decoded by the autoencoder.",
-        "",
-        "| task | usable | interval | scenes | ceiling | aim |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = [["task", "usable", "interval", "scenes", "ceiling", "aim"]]
     for task in TASKS:
         row, ceiling = numbers["tasks"][task], numbers["vae_ceiling"][task]
-        low, high = row["interval"]
-        lines.append(
-            f"| {task} | **{_percent(row['usable'])}** | {_percent(low)} to {_percent(high)} | "
-            f"{row['count']} | {_percent(ceiling['usable'])} | {_percent(_TARGETS[task])} |"
-        )
-    lines += ["", "| detail | rate |", "|---|---|"]
-    lines += [f"| {k.replace('_', ' ')} | {_percent(v)} |" for k, v in numbers["details"].items()]
-    return [*lines, "", "![mask, result, truth; failures have a red bar](card/scenes.png)", ""]
+        usable, (low, high) = f"**{_percent(row['usable'])}**", row["interval"]
+        interval, count = f"{_percent(low)} to {_percent(high)}", str(row["count"])
+        limits = (_percent(ceiling["usable"]), _percent(_TARGETS[task]))
+        rows.append([task, usable, interval, count, *limits])
+    details = [["detail", "rate"]]
+    details += [[k.replace("_", " "), _percent(v)] for k, v in numbers["details"].items()]
+    return [
+        f"## Usability on the {numbers['split']} split",
+        "Share of images the oracle (`lab/oracle.py`) calls usable, with 95 % intervals; the\n"
+        "ceiling is the truth encoded and decoded by the autoencoder.",
+        markdown_table(rows),
+        markdown_table(details),
+        "![mask, result, truth; failures have a red bar](card/scenes.png)",
+    ]
 
 
 def _scores(numbers: dict[str, Any]) -> list[str]:
-    lines = ["## Mean scores", "", "| task | dimension | model | ceiling |", "|---|---|---|---|"]
+    rows = [["task", "dimension", "model", "ceiling"]]
     for task in TASKS:
         ceiling = numbers["vae_ceiling"][task]["scores"]
         for dimension, score in numbers["tasks"][task]["scores"].items():
-            lines.append(f"| {task} | {dimension} | {score:.3f} | {ceiling[dimension]:.3f} |")
-    return [*lines, ""]
+            rows.append([task, dimension, f"{score:.3f}", f"{ceiling[dimension]:.3f}"])
+    return ["## Mean scores", markdown_table(rows)]
 
 
 def _photos(numbers: dict[str, Any]) -> list[str]:
     if "photos" not in numbers:
-        return ["## Photographs", "", "Not measured in this evaluation.", ""]
-    lines = [
-        f"## Photographs: {numbers['photos']['crops']} held-out crops per task",
-        "",
-        "| task | method | PSNR under the mask | error at the seam |",
-        "|---|---|---|---|",
-    ]
+        return ["## Photographs", "Not measured in this evaluation."]
+    rows = [["task", "method", "PSNR under the mask", "error at the seam"]]
     for task in ("remove", "extend"):
         for method, row in numbers["photos"][task].items():
-            lines.append(f"| {task} | {method} | {row['psnr_db']:.2f} dB | {row['seam']:.4f} |")
+            rows.append([task, method, f"{row['psnr_db']:.2f} dB", f"{row['seam']:.4f}"])
     caption = "mask, model, edge replication, biharmonic, truth; remove, then extend"
-    return [*lines, "", f"![{caption}](card/photos.png)", ""]
+    return [
+        f"## Photographs: {numbers['photos']['crops']} held-out crops per task",
+        markdown_table(rows),
+        f"![{caption}](card/photos.png)",
+    ]
 
 
 def _cost(numbers: dict[str, Any]) -> list[str]:
     sampling = numbers["sampling"]
     return [
         "## Size and speed",
-        "",
         f"{numbers['bytes'] / 1e6:.1f} MB in bf16. One 64x64 image with {sampling['steps']} "
         f"steps, true_cfg {sampling['true_cfg']}: {numbers['seconds_per_image']:.2f} s "
         f"({numbers['device']}).",
-        "",
     ]
 
 
 def _training(folder: Path) -> list[str]:
-    lines = [
-        "## Training",
-        "",
-        "Stages in the order they ran, each with its config and metrics in `card/training/`; times",
-        "are on one thread of a 2-core CPU that other work shared.",
-        "",
-        "| run | steps | minutes | last record |",
-        "|---|---|---|---|",
-    ]
+    rows = [["run", "steps", "minutes", "last record"]]
     records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     for record in sorted(records, key=lambda r: r["order"]):
         last = record["metrics"][-1]
         values = {k: round(v, 4) for k, v in last.items() if k in ("loss", "dev_psnr_db")}
-        lines.append(
-            f"| {record['run']} | {record['steps']} | {record['seconds'] / 60:.0f} | {values} |"
-        )
-    return [*lines, ""]
+        minutes = f"{record['seconds'] / 60:.0f}"
+        rows.append([record["run"], str(record["steps"]), minutes, str(values)])
+    return [
+        "## Training",
+        "Stages in the order they ran, each with its config and metrics in `card/training/`;\n"
+        "times are on one thread of a 2-core CPU that other work shared.",
+        markdown_table(rows),
+    ]
 
 
 def _sources() -> list[str]:
     with safe_open(_ATLAS, "pt") as atlas:
         fonts = atlas.metadata()["fonts"].split("; ")
-    lines = ["## Sources and licences", "", "Letters (rendered into `lab/world/data/`):", ""]
-    lines += [f"- {font}" for font in fonts]
-    lines += ["", "| photograph | package | licence | used for |", "|---|---|---|---|"]
+    rows = [["photograph", "package", "licence", "used for"]]
     for photo in PHOTOGRAPHS:
         use = "evaluation" if photo.is_held_out else "training"
-        lines.append(f"| {photo.file} | {photo.package} | {photo.licence} | {use} |")
-    return [*lines, ""]
+        rows.append([photo.file, photo.package, photo.licence, use])
+    return [
+        "## Sources and licences",
+        "Letters (rendered into `lab/world/data/`):",
+        "\n".join(f"- {font}" for font in fonts),
+        markdown_table(rows),
+    ]
 
 
 def write_card(folder: Path) -> None:
@@ -133,5 +127,7 @@ def write_card(folder: Path) -> None:
         _training(folder / "training"),
         _sources(),
     ]
-    text = "\n".join([_HEAD, *(line for section in sections for line in section)])
-    write_text(folder.parent / "model-card.md", text)
+    paragraphs = [_HEAD]
+    for section in sections:
+        paragraphs += section
+    write_text(folder.parent / "model-card.md", "\n\n".join(paragraphs) + "\n")

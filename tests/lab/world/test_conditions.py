@@ -23,8 +23,8 @@ def test_same_arguments_give_the_same_scenes():
     assert first.prompts == again.prompts
     assert torch.equal(first.target, again.target)
     assert torch.equal(first.mask, again.mask)
-    other = sample_conditions(Split.TEST, 4, tasks)
-    assert not torch.equal(first.target, other.target)
+    second = sample_conditions(Split.TEST, 4, tasks)
+    assert not torch.equal(first.target, second.target)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -40,9 +40,9 @@ def test_masks_are_binary_and_leave_something_on_both_sides(task: str):
 @pytest.mark.parametrize("task", ["fill", "text", "remove"])
 def test_source_and_target_differ_under_the_mask_only(task: str):
     scenes = _scenes(task)
-    changed = (scenes.source - scenes.target).abs().amax(1) > 0.02
-    assert not (changed & (scenes.mask < 0.5)).any()
-    assert (changed.sum((1, 2)) > 20).all()
+    differs = (scenes.source - scenes.target).abs().amax(1) > 0.02
+    assert not (differs & (scenes.mask < 0.5)).any()
+    assert (differs.sum((1, 2)) > 20).all()
 
 
 def test_fill_paints_the_colour_the_prompt_names():
@@ -72,10 +72,10 @@ def test_prompted_extensions_show_part_of_the_object_and_hide_part():
     prompted = scenes.shape >= 0
     assert prompted.any()
     assert not prompted.all()
-    seen = (scenes.coverage * (1 - scenes.mask)).sum((1, 2))[prompted]
+    visible = (scenes.coverage * (1 - scenes.mask)).sum((1, 2))[prompted]
     hidden = (scenes.coverage * scenes.mask).sum((1, 2))[prompted]
-    assert (seen > 0).all()
-    assert float(((seen / (seen + hidden)) > 0.3).float().mean()) > 0.9
+    assert (visible > 0).all()
+    assert float(((visible / (visible + hidden)) > 0.3).float().mean()) > 0.9
     unprompted = [p for p, is_object in zip(scenes.prompts, prompted, strict=True) if not is_object]
     assert set(unprompted) == {"high-definition, perfect composition"}
 
@@ -97,9 +97,9 @@ def test_splits_never_share_a_seed():
 def test_photographs_become_the_backgrounds():
     photos = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     scenes = sample_conditions(Split.TRAIN, 0, torch.full((4,), TASKS.index("text")), photos)
-    kept = (scenes.mask < 0.5)[:, None].expand(-1, 3, -1, -1)
-    same = (scenes.source == photos) | ~kept
-    assert float(same.float().mean()) > 0.95  # distractors may cover the rest
+    outside = (scenes.mask < 0.5)[:, None].expand(-1, 3, -1, -1)
+    is_photo = (scenes.source == photos) | ~outside
+    assert float(is_photo.float().mean()) > 0.95  # distractors may cover the rest
     with pytest.raises(ValueError, match="one 3x64x64 per scene"):
         sample_conditions(Split.TRAIN, 0, torch.zeros(5, dtype=torch.long), photos)
 
@@ -109,7 +109,7 @@ def test_unknown_task_is_named():
         sample_conditions(Split.TRAIN, 0, torch.tensor([7]))
 
 
-def test_joining_selected_parts_restores_the_batch():
+def test_joining_selected_rows_restores_the_batch():
     scenes = _scenes("remove")
     half = torch.arange(BATCH // 2)
     joined = join_conditions([scenes.select(half), scenes.select(half + BATCH // 2)])
