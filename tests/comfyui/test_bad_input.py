@@ -138,9 +138,9 @@ BAD_INPUT: dict[str, tuple[Build, str]] = {
         lambda g, i: g.add_edit("Fill", i, prompt=" \n"),
         "prompt is empty; say what to paint",
     ),
-    "no words": (text(" \n "), "words is empty"),
-    "words with a quote": (text('"A"'), "words contains a double quote"),
-    "words with unknown characters": (text("Aß"), "words contains 'ß'"),
+    "no text": (text(" \n "), "text is empty"),
+    "text with a quote": (text('"A"'), "text contains a double quote"),
+    "text with unknown characters": (text("Aß"), "contains 'ß'"),
     "extend by nothing": (extend(**NOTHING), "nothing to extend: all four sides are 0"),
     "aspect already met": (extend(aspect="1:1"), "64x64 pixels and has the aspect 1:1 already"),
     "unknown aspect": (extend(aspect="wide"), "aspect is 'wide', but W:H such as 16:9"),
@@ -184,7 +184,7 @@ def test_bad_input_gets_one_sentence(
     assert "\n" not in message
 
 
-def test_a_image_without_a_mask_says_so(comfyui: ComfyServer, client: ComfyClient):
+def test_an_image_without_a_mask_says_so(comfyui: ComfyServer, client: ComfyClient):
     name = client.upload(Image.new("RGB", (80, 48), "grey"), "no-mask.png")
     g = EditGraph()
     g.show(g.add_edit("Fill", g.add("LoadImage", image=name)))
@@ -282,13 +282,13 @@ SINGLE_FILES: dict[str, tuple[str, str, Callable[[], dict[str, torch.Tensor]], s
 def test_files_in_the_wrong_slot_are_named(
     case: str, comfyui: ComfyServer, client: ComfyClient, example: str
 ):
-    what, place, make, expected = SINGLE_FILES[case]
+    slot, models_folder, make, expected = SINGLE_FILES[case]
     name = "falsche Datei é.safetensors"
-    folder = comfyui.base_directory / "models" / place
+    folder = comfyui.base_directory / "models" / models_folder
     folder.mkdir(parents=True, exist_ok=True)
     save_file(make(), folder / name)
     try:
-        message = run_bad(client, edit_graph(client, load(**{what: name}), example), comfyui)
+        message = run_bad(client, edit_graph(client, load(**{slot: name}), example), comfyui)
     finally:
         (folder / name).unlink()
     assert f"{name} {expected}" in message

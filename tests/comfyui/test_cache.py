@@ -66,8 +66,8 @@ def test_another_prompt_encodes_only_the_prompt(
 
 def test_edits_share_the_model_between_workflows(client: ComfyClient, graph: Callable[..., Graph]):
     assert client.run(graph(seed=105)).succeeded
-    other = graph("Remove", seed=105)
-    assert "OneRewardLoadModel" not in classes(other, client.run(other).executed_nodes)
+    removal = graph("Remove", seed=105)
+    assert "OneRewardLoadModel" not in classes(removal, client.run(removal).executed_nodes)
 
 
 def test_a_changed_file_is_read_again(

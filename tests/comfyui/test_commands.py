@@ -24,10 +24,12 @@ TIMEOUT_S = 600
 @pytest.mark.slow
 def test_demo_edits_images_and_draws_one_sheet(tmp_path: Path):
     command = [sys.executable, str(SCRIPTS / "demo.py"), "--output", str(tmp_path)]
-    done = subprocess.run(command, timeout=TIMEOUT_S, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    process = subprocess.run(
+        command, timeout=TIMEOUT_S, check=False, capture_output=True, text=True
+    )
+    assert process.returncode == 0, f"{process.stdout}\n{process.stderr}"
     num_jobs = sum(map(runs_here, api_workflows())) + 1  # one of them again, on a photograph
-    assert f"{num_jobs} of {num_jobs} jobs done" in done.stdout
+    assert f"{num_jobs} of {num_jobs} jobs done" in process.stdout
     assert Image.open(tmp_path / "contact-sheet.png").height > num_jobs * 256
     assert len(list(tmp_path.glob("*.png"))) > num_jobs
 
@@ -40,9 +42,11 @@ def test_demo_fails_if_a_job_fails(tmp_path: Path):
     (workflows / "remove.json").write_text(json.dumps(graph))
     folders = ("--workflows", str(workflows), "--output", str(output))
     command = [sys.executable, str(SCRIPTS / "demo.py"), *folders]
-    done = subprocess.run(command, timeout=TIMEOUT_S, check=False, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "Required input is missing: images" in done.stdout
+    process = subprocess.run(
+        command, timeout=TIMEOUT_S, check=False, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert "Required input is missing: images" in process.stdout
 
 
 @pytest.mark.slow

@@ -73,9 +73,9 @@ def test_extend_keeps_the_source_inside(client: ComfyClient, example: str):
     (new,), (alpha,) = pixels(client, job, result), pixels(client, job, mask)
     assert new.shape == alpha.shape == (SIZE + 24, SIZE + 24, 3)
     inside = np.s_[24:, 16 : 16 + SIZE]
-    kept = alpha[inside] == 0
-    assert kept.mean() > 0.5
-    assert np.array_equal(new[inside][kept], SOURCE[kept])
+    unchanged = alpha[inside] == 0
+    assert unchanged.mean() > 0.5
+    assert np.array_equal(new[inside][unchanged], SOURCE[unchanged])
     assert alpha[:24].min() == alpha[:, :16].min() == alpha[:, -8:].min() == 255
 
 
@@ -155,18 +155,20 @@ def test_the_result_has_the_sources_size(size: tuple[int, int], client: ComfyCli
 def test_stitch_mask_decides_what_is_pasted(client: ComfyClient, example: str):
     g = EditGraph()
     image = g.add("LoadImage", image=example)
-    part = np.zeros((SIZE, SIZE), np.uint8)
-    part[HOLE[1] : HOLE[3], HOLE[0] : HOLE[0] + 8] = 255
-    stitch = g.add("ImageToMask", image=add_source(g, client, Image.fromarray(part)), channel="red")
+    strip = np.zeros((SIZE, SIZE), np.uint8)
+    strip[HOLE[1] : HOLE[3], HOLE[0] : HOLE[0] + 8] = 255
+    stitch = g.add(
+        "ImageToMask", image=add_source(g, client, Image.fromarray(strip)), channel="red"
+    )
     edit = g.add_edit("Fill", image, stitch_mask=stitch, context_mask=g.add_mask())
     result, mask = g.show(edit), show_mask(g, edit)
     job = client.run(g.graph)
     (new,), (alpha,) = pixels(client, job, result), pixels(client, job, mask)
-    assert np.array_equal(alpha[..., 0], part)
-    assert np.array_equal(new[part == 0], SOURCE[part == 0])
+    assert np.array_equal(alpha[..., 0], strip)
+    assert np.array_equal(new[strip == 0], SOURCE[strip == 0])
 
 
-def test_departures_from_the_recipe_are_shown_and_logged(
+def test_deviations_from_the_recipe_are_shown_and_logged(
     client: ComfyClient, comfyui: ComfyServer, example: str
 ):
     g = EditGraph()
@@ -177,8 +179,8 @@ def test_departures_from_the_recipe_are_shown_and_logged(
     (note,) = job.outputs[edit[0]]["onereward"][0]["notes"]
     assert "true_cfg 2.5 instead of" in note
     assert note in comfyui.log()
-    shown = [e.data.decode(errors="replace") for e in job.events if e.kind == "text"]
-    assert any(note in text for text in shown)
+    texts = [e.data.decode(errors="replace") for e in job.events if e.kind == "text"]
+    assert any(note in text for text in texts)
 
 
 def test_progress_counts_model_calls(client: ComfyClient, example: str):

@@ -38,7 +38,7 @@ print(json.dumps({"ids": [schema.node_id for schema in schemas], "heavy": heavy}
 
 def test_entry_point_lists_every_node_without_heavy_imports(tmp_path: Path):
     pack, tree = str(machine.ROOT), str(machine.comfyui_path())
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LIST_NODES, pack, tree, str(tmp_path)],
         cwd=tmp_path,
         env=os.environ,
@@ -46,10 +46,10 @@ def test_entry_point_lists_every_node_without_heavy_imports(tmp_path: Path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["heavy"] == []
-    assert len(set(found["ids"])) == len(found["ids"])
-    assert all(node_id.startswith("OneReward") for node_id in found["ids"])
+    assert process.returncode == 0, process.stderr
+    listing = json.loads(process.stdout.splitlines()[-1])
+    assert listing["heavy"] == []
+    assert len(set(listing["ids"])) == len(listing["ids"])
+    assert all(node_id.startswith("OneReward") for node_id in listing["ids"])
     documented = {page.stem for page in (machine.ROOT / "web" / "docs").glob("*.md")}
-    assert documented == set(found["ids"])
+    assert documented == set(listing["ids"])

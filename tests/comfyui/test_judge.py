@@ -31,30 +31,29 @@ def upload_image(client: ComfyClient, colour: str, size: tuple[int, int] = (64, 
     return client.upload(Image.new("RGB", size, colour), f"{colour}-{size[0]}.png")
 
 
-def score(
-    client: ComfyClient, output_images: list[str], node: str, **inputs: Any
-) -> tuple[Any, str]:
-    """Run a judge node on output_images; return the job and the node's id."""
+def score(client: ComfyClient, uploads: list[str], node: str, **inputs: Any) -> tuple[Any, str]:
+    """Run a judge node on uploaded images; return the job and the node's id."""
     g = GraphBuilder()
     judge = g.add("OneRewardLoadJudge", judge=NAME)
-    images = [g.add("LoadImage", image=name) for name in output_images]
+    images = [g.add("LoadImage", image=name) for name in uploads]
     if node == "OneRewardScore":
-        links: dict[str, Link] = {"first": images[0], "second": images[1]}
+        links: dict[str, Link] = {"image_a": images[0], "image_b": images[1]}
     else:
         batch = images[0]
         for image in images[1:]:
             batch = g.add("ImageBatch", image1=batch, image2=image)
         links = {"candidates": batch}
-    made = g.add(node, judge=judge, **links, **{"task": "fill", "prompt": "a red circle"} | inputs)
+    values = {"task": "fill", "prompt": "a red circle"} | inputs
+    result = g.add(node, judge=judge, **links, **values)
     table, report = (1, 2) if node == "OneRewardScore" else (2, 3)
-    g.add("PreviewImage", images=output(made, table))
-    shown = g.add("PreviewAny", source=output(made, report))
-    return client.run(g.graph), shown[0]
+    g.add("PreviewImage", images=output(result, table))
+    preview = g.add("PreviewAny", source=output(result, report))
+    return client.run(g.graph), preview[0]
 
 
-def report_of(job: Any, shown: str) -> Any:
+def report_of(job: Any, node: str) -> Any:
     assert job.succeeded, job.error
-    return json.loads(job.outputs[shown]["text"][0])
+    return json.loads(job.outputs[node]["text"][0])
 
 
 def test_scores_per_dimension_and_their_swap(client: ComfyClient, judge_folder: Path):
@@ -67,20 +66,21 @@ def test_scores_per_dimension_and_their_swap(client: ComfyClient, judge_folder: 
 
 def test_a_pair_of_identical_images_scores_one_half(client: ComfyClient, judge_folder: Path):
     name = upload_image(client, "green")
-    (made,) = report_of(*score(client, [name, name], "OneRewardScore", task="remove", prompt=""))
-    assert made == {"removal_quality": pytest.approx(0.5, abs=1e-6)}
+    job = score(client, [name, name], "OneRewardScore", task="remove", prompt="")
+    (scores,) = report_of(*job)
+    assert scores == {"removal_quality": pytest.approx(0.5, abs=1e-6)}
 
 
 def test_the_best_is_picked_and_every_candidate_ranked(client: ComfyClient, judge_folder: Path):
     names = [upload_image(client, c) for c in ("red", "blue", "green", "white")]
     for method, comparisons in (("knockout", 3), ("round_robin", 6)):
-        made = report_of(*score(client, names, "OneRewardPickBest", method=method))
-        assert sorted(made["order"]) == [0, 1, 2, 3]
-        assert len(made["comparisons"]) == comparisons
-        winner = made["order"][0]
+        ranking = report_of(*score(client, names, "OneRewardPickBest", method=method))
+        assert sorted(ranking["order"]) == [0, 1, 2, 3]
+        assert len(ranking["comparisons"]) == comparisons
+        winner = ranking["order"][0]
         lost = [
             c
-            for c in made["comparisons"]
+            for c in ranking["comparisons"]
             if winner in (c["first"], c["second"]) and (_mean(c) >= 0.5) != (c["first"] == winner)
         ]
         assert method == "round_robin" or not lost
@@ -121,8 +121,8 @@ def test_a_missing_judge_says_where_to_put_one(client: ComfyClient):
     g = GraphBuilder()
     judge = g.add("OneRewardLoadJudge", judge="none")
     image = g.add("LoadImage", image=upload_image(client, "red"))
-    made = g.add("OneRewardScore", judge=judge, first=image, second=image, task="remove", prompt="")
-    g.add("PreviewImage", images=output(made, 1))
+    values = {"image_a": image, "image_b": image, "task": "remove", "prompt": ""}
+    g.add("PreviewImage", images=output(g.add("OneRewardScore", judge=judge, **values), 1))
     job = client.run(g.graph)
     assert job.error is not None
     assert "choose one from the list" in job.error
@@ -146,9 +146,9 @@ def test_metrics_stand_beside_the_judge(client: ComfyClient, judge_folder: Path,
     judge, image = g.add("OneRewardLoadJudge", judge=NAME), g.add("LoadImage", image=example)
     inverted = g.add("ImageInvert", image=image)
     values = {"task": "remove", "prompt": "", "mask": output(image, 1), "source": image}
-    made = g.add("OneRewardScore", judge=judge, first=image, second=inverted, **values)
-    shown = g.add("PreviewAny", source=output(made, 3))
-    metrics = report_of(client.run(g.graph), shown[0])
-    assert metrics["first"]["outside_difference"] == [0.0]
-    assert metrics["second"]["outside_difference"][0] > 0.3
-    assert set(metrics["first"]) == {"seam_step", "outside_difference"}
+    result = g.add("OneRewardScore", judge=judge, image_a=image, image_b=inverted, **values)
+    preview = g.add("PreviewAny", source=output(result, 3))
+    metrics = report_of(client.run(g.graph), preview[0])
+    assert metrics["image_a"]["outside_difference"] == [0.0]
+    assert metrics["image_b"]["outside_difference"][0] > 0.3
+    assert set(metrics["image_a"]) == {"seam_step", "outside_difference"}

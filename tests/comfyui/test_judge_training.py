@@ -1,4 +1,4 @@
-"""Collect, label, train and report in the real server, and the same jobs from the command line."""
+"""Generate, label, train and report in the real server, and the same jobs from the command line."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from onereward.reward.preference import CandidateGroup, Preference, PreferenceSe
 from onereward.training.data.conditions import save_image
 from onereward.training.jobs import GenerateJob
 from support.client import ApiError, ComfyClient, Event, Graph
+from support.edits import TOY_PREFERENCES, TOY_TRAIN, EditGraph
 from support.graph import GraphBuilder, Link, output
 from support.judges import make_judge
 from support.server import ComfyServer
 
 JUDGE = "chain-judge"
-FROM_MODEL = "from the model folder"
-WORLD = "toy world (train split)"
 QUICK = {"num_candidates": 2, "steps_min": 1, "steps_max": 2}
 SHORT = {"steps": 3, "warmup_steps": 1, "batch_size": 2, "eval_every": 3}
 NUM = 20
-"""Scenes of the toy world, with some for every split."""
+"""Conditions that candidates are made of, with some for every split."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,24 +46,25 @@ def work(comfyui: ComfyServer) -> Path:
     return comfyui.base_directory / "output" / "onereward"
 
 
-class Chain(GraphBuilder):
-    """A graph from conditions to a report; every part is added when it is asked for."""
+class Chain(EditGraph):
+    """A graph from conditions to a report; every step is added when its method is called."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
 
-    def collect(self, num: int = NUM, **inputs: Any) -> Link:
-        model = self.add("OneRewardLoadModel", model="bundled (tiny)", transformer=FROM_MODEL)
-        scenes = self.add(
-            "OneRewardEditDataset", name=self.name, images=WORLD, task="all", num_conditions=num
-        )
-        values = {"model": model, "conditions": scenes, "name": self.name}
-        return self.add("OneRewardGenerateCandidates", **values | QUICK | inputs)
+    def generate(self, num: int = NUM, **inputs: Any) -> Link:
+        links = {"model": self.add_model(), "dataset": self.add_dataset(TOY_TRAIN)}
+        values = {"name": self.name, "max_conditions": num}
+        return self.add("OneRewardGenerateCandidates", **links, **values | QUICK | inputs)
+
+    def load_preferences(self, folder: str) -> Link:
+        return self.add("OneRewardLoadPreferences", folder=folder)
 
     def label(self, data: Link, **inputs: Any) -> Link:
-        values = {"preferences": data, "labeller": "toy world oracle", "margin": 0.0}
-        return self.add("OneRewardLabelPreferences", **values | inputs)
+        values = {"labeller": "judge", "margin": 0.0, "judge": self.load_judge()} | inputs
+        connected = {key: value for key, value in values.items() if value is not None}
+        return self.add("OneRewardLabelPreferences", preferences=data, **connected)
 
     def load_judge(self, **inputs: Any) -> Link:
         return self.add("OneRewardLoadJudge", **{"judge": JUDGE} | inputs)
@@ -75,18 +75,17 @@ class Chain(GraphBuilder):
         return self.add("OneRewardTrainJudge", **values | SHORT | inputs)
 
     def report(self, judge: Link, data: Link, **inputs: Any) -> Link:
-        values = {"judge": judge, "preferences": data, "name": self.name, "split": "test and dev"}
+        values = {"judge": judge, "preferences": data, "name": self.name, "split": "test_and_dev"}
         return self.add("OneRewardJudgeReport", **values | inputs)
 
     def whole(self) -> Graph:
-        data = self.label(self.collect())
-        shown = self.report(self.train(data), data)
-        self.add("PreviewImage", images=shown)
+        data = self.label(self.generate())
+        self.show(self.report(self.train(data), data))
         return self.graph
 
 
 @pytest.fixture(scope="module")
-def made(comfyui: ComfyServer) -> Graph:
+def chain(comfyui: ComfyServer) -> Graph:
     """Run the whole chain once; return its graph."""
     graph = Chain("chain").whole()
     job = ComfyClient(comfyui.url).run(graph)
@@ -94,33 +93,33 @@ def made(comfyui: ComfyServer) -> Graph:
     return graph
 
 
-def test_from_conditions_to_a_report_in_one_graph(client: ComfyClient, made: Graph, work: Path):
+def test_from_conditions_to_a_report_in_one_graph(client: ComfyClient, chain: Graph, work: Path):
     data = PreferenceSet(work / "preferences" / "chain")
     assert len(data.groups()) == NUM
-    assert {pair.judged_by for pair in data.pairs()} == {"oracle"}
+    assert {pair.judged_by for pair in data.pairs()} == {f"judge:{JUDGE}"}
     assert (work / "judges" / "chain" / "adapter" / "adapter_model.safetensors").is_file()
     files = {path.name for path in (work / "judge-reports" / "chain").iterdir()}
     assert files == {"config.json", "report.json", "report.md", "report.png"}
-    client.run(made)  # once more, since the folders have changed
-    assert client.run(made).executed_nodes == []
+    client.run(chain)  # once more, since the folders have changed
+    assert client.run(chain).executed_nodes == []
 
 
 def test_the_commands_make_the_same_from_the_nodes_files(
-    made: Graph, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    chain: Graph, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     """Candidates, labels, adapter and report of one process, without ComfyUI."""
     first, again = work / "preferences" / "chain", tmp_path / "data"
     job = replace(GenerateJob.load(first / "generate.json"), preferences_folder=str(again))
     (tmp_path / "generate.json").write_text(job.to_json())
-    run("collect", tmp_path / "generate.json")
+    run("generate", tmp_path / "generate.json")
     assert (again / "candidates.jsonl").read_text() == (first / "candidates.jsonl").read_text()
     for group in PreferenceSet(again).groups():
         for name in group.file_names:
             assert (again / name).read_bytes() == (first / name).read_bytes()
-    run("label", moved(first / "label.json", tmp_path, preferences_folder=again))
+    run("label", copy_of(first / "label.json", tmp_path, preferences_folder=again))
     assert (again / "metadata.jsonl").read_text() == (first / "metadata.jsonl").read_text()
     judge = work / "judges" / "chain"
-    config = moved(
+    config = copy_of(
         judge / "config.json", tmp_path, preferences_folder=again, run_folder=tmp_path / "run"
     )
     run("train-judge", config)
@@ -131,17 +130,17 @@ def test_the_commands_make_the_same_from_the_nodes_files(
     assert all(torch.equal(trained[key], expected[key]) for key in expected)
     capsys.readouterr()
     report = work / "judge-reports" / "chain"
-    run("report", moved(report / "config.json", tmp_path, report_folder=tmp_path / "report"))
+    run("report", copy_of(report / "config.json", tmp_path, report_folder=tmp_path / "report"))
     assert "| remove |" in capsys.readouterr().out
-    found = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert found == json.loads((report / "report.json").read_text())
+    again_report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert again_report == json.loads((report / "report.json").read_text())
 
 
 def run(command: str, config: Path) -> None:
     assert cli.main([command, str(config)]) == 0
 
 
-def moved(config: Path, folder: Path, **paths: Path) -> Path:
+def copy_of(config: Path, folder: Path, **paths: Path) -> Path:
     """Write a copy of a config with other folders."""
     values = json.loads(config.read_text()) | {key: str(path) for key, path in paths.items()}
     path = folder / f"{config.stem}-{len(list(folder.iterdir()))}.json"
@@ -149,7 +148,9 @@ def moved(config: Path, folder: Path, **paths: Path) -> Path:
     return path
 
 
-def test_the_trained_adapter_can_be_chosen_and_judges(client: ComfyClient, made: Graph, work: Path):
+def test_the_trained_adapter_can_be_chosen_and_judges(
+    client: ComfyClient, chain: Graph, work: Path
+):
     assert "chain/adapter" in choices(client, "OneRewardLoadJudge", "adapter")
     means = []
     for adapter in ("none", "chain/adapter"):
@@ -157,11 +158,11 @@ def test_the_trained_adapter_can_be_chosen_and_judges(client: ComfyClient, made:
         judge = g.load_judge(adapter=adapter)
         images = [solid(g, colour) for colour in (0xFF2010, 0x1020FF)]
         values = {"task": "remove", "prompt": "", "swap": False}
-        made_by = g.add("OneRewardScore", judge=judge, first=images[0], second=images[1], **values)
-        shown = g.add("PreviewAny", source=made_by)
+        score = g.add("OneRewardScore", judge=judge, image_a=images[0], image_b=images[1], **values)
+        preview = g.add("PreviewAny", source=score)
         job = client.run(g.graph)
         assert job.succeeded, job.error
-        means.append(job.outputs[shown[0]]["text"][0])
+        means.append(job.outputs[preview[0]]["text"][0])
     assert means[0] != means[1]
 
 
@@ -190,11 +191,9 @@ def test_what_pick_best_compares_becomes_data(client: ComfyClient, work: Path):
     assert {pair.prompt for pair in pairs} == {"a red circle"}
     assert all(0.5 < pair.confidence <= 1 for pair in pairs)
     label = "onereward/preferences/picked [output]"
-    assert label in choices(client, "OneRewardLoadPreferences", "data")
+    assert label in choices(client, "OneRewardLoadPreferences", "folder")
     g = Chain("loaded")
-    relabelled = g.label(
-        g.add("OneRewardLoadPreferences", data=label), labeller="judge", judge=g.load_judge()
-    )
+    relabelled = g.label(g.load_preferences(label))
     g.add("PreviewAny", source=output(relabelled, 1))
     assert client.run(g.graph).succeeded
 
@@ -205,14 +204,14 @@ def solid(g: GraphBuilder, colour: int) -> Link:
 
 def choices(client: ComfyClient, node: str, name: str) -> list[str]:
     inputs = client.object_info(node)["input"]
-    found = (inputs.get("required", {}) | inputs.get("optional", {}))[name]
-    return found[1].get("options", found[0])
+    spec = (inputs.get("required", {}) | inputs.get("optional", {}))[name]
+    return spec[1].get("options", spec[0])
 
 
-def test_cancel_while_collecting_keeps_whole_conditions(client: ComfyClient, work: Path):
+def test_cancel_while_generating_keeps_whole_conditions(client: ComfyClient, work: Path):
     def graph() -> Graph:
         g = Chain("stopped")
-        g.collect(num=6, steps_max=8)
+        g.generate(num=6, steps_max=8)
         return g.graph
 
     first = cancelled(client, graph(), "3")
@@ -223,21 +222,21 @@ def test_cancel_while_collecting_keeps_whole_conditions(client: ComfyClient, wor
     assert len(data.groups()) == 6
 
 
-def test_cancel_while_training_keeps_the_steps(client: ComfyClient, made: Graph, work: Path):
+def test_cancel_while_training_keeps_the_steps(client: ComfyClient, chain: Graph, work: Path):
     def graph(steps: int) -> Graph:
         g = Chain("cut")
-        data = g.add("OneRewardLoadPreferences", data="onereward/preferences/chain [output]")
+        data = g.load_preferences("onereward/preferences/chain [output]")
         g.train(data, steps=steps)
         return g.graph
 
     assert cancelled(client, graph(100_000), "3").was_interrupted
     state = work / "judges" / "cut" / "checkpoint" / "state.json"
-    done = json.loads(state.read_text())["step"]
-    assert done > 0
+    step = json.loads(state.read_text())["step"]
+    assert step > 0
     assert (work / "judges" / "cut" / "adapter").is_dir()
-    job = client.run(graph(done + 2))
+    job = client.run(graph(step + 2))
     assert job.succeeded, job.error
-    assert json.loads(state.read_text())["step"] == done + 2
+    assert json.loads(state.read_text())["step"] == step + 2
     steps = [
         json.loads(line)["step"]
         for line in (work / "judges" / "cut" / "metrics.jsonl").read_text().splitlines()
@@ -261,14 +260,14 @@ def cancelled(client: ComfyClient, graph: Graph, node: str) -> Any:
 def preference_data(folder: Path, *, damaged: bool = False) -> str:
     """Write pairs of both splits with images; return the folder's label."""
     data = PreferenceSet(folder)
-    for number in range(30):
+    for index in range(30):
         for name, level in (("a", 0.9), ("b", 0.1)):
-            save_image(folder / f"{number}-{name}.png", torch.full((32, 32, 3), level))
-        names = {"winner_file_name": f"{number}-a.png", "loser_file_name": f"{number}-b.png"}
+            save_image(folder / f"{index}-{name}.png", torch.full((32, 32, 3), level))
+        names = {"winner_file_name": f"{index}-a.png", "loser_file_name": f"{index}-b.png"}
         task = {"task": Task.REMOVE, "dimension": Dimension.REMOVAL_QUALITY}
-        data.add(Preference(**names, **task, condition=str(number)))
+        data.add(Preference(**names, **task, condition=str(index)))
         if damaged:
-            (folder / f"{number}-b.png").write_bytes(b"no image")
+            (folder / f"{index}-b.png").write_bytes(b"no image")
     return f"{folder.name} [output]"
 
 
@@ -278,27 +277,26 @@ def preference_data(folder: Path, *, damaged: bool = False) -> str:
         ("../x", {}, "name is '../x', but up to 100 letters"),
         ("bad", {"num_candidates": 65}, "65"),
         ("bad", {"steps_min": 9, "steps_max": 3}, "steps goes from 9 to 3; give the smaller value"),
-        ("bad", {"denoise_min": 0.9, "denoise_max": 0.5}, "strength goes from 0.9 to 0.5"),
+        ("bad", {"denoise_min": 0.9, "denoise_max": 0.5}, "denoise goes from 0.9 to 0.5"),
     ],
-    ids=["name", "number", "steps", "strength"],
+    ids=["name", "number", "steps", "denoise"],
 )
-def test_bad_collecting_is_refused(
+def test_bad_generating_is_refused(
     client: ComfyClient, name: str, inputs: dict[str, Any], message: str
 ):
     g = Chain("refused")
-    g.collect(num=1, **{"name": name} | inputs)
+    g.generate(num=1, **{"name": name} | inputs)
     refused(client, g.graph, message)
 
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"labeller": "judge"}, "no judge is connected; connect one"),
+        ({"judge": None}, "no judge is connected; connect one"),
         ({"labeller": "neighbour"}, "labeller"),
-        ({}, "the oracle knows scenes of the toy world only"),
         ({"labeller": "metrics"}, "has no mask, which metrics need"),
     ],
-    ids=["judge", "labeller", "oracle", "metrics"],
+    ids=["judge", "labeller", "metrics"],
 )
 def test_bad_labelling_is_refused(
     client: ComfyClient, work: Path, inputs: dict[str, Any], message: str
@@ -307,8 +305,14 @@ def test_bad_labelling_is_refused(
     label = "onereward/preferences/picked [output]"
     if inputs.get("labeller") == "metrics":
         label = unmasked(work)
-    g.label(g.add("OneRewardLoadPreferences", data=label), **inputs)
+    g.label(g.load_preferences(label), **inputs)
     refused(client, g.graph, message)
+
+
+def test_a_bundled_example_is_not_labelled_in_its_place(client: ComfyClient):
+    g = Chain("refused")
+    g.label(g.load_preferences(TOY_PREFERENCES))
+    refused(client, g.graph, "is a bundled example, which stays as it is")
 
 
 def unmasked(work: Path) -> str:
@@ -335,23 +339,21 @@ def test_bad_training_is_refused(
 ):
     folder = work.parent / ("damaged-pairs" if damaged else "whole-pairs")
     g = Chain("refused")
-    data = g.add("OneRewardLoadPreferences", data=preference_data(folder, damaged=damaged))
-    g.train(data, **inputs)
+    g.train(g.load_preferences(preference_data(folder, damaged=damaged)), **inputs)
     refused(client, g.graph, message)
 
 
 def test_data_without_pairs_is_refused(client: ComfyClient, work: Path):
     label = unmasked(work)
     g = Chain("refused")
-    g.train(g.add("OneRewardLoadPreferences", data=label))
+    g.train(g.load_preferences(label))
     refused(client, g.graph, "holds no pairs of its train split")
     g = Chain("refused")
-    g.report(g.load_judge(), g.add("OneRewardLoadPreferences", data=label))
-    refused(client, g.graph, "holds no pairs of its test and dev split")
+    g.report(g.load_judge(), g.load_preferences(label))
+    refused(client, g.graph, "holds no pairs of its test_and_dev split")
     for bad, message in (("nowhere", "there is no folder"), ("../models", "leaves")):
         g = Chain("refused")
-        data = g.add("OneRewardLoadPreferences", data=bad)
-        g.report(g.load_judge(), data)
+        g.report(g.load_judge(), g.load_preferences(bad))
         refused(client, g.graph, message)
 
 
@@ -365,8 +367,8 @@ def test_an_absent_bundled_judge_is_named(client: ComfyClient):
 def refused(client: ComfyClient, graph: Graph, message: str) -> None:
     """Run a graph that must fail with one sentence, before it runs or while it does."""
     try:
-        made = [client.run(graph).error or "it ran"]
+        messages = [client.run(graph).error or "it ran"]
     except ApiError as error:
-        made = error.messages()
-    assert any(message in text for text in made), made
-    assert not any("\n" in text for text in made), made
+        messages = error.messages()
+    assert any(message in text for text in messages), messages
+    assert not any("\n" in text for text in messages), messages

@@ -33,7 +33,7 @@ def run_tool(
     *command: str, environment: dict[str, str], folder: Path = machine.ROOT
 ) -> tuple[str, str]:
     """Run a tool that must succeed; return what it wrote to stdout and stderr."""
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         cwd=folder,
         env=environment,
@@ -43,8 +43,8 @@ def run_tool(
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout, done.stderr
+    assert process.returncode == 0, f"{process.stdout}\n{process.stderr}"
+    return process.stdout, process.stderr
 
 
 @pytest.mark.parametrize(

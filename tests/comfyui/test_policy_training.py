@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,18 +25,10 @@ from support.server import ComfyServer
 
 JUDGE = "policy-judge"
 SHORT = {
-    **{
-        "steps": 2,
-        "batch_size": 2,
-        "micro_batch_size": 2,
-        "rank": 4,
-        "learning_rate": 0.01,
-        "min_judge_accuracy": 0.0,
-    },
+    **{"steps": 2, "batch_size": 2, "micro_batch_size": 2, "rank": 4},
+    **{"learning_rate": 0.01, "min_judge_accuracy": 0.0},
 }
 QUICK = {"sampling_steps": 2, "warmup_steps": 0, "eval_every": 2, "eval_conditions": 1}
-NUM = 20
-"""Scenes of the toy world, with some for every split."""
 SEED = 5
 # Of 255: the two sample in fp32, but not all arithmetic is in one order.
 MAX_DIFFERENCE = 4
@@ -52,13 +45,9 @@ def judge_folder(comfyui: ComfyServer) -> Iterator[Path]:
 class Loop(EditGraph):
     """A graph that trains."""
 
-    def conditions(self) -> Link:
-        world = {"images": "toy world (train split)", "task": "all", "num_conditions": NUM}
-        return self.add("OneRewardEditDataset", name="scenes", **world)
-
     def train(self, run: str, settings: dict[str, Any] | None = None, **inputs: Any) -> Link:
         values: dict[str, Any] = {"judge": self.add("OneRewardLoadJudge", judge=JUDGE)}
-        values |= {"model": self.add_model(), "conditions": self.conditions(), "name": run}
+        values |= {"model": self.add_model(), "dataset": self.add_dataset(), "name": run}
         values["settings"] = self.add("OneRewardTrainSettings", **(QUICK | (settings or {})))
         values |= SHORT | inputs
         return self.add("OneRewardTrain", **{k: v for k, v in values.items() if v is not None})
@@ -120,10 +109,10 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_comfyuis_loader(
     plain = g.show(g.add_edit("Fill", image, **edit))
     trained = g.train("whole", {"stop_on_drift": False}, learning_rate=0.03)
     g.show(output(trained, 1))
-    ours = g.show(g.add_edit("Fill", image, model=trained, **edit))
+    adapted = g.show(g.add_edit("Fill", image, model=trained, **edit))
     g.add("OneRewardSaveAdapter", model=trained, name="mine", precision="fp32")
     job = client.run(g.graph)
-    before, after = pixels(client, job, plain), pixels(client, job, ours)
+    before, after = pixels(client, job, plain), pixels(client, job, adapted)
     assert np.abs(before - after).max() > 3 * MAX_DIFFERENCE
     lora = "onereward/mine.safetensors"
     file = comfyui.base_directory / "models" / "loras" / lora
@@ -170,8 +159,8 @@ def test_cancel_keeps_the_work_and_the_cache_never_swallows_a_run(
     (trainer,) = [n for n, v in more.items() if v["class_type"] == "OneRewardTrain"]
     client.run(more)  # done already, and says so
     assert trainer in client.run(more).cached_nodes
-    other = client.run(train_graph("cancelled", rank=8, steps=step + 2))
-    assert "holds a run with other settings (rank: 4 -> 8)" in (other.error or "")
+    refusal = client.run(train_graph("cancelled", rank=8, steps=step + 2)).error
+    assert "holds a run with other settings (rank: 4 -> 8)" in (refusal or "")
 
 
 def test_the_command_line_does_exactly_what_the_node_does(
@@ -185,35 +174,33 @@ def test_the_command_line_does_exactly_what_the_node_does(
     (tmp_path / "config.json").write_text(text)
     assert cli.main(["train", str(tmp_path / "config.json")]) == 0
     state = "checkpoint/state.safetensors"
-    one, other = load_file(run / state), load_file(tmp_path / "again" / state)
-    for name, tensor in one.items():
+    expected, again = load_file(run / state), load_file(tmp_path / "again" / state)
+    for name, tensor in expected.items():
         # Another process may take another number of threads, which rounds sums differently.
-        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(tensor, again[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_two_models_are_compared(client: ComfyClient):
+    """Before and after training, without a folder that keeps the images."""
     g = Loop()
-    judge = g.add("OneRewardLoadJudge", judge=JUDGE)
-    values: dict[str, Any] = {"first": g.train("compared", mode="full"), "second": g.add_model()}
-    settings = g.add("OneRewardSettings", steps=2)
-    made = g.add(
-        "OneRewardCompare",
-        conditions=g.conditions(),
-        judge=judge,
-        settings=settings,
+    evaluation = g.add(
+        "OneRewardEvaluate",
+        model=g.train("compared", mode="full"),
+        dataset=g.add_dataset(),
+        baseline=g.add_model(),
+        judge=g.add("OneRewardLoadJudge", judge=JUDGE),
+        settings=g.add("OneRewardSettings", steps=2),
         split="all",
         num_conditions=4,
         margin=0.0,
-        **values,
     )
-    g.show(made)
-    shown = g.add("PreviewAny", source=output(made, 1))[0]
+    g.show(evaluation)
+    report = g.add("PreviewAny", source=output(evaluation, 2))[0]
     job = client.run(g.graph)
     assert job.succeeded, job.error
-    rows = [line.split("|")[1:-1] for line in job.outputs[shown]["text"][0].splitlines()]
-    assert [row[0].strip() for row in rows[2:]] == ["fill", "extend", "remove", "text", "all"]
-    total = [cell.strip() for cell in rows[-1]]
-    assert int(total[1]) == sum(int(v) for v in total[2:5]) == 4
+    votes = json.loads(job.outputs[report]["text"][0])["votes"]
+    assert list(votes) == ["fill", "extend", "remove", "text", "all"]
+    assert sum(votes["all"]["judge"][name] for name in ("good", "same", "bad")) == 4
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,11 @@ from support.graph import GraphBuilder, Link, output
 BUNDLED = "bundled (tiny)"
 FROM_MODEL = "from the model folder"
 FAST = {"steps": 2}
+TOY_TRAIN = "toy-train [bundled]"
+TOY_TEST = "toy-test [bundled]"
+TOY_PREFERENCES = "toy-preferences [bundled]"
+"""Bundled examples, as the nodes' lists name them."""
+TOY_TRAIN_SIZE = 24
 TASK_INPUTS: dict[str, dict[str, Any]] = {
     "Fill": {"prompt": "a red circle"},
     "Extend": {
@@ -17,7 +22,7 @@ TASK_INPUTS: dict[str, dict[str, Any]] = {
         **{"aspect": "by_pixels", "anchor": "center"},
     },
     "Remove": {},
-    "Text": {"text": "AB", "lettering": ""},
+    "Text": {"text": "AB", "text_style": ""},
 }
 
 
@@ -50,6 +55,10 @@ class EditGraph(GraphBuilder):
         if task != "Extend":
             links["mask"] = mask if mask is not None else output(image, 1)
         return self.add(f"OneReward{task}", **links, **{"seed": 0} | TASK_INPUTS[task] | inputs)
+
+    def add_dataset(self, images: str = TOY_TRAIN, name: str = "scenes") -> Link:
+        """Add the data set of an image folder, or of a bundled example as it is."""
+        return self.add("OneRewardEditDataset", name=name, images=images, task="all")
 
     def add_mask(self, width: int = 64, height: int = 64, value: float = 1.0) -> Link:
         """Add a mask of one value."""

@@ -52,7 +52,7 @@ class TestFreeMemory(io.ComfyNode):
             node_id="TestFreeMemory",
             category="test",
             inputs=[io.Image.Input("image"), io.Int.Input("free_bytes", min=-1, max=2**40)],
-            outputs=[io.Image.Output("image")],
+            outputs=[io.Image.Output("same_image")],
         )
 
     @classmethod

@@ -64,26 +64,26 @@ def pixels(client: ComfyClient, job: Job, node: str) -> np.ndarray:
 def test_a_ksampler_makes_what_our_sampler_makes(task: str, client: ComfyClient, example: str):
     g = EditGraph()
     image = g.add("LoadImage", image=example)
-    ours = g.show(g.add_edit(task, image, seed=SEED, settings={"steps": -1}))
+    plain = g.show(g.add_edit(task, image, seed=SEED, settings={"steps": -1}))
     native = g.show(add_native(g, g.add_model(), image, **NATIVE[task]))
     job = client.run(g.graph)
-    one, other = pixels(client, job, ours), pixels(client, job, native)
-    assert one.shape == other.shape
-    assert np.abs(one - other).max() <= MAX_DIFFERENCE
-    assert np.abs(one - other).mean() <= MEAN_DIFFERENCE
+    expected, result = pixels(client, job, plain), pixels(client, job, native)
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= MAX_DIFFERENCE
+    assert np.abs(result - expected).mean() <= MEAN_DIFFERENCE
 
 
 def test_adapters_go_along(client: ComfyClient, example: str, adapter: str):
     g = EditGraph()
     image = g.add("LoadImage", image=example)
     model = g.add("OneRewardLoadAdapter", model=g.add_model(), adapter=adapter, strength=0.02)
-    ours = g.show(g.add_edit("Fill", image, model=model, seed=SEED, settings={"steps": -1}))
+    adapted = g.show(g.add_edit("Fill", image, model=model, seed=SEED, settings={"steps": -1}))
     native = g.show(add_native(g, model, image, **NATIVE["Fill"]))
     plain = g.show(add_native(g, g.add_model(), image, **NATIVE["Fill"]))
     job = client.run(g.graph)
-    one, other = pixels(client, job, ours), pixels(client, job, native)
-    assert np.abs(one - other).max() <= MAX_DIFFERENCE
-    assert np.abs(other - pixels(client, job, plain)).max() > 3 * MAX_DIFFERENCE
+    expected, result = pixels(client, job, adapted), pixels(client, job, native)
+    assert np.abs(result - expected).max() <= MAX_DIFFERENCE
+    assert np.abs(result - pixels(client, job, plain)).max() > 3 * MAX_DIFFERENCE
 
 
 @pytest.mark.parametrize("task", NATIVE)
@@ -92,12 +92,12 @@ def test_our_sampler_runs_on_comfyuis_own_model(task: str, client: ComfyClient, 
     image = g.add("LoadImage", image=example)
     native = g.add("OneRewardToNative", fill_model=g.add_model())
     back = add_back(g, native, native)
-    ours = g.show(g.add_edit(task, image, seed=SEED, settings={"steps": -1}))
-    theirs = g.show(g.add_edit(task, image, model=back, seed=SEED, settings={"steps": -1}))
+    plain = g.show(g.add_edit(task, image, seed=SEED, settings={"steps": -1}))
+    converted = g.show(g.add_edit(task, image, model=back, seed=SEED, settings={"steps": -1}))
     job = client.run(g.graph)
-    one, other = pixels(client, job, ours), pixels(client, job, theirs)
-    assert np.abs(one - other).max() <= MAX_DIFFERENCE
-    assert np.abs(one - other).mean() <= MEAN_DIFFERENCE
+    expected, result = pixels(client, job, plain), pixels(client, job, converted)
+    assert np.abs(result - expected).max() <= MAX_DIFFERENCE
+    assert np.abs(result - expected).mean() <= MEAN_DIFFERENCE
 
 
 def add_back(g: EditGraph, native: Link, model: Link) -> Link:
@@ -114,51 +114,51 @@ def add_back(g: EditGraph, native: Link, model: Link) -> Link:
 def test_loras_of_a_native_model_work_in_our_sampler(
     client: ComfyClient, example: str, adapter: str
 ):
-    """Put on before by ComfyUI's loader, or after by ours, they do what they do on our model."""
+    """Attached before by ComfyUI's loader, or after by ours: the same as on our model."""
     strength, edit = 0.02, {"seed": SEED, "settings": {"steps": -1}}
     g = EditGraph()
     image = g.add("LoadImage", image=example)
     loaded = g.add_model()
     native = g.add("OneRewardToNative", fill_model=loaded)
     before = g.add("LoraLoaderModelOnly", model=native, lora_name=adapter, strength_model=strength)
-    put = {"adapter": adapter, "strength": strength}
-    shown = [
+    values = {"adapter": adapter, "strength": strength}
+    previews = [
         g.show(g.add_edit("Fill", image, model=model, **edit))
         for model in (
-            g.add("OneRewardLoadAdapter", model=loaded, **put),
+            g.add("OneRewardLoadAdapter", model=loaded, **values),
             add_back(g, native, before),
-            g.add("OneRewardLoadAdapter", model=add_back(g, native, native), **put),
+            g.add("OneRewardLoadAdapter", model=add_back(g, native, native), **values),
             add_back(g, native, native),
         )
     ]
     job = client.run(g.graph)
-    ours, first, second, plain = (pixels(client, job, node) for node in shown)
-    assert np.abs(ours - first).max() <= MAX_DIFFERENCE
-    assert np.abs(ours - second).max() <= MAX_DIFFERENCE
-    assert np.abs(ours - plain).max() > 3 * MAX_DIFFERENCE, "nothing is left on a shared model"
+    expected, first, second, plain = (pixels(client, job, node) for node in previews)
+    assert np.abs(expected - first).max() <= MAX_DIFFERENCE
+    assert np.abs(expected - second).max() <= MAX_DIFFERENCE
+    assert np.abs(expected - plain).max() > 3 * MAX_DIFFERENCE, "nothing is left on a shared model"
 
 
 def test_a_native_model_goes_back_as_it_came(client: ComfyClient, example: str):
     g = EditGraph()
     image = g.add("LoadImage", image=example)
     native = g.add("OneRewardToNative", fill_model=g.add_model())
-    ours = g.show(add_native(g, g.add_model(), image, **NATIVE["Fill"]))
+    direct = g.show(add_native(g, g.add_model(), image, **NATIVE["Fill"]))
     back = g.show(add_native(g, add_back(g, native, native), image, **NATIVE["Fill"]))
     job = client.run(g.graph)
-    assert np.array_equal(pixels(client, job, ours), pixels(client, job, back))
+    assert np.array_equal(pixels(client, job, direct), pixels(client, job, back))
 
 
 def test_a_clip_of_another_kind_makes_no_model_of_ours(client: ComfyClient, example: str):
     g = EditGraph()
     native = g.add("OneRewardToNative", fill_model=g.add_model())
-    other = g.add(
+    model = g.add(
         "OneRewardFromNative",
         model=native,
         clip=g.add("TestClipOfAnotherKind"),
         vae=output(native, 2),
         recipe="bundled",
     )
-    g.show(g.add_edit("Fill", g.add("LoadImage", image=example), model=other))
+    g.show(g.add_edit("Fill", g.add("LoadImage", image=example), model=model))
     assert "FLUX needs CLIP-L and T5" in (client.run(g.graph).error or "")
 
 
@@ -167,13 +167,13 @@ def test_candidates_are_one_batch_as_the_judge_takes_it(client: ComfyClient, exa
     image = g.add("LoadImage", image=example)
     two = g.add("OneRewardSettings", num_candidates=2)
     batch = add_native(g, g.add_model(), image, settings=two, **NATIVE["Fill"])
-    shown = g.show(batch)
-    ours = g.show(g.add_edit("Fill", image, seed=SEED, settings={"steps": -1}))
+    candidates = g.show(batch)
+    single = g.show(g.add_edit("Fill", image, seed=SEED, settings={"steps": -1}))
     job = client.run(g.graph)
-    expected = pixels(client, job, ours)
+    expected = pixels(client, job, single)
     first, second = (
-        np.asarray(client.image(output_image).convert("RGB")).astype(int)
-        for output_image in job.images(shown)
+        np.asarray(client.image(reference).convert("RGB")).astype(int)
+        for reference in job.images(candidates)
     )
     assert np.abs(first - expected).max() <= MAX_DIFFERENCE
     assert np.abs(second - expected).max() > MAX_DIFFERENCE

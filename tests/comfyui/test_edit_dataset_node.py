@@ -1,8 +1,9 @@
-"""The conditions node in the real server."""
+"""The node that makes data sets, in the real server."""
 
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from PIL import Image
 
 from onereward.training.data.conditions import EditDataset
+from support import machine
 from support.client import ComfyClient, Graph
+from support.edits import TOY_TEST
 from support.graph import GraphBuilder, output
 from support.server import ComfyServer
 from support.workflows import example_image
@@ -29,30 +32,33 @@ def images(comfyui: ComfyServer) -> Path:
 def graph(**inputs: Any) -> Graph:
     g = GraphBuilder()
     values = {"name": "mine", "images": "holidays/2026", "task": "remove"}
-    made = g.add("OneRewardEditDataset", **values | inputs)
-    g.add("PreviewImage", images=output(made, 1))
+    dataset = g.add("OneRewardEditDataset", **values | inputs)
+    g.add("PreviewImage", images=output(dataset, 1))
     return g.graph
 
 
 def test_a_folder_becomes_conditions(client: ComfyClient, comfyui: ComfyServer, images: Path):
-    listed = client.object_info("OneRewardEditDataset")["input"]["required"]["images"]
-    assert "holidays/2026" in listed[1].get("options", listed[0])
+    spec = client.object_info("OneRewardEditDataset")["input"]["required"]["images"]
+    assert "holidays/2026" in spec[1].get("options", spec[0])
     job = client.run(graph())
     assert job.succeeded, job.error
     assert len(job.images()) == 1
-    made = EditDataset(comfyui.base_directory / "output" / "onereward" / "conditions" / "mine")
-    assert made.summary() == "2 conditions (remove 2)"
+    dataset = EditDataset(comfyui.base_directory / "output" / "onereward" / "datasets" / "mine")
+    assert dataset.summary() == "2 conditions (remove 2)"
     client.run(graph())
     assert client.run(graph()).executed_nodes == []
     example_image().rotate(180).save(images / "a.png")
     assert "1" in client.run(graph()).executed_nodes
 
 
-def test_made_conditions_and_the_toy_world_are_images_too(client: ComfyClient):
-    world = {"images": "toy world (dev split)", "task": "all", "num_conditions": 4}
-    assert client.run(graph(name="scenes", **world)).succeeded
-    job = client.run(graph(name="other", images="onereward/conditions/scenes [output]"))
+@pytest.mark.parametrize("images", [TOY_TEST, "onereward/datasets/toy-test [output]"])
+def test_a_data_set_is_taken_as_it_is(images: str, client: ComfyClient, comfyui: ComfyServer):
+    bundled = machine.ROOT / "assets" / "examples" / "toy-test"
+    folder = comfyui.base_directory / "output" / "onereward" / "datasets" / "toy-test"
+    shutil.copytree(bundled, folder, dirs_exist_ok=True)
+    job = client.run(graph(name="unused", images=images, task="all"))
     assert job.succeeded, job.error
+    assert not (folder.parent / "unused").exists()
     texts = [e.data for e in job.events if e.kind == "text"]
     assert any(b"4 conditions (fill 1, extend 1, remove 1, text 1)" in text for text in texts)
 
@@ -66,7 +72,7 @@ def test_made_conditions_and_the_toy_world_are_images_too(client: ComfyClient):
         ({"images": "nowhere"}, "there is no folder 'nowhere'"),
         ({"task": "paint"}, "task is 'paint'; choose one of"),
         ({"task": "fill"}, "prompt is empty"),
-        ({"task": "text"}, "words is empty"),
+        ({"task": "text"}, "text is empty"),
     ],
     ids=["escaping", "unnamed", "outside", "missing", "task", "prompt", "text"],
 )

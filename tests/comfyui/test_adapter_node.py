@@ -19,11 +19,11 @@ def run(client: ComfyClient, example: str, *adapters: tuple[str, float]) -> np.n
     return np.asarray(client.image(job.images(result)[0]))
 
 
-def test_an_adapter_is_listed_and_can_be_put_on_and_taken_off(
+def test_an_adapter_is_listed_and_can_be_attached_and_detached(
     client: ComfyClient, example: str, adapter: str
 ):
-    listed = client.object_info("OneRewardLoadAdapter")["input"]["required"]["adapter"]
-    assert adapter in str(listed)
+    options = client.object_info("OneRewardLoadAdapter")["input"]["required"]["adapter"]
+    assert adapter in str(options)
     plain = run(client, example)
     once = run(client, example, (adapter, 1.0))
     assert not np.array_equal(once, plain)
