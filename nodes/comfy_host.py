@@ -62,8 +62,8 @@ class ManagedModule(ModelPatcher):
 
     def model_size(self) -> int:
         """Return what is moved to the device, in bytes: some layers may stay in host memory."""
-        kept = sum(num_bytes(m) for m in self.model.modules() if isinstance(m, HostLinear))
-        return super().model_size() - kept
+        host_bytes = sum(num_bytes(m) for m in self.model.modules() if isinstance(m, HostLinear))
+        return super().model_size() - host_bytes
 
     def loaded_size(self) -> int:
         """Return what is on the device, in bytes; which layers stay may change meanwhile."""

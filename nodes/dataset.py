@@ -20,7 +20,7 @@ from ..training.data.generate import GenerateConfig, groups_of
 from ..training.data.label import LabelConfig
 from ..training.jobs import GenerateJob, LabelJob, describe_judge, describe_models
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, dataset_input, preferences_input
+from .inputs import config_inputs, dataset_input, preferences_input, search_aliases
 from .paths import folders, work_folders
 from .socket_types import DatasetSocket, FillModelSocket, JudgeSocket, PreferencesSocket
 
@@ -31,7 +31,7 @@ DEFAULTS = GenerateConfig()
 
 
 class OneRewardEditDataset(io.ComfyNode):
-    """Turns folders of images into the conditions that training works on."""
+    """Turns folders of images into an edit data set."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -40,17 +40,18 @@ class OneRewardEditDataset(io.ComfyNode):
             node_id="OneRewardEditDataset",
             display_name="OneReward Edit Dataset",
             category="OneReward/data",
-            description="Builds a data set to train on: images with masks, prompts and tasks, "
-            "from a folder of yours.",
+            description="Builds a data set for training and evaluation from a folder of images: "
+            "images with masks, prompts and tasks.",
+            **search_aliases("training data", "dataset", "image folder", "random masks"),
             inputs=[
                 work_folders.name_input("output/onereward/datasets"),
                 io.Combo.Input(
                     "images",
                     options=work_folders.image_folders(),
                     default=work_folders.DEFAULT_EXAMPLE,
-                    tooltip="Folder of images below ComfyUI's input or output folder; one with "
-                    "a conditions.jsonl is taken as it is. The bundled toy scenes are what the "
-                    "bundled models know.",
+                    tooltip="Folder of images below ComfyUI's input or output folder; one with a "
+                    "conditions.jsonl is used as it is. The bundled toy scenes are what the "
+                    "bundled models were trained on.",
                 ),
                 *config_inputs(EditDatasetConfig),
             ],
@@ -58,12 +59,12 @@ class OneRewardEditDataset(io.ComfyNode):
                 DatasetSocket.Output(
                     "edit_dataset",
                     display_name="dataset",
-                    tooltip="For OneReward Generate Candidates and for training.",
+                    tooltip="For OneReward Generate Candidates, Train and Evaluate.",
                 ),
                 io.Image.Output(
                     "sheet",
                     display_name="sheet",
-                    tooltip="The first 16 conditions; what is to be repainted is red.",
+                    tooltip="The first 16 conditions; the area to repaint is red.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -71,29 +72,31 @@ class OneRewardEditDataset(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str = "", images: str = "", **rest: Any) -> Hashable:
+    def fingerprint_inputs(cls, name: str = "", images: str = "", **values: Any) -> Hashable:
         """Change when an image changes, or when the data set is gone."""
         try:
-            made = work_folders.work_folder(DATASETS, name) / FILE_NAME
+            path = work_folders.work_folder(DATASETS, name) / FILE_NAME
             source = folders.stamp(work_folders.image_folder(images))
         except (ValueError, FileNotFoundError, TypeError):
             return ()
-        return source, made.is_file()
+        return source, path.is_file()
 
     @classmethod
-    def execute(cls, name: str, images: str, **rest: Any) -> io.NodeOutput:
+    def execute(cls, name: str, images: str, **values: Any) -> io.NodeOutput:
         """Build the data set, or open it if the folder is one."""
-        config, host = EditDatasetConfig(**rest), ComfyHost(cls.hidden.unique_id)
+        config, host = EditDatasetConfig(**values), ComfyHost(cls.hidden.unique_id)
         folder = work_folders.work_folder(DATASETS, name)
-        place = work_folders.image_folder(images)
-        is_made = (place / FILE_NAME).is_file()
-        made = EditDataset(place) if is_made else make_edit_dataset(folder, place, config, host)
-        host.notify(f"{made.summary()} in {made.folder}")
-        return io.NodeOutput(made, conditions_sheet(made))
+        source = work_folders.image_folder(images)
+        if (source / FILE_NAME).is_file():
+            dataset = EditDataset(source)
+        else:
+            dataset = make_edit_dataset(folder, source, config, host)
+        host.notify(f"{dataset.summary()} in {dataset.folder}")
+        return io.NodeOutput(dataset, conditions_sheet(dataset))
 
 
 class OneRewardGenerateCandidates(io.ComfyNode):
-    """Makes several candidates of every condition, with randomised settings."""
+    """Generates several candidates of every condition, with randomised settings."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -102,24 +105,28 @@ class OneRewardGenerateCandidates(io.ComfyNode):
             node_id="OneRewardGenerateCandidates",
             display_name="OneReward Generate Candidates",
             category="OneReward/data",
-            description="Makes several candidates of every condition with randomised settings, to "
-            "be compared. Goes on where it was stopped; another model adds its own.",
+            description="Generates several candidates for every condition of an edit data set, "
+            "with randomised settings: the first step of preference data for RLHF. Run again to "
+            "go on after a stop; another model adds its own candidates.",
+            **search_aliases("preference data", "RLHF", "sample images", "rollouts"),
             inputs=[
-                FillModelSocket.Input("model", tooltip="The fill model whose results to judge."),
-                dataset_input("What candidates are made from."),
+                FillModelSocket.Input("model", tooltip="The fill model that makes the candidates."),
+                dataset_input("The edits to make."),
                 work_folders.name_input("output/onereward/preferences"),
                 _number("num_candidates", 1, 64, "Candidates per condition (paper: 4)."),
-                _number("seed", 0, 2**31 - 1, "Decides settings and noise of all candidates."),
+                _number(
+                    "seed", 0, 2**31 - 1, "Seed of the settings and the noise of all candidates."
+                ),
                 *_range("steps", 1, 1000, "sampling steps"),
                 *_range("true_cfg", 0.0, 30.0, "true guidance; 1 = off"),
-                *_range("denoise", 0.01, 1.0, "noise to start from; 1 = pure noise"),
+                *_range("denoise", 0.01, 1.0, "denoising strength; 1 = from pure noise"),
                 *_range("guidance", -1.0, 100.0, "embedded guidance; -1 = the model's recipe"),
                 io.String.Input(
                     "negative_prompts",
                     multiline=True,
                     default="\n".join(DEFAULTS.negative_prompts),
                     optional=True,
-                    tooltip="One per line, drawn at random (the paper's four); an empty line is "
+                    tooltip="One per line, chosen at random (the paper's four); an empty line is "
                     "none.",
                 ),
                 _number("max_conditions", 0, 10**9, "Stop after this many conditions; 0 = all."),
@@ -129,7 +136,7 @@ class OneRewardGenerateCandidates(io.ComfyNode):
                 io.Image.Output(
                     "sheet",
                     display_name="sheet",
-                    tooltip="The first conditions, each with its candidates behind it.",
+                    tooltip="The first conditions, one per row: source, then candidates.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -137,34 +144,34 @@ class OneRewardGenerateCandidates(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str = "", **rest: Any) -> Hashable:
-        """Change when candidates come or go."""
+    def fingerprint_inputs(cls, name: str = "", **values: Any) -> Hashable:
+        """Change when candidates are added or removed."""
         return _stamps(name, GROUPS)
 
     @classmethod
     def execute(
-        cls, model: FillModels, dataset: EditDataset, name: str, **rest: Any
+        cls, model: FillModels, dataset: EditDataset, name: str, **values: Any
     ) -> io.NodeOutput:
-        """Collect what is missing."""
+        """Generate what is missing."""
         folder, host = work_folders.work_folder(PREFERENCES, name), ComfyHost(cls.hidden.unique_id)
         job = GenerateJob(
             **describe_models(model),
             dataset_folder=str(dataset.folder),
             preferences_folder=str(folder),
-            settings=_collect_config(**rest),
+            settings=_generate_config(**values),
             threads=torch.get_num_threads(),
         )
         data = job.run(host, models=model)
         groups = groups_of(data, model, fingerprint(model))
         num = sum(len(group.file_names) for group in groups)
-        others = len(data.groups()) - len(groups)
-        beside = f", beside {others} groups of other models" if others else ""
-        host.notify(f"{num} candidates of {len(groups)} conditions in {folder}{beside}")
+        num_others = len(data.groups()) - len(groups)
+        suffix = f", besides {num_others} groups of other models" if num_others else ""
+        host.notify(f"{num} candidates of {len(groups)} conditions in {folder}{suffix}")
         return io.NodeOutput(data, candidates_sheet(data, groups))
 
 
 class OneRewardLabelPreferences(io.ComfyNode):
-    """Says which candidate is the best and which the worst, per dimension."""
+    """Labels the best and the worst candidate per dimension."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -173,15 +180,17 @@ class OneRewardLabelPreferences(io.ComfyNode):
             node_id="OneRewardLabelPreferences",
             display_name="OneReward Label Preferences",
             category="OneReward/data",
-            description="Finds the best and the worst candidate per dimension, by a judge "
-            "or by metrics. Where they hardly differ there is no pair.",
+            description="Makes preference pairs: labels the best and the worst candidate per "
+            "dimension, by a judge (AI feedback) or by metrics. Where candidates hardly differ "
+            "there is no pair.",
+            **search_aliases("preference data", "preference pairs", "RLAIF", "annotate"),
             inputs=[
                 preferences_input("Candidates, from OneReward Generate Candidates."),
                 *config_inputs(LabelConfig),
                 JudgeSocket.Input(
                     "judge",
                     optional=True,
-                    tooltip="For the labeller judge; from OneReward Load Judge.",
+                    tooltip="Needed if the labeller is judge; from OneReward Load Judge.",
                 ),
             ],
             outputs=[
@@ -198,15 +207,15 @@ class OneRewardLabelPreferences(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, preferences: PreferenceSet, judge: QwenJudge | None = None, **rest: Any
+        cls, preferences: PreferenceSet, judge: QwenJudge | None = None, **values: Any
     ) -> io.NodeOutput:
-        """Label what is not labelled."""
+        """Label the candidates that have no label yet."""
         work_folders.check_writable(preferences.folder)
         host = ComfyHost(cls.hidden.unique_id)
         job = LabelJob(
             preferences_folder=str(preferences.folder),
             judge=describe_judge(judge),
-            settings=LabelConfig(**rest),
+            settings=LabelConfig(**values),
             threads=torch.get_num_threads(),
         )
         text = job.run(host, judge=judge).text()
@@ -220,18 +229,19 @@ class OneRewardLoadPreferences(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node; the list is read from the disk at every call."""
-        listed = work_folders.preference_folders()
+        names = work_folders.preference_folders()
         return io.Schema(
             node_id="OneRewardLoadPreferences",
             display_name="OneReward Load Preferences",
             category="OneReward/data",
-            description="Opens preference data: imported, saved by Pick Best, or made by another "
-            "workflow.",
+            description="Opens preference data: imported, saved by OneReward Pick Best, or made "
+            "by another workflow.",
+            **search_aliases("preference data", "RLHF data", "DPO data"),
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=listed,
-                    default=listed[0],
+                    options=names,
+                    default=names[0],
                     tooltip="Folder with a metadata.jsonl or candidates.jsonl below ComfyUI's "
                     "input or output folder, or the bundled example.",
                 ),
@@ -241,36 +251,36 @@ class OneRewardLoadPreferences(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str = "", **rest: Any) -> Hashable:
-        """Change when pairs or candidates come or go."""
+    def fingerprint_inputs(cls, folder: str = "", **values: Any) -> Hashable:
+        """Change when pairs or candidates are added or removed."""
         try:
-            place = work_folders.data_folder(folder or "")
+            path = work_folders.data_folder(folder or "")
         except (ValueError, FileNotFoundError):
             return ()
-        return tuple(folders.stamp(place / name) for name in (PAIRS, GROUPS))
+        return tuple(folders.stamp(path / name) for name in (PAIRS, GROUPS))
 
     @classmethod
     def execute(cls, folder: str) -> io.NodeOutput:
         """Open the folder and read it once, so that damage shows here."""
-        opened = PreferenceSet(work_folders.data_folder(folder))
-        num = f"{len(opened.pairs())} pairs, {len(opened.groups())} groups of candidates"
-        ComfyHost(cls.hidden.unique_id).notify(num)
-        return io.NodeOutput(opened)
+        data = PreferenceSet(work_folders.data_folder(folder))
+        summary = f"{len(data.pairs())} pairs, {len(data.groups())} groups of candidates"
+        ComfyHost(cls.hidden.unique_id).notify(summary)
+        return io.NodeOutput(data)
 
 
-def _collect_config(negative_prompts: str | None = None, **values: Any) -> GenerateConfig:
+def _generate_config(negative_prompts: str | None = None, **values: Any) -> GenerateConfig:
     """Turn the inputs into a config: least and most become one range."""
-    made: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in values.items():
         field, _, end = key.rpartition("_")
         if end in ("min", "max"):
-            low, high = made.get(field, getattr(DEFAULTS, field))
-            made[field] = (value, high) if end == "min" else (low, value)
+            low, high = settings.get(field, getattr(DEFAULTS, field))
+            settings[field] = (value, high) if end == "min" else (low, value)
         else:
-            made[key] = value
+            settings[key] = value
     if negative_prompts is not None:
-        made["negative_prompts"] = tuple(negative_prompts.split("\n"))
-    return GenerateConfig(**made)
+        settings["negative_prompts"] = tuple(negative_prompts.split("\n"))
+    return GenerateConfig(**settings)
 
 
 def _stamps(name: str, *files: str) -> Hashable:
@@ -298,14 +308,14 @@ def _range(name: str, low: float, high: float, what: str) -> list[io.Input]:
     return [
         kind.Input(
             f"{name}_{end}",
-            default=getattr(DEFAULTS, name)[place],
+            default=getattr(DEFAULTS, name)[index],
             min=low,  # type: ignore[arg-type]
             max=high,  # type: ignore[arg-type]
             step=step,  # type: ignore[arg-type]
             optional=True,
-            tooltip=f"{('Least', 'Most')[place]} {what}.",
+            tooltip=f"{('Least', 'Most')[index]} {what}.",
         )
-        for place, end in enumerate(("min", "max"))
+        for index, end in enumerate(("min", "max"))
     ]
 
 

@@ -14,7 +14,7 @@ from ..fill.pipeline import run_fill
 from ..fill.request import MAX_SEED, FillRequest
 from ..fill.task import Task
 from .comfy_host import ComfyHost
-from .inputs import text_input
+from .inputs import search_aliases, text_input
 from .socket_types import FillModelSocket, SettingsSocket
 
 USE_PIXELS = "by_pixels"
@@ -29,7 +29,9 @@ class OneRewardFill(io.ComfyNode):
         """Describe the node."""
         return _schema(
             "Fill",
-            "Adds or changes something inside the mask, as the prompt says. Nothing else changes.",
+            "Inpainting (generative fill): adds or changes something inside the mask, as the "
+            "prompt says. Nothing else changes.",
+            ("inpaint", "inpainting", "generative fill", "add object", "replace object"),
             [
                 *_image_inputs(),
                 text_input("prompt", "What to paint inside the mask, in English."),
@@ -39,11 +41,11 @@ class OneRewardFill(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: FillModels, image: torch.Tensor, mask: torch.Tensor, prompt: str, **rest: Any
+        cls, model: FillModels, image: torch.Tensor, mask: torch.Tensor, prompt: str, **common: Any
     ) -> io.NodeOutput:
         """Run the task fill."""
         request = FillRequest(
-            task=Task.FILL, image=image, mask=mask, prompt=prompt, **_common(**rest)
+            task=Task.FILL, image=image, mask=mask, prompt=prompt, **_common(**common)
         )
         return _run(request, model, cls.hidden.unique_id)
 
@@ -56,8 +58,9 @@ class OneRewardExtend(io.ComfyNode):
         """Describe the node."""
         return _schema(
             "Extend",
-            "Continues the image outward, by pixels per side or to an aspect ratio, with or without "
-            "a prompt.",
+            "Outpainting: continues the image beyond its borders, by pixels per side or to an "
+            "aspect ratio, with or without a prompt.",
+            ("outpaint", "outpainting", "uncrop", "generative expand", "pad image"),
             [
                 *_image_inputs()[:2],
                 text_input(
@@ -72,7 +75,7 @@ class OneRewardExtend(io.ComfyNode):
                     options=list(ASPECTS),
                     default=USE_PIXELS,
                     tooltip="Width : height of the new image. Any choice but the first replaces "
-                    "the four pixels values; the image grows just enough and is never cropped.",
+                    "the four numbers of pixels; the image grows just enough and is never cropped.",
                 ),
                 io.Combo.Input(
                     "anchor",
@@ -93,16 +96,16 @@ class OneRewardExtend(io.ComfyNode):
         prompt: str,
         aspect: str,
         anchor: str,
-        **rest: Any,
+        **common: Any,
     ) -> io.NodeOutput:
         """Run the task extend."""
-        sides = {side: rest.pop(side) for side in ("left", "top", "right", "bottom")}
+        sides = {side: common.pop(side) for side in ("left", "top", "right", "bottom")}
         request = FillRequest(
             task=Task.EXTEND,
             image=image,
             prompt=prompt,
             extension=_extension(image, sides, aspect, anchor),
-            **_common(**rest),
+            **_common(**common),
         )
         return _run(request, model, cls.hidden.unique_id)
 
@@ -115,16 +118,18 @@ class OneRewardRemove(io.ComfyNode):
         """Describe the node."""
         return _schema(
             "Remove",
-            "Erases what is under the mask and continues the background. Needs no prompt.",
+            "Object removal: erases what is under the mask and continues the background. Needs no "
+            "prompt.",
+            ("object removal", "erase", "eraser", "cleanup", "remove object"),
             [*_image_inputs(), *_last_inputs()],
         )
 
     @classmethod
     def execute(
-        cls, model: FillModels, image: torch.Tensor, mask: torch.Tensor, **rest: Any
+        cls, model: FillModels, image: torch.Tensor, mask: torch.Tensor, **common: Any
     ) -> io.NodeOutput:
         """Run the task remove."""
-        request = FillRequest(task=Task.REMOVE, image=image, mask=mask, **_common(**rest))
+        request = FillRequest(task=Task.REMOVE, image=image, mask=mask, **_common(**common))
         return _run(request, model, cls.hidden.unique_id)
 
 
@@ -136,7 +141,9 @@ class OneRewardText(io.ComfyNode):
         """Describe the node."""
         return _schema(
             "Text",
-            "Writes the given text inside the mask.",
+            "Text rendering: writes the given text inside the mask, for example on a sign, a label "
+            "or a logo.",
+            ("text rendering", "write text", "typography", "logo", "sign"),
             [
                 *_image_inputs(),
                 text_input("text", "The text to write, one line of the image per line."),
@@ -157,11 +164,16 @@ class OneRewardText(io.ComfyNode):
         mask: torch.Tensor,
         text: str,
         text_style: str,
-        **rest: Any,
+        **common: Any,
     ) -> io.NodeOutput:
         """Run the task text."""
         request = FillRequest(
-            task=Task.TEXT, image=image, mask=mask, text=text, prompt=text_style, **_common(**rest)
+            task=Task.TEXT,
+            image=image,
+            mask=mask,
+            text=text,
+            prompt=text_style,
+            **_common(**common),
         )
         return _run(request, model, cls.hidden.unique_id)
 
@@ -197,12 +209,15 @@ def _extension(image: torch.Tensor, sides: dict[str, int], aspect: str, anchor: 
     return extension_for_aspect(width, height, aspect, anchor)
 
 
-def _schema(task: str, description: str, inputs: list[io.Input]) -> io.Schema:
+def _schema(
+    task: str, description: str, aliases: tuple[str, ...], inputs: list[io.Input]
+) -> io.Schema:
     return io.Schema(
         node_id=f"OneReward{task}",
         display_name=f"OneReward {task}",
         category="OneReward/edit",
         description=description,
+        **search_aliases(*aliases),
         inputs=inputs,
         outputs=[
             io.Image.Output(
@@ -222,12 +237,14 @@ def _schema(task: str, description: str, inputs: list[io.Input]) -> io.Schema:
 
 def _image_inputs() -> list[io.Input]:
     return [
-        FillModelSocket.Input("model", tooltip="From the OneReward loader or an adapter."),
+        FillModelSocket.Input(
+            "model", tooltip="From OneReward Load Model, OneReward Load Adapter or a training node."
+        ),
         io.Image.Input("image", tooltip="RGB images of 16 to 16384 pixels per side."),
         io.Mask.Input(
             "mask",
-            tooltip="1 = repaint, 0 = keep; as large as the image in pixels. One for all images or "
-            "one for each. LoadImage gives it once you have painted in the mask editor.",
+            tooltip="1 = repaint, 0 = keep; as large as the image in pixels. One for all images "
+            "or one for each. LoadImage gives it once you have painted in the mask editor.",
         ),
     ]
 
@@ -251,8 +268,8 @@ def _last_inputs(size: str = "the image") -> list[io.Input]:
             min=0,
             max=MAX_SEED,
             control_after_generate=True,
-            tooltip="Number the noise is drawn from; the same seed gives the same image. Further "
-            "images and candidates take the next numbers.",
+            tooltip="Seed of the noise; the same seed gives the same image. Further images and "
+            "candidates take the next numbers.",
         ),
         SettingsSocket.Input(
             "settings",
@@ -268,6 +285,7 @@ def _last_inputs(size: str = "the image") -> list[io.Input]:
         io.Mask.Input(
             "context_mask",
             optional=True,
-            tooltip=f"What the model must see beside the mask; 1 = show, as large as {size} in pixels.",
+            tooltip=f"What the crop must contain besides the mask; 1 = include, as large as {size} "
+            "in pixels.",
         ),
     ]

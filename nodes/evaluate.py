@@ -21,20 +21,22 @@ from ..training.evaluation.run import EvalModels
 from ..training.jobs import EvaluateJob, ReportJob, describe_judge, describe_models
 from ..training.judge.report import ReportConfig, report_image, report_text
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, dataset_input, judge_input, preferences_input
-from .paths import work_folders
-from .socket_types import (
-    FillModelSocket,
-    JudgeSocket,
-    SettingsSocket,
+from .inputs import (
+    config_inputs,
+    dataset_input,
+    judge_input,
+    preferences_input,
+    search_aliases,
 )
+from .paths import work_folders
+from .socket_types import FillModelSocket, JudgeSocket, SettingsSocket
 
 EVALUATIONS, REPORTS = "evaluations", "judge-reports"
 """Folders below output/onereward."""
 
 
 class OneRewardEvaluate(io.ComfyNode):
-    """Measures a model on a folder of conditions, alone or beside a baseline."""
+    """Evaluates a model on an edit data set, alone or against a baseline."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -43,13 +45,13 @@ class OneRewardEvaluate(io.ComfyNode):
             node_id="OneRewardEvaluate",
             display_name="OneReward Evaluate",
             category="OneReward/training",
-            description="Edits a whole folder of conditions with a model, and with a baseline if one "
-            "is connected: how many images are usable, by a judge and by measures, and how often "
-            "the model is good, same or bad beside the baseline. Cancel keeps the work; run again to "
-            "go on.",
+            description="Evaluates a model on an edit data set: the share of good images, by a "
+            "judge and by measures, and the win rate against a baseline if one is connected. "
+            "Cancel keeps the work; run again to go on.",
+            **search_aliases("evaluation", "benchmark", "win rate", "compare models", "GSB"),
             inputs=[
-                FillModelSocket.Input("model", tooltip="The model to be measured."),
-                dataset_input("What edits are made from."),
+                FillModelSocket.Input("model", tooltip="The model to evaluate."),
+                dataset_input("The edits to make."),
                 FillModelSocket.Input(
                     "baseline",
                     optional=True,
@@ -59,8 +61,9 @@ class OneRewardEvaluate(io.ComfyNode):
                 JudgeSocket.Input(
                     "judge",
                     optional=True,
-                    tooltip="Judges every image beside its source and its baseline; a judge that "
-                    "took no part in the training says more. Without one there are measures only.",
+                    tooltip="Compares every image with its source and with the baseline's; a "
+                    "judge that was not used in training is the fairer one. Without a judge there "
+                    "are measures only.",
                 ),
                 io.String.Input(
                     "name",
@@ -101,7 +104,7 @@ class OneRewardEvaluate(io.ComfyNode):
         baseline: FillModels | None = None,
         judge: QwenJudge | None = None,
         settings: FillConfig | None = None,
-        **rest: Any,
+        **values: Any,
     ) -> io.NodeOutput:
         """Make what is missing and write the report."""
         host = ComfyHost(cls.hidden.unique_id)
@@ -112,22 +115,22 @@ class OneRewardEvaluate(io.ComfyNode):
             evaluation_folder=str(folder),
             baseline=describe_models(baseline) if baseline else {},
             judge=describe_judge(judge),
-            settings=EvalConfig(**rest),
+            settings=EvalConfig(**values),
             sampling=settings or FillConfig(),
             threads=torch.get_num_threads(),
         )
-        made = job.run(host, EvalModels(model=model, baseline=baseline, judge=judge))
-        host.notify(f"report in {folder}" if name else made.text())
-        numbers = made.numbers()
-        shown = {"table": made.text(), "report": numbers}
+        report = job.run(host, EvalModels(model=model, baseline=baseline, judge=judge))
+        text, numbers = report.text(), report.numbers()
+        host.notify(f"report in {folder}" if name else text)
         sheet = read_image(folder / "sheet.png")[None]
+        message = {"table": text, "report": numbers}
         return io.NodeOutput(
-            sheet, made.text(), json.dumps(numbers, indent=2), ui={"onereward": [shown]}
+            sheet, text, json.dumps(numbers, indent=2), ui={"onereward": [message]}
         )
 
 
 class OneRewardJudgeReport(io.ComfyNode):
-    """Says how good a judge is on pairs it has not learned from."""
+    """Measures a judge on pairs it was not trained on."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -136,11 +139,12 @@ class OneRewardJudgeReport(io.ComfyNode):
             node_id="OneRewardJudgeReport",
             display_name="OneReward Judge Report",
             category="OneReward/judge",
-            description="Accuracy of a judge on held-out pairs per task and dimension, with 95 % "
-            "intervals, swap consistency and calibration.",
+            description="Evaluates a judge (reward model) on held-out pairs: accuracy per task "
+            "and dimension with 95 % intervals, swap consistency and calibration.",
+            **search_aliases("reward model accuracy", "evaluate judge", "calibration"),
             inputs=[
                 judge_input("The judge to report on."),
-                preferences_input("Pairs whose answer is known."),
+                preferences_input("Labelled pairs, of which the held-out split is used."),
                 work_folders.name_input("output/onereward/judge-reports", "my-judge"),
                 *config_inputs(ReportConfig),
             ],
@@ -157,7 +161,8 @@ class OneRewardJudgeReport(io.ComfyNode):
                 JudgeSocket.Output(
                     "reported_judge",
                     display_name="judge",
-                    tooltip="The same judge, now with a report: for the gate of OneReward Train.",
+                    tooltip="The same judge, now with a report that OneReward Train reads: see "
+                    "min_judge_accuracy there.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -166,7 +171,7 @@ class OneRewardJudgeReport(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, judge: QwenJudge, preferences: PreferenceSet, name: str, **rest: Any
+        cls, judge: QwenJudge, preferences: PreferenceSet, name: str, **values: Any
     ) -> io.NodeOutput:
         """Ask the judge and write the report."""
         host, folder = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(REPORTS, name)
@@ -174,15 +179,18 @@ class OneRewardJudgeReport(io.ComfyNode):
             preferences_folder=str(preferences.folder),
             report_folder=str(folder),
             judge=describe_judge(judge),
-            settings=ReportConfig(**rest),
+            settings=ReportConfig(**values),
             threads=torch.get_num_threads(),
         )
-        made = job.run(host, judge=judge)
-        text, numbers = report_text(made, judge.label), (folder / "report.json").read_text("utf-8")
+        report = job.run(host, judge=judge)
+        text, numbers = (
+            report_text(report, judge.label),
+            (folder / "report.json").read_text("utf-8"),
+        )
         host.notify(f"report in {folder}")
-        shown = {"table": text, "report": json.loads(numbers)}
-        image = report_image(made)
-        return io.NodeOutput(image, text, numbers, judge, ui={"onereward": [shown]})
+        message = {"table": text, "report": json.loads(numbers)}
+        image = report_image(report)
+        return io.NodeOutput(image, text, numbers, judge, ui={"onereward": [message]})
 
 
 def _temporary_folder() -> Path:

@@ -1,4 +1,4 @@
-"""Schema inputs that nodes share: from the fields of a config class, and single ones."""
+"""What schemas share: inputs from the fields of a config class, single inputs, search aliases."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from comfy_api.latest import io
 
 from ..fill.task import Task
 from .socket_types import DatasetSocket, JudgeSocket, PreferencesSocket
+
+
+def search_aliases(*words: str) -> dict[str, Any]:
+    """Return the argument of ``io.Schema`` for other words to find a node by; newer ComfyUI only.
+
+    Example: ``io.Schema(node_id="OneRewardFill", **search_aliases("inpainting"), ...)``.
+    """
+    is_known = any(f.name == "search_aliases" for f in fields(io.Schema))
+    return {"search_aliases": list(words)} if is_known else {}
 
 
 def config_inputs(config: type[Any], names: Sequence[str] = ()) -> list[io.Input]:

@@ -26,7 +26,7 @@ from ..training.charts.tables import Rows, table_image, table_text
 from ..training.data.ranking import picked_group, save_ranking
 from .comfy_host import ComfyHost
 from .dataset import PREFERENCES
-from .inputs import judge_input, task_input, text_input
+from .inputs import judge_input, search_aliases, task_input, text_input
 from .paths import work_folders
 
 FROM_LOADER = "From OneReward Load Judge."
@@ -42,8 +42,9 @@ class OneRewardScore(io.ComfyNode):
             node_id="OneRewardScore",
             display_name="OneReward Score",
             category="OneReward/judge",
-            description="Asks the judge which of two images of the same edit is better, per "
-            "dimension. 1 = surely image_a, 0 = surely image_b.",
+            description="Compares two images of the same edit with the judge (reward model), per "
+            "dimension: P(image_a is better), 0..1.",
+            **search_aliases("reward model", "compare images", "image quality", "preference"),
             inputs=[
                 judge_input(FROM_LOADER),
                 io.Image.Input("image_a", tooltip="RGB images."),
@@ -91,19 +92,19 @@ class OneRewardScore(io.ComfyNode):
         task: str,
         prompt: str,
         swap: bool = True,
-        **rest: Any,
+        **values: Any,
     ) -> io.NodeOutput:
         """Judge every pair."""
         queries = chosen_queries(_task(task), prompt)
         host = ComfyHost(cls.hidden.unique_id)
-        view = _view(judge, host, **rest)
-        made = score_pairs(judge, (image_a, image_b), queries, host, view, swap)
-        rows = [(f"pair {i + 1}", j.probabilities, j.mean()) for i, j in enumerate(made)]
+        view = _view(judge, host, **values)
+        judgements = score_pairs(judge, (image_a, image_b), queries, host, view, swap)
+        rows = [(f"pair {i + 1}", j.probabilities, j.mean()) for i, j in enumerate(judgements)]
         mean = sum(row[2] for row in rows) / len(rows)
         text = quoted(prompt) if Task(task) is Task.TEXT else ""
         metrics = measure_views({"image_a": image_a, "image_b": image_b}, view, text, host)
-        shown = _report(host, rows, [_as_json(j) for j in made], mean)
-        return io.NodeOutput(*shown.args, json.dumps(metrics), ui=shown.ui)
+        output = _report(host, rows, [_as_json(j) for j in judgements], mean)
+        return io.NodeOutput(*output.args, json.dumps(metrics), ui=output.ui)
 
 
 class OneRewardPickBest(io.ComfyNode):
@@ -116,7 +117,9 @@ class OneRewardPickBest(io.ComfyNode):
             node_id="OneRewardPickBest",
             display_name="OneReward Pick Best",
             category="OneReward/judge",
-            description="Lets the judge rank the candidates of one edit, best first.",
+            description="Ranks the candidates of one edit with the judge, best first (best of N); "
+            "can save the comparisons as preference data.",
+            **search_aliases("best of n", "rank images", "reward model", "preference data"),
             inputs=[
                 judge_input(FROM_LOADER),
                 io.Image.Input(
@@ -130,8 +133,8 @@ class OneRewardPickBest(io.ComfyNode):
                     options=list(METHODS),
                     default=METHODS[0],
                     optional=True,
-                    tooltip="knock-out: N - 1 comparisons. round robin: every pair, "
-                    "N (N - 1) / 2 comparisons.",
+                    tooltip="knockout: N - 1 comparisons. round_robin: every pair, N (N - 1) / 2 "
+                    "comparisons.",
                 ),
                 *(_weight_input(dimension) for dimension in Dimension),
                 *_view_inputs(),
@@ -168,25 +171,22 @@ class OneRewardPickBest(io.ComfyNode):
         prompt: str,
         method: str = METHODS[0],
         save_as: str = "",
-        **rest: Any,
+        **values: Any,
     ) -> io.NodeOutput:
         """Rank the candidates."""
-        weights = {d: rest.pop(d.value, 1.0) for d in Dimension}
+        weights = {d: values.pop(d.value, 1.0) for d in Dimension}
         queries = chosen_queries(_task(task), prompt, weights)
-        host, ranking_config = (
-            ComfyHost(cls.hidden.unique_id),
-            RankingConfig(method=method, weights=weights),
-        )
+        host = ComfyHost(cls.hidden.unique_id)
+        config = RankingConfig(method=method, weights=weights)
         folder = work_folders.work_folder(PREFERENCES, save_as) if save_as else None
-        view = _view(judge, host, **rest)
-        kept = None
-        if folder is not None:  # before the judge's work, as it refuses what does not belong to it
-            data = PreferenceSet(folder)
-            surroundings = (view.source, view.mask)
-            kept = (data, picked_group(data, Task(task), prompt, candidates, surroundings))
-        ranking = rank_candidates(judge, candidates, queries, host, view, ranking_config)
-        if kept is not None:
-            num = save_ranking(*kept, candidates, ranking, f"judge:{judge.label}")
+        view = _view(judge, host, **values)
+        record = None
+        if folder is not None:  # before the judge's work: it refuses images that do not fit
+            data, originals = PreferenceSet(folder), (view.source, view.mask)
+            record = (data, picked_group(data, Task(task), prompt, candidates, originals))
+        ranking = rank_candidates(judge, candidates, queries, host, view, config)
+        if record is not None:
+            num = save_ranking(*record, candidates, ranking, f"judge:{judge.label}")
             host.notify(f"{num} comparisons by {judge.label} saved in {folder}")
         rows = [
             (f"{i + 1}. candidate {n + 1}", {}, ranking.scores[n])
@@ -234,7 +234,7 @@ def _view(
     mask: torch.Tensor | None = None,
     source: torch.Tensor | None = None,
 ) -> View:
-    """Return the view, and say so if the judge was trained with another one."""
+    """Return the view, and notify if the judge was trained with another one."""
     trained = judge.notes.get("view", view)
     if trained != view:
         host.notify(f"this judge was trained with the view {trained!r}; it is asked with {view!r}")
@@ -246,7 +246,7 @@ def _condition_inputs() -> list[io.Input]:
         task_input("The edit the images were made by; it decides the dimensions."),
         text_input(
             "prompt",
-            "What the images should show; without it text alignment is not judged.",
+            "The prompt of the edit; without it text alignment is not judged.",
         ),
     ]
 
@@ -272,14 +272,14 @@ def _view_inputs() -> list[io.Input]:
             options=list(VIEWS),
             default=VIEWS[0],
             optional=True,
-            tooltip="What the judge sees: around the mask shows small edits larger, beside the "
-            "source shows what was there before, with the mask in red.",
+            tooltip="What the judge is shown: the full image, or a crop around the mask, which "
+            "shows small edits larger; with the source next to it, mask in red, or without.",
         ),
         io.Mask.Input(
             "mask",
             optional=True,
-            tooltip="The edit's mask, 1 = repainted; as large as the images in pixels. For the view "
-            "around the mask.",
+            tooltip="The edit's mask, 1 = repainted; as large as the images in pixels. For the "
+            "views with crop.",
         ),
     ]
 
@@ -289,5 +289,5 @@ def _source_input() -> io.Input:
         "source",
         optional=True,
         tooltip="The image before the edit, RGB, as large as the images in pixels. For the views "
-        "beside the source.",
+        "with source.",
     )

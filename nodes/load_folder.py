@@ -1,4 +1,4 @@
-"""A folder of images with their masks, handed out one by one to whatever follows."""
+"""Loads a folder of images with their masks, one by one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..fill.io.photo import Photo, list_photos, read_photo
 from .comfy_host import ComfyHost
+from .inputs import search_aliases
 from .paths import folders, work_folders
 
 
@@ -24,8 +25,9 @@ class OneRewardLoadFolder(io.ComfyNode):
             node_id="OneRewardLoadFolder",
             display_name="OneReward Load Folder",
             category="OneReward/loaders",
-            description="Hands out the images of a folder with their masks, one after the other: "
-            "everything behind this node runs once for each.",
+            description="Loads a folder of images with their masks for batch editing: the nodes "
+            "that follow run once per image.",
+            **search_aliases("batch", "load images", "image folder", "load directory"),
             inputs=[
                 io.Combo.Input(
                     "folder",
@@ -40,7 +42,7 @@ class OneRewardLoadFolder(io.ComfyNode):
                     min=0,
                     max=1_000_000,
                     optional=True,
-                    tooltip="Images to pass over, in the order of their names.",
+                    tooltip="Number of images to skip, in the order of their names.",
                 ),
                 io.Int.Input(
                     "count",
@@ -75,21 +77,21 @@ class OneRewardLoadFolder(io.ComfyNode):
         cls, folder: str, first: int = 0, count: int = 16, needs_mask: bool = True
     ) -> io.NodeOutput:
         """Read the images."""
-        place = work_folders.image_folder(folder)
-        files = list_photos(place)
+        path = work_folders.image_folder(folder)
+        files = list_photos(path)
         photos = [read_photo(file) for file in files[first : first + count]]
-        taken = [photo for photo in photos if photo.mask is not None or not needs_mask]
-        if not taken:
-            raise ValueError(_nothing(place, len(files), first, len(photos)))
+        usable = [photo for photo in photos if photo.mask is not None or not needs_mask]
+        if not usable:
+            raise ValueError(_no_images(path, len(files), first, len(photos)))
         host = ComfyHost(cls.hidden.unique_id)
-        host.notify(f"{len(taken)} of {len(files)} images in {place.name}")
-        if len(taken) < len(photos):
-            host.notify(f"{len(photos) - len(taken)} have no mask and are left out")
+        host.notify(f"{len(usable)} of {len(files)} images in {path.name}")
+        if len(usable) < len(photos):
+            host.notify(f"{len(photos) - len(usable)} have no mask and are left out")
         return io.NodeOutput(
-            [photo.pixels[None] for photo in taken],
-            [_mask(photo)[None] for photo in taken],
-            [f"onereward/{place.name}/{photo.path.stem}" for photo in taken],
-            [photo.text for photo in taken],
+            [photo.pixels[None] for photo in usable],
+            [_mask(photo)[None] for photo in usable],
+            [f"onereward/{path.name}/{photo.path.stem}" for photo in usable],
+            [photo.text for photo in usable],
         )
 
 
@@ -121,10 +123,11 @@ def _mask(photo: Photo) -> torch.Tensor:
     return torch.zeros(photo.pixels.shape[:2]) if photo.mask is None else photo.mask
 
 
-def _nothing(place: Path, total: int, first: int, read: int) -> str:
-    if not read:
-        return f"{place.name} holds {total} images, but first is {first}; lower it"
+def _no_images(path: Path, total: int, first: int, num_read: int) -> str:
+    """Return why no image is left."""
+    if not num_read:
+        return f"{path.name} holds {total} images, but first is {first}; lower it"
     return (
-        f"none of {read} images in {place.name} has a mask; save one as <name>_mask.png beside "
+        f"none of {num_read} images in {path.name} has a mask; save one as <name>_mask.png beside "
         "each, or erase the area"
     )

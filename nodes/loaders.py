@@ -15,7 +15,7 @@ from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import JudgeConfig
 from ..reward.qwen_vl import QwenJudge
 from .comfy_host import ComfyHost
-from .inputs import config_inputs
+from .inputs import config_inputs, search_aliases
 from .paths import folders, hub, model_files
 from .socket_types import FillModelSocket, JudgeSocket
 
@@ -37,7 +37,9 @@ class OneRewardLoadModel(io.ComfyNode):
             node_id="OneRewardLoadModel",
             display_name="OneReward Load Model",
             category="OneReward/loaders",
-            description="Chooses the model of the four edits. Weights are read at the first edit.",
+            description="Loads a FLUX.1 Fill or OneReward model for inpainting, outpainting, "
+            "object removal and text rendering. Weights are read at the first edit.",
+            **search_aliases("FLUX.1 Fill", "inpainting model", "load checkpoint", "diffusers"),
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -67,8 +69,8 @@ class OneRewardLoadModel(io.ComfyNode):
                     "allow_download",
                     default=False,
                     optional=True,
-                    tooltip="Allow hub_id to be downloaded into models/onereward; "
-                    "FLUX.1-Fill-dev takes about 34 GB of disk.",
+                    tooltip="Allow hub_id to be downloaded into models/onereward; FLUX.1-Fill-dev "
+                    "takes about 34 GB of disk.",
                 ),
                 *_file_inputs(),
                 *config_inputs(ModelConfig, LAST_SETTINGS),
@@ -85,10 +87,10 @@ class OneRewardLoadModel(io.ComfyNode):
     def fingerprint_inputs(cls, **values: Any) -> Hashable:
         """Change when a file of the chosen folders changes."""
         try:
-            places = _places(values)
+            paths = _paths(values)
         except (ValueError, FileNotFoundError):
             return ()
-        return tuple(folders.stamp(Path(place)) for place in places.values() if place)
+        return tuple(folders.stamp(Path(path)) for path in paths.values() if path)
 
     @classmethod
     def execute(
@@ -99,18 +101,18 @@ class OneRewardLoadModel(io.ComfyNode):
         precision: str = "auto",
         hub_id: str = "",
         allow_download: bool = False,
-        **rest: Any,
+        **values: Any,
     ) -> io.NodeOutput:
         """Check folder and files and return the model."""
-        settings = {name: rest.pop(name) for name in LAST_SETTINGS if name in rest}
+        settings = {name: values.pop(name) for name in LAST_SETTINGS if name in values}
         host = ComfyHost(cls.hidden.unique_id)
         hub_id = hub_id.strip()
         if hub_id:
             hub.check_download(hub_id, allow_download)
-        values = {"model": model, "transformer": transformer, "hub_id": hub_id, **rest}
+        choices = {"model": model, "transformer": transformer, "hub_id": hub_id, **values}
         clip, t5 = model_files.tokenizer_folders()
         config = ModelConfig(
-            **_places(values),
+            **_paths(choices),
             recipe=recipe,
             precision=precision,
             tokenizer=str(clip),
@@ -125,7 +127,7 @@ class OneRewardLoadModel(io.ComfyNode):
 
 
 class OneRewardLoadAdapter(io.ComfyNode):
-    """Puts a LoRA adapter on a model."""
+    """Adds a LoRA adapter to a model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -134,8 +136,9 @@ class OneRewardLoadAdapter(io.ComfyNode):
             node_id="OneRewardLoadAdapter",
             display_name="OneReward Load Adapter",
             category="OneReward/loaders",
-            description="Puts a LoRA adapter on a model, for example the published one for "
-            "removal. Several can be chained; the model itself stays as it is.",
+            description="Adds a LoRA adapter to a model, for example the published one for object "
+            "removal. Several can be chained; the input model is not changed.",
+            **search_aliases("LoRA", "LoRA loader", "load LoRA"),
             inputs=[
                 FillModelSocket.Input(
                     "model",
@@ -188,7 +191,9 @@ class OneRewardLoadJudge(io.ComfyNode):
             node_id="OneRewardLoadJudge",
             display_name="OneReward Load Judge",
             category="OneReward/loaders",
-            description="Chooses the model that judges images. Weights are read at first use.",
+            description="Loads the judge: a reward model, made from a vision-language model "
+            "(Qwen2.5-VL), that compares images. Weights are read at first use.",
+            **search_aliases("reward model", "VLM", "Qwen2.5-VL", "vision-language model"),
             inputs=[
                 io.Combo.Input(
                     "judge",
@@ -210,7 +215,9 @@ class OneRewardLoadJudge(io.ComfyNode):
             ],
             outputs=[
                 JudgeSocket.Output(
-                    "loaded_judge", display_name="judge", tooltip="For the nodes that compare."
+                    "loaded_judge",
+                    display_name="judge",
+                    tooltip="For the nodes of OneReward/judge, data and training.",
                 )
             ],
         )
@@ -220,10 +227,10 @@ class OneRewardLoadJudge(io.ComfyNode):
         """Change when a file of the judge or its adapter changes."""
         adapter = values.get("adapter") or folders.NO_JUDGE_ADAPTER
         try:
-            places = folders.judge_folder(values["judge"]), folders.judge_adapter_folder(adapter)
+            paths = folders.judge_folder(values["judge"]), folders.judge_adapter_folder(adapter)
         except (FileNotFoundError, TypeError):
             return ()
-        return tuple(folders.stamp(place) for place in places)
+        return tuple(folders.stamp(path) for path in paths)
 
     @classmethod
     def execute(
@@ -269,27 +276,23 @@ def _file_inputs() -> list[io.Input]:
     ]
 
 
-def _places(values: dict[str, Any]) -> dict[str, str]:
-    """Return where the parts are, by field of ModelConfig; a value that is linked is None."""
+def _paths(values: dict[str, Any]) -> dict[str, str]:
+    """Return the paths of the components, by field of ModelConfig; a linked value is None."""
     hub_id = (values.get("hub_id") or "").strip()
     name = values.get("model") or ""
-    places = {
+    paths = {
         "folder": folders.download_folder(hub_id) if hub_id else folders.model_folder(name),
-        "transformer": folders.transformer_place(values.get("transformer") or folders.FROM_MODEL),
+        "transformer": folders.transformer_path(values.get("transformer") or folders.FROM_MODEL),
         "vae": model_files.model_file("vae", values.get("vae") or ""),
         "text_encoder": model_files.model_file("clip", values.get("clip") or ""),
         "text_encoder_2": model_files.model_file("t5", values.get("t5") or ""),
     }
-    return {field: str(place or "") for field, place in places.items()}
+    return {field: str(path or "") for field, path in paths.items()}
 
 
 def _load(config: ModelConfig, host: ComfyHost) -> FillModels:
-    files = tuple(
-        folders.stamp(Path(place))
-        for name in ("folder", *COMPONENTS)
-        if (place := getattr(config, name))
-    )
-    key = (config, files)
+    paths = [getattr(config, name) for name in ("folder", *COMPONENTS)]
+    key = (config, tuple(folders.stamp(Path(path)) for path in paths if path))
     models = _MODELS.get(key)
     if models is None:
         models = _MODELS[key] = load_fill_models(config, host.device)

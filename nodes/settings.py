@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..fill.config import FillConfig
-from .inputs import config_inputs
+from .inputs import config_inputs, search_aliases
 from .socket_types import SettingsSocket
 
 
@@ -21,8 +21,10 @@ class OneRewardSettings(io.ComfyNode):
             node_id="OneRewardSettings",
             display_name="OneReward Settings",
             category="OneReward/edit",
-            description="How to sample and how to put the result back; without this node every "
-            "setting follows the model's recipe and the task.",
+            description="Sampling and stitching settings of an edit (steps, guidance, crop, mask "
+            "growth, candidates); without this node every setting follows the model's recipe and "
+            "the task.",
+            **search_aliases("steps", "guidance", "cfg", "crop and stitch", "denoise"),
             inputs=config_inputs(FillConfig),
             outputs=[
                 SettingsSocket.Output(

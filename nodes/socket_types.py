@@ -11,10 +11,10 @@ SettingsSocket = io.Custom("ONEREWARD_SETTINGS")
 JudgeSocket = io.Custom("ONEREWARD_JUDGE")
 """Carries :class:`~..reward.qwen_vl.QwenJudge`."""
 DatasetSocket = io.Custom("ONEREWARD_DATASET")
-"""Carries :class:`~..training.data.EditDataset`."""
+"""Carries :class:`~..training.data.conditions.EditDataset`."""
 StitchSocket = io.Custom("ONEREWARD_STITCH")
 """Carries :class:`~..fill.native.NativeEdit`."""
 PreferencesSocket = io.Custom("ONEREWARD_PREFERENCES")
 """Carries :class:`~..reward.preference.PreferenceSet`."""
 TrainSettingsSocket = io.Custom("ONEREWARD_TRAIN_SETTINGS")
-"""Carries :class:`~.policy_training.TrainSettings`."""
+"""Carries :class:`~.train_policy.TrainSettings`."""

@@ -17,7 +17,13 @@ from ..training.judge.config import JudgeTrainConfig
 from ..training.judge.train import train_judge
 from ..training.runs.directory import RunDirectory, saved_step
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, judge_input, preferences_input, run_inputs
+from .inputs import (
+    config_inputs,
+    judge_input,
+    preferences_input,
+    run_inputs,
+    search_aliases,
+)
 from .paths import folders, work_folders
 from .socket_types import JudgeSocket
 
@@ -39,7 +45,7 @@ SETTINGS = (
 
 
 class OneRewardTrainJudge(io.ComfyNode):
-    """Teaches a judge preferences."""
+    """Trains a judge on preference pairs."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -48,22 +54,25 @@ class OneRewardTrainJudge(io.ComfyNode):
             node_id="OneRewardTrainJudge",
             display_name="OneReward Train Judge",
             category="OneReward/training",
-            description="Trains a judge on pairs (eq. 3 of OneReward): an adapter, or all weights. "
-            "Cancel keeps the work; run again to go on.",
+            description="Trains a judge (reward model) on preference pairs, eq. 3 of OneReward: a "
+            "LoRA adapter, or all weights. Cancel keeps the work; run again to go on.",
+            **search_aliases("reward model training", "LoRA training", "RLHF", "preference"),
             inputs=[
-                judge_input("The judge to start from; it stays as it is."),
-                preferences_input("Pairs, from OneReward Label or OneReward Load Preferences."),
+                judge_input("The judge to start from; it is not changed."),
+                preferences_input(
+                    "Pairs, from OneReward Label Preferences or OneReward Load Preferences."
+                ),
                 work_folders.name_input("output/onereward/judges", "my-judge"),
                 *config_inputs(JudgeTrainConfig, SETTINGS),
                 *run_inputs(
-                    "Decides the adapter's first weights, the order of the pairs and the augmentation."
+                    "Seed of the adapter's first weights, the order of pairs and augmentation."
                 ),
             ],
             outputs=[
                 JudgeSocket.Output(
                     "trained_judge",
                     display_name="judge",
-                    tooltip="The judge with what it has learned.",
+                    tooltip="The trained judge.",
                 ),
                 io.Image.Output(
                     "dashboard",
@@ -82,8 +91,8 @@ class OneRewardTrainJudge(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str = "", **rest: Any) -> Hashable:
-        """Change with the saved step, so that no run is taken for done that is not."""
+    def fingerprint_inputs(cls, name: str = "", **values: Any) -> Hashable:
+        """Change with the saved step, so that an unfinished run is not taken from the cache."""
         try:
             return saved_step(work_folders.work_folder(RUNS, name))
         except (ValueError, TypeError):
@@ -97,7 +106,7 @@ class OneRewardTrainJudge(io.ComfyNode):
         name: str,
         seed: int = 0,
         max_minutes: float = 600.0,
-        **rest: Any,
+        **values: Any,
     ) -> io.NodeOutput:
         """Train, or go on."""
         host, run = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(RUNS, name)
@@ -109,10 +118,10 @@ class OneRewardTrainJudge(io.ComfyNode):
             max_minutes=max_minutes,
             threads=torch.get_num_threads(),
             log_every=10,
-            **rest,
+            **values,
         )
-        result = train_judge(config, host, on_record=_say_accuracy(host))
-        trained = QwenJudge(_trained(judge.config, config, result), host.device)
+        result = train_judge(config, host, on_record=_report_accuracy(host))
+        trained = QwenJudge(_trained_judge(judge.config, config, result), host.device)
         dashboard = plot_judge_dashboard(RunDirectory(config).read_metrics(), config.steps)
         return io.NodeOutput(trained, dashboard[None], str(result))
 
@@ -127,7 +136,7 @@ def _starting_judge(judge: QwenJudge) -> dict[str, Any]:
     }
 
 
-def _trained(start: JudgeConfig, config: JudgeTrainConfig, result: Path) -> JudgeConfig:
+def _trained_judge(start: JudgeConfig, config: JudgeTrainConfig, result: Path) -> JudgeConfig:
     """Return the judge that a run has made."""
     is_full = config.mode == "full"
     return JudgeConfig(
@@ -139,8 +148,8 @@ def _trained(start: JudgeConfig, config: JudgeTrainConfig, result: Path) -> Judg
     )
 
 
-def _say_accuracy(host: ComfyHost) -> Any:
-    """Show a line under the node for every measurement; the curve shows the rest."""
+def _report_accuracy(host: ComfyHost) -> Any:
+    """Show a line under the node for every evaluation."""
 
     def notify(record: dict[str, float]) -> None:
         if "accuracy" in record:

@@ -1,4 +1,4 @@
-"""Train a fill model by a judge, inside the graph."""
+"""Training a fill model with a judge as the reward, inside the graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..training.policy.config import LORA, PolicyTrainConfig
 from ..training.policy.merge_adapters import save_adapters
 from ..training.runs.directory import saved_step
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, dataset_input, judge_input, run_inputs
+from .inputs import config_inputs, dataset_input, judge_input, run_inputs, search_aliases
 from .paths import work_folders
 from .socket_types import FillModelSocket, TrainSettingsSocket
 
@@ -45,7 +45,7 @@ class TrainSettings:
 
 
 class OneRewardTrain(io.ComfyNode):
-    """Teaches a fill model what a judge prefers."""
+    """Trains a fill model with a judge as the reward."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -54,8 +54,10 @@ class OneRewardTrain(io.ComfyNode):
             node_id="OneRewardTrain",
             display_name="OneReward Train",
             category="OneReward/training",
-            description="Trains a fill model by a judge (alg. 1 and 2 of OneReward): an adapter, "
-            "or all weights. Cancel keeps the work; run again to go on.",
+            description="Trains a fill model with a judge as the reward (RLHF, alg. 1 and 2 of "
+            "OneReward), or on known results: a LoRA adapter, or all weights. Cancel keeps the "
+            "work; run again to go on.",
+            **search_aliases("RLHF", "LoRA training", "reinforcement learning", "fine-tuning"),
             inputs=_inputs(),
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -63,8 +65,8 @@ class OneRewardTrain(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str = "", **rest: Any) -> Hashable:
-        """Change with the saved step, so that no run is taken for done that is not."""
+    def fingerprint_inputs(cls, name: str = "", **values: Any) -> Hashable:
+        """Change with the saved step, so that an unfinished run is not taken from the cache."""
         try:
             return saved_step(work_folders.work_folder(KIND, name))
         except (ValueError, TypeError):
@@ -81,28 +83,28 @@ class OneRewardTrain(io.ComfyNode):
         eval_judge: QwenJudge | None = None,
         settings: TrainSettings | None = None,
         max_minutes: float = 600.0,
-        **rest: Any,
+        **values: Any,
     ) -> io.NodeOutput:
         """Train, or go on."""
         from ..training.policy.run import RunModels, train_policy  # the loop; nodes start without
 
-        judges = tuple(one for one in (judge, second_judge) if one is not None)
+        judges = tuple(j for j in (judge, second_judge) if j is not None)
         config = PolicyTrainConfig(
             **describe_models(model),
             dataset_folder=str(dataset.folder),
             run_folder=str(work_folders.work_folder(KIND, name)),
-            judges=tuple(asdict(one.config) for one in judges),
+            judges=tuple(asdict(j.config) for j in judges),
             eval_judge=asdict(eval_judge.config) if eval_judge else {},
             max_minutes=max_minutes,
             threads=torch.get_num_threads(),
             **(settings or TrainSettings()).values,
-            **rest,
+            **values,
         )
         host = ComfyHost(cls.hidden.unique_id)
         run_models = RunModels(models=model, judges=judges, eval_judge=eval_judge)
         result = train_policy(config, host, run_models)
         notes = "\n".join(result.notes)
-        trained = _trained(model, config, result, host)
+        trained = _trained_model(model, config, result, host)
         return io.NodeOutput(trained, result.dashboard[None], str(result.path), notes)
 
 
@@ -117,7 +119,8 @@ class OneRewardTrainSettings(io.ComfyNode):
             display_name="OneReward Train Settings",
             category="OneReward/training",
             description="The settings of OneReward Train that most people never touch: sampling, "
-            "task weights, stability, remedies against reward hacking, looks at held-out edits.",
+            "task weights, stability, remedies against reward hacking, evaluation in training.",
+            **search_aliases("hyperparameters", "LoRA training", "RLHF", "warm-up", "EMA"),
             inputs=config_inputs(PolicyTrainConfig, OTHERS),
             outputs=[
                 TrainSettingsSocket.Output(
@@ -135,7 +138,7 @@ class OneRewardTrainSettings(io.ComfyNode):
 
 
 class OneRewardSaveAdapter(io.ComfyNode):
-    """Writes a model's adapters as one LoRA file."""
+    """Saves a model's adapters as one LoRA file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -144,8 +147,9 @@ class OneRewardSaveAdapter(io.ComfyNode):
             node_id="OneRewardSaveAdapter",
             display_name="OneReward Save Adapter",
             category="OneReward/training",
-            description="Writes the adapters of a model as one LoRA file into models/loras: for "
+            description="Saves the adapters of a model as one LoRA file in models/loras: for "
             "OneReward Load Adapter, ComfyUI's own LoRA loader and diffusers.",
+            **search_aliases("save LoRA", "export LoRA", "merge LoRA"),
             inputs=[
                 FillModelSocket.Input(
                     "model",
@@ -194,7 +198,7 @@ class OneRewardSaveAdapter(io.ComfyNode):
         return io.NodeOutput(label)
 
 
-def _trained(
+def _trained_model(
     model: FillModels, config: PolicyTrainConfig, result: PolicyResult, host: ComfyHost
 ) -> FillModels:
     if config.mode == LORA:
@@ -210,42 +214,40 @@ def _inputs() -> list[io.Input]:
     return [
         FillModelSocket.Input(
             "model",
-            tooltip="The fill model to start from; it stays as it is. Its adapters take part and "
-            "stay frozen.",
+            tooltip="The fill model to start from; it is not changed. Its adapters stay active "
+            "and frozen.",
         ),
-        dataset_input("What edits are made from; a tenth is held out and watched."),
+        dataset_input("The edits to train on; a tenth is held out for evaluation."),
         work_folders.name_input("output/onereward/policies", "my-policy"),
         judge_input(
-            "Rewards the edits. Not needed for supervised learning.", "judge", optional=True
+            "The reward model. Not needed for supervised learning.", "judge", optional=True
         ),
         *config_inputs(PolicyTrainConfig, MAIN),
         *run_inputs(
-            "Decides the adapter's first weights, the order of the conditions and all noise."
+            "Seed of the adapter's first weights, the order of the conditions and all noise."
         ),
         judge_input(
-            "Asked the same as the first; both make an ensemble.",
+            "A second reward model; both make an ensemble.",
             "second_judge",
             optional=True,
         ),
         judge_input(
-            "A judge that nothing is learned from: it watches for reward hacking and chooses the "
-            "best step.",
+            "A judge that is not trained against: it detects reward hacking and selects the best "
+            "checkpoint.",
             "eval_judge",
             optional=True,
         ),
         TrainSettingsSocket.Input(
             "settings",
             optional=True,
-            tooltip="From OneReward Train Settings; without it everything is as usual.",
+            tooltip="From OneReward Train Settings; without it all have their defaults.",
         ),
     ]
 
 
 def _outputs() -> list[io.Output]:
     return [
-        FillModelSocket.Output(
-            "trained_model", display_name="model", tooltip="The model with what it has learned."
-        ),
+        FillModelSocket.Output("trained_model", display_name="model", tooltip="The trained model."),
         io.Image.Output(
             "dashboard",
             display_name="dashboard",

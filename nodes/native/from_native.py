@@ -32,7 +32,7 @@ from .native_text import check_clip, encode_text
 
 
 class NativeModels(FillModels):
-    """A fill model whose parts ComfyUI has loaded, patched and placed itself.
+    """A fill model whose components ComfyUI has loaded, patched and placed itself.
 
     LoRAs and attention patches of the MODEL take effect; our kernels and streaming do not, because
     ComfyUI's modules compute and ComfyUI moves them.
@@ -44,10 +44,10 @@ class NativeModels(FillModels):
         recipe: Settings of the checkpoint.
 
     Attributes:
-        native: The MODEL, with the LoRAs that were put on here, the CLIP and the VAE.
+        native: The MODEL, with the LoRAs added here, the CLIP and the VAE.
 
     Raises:
-        ValueError: Another kind of model, or parts that do not fit together.
+        ValueError: Another kind of model, or components that do not fit together.
     """
 
     def __init__(self, model: ModelPatcher, clip: Any, vae: Any, recipe: Recipe) -> None:
@@ -56,8 +56,8 @@ class NativeModels(FillModels):
         sources["transformer"].tensors = _tensors(sources["transformer"].config)
         tokenizers = model_files.tokenizer_folders()
         super().__init__(sources, tokenizers, FLUX_SCHEDULER, recipe, _compute_dtype(model))
-        self.transformer = _part("transformer", _Transformer(model), model, self.dtype)
-        self.vae = _part("vae", _Vae(vae, self.vae_config), vae.patcher, torch.float32)
+        self.transformer = _component("transformer", _Transformer(model), model, self.dtype)
+        self.vae = _component("vae", _Vae(vae, self.vae_config), vae.patcher, torch.float32)
         self.encode_texts = lambda texts: _encode_texts(clip, texts, recipe)
         self.native = model, clip, vae
 
@@ -72,16 +72,16 @@ class NativeModels(FillModels):
         return "off"
 
     def with_adapter(self, path: Path, strength: float) -> NativeModels:
-        """Return a copy that shares all weights and has one more LoRA, put on by ComfyUI."""
+        """Return a copy that shares all weights and has one more LoRA, applied by ComfyUI."""
         weights = read_adapter(path, strength, self.transformer_tensors).weights
-        other = copy.copy(self)
-        other._base = self
+        derived = copy.copy(self)
+        derived._base = self
         model: Any = self.transformer.handle
         patched, _ = comfy.sd.load_lora_for_models(model, None, dict(weights), strength, 0.0)
         assert patched is not None, "a model was given"
-        other.transformer = _part("transformer", _Transformer(patched), patched, self.dtype)
-        other.native = patched, *self.native[1:]
-        return other
+        derived.transformer = _component("transformer", _Transformer(patched), patched, self.dtype)
+        derived.native = patched, *self.native[1:]
+        return derived
 
 
 class _Source:
@@ -106,7 +106,7 @@ class _Source:
 
 
 def native_sources(model: ModelPatcher, vae: Any) -> dict[str, Any]:
-    """Return what our loader would say of the parts of ComfyUI's model.
+    """Return what our loader would have read of the components of ComfyUI's model.
 
     Raises:
         ValueError: The MODEL is no FLUX.1 Fill, or the VAE is another model's.
@@ -123,13 +123,13 @@ def native_sources(model: ModelPatcher, vae: Any) -> dict[str, Any]:
             f"{latents.latent_channels}; load ae.safetensors with Load VAE"
         )
     config = _transformer_config(model)
-    pooled, sequence = config["pooled_projection_dim"], config["joint_attention_dim"]
-    clip = {"hidden_size": pooled, "max_position_embeddings": 77}
+    pooled_dim, sequence_dim = config["pooled_projection_dim"], config["joint_attention_dim"]
+    clip = {"hidden_size": pooled_dim, "max_position_embeddings": 77}
     sources: dict[str, Any] = {
         "transformer": _Source("transformer", config),
         "vae": _Source("vae", _vae_config(model, vae)),
         "text_encoder": _Source("text_encoder", clip),
-        "text_encoder_2": _Source("text_encoder_2", {"d_model": sequence}),
+        "text_encoder_2": _Source("text_encoder_2", {"d_model": sequence_dim}),
     }
     check_fit(sources)
     return sources
@@ -137,8 +137,8 @@ def native_sources(model: ModelPatcher, vae: Any) -> dict[str, Any]:
 
 def _transformer_config(model: ModelPatcher) -> dict[str, Any]:
     """Return diffusers' config of ComfyUI's transformer."""
-    known: Any = model.model.model_config
-    unet = known.unet_config
+    config: Any = model.model.model_config
+    unet = config.unet_config
     return {
         "_class_name": "FluxTransformer2DModel",
         "attention_head_dim": unet["hidden_size"] // unet["num_heads"],
@@ -176,12 +176,12 @@ def _compute_dtype(model: ModelPatcher) -> torch.dtype:
     return native.manual_cast_dtype or native.get_dtype()
 
 
-def _part(name: str, module: nn.Module, handle: Any, dtype: torch.dtype) -> Component:
-    """Return a part that is loaded and managed by ComfyUI as it is."""
-    part = Component(name, lambda: module, 0, dtype)
-    assert part.module is module, "reading it says that it is in memory"
-    part.handle, part.num_bytes = handle, handle.model_size()
-    return part
+def _component(name: str, module: nn.Module, handle: Any, dtype: torch.dtype) -> Component:
+    """Return a component that ComfyUI has loaded and manages."""
+    component = Component(name, lambda: module, 0, dtype)
+    assert component.module is module, "reading it marks it as loaded"
+    component.handle, component.num_bytes = handle, handle.model_size()
+    return component
 
 
 def _encode_texts(
@@ -249,7 +249,7 @@ class _Vae(_Foreign):
         self._is_tiled = False
 
     def encode(self, pixels: torch.Tensor) -> Any:
-        """``[B, 3, H, W]`` in -1..1 to a posterior of which ComfyUI tells the mode alone."""
+        """``[B, 3, H, W]`` in -1..1 to a posterior of which ComfyUI has the mode only."""
         (vae,) = self._native
         use = vae.encode_tiled if self._is_tiled else vae.encode
         latents = use((pixels / 2 + 0.5).permute(0, 2, 3, 1))

@@ -17,7 +17,7 @@ from ...fill.recipe import FILE_NAME, FLUX_FILL, ONEREWARD, Recipe, read_recipe
 from ...fill.request import FillRequest
 from ...fill.task import Task
 from ..comfy_host import ComfyHost
-from ..inputs import task_input, text_input
+from ..inputs import search_aliases, task_input, text_input
 from ..paths import folders
 from ..socket_types import FillModelSocket, SettingsSocket, StitchSocket
 from .from_native import NativeModels, native_sources
@@ -41,9 +41,10 @@ class OneRewardNativeInputs(io.ComfyNode):
             node_id="OneRewardNativeInputs",
             display_name="OneReward Native Inputs",
             category="OneReward/native",
-            description="Prepares one of the four edits for ComfyUI's own samplers: the crop "
-            "around the mask, the task's prompt and the recipe's guidance. Decode what they make "
-            "and give it to OneReward Stitch.",
+            description="Prepares inpainting, outpainting, object removal or text rendering for "
+            "ComfyUI's own samplers: the crop around the mask, the task's prompt and the recipe's "
+            "guidance. Decode the sampled latent and connect it to OneReward Stitch.",
+            **search_aliases("KSampler", "inpaint crop", "inpaint conditioning", "outpaint"),
             inputs=[*_native_inputs(), *_optional_inputs()],
             outputs=_native_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -60,22 +61,22 @@ class OneRewardNativeInputs(io.ComfyNode):
         recipe: str,
         text: str = "",
         model: Any = None,
-        **rest: Any,
+        **values: Any,
     ) -> io.NodeOutput:
         """Cut out, encode and return what a sampler needs."""
-        request = _request(_task(task), image, prompt, text, rest)
+        request = _request(_task(task), image, prompt, text, values)
         if model is not None:
             native_sources(model, vae)  # a model without Fill's channels would ignore the mask
         edit = prepare_native(request, _recipe(recipe), vae.spacial_compression_encode())
         pixels, mask = edit.model_input()
         hole = mask[:, None]
-        values = {
+        conditioning = {
             "guidance": edit.settings.guidance,
             "concat_latent_image": _encode(vae, pixels * (1 - hole)),
             "concat_mask": hole,
         }
         positive, negative = (
-            node_helpers.conditioning_set_values(encode_text(clip, text, edit.recipe), values)
+            node_helpers.conditioning_set_values(encode_text(clip, text, edit.recipe), conditioning)
             for text in (request.full_prompt(), edit.settings.negative_prompt)
         )
         latent = {"samples": _encode(vae, pixels)}
@@ -95,8 +96,9 @@ class OneRewardStitch(io.ComfyNode):
             node_id="OneRewardStitch",
             display_name="OneReward Stitch",
             category="OneReward/native",
-            description="Puts what a native sampler made back into the image, with its tone "
-            "matched to the surroundings. What the mask does not reach stays bit for bit.",
+            description="Pastes the result of a native sampler back into the image, with its tone "
+            "matched to the surroundings. Pixels that the mask does not reach do not change.",
+            **search_aliases("inpaint stitch", "crop and stitch", "paste back", "uncrop"),
             inputs=[
                 io.Image.Input(
                     "image",
@@ -130,13 +132,14 @@ class OneRewardToNative(io.ComfyNode):
             node_id="OneRewardToNative",
             display_name="OneReward To Native",
             category="OneReward/native",
-            description="Turns a OneReward model with its adapters into MODEL, CLIP and VAE, "
+            description="Converts a OneReward model with its adapters to MODEL, CLIP and VAE, "
             "without a second copy on disk.",
+            **search_aliases("convert model", "diffusers to ComfyUI", "MODEL", "KSampler"),
             inputs=[
                 FillModelSocket.Input(
                     "fill_model",
                     display_name="model",
-                    tooltip="From the loader, or from an adapter.",
+                    tooltip="From OneReward Load Model, or from an adapter.",
                 )
             ],
             outputs=[
@@ -175,8 +178,9 @@ class OneRewardFromNative(io.ComfyNode):
             node_id="OneRewardFromNative",
             display_name="OneReward From Native",
             category="OneReward/native",
-            description="Lets our edits run on the MODEL, CLIP and VAE that ComfyUI has loaded, "
-            "with their LoRAs and patches, without a second copy in memory or on disk.",
+            description="Runs the OneReward edits on the MODEL, CLIP and VAE that ComfyUI has "
+            "loaded, with their LoRAs and patches, without a second copy in memory or on disk.",
+            **search_aliases("convert model", "UNETLoader", "CLIP", "VAE"),
             inputs=[
                 io.Model.Input(
                     "model", display_name="MODEL", tooltip="FLUX.1 Fill, or a model made from it."
@@ -201,10 +205,10 @@ class OneRewardFromNative(io.ComfyNode):
 def _recipe(name: str) -> Recipe:
     if name == BUNDLED_RECIPE:
         return read_recipe(folders.bundled_folder() / FILE_NAME)
-    known = {recipe.name: recipe for recipe in (ONEREWARD, FLUX_FILL)}
-    if name not in known:
+    recipes = {recipe.name: recipe for recipe in (ONEREWARD, FLUX_FILL)}
+    if name not in recipes:
         raise ValueError(f"recipe is {name!r}; choose one of: {', '.join(RECIPES)}")
-    return known[name]
+    return recipes[name]
 
 
 def _task(name: str) -> Task:
@@ -216,13 +220,13 @@ def _task(name: str) -> Task:
 
 
 def _request(
-    task: Task, image: torch.Tensor, prompt: str, text: str, rest: dict[str, Any]
+    task: Task, image: torch.Tensor, prompt: str, text: str, values: dict[str, Any]
 ) -> FillRequest:
-    sides = {side: rest.pop(side, 0) for side in SIDES}
+    sides = {side: values.pop(side, 0) for side in SIDES}
     extension = None
-    if task is Task.EXTEND and rest.get("mask") is None:
+    if task is Task.EXTEND and values.get("mask") is None:
         extension = Extension(**sides)
-    settings = rest.pop("settings", None) or FillConfig()
+    settings = values.pop("settings", None) or FillConfig()
     return FillRequest(
         task=task,
         image=image,
@@ -230,7 +234,7 @@ def _request(
         text=text,
         extension=extension,
         config=settings,
-        **rest,
+        **values,
     )
 
 
@@ -295,7 +299,7 @@ def _optional_inputs() -> list[io.Input]:
         io.Model.Input(
             "model",
             optional=True,
-            tooltip="MODEL to give the schedule's shift for this size.",
+            tooltip="MODEL that gets the schedule's shift for this size.",
         ),
         SettingsSocket.Input(
             "settings",
@@ -310,7 +314,7 @@ def _optional_inputs() -> list[io.Input]:
         io.Mask.Input(
             "context_mask",
             optional=True,
-            tooltip="What the crop must show beside the mask; 1 = show.",
+            tooltip="What the crop must contain besides the mask; 1 = include.",
         ),
     ]
 

@@ -45,9 +45,9 @@ def native_model(models: FillModels) -> ModelPatcher:
     models.transformer.forget()
     patcher = ModelPatcher(model, load_device=device, offload_device=mm.unet_offload_device())
     for lora in loras:
-        changed, _ = comfy.sd.load_lora_for_models(patcher, None, lora, 1.0, 0.0)
-        assert changed is not None, "a model was given"
-        patcher = changed
+        patched, _ = comfy.sd.load_lora_for_models(patcher, None, lora, 1.0, 0.0)
+        assert patched is not None, "a model was passed"
+        patcher = patched
     return patcher
 
 
@@ -120,13 +120,13 @@ def _unet_config(models: FillModels) -> dict[str, Any]:
 def _latent_format(models: FillModels) -> Any:
     if models.vae_config["latent_channels"] == comfy.latent_formats.Flux.latent_channels:
         return comfy.latent_formats.Flux()
-    made: Any = comfy.latent_formats.Flux()
-    made.latent_channels = models.vae_config["latent_channels"]
-    made.scale_factor = models.vae_config["scaling_factor"]
-    made.shift_factor = models.vae_config.get("shift_factor") or 0.0
+    latents: Any = comfy.latent_formats.Flux()
+    latents.latent_channels = models.vae_config["latent_channels"]
+    latents.scale_factor = models.vae_config["scaling_factor"]
+    latents.shift_factor = models.vae_config.get("shift_factor") or 0.0
     # The table of colours belongs to another number of channels.
-    made.latent_rgb_factors = made.latent_rgb_factors_bias = made.taesd_decoder_name = None
-    return made
+    latents.latent_rgb_factors = latents.latent_rgb_factors_bias = latents.taesd_decoder_name = None
+    return latents
 
 
 def _original_state(models: FillModels) -> dict[str, torch.Tensor]:
@@ -137,27 +137,27 @@ def _original_state(models: FillModels) -> dict[str, torch.Tensor]:
         for name in models.transformer_tensors:
             owner, _, end = name.rpartition(".")
             values = getattr(module.get_submodule(owner), end).to("cpu", models.dtype)
-            done = 0
-            for piece in original_transformer(name, values.shape[0]):
-                rows = piece.stop - piece.start
-                shape = (piece.total, *values.shape[1:])
-                whole = state.setdefault(piece.key, torch.empty(shape, dtype=models.dtype))
-                whole[piece.start : piece.stop] = values[done : done + rows]
-                done += rows
+            first = 0
+            for target in original_transformer(name, values.shape[0]):
+                end_row = first + target.stop - target.start
+                shape = (target.total, *values.shape[1:])
+                whole = state.setdefault(target.key, torch.empty(shape, dtype=models.dtype))
+                whole[target.start : target.stop] = values[first:end_row]
+                first = end_row
     return state
 
 
 def _loras(models: FillModels) -> list[dict[str, torch.Tensor]]:
     """Return the active adapters as LoRA files have them, strength and alpha multiplied in."""
-    found: dict[str, dict[str, torch.Tensor]] = {}
+    loras: dict[str, dict[str, torch.Tensor]] = {}
     for name, layer in models.transformer.module.named_modules():
         for adapter, scaling in getattr(layer, "scaling", {}).items():
-            lora: Any = layer
-            tensors = found.setdefault(adapter, {})
-            down, up = lora.lora_A[adapter].weight, lora.lora_B[adapter].weight
+            module: Any = layer
+            tensors = loras.setdefault(adapter, {})
+            down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
             tensors[f"transformer.{name}.lora_A.weight"] = down.detach().clone()
             tensors[f"transformer.{name}.lora_B.weight"] = up.detach() * scaling
-    return list(found.values())
+    return list(loras.values())
 
 
 class _Tokenizer:
@@ -176,7 +176,7 @@ class _Tokenizer:
 
 
 class _Borrowed(torch.nn.Module):
-    """A module without weights that works with parts of ours, wherever the host has them."""
+    """A module without weights that computes with components of ours, wherever they are."""
 
     def __init__(self, models: FillModels, host: ComfyHost) -> None:
         super().__init__()
@@ -213,11 +213,11 @@ class _Autoencoder(_Borrowed):
         return self._call(latents, lambda vae, x: vae.decode(x, return_dict=False)[0])
 
     def _call(self, x: torch.Tensor, use: Any) -> torch.Tensor:
-        part, host = self.models.vae, self.host
+        vae, host = self.models.vae, self.host
         factor = vae_factor(self.models.vae_config) if x.shape[1] != 3 else 1
         room = vae_bytes(self.models, x.shape[0] * x[0, 0].numel() * factor**2)
-        with host.resident(part, activation_bytes=room), torch.no_grad():
-            return use(part.module, x.to(host.device, part.dtype)).to(x.device, torch.float32)
+        with host.resident(vae, activation_bytes=room), torch.no_grad():
+            return use(vae.module, x.to(host.device, vae.dtype)).to(x.device, torch.float32)
 
 
 _SMALLEST: dict[str, Any] = {

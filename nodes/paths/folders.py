@@ -37,7 +37,7 @@ _MAX_DEPTH = 3
 
 
 def register() -> None:
-    """Make ``models/onereward`` a model folder, beside those that a user's yaml has named."""
+    """Make ``models/onereward`` a model folder, besides those of a user's yaml."""
     folder_paths.add_model_folder_path(
         OUR_FOLDER, os.path.join(folder_paths.models_dir, OUR_FOLDER)
     )
@@ -48,14 +48,14 @@ def register() -> None:
 
 def model_names() -> list[str]:
     """Return the fill models a user can choose: the bundled one, diffusers folders, no folder."""
-    found = {name for name, folder in _folders() if _is_fill_pipeline(folder)}
-    return [BUNDLED, *sorted(found), NO_FOLDER]
+    names = {name for name, folder in _folders() if _is_fill_pipeline(folder)}
+    return [BUNDLED, *sorted(names), NO_FOLDER]
 
 
 def transformer_names() -> list[str]:
     """Return the choices for a separate transformer, folders then files; the first one is none."""
-    found = {name for name, folder in _folders() if _is_transformer(folder)}
-    return [FROM_MODEL, *sorted(found), *model_files.file_names("transformer")]
+    names = {name for name, folder in _folders() if _is_transformer(folder)}
+    return [FROM_MODEL, *sorted(names), *model_files.file_names("transformer")]
 
 
 def adapter_names() -> list[str]:
@@ -64,8 +64,8 @@ def adapter_names() -> list[str]:
     If there is none at all, one line says where to put some.
     """
     files = folder_paths.get_filename_list("loras")
-    found = [name for name in files if name.endswith(".safetensors")]
-    return [*found, *bundled_adapters()] or [NO_ADAPTER]
+    names = [name for name in files if name.endswith(".safetensors")]
+    return [*names, *bundled_adapters()] or [NO_ADAPTER]
 
 
 def bundled_adapters() -> dict[str, Path]:
@@ -76,18 +76,18 @@ def bundled_adapters() -> dict[str, Path]:
 
 def judge_names() -> list[str]:
     """Return the judges a user can choose: the bundled one, models, and those trained here."""
-    found = {name for name, folder in _folders(_judge_roots()) if _is_judge(folder)}
-    return [BUNDLED, *sorted(found), *_trained("judge/config.json")]
+    names = {name for name, folder in _folders(_judge_roots()) if _is_judge(folder)}
+    return [BUNDLED, *sorted(names), *_trained("judge/config.json")]
 
 
 def judge_adapter_names() -> list[str]:
     """Return the adapters for judges, none first: in the model folders, and those trained here."""
-    places = [
+    names = [
         path.parent.relative_to(root).as_posix()
         for root in _judge_roots()
         for path in sorted(Path(root).glob("*/" + ADAPTER_CONFIG))
     ]
-    return [NO_JUDGE_ADAPTER, *places, *_trained("adapter/" + ADAPTER_CONFIG)]
+    return [NO_JUDGE_ADAPTER, *names, *_trained("adapter/" + ADAPTER_CONFIG)]
 
 
 def judge_folder(name: str) -> Path:
@@ -121,7 +121,7 @@ def model_folder(name: str) -> Path | None:
     return bundled_folder() if name == BUNDLED else _find(name, "model", "model_index.json")
 
 
-def transformer_place(name: str) -> Path | None:
+def transformer_path(name: str) -> Path | None:
     """Return the folder or file of a chosen transformer, or None for the model's own."""
     if name == FROM_MODEL or model_files.is_file_name(name):
         return model_files.model_file("transformer", name)
@@ -155,7 +155,7 @@ def download_folder(hub_id: str) -> Path:
 def stamp(path: Path | None) -> tuple[tuple[str, int, int], ...]:
     """Return name, size in bytes and time of change of a file, or of all files in a folder.
 
-    The report on a judge is left out: it says something about the judge and changes nothing.
+    The report on a judge is left out: it does not change the judge.
     """
     if path is None or not path.exists():
         return ()
@@ -171,9 +171,10 @@ def _roots() -> list[str]:
 
 
 def _judge_roots() -> list[str]:
-    known = folder_paths.folder_names_and_paths
-    others = folder_paths.get_folder_paths(_LANGUAGE_MODELS) if _LANGUAGE_MODELS in known else []
-    return [*folder_paths.get_folder_paths(OUR_FOLDER), *others]
+    roots = folder_paths.get_folder_paths(OUR_FOLDER)
+    if _LANGUAGE_MODELS in folder_paths.folder_names_and_paths:
+        roots = [*roots, *folder_paths.get_folder_paths(_LANGUAGE_MODELS)]
+    return roots
 
 
 def _find(name: str, what: str, file: str, roots: list[str] | None = None) -> Path:

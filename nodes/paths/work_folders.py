@@ -1,4 +1,4 @@
-"""Where a user's data is: images below ComfyUI's input and output, results below output."""
+"""Where a user's data is: images in ComfyUI's input and output folders, results in output."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ...training.data.edit_dataset import IMAGES
 from .folders import ASSETS
 
 OUTPUT_MARK = " [output]"
-"""ComfyUI's own way to say that a name is below the output folder."""
+"""Ends the names of folders below output, as ComfyUI's own names do."""
 BUNDLED_MARK = " [bundled]"
-"""The same for the examples that come with this pack."""
+"""Ends the names of the examples that come with this pack."""
 EXAMPLES = ASSETS / "examples"
 DEFAULT_EXAMPLE = "toy-train" + BUNDLED_MARK
-"""Scenes that the bundled models know."""
+"""Scenes like those that the bundled models were trained on."""
 _NAME = re.compile(r"\w[\w .-]{0,99}")
 _MAX_DEPTH = 4
 _MAX_LISTED = 500
@@ -68,18 +68,18 @@ def _check_name(name: str) -> None:
 
 def image_folders() -> list[str]:
     """Return the folders that hold images or conditions; bundled examples first."""
-    found = []
+    labels: list[str] = []
     for mark, root in _roots():
-        found += [name + mark for name in _below(Path(root), _MAX_DEPTH) if name]
-    return _listed(found)
+        labels += [name + mark for name in _below(Path(root), _MAX_DEPTH) if name]
+    return _sort_labels(labels)
 
 
 def preference_folders() -> list[str]:
     """Return the folders of preference data; the bundled example first."""
-    found = []
+    labels: list[str] = []
     for mark, root in _roots():
-        found += [name + mark for name in _data_below(Path(root), _MAX_DEPTH)]
-    return _listed(found)
+        labels += [name + mark for name in _data_below(Path(root), _MAX_DEPTH)]
+    return _sort_labels(labels)
 
 
 def data_folder(label: str) -> Path:
@@ -142,11 +142,11 @@ def _roots() -> tuple[tuple[str, str], ...]:
     )
 
 
-def _listed(labels: list[str]) -> list[str]:
+def _sort_labels(labels: list[str]) -> list[str]:
     """Sort labels and cut the list; the bundled ones come first: they are always there."""
     bundled = [label for label in labels if label.endswith(BUNDLED_MARK)]
-    others = [label for label in labels if not label.endswith(BUNDLED_MARK)]
-    return [*sorted(bundled), *sorted(others)[:_MAX_LISTED]]
+    users = [label for label in labels if not label.endswith(BUNDLED_MARK)]
+    return [*sorted(bundled), *sorted(users)[:_MAX_LISTED]]
 
 
 def _below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
@@ -154,8 +154,8 @@ def _below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
     if not depth or not folder.is_dir():
         return
     with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
-    names = {entry.name for entry in listed}
+        children = sorted(entries, key=lambda entry: entry.name)
+    names = {entry.name for entry in children}
     if names & {PAIRS, GROUPS}:
         return
     has_images = any(name.lower().endswith(IMAGES) for name in names)
@@ -163,6 +163,6 @@ def _below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
         yield prefix.rstrip("/")
     if FILE_NAME in names:
         return
-    for entry in listed:
+    for entry in children:
         if entry.is_dir() and not entry.name.startswith(".") and entry.name != "masks":
             yield from _below(Path(entry.path), depth - 1, f"{prefix}{entry.name}/")

@@ -148,9 +148,8 @@ def copy_of(config: Path, folder: Path, **paths: Path) -> Path:
     return path
 
 
-def test_the_trained_adapter_can_be_chosen_and_judges(
-    client: ComfyClient, chain: Graph, work: Path
-):
+@pytest.mark.usefixtures("chain")
+def test_the_trained_adapter_can_be_chosen_and_judges(client: ComfyClient):
     assert "chain/adapter" in choices(client, "OneRewardLoadJudge", "adapter")
     means = []
     for adapter in ("none", "chain/adapter"):

@@ -27,14 +27,14 @@ from .pairs import check_pairs, spread
 
 log = logging.getLogger("onereward.training")
 
-HELD_OUT = ("test", "dev", "test and dev")
+HELD_OUT = ("test", "dev", "test_and_dev")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportConfig(JsonConfig):
     """Which pairs a judge is asked about. The order of the fields is a promise.
 
-    Example: ``ReportConfig(split="test and dev", max_pairs=256)``.
+    Example: ``ReportConfig(split="test_and_dev", max_pairs=256)``.
     """
 
     split: str = setting(
@@ -63,7 +63,7 @@ def report_on_judge(
     """
     processes = processes or Distributed()
     splits = by_split(data.pairs())
-    pairs = [pair for name in config.split.split(" and ") for pair in splits[name]]
+    pairs = [pair for name in config.split.split("_and_") for pair in splits[name]]
     if config.max_pairs:
         pairs = spread(pairs, config.max_pairs)
     if not pairs:

@@ -60,8 +60,8 @@ def test_bundled_adapters_come_last_and_are_found(
     file.write_bytes(b"")
     monkeypatch.setattr(nodes.paths.folders, "ASSETS", tmp_path)
     (models_dir / "loras" / "mine.safetensors").write_bytes(b"")
-    own, bundled = nodes.paths.folders.adapter_names()
-    assert (own, bundled) == ("mine.safetensors", f"{nodes.paths.folders.BUNDLED}/fixed")
+    users, bundled = nodes.paths.folders.adapter_names()
+    assert (users, bundled) == ("mine.safetensors", f"{nodes.paths.folders.BUNDLED}/fixed")
     assert nodes.paths.folders.adapter_file(bundled) == file
     with pytest.raises(FileNotFoundError, match="models/loras"):
         nodes.paths.folders.adapter_file(f"{nodes.paths.folders.BUNDLED}/../fixed")
@@ -79,10 +79,10 @@ def test_empty_adapter_list_says_where_to_put_files(
 
 def test_finds_by_name(nodes: ModuleType, models_dir: Path):
     model = pipeline(models_dir / "onereward" / "mine")
-    other = transformer(models_dir / "diffusers" / "other")
+    separate = transformer(models_dir / "diffusers" / "other")
     assert nodes.paths.folders.model_folder("mine") == model
-    assert nodes.paths.folders.transformer_place("other") == other
-    assert nodes.paths.folders.transformer_place(nodes.paths.folders.FROM_MODEL) is None
+    assert nodes.paths.folders.transformer_path("other") == separate
+    assert nodes.paths.folders.transformer_path(nodes.paths.folders.FROM_MODEL) is None
 
 
 def test_follows_links_inside_a_model_folder(
@@ -133,8 +133,8 @@ def test_judges_and_their_adapters_are_listed_wherever_they_are(
     assert judges == [nodes.paths.folders.BUNDLED, "qwen", "mine/judge"]
     assert adapters == [nodes.paths.folders.NO_JUDGE_ADAPTER, "likes-cats", "other/adapter"]
     assert [nodes.paths.folders.judge_folder(name) for name in judges[1:]] == places["judge"]
-    found = [nodes.paths.folders.judge_adapter_folder(name) for name in adapters]
-    assert found == [None, *places["adapter"]]
+    paths = [nodes.paths.folders.judge_adapter_folder(name) for name in adapters]
+    assert paths == [None, *places["adapter"]]
     for name in ("../secret", "mine", "", str(places["judge"][0].parent)):
         with pytest.raises(FileNotFoundError):
             nodes.paths.folders.judge_folder(name)

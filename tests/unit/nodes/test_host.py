@@ -100,18 +100,18 @@ def test_progress_shows_a_preview_and_raises_on_cancel(
 ):
     import comfy.utils
 
-    seen: list[Any] = []
+    updates: list[Any] = []
 
     def hook(value: int, total: int, preview: Any, node_id: str | None = None) -> None:
         mm.throw_exception_if_processing_interrupted()
-        seen.append((value, total, preview, node_id))
+        updates.append((value, total, preview, node_id))
 
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
     monkeypatch.setattr(nodes.comfy_host, "_is_watched", lambda: True)
     monkeypatch.setattr(nodes.comfy_host, "PREVIEW_INTERVAL_S", 0.0)
     host = nodes.comfy_host.ComfyHost("7")
     host.progress(1, 2, lambda: torch.full((2, 3, 3), 2.0))
-    value, total, (kind, image, _), node_id = seen[0]
+    value, total, (kind, image, _), node_id = updates[0]
     assert (value, total, kind, node_id) == (1, 2, "JPEG", "7")
     assert image.size == (3, 2)
     assert image.getpixel((0, 0)) == (255, 255, 255)
@@ -133,26 +133,26 @@ def test_slow_previews_come_less_often_and_at_the_end(
     calls: list[int] = []
 
     def preview() -> torch.Tensor:  # takes 1 s: at most one in 20 s
-        calls.append(done)
+        calls.append(step)
         return torch.zeros(1, 1, 3)
 
-    for done in range(5):
-        host.progress(done, 4, preview)
+    for step in range(5):
+        host.progress(step, 4, preview)
     assert calls == [0, 3, 4]
 
 
 def test_lines_are_shown_together_and_once(nodes: ModuleType, monkeypatch: pytest.MonkeyPatch):
-    sent: list[tuple[str, str]] = []
+    texts: list[tuple[str, str]] = []
 
     class Server:
         def send_progress_text(self, text: str, node_id: str) -> None:
-            sent.append((text, node_id))
+            texts.append((text, node_id))
 
     monkeypatch.setattr(nodes.comfy_host.PromptServer, "instance", Server(), raising=False)
     host = nodes.comfy_host.ComfyHost("7")
     for line in ("one", "two", "one"):
         host.notify(line)
-    assert sent == [("one", "7"), ("one\ntwo", "7")]
+    assert texts == [("one", "7"), ("one\ntwo", "7")]
 
 
 def test_text_encoders_leave_as_soon_as_they_are_done(nodes: ModuleType, mm: Any):

@@ -42,11 +42,11 @@ def test_takes_only_safe_files_of_the_model(
         *("text_encoder/pytorch_model.bin", "tokenizer/merges.txt", "tokenizer_2/spiece.model"),
         *("scripts/run.py", "vae/diffusion_pytorch_model.safetensors"),
     ]
-    taken: list[str] = []
+    files: list[str] = []
 
     def act(hub_id: str, local_dir: Path, allow_patterns: list[str]) -> None:
         assert hub_id == "owner/name"
-        taken.extend(filter_repo_objects(published, allow_patterns=allow_patterns))
+        files.extend(filter_repo_objects(published, allow_patterns=allow_patterns))
         local_dir.mkdir(parents=True)
         (local_dir / "model_index.json").write_text("{}", encoding="utf-8")
 
@@ -56,7 +56,7 @@ def test_takes_only_safe_files_of_the_model(
     folder = nodes.paths.folders.download_folder("owner/name")
     assert folder == models_dir / "onereward" / "owner--name"
     assert (folder / "model_index.json").is_file()
-    assert taken == [
+    assert files == [
         *("model_index.json", "transformer/config.json"),
         "transformer/diffusion_pytorch_model-00001.safetensors",
         *("tokenizer/merges.txt", "tokenizer_2/spiece.model"),

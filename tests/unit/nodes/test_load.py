@@ -21,13 +21,11 @@ def test_equal_loaders_share_a_model_in_use(nodes: ModuleType, model: str):
     load = nodes.OneRewardLoadModel.PREPARE_CLASS_CLONE({}).execute
     first = load(model=model, transformer=nodes.paths.folders.FROM_MODEL).args[0]
     assert load(model=model, transformer=nodes.paths.folders.FROM_MODEL).args[0] is first
-    other = load(model=model, transformer=nodes.paths.folders.FROM_MODEL, recipe="OneReward").args[
-        0
-    ]
-    assert other is not first
-    del first, other
+    flux = load(model=model, transformer=nodes.paths.folders.FROM_MODEL, recipe="OneReward").args[0]
+    assert flux is not first
+    del first, flux
     gc.collect()
-    assert len(nodes.loaders._LOADED) == 0
+    assert len(nodes.loaders._MODELS) == 0
 
 
 def test_settings_are_checked_before_a_download(

@@ -46,9 +46,9 @@ def test_a_model_that_would_ignore_the_mask_is_refused(nodes: ModuleType):
 
 
 def test_another_family_is_refused(nodes: ModuleType):
-    other = SimpleNamespace(model=SimpleNamespace())
+    foreign = SimpleNamespace(model=SimpleNamespace())
     with pytest.raises(ValueError, match=r"MODEL is a SimpleNamespace, but FLUX\.1 Fill"):
-        prepare(nodes, Native(nodes), model=other)
+        prepare(nodes, Native(nodes), model=foreign)
 
 
 def test_a_vae_of_another_model_is_refused(nodes: ModuleType):

@@ -52,19 +52,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def weights(folder: Path) -> Path:
     """A file of the transformer with no two rows alike: bf16, 1 GB, diffusers' layout."""
-    found: checkpoints.Tensors = {}
+    tensors: checkpoints.Tensors = {}
     for file in sorted((folder / "transformer").glob("*.safetensors")):
-        found |= checkpoints.load_file(file)
+        tensors |= checkpoints.load_file(file)
     generator = torch.Generator().manual_seed(1)
-    for name in sorted(found):
-        value = found[name]
+    for name in sorted(tensors):
+        value = tensors[name]
         factor = torch.rand(value.shape[0], generator=generator) + 0.5
         if name.endswith("bias"):
             # ComfyUI rounds biases to fp8 where weights are: these are of that type already.
             value.copy_((0.1 * (factor - 1)).to(torch.float8_e4m3fn))
         else:
             value.mul_(factor.to(value).reshape(-1, *[1] * (value.ndim - 1)))
-    return checkpoints.save(folder / "weights.safetensors", found)
+    return checkpoints.save(folder / "weights.safetensors", tensors)
 
 
 def write(path: Path, weights: Path, layout: str, precision: str) -> Path:
@@ -109,17 +109,17 @@ def request() -> FillRequest:
 
 def by_us(models: FillModels, host: Any) -> torch.Tensor:
     """Return the final latents ``[C, h, w]`` of our sampler, as the VAE decodes them."""
-    kept: list[torch.Tensor] = []
+    latents: list[torch.Tensor] = []
     decode = pipeline.decode_latent
 
-    def keep(latent: torch.Tensor, *rest: Any) -> torch.Tensor:
-        kept.append(latent / VAE["scaling_factor"] + VAE["shift_factor"])
-        return decode(latent, *rest)
+    def keep(latent: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        latents.append(latent / VAE["scaling_factor"] + VAE["shift_factor"])
+        return decode(latent, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "decode_latent", keep)
         pipeline.run_fill(request(), models, host)
-    return kept[0]
+    return latents[0]
 
 
 def by_comfyui(nodes: ModuleType, models: FillModels, model: Any) -> torch.Tensor:
@@ -127,14 +127,14 @@ def by_comfyui(nodes: ModuleType, models: FillModels, model: Any) -> torch.Tenso
     import comfy.sample
 
     host = nodes.comfy_host.ComfyHost(None)
-    given = request()
+    edit = request()
     out = nodes.OneRewardNativeInputs.PREPARE_CLASS_CLONE({}).execute(
         clip=nodes.native.native_model.native_clip(models, host),
         vae=nodes.native.native_model.native_vae(models, host),
-        image=given.image,
-        mask=given.mask,
-        task=given.task.value,
-        prompt=given.prompt,
+        image=edit.image,
+        mask=edit.mask,
+        task=edit.task.value,
+        prompt=edit.prompt,
         recipe="bundled",
         settings=SETTINGS,
         model=model,
@@ -181,9 +181,11 @@ def test_latents_are_those_of_comfyuis_own_loader_and_sampler(
         tensors = comfy.utils.load_torch_file(str(lora))
         native, _ = comfy.sd.load_lora_for_models(native, None, tensors, 0.8, 0.0)
         assert len(native.patches) == layers, "ComfyUI puts every layer on"
-    theirs = by_comfyui(nodes, models, native)
+    native_result = by_comfyui(nodes, models, native)
     if with_lora:
-        assert_equal_models(by_us_on(native, models, nodes), theirs, "our sampler, their model")
+        assert_equal_models(
+            by_us_on(native, models, nodes), native_result, "our sampler, their model"
+        )
     del native  # only one of the two is in memory
     gc.collect()
-    assert_equal_models(by_us(models, RecordingHost()), theirs, case)
+    assert_equal_models(by_us(models, RecordingHost()), native_result, case)

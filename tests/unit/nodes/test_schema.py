@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from types import ModuleType
 from typing import Any
 
@@ -17,16 +17,22 @@ from onereward.training.data.label import LabelConfig
 from onereward.training.evaluation.config import EvalConfig
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig
-from support.promises import OUTPUTS, PROMISED
+from support.promises import CHOICES, DEFAULTS, OUTPUTS, PROMISED
 
-
+FROM_DISK = {
+    *(("OneRewardLoadModel", name) for name in ("model", "transformer", "vae", "clip", "t5")),
+    *(("OneRewardLoadJudge", name) for name in ("judge", "adapter")),
+    *(("OneRewardLoadAdapter", "adapter"), ("OneRewardLoadFolder", "folder")),
+    *(("OneRewardEditDataset", "images"), ("OneRewardLoadPreferences", "folder")),
+}
+"""Lists of files and folders."""
 CATEGORIES = {"edit", "loaders", "judge", "data", "training", "native"}
 
 
 @pytest.fixture
 def classes(nodes: ModuleType) -> dict[str, Any]:
-    listed = asyncio.run(nodes.OneRewardExtension().get_node_list())
-    return {node.GET_SCHEMA().node_id: node for node in listed}
+    node_classes = asyncio.run(nodes.OneRewardExtension().get_node_list())
+    return {node.GET_SCHEMA().node_id: node for node in node_classes}
 
 
 def test_ids_are_those_promised(classes: dict[str, Any]):
@@ -42,6 +48,52 @@ def test_inputs_and_outputs_keep_their_order(classes: dict[str, Any], node_id: s
 
 
 @pytest.mark.parametrize("node_id", PROMISED)
+def test_defaults_and_choices_are_those_promised(classes: dict[str, Any], node_id: str):
+    inputs = {i.id: i.as_dict() for i in classes[node_id].GET_SCHEMA().inputs}
+    defaults = {name: i["default"] for name, i in inputs.items() if i.get("default") is not None}
+    assert defaults == DEFAULTS.get(node_id, {})
+    assert {n: type(v) for n, v in defaults.items()} == {
+        n: type(v) for n, v in DEFAULTS.get(node_id, {}).items()
+    }
+    for name, values in inputs.items():
+        if values.get("options") is not None and (node_id, name) not in FROM_DISK:
+            assert tuple(values["options"]) == CHOICES[node_id, name], name
+    assert {name for owner, name in CHOICES if owner == node_id} <= inputs.keys()
+
+
+@pytest.mark.parametrize("node_id", PROMISED)
+def test_search_words_are_given_to_a_comfyui_that_takes_them(
+    nodes: ModuleType, classes: dict[str, Any], node_id: str, monkeypatch: pytest.MonkeyPatch
+):
+    schema = nodes.inputs.io.Schema
+
+    @dataclass
+    class LaterSchema(schema):
+        search_aliases: list[str] = field(default_factory=list)
+
+    monkeypatch.setattr(nodes.inputs.io, "Schema", LaterSchema)
+    words = classes[node_id].define_schema().search_aliases
+    assert words
+    assert len(set(words)) == len(words)
+
+
+def test_what_people_search_for_is_found(classes: dict[str, Any]):
+    text = " ".join(node.GET_SCHEMA().description for node in classes.values()).lower()
+    for words in (
+        *(
+            "inpainting",
+            "outpainting",
+            "generative fill",
+            "object removal",
+            "text rendering",
+            "logo",
+        ),
+        *("lora adapter", "rlhf", "reward model", "preference data"),
+    ):
+        assert words in text, words
+
+
+@pytest.mark.parametrize("node_id", PROMISED)
 def test_everything_is_named_and_explained(classes: dict[str, Any], node_id: str):
     schema = classes[node_id].GET_SCHEMA()
     assert schema.display_name.startswith("OneReward ")
@@ -49,7 +101,9 @@ def test_everything_is_named_and_explained(classes: dict[str, Any], node_id: str
     assert schema.description
     for thing in (*schema.inputs, *schema.outputs):
         assert thing.display_name or thing in schema.inputs, thing.id
-        assert thing.display_name != thing.id or thing in schema.outputs, f"{thing.id} says its name twice"
+        assert thing.display_name != thing.id or thing in schema.outputs, (
+            f"{thing.id} says its name twice"
+        )
         assert (thing.tooltip or "").endswith("."), thing.id
 
 
@@ -59,13 +113,13 @@ def test_optional_inputs_come_last_and_have_defaults(classes: dict[str, Any], no
     optional = [i.optional for i in schema.inputs]
     assert optional == sorted(optional)  # the front end would put them there anyway
     parameters = inspect.signature(classes[node_id].execute).parameters
-    takes_rest = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for given in schema.inputs:
-        if given.id in parameters:
-            has_default = parameters[given.id].default is not inspect.Parameter.empty
-            assert has_default or not given.optional, given.id
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for declared in schema.inputs:
+        if declared.id in parameters:
+            has_default = parameters[declared.id].default is not inspect.Parameter.empty
+            assert has_default or not declared.optional, declared.id
         else:
-            assert takes_rest, given.id
+            assert takes_more, declared.id
 
 
 LAST_SETTINGS = ["kernels", "offload", "memory_limit"]
@@ -92,11 +146,11 @@ def test_schema_equals_the_config(
     classes: dict[str, Any], node_id: str, config: Any, names: list[str]
 ):
     inputs = {i.id: i.as_dict() for i in classes[node_id].GET_SCHEMA().inputs}
-    known = {f.name: f for f in fields(config) if "help" in f.metadata}
-    assert [name for name in inputs if name in known] == names
+    settings = {f.name: f for f in fields(config) if "help" in f.metadata}
+    assert [name for name in inputs if name in settings] == names
     for name in names:
-        limits = known[name].metadata
-        assert inputs[name]["default"] == known[name].default
+        limits = settings[name].metadata
+        assert inputs[name]["default"] == settings[name].default
         assert inputs[name]["tooltip"] == limits["help"]
         for key in ("min", "max", "step", "options"):
             expected = list(limits[key]) if key == "options" and key in limits else limits.get(key)

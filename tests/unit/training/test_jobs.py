@@ -48,7 +48,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs of random images of all tasks."""
     folder = tmp_path_factory.mktemp("data")
-    made, generator = PreferenceSet(folder), torch.Generator().manual_seed(0)
+    preferences, generator = PreferenceSet(folder), torch.Generator().manual_seed(0)
     for number in range(NUM):
         for name in "ab":
             image = torch.rand(32, 32, 3, generator=generator)
@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         task, dimension = (
             (Task.FILL, Dimension.STRUCTURE) if number % 2 else (Task.EXTEND, Dimension.AESTHETICS)
         )
-        made.add(
+        preferences.add(
             Preference(
                 winner_file_name=f"{number}-a.png",
                 loser_file_name=f"{number}-b.png",
@@ -85,18 +85,16 @@ def train_config(run: Path, judge: Path, data: Path, **changes: Any) -> JudgeTra
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_update_of_one(
-    judge: Path, data: Path, tmp_path: Path
-) -> None:
+def test_two_processes_make_the_update_of_one(judge: Path, data: Path, tmp_path: Path) -> None:
     """Under ``accelerate launch``, from the config file that the node writes."""
-    one, two = tmp_path / "one", tmp_path / "two"
+    single, double = tmp_path / "one", tmp_path / "two"
     once = {"mode": "full", "steps": 1, "eval_every": 1}
-    train_judge(train_config(one, judge, data, batch_size=8, **once), RecordingHost())
+    train_judge(train_config(single, judge, data, batch_size=8, **once), RecordingHost())
     (tmp_path / "two.json").write_text(
-        train_config(two, judge, data, batch_size=8, **once).to_json()
+        train_config(double, judge, data, batch_size=8, **once).to_json()
     )
     launch(tmp_path, "train-judge", tmp_path / "two.json")
-    states = [load_file(run / "checkpoint" / "state.safetensors") for run in (one, two)]
+    states = [load_file(run / "checkpoint" / "state.safetensors") for run in (single, double)]
     # After one step the optimiser's average is a tenth of the gradient that all have agreed on;
     # its step itself is +-rate however small the gradient, and tells less.
     averages = [
@@ -105,7 +103,7 @@ def test_two_processes_make_the_update_of_one(
     assert averages[0].norm() > 1e-3
     assert (averages[1] - averages[0]).norm() < 1e-4 * averages[0].norm()
     records = [
-        json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (one, two)
+        json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (single, double)
     ]
     assert records[0]["accuracy"] == records[1]["accuracy"]
     assert records[0]["loss"] == pytest.approx(records[1]["loss"], abs=2e-4)
@@ -116,7 +114,7 @@ def test_two_processes_generate_what_one_does(tmp_path: Path) -> None:
     conditions = make_conditions(tmp_path / "conditions", per_task=1)
     settings = GenerateConfig(num_candidates=2, steps=(1, 2))
     model = asdict(ModelConfig(folder=str(MODEL), precision="fp32"))
-    both = [
+    jobs = [
         GenerateJob(
             model=model,
             dataset_folder=str(conditions),
@@ -125,14 +123,14 @@ def test_two_processes_generate_what_one_does(tmp_path: Path) -> None:
         )
         for name in ("one", "two")
     ]
-    both[0].run(RecordingHost(), models=bundled_models())
-    (tmp_path / "generate.json").write_text(both[1].to_json())
+    jobs[0].run(RecordingHost(), models=bundled_models())
+    (tmp_path / "generate.json").write_text(jobs[1].to_json())
     launch(tmp_path, "generate", tmp_path / "generate.json")
-    one, two = (PreferenceSet(tmp_path / name) for name in ("one", "two"))
-    assert one.groups() == two.groups()
-    for group in one.groups():
+    single, double = (PreferenceSet(tmp_path / name) for name in ("one", "two"))
+    assert single.groups() == double.groups()
+    for group in single.groups():
         for name in group.file_names:
-            assert one.image(name).read_bytes() == two.image(name).read_bytes()
+            assert single.image(name).read_bytes() == double.image(name).read_bytes()
 
 
 def launch(folder: Path, command: str, config: Path) -> None:
@@ -154,7 +152,7 @@ def report_job(judge: Path, data: Path, folder: Path, **settings: Any) -> Report
         preferences_folder=str(data),
         report_folder=str(folder),
         judge={"folder": str(judge), "precision": "fp32"},
-        settings=ReportConfig(split="test and dev", **settings),
+        settings=ReportConfig(split="test_and_dev", **settings),
     )
 
 
@@ -177,8 +175,8 @@ def test_a_report_counts_what_the_trainer_counts(judge: Path, data: Path, tmp_pa
     right = dict.fromkeys(first.cells, 0)
     for answer in answers:
         right[answer.criterion] += (answer.winner_first + 1 - answer.loser_first) / 2 > 0.5
-    for cell, found in first.cells.items():
-        assert found.accuracy == pytest.approx(right[cell] / found.num_pairs)
+    for cell, group in first.cells.items():
+        assert group.accuracy == pytest.approx(right[cell] / group.num_pairs)
     assert {path.name for path in (tmp_path / "first").iterdir()} == {
         *("config.json", "report.json", "report.md", "report.png"),
     }
@@ -193,7 +191,7 @@ def test_pairs_of_a_report_can_be_limited(judge: Path, data: Path, tmp_path: Pat
         ReportJob.from_values(
             {"preferences_folder": "d", "report_folder": "r", "settings": {"colour": "red"}}
         )
-    with pytest.raises(ValueError, match="holds no pairs of its test and dev split"):
+    with pytest.raises(ValueError, match="holds no pairs of its test_and_dev split"):
         report_job(judge, tmp_path / "empty", tmp_path / "bad").run(RecordingHost())
 
 

@@ -45,14 +45,14 @@ def make(tmp_path: Path, **changes: Any) -> EditDataset:
 @pytest.mark.parametrize("mask", ["file", "alpha"])
 def test_masks_are_those_of_the_user(tmp_path: Path, mask: str) -> None:
     save(tmp_path / "in" / "x.png", mask=mask)
-    made = make(tmp_path)
-    (condition,) = made.conditions
-    image, area = made.images(condition)
+    dataset = make(tmp_path)
+    (condition,) = dataset.conditions
+    image, area = dataset.images(condition)
     assert image.shape == (1, 64, 64, 3)
     assert area.sum() == 24 * 24
     assert area[0, 24:48, 20:44].min() == 1
-    assert made.request(condition).full_prompt() == "a red circle"
-    assert made.summary() == "1 conditions (fill 1)"
+    assert dataset.request(condition).full_prompt() == "a red circle"
+    assert dataset.summary() == "1 conditions (fill 1)"
 
 
 def test_sub_folders_are_tasks_and_texts_come_from_beside_the_image(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_sub_folders_are_tasks_and_texts_come_from_beside_the_image(tmp_path: Pa
         save(tmp_path / "in" / task.value / "x.png")
     (tmp_path / "in" / "fill" / "x.txt").write_text(" a rößlich circle\n", encoding="utf-8")
     (tmp_path / "in" / "text" / "x.text.txt").write_text("AB\nCD", encoding="utf-8")
-    made = make(tmp_path, task="all", prompt="neon", text="?")
-    prompts = {c.task: made.request(c).full_prompt() for c in made.conditions}
+    dataset = make(tmp_path, task="all", prompt="neon", text="?")
+    prompts = {c.task: dataset.request(c).full_prompt() for c in dataset.conditions}
     assert prompts == {
         Task.FILL: "a rößlich circle",
         Task.EXTEND: "neon",
@@ -72,25 +72,25 @@ def test_sub_folders_are_tasks_and_texts_come_from_beside_the_image(tmp_path: Pa
 
 def test_an_extension_shows_nothing_of_what_it_is_to_continue_with(tmp_path: Path) -> None:
     save(tmp_path / "in" / "x.png")
-    made = make(tmp_path, task="extend")
-    image, area = made.images(made.conditions[0])
+    dataset = make(tmp_path, task="extend")
+    image, area = dataset.images(dataset.conditions[0])
     assert image[0][area[0] > 0].unique().tolist() == pytest.approx([0.5], abs=1 / 255)
 
 
 def test_large_images_are_shrunk_and_sides_are_multiples_of_16(tmp_path: Path) -> None:
     save(tmp_path / "in" / "x.png", size=(300, 190))
-    made = make(tmp_path, max_side=128)
-    image, area = made.images(made.conditions[0])
+    dataset = make(tmp_path, max_side=128)
+    image, area = dataset.images(dataset.conditions[0])
     assert image.shape == (1, 80, 128, 3)
     assert area.shape == (1, 80, 128)
 
 
 def test_what_has_not_changed_keeps_its_name(tmp_path: Path) -> None:
     save(tmp_path / "in" / "x.png")
-    other = save(tmp_path / "in" / "y.png")
+    copy = save(tmp_path / "in" / "y.png")
     before = {c.name for c in make(tmp_path).conditions}
     assert len(before) == 1, "the same image under two names is one condition"
-    Image.new("RGB", (64, 64), "red").save(other)
+    Image.new("RGB", (64, 64), "red").save(copy)
     after = {c.name for c in make(tmp_path).conditions}
     assert before < after
     assert after.isdisjoint(c.name for c in make(tmp_path, prompt="a blue circle").conditions)
@@ -98,11 +98,11 @@ def test_what_has_not_changed_keeps_its_name(tmp_path: Path) -> None:
 
 def test_random_masks_are_repeatable_and_as_many_as_asked_for(tmp_path: Path) -> None:
     save(tmp_path / "in" / "x.png", mask="none")
-    one = make(tmp_path, masks="random", num_conditions=5)
-    assert len(one.conditions) == 5
-    assert make(tmp_path, masks="random", num_conditions=5).conditions == one.conditions
-    other = make(tmp_path, masks="random", num_conditions=5, seed=1)
-    assert not set(other.conditions) & set(one.conditions)
+    first = make(tmp_path, masks="random", num_conditions=5)
+    assert len(first.conditions) == 5
+    assert make(tmp_path, masks="random", num_conditions=5).conditions == first.conditions
+    reseeded = make(tmp_path, masks="random", num_conditions=5, seed=1)
+    assert not set(reseeded.conditions) & set(first.conditions)
 
 
 @pytest.mark.parametrize("task", list(Task))

@@ -66,14 +66,14 @@ def test_conditions_come_back_as_they_were(conditions: EditDataset) -> None:
 def test_candidates_are_written_listed_and_reproducible(
     conditions: EditDataset, tmp_path: Path
 ) -> None:
-    one, other = PreferenceSet(tmp_path / "one"), PreferenceSet(tmp_path / "other")
-    assert generate_candidates(conditions, bundled_models(), one, QUICK, RecordingHost()) == 8
-    generate_candidates(conditions, bundled_models(), other, QUICK, RecordingHost())
-    assert one.groups() == other.groups()
-    for group in one.groups():
+    once, again = PreferenceSet(tmp_path / "one"), PreferenceSet(tmp_path / "other")
+    assert generate_candidates(conditions, bundled_models(), once, QUICK, RecordingHost()) == 8
+    generate_candidates(conditions, bundled_models(), again, QUICK, RecordingHost())
+    assert once.groups() == again.groups()
+    for group in once.groups():
         for name in (*group.file_names, group.source_file_name, group.mask_file_name):
-            assert one.image(name).read_bytes() == other.image(name).read_bytes()
-        first, second = (one.image(name).read_bytes() for name in group.file_names)
+            assert once.image(name).read_bytes() == again.image(name).read_bytes()
+        first, second = (once.image(name).read_bytes() for name in group.file_names)
         assert first != second
 
 
@@ -108,10 +108,10 @@ def test_other_settings_in_the_same_data_are_refused(
 
 def test_settings_vary_within_their_ranges() -> None:
     config = GenerateConfig(num_candidates=64)
-    drawn = [fill for fill, _ in sample_settings(config, "x")]
-    assert all(8 <= fill.steps <= 30 for fill in drawn)
-    assert all(1.0 <= fill.true_cfg <= 5.0 for fill in drawn)
-    assert {fill.negative_prompt for fill in drawn} == {"nsfw", "blurry", "low quality", ""}
+    fills = [fill for fill, _ in sample_settings(config, "x")]
+    assert all(8 <= fill.steps <= 30 for fill in fills)
+    assert all(1.0 <= fill.true_cfg <= 5.0 for fill in fills)
+    assert {fill.negative_prompt for fill in fills} == {"nsfw", "blurry", "low quality", ""}
     assert len({seed for _, seed in sample_settings(config, "x")}) == 64
     assert list(sample_settings(config, "x")) != list(sample_settings(config, "y"))
 
@@ -194,5 +194,5 @@ def test_a_prompt_may_hold_any_line_break(conditions: EditDataset) -> None:
     """JSON leaves these as they are, and Python takes them for ends of lines."""
     odd = condition("odd", prompt="a\u2028red\x85circle")
     image, mask = torch.rand(64, 64, 3), torch.ones(64, 64)
-    made = write_conditions(conditions.folder / "odd", [(odd, image, mask)])
-    assert made.conditions == [odd]
+    dataset = write_conditions(conditions.folder / "odd", [(odd, image, mask)])
+    assert dataset.conditions == [odd]

@@ -43,8 +43,8 @@ def test_best_and_worst_of_each_dimension() -> None:
         margin=0.3,
         judged_by="oracle",
     )
-    found = {p.dimension: (p.winner_file_name, p.loser_file_name) for p in pairs}
-    assert found == {
+    ends = {p.dimension: (p.winner_file_name, p.loser_file_name) for p in pairs}
+    assert ends == {
         Dimension.STRUCTURE: ("1.png", "0.png"),
         Dimension.AESTHETICS: ("0.png", "1.png"),
     }
@@ -53,7 +53,7 @@ def test_best_and_worst_of_each_dimension() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "margin", "kept"),
+    ("values", "margin", "num_pairs"),
     [
         ([0.5, 0.5, 0.5], 0.0, 0),
         ([0.5, 0.6, 0.55], 0.2, 0),
@@ -63,9 +63,9 @@ def test_best_and_worst_of_each_dimension() -> None:
     ids=["equal", "near", "clear", "unknown"],
 )
 def test_hardly_any_difference_drops_the_dimension(
-    values: list[float], margin: float, kept: int
+    values: list[float], margin: float, num_pairs: int
 ) -> None:
-    assert len(label_group(GROUP, {Dimension.STRUCTURE: values}, margin, "human")) == kept
+    assert len(label_group(GROUP, {Dimension.STRUCTURE: values}, margin, "human")) == num_pairs
 
 
 def test_scores_that_do_not_fit_are_refused() -> None:
@@ -207,14 +207,14 @@ def test_what_cannot_be_labelled_is_refused_before_any_work(
 def test_a_label_replaces_nothing_that_it_cannot_make_again(
     data: PreferenceSet, judge: QwenJudge
 ) -> None:
-    """Pairs of no group, and what a ranking_config among several has found, are by the same judge too."""
+    """Pairs of no group, and those that Pick Best has saved, are by the same judge too."""
     generator = torch.Generator().manual_seed(0)
     saved_group(data, torch.rand(3, 32, 32, 3, generator=generator))
     ranking_config = saved_group(
         data, torch.rand(3, 32, 32, 3, generator=generator), condition="picked-0"
     )
     labeller = JudgeLabeller(judge)
-    found = [
+    pairs = [
         Preference(
             winner_file_name=winner,
             loser_file_name=loser,
@@ -229,14 +229,14 @@ def test_a_label_replaces_nothing_that_it_cannot_make_again(
             ranking_config.file_names[1:],
         )
     ]
-    for pair in found:
+    for pair in pairs:
         data.add(pair)
     label(data, labeller, 0.0, RecordingHost())
-    assert data.pairs()[:3] == found
+    assert data.pairs()[:3] == pairs
     assert len({p.comparison for p in data.pairs()}) == len(data.pairs())
     label(data, labeller, 1.0, RecordingHost())
     left = data.pairs()
-    assert left[:3] == found
+    assert left[:3] == pairs
     assert {p.condition for p in left} == {"picked-0"}, "its own are gone"
 
 

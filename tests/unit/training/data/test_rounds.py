@@ -100,20 +100,20 @@ def test_another_model_adds_groups_and_the_same_one_nothing(
     first = data.groups()
     images = files_of(data, first)
     assert made(conditions, policy, data) == 8
-    both = data.groups()
-    assert both[:4] == first
-    assert [g.condition for g in both[4:]] == [g.condition for g in first]
-    assert [g.settings for g in both[4:]] == [g.settings for g in first], "comparable rounds"
-    assert len({g.made_by for g in both}) == 2
-    assert len(files_of(data, both)) == 2 * len(images)
+    groups = data.groups()
+    assert groups[:4] == first
+    assert [g.condition for g in groups[4:]] == [g.condition for g in first]
+    assert [g.settings for g in groups[4:]] == [g.settings for g in first], "comparable rounds"
+    assert len({g.made_by for g in groups}) == 2
+    assert len(files_of(data, groups)) == 2 * len(images)
     assert files_of(data, first) == images
-    new = files_of(data, both[4:])
-    assert any(new[n] not in images.values() for g in both[4:] for n in g.file_names)
+    new = files_of(data, groups[4:])
+    assert any(new[n] not in images.values() for g in groups[4:] for n in g.file_names)
     assert made(conditions, base, data) == made(conditions, policy, data) == 0
-    assert data.groups() == both
+    assert data.groups() == groups
     alone = PreferenceSet(tmp_path / "alone")
     made(conditions, policy, alone)
-    assert alone.groups() == both[4:]
+    assert alone.groups() == groups[4:]
 
 
 def test_a_second_round_that_was_cancelled_goes_on(
@@ -173,14 +173,14 @@ def test_a_judge_learns_from_both_rounds(
     first = data.pairs()
     made(conditions, policy, data)
     report = label(data, labeller, 0.0, RecordingHost())
-    both = PreferenceSet(data.folder).pairs()
-    assert human in both
-    assert both[: len(first)] == first
-    assert len(both) == 1 + sum(report.num_pairs.values()) > len(first)
-    rounds = [(p.winner_file_name, p.loser_file_name) for p in both]
+    pairs = PreferenceSet(data.folder).pairs()
+    assert human in pairs
+    assert pairs[: len(first)] == first
+    assert len(pairs) == 1 + sum(report.num_pairs.values()) > len(first)
+    rounds = [(p.winner_file_name, p.loser_file_name) for p in pairs]
     owners = {name: group.made_by for group in data.groups() for name in group.file_names}
     assert all(len({owners[name] for name in names}) == 1 for names in rounds)
-    train = by_split(both)["train"]
+    train = by_split(pairs)["train"]
     assert {owners[p.winner_file_name] for p in train} == set(owners.values())
     assert {split_of(p.condition) for p in train} == {"train"}
     settings = JudgeTrainConfig(

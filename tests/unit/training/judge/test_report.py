@@ -132,4 +132,4 @@ def test_cancel_is_heard_while_judging(judge: QwenJudge, tmp_path: Path) -> None
     for at in (1, 2):
         host = RecordingHost(cancel_at_call=at)
         with pytest.raises(CancelledError):
-            report_on_judge(judge, data, ReportConfig(split="test and dev"), host)
+            report_on_judge(judge, data, ReportConfig(split="test_and_dev"), host)

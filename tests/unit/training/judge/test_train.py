@@ -346,7 +346,7 @@ def test_a_view_that_a_pair_cannot_be_seen_in_is_named_before_the_first_step(
     whole = [replace(pair, mask_file_name="mask.png") for pair in data.pairs()]
     index = next(n for n, p in enumerate(whole) if split_of(p.condition) == "train")
     settings = config(tmp_path / "run", judge_folder, folder, view="crop")
-    report = ReportConfig(split="test and dev", view="crop")
+    report = ReportConfig(split="test_and_dev", view="crop")
     judge = QwenJudge(JudgeConfig(folder=str(judge_folder)), torch.device("cpu"))
     for size, level, message in (
         ((32, 16), 255, "make both as large"),
