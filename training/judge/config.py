@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...fill.config import PACKED_PRECISIONS
-from ...fill.json_config import check_limits, setting
+from ...fill.json_config import setting
 from ...reward.judge import BUNDLED, JudgeConfig
 from ...reward.judging import VIEWS
 from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha, check_learning_rate, require
@@ -124,7 +124,6 @@ class JudgeTrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
-        check_limits(self)
         require(bool(self.judge_folder), "judge_folder is empty; name the judge to start from")
         require(
             bool(self.preferences_folder), "preferences_folder is empty; name the preference data"

@@ -56,11 +56,13 @@ def train_judge(
     if is_finished(config):
         host.notify(f"all {config.steps} steps are done; raise steps to go on")
         return result_folder(config)
+    # ComfyUI's nodes run in inference mode; weights that were made there cannot learn.
     with torch.inference_mode(False), torch.enable_grad():
         trainer = JudgeTrainer(config, host, processes)
         host.notify(describe(trainer))
         dev = spread(trainer.splits["dev"], config.eval_pairs)
         check_pairs(trainer.data, [*trainer.splits["train"], *dev], config.view)
+        # The steps, with the judge on the device.
         trained = trained_parameters(trainer.judge.component.module, config)
         need = training_bytes(trainer.judge, config, trained.values())
         try:

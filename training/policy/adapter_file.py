@@ -54,6 +54,7 @@ def write_adapter(
         _public_name(name): _scaled(name, weight, scale).cpu().to(dtype).contiguous()
         for name, weight in weights.items()
     }
+    # PEFT's description of the adapter, as diffusers writes it.
     modules = sorted({name.split(".lora_")[0].removeprefix("transformer.") for name in tensors})
     rank = next(t.shape[0] for name, t in tensors.items() if ".lora_A." in name)
     peft = {"r": rank, "lora_alpha": rank, "target_modules": modules}

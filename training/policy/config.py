@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...fill.config import PACKED_PRECISIONS, FillConfig, ModelConfig
-from ...fill.json_config import check_limits, setting
+from ...fill.json_config import setting
 from ...fill.recipe import Recipe, Settings, resolve_settings
 from ...fill.task import Task
 from ...reward.judge import JudgeConfig
@@ -265,7 +265,6 @@ class PolicyTrainConfig(RunConfig):
     def __post_init__(self) -> None:
         """Refuse what is out of limits or does not fit together."""
         RunConfig.__post_init__(self)
-        check_limits(self)
         require(bool(self.dataset_folder), "dataset_folder is empty; name the conditions")
         require(
             0 < self.reward_cap <= 1,

@@ -86,6 +86,7 @@ def train_policy(
             result = replace(result, notes=cells.notes)
         host.notify(f"all {config.steps} steps are done; raise steps to go on")
         return result
+    # ComfyUI's nodes run in inference mode; weights that were made there cannot learn.
     with torch.inference_mode(False), torch.enable_grad():
         run_models = run_models or load(config, host.device)
         host.notify(check(config, host, run_models).text())

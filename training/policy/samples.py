@@ -106,6 +106,7 @@ class SampleSource:
         self._config, self._conditions, self._models = config, conditions, models
         self._reward_cells, self._host = cells, host
         self.settings = config.settings(models.recipe)
+        # Conditions by split and task, without those that nothing can be learned from.
         self.train = self._by_task("train")
         self.held_out = list(chain(*self._by_task("dev").values()))
         self._weights = {t: w for t, w in config.task_weights().items() if w and self.train[t]}
@@ -118,6 +119,7 @@ class SampleSource:
             )
         for task in (t for t, w in config.task_weights().items() if w and t not in self._weights):
             host.notify(f"{task.value} is left out: no conditions to learn from")
+        # Files and prompts, before hours of work depend on them.
         used = [*self.held_out, *chain(*(self.train[task] for task in self._weights))]
         conditions.check(used)
         self.prompts = PromptStore(Path(config.run_folder) / "prompts", models)

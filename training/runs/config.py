@@ -51,6 +51,7 @@ class RunConfig(JsonConfig):
         require(self.stop_step >= 0, f"stop_step is {self.stop_step}; use 0 or more")
         require(self.max_minutes > 0, f"max_minutes is {self.max_minutes}; use more than 0")
         require(self.log_every >= 1, f"log_every is {self.log_every}; use at least 1")
+        JsonConfig.__post_init__(self)
 
 
 def check_learning_rate(learning_rate: float) -> None:
