@@ -31,7 +31,7 @@ SIDES = ("left", "top", "right", "bottom")
 BUNDLED = PACKAGE_ROOT / "assets" / "fill"
 OUTPUT = "edited"
 """Folder beside the source, where none is named."""
-PLACES = {
+PATHS = {
     "transformer": "folder or file of a transformer instead of the model's own",
     "vae": "VAE file instead of the model's own",
     "text_encoder": "CLIP-L file instead of the model's own",
@@ -69,7 +69,7 @@ def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="folder in diffusers format; else the bundled")
-    for name, text in PLACES.items():
+    for name, text in PATHS.items():
         parser.add_argument(f"--{name}", default="", help=text)
     parser.add_argument(
         "--adapter",
@@ -131,7 +131,7 @@ def _jobs(arguments: argparse.Namespace, sources: list[Path]) -> Iterator[_Job]:
     folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
     output = arguments.output or folder / OUTPUT
     sources_of: dict[Path, Path] = {}
-    for number, source in enumerate(sources):
+    for index, source in enumerate(sources):
         target = output / (source.stem + (end or source.suffix))
         if target.resolve() == source.resolve():
             raise ValueError(f"{target} is the source itself; choose another --output")
@@ -140,7 +140,7 @@ def _jobs(arguments: argparse.Namespace, sources: list[Path]) -> Iterator[_Job]:
                 f"{first_source.name} and {source.name} would both become {target.name}; leave "
                 "--format out, or rename one of them"
             )
-        yield _Job(source, target, arguments.seed + number)
+        yield _Job(source, target, arguments.seed + index)
 
 
 def _edit(
@@ -170,7 +170,7 @@ def _edit(
 def _targets(target: Path, num_candidates: int) -> list[Path]:
     if num_candidates == 1:
         return [target]
-    return [target.with_stem(f"{target.stem}-{number}") for number in range(num_candidates)]
+    return [target.with_stem(f"{target.stem}-{index}") for index in range(num_candidates)]
 
 
 def _request(
@@ -180,12 +180,14 @@ def _request(
     from ..fill.request import FillRequest
     from ..fill.task import Task
 
+    # What to paint.
     task = Task(arguments.task)
-    words, prompt = arguments.text.replace("\\n", "\n"), arguments.prompt
+    text, prompt = arguments.text.replace("\\n", "\n"), arguments.prompt
     if task is Task.TEXT:
-        words = words or photo.text
+        text = text or photo.text
     else:
         prompt = prompt or photo.text
+    # Where to paint.
     extension = None
     if task is Task.EXTEND:
         height, width = photo.pixels.shape[:2]
@@ -204,7 +206,7 @@ def _request(
         image=photo.pixels[None],
         mask=None if extension or photo.mask is None else photo.mask[None],
         prompt=prompt,
-        text=words,
+        text=text,
         extension=extension,
         seed=seed,
         config=settings,
@@ -246,11 +248,11 @@ def _load(arguments: argparse.Namespace, loading: dict[str, Any], device: Any) -
     from ..fill.config import COMPONENTS, ModelConfig
     from ..fill.models import load_fill_models
 
-    places = {name: getattr(arguments, name) for name in PLACES}
+    paths = {name: getattr(arguments, name) for name in PATHS}
     folder = arguments.model
-    if folder is None and not all(places[part] for part in COMPONENTS):
+    if folder is None and not all(paths[name] for name in COMPONENTS):
         folder = BUNDLED
-    config = ModelConfig(folder=str(folder or ""), **places, **loading)
+    config = ModelConfig(folder=str(folder or ""), **paths, **loading)
     try:
         models = load_fill_models(config, device)
     except RuntimeError as error:  # a package that a file needs is missing

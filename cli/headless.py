@@ -39,10 +39,12 @@ def run_headless(
 
     if threads < 1:
         raise ValueError(f"threads is {threads}, but at least 1 is expected; correct the config")
+    # The process.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)
     processes = Distributed()
     host = TrainingHost(processes.device)
+    # The job, and how it ends.
     try:
         with stopped_by_signals(host.stop):
             text = job(host, processes)

@@ -1,1 +1,1 @@
-"""The generation engine: mask-guided editing with FLUX.1-Fill models; knows no ComfyUI."""
+"""The generation engine: inpainting, outpainting, object removal with FLUX.1 Fill."""

@@ -135,7 +135,7 @@ class FillModels:
             ValueError: The adapter does not fit this transformer.
         """
         models = copy.copy(self)
-        models._base = self  # a host may know models by weak reference: this one must stay known
+        models._base = self  # a host may hold models by weak reference: this one must stay
         models.adapters = (*self.adapters, read_adapter(path, strength, self.transformer_tensors))
         return models
 
@@ -152,6 +152,7 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
         FileNotFoundError: A folder or file is missing.
         ValueError: Pickled, damaged or foreign weights, or components that do not fit together.
     """
+    # Where every component comes from.
     folder = Path(config.folder) if config.folder else None
     if folder is not None:
         _check_pipeline(folder)
@@ -163,10 +164,12 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
         _find_tokenizer("text_encoder", sources, folder, config.tokenizer),
         _find_tokenizer("text_encoder_2", sources, folder, config.tokenizer_2),
     )
-    scheduler, owner = FLUX_SCHEDULER, _own_settings(folder, sources["transformer"])
+    # Schedule and recipe.
+    scheduler, owner = FLUX_SCHEDULER, _settings_folder(folder, sources["transformer"])
     if owner is not None:
         scheduler = read_json(owner / "scheduler" / "scheduler_config.json")
     recipe = find_recipe(config.recipe, owner, paths.get("transformer"))
+    # Data type and packing.
     auto = torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype = DTYPES.get(config.precision, auto)
     if config.precision in PACKED_PRECISIONS:
@@ -199,6 +202,7 @@ def _source(name: str, path: Path | None, folder: Path | None) -> FolderComponen
 
 def check_fit(components: Mapping[str, Any]) -> None:
     """Raise ValueError if the configs of the four components do not belong to one Fill model."""
+    # Transformer and VAE.
     transformer, vae = components["transformer"].config, components["vae"].config
     where = components["transformer"].path
     if transformer.get("_class_name") != "FluxTransformer2DModel":
@@ -214,6 +218,7 @@ def check_fit(components: Mapping[str, Any]) -> None:
             f"{_family(transformer['in_channels'], 4 * latent)}, but a Fill model with this VAE "
             f"has {expected}; choose FLUX.1-Fill-dev or a model made from it"
         )
+    # Transformer and text encoders.
     widths = {
         "text_encoder": (
             components["text_encoder"].config.get("hidden_size"),
@@ -233,13 +238,13 @@ def check_fit(components: Mapping[str, Any]) -> None:
 
 
 def _family(channels: int, latent: int) -> str:
-    """Say which FLUX takes so many channels, where ``latent`` are those of a packed latent."""
+    """Name which FLUX takes so many channels, where ``latent`` are those of a packed latent."""
     if channels == latent:
         return " (as FLUX.1-dev, -schnell, Krea and Kontext have)"
     return " (as FLUX.1 Depth and Canny have)" if channels == 2 * latent else ""
 
 
-def _own_settings(folder: Path | None, source: Source) -> Path | None:
+def _settings_folder(folder: Path | None, source: Source) -> Path | None:
     """Return the model folder if its recipe and scheduler are meant for a transformer of this size.
 
     They belong to the folder's own transformer: any other model that takes only VAE or text

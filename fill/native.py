@@ -1,6 +1,6 @@
-"""An edit whose sampling is done by somebody else: crops and masks out, decoded images back in.
+"""An edit that another program samples: crops and masks out, decoded images back in.
 
-The same requests, crops, masks and recipes as in :mod:`.pipeline`; only the model is elsewhere.
+Requests, crops, masks and recipes are those of :mod:`.pipeline`.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class NativeEdit:
                 f"pixels, but this edit needs {len(real) * num} of {width}x{height} pixels; "
                 "connect the decoded latent of the same edit"
             )
+        # [B, 3, h, w], -1..1
         crops = iter(decoded.detach().to("cpu", torch.float32).permute(0, 3, 1, 2) * 2 - 1)
         correction = self.request.config.colour_correction
         images, masks = [], []
@@ -117,6 +118,7 @@ def prepare_native(request: FillRequest, recipe: Recipe, factor: int) -> NativeE
             "preserve_unmasked is on, but that is a matter of the sampler, which is not ours here; "
             "turn it off"
         )
+    # Crops of one size.
     settings = resolve_settings(request.config, recipe)
     multiple = 2 * factor
     jobs = make_jobs(request, _Target(recipe=recipe, multiple=multiple), settings)

@@ -140,23 +140,24 @@ def _rows(
     request: FillRequest, jobs: list[Job | None], encoded: list[EncodedJob | None]
 ) -> list[_Row]:
     num = request.config.num_candidates
-    return [
-        _Row(job, latents, (request.seed + b * num + n) % (MAX_SEED + 1))
-        for b, (job, latents) in enumerate(zip(jobs, encoded, strict=True))
-        for n in range(num)
-        if job is not None and latents is not None
-    ]
+    rows = []
+    for b, (job, encoded_job) in enumerate(zip(jobs, encoded, strict=True)):
+        if job is not None and encoded_job is not None:
+            seeds = ((request.seed + b * num + n) % (MAX_SEED + 1) for n in range(num))
+            rows += [_Row(job, encoded_job, seed) for seed in seeds]
+    return rows
 
 
 def _result(
     request: FillRequest,
     jobs: list[Job | None],
-    output_images: list[torch.Tensor],
+    finished: list[torch.Tensor],
     notes: tuple[str, ...],
     timer: _Timer,
 ) -> FillResult:
     num = request.config.num_candidates
-    edited = iter(output_images)
+    # Images and masks in the order of the request.
+    edited = iter(finished)
     images, masks = [], []
     for b, job in enumerate(jobs):
         source = request.image[b % request.image.shape[0]].detach().to("cpu", torch.float32)
@@ -164,15 +165,14 @@ def _result(
         for _ in range(num):
             images.append(source if job is None else next(edited))
             masks.append(alpha)
+    # What to tell the user.
     if None in jobs:
         notes = (
             *notes,
-            f"{jobs.count(None)} output_images have an empty mask and stay as they are",
+            f"{jobs.count(None)} images have an empty mask and stay as they are",
         )
     total = len(jobs) * num
-    logger.info(
-        "%s: %d output_images in %.2f s", request.task.value, total, sum(timer.seconds.values())
-    )
+    logger.info("%s: %d images in %.2f s", request.task.value, total, sum(timer.seconds.values()))
     return FillResult(
         image=torch.stack(images),
         mask=torch.stack(masks),

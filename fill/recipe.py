@@ -1,4 +1,10 @@
-"""Recipes: the settings a checkpoint was trained for, and what a user changed in them."""
+"""Recipes: the settings a checkpoint was trained for, and what a user changed in them.
+
+``recipe.json`` in a model folder::
+
+    {"format": 1, "name": "bundled", "true_cfg": 2.0, "guidance": 3.5, "negative_prompt": "",
+     "steps": 20, "target_size": 64, "max_upscale": 1.0, "max_sequence_length": 12}
+"""
 
 from __future__ import annotations
 
@@ -74,16 +80,16 @@ def find_recipe(choice: str, folder: Path | None, transformer: Path | None) -> R
         return ONEREWARD
     if choice == "FLUX.1 Fill":
         return FLUX_FILL
-    places = [place for place in (transformer, folder) if place is not None]
-    for place in places:
-        if (place / FILE_NAME).is_file():
-            return read_recipe(place / FILE_NAME)
+    paths = [path for path in (transformer, folder) if path is not None]
+    for path in paths:
+        if (path / FILE_NAME).is_file():
+            return read_recipe(path / FILE_NAME)
     if choice == "bundled":
         raise FileNotFoundError(
-            f"{places[-1]} has no {FILE_NAME}; choose the recipe OneReward or FLUX.1 Fill "
+            f"{paths[-1]} has no {FILE_NAME}; choose the recipe OneReward or FLUX.1 Fill "
             "for this model"
         )
-    names = "/".join(place.name for place in places).lower()
+    names = "/".join(path.name for path in paths).lower()
     return ONEREWARD if "onereward" in names else FLUX_FILL
 
 
@@ -114,22 +120,22 @@ class Settings:
 
 def resolve_settings(config: FillConfig, recipe: Recipe) -> Settings:
     """Take every setting from the config, or from the recipe where the config says -1."""
-    return Settings(**{name: _chosen(config, recipe, name) for name in _RECIPE_FIELDS})
+    return Settings(**{name: _resolve(config, recipe, name) for name in _RECIPE_FIELDS})
 
 
 def deviations(config: FillConfig, recipe: Recipe) -> tuple[str, ...]:
     """Name every setting that leaves the recipe, with both values, for the log and the node."""
     return tuple(
-        f"{name} {_chosen(config, recipe, name)!r} instead of {getattr(recipe, name)!r}"
+        f"{name} {_resolve(config, recipe, name)!r} instead of {getattr(recipe, name)!r}"
         for name in _RECIPE_FIELDS
-        if _chosen(config, recipe, name) != getattr(recipe, name)
+        if _resolve(config, recipe, name) != getattr(recipe, name)
     )
 
 
 _RECIPE_FIELDS = tuple(f.name for f in fields(Settings))
 
 
-def _chosen(config: FillConfig, recipe: Recipe, name: str) -> Any:
+def _resolve(config: FillConfig, recipe: Recipe, name: str) -> Any:
     value = getattr(config, name)
     follows = value == (RECIPE_TEXT if name == "negative_prompt" else RECIPE)
     return getattr(recipe, name) if follows else value

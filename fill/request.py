@@ -43,7 +43,7 @@ class FillRequest:
     """What the crop has to show beside the mask; shaped like ``mask``."""
 
     def __post_init__(self) -> None:
-        """Validate the parts and that they fit together."""
+        """Validate the inputs and that they fit together."""
         _check_image(self.image)
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}, but 0 to 2**64 - 1 is expected")
@@ -54,7 +54,7 @@ class FillRequest:
         self.full_prompt()
 
     def _check_area(self) -> None:
-        """Check that exactly one thing says what is to be repainted."""
+        """Check that exactly one input gives the area to repaint."""
         if self.extension is not None:
             if self.task is not Task.EXTEND or self.mask is not None:
                 raise ValueError(

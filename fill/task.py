@@ -41,7 +41,7 @@ class TaskSpec:
     """What a task needs and how it is judged. Example: ``TASKS[Task.REMOVE].fixed_prompt``."""
 
     fixed_prompt: str | None
-    """Sent to the model when the user gives no prompt; None: the user must say something."""
+    """Sent to the model when the user gives no prompt; None: the user must give one."""
     takes_prompt: bool
     """Whether the user's own prompt is used at all."""
     dimensions: tuple[Dimension, ...]

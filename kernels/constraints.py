@@ -28,7 +28,7 @@ class TensorRule:
     """Whether the last axis may have a stride other than 1."""
 
     def refusal(self, name: str, tensor: torch.Tensor) -> str | None:
-        """Say why a tensor is refused; None: it is accepted."""
+        """Return why a tensor is refused; None: it is accepted."""
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
             return f"{name} is a {type(tensor).__name__}, but an ordinary tensor is expected"
         if tensor.dtype not in self.dtypes:

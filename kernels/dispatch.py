@@ -23,7 +23,7 @@ from .constraints import MIN_CAPABILITY, refusals
 logger = logging.getLogger("onereward.kernels")
 
 BACKENDS = ("auto", "triton", "reference")
-_chosen: ContextVar[str] = ContextVar("onereward_kernel_backend", default="auto")
+_backend: ContextVar[str] = ContextVar("onereward_kernel_backend", default="auto")
 
 
 def constant(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +35,7 @@ def constant(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-class KernelUnavailable(RuntimeError):  # noqa: N818  (says what happened, like a word)
+class KernelUnavailable(RuntimeError):  # noqa: N818  (reads as what happened)
     """A demanded kernel cannot run. Example: ``with use_backend('triton'): gelu_tanh(x)``."""
 
 
@@ -49,11 +49,11 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; choose one of: {', '.join(BACKENDS)}")
-    token = _chosen.set(name)
+    token = _backend.set(name)
     try:
         yield
     finally:
-        _chosen.reset(token)
+        _backend.reset(token)
 
 
 def find(operation: str, tensors: Mapping[str, torch.Tensor | None]) -> Callable[..., Any]:
@@ -81,12 +81,12 @@ def find(operation: str, tensors: Mapping[str, torch.Tensor | None]) -> Callable
 
 @constant
 def _backend_name() -> str:
-    return _chosen.get()
+    return _backend.get()
 
 
 @constant
 def device_refusal(kind: str, index: int | None = None) -> str | None:
-    """Say why Triton kernels cannot run on a device; None: they can.
+    """Return why Triton kernels cannot run on a device; None: they can.
 
     The interpreter (``TRITON_INTERPRET=1``, for tests) runs them on the CPU.
 

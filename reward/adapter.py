@@ -1,7 +1,10 @@
-"""Trained adapters of a judge: PEFT folders of safetensors, put on when the judge is loaded.
+"""Trained adapters of a judge: PEFT folders of safetensors, attached when the judge is loaded.
 
 Beside PEFT's own two files lies ``onereward.json``: which question and which view of the images
-the adapter was trained for. Adapters from elsewhere have none, and are taken as they are.
+the adapter was trained for. Adapters from elsewhere have none, and are taken as they are::
+
+    {"format": 1, "template_version": 1, "base": "Qwen2.5-VL-7B-Instruct", "steps": 400,
+     "view": "crop", "max_pixels": 262144}
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ def write_notes(folder: Path, **notes: Any) -> None:
 
 
 def attach_adapter(model: nn.Module, folder: Path) -> None:
-    """Put an adapter on a freshly loaded judge, in float32 as it was trained.
+    """Attach an adapter to a freshly loaded judge, in float32 as it was trained.
 
     Raises:
         JudgeError: It is for another model.
@@ -77,8 +80,8 @@ def attach_adapter(model: nn.Module, folder: Path) -> None:
             name = _parameter_name(key, slots)
             if name is None or slots[name].shape != value.shape:
                 raise JudgeError(
-                    f"{folder} is for another model: this judge has no place for {key} of shape "
-                    f"{list(value.shape)}"
+                    f"{folder} is for another model: this judge has no parameter for {key} of "
+                    f"shape {list(value.shape)}"
                 )
             slots[name].data = value.to(slots[name].device, torch.float32)
             filled.add(name)
@@ -87,7 +90,7 @@ def attach_adapter(model: nn.Module, folder: Path) -> None:
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the adapter's parameters by name, those that PEFT has put on the model."""
+    """Return the adapter's parameters by name, those that PEFT has added to the model."""
     return {n: p for n, p in model.named_parameters() if f".{NAME}." in n and "lora_" in n}
 
 

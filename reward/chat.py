@@ -37,7 +37,7 @@ class Chat:
         """The chat template for images; None: the tokenizer's own.
 
         The published folders have it in a file for processors, while their tokenizer brings one
-        that knows text alone.
+        that is for text alone.
         """
         if (self._folder / _TEMPLATE).is_file():
             return read_text(self._folder / _TEMPLATE)
@@ -71,7 +71,7 @@ class Chat:
         cached = self._questions.get(question)
         if cached is not None:
             return cached
-        ids = self.tokenizer.encode(self._filled(question), add_special_tokens=False)
+        ids = self.tokenizer.encode(self._fill_template(question), add_special_tokens=False)
         if ids.count(self._image_token) != _IMAGES:
             raise JudgeError(self._no_images())
         if len(self._questions) >= MAX_QUESTIONS:
@@ -79,7 +79,7 @@ class Chat:
         self._questions[question] = ids
         return ids
 
-    def _filled(self, question: str) -> str:
+    def _fill_template(self, question: str) -> str:
         from jinja2 import TemplateError
 
         content = [{"type": "image"}] * _IMAGES

@@ -3,7 +3,10 @@
 A list is a ``.csv`` with a header or a ``.jsonl``, one pair per row; image names are relative to
 the list's folder. Columns: ``winner``, ``loser``, ``task``, ``dimension``; ``source`` (the image
 before the edit) or ``condition`` (any name), because pairs of one condition must never fall into
-different splits; and, where known, ``mask``, ``prompt``, ``judged_by``, ``confidence``.
+different splits; and, where known, ``mask``, ``prompt``, ``judged_by``, ``confidence``::
+
+    winner,loser,task,dimension,source,prompt
+    kite-a.png,kite-b.png,fill,text_alignment,beach.png,a red kite
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ def import_pairs(path: Path, folder: Path) -> int:
         ValueError: A row is no pair, or an image cannot be read; names file and row.
         OSError: A file cannot be read or written.
     """
+    # Check all rows.
     rows: list[tuple[Preference, dict[str, Path]]] = []
     for index, row in enumerate(_rows(path), start=1):
         try:
@@ -59,6 +63,7 @@ def import_pairs(path: Path, folder: Path) -> int:
             raise ValueError(f"{path}, row {index}: {error}") from error
     if not rows:
         raise ValueError(f"{path} lists no pairs; give one row per pair")
+    # New pairs and their images.
     data = PreferenceSet(folder)
     lines = set(map(_without_condition, data.pairs()))
     num = 0
@@ -111,22 +116,24 @@ def export_pairs(folder: Path, target: Path, judged_by: str = "") -> Exported:
         raise ValueError(f"{folder} holds no pairs{f' judged by {judged_by}' * bool(judged_by)}")
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    splits = {SPLIT_NAMES[name]: part for name, part in by_split(pairs).items() if part}
-    left_out = tuple(
-        name
-        for name in ("source_file_name", "mask_file_name")
-        if not all(any(getattr(pair, name) for pair in part) for part in splits.values())
-    )
-    for name, part in splits.items():
-        _write_split(data, part, left_out, fresh / name)
+    splits = {SPLIT_NAMES[name]: rows for name, rows in by_split(pairs).items() if rows}
+    # Images that a whole split lacks are left out of all splits.
+    columns = ("source_file_name", "mask_file_name")
+    left_out = tuple(c for c in columns if any(_lacks(c, rows) for rows in splits.values()))
+    for name, rows in splits.items():
+        _write_split(data, rows, left_out, fresh / name)
     fresh.rename(target)
-    return Exported(counts={name: len(part) for name, part in splits.items()}, left_out=left_out)
+    return Exported(counts={name: len(rows) for name, rows in splits.items()}, left_out=left_out)
+
+
+def _lacks(column: str, pairs: Sequence[Preference]) -> bool:
+    return not any(getattr(pair, column) for pair in pairs)
 
 
 def _write_split(
-    data: PreferenceSet, pairs: Sequence[Preference], left_out: Sequence[str], place: Path
+    data: PreferenceSet, pairs: Sequence[Preference], left_out: Sequence[str], folder: Path
 ) -> None:
-    place.mkdir(parents=True)
+    folder.mkdir(parents=True)
     lines = []
     for pair in pairs:
         line = {k: v for k, v in json.loads(to_line(pair)).items() if k not in left_out}
@@ -135,10 +142,10 @@ def _write_split(
                 continue
             if not data.image(name).is_file():
                 raise ValueError(f"{data.folder / name} is missing; remove the pairs that name it")
-            _copy(data.image(name), place / name)
+            _copy(data.image(name), folder / name)
         # Settings differ from judge to judge, and with them their type.
         lines.append(json.dumps(line | {"settings": json.dumps(line["settings"])}))
-    (place / PAIRS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / PAIRS).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from ..fill.task import Dimension
 from .query import Query
 
 BUNDLED = "bundled"
-"""Stands for the judge that comes with this package, in place of a folder."""
+"""The judge that comes with this package, instead of a folder."""
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "judge"
 
 
@@ -44,7 +44,7 @@ class JudgeConfig(JsonConfig):
         step=28 * 28,
     )
     adapter: str = ""
-    """Folder of a LoRA adapter in PEFT format that the judge wears; empty: none."""
+    """Folder of a LoRA adapter in PEFT format; empty: none."""
     liger_kernel: bool = setting(
         False,
         "Fused kernels of the package liger-kernel, on a CUDA GPU: faster, the same answers.",

@@ -25,7 +25,7 @@ VIEWS = (
     "crop_with_source",
 )
 """A judge that was trained with one of them should be asked with the same."""
-MARK = (1.0, 0.3, 0.2)
+MASK_COLOUR = (1.0, 0.3, 0.2)
 """Colour of the mask on a source that is shown; half of it."""
 CROP_FACTOR = 1.5
 """Side of the crop around the mask, in sides of the mask's box."""
@@ -37,7 +37,7 @@ class View:
 
     kind: str = VIEWS[0]
     mask: torch.Tensor | None = None
-    """``[1 or B, H, W]``, 1 = repainted; needed around the mask, marked on a source."""
+    """``[1 or B, H, W]``, 1 = repainted; needed around the mask, drawn on a source."""
     source: torch.Tensor | None = None
     """``[1 or B, H, W, 3]``, 0..1: the image before the edit; needed beside the source."""
 
@@ -88,7 +88,7 @@ class View:
         if self.mask is None:
             return source
         mask = self._mask(index, height, width)[..., None].cpu().float()
-        return source * (1 - mask / 2) + torch.tensor(MARK) * mask / 2
+        return source * (1 - mask / 2) + torch.tensor(MASK_COLOUR) * mask / 2
 
     def _mask(self, index: int, height: int, width: int) -> torch.Tensor:
         assert self.mask is not None, "asked for only where there is one"
@@ -149,7 +149,7 @@ def score_pairs(
         for i in range(num):
             host.check_cancelled()
             host.progress(i, num)
-            pair = [_shown(p[i % len(p)], view, i, host) for p in images]
+            pair = [_render(p[i % len(p)], view, i, host) for p in images]
             a, b = judge.encode_images(pair)
             judgements.append(judge_pair(judge, a, b, queries, swap))
         host.progress(num, num)
@@ -159,13 +159,13 @@ def score_pairs(
 def measure_views(
     batches: Mapping[str, torch.Tensor], view: View, words: str, host: Host
 ) -> dict[str, dict[str, list[float | None]]]:
-    """Measure what needs no judge, and say it; what cannot be measured here is said, too.
+    """Measure what needs no judge and notify the host, also of what cannot be measured here.
 
     Args:
         batches: Images ``[B, H, W, 3]``, 0..1, by name.
         view: Has mask and source; without a mask there is nothing to measure.
         words: What should be readable; empty: nothing is read.
-        host: Where it is said.
+        host: Takes the messages.
 
     Returns:
         For each batch the metrics by name, one number per image.
@@ -213,7 +213,7 @@ def rank_candidates(
         encoded = []
         for i, image in enumerate(candidates):
             host.check_cancelled()
-            encoded.append(judge.encode(_shown(image, view, i, host)))
+            encoded.append(judge.encode(_render(image, view, i, host)))
         return pick_best(judge, encoded, queries, ranking_config, tick)
 
 
@@ -237,7 +237,7 @@ def chosen_queries(
     return queries
 
 
-def _shown(image: torch.Tensor, view: View, index: int, host: Host) -> torch.Tensor:
+def _render(image: torch.Tensor, view: View, index: int, host: Host) -> torch.Tensor:
     """Return what the judge sees, ``[3, h, w]``, on the host's device."""
     return view.show(image, index).to(host.device, torch.float32).clamp(0, 1)
 

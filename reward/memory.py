@@ -1,4 +1,4 @@
-"""How much memory judging takes beside the weights, told from a checkpoint's own widths.
+"""How much memory judging takes beside the weights, from a checkpoint's own widths.
 
 Counted with saved-tensor hooks on transformers' own modules, with attention that keeps no scores
 (flash, memory-efficient).
@@ -55,13 +55,13 @@ def towers_of(judge: QwenJudge, pixels: int) -> tuple[Tower, Tower]:
         width=text["hidden_size"],
         layer=_TEXT[0] * text["hidden_size"] + _TEXT[1] * text["intermediate_size"],
     )
-    seeing = Tower(
+    vision = Tower(
         tokens=merged * judge.patches.merge_size**2,
         layers=vision.get("depth", 32),
         width=width,
         layer=_VISION[0] * width + _VISION[1] * inner,
     )
-    return language, seeing
+    return language, vision
 
 
 def judging_bytes(judge: QwenJudge, pixels: int, rows: int = 1) -> int:
@@ -72,9 +72,9 @@ def judging_bytes(judge: QwenJudge, pixels: int, rows: int = 1) -> int:
         pixels: Of what it is shown as one image.
         rows: Pairs that are judged at once.
     """
-    language, seeing = towers_of(judge, pixels)
+    language, vision = towers_of(judge, pixels)
     # The towers take turns, and a layer is forgotten when the next one works.
-    numbers = max(language.tokens * language.layer, 2 * seeing.tokens * seeing.layer)
+    numbers = max(language.tokens * language.layer, 2 * vision.tokens * vision.layer)
     images = 2 * rows * _judged(judge, pixels) * _PIXEL
     num_bytes = rows * numbers * judge.component.dtype.itemsize + images
     return _MARGIN * num_bytes + judge.expansion_bytes

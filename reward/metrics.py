@@ -158,8 +158,8 @@ def text_correct(image: torch.Tensor, words: str) -> list[float]:
     reader = _reader()
     images = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     scores = []
-    for output_image in images:
-        result = reader(output_image[..., ::-1])  # the reader takes BGR
+    for pixels in images:
+        result = reader(pixels[..., ::-1])  # the reader takes BGR
         read = set(_normalise(" ".join(getattr(result, "txts", None) or ())))
         scores.append(sum(word in read for word in expected) / len(expected))
     return scores

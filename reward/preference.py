@@ -1,6 +1,19 @@
 """Preference data: a folder of images with JSON lines, an image folder for ``datasets``.
 
-``metadata.jsonl`` holds pairs (winner, loser), ``candidates.jsonl`` whole groups, labelled or not.
+``metadata.jsonl`` holds pairs, one per line (here broken; file names are relative to the folder)::
+
+    {"winner_file_name": "images/kite/0.png", "loser_file_name": "images/kite/1.png",
+     "task": "fill", "dimension": "text_alignment", "condition": "kite", "source_file_name":
+     "images/kite/source.png", "mask_file_name": "images/kite/mask.png", "prompt": "a red kite",
+     "judged_by": "human", "confidence": 1.0, "settings": {}}
+
+``candidates.jsonl`` holds groups, labelled or not::
+
+    {"file_names": ["images/kite/0.png", "images/kite/1.png"], "task": "fill", "condition": "kite",
+     "source_file_name": "images/kite/source.png", "mask_file_name": "images/kite/mask.png",
+     "prompt": "a red kite", "settings": [{"steps": 28, "seed": 1}, {"steps": 28, "seed": 2}],
+     "made_by": "631bd16483d5b43a"}
+
 Lines are appended and flushed one by one, so a crash loses at most the line being written; a torn
 last line is dropped when the folder is opened. Source: OneReward, sec. 4.2.
 """
@@ -74,7 +87,7 @@ class CandidateGroup:
     settings: tuple[Mapping[str, Any], ...] = ()
     """How each was made, seed included; one per file."""
     made_by: str = ""
-    """Fingerprint of what made them, of a ranking_config's own candidates; empty: not known."""
+    """Fingerprint of the model that made them; empty: unknown."""
 
     def __post_init__(self) -> None:
         """Refuse settings that do not belong to the files."""
@@ -105,7 +118,7 @@ class PreferenceSet:
         append_line(self.folder / GROUPS, to_line(group))
 
     def replace_pairs(self, pairs: Iterable[Preference]) -> None:
-        """Put these pairs in the place of all there are, at once; the same ones change no file."""
+        """Replace all pairs by these, at once; the same ones change no file."""
         path, text = self.folder / PAIRS, "".join(to_line(p) + "\n" for p in pairs)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             return
@@ -140,8 +153,8 @@ def split_of(condition: str, shares: tuple[float, float] = (0.1, 0.1)) -> str:
         condition: The condition's name.
         shares: Share of dev and of test.
     """
-    number = hashlib.blake2b(condition.encode(), digest_size=8).digest()
-    position = int.from_bytes(number, "big") / 2**64
+    digest = hashlib.blake2b(condition.encode(), digest_size=8).digest()
+    position = int.from_bytes(digest, "big") / 2**64
     dev, test = shares
     if position < dev:
         return "dev"

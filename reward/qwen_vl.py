@@ -35,7 +35,7 @@ RESULT = "judge"
 """Folder in that of a run, where a judge is written that was trained as a whole."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PAD = 0
-"""Any token but an image's: what stands after the answer position is never seen."""
+"""Any token but an image's: what follows the answer position is never attended to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,7 +49,7 @@ class EncodedImage:
 
 
 class Question(Protocol):
-    """Anything that can be asked about two images; a :class:`Query` is one."""
+    """Anything that can be asked about two images. Example: :class:`~.query.Query`."""
 
     def question(self) -> str:
         """Return the text of the question."""
@@ -82,6 +82,7 @@ class QwenJudge:
             JudgeError: No Qwen-VL model, an adapter for another question, or kernels that cannot
                 run here.
         """
+        # The folder and what it says of the model.
         self.config = config
         self._folder = judge_folder(config.folder)
         if config.liger_kernel:
@@ -97,6 +98,7 @@ class QwenJudge:
         self.patches: PatchConfig = read_patch_config(
             read_json(self._folder / "preprocessor_config.json"), config.max_pixels
         )
+        # Sizes of the weights.
         auto = torch.float32 if device.type == "cpu" else torch.bfloat16
         dtype = DTYPES.get(config.precision, auto)
         tensors = read_weights(self._folder)
@@ -111,12 +113,12 @@ class QwenJudge:
 
     @property
     def folder(self) -> Path:
-        """What makes this judge what it is: its adapter's folder, else its own."""
+        """The folder that identifies this judge: its adapter's, else its own."""
         return Path(self.config.adapter) if self.config.adapter else self._folder
 
     @property
     def label(self) -> str:
-        """A name for records: the model's, and the adapter's if it wears one."""
+        """A name for records: the model's, and the adapter's if it has one."""
         adapter = Path(self.config.adapter)
         suffix = f"+{adapter.parent.name}/{adapter.name}" if self.config.adapter else ""
         folder = self._folder
@@ -183,11 +185,11 @@ class QwenJudge:
         return self.answer([(first, second, query) for query in queries])[:, 0].exp()
 
     def answer(self, questions: Sequence[PairQuestion]) -> torch.Tensor:
-        """Return log P("Yes") and log P("No") under the full vocabulary, ``[len(asked), 2]``."""
+        """Return log P("Yes"), log P("No") under the full vocabulary, ``[len(questions), 2]``."""
         return self.answer_logits(questions).log_softmax(dim=-1)[:, list(self.answer_ids)]
 
     def answer_logits(self, questions: Sequence[PairQuestion]) -> torch.Tensor:
-        """Return the logits at the answer positions, ``[len(asked), vocabulary]``, float32.
+        """Return the logits at the answer positions, ``[len(questions), vocabulary]``, float32.
 
         Args:
             questions: (first image, second image, query), any mixture of images and sizes.
@@ -196,31 +198,32 @@ class QwenJudge:
         device = questions[0][0].tokens.device
         rows = [self._ids(*question) for question in questions]
         longest = max(len(ids) for ids in rows)
-        # Padding stands on the right, where a causal model never looks from the answer position.
-        ids = torch.tensor([r + [PAD] * (longest - len(r)) for r in rows], device=device)
-        embeds = model.get_input_embeddings()(ids)
+        # Padding stands on the right, which a causal model does not attend to.
+        ids = torch.tensor([r + [PAD] * (longest - len(r)) for r in rows], device=device)  # [N, L]
+        # Token embeddings, with the images in their places.
+        embeds = model.get_input_embeddings()(ids)  # [N, L, D]
         images = torch.cat([encoded.tokens for question in questions for encoded in question[:2]])
         embeds = embeds.masked_scatter(
             (ids == self._image_token)[..., None], images.to(embeds.dtype)
         )
-        positions = torch.stack(
-            [
-                self._positions(r, longest, question[:2])
-                for r, question in zip(rows, questions, strict=True)
-            ],
-            dim=1,
-        )
+        positions = [
+            self._positions(row, longest, question[:2])
+            for row, question in zip(rows, questions, strict=True)
+        ]
+        # The states at the answer positions.
         states = model.model.language_model(
-            inputs_embeds=embeds, position_ids=positions.to(device), use_cache=False
+            inputs_embeds=embeds,
+            position_ids=torch.stack(positions, dim=1).to(device),
+            use_cache=False,
         ).last_hidden_state
         last = torch.tensor([len(r) - 1 for r in rows], device=device)
         return model.lm_head(states[torch.arange(len(rows), device=device), last]).float()
 
-    def _ids(self, first: EncodedImage, second: EncodedImage, asks: Question) -> list[int]:
-        """Return the token ids of a question with a place for every token of the images."""
+    def _ids(self, first: EncodedImage, second: EncodedImage, question: Question) -> list[int]:
+        """Return the token ids of a question with an entry for every token of the images."""
         sizes = iter([first.rows * first.cols, second.rows * second.cols])
         ids: list[int] = []
-        for token in self.chat.ids(asks.question()):
+        for token in self.chat.ids(question.question()):
             ids.extend([token] * (next(sizes) if token == self._image_token else 1))
         return ids
 

@@ -1,6 +1,13 @@
 """How good a judge is: accuracy per task and dimension, in the form of table 1.
 
 An answer is right if the order-averaged probability prefers the winner; a tie counts half.
+``report.json`` in a judge's folder::
+
+    {"format": 1,
+     "cells": {"fill.structure": {"num_pairs": 616, "accuracy": 0.81, "low": 0.78, "high": 0.84,
+                                  "swap_consistency": 0.87}},
+     "calibration": [{"low": 0.5, "high": 0.55, "num_pairs": 40, "mean_score": 0.52,
+                      "accuracy": 0.55}]}
 """
 
 from __future__ import annotations
@@ -161,15 +168,16 @@ def sign_test(won: int, lost: int) -> float:
 
 def report_cells(report: JudgeReport) -> list[list[str]]:
     """Return the form of table 1: accuracy in %, its interval, and the number of pairs."""
-    dimensions = [d for d in Dimension if any(cell[1] is d for cell in report.cells)]
+    tasks, judged_on = {task for task, _ in report.cells}, {d for _, d in report.cells}
+    dimensions = [d for d in Dimension if d in judged_on]
     rows = [["", *(d.value.replace("_", " ") for d in dimensions)]]
     for task in Task:
-        if any(cell[0] is task for cell in report.cells):
-            rows.append([task.value, *(_shown(report, (task, d)) for d in dimensions)])
+        if task in tasks:
+            rows.append([task.value, *(_format_cell(report, (task, d)) for d in dimensions)])
     return rows
 
 
-def _shown(report: JudgeReport, criterion: Cell) -> str:
+def _format_cell(report: JudgeReport, criterion: Cell) -> str:
     cell = report.cells.get(criterion)
     if cell is None:
         return ""
@@ -197,8 +205,8 @@ def _effective_number(group: Sequence[Answer], accuracy: float) -> float:
     mean by clusters over that of single answers.
     """
     off: dict[str, float] = defaultdict(float)
-    for number, answer in enumerate(group):
-        off[answer.condition or f"alone {number}"] += answer.right - accuracy
+    for index, answer in enumerate(group):
+        off[answer.condition or f"alone {index}"] += answer.right - accuracy
     alone = sum((answer.right - accuracy) ** 2 for answer in group)
     if not alone:  # all right or all wrong: nothing says how far a condition's pairs differ
         return len(off)
@@ -211,13 +219,14 @@ def _calibration(answers: Sequence[Answer]) -> tuple[CalibrationBin, ...]:
     for answer in answers:
         confidence = max(answer.score, 1 - answer.score)
         groups[min(int((confidence - 0.5) * 2 * NUM_BINS), NUM_BINS - 1)].append(answer)
-    return tuple(
-        CalibrationBin(
-            low=0.5 + number / (2 * NUM_BINS),
-            high=0.5 + (number + 1) / (2 * NUM_BINS),
-            num_pairs=len(group),
-            mean_score=sum(max(a.score, 1 - a.score) for a in group) / len(group),
-            accuracy=sum(a.right for a in group) / len(group),
-        )
-        for number, group in sorted(groups.items())
+    return tuple(_calibration_bin(index, group) for index, group in sorted(groups.items()))
+
+
+def _calibration_bin(index: int, group: Sequence[Answer]) -> CalibrationBin:
+    return CalibrationBin(
+        low=0.5 + index / (2 * NUM_BINS),
+        high=0.5 + (index + 1) / (2 * NUM_BINS),
+        num_pairs=len(group),
+        mean_score=sum(max(a.score, 1 - a.score) for a in group) / len(group),
+        accuracy=sum(a.right for a in group) / len(group),
     )

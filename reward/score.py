@@ -21,8 +21,8 @@ class RankingConfig:
     """How candidates are ranked. Example: ``RankingConfig(method='round_robin')``."""
 
     method: str = METHODS[0]
-    """``knock-out``: N - 1 comparisons, exact about the winner only as far as the judge is
-    transitive; ``round robin``: all N (N - 1) / 2."""
+    """``knockout``: N - 1 comparisons, exact about the winner only as far as the judge is
+    transitive; ``round_robin``: all N (N - 1) / 2."""
     weights: Mapping[Dimension, float] | None = None
     """Weight per dimension; None: equal."""
 
@@ -47,10 +47,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """The outcome of a ranking_config. Example: ``best = candidates[ranking.order[0]]``."""
+    """The outcome of a ranking. Example: ``best = candidates[ranking.order[0]]``."""
 
     order: tuple[int, ...]
-    """Places in the batch, best first."""
+    """Indices in the batch, best first."""
     scores: tuple[float, ...]
     """Mean P(better than its opponents) of every candidate, in the order of the batch."""
     comparisons: tuple[Comparison, ...]
@@ -108,6 +108,7 @@ def pick_best(
         judgement.mean(table)  # refuses weights that are all 0 before hours of work, not after
         return Comparison(first=a, second=b, judgement=judgement)
 
+    # Knockout: the order is that of the rounds; round robin: that of the scores.
     if ranking_config.method == METHODS[0]:
         comparisons, order = _knock_out(len(encoded), compare, table)
         return Ranking(
@@ -133,9 +134,9 @@ def _knock_out(
     """
     comparisons: list[Comparison] = []
     lost: dict[int, tuple[int, float]] = {}
-    alive, number = list(range(num)), 0
+    alive, round_index = list(range(num)), 0
     while len(alive) > 1:
-        number += 1
+        round_index += 1
         winners = [alive[-1]] if len(alive) % 2 else []
         for a, b in zip(alive[0::2], alive[1::2], strict=False):
             comparison = compare(a, b)
@@ -143,7 +144,7 @@ def _knock_out(
             p = comparison.judgement.mean(weights)
             winner, loser = (a, b) if p >= 0.5 else (b, a)
             winners.append(winner)
-            lost[loser] = (number, min(p, 1 - p))
+            lost[loser] = (round_index, min(p, 1 - p))
         alive = winners
     losers = sorted(lost, key=lambda i: lost[i], reverse=True)
     return comparisons, (*alive, *losers)

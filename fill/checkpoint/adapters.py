@@ -1,4 +1,4 @@
-"""LoRA adapters: read, checked, put on and taken off without reloading the transformer."""
+"""LoRA adapters: read, checked, attached and detached without reloading the transformer."""
 
 from __future__ import annotations
 
@@ -76,13 +76,14 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
 def _check_kind(path: Path) -> None:
     """Raise ValueError, with what it is, for a file that is no LoRA or one of another family."""
     keys = list(read_header(path)[0])
+    names = "\n".join(keys)
     if packing := packing_of(keys):
         kind = f"a model {packing}"
-    elif any(mark in key for key in keys for mark in LYCORIS):
+    elif any(mark in names for mark in LYCORIS):
         kind = "a LyCORIS adapter (LoKr or LoHa)"
     elif any(key.startswith(UNETS) for key in keys):
         kind = "a LoRA of SDXL or Stable Diffusion"
-    elif not any("lora" in key.lower() for key in keys):
+    elif "lora" not in names.lower():
         kind = describe(open_checkpoint(path))[0]
     else:
         return

@@ -66,7 +66,7 @@ def expand(
 
 
 def nf4_codes(values: torch.Tensor) -> torch.Tensor:
-    """Return the number, 0 to 15, of the NF4 value that is nearest to each of -1..1; uint8."""
+    """Return the index, 0 to 15, of the NF4 value that is nearest to each of -1..1; uint8."""
     levels = torch.tensor(_NF4_VALUES, device=values.device)
     borders = (levels[1:] + levels[:-1]) / 2
     return torch.bucketize(values, borders, out_int32=True).to(torch.uint8)

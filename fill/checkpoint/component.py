@@ -124,7 +124,7 @@ class FileComponent:
         with self._checkpoint.reading() as reader:
             for name, target in self._targets.items():
                 needs_fp32 = dtype == torch.float16 and bool(set(wide) & set(name.split(".")))
-                _place(module, name, target, reader, torch.float32 if needs_fp32 else dtype)
+                _load_target(module, name, target, reader, torch.float32 if needs_fp32 else dtype)
         return module
 
 
@@ -204,10 +204,10 @@ def _scale(checkpoint: Checkpoint, key: str, stored: StoredTensor) -> StoredTens
     return scale
 
 
-def _place(
+def _load_target(
     module: nn.Module, name: str, target: _Target, reader: Reader, dtype: torch.dtype
 ) -> None:
-    """Give a parameter its values, or put a layer that keeps them packed in its place."""
+    """Give a parameter its values, or replace its layer by one that keeps them packed."""
     owner_name, _, end = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     packed = torch.cat([reader.rows(r.stored, r.start, r.stop) for r in target.rows])

@@ -1,4 +1,4 @@
-"""GGUF files through the ``gguf`` package: names, types and places of the tensors, no weights."""
+"""GGUF files through the ``gguf`` package: names, types and offsets of tensors, no weights."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _reader_class() -> Any:
 
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
             if raw_type == gguf.GGUFValueType.ARRAY:
-                # Behind the four bytes that say what its entries are.
+                # Behind the four bytes that give the type of its entries.
                 entries = int(self._get(orig_offs + 4, "uint64")[0])
                 if entries > MAX_ENTRIES:
                     raise ValueError(f"a list of {entries:,} entries")
@@ -96,7 +96,7 @@ def check_kind(name: str, key: str, kind: str) -> None:
 
 
 def expanders() -> dict[Any, Any]:
-    """Return diffusers' expansion of every GGUF type it knows, by type."""
+    """Return diffusers' expansion of every GGUF type that it supports, by type."""
     require_gguf()
     from diffusers.quantizers.gguf.utils import dequantize_functions
 

@@ -1,4 +1,4 @@
-"""What a file is, told by the names and shapes in its header; the refusal says it in words."""
+"""What a file is, by the names in its header; a refusal says what it is and what is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLOTS = {
     "text_encoder": "CLIP-L (clip_l.safetensors)",
     "text_encoder_2": "the T5 encoder (t5xxl)",
 }
-"""What each component of a fill model is called in messages."""
+"""Name of each component of a fill model in messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class _Kind:
     advice: str = ""
 
 
-_ADAPTER = "put it on with OneReward Load Adapter"
+_ADAPTER = "load it with OneReward Load Adapter"
 # The first fit wins: a kind that contains another's signature_keys comes first.
 _KINDS = (
     _Kind(None, "a FLUX.2 transformer", ("double_stream_modulation_img.lin.weight",)),
@@ -139,7 +139,7 @@ def describe(checkpoint: Checkpoint) -> tuple[str, str]:
 
 
 def is_lora(keys: Iterable[str]) -> bool:
-    """Tell whether the tensors are those of a LoRA; whoever trained it, its names say so."""
+    """Tell whether the tensors are those of a LoRA, by their names."""
     return any("lora" in key.lower() for key in keys)
 
 
@@ -147,6 +147,6 @@ def _first(
     checkpoint: Checkpoint, prefix: str, fits: Callable[[_Kind], bool] = lambda _: True
 ) -> _Kind | None:
     for kind in _KINDS:
-        if all(prefix + mark in checkpoint.tensors for mark in kind.signature_keys):
+        if all(prefix + key in checkpoint.tensors for key in kind.signature_keys):
             return kind if fits(kind) else None
     return None

@@ -1,6 +1,6 @@
 """Where each tensor of a diffusers or transformers model is in a file of another layout.
 
-A target is made of pieces: rows of tensors in the file, one after the other. Rows can be cut out of
+A target is made of slices: rows of tensors in the file, one after the other. Rows can be cut out of
 packed tensors too, because quantisation runs along the columns.
 """
 
@@ -28,7 +28,7 @@ def _whole(key: str, rows: int) -> tuple[TensorSlice, ...]:
 
 
 Layout = Callable[[str, int], tuple[TensorSlice, ...]]
-"""(name of the target, its number of rows) to its pieces."""
+"""(name of the target, its number of rows) to its slices."""
 
 
 def same(target: str, rows: int) -> tuple[TensorSlice, ...]:
@@ -78,7 +78,7 @@ _OUTSIDE = {
     "proj_out": "final_layer.linear",
 }
 _EMBEDDER_ENDS = {"linear_1": "in_layer", "linear_2": "out_layer"}
-# Modules that the original layout keeps in one tensor: where it is, and which part they are.
+# Modules that the original layout keeps in one tensor: which one, and their index in it.
 _FUSED_DOUBLE = {
     **{f"attn.to_{name}": ("img_attn.qkv", i) for i, name in enumerate("qkv")},
     **{f"attn.add_{name}_proj": ("txt_attn.qkv", i) for i, name in enumerate("qkv")},
@@ -107,10 +107,8 @@ def original_transformer(target: str, rows: int) -> tuple[TensorSlice, ...]:
 
 def _in_double(block: str, module: str, end: str, rows: int) -> tuple[TensorSlice, ...]:
     if module in _FUSED_DOUBLE:
-        fused, number = _FUSED_DOUBLE[module]
-        return (
-            TensorSlice(f"{block}.{fused}.{end}", number * rows, (number + 1) * rows, 3 * rows),
-        )
+        fused, index = _FUSED_DOUBLE[module]
+        return (TensorSlice(f"{block}.{fused}.{end}", index * rows, (index + 1) * rows, 3 * rows),)
     return _whole(f"{block}.{_DOUBLE[module]}.{_norm_end(module, end)}", rows)
 
 

@@ -106,10 +106,10 @@ def _sort(label: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str
     layers: dict[str, dict[str, torch.Tensor]] = {}
     unused = 0
     for key, value in tensors.items():
-        if any(mark in key for mark in OTHER_MATHS):
+        if any(name in key for name in OTHER_MATHS):
             raise ValueError(
                 f"{label} is a DoRA or a LoRA of convolutions ({key}), but only plain low-rank "
-                "pairs can be put on; merge it into a checkpoint, or get a plain LoRA"
+                "pairs can be loaded; merge it into a checkpoint, or get a plain LoRA"
             )
         end = max((end for end in ENDS if key.endswith(end)), key=len, default="")
         if not end or key.startswith(TEXT_ENCODERS):
@@ -155,7 +155,7 @@ def _pair(
 
 def _as_float(tensor: torch.Tensor) -> torch.Tensor:
     is_usual = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    return tensor if is_usual else tensor.float()  # fp8 knows no arithmetic
+    return tensor if is_usual else tensor.float()  # fp8 has no arithmetic
 
 
 def _peft_scales(path: Path) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _peft_scales(path: Path) -> dict[str, Any]:
         ) from error
     adapter_config = {k.removeprefix(PREFIX): v for k, v in config.items() if k.startswith(PREFIX)}
     if adapter_config.get("use_dora"):
-        raise ValueError(f"{path.name} is a DoRA, but only plain low-rank pairs can be put on")
+        raise ValueError(f"{path.name} is a DoRA, but only plain low-rank pairs can be loaded")
     return adapter_config
 
 

@@ -48,7 +48,7 @@ def packed_bytes(
 
 @torch.no_grad()
 def pack_linears(module: nn.Module, precision: str) -> None:
-    """Put packed layers in the place of a model's linear layers, one after the other.
+    """Replace a model's linear layers by packed ones, one after the other.
 
     Args:
         module: A model on any device, of plain weights; gradients will not reach them any more.
@@ -62,7 +62,7 @@ def pack_linears(module: nn.Module, precision: str) -> None:
         if type(layer) is not nn.Linear or not _fits(kind, weight, tuple(layer.weight.shape)):
             continue
         parent, _, child = name.rpartition(".")
-        setattr(module.get_submodule(parent), child, _packed(layer, kind))
+        setattr(module.get_submodule(parent), child, _pack_layer(layer, kind))
 
 
 def expansion_bytes(tensors: Mapping[str, TensorInfo], precision: str = "") -> int:
@@ -105,7 +105,7 @@ def pack(kind: str, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (codes[..., 0] << 4) | codes[..., 1], largest[:, 0]
 
 
-def _packed(layer: nn.Linear, kind: str) -> QuantisedLinear:
+def _pack_layer(layer: nn.Linear, kind: str) -> QuantisedLinear:
     packed, scale = pack(kind, layer.weight)
     return QuantisedLinear(
         kind, packed, layer.in_features, layer.weight.dtype, scale=scale, bias=layer.bias

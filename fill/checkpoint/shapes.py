@@ -34,11 +34,11 @@ def make_config(
         component: Which component of a fill model.
         checkpoint: The file's header.
         layout: How the component is stored.
-        base: Config of the same component in a model folder. What shapes do not tell is taken from
-            it if everything that shapes do tell agrees; else, and without it, from FLUX.1.
+        base: Config of the same component in a model folder. What does not follow from shapes is
+            taken from it if everything that does agrees; else, and without it, from FLUX.1.
 
     Raises:
-        ValueError: A tensor that tells a size is missing or has an impossible shape.
+        ValueError: A tensor that gives a size is missing or has an impossible shape.
     """
     shapes = _Shapes(checkpoint, layout.prefix)
     sizes, assumed = _READERS[component](shapes, layout.layout)
@@ -50,7 +50,7 @@ def make_config(
 
 
 def _check_flux_vae(name: str, sizes: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose scale nobody knows: only that of FLUX.1 is the same in every file."""
+    """Refuse a VAE of unknown scale: only that of FLUX.1 is the same in every file."""
     latent, channels = sizes["latent_channels"], sizes["block_out_channels"]
     if latent != FLUX_VAE_LATENTS or channels != FLUX_VAE_CHANNELS:
         raise ValueError(

@@ -115,6 +115,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         FileNotFoundError: It is not there, or a shard is missing.
         ValueError: Neither safetensors nor GGUF, damaged, or of an unknown type.
     """
+    # The format.
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; choose a file that exists")
     with path.open("rb") as file:
@@ -124,6 +125,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             f"{path.name} is neither safetensors nor GGUF; other formats can run code when "
             "opened, so get the safetensors version"
         )
+    # The headers of all shards.
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
     files = _shards(path)
@@ -159,8 +161,8 @@ def _shards(path: Path) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         raise FileNotFoundError(
-            f"{path.name} is one of {total} parts, but {len(missing)} of them are missing "
-            f"({', '.join(missing[:3])}); put all parts into one folder"
+            f"{path.name} is one of {total} shards, but {len(missing)} of them are missing "
+            f"({', '.join(missing[:3])}); put all shards into one folder"
         )
     return files
 

@@ -39,7 +39,7 @@ class Job:
     """One image to edit. Example: ``make_jobs(request, models, settings)[0].model_input()``."""
 
     canvas: torch.Tensor
-    """``[H, W, 3]``, 0..1: the source, extended if the task says so. Read-only."""
+    """``[H, W, 3]``, 0..1: the source, extended for extend. Read-only."""
     repaint: torch.Tensor
     """``[H, W]``, binary: what the model repaints."""
     alpha: torch.Tensor
@@ -53,8 +53,8 @@ class Job:
 
     def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pixels ``[3, h, w]`` in -1..1 and binary mask ``[h, w]`` at the sampled size."""
-        crop = _cut(self.canvas, self.box).permute(2, 0, 1) * 2 - 1
-        mask = _cut(self.repaint, self.box)
+        crop = _crop(self.canvas, self.box).permute(2, 0, 1) * 2 - 1
+        mask = _crop(self.repaint, self.box)
         pixels = resize(crop, *self.content).clamp(-1, 1)
         if self.content != (self.box.width, self.box.height):
             # Whatever touches the mask must be repainted, so no averaging here.
@@ -65,7 +65,7 @@ class Job:
 
     def model_alpha(self) -> torch.Tensor:
         """Return alpha ``[h, w]`` in 0..1 at the sampled size, padding left out."""
-        alpha = _cut(self.alpha, self.box)[None]
+        alpha = _crop(self.alpha, self.box)[None]
         return resize(alpha, *self.content).clamp(0, 1)[0]
 
     def to_crop(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -89,10 +89,8 @@ def make_jobs(request: FillRequest, models: Sizes, settings: Settings) -> list[J
     num = request.num_images
     images = request.image.detach().to("cpu", torch.float32).expand(num, -1, -1, -1)
     masks = _all_masks(request, num)
-    return [
-        _make_job(request, models, settings, image, [m[i] for m in masks])
-        for i, image in enumerate(images)
-    ]
+    per_image = zip(images, *masks, strict=True)
+    return [_make_job(request, models, settings, image, crops) for image, *crops in per_image]
 
 
 def _all_masks(request: FillRequest, num: int) -> list[torch.Tensor]:
@@ -203,5 +201,5 @@ def _replicate(pixels: torch.Tensor, right: int, bottom: int) -> torch.Tensor:
     return F.pad(pixels[None], (0, right, 0, bottom), mode="replicate")[0]
 
 
-def _cut(image: torch.Tensor, box: Box) -> torch.Tensor:
+def _crop(image: torch.Tensor, box: Box) -> torch.Tensor:
     return image[box.top : box.bottom, box.left : box.right]

@@ -143,7 +143,7 @@ def context_box(mask: Box, image: tuple[int, int], factor: float, min_side: int)
 
 
 def _span(low: int, high: int, want: int, limit: int) -> tuple[int, int]:
-    """Centre ``want`` pixels on ``low..high`` and push them inside ``0..limit``."""
+    """Centre ``want`` pixels on ``low..high`` and shift them inside ``0..limit``."""
     want = min(max(want, high - low), limit)
     start = min(max((low + high - want) // 2, 0), limit - want)
     return start, start + want

@@ -25,16 +25,16 @@ def make_upright(data: bytes) -> bytes:
         folder.set({ORIENTATION: UPRIGHT})
         folder.cut()  # the next folder describes the thumbnail
 
-    return _changed(data, change)
+    return _rewrite(data, change)
 
 
 def with_size(data: bytes, width: int, height: int) -> bytes:
-    """Return the data with another size of the image, in pixels, where they tell one."""
+    """Return the data with another size of the image, in pixels, where they give one."""
     sizes = {WIDTH: width, HEIGHT: height}
-    return _changed(data, lambda folder: [f.set(sizes) for f in folder.inner()])
+    return _rewrite(data, lambda folder: [f.set(sizes) for f in folder.inner()])
 
 
-def _changed(data: bytes, change: Callable[[_Folder], object]) -> bytes:
+def _rewrite(data: bytes, change: Callable[[_Folder], object]) -> bytes:
     start = len(HEAD) if data.startswith(HEAD) else 0
     tiff = bytearray(data[start:])
     order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
@@ -43,32 +43,32 @@ def _changed(data: bytes, change: Callable[[_Folder], object]) -> bytes:
     try:
         (first,) = struct.unpack_from(order + "I", tiff, 4)
         change(_Folder(tiff, order, first))
-    except struct.error:  # a place beyond the end
+    except struct.error:  # an offset beyond the end
         return data
     return data[:start] + bytes(tiff)
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """One directory of tags; entries are 12 bytes: tag, type, count, value or its place."""
+    """One directory of tags; entries are 12 bytes: tag, type, count, value or its offset."""
 
     tiff: bytearray
     order: str
     start: int
 
     def _entries(self) -> Iterator[tuple[int, int, int]]:
-        """Yield tag, type and the place of the value."""
+        """Yield tag, type and the offset of the value."""
         (count,) = struct.unpack_from(self.order + "H", self.tiff, self.start)
-        for number in range(count):
-            place = self.start + 2 + 12 * number
-            tag, kind, _ = struct.unpack_from(self.order + "HHI", self.tiff, place)
-            yield tag, kind, place + 8
+        for index in range(count):
+            offset = self.start + 2 + 12 * index
+            tag, kind, _ = struct.unpack_from(self.order + "HHI", self.tiff, offset)
+            yield tag, kind, offset + 8
 
     def set(self, values: dict[int, int]) -> None:
         """Overwrite whole numbers that are there."""
-        for tag, kind, place in self._entries():
+        for tag, kind, offset in self._entries():
             if tag in values and kind in _FORMATS:
-                struct.pack_into(self.order + _FORMATS[kind], self.tiff, place, values[tag])
+                struct.pack_into(self.order + _FORMATS[kind], self.tiff, offset, values[tag])
 
     def cut(self) -> None:
         """Make this the last folder."""
@@ -77,7 +77,7 @@ class _Folder:
 
     def inner(self) -> Iterator[_Folder]:
         """Yield the folder of camera data inside this one."""
-        for tag, _, place in self._entries():
+        for tag, _, offset in self._entries():
             if tag == EXIF_FOLDER:
-                (start,) = struct.unpack_from(self.order + "I", self.tiff, place)
+                (start,) = struct.unpack_from(self.order + "I", self.tiff, offset)
                 yield _Folder(self.tiff, self.order, start)

@@ -1,4 +1,4 @@
-"""What is in files, as a short text: not where they are, nor when they were written."""
+"""A short digest of what is in files, whatever their paths and dates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-_PIECES = 128
-_PIECE_BYTES = 1 << 16
-"""So much of a file is read: all of a small one, evenly spread pieces of a large one."""
+_CHUNKS = 128
+_CHUNK_BYTES = 1 << 16
+"""What of a file is read: all of a small one, evenly spread chunks of a large one."""
 
 
 class Digest(Protocol):
-    """A hash that is being made. Example: ``hashlib.blake2b(digest_size=8)``."""
+    """A hash in progress. Example: ``hashlib.blake2b(digest_size=8)``."""
 
     def update(self, data: bytes, /) -> None:
         """Take in more."""
@@ -40,11 +40,11 @@ def add_files(digest: Digest, files: Iterable[Path]) -> None:
 def _add_file(digest: Digest, path: Path) -> None:
     size = path.stat().st_size
     digest.update(f"{size}|".encode())
-    last = max(size - _PIECE_BYTES, 0)
+    last = max(size - _CHUNK_BYTES, 0)
     with path.open("rb") as file:
-        if size <= _PIECES * _PIECE_BYTES:
+        if size <= _CHUNKS * _CHUNK_BYTES:
             digest.update(file.read())
             return
-        for index in range(_PIECES):
-            file.seek(last * index // (_PIECES - 1))
-            digest.update(file.read(_PIECE_BYTES))
+        for index in range(_CHUNKS):
+            file.seek(last * index // (_CHUNKS - 1))
+            digest.update(file.read(_CHUNK_BYTES))

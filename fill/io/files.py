@@ -81,6 +81,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; download the complete model")
+    # The header's JSON.
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)
@@ -91,6 +92,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             header: Any = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} has a damaged header; download it again") from error
+    # Tensors, metadata, and the size that they add up to.
     data = 8 + length
     try:
         metadata = {key: str(text) for key, text in header.pop("__metadata__", {}).items()}

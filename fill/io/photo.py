@@ -2,7 +2,7 @@
 
 An image's mask is the file ``<name>_mask.*`` beside it or ``masks/<name>.*``, white where to
 repaint, or else what is erased (transparent) in the image. A text file ``<name>.txt`` is what to
-paint. EXIF data and colour profile go along; the turn that EXIF tells is made, and no longer told.
+paint. EXIF data and colour profile are kept, but images are turned upright and EXIF says so.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ class Photo:
     """EXIF data, colour profile and resolution, as Pillow saves them."""
 
 
-def list_photos(place: Path) -> list[Path]:
+def list_photos(path: Path) -> list[Path]:
     """Return an image itself, or the images of a folder by name, masks left out.
 
     Raises:
         FileNotFoundError: There is no such file or folder, or no image in it.
     """
-    if place.is_file():
-        return [place]
-    if not place.is_dir():
-        raise FileNotFoundError(f"{place} is neither an image nor a folder")
-    files = [path for path in place.iterdir() if path.suffix.lower() in ENDS and path.is_file()]
-    images = sorted(path for path in files if not path.stem.endswith(MASK_END))
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is neither an image nor a folder")
+    files = [file for file in path.iterdir() if file.suffix.lower() in ENDS and file.is_file()]
+    images = sorted(file for file in files if not file.stem.endswith(MASK_END))
     if not images:
-        raise FileNotFoundError(f"{place} holds no image ({', '.join(ENDS)})")
+        raise FileNotFoundError(f"{path} holds no image ({', '.join(ENDS)})")
     return images
 
 
@@ -97,7 +97,7 @@ def read_photo(path: Path, mask: Path | None = None) -> Photo:
         mask=area,
         text=note.read_text("utf-8").strip() if note.is_file() else "",
         alpha=transparency,
-        carried=_carried(image, profile),
+        carried=_saved_info(image, profile),
     )
 
 
@@ -178,7 +178,7 @@ def _is_rgb(profile: bytes | None) -> bool:
     return profile is not None and profile[16:20] == b"RGB "
 
 
-def _carried(image: Image.Image, profile: bytes | None) -> dict[str, Any]:
+def _saved_info(image: Image.Image, profile: bytes | None) -> dict[str, Any]:
     carried: dict[str, Any] = {}
     if image.info["exif"]:
         carried["exif"] = image.info["exif"]

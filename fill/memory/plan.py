@@ -65,7 +65,7 @@ class Plan:
         return None if lean == self else lean
 
     def describe(self) -> str:
-        """Say what is lean about the plan."""
+        """Describe what is lean about the plan."""
         images = "one image" if self.rows == 1 else f"{self.rows} images"
         calls = f"{images} and {'both prompts' if self.batched_cfg else 'one prompt'} at a time"
         if self.weight_bytes is None:
@@ -118,6 +118,7 @@ def make_plan(
     """
     tokens = num_tokens + models.recipe.max_sequence_length
     passes = 2 if uses_cfg else 1
+    # Memory for the weights of one row's call, and what may leave the device.
     row_bytes = max(sample_bytes(models, 1, num_tokens), 1)
     component, beside = models.transformer, beside_bytes(models)
     budget = weight_budget(component, models, host, row_bytes + beside)
@@ -132,6 +133,7 @@ def make_plan(
     batched = uses_cfg and (cfg_mode == "batched" or (cfg_mode == "auto" and fits >= 2))
     if batched:
         fits = max(fits // passes, 1)
+    # Rows per call, and what these leave for the weights.
     rows = max(min(num_rows, fits, MAX_TOKENS_PER_CALL // (tokens * passes), MAX_ROWS), 1)
     if budget is not None:
         calls = rows * (passes if batched else 1)
@@ -180,12 +182,11 @@ def _modulation_bytes(models: FillModels, host: Host) -> int:
     if device_refusal(host.device.type, host.device.index) is not None:
         return 0
     adapted = {key.split(".lora_")[0] for adapter in models.adapters for key in adapter.weights}
-    total = sum(
-        info.numel * models.dtype.itemsize
-        for name, info in models.transformer_tensors.items()
-        if (layer := name.rpartition(".")[0]).endswith(MODULATION_LAYERS)
-        and f"transformer.{layer}" not in adapted
-    )
+    total = 0
+    for name, info in models.transformer_tensors.items():
+        layer = name.rpartition(".")[0]
+        if layer.endswith(MODULATION_LAYERS) and f"transformer.{layer}" not in adapted:
+            total += info.numel * models.dtype.itemsize
     already = source.num_bytes(models.dtype) - component.num_bytes
     return max(total - already, 0)
 
@@ -210,7 +211,7 @@ def limited(models: FillModels, host: Host) -> Host:
 
 
 def summary(models: FillModels, host: Host) -> str:
-    """Say what sits where when the model makes one image of its own size; nothing is loaded."""
+    """Describe where all weights sit when one image is made; nothing is loaded."""
     host = limited(models, host)
     side, uses_cfg = models.recipe.target_size, models.recipe.true_cfg != 1.0
     tokens = (side // models.multiple) ** 2
@@ -254,7 +255,7 @@ def with_retry(plan: Plan, run: Callable[[Plan], T], host: Host) -> T:
     """Run a plan; after an out-of-memory error run the next leaner one, once.
 
     Raises:
-        NotEnoughMemory: It does not fit either; says what to change.
+        NotEnoughMemory: It does not fit either; the message says what to change.
     """
     try:
         return run(plan)

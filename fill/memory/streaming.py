@@ -65,8 +65,10 @@ def find_blocks(module: nn.Module) -> list[nn.Module]:
         ValueError: It has none.
     """
     lists = {name: m for name, m in module.named_modules() if isinstance(m, nn.ModuleList)}
-    outer = [m for name, m in lists.items() if not any(name.startswith(f"{o}.") for o in lists)]
-    blocks = [block for block_list in outer for block in block_list]
+    blocks: list[nn.Module] = []
+    for name, block_list in lists.items():
+        if not any(name.startswith(f"{outer}.") for outer in lists):
+            blocks.extend(block_list)
     if not blocks:
         raise ValueError(f"a {type(module).__name__} has no blocks to stream")
     return blocks

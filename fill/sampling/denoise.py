@@ -91,8 +91,9 @@ def _denoise_chunk(
 ) -> list[torch.Tensor]:
     height, width = chunk[0][0].size
     sigmas = _sigmas(chunk, spec, models)
-    noise = torch.stack([_noise(row, models) for row in chunk])
-    x = pack_latents(_start(chunk, noise, sigmas[0])).to(device)
+    # Noise and conditioning.
+    noise = torch.stack([_noise(row, models) for row in chunk])  # [N, C, h, w]
+    x = pack_latents(_start(chunk, noise, sigmas[0])).to(device)  # [N, S, 4C]
     cond = _conditioning(chunk, spec, models, device)
     transformer = models.transformer.module
     velocity = make_velocity(
@@ -103,6 +104,7 @@ def _denoise_chunk(
         is_mixed=False,
         table=make_table(transformer, cond, sigmas[:-1]),
     )
+    # Preview, source to blend in, and sampling.
     factor, weights = vae_factor(models.vae_config), chunk[0][0].preview
 
     def on_step(_: int, x0: torch.Tensor) -> None:
@@ -134,7 +136,7 @@ def _blend(
     chunk: list[Row], noise: torch.Tensor, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     sources = _sources(chunk)
-    assert sources is not None, "encoding makes the source if it is to be held"
+    assert sources is not None, "encoding makes the source if it is to be preserved"
     keep = torch.stack([row[0].keep for row in chunk])
     return keep.to(device), pack_latents(sources).to(device), pack_latents(noise).to(device)
 
@@ -155,19 +157,19 @@ def _conditioning(
 
 
 class _Calls:
-    """Counts model calls and tells the host before each (cancel) and after (progress, preview)."""
+    """Counts model calls; the host hears before each (cancel) and after (progress, preview)."""
 
     def __init__(self, host: Host, total: int) -> None:
         self._host = host
         self._total = total
-        self._done = 0
+        self._count = 0
 
     def before(self) -> None:
         """Poll for cancel, show that a call begins, and count it."""
         self._host.check_cancelled()
-        self._host.progress(self._done, self._total)
-        self._done += 1
+        self._host.progress(self._count, self._total)
+        self._count += 1
 
     def after(self, preview: Preview) -> None:
         """Report what has been done."""
-        self._host.progress(self._done, self._total, preview)
+        self._host.progress(self._count, self._total, preview)

@@ -25,7 +25,7 @@ class EncodedJob:
     conditioning: torch.Tensor
     """Masked-image latents and mask, packed: ``[S, 4C + 4ff]``."""
     source: torch.Tensor | None
-    """Latents ``[C, h, w]`` of the unmasked image, where sampling starts from it or holds it."""
+    """Latents ``[C, h, w]`` of the unmasked image, if sampling starts from or preserves it."""
     keep: torch.Tensor
     """Packed ``[S, 4]``: 1 where all pixels of a latent are kept, else 0."""
     preview: torch.Tensor

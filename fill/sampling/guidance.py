@@ -106,7 +106,7 @@ def _predict(
     guidance = None
     if cond.guidance is not None:
         guidance = torch.full((rows,), cond.guidance, device=x.device, dtype=torch.float32)
-    # Only a fused transformer knows the argument.
+    # Only a fused transformer takes the argument.
     ready: dict[str, Any] = {} if modulation is None else {"modulation": modulation}
     out = transformer(
         hidden_states=hidden,

@@ -1,4 +1,4 @@
-"""Euler integration of a velocity field. Knows no model."""
+"""Euler integration of any velocity field."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sample(
     true_cfg: float = 1.0,
     blend: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Walk from ``sigmas[0]`` to ``sigmas[-1]`` in straight steps.
+    """Integrate from ``sigmas[0]`` to ``sigmas[-1]`` in Euler steps.
 
     Args:
         velocity: The model, wrapped.

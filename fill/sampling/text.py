@@ -46,13 +46,13 @@ def _encode_texts(
 
 
 def check_characters(models: FillModels, text: str) -> None:
-    """Raise ValueError if the model's T5 tokenizer has no token for a character of the words."""
+    """Raise ValueError if the model's T5 tokenizer has no token for a character of the text."""
     tokenizer = models.tokenizer_2
     unknown = tokenizer.unk_token_id
     for char in dict.fromkeys("".join(text.split())):
         if unknown in tokenizer(char, add_special_tokens=False).input_ids:
             raise ValueError(
-                f"words contains {char!r}, which this model's text encoder does not know; use "
+                f"text contains {char!r}, which this model's text encoder has no token for; use "
                 "other characters"
             )
 
@@ -67,7 +67,7 @@ def truncation_note(models: FillModels, text: str) -> str | None:
 
 
 def _clip_ids(models: FillModels, texts: Sequence[str]) -> torch.Tensor:
-    # A tokenizer from elsewhere may say more than this encoder has positions for.
+    # A tokenizer from elsewhere may allow more tokens than this encoder has positions for.
     length = min(models.tokenizer.model_max_length, models.max_clip_tokens)
     return _tokenize(models.tokenizer, texts, length)
 

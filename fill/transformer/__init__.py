@@ -1,1 +1,1 @@
-"""The transformer's own parts: fused kernels, attention, modulation, recomputation."""
+"""What runs inside the transformer: fused kernels, attention, modulation, recomputation."""

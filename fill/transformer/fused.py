@@ -1,4 +1,4 @@
-"""Puts the fused kernels under a loaded FLUX transformer, and takes them away again.
+"""Attaches the fused kernels to a loaded FLUX transformer, and detaches them again.
 
 Attaching gives the transformer, its blocks and its adapted layers another class, one that differs
 in ``forward`` alone. Parameters, buffers, hooks, adapters and the state dict are not touched, so
@@ -33,7 +33,7 @@ def apply_kernels(transformer: nn.Module, mode: str, device: torch.device) -> No
 
     Args:
         transformer: diffusers' ``FluxTransformer2DModel``.
-        mode: ``auto``: where a supported GPU is found, else say once why not; ``on``; ``off``.
+        mode: ``auto``: where a supported GPU is found, else log once why not; ``on``; ``off``.
         device: Where it will run.
 
     Raises:
@@ -170,25 +170,28 @@ def _transformer(  # noqa: PLR0913  (the arguments are those of diffusers)
             hidden_states, encoder_hidden_states, pooled_projections, timestep, img_ids, txt_ids,
             guidance, joint_attention_kwargs, return_dict=return_dict, **options,
         )  # fmt: skip
-    image = self.x_embedder(hidden_states)
-    text = self.context_embedder(encoder_hidden_states)
-    angles = _angles(self.pos_embed(torch.cat([txt_ids, img_ids])))
-    embedding = None
+    # Embeddings of tokens, positions and time.
+    image = self.x_embedder(hidden_states)  # [B, S, D]
+    text = self.context_embedder(encoder_hidden_states)  # [B, T, D]
+    angles = _angles(self.pos_embed(torch.cat([txt_ids, img_ids])))  # [T + S, head / 2] each
+    embedding = None  # [B, D]
     if modulation is None:
         embedding = _embedding(self, image.dtype, timestep, guidance, pooled_projections)
 
     def vectors(*norms: str) -> Modulation:
         return tuple(modulation[n] for n in norms) if modulation is not None else embedding  # type: ignore[return-value]
 
+    # Blocks of two streams, then of one.
     for i, block in enumerate(self.transformer_blocks):
         name = f"transformer_blocks.{i}"
         ready = vectors(f"{name}.norm1", f"{name}.norm1_context")
         text, image = _run_block(self, block, image, text, ready, angles)
     tokens = text.shape[1]
-    joint = torch.cat([text, image], dim=1)
+    joint = torch.cat([text, image], dim=1)  # [B, T + S, D]
     for i, block in enumerate(self.single_transformer_blocks):
         ready = vectors(f"single_transformer_blocks.{i}.norm")
         joint = _run_block(self, block, joint, None, ready, angles)
+    # Output of the image's tokens.
     scale, shift = _vectors(self.norm_out, vectors("norm_out"), 0, 2)
     image = kernels.adaln_modulate(joint[:, tokens:], scale, shift, self.norm_out.norm.eps)
     output = self.proj_out(image)
@@ -276,7 +279,7 @@ def _double_block(
     c_shift, c_scale, c_gate, c_shift_2, c_scale_2, c_gate_2 = _vectors(
         self.norm1_context, temb, 1, 6
     )
-    x = kernels.adaln_modulate(image, scale, shift, self.norm1.norm.eps)
+    x = kernels.adaln_modulate(image, scale, shift, self.norm1.norm.eps)  # [B, S, D]
     c = kernels.adaln_modulate(text, c_scale, c_shift, self.norm1_context.norm.eps)
     x, c = _joint_attention(self.attn, x, c, _fit(image_rotary_emb, self.attn))
     image, x = kernels.gated_residual_adaln(image, gate, x, (scale_2, shift_2), self.norm2.eps)
@@ -306,12 +309,13 @@ def _single_block(
     shift, scale, gate = _vectors(self.norm, temb, 0, 3)
     x = kernels.adaln_modulate(joint, scale, shift, self.norm.norm.eps)
     attn = self.attn
+    # [B, T + S, H, D / H] each
     q, k, v = (_heads(attn, layer(x)) for layer in (attn.to_q, attn.to_k, attn.to_v))
     angles = _fit(image_rotary_emb, attn)
     q, k = kernels.qk_norm_rope(
         q, k, attn.norm_q.weight, attn.norm_k.weight, angles, attn.norm_q.eps
     )
-    attended = attend(q, k, v, attn.processor)
+    attended = attend(q, k, v, attn.processor)  # [B, T + S, D]
     update = self.proj_out(kernels.concat_gelu(attended, self.proj_mlp(x)))
     joint = kernels.gated_residual(joint, gate, update, clamp=True)
     if text is None:
@@ -324,6 +328,7 @@ def _joint_attention(attn: Any, x: Tensor, c: Tensor, angles: Angles) -> tuple[T
     image = tuple(_heads(attn, layer(x)) for layer in (attn.to_q, attn.to_k, attn.to_v))
     layers = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
     text = tuple(_heads(attn, layer(c)) for layer in layers)
+    # [B, T + S, H, D / H] each
     q, k, v = kernels.joint_qkv_norm_rope(
         text,  # type: ignore[arg-type]
         image,  # type: ignore[arg-type]
@@ -352,7 +357,8 @@ def _adapted_linear(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if not names:
         return _plain(self)(x, *args, **kwargs)
     base, scaling = self.base_layer, self.scaling[names[0]]
-    downs, ups = ([matrices[n].weight for n in names] for matrices in (self.lora_A, self.lora_B))
+    downs = [self.lora_A[name].weight for name in names]  # [r, I] each
+    ups = [self.lora_B[name].weight for name in names]  # [O, r] each
     if len(names) == 1:
         return kernels.lora_linear(x, base.weight, base.bias, downs[0], ups[0], scaling)
     ups = [up * self.scaling[name] for up, name in zip(ups, names, strict=True)]

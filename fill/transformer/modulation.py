@@ -66,10 +66,10 @@ class ModulationTable:
         vectors = {name: v[first : first + sum(rows)] for name, v in self._vectors.items()}
         if all(n == batch for n in rows):
             return vectors
-        return {
-            name: torch.cat([part.expand(batch, -1) for part in v.split(rows)])
-            for name, v in vectors.items()
-        }
+        expanded = {}
+        for name, v in vectors.items():
+            expanded[name] = torch.cat([prompt.expand(batch, -1) for prompt in v.split(rows)])
+        return expanded
 
 
 def make_table(transformer: Any, cond: Conditioning, sigmas: Tensor) -> ModulationTable | None:
@@ -95,7 +95,7 @@ class HostLinear(nn.Linear):
     """A linear layer with weights in host memory. Example: ``layer.__class__ = HostLinear``."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HostLinear:
-        # A tensor without values tells what the function would do; all but the device is done.
+        # A tensor without values shows what the function would do; all but the device is applied.
         def keep(tensor: Tensor) -> Tensor:
             return tensor.to("cpu", fn(tensor.new_empty(0)).dtype)
 

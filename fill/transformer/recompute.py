@@ -41,12 +41,12 @@ def checkpoint_blocks(transformer: Any, keep_attention: bool = False) -> None:
 
 
 @functools.cache
-def _kept() -> frozenset[Any]:
+def _kept_operations() -> frozenset[Any]:
     operations = (getattr(torch.ops.aten, name, None) for name in _ATTENTION)
     return frozenset(op.default for op in operations if op is not None)
 
 
 def _choose(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     del context, args, kwargs
-    is_kept = operation in _kept()
+    is_kept = operation in _kept_operations()
     return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -66,11 +66,11 @@ def test_adapters_count_by_weights_and_strength(tmp_path: Path) -> None:
     assert fingerprint(base.with_adapter(second, 0.5).with_adapter(first, 1.0)) == digests[-1]
 
 
-def test_large_files_are_read_in_pieces_to_their_end(
+def test_large_files_are_read_in_chunks_to_their_end(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PIECES", 8)
-    monkeypatch.setattr(module, "_PIECE_BYTES", 1024)
+    monkeypatch.setattr(module, "_CHUNKS", 8)
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 1024)
     path = copied / WEIGHTS
     first, size = fingerprint(load(copied)), path.stat().st_size
     models = load(copied)
