@@ -6,36 +6,29 @@ Departures from the paper (arXiv 2508.21066, sec. 4.4), each a setting of
 ======================  =====================  ================================================
 setting                 paper                  default here, and why
 ======================  =====================  ================================================
-mode                    all weights            ``lora``: trains on one GPU, and every loader
-                                               reads the file
-learning_rate           1e-5                   -1: 1e-4 for a LoRA, the paper's 1e-5 for all
-                                               weights; with 5e-4 only the reward rose, see below
+mode                    all weights            ``lora``: one GPU; every loader reads the file
+learning_rate           1e-5                   -1: 1e-4 for a LoRA, 1e-5 for all weights
 warmup_steps            not stated             10: Adam's first averages are of too few steps
 max_grad_norm           not stated             1.0: one steep step must not undo the others
 steps                   about 8000             8000
 reward_cap              lambda, not stated     0.9: the value of the trials, the only one tried
-t1, t2                  not stated             0.2 and 0.95 of the schedule: before that a
-                                               prediction is a blur that no judge was trained on;
-                                               from 0.5 or 0.75 on, less is spoilt
-                                               (lab/notes/reinforcement-learning.md)
+t1, t2                  not stated             0.2, 0.95 of the schedule: before, a prediction
+                                               is a blur that no judge was trained on
 ema_decay               not stated             0.99: an average over the last hundred steps
-saved_weights           not stated             ``policy``: a short run hardly shows in its
-                                               average; a long one had better save that
+saved_weights           not stated             ``policy``: a short run hardly shows in ``ema``
 sampling_steps,         not stated             -1: the model's recipe, which users sample with
 true_cfg, guidance,
 target_size
-weight_*                fill 50 % incl. text   25 % each: text is counted by itself
+weight_*                fill 50 % incl. text   0.25 each: text is counted by itself
 min_judge_accuracy      none                   0.75: cells that the judge cannot judge got worse
 ensemble                one judge              ``mean`` of all judges that are given
 paste_back              not stated             on: users never see what is painted outside
-shift, blur, noise      none                   0: off; against lattices that please the judge
-kl_weight               none                   0: off; against drifting away from the start
-reference_pool          0: a new reference     0; more reuses references, in half the time
-                        every time
-eval_every, eval_judge  not stated             100: the best checkpoint on held-out conditions
-                                               counts, by a judge of its own where there is one
-gradient_checkpointing  not stated             ``blocks``: the same numbers in much less memory,
-                                               up to a third slower
+shift, blur, noise      none                   0, off; against lattices that please the judge
+kl_weight               none                   0, off; against drifting away from the start
+reference_pool          a reference each time  0, the same; more takes half the time
+eval_every, eval_judge  not stated             100: the best checkpoint on held-out edits is kept
+                                               and is the result of a run that stops itself
+gradient_checkpointing  not stated             ``blocks``: less memory, up to a third slower
 ======================  =====================  ================================================
 
 The paper draws a t per iteration and does not say whether the edits of a batch share it. Here they
@@ -43,7 +36,7 @@ do, so that they pass through the model together; task, condition and noises are
 
 The values were measured on the procedural world with a prototype: LoRA of rank 16, batch 16, 100 to
 170 steps; learning rate 1e-4 raised the oracle's scores where the judge was accurate, 5e-4 raised
-only the reward.
+only the reward. From t1 = 0.5 or 0.75 on, less is spoilt (lab/notes/reinforcement-learning.md).
 
 Colours of judged images are not corrected as :func:`~..fill.pipeline.run_fill` does: the
 correction is a function of kept pixels and would only add noise to the comparison.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,40 +107,29 @@ class Policy:
         if self._sharding is None:
             apply_kernels(self.module, self.models.kernels, device)
 
-    @contextmanager
-    def as_reference(self) -> Iterator[None]:
+    def as_reference(self) -> AbstractContextManager[None]:
         """Let the model be what the policy is compared with.
 
         Source: OneReward, alg. 1 (the start) and alg. 2 (the moving average).
         """
-        stand_in = self.as_ema if self._config.algorithm == DYNAMIC else self.as_start
-        with stand_in():
-            yield
+        is_dynamic = self._config.algorithm == DYNAMIC
+        return self._swap(self.ema) if is_dynamic else self.as_start()
+
+    def as_result(self) -> AbstractContextManager[None]:
+        """Let the model be what is saved: the policy or its moving average."""
+        return self._swap(self.ema if self._config.saved_weights == "ema" else self.masters)
+
+    def as_start(self) -> AbstractContextManager[None]:
+        """Let the model be as it was before training."""
+        return self._swap(self._start) if self._start is not None else self._without_adapter()
 
     @contextmanager
-    def as_start(self) -> Iterator[None]:
-        """Let the model be as it was before training."""
-        if self._start is not None:
-            with self._swap(self._start):
-                yield
-            return
+    def _without_adapter(self) -> Iterator[None]:
         self._activate(self._frozen)
         try:
             yield
         finally:
             self._activate([*self._frozen, NAME])
-
-    @contextmanager
-    def as_ema(self) -> Iterator[None]:
-        """Let the model be the policy's moving average."""
-        with self._swap(self.ema):
-            yield
-
-    @contextmanager
-    def as_result(self) -> Iterator[None]:
-        """Let the model be what is saved: the policy or its moving average."""
-        with self._swap(self.ema if self._config.saved_weights == "ema" else self.masters):
-            yield
 
     def accumulate_gradients(self) -> None:
         """Add the parameters' gradients to the masters', in float32, and clear them.

@@ -115,18 +115,14 @@ class RunDirectory:
 
     def load(self) -> TrainState | None:
         """Return the checkpoint, or None if there is none yet."""
-        for name in ("checkpoint", "checkpoint.old"):
-            if (self.path / name / _STATE).exists():
-                return load_state(self.path / name)
-        return None
+        checkpoint = _find_checkpoint(self.path)
+        return load_state(checkpoint) if checkpoint else None
 
 
 def saved_step(run: Path) -> int:
     """Return the step of a run folder's checkpoint, -1 if there is none; reads no tensor."""
-    for name in ("checkpoint", "checkpoint.old"):
-        if (run / name / _STATE).exists():
-            return int(json.loads((run / name / _STATE).read_text(encoding="utf-8"))["step"])
-    return -1
+    checkpoint = _find_checkpoint(run)
+    return int(_read_progress(checkpoint)["step"]) if checkpoint else -1
 
 
 def reset_if_not_started(config: RunConfig, *names: str) -> None:
@@ -155,11 +151,19 @@ def load_state(folder: Path) -> TrainState:
     """Read a checkpoint folder."""
     if not (folder / _STATE).is_file():
         raise FileNotFoundError(f"{folder} is no checkpoint: it lacks {_STATE}")
-    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     tensors = load_file(folder / _TENSORS)
     if os.name == "nt":  # Windows replaces no file that is still mapped
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    return TrainState(tensors=tensors, **state)
+    return TrainState(tensors=tensors, **_read_progress(folder))
+
+
+def _find_checkpoint(run: Path) -> Path | None:
+    folders = (run / "checkpoint", run / "checkpoint.old")
+    return next((folder for folder in folders if (folder / _STATE).exists()), None)
+
+
+def _read_progress(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
 
 
 def _changed_settings(stored: str, config: RunConfig) -> dict[str, tuple[Any, Any]]:
