@@ -1,7 +1,9 @@
 """Fused operations of the FLUX transformer, forward and backward, as plain functions.
 
-Each runs as a Triton kernel where one accepts the call, else in plain PyTorch; gradients flow
-either way. :mod:`.reference` defines them, :mod:`.dispatch` chooses.
+Between its matrix products a block runs small operations (norms, rotary embedding, gates, GELU)
+that each read and write all activations; a kernel does several of them in one pass over memory.
+On NVIDIA GPUs with Triton they serve edits and training; without them the same is computed in plain
+PyTorch, equal up to rounding. :mod:`.reference` defines them, :mod:`.dispatch` chooses per call.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ def _adaln_fwd_kernel(
     mask = cols < WIDTH
     source = residual_ptr + sample * residual_stride_b + token * residual_stride_s
     h = tl.load(source + cols, mask=mask, other=0.0).to(ACC)
+    # The gated residual, rounded.
     if HAS_UPDATE:
         source = update_ptr + sample * update_stride_b + token * update_stride_s
         update = tl.load(source + cols, mask=mask, other=0.0).to(ACC)
@@ -51,6 +52,7 @@ def _adaln_fwd_kernel(
         stored = cast(h, h_ptr.dtype.element_ty)
         tl.store(h_ptr + out + cols, stored, mask=mask)
         h = stored.to(ACC)
+    # Its modulated LayerNorm.
     if HAS_NORM:
         centred = tl.where(mask, h - tl.sum(h, axis=0) / WIDTH, 0.0)
         r = tl.rsqrt(tl.sum(centred * centred, axis=0) / WIDTH + eps)
@@ -81,6 +83,7 @@ def _adaln_bwd_kernel(
     d_gate = tl.zeros((BLOCK,), dtype=ACC)
     d_scale = tl.zeros((BLOCK,), dtype=ACC)
     d_shift = tl.zeros((BLOCK,), dtype=ACC)
+    # Row by row; sums over rows stay in registers.
     for i in range(ROWS):
         token = (group * ROWS + i).to(tl.int64)
         live = mask & (token < tokens)
@@ -93,6 +96,7 @@ def _adaln_bwd_kernel(
         if HAS_NORM or CLAMP:
             source = h_ptr + sample * h_stride_b + token * h_stride_s
             h = tl.load(source + cols, mask=live, other=0.0).to(ACC)
+        # Through the norm.
         if HAS_NORM:
             source = dy_ptr + sample * dy_stride_b + token * dy_stride_s
             dy = tl.load(source + cols, mask=live, other=0.0).to(ACC)
@@ -137,7 +141,7 @@ def _launch(
     residual: Tensor, gate: Tensor | None, update: Tensor | None, scale: Tensor | None,
     shift: Tensor | None, eps: float, clamp: bool,
 ) -> Pair:  # fmt: skip
-    h, y = _fake(residual, gate, update, scale, shift, eps, clamp)
+    h, y = _fake(residual, gate, update, scale, shift, eps, clamp)  # [B, S, D] or empty
     batch, tokens, width = residual.shape
     launch = for_row(width)
     # Pointers that the compiled branches do not read still have to be tensors.
@@ -165,6 +169,7 @@ def _fake_bwd(
     return [
         h.new_empty(h.shape if _changes_residual(h, scale, clamp) else 0),
         h.new_empty(h.shape if gate is not None else 0),
+        # [B, D] each
         *(h.new_empty(0) if v is None or not n else v.new_empty(batch, width) for n, v in vectors),
     ]
 
@@ -179,6 +184,7 @@ def _launch_bwd(
     rows = rows_per_program(tokens, any(needs))
     groups = -(-tokens // rows)
     wide = torch.float64 if acc == tl.float64 else torch.float32
+    # Per program, [B, groups, D] each.
     sums = [
         torch.empty((batch, groups, width) if n else (1,), dtype=wide, device=h.device)
         for n in needs

@@ -80,7 +80,7 @@ def _fake(
     noise: Tensor | None, sigma: float, sigma_next: float, true_cfg: float,
 ) -> Pair:  # fmt: skip
     del velocity, keep, source, noise, sigma, sigma_next, true_cfg
-    return latents.new_empty(latents.shape), latents.new_empty(latents.shape)
+    return latents.new_empty(latents.shape), latents.new_empty(latents.shape)  # [B, S, C] each
 
 
 def _launch(
@@ -111,6 +111,7 @@ def _fake_bwd(
 ) -> Pair:  # fmt: skip
     del dx0, keep, sigma, sigma_next, true_cfg
     rows = dy.shape[0] * (2 if is_guided else 1)
+    # [B, S, C], and [B or 2 B, S, C]
     return dy.new_empty(dy.shape), dy.new_empty(rows, *dy.shape[1:], dtype=dtype)
 
 

@@ -70,7 +70,7 @@ def _gelu_bwd_kernel(
 
 def _fake(attention: Tensor | None, mlp: Tensor) -> Tensor:
     width = 0 if attention is None else attention.shape[-1]
-    return mlp.new_empty(*mlp.shape[:-1], width + mlp.shape[-1])
+    return mlp.new_empty(*mlp.shape[:-1], width + mlp.shape[-1])  # [B, S, D + M]
 
 
 def _launch(attention: Tensor | None, mlp: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def _launch(attention: Tensor | None, mlp: Tensor) -> Tensor:
 
 def _fake_bwd(dy: Tensor, x: Tensor) -> Tensor:
     del dy
-    return x.new_empty(x.shape)
+    return x.new_empty(x.shape)  # [B, S, M]
 
 
 def _launch_bwd(dy: Tensor, x: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ class _LoraLinear(torch.autograd.Function):
         up: Tensor,
         scaling: float,
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        h = rows @ down.to(x.dtype).T
-        y = F.linear(rows, weight, bias)
+        rows = x.reshape(-1, x.shape[-1])  # [N, I]
+        h = rows @ down.to(x.dtype).T  # [N, r]
+        y = F.linear(rows, weight, bias)  # [N, O]
         y.addmm_(h, up.to(x.dtype).T, alpha=scaling)
         ctx.save_for_backward(x, weight, down, up, h)
         ctx.scaling = scaling
@@ -39,7 +39,7 @@ class _LoraLinear(torch.autograd.Function):
         x, weight, down, up, h = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, wants_down, wants_up, _ = ctx.needs_input_grad
         rows, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-        g = (dy @ up.to(dy.dtype)).mul_(ctx.scaling)
+        g = (dy @ up.to(dy.dtype)).mul_(ctx.scaling)  # [N, r]
         dx = None
         if wants_x:
             dx = (dy @ weight).addmm_(g, down.to(dy.dtype)).view(x.shape)

@@ -62,6 +62,7 @@ def _qk_norm_rope_fwd_kernel(
     pairs = tl.arange(0, DIM // 2)[None, :] * angle_stride_d
     angle = (offset + token).to(tl.int64) * angle_stride_s
     token = token.to(tl.int64)
+    # Programs 0 and 1 normalise and rotate q and k, program 2 copies v.
     if which < 2:
         cos = tl.load(cos_ptr + angle + pairs).to(ACC)
         sin = tl.load(sin_ptr + angle + pairs).to(ACC)
@@ -148,10 +149,11 @@ def _qk_norm_rope_bwd_kernel(
         )  # fmt: skip
 
 
-def _joined(streams: list[Tensor]) -> Tensor:
+def _empty_joint(streams: list[Tensor]) -> Tensor:
     """Return an empty joint buffer for the streams, contiguous."""
     batch, _, heads, dim = streams[0].shape
-    return streams[0].new_empty(batch, sum(part.shape[1] for part in streams), heads, dim)
+    tokens = sum(stream.shape[1] for stream in streams)
+    return streams[0].new_empty(batch, tokens, heads, dim)  # [B, S, H, D]
 
 
 def _fake(
@@ -159,7 +161,7 @@ def _fake(
     cos: Tensor, sin: Tensor, eps: float,
 ) -> QKV:  # fmt: skip
     del weights, cos, sin, eps
-    return _joined(q), _joined(k), _joined(v) if v else q[0].new_empty(0)
+    return _empty_joint(q), _empty_joint(k), _empty_joint(v) if v else q[0].new_empty(0)
 
 
 def _launch(
@@ -190,7 +192,9 @@ def _fake_bwd(
     cos: Tensor, sin: Tensor, eps: float, needs_weights: bool,
 ) -> list[Tensor]:  # fmt: skip
     del dq, dk, cos, sin, eps
-    grads = [x.new_empty(x.shape) for pair in zip(q, k, strict=True) for x in pair]
+    grads = []  # d q and d k of each stream, [B, S, H, D]
+    for query, key in zip(q, k, strict=True):
+        grads += [query.new_empty(query.shape), key.new_empty(key.shape)]
     return grads + [w.new_empty(w.shape) for w in weights if needs_weights]
 
 
@@ -206,8 +210,9 @@ def _launch_bwd(
     grads, sums, offset = [], [], 0
     for i, (query, key) in enumerate(zip(q, k, strict=True)):
         tokens = query.shape[1]
-        d_query, d_key = query.new_empty(query.shape), key.new_empty(key.shape)
+        d_query, d_key = query.new_empty(query.shape), key.new_empty(key.shape)  # [B, S, H, D]
         size = (2, batch * tokens, dim) if needs_weights else (1,)
+        # One row of the weights' gradients per program.
         partial = torch.empty(size, dtype=wide, device=dq.device)
         _qk_norm_rope_bwd_kernel[(tokens, batch, 2)](
             dq, dk, query, key, d_query, d_key, weights[2 * i], weights[2 * i + 1], partial,
@@ -218,7 +223,7 @@ def _launch_bwd(
         )  # fmt: skip
         grads += [d_query, d_key]
         if needs_weights:
-            sums += [part.sum(0).to(weights[2 * i].dtype) for part in partial]
+            sums += [rows.sum(0).to(weights[2 * i].dtype) for rows in partial]
         offset += tokens
     return grads + sums
 

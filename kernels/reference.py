@@ -37,14 +37,15 @@ def joint_qkv_norm_rope(
     first, second = [a[:split] for a in angles], [a[split:] for a in angles]
     text_qk = qk_norm_rope(*text[:2], *text_weights, first[0], first[1], eps)
     image_qk = qk_norm_rope(*image[:2], *image_weights, second[0], second[1], eps)
+    # Joined along the tokens: [B, T + S, H, D].
     q, k = (torch.cat(pair, dim=1) for pair in zip(text_qk, image_qk, strict=True))
     return q, k, torch.cat([text[2], image[2]], dim=1)
 
 
 def _norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
-    wide = widen(x)
+    wide = widen(x)  # [B, S, H, D]
     n = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight
-    n0, n1 = n.unflatten(-1, (-1, 2)).unbind(-1)
+    n0, n1 = n.unflatten(-1, (-1, 2)).unbind(-1)  # [B, S, H, D/2]
     cos, sin = cos[:, None], sin[:, None]  # [S, 1, D/2]
     return torch.stack([n0 * cos - n1 * sin, n1 * cos + n0 * sin], -1).flatten(-2).to(x.dtype)
 

@@ -139,7 +139,7 @@ def score_pairs(
         ValueError: The batches do not fit together, or an image is no RGB image.
         JudgeError: The judge cannot answer Yes and No.
     """
-    first, second = images
+    first, second = images  # [B, H, W, 3] each
     _check_pair(first, second)
     _ = judge.answer_ids
     num = max(len(first), len(second))

@@ -101,7 +101,7 @@ def to_patches(image: torch.Tensor, config: PatchConfig) -> tuple[torch.Tensor, 
     x = (x[0] - mean) / std
     p, m = config.patch_size, config.merge_size
     rows, cols = size[0] // p, size[1] // p
-    x = x.reshape(3, rows // m, m, p, cols // m, m, p)
+    x = x.reshape(3, rows // m, m, p, cols // m, m, p)  # [3, R/m, m, p, C/m, m, p]
     # Tokens of one merged group come next to each other: [row group, column group, row, column].
     x = x.permute(1, 4, 2, 5, 0, 3, 6)
     x = x.unsqueeze(5).expand(*x.shape[:5], config.temporal_patch_size, p, p)

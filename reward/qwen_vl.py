@@ -168,7 +168,7 @@ class QwenJudge:
         cut = [to_patches(image, self.patches) for image in images]
         grid = torch.tensor([[1, *size] for _, size in cut], device=images[0].device)
         model: Any = self.component.module
-        patches = torch.cat([p for p, _ in cut]).to(self.component.dtype)
+        patches = torch.cat([p for p, _ in cut]).to(self.component.dtype)  # [all patches, values]
         out = model.model.get_image_features(patches, grid)
         merge = self.patches.merge_size
         return [

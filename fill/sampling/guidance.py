@@ -101,6 +101,7 @@ def _predict(
     modulation: dict[str, torch.Tensor] | None,
 ) -> torch.Tensor:
     batch = x.shape[0]
+    # [prompts * B, S, channels of latents, masked image and mask]
     hidden = torch.cat([x.to(cond.packed.dtype), cond.packed], dim=2).repeat(len(prompts), 1, 1)
     rows = hidden.shape[0]
     guidance = None
