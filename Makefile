@@ -4,11 +4,15 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 
-.PHONY: help setup demo test lint comfyui workflows reproduce release-check clean
+# Tests run in this many processes, beside the servers that they start.
+WORKERS ?= 2
+
+.PHONY: help setup demo test test-lab lint comfyui workflows reproduce release-check clean
 
 help:
 	@echo "make demo           edit pictures in a real ComfyUI; results in demo-output/"
-	@echo "make test           lint, and every test this machine can run"
+	@echo "make test           lint, and every test of the pack that this machine can run"
+	@echo "make test-lab       the tests of lab/, which made the bundled models"
 	@echo "make lint           ruff and pyright only"
 	@echo "make comfyui        start ComfyUI with this plugin and print its address"
 	@echo "make workflows      write workflows/api/ anew from the front end (needs Chromium)"
@@ -23,7 +27,12 @@ demo:
 	@$(RUN) scripts/demo.py
 
 test: setup # pytest runs even if lint fails, so that one run shows everything
-	@$(MAKE) --no-print-directory lint; lint=$$?; .venv/bin/pytest -m "" && exit $$lint
+	@$(MAKE) --no-print-directory lint; lint=$$?; \
+		.venv/bin/pytest -n $(WORKERS) -m "not lab" && exit $$lint
+
+test-lab:
+	@$(PYTHON) scripts/setup_env.py venv
+	@.venv/bin/pytest -n $(WORKERS) -m lab
 
 lint:
 	@$(PYTHON) scripts/setup_env.py venv comfyui

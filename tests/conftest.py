@@ -5,20 +5,24 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support import machine
+from support.sharing import SharedServerScheduling, by_urgency
 
 if TYPE_CHECKING:  # what they import is needed for servers only
+    from xdist.remote import Producer
+
     from support.client import ComfyClient
     from support.server import ComfyServer
 
 ROOT = Path(__file__).resolve().parent.parent
-TEST_PACK = ROOT / "tests" / "support" / "test_pack"
+MARKED_FOLDERS = ("comfyui", "browser", "lab")
+"""Folders of ``tests/`` whose tests all have the marker of that name."""
 
 if not machine.has_gpu():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
@@ -42,29 +46,24 @@ _load_package()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        for folder in ("comfyui", "browser"):
-            if ROOT / "tests" / folder in item.path.parents:
-                item.add_marker(folder)
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in MARKED_FOLDERS:
+            item.add_marker(folder)
+    if hasattr(config, "workerinput"):  # in a worker of pytest-xdist
+        items.sort(key=by_urgency(items))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedServerScheduling:
+    """Share the tests out so that every server runs once."""
+    config.option.loadscopereorder = False  # the order is that of `by_urgency`
+    return SharedServerScheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not machine.has_gpu():
         pytest.skip("needs a GPU")
-
-
-@pytest.fixture(scope="session")
-def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """One real headless ComfyUI with only this plugin, for the whole test session.
-
-    Beside the plugin are the test pack's nodes, which make faulty input.
-    """
-    from support.server import ComfyServer
-
-    base = tmp_path_factory.mktemp("comfyui")
-    with ComfyServer(base, other_packs=(TEST_PACK,)) as server:
-        yield server
 
 
 @pytest.fixture

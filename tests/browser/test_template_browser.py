@@ -47,5 +47,5 @@ def test_a_click_opens_the_template(opened: Browser):
     types = {node["type"] for node in json.loads(template.read_text("utf-8"))["nodes"]}
     opened.evaluate(f"{card(template.stem)}.click()")
     opened.wait_for(f"!{DIALOG}")
-    shown = opened.evaluate("window.app.graph._nodes.map(node => node.type)")
-    assert set(shown) == types
+    types_shown = opened.evaluate("window.app.graph._nodes.map(node => node.type)")
+    assert set(types_shown) == types

@@ -29,8 +29,8 @@ def test_plugin_causes_no_error_at_page_load(browser: Browser):
 
 
 def test_templates_are_in_the_template_browser(browser: Browser):
-    listed = browser.evaluate("fetch('/workflow_templates').then(answer => answer.json())")
-    assert {path.stem for path in templates()} <= set(listed[PACK_FOLDER])
+    by_pack = browser.evaluate("fetch('/workflow_templates').then(answer => answer.json())")
+    assert {path.stem for path in templates()} <= set(by_pack[PACK_FOLDER])
 
 
 @EVERY_TEMPLATE

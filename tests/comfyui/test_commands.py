@@ -21,12 +21,14 @@ SCRIPTS = machine.ROOT / "scripts"
 TIMEOUT_S = 600
 
 
+def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPTS / "demo.py"), *arguments]
+    return subprocess.run(command, timeout=TIMEOUT_S, check=False, capture_output=True, text=True)
+
+
 @pytest.mark.slow
 def test_demo_edits_images_and_draws_one_sheet(tmp_path: Path):
-    command = [sys.executable, str(SCRIPTS / "demo.py"), "--output", str(tmp_path)]
-    process = subprocess.run(
-        command, timeout=TIMEOUT_S, check=False, capture_output=True, text=True
-    )
+    process = run_demo("--output", str(tmp_path))
     assert process.returncode == 0, f"{process.stdout}\n{process.stderr}"
     num_jobs = sum(map(runs_here, api_workflows())) + 1  # one of them again, on a photograph
     assert f"{num_jobs} of {num_jobs} jobs done" in process.stdout
@@ -40,11 +42,7 @@ def test_demo_fails_if_a_job_fails(tmp_path: Path):
     workflows.mkdir()
     graph = {"1": {"class_type": "PreviewImage", "inputs": {}}}
     (workflows / "remove.json").write_text(json.dumps(graph))
-    folders = ("--workflows", str(workflows), "--output", str(output))
-    command = [sys.executable, str(SCRIPTS / "demo.py"), *folders]
-    process = subprocess.run(
-        command, timeout=TIMEOUT_S, check=False, capture_output=True, text=True
-    )
+    process = run_demo("--workflows", str(workflows), "--output", str(output))
     assert process.returncode == 1
     assert "Required input is missing: images" in process.stdout
 
@@ -54,13 +52,18 @@ def test_server_for_people_prints_its_address_and_stops(tmp_path: Path):
     command = [sys.executable, str(SCRIPTS / "run_comfyui.py"), "--base-directory", str(tmp_path)]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        address = None
-        while address is None:
-            line = process.stdout.readline()
-            assert line, "the server ended before it printed its address"
-            address = re.search(r"http://\S+", line)
-        with urllib.request.urlopen(f"{address[0]}/object_info/OneRewardFill") as answer:
-            assert "OneRewardFill" in json.load(answer)
-        process.send_signal(signal.SIGTERM)
+        try:
+            address = printed_address(process)
+            with urllib.request.urlopen(f"{address}/object_info/OneRewardFill") as answer:
+                assert "OneRewardFill" in json.load(answer)
+        finally:
+            process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT_S) == 0
+
+
+def printed_address(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    while line := process.stdout.readline():
+        if address := re.search(r"http://\S+", line):
+            return address[0]
+    raise AssertionError("the server ended before it printed its address")

@@ -21,6 +21,9 @@ from support.template_files import write_template_files
 PACK_FOLDER = "a-copy-of-the-pack"
 """The pack's name under custom_nodes: nothing may depend on the repository's own folder name."""
 
+TEST_PACK = Path(__file__).resolve().parent / "test_pack"
+"""Nodes that make faulty input."""
+
 EXAMPLE = "example.png"
 """The image that ComfyUI ships in its input folder, and that templates start with."""
 

@@ -1,0 +1,1 @@
+"""A package, so that its server is stopped after its last test."""
