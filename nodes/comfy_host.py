@@ -33,7 +33,10 @@ PREVIEW_SIDE = 512
 
 
 class Holder(torch.nn.Module):
-    """Hides the read-only ``device`` of library models, an attribute that ModelPatcher sets."""
+    """Hides the read-only ``device`` of library models, an attribute that ModelPatcher sets.
+
+    Example: ``ManagedModule(Holder(vae), load_device, offload_device)``.
+    """
 
     def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()
@@ -77,6 +80,8 @@ class ManagedModule(ModelPatcher):
 
 class ComfyHost:
     """One run of the engine inside one node.
+
+    Example: ``run_fill(request, models, ComfyHost(cls.hidden.unique_id))``.
 
     Args:
         node_id: Id of the node that shows progress text; None: no text.

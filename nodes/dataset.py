@@ -20,7 +20,7 @@ from ..training.data.generate import GenerateConfig, groups_of
 from ..training.data.label import LabelConfig
 from ..training.jobs import GenerateJob, LabelJob, describe_judge, describe_models
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, dataset_input, preferences_input, search_aliases
+from .inputs import config_inputs, dataset_input, output, preferences_input, search_aliases
 from .paths import folders, work_folders
 from .socket_types import DatasetSocket, FillModelSocket, JudgeSocket, PreferencesSocket
 
@@ -56,16 +56,13 @@ class OneRewardEditDataset(io.ComfyNode):
                 *config_inputs(EditDatasetConfig),
             ],
             outputs=[
-                DatasetSocket.Output(
+                output(
+                    DatasetSocket,
                     "edit_dataset",
-                    display_name="dataset",
-                    tooltip="For OneReward Generate Candidates, Train and Evaluate.",
+                    "For OneReward Generate Candidates, Train and Evaluate.",
+                    "dataset",
                 ),
-                io.Image.Output(
-                    "sheet",
-                    display_name="sheet",
-                    tooltip="The first 16 conditions; the area to repaint is red.",
-                ),
+                output(io.Image, "sheet", "The first 16 conditions; the area to repaint is red."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -133,10 +130,8 @@ class OneRewardGenerateCandidates(io.ComfyNode):
             ],
             outputs=[
                 _data_output("candidate_data", "The candidates, for OneReward Label Preferences."),
-                io.Image.Output(
-                    "sheet",
-                    display_name="sheet",
-                    tooltip="The first conditions, one per row: source, then candidates.",
+                output(
+                    io.Image, "sheet", "The first conditions, one per row: source, then candidates."
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -195,10 +190,10 @@ class OneRewardLabelPreferences(io.ComfyNode):
             ],
             outputs=[
                 _data_output("labelled_data", "The same data with its pairs."),
-                io.String.Output(
+                output(
+                    io.String,
                     "report",
-                    display_name="report",
-                    tooltip="Pairs per task and dimension, and the share that was dropped.",
+                    "Pairs per task and dimension, and the share that was dropped.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -320,4 +315,4 @@ def _range(name: str, low: float, high: float, what: str) -> list[io.Input]:
 
 
 def _data_output(name: str, tooltip: str) -> io.Output:
-    return PreferencesSocket.Output(name, display_name="preferences", tooltip=tooltip)
+    return output(PreferencesSocket, name, tooltip, "preferences")

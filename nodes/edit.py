@@ -14,7 +14,7 @@ from ..fill.pipeline import run_fill
 from ..fill.request import MAX_SEED, FillRequest
 from ..fill.task import Task
 from .comfy_host import ComfyHost
-from .inputs import search_aliases, text_input
+from .inputs import output, search_aliases, text_input
 from .socket_types import FillModelSocket, SettingsSocket
 
 USE_PIXELS = "by_pixels"
@@ -220,15 +220,17 @@ def _schema(
         **search_aliases(*aliases),
         inputs=inputs,
         outputs=[
-            io.Image.Output(
+            output(
+                io.Image,
                 "result",
-                display_name="image",
-                tooltip="The edited images, 0..1; candidates of one image next to each other.",
+                "The edited images, 0..1; candidates of one image next to each other.",
+                "image",
             ),
-            io.Mask.Output(
+            output(
+                io.Mask,
                 "result_mask",
-                display_name="mask",
-                tooltip="How much of each pixel is new, 0..1; 0 = untouched.",
+                "How much of each pixel is new, 0..1; 0 = untouched.",
+                "mask",
             ),
         ],
         hidden=[io.Hidden.unique_id],

@@ -25,6 +25,7 @@ from .inputs import (
     config_inputs,
     dataset_input,
     judge_input,
+    output,
     preferences_input,
     search_aliases,
 )
@@ -81,15 +82,13 @@ class OneRewardEvaluate(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(
+                output(
+                    io.Image,
                     "sheet",
-                    display_name="sheet",
-                    tooltip="The tables; below, the first edits: source, model, baseline.",
+                    "The tables; below, the first edits: source, model, baseline.",
                 ),
-                io.String.Output("table", display_name="table", tooltip="The report in Markdown."),
-                io.String.Output(
-                    "report", display_name="report", tooltip="The numbers as JSON, as in the file."
-                ),
+                output(io.String, "table", "The report in Markdown."),
+                output(io.String, "report", "The numbers as JSON, as in the file."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -149,20 +148,15 @@ class OneRewardJudgeReport(io.ComfyNode):
                 *config_inputs(ReportConfig),
             ],
             outputs=[
-                io.Image.Output(
-                    "image", display_name="image", tooltip="Table and calibration plot."
-                ),
-                io.String.Output(
-                    "text", display_name="text", tooltip="The whole report in Markdown."
-                ),
-                io.String.Output(
-                    "report", display_name="report", tooltip="The numbers as JSON, as in the file."
-                ),
-                JudgeSocket.Output(
+                output(io.Image, "image", "Table and calibration plot."),
+                output(io.String, "text", "The whole report in Markdown."),
+                output(io.String, "report", "The numbers as JSON, as in the file."),
+                output(
+                    JudgeSocket,
                     "reported_judge",
-                    display_name="judge",
-                    tooltip="The same judge, now with a report that OneReward Train reads: see "
+                    "The same judge, now with a report that OneReward Train reads: see "
                     "min_judge_accuracy there.",
+                    "judge",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

@@ -21,6 +21,14 @@ def search_aliases(*words: str) -> dict[str, Any]:
     return {"search_aliases": list(words)} if is_known else {}
 
 
+def output(kind: Any, name: str, tooltip: str, label: str = "") -> io.Output:
+    """Return an output; its label is its name unless another is given.
+
+    Example: ``output(io.Image, "result", "The edited images.", "image")``.
+    """
+    return kind.Output(name, display_name=label or name, tooltip=tooltip)
+
+
 def config_inputs(config: type[Any], names: Sequence[str] = ()) -> list[io.Input]:
     """Return an input for each field of a config, or for the named ones: same order and limits.
 
@@ -86,6 +94,14 @@ def task_input(tooltip: str) -> io.Input:
     """Return the choice of one of the four tasks."""
     names = [task.value for task in Task]
     return io.Combo.Input("task", options=names, default=names[0], tooltip=tooltip)
+
+
+def parse_task(name: str) -> Task:
+    """Return the task; combos are not checked by every version of ComfyUI."""
+    names = [task.value for task in Task]
+    if name not in names:
+        raise ValueError(f"task is {name!r}; choose one of: {', '.join(names)}")
+    return Task(name)
 
 
 def text_input(name: str, tooltip: str, optional: bool = False) -> io.Input:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..fill.task import TASKS, Dimension, Task
+from ..fill.task import Dimension, Task
 from ..reward.judge import Judgement
 from ..reward.judging import (
     VIEWS,
@@ -26,7 +26,7 @@ from ..training.charts.tables import Rows, table_image, table_text
 from ..training.data.ranking import picked_group, save_ranking
 from .comfy_host import ComfyHost
 from .dataset import PREFERENCES
-from .inputs import judge_input, search_aliases, task_input, text_input
+from .inputs import judge_input, output, parse_task, search_aliases, task_input, text_input
 from .paths import work_folders
 
 FROM_LOADER = "From OneReward Load Judge."
@@ -64,19 +64,13 @@ class OneRewardScore(io.ComfyNode):
                 _source_input(),
             ],
             outputs=[
-                io.Float.Output(
-                    "mean",
-                    display_name="mean",
-                    tooltip="Mean over all dimensions and pairs, 0..1.",
-                ),
-                io.Image.Output("table", display_name="table", tooltip="All values as an image."),
-                io.String.Output(
-                    "report", display_name="report", tooltip="All values as JSON, one per pair."
-                ),
-                io.String.Output(
+                output(io.Float, "mean", "Mean over all dimensions and pairs, 0..1."),
+                output(io.Image, "table", "All values as an image."),
+                output(io.String, "report", "All values as JSON, one per pair."),
+                output(
+                    io.String,
                     "metrics",
-                    display_name="metrics",
-                    tooltip="Numbers that need no judge, as JSON: seam step, difference outside "
+                    "Numbers that need no judge, as JSON: seam step, difference outside "
                     "the mask (with a source), words read right (task text, by OCR).",
                 ),
             ],
@@ -95,7 +89,7 @@ class OneRewardScore(io.ComfyNode):
         **values: Any,
     ) -> io.NodeOutput:
         """Judge every pair."""
-        queries = chosen_queries(_task(task), prompt)
+        queries = chosen_queries(parse_task(task), prompt)
         host = ComfyHost(cls.hidden.unique_id)
         view = _view(judge, host, **values)
         judgements = score_pairs(judge, (image_a, image_b), queries, host, view, swap)
@@ -148,16 +142,10 @@ class OneRewardPickBest(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("best", display_name="best", tooltip="The winner."),
-                io.Image.Output(
-                    "ranked", display_name="ranked", tooltip="All candidates, best first."
-                ),
-                io.Image.Output("table", display_name="table", tooltip="The scores as an image."),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="Order, scores and every comparison as JSON.",
-                ),
+                output(io.Image, "best", "The winner."),
+                output(io.Image, "ranked", "All candidates, best first."),
+                output(io.Image, "table", "The scores as an image."),
+                output(io.String, "report", "Order, scores and every comparison as JSON."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -175,7 +163,7 @@ class OneRewardPickBest(io.ComfyNode):
     ) -> io.NodeOutput:
         """Rank the candidates."""
         weights = {d: values.pop(d.value, 1.0) for d in Dimension}
-        queries = chosen_queries(_task(task), prompt, weights)
+        queries = chosen_queries(parse_task(task), prompt, weights)
         host = ComfyHost(cls.hidden.unique_id)
         config = RankingConfig(method=method, weights=weights)
         folder = work_folders.work_folder(PREFERENCES, save_as) if save_as else None
@@ -218,13 +206,6 @@ def _ranking_json(ranking: Any) -> dict[str, Any]:
             for c in ranking.comparisons
         ],
     }
-
-
-def _task(name: str) -> Task:
-    """Return the task; combos are not checked by every version of ComfyUI."""
-    if name not in {t.value for t in TASKS}:
-        raise ValueError(f"task is {name!r}; choose one of: {', '.join(t.value for t in TASKS)}")
-    return Task(name)
 
 
 def _view(

@@ -15,7 +15,7 @@ from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import JudgeConfig
 from ..reward.qwen_vl import QwenJudge
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, search_aliases
+from .inputs import config_inputs, output, search_aliases
 from .paths import folders, hub, model_files
 from .socket_types import FillModelSocket, JudgeSocket
 
@@ -75,11 +75,7 @@ class OneRewardLoadModel(io.ComfyNode):
                 *_file_inputs(),
                 *config_inputs(ModelConfig, LAST_SETTINGS),
             ],
-            outputs=[
-                FillModelSocket.Output(
-                    "fill_model", display_name="model", tooltip="For the edits and adapters."
-                )
-            ],
+            outputs=[output(FillModelSocket, "fill_model", "For the edits and adapters.", "model")],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -160,9 +156,7 @@ class OneRewardLoadAdapter(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FillModelSocket.Output(
-                    "adapted_model", display_name="model", tooltip="The model with the adapter."
-                )
+                output(FillModelSocket, "adapted_model", "The model with the adapter.", "model")
             ],
         )
 
@@ -214,10 +208,11 @@ class OneRewardLoadJudge(io.ComfyNode):
                 *config_inputs(JudgeConfig, ("liger_kernel",)),
             ],
             outputs=[
-                JudgeSocket.Output(
+                output(
+                    JudgeSocket,
                     "loaded_judge",
-                    display_name="judge",
-                    tooltip="For the nodes of OneReward/judge, data and training.",
+                    "For the nodes of OneReward/judge, data and training.",
+                    "judge",
                 )
             ],
         )

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..fill.config import FillConfig
-from .inputs import config_inputs, search_aliases
+from .inputs import config_inputs, output, search_aliases
 from .socket_types import SettingsSocket
 
 
@@ -27,11 +27,7 @@ class OneRewardSettings(io.ComfyNode):
             **search_aliases("steps", "guidance", "cfg", "crop and stitch", "denoise"),
             inputs=config_inputs(FillConfig),
             outputs=[
-                SettingsSocket.Output(
-                    "settings",
-                    display_name="settings",
-                    tooltip="Connect it to the input `settings` of an edit.",
-                )
+                output(SettingsSocket, "settings", "Connect it to the input `settings` of an edit.")
             ],
         )
 

@@ -15,11 +15,12 @@ from ..reward.qwen_vl import QwenJudge
 from ..training.charts.dashboard import plot_judge_dashboard
 from ..training.judge.config import JudgeTrainConfig
 from ..training.judge.train import train_judge
-from ..training.runs.directory import RunDirectory, saved_step
+from ..training.runs.directory import RunDirectory
 from .comfy_host import ComfyHost
 from .inputs import (
     config_inputs,
     judge_input,
+    output,
     preferences_input,
     run_inputs,
     search_aliases,
@@ -69,21 +70,13 @@ class OneRewardTrainJudge(io.ComfyNode):
                 ),
             ],
             outputs=[
-                JudgeSocket.Output(
-                    "trained_judge",
-                    display_name="judge",
-                    tooltip="The trained judge.",
-                ),
-                io.Image.Output(
-                    "dashboard",
-                    display_name="dashboard",
-                    tooltip="Loss and held-out accuracy over the steps.",
-                ),
-                io.String.Output(
+                output(JudgeSocket, "trained_judge", "The trained judge.", "judge"),
+                output(io.Image, "dashboard", "Loss and held-out accuracy over the steps."),
+                output(
+                    io.String,
                     "result",
-                    display_name="folder",
-                    tooltip="Folder of the adapter, or of the whole judge; OneReward Load Judge "
-                    "lists it.",
+                    "Folder of the adapter, or of the whole judge; OneReward Load Judge lists it.",
+                    "folder",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -93,10 +86,7 @@ class OneRewardTrainJudge(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name: str = "", **values: Any) -> Hashable:
         """Change with the saved step, so that an unfinished run is not taken from the cache."""
-        try:
-            return saved_step(work_folders.work_folder(RUNS, name))
-        except (ValueError, TypeError):
-            return ()
+        return work_folders.run_stamp(RUNS, name)
 
     @classmethod
     def execute(

@@ -16,9 +16,8 @@ from ..training.data.conditions import EditDataset
 from ..training.jobs import describe_models
 from ..training.policy.config import LORA, PolicyTrainConfig
 from ..training.policy.merge_adapters import save_adapters
-from ..training.runs.directory import saved_step
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, dataset_input, judge_input, run_inputs, search_aliases
+from .inputs import config_inputs, dataset_input, judge_input, output, run_inputs, search_aliases
 from .paths import work_folders
 from .socket_types import FillModelSocket, TrainSettingsSocket
 
@@ -38,7 +37,10 @@ OTHERS = tuple(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """What OneReward Train Settings hands over."""
+    """What OneReward Train Settings hands over.
+
+    Example: ``TrainSettings(values={"alpha": 8.0, "ema_decay": 0.999})``.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     """Fields of :class:`PolicyTrainConfig`, which validates them."""
@@ -67,10 +69,7 @@ class OneRewardTrain(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name: str = "", **values: Any) -> Hashable:
         """Change with the saved step, so that an unfinished run is not taken from the cache."""
-        try:
-            return saved_step(work_folders.work_folder(KIND, name))
-        except (ValueError, TypeError):
-            return ()
+        return work_folders.run_stamp(KIND, name)
 
     @classmethod
     def execute(
@@ -123,10 +122,11 @@ class OneRewardTrainSettings(io.ComfyNode):
             **search_aliases("hyperparameters", "LoRA training", "RLHF", "warm-up", "EMA"),
             inputs=config_inputs(PolicyTrainConfig, OTHERS),
             outputs=[
-                TrainSettingsSocket.Output(
+                output(
+                    TrainSettingsSocket,
                     "train_settings",
-                    display_name="settings",
-                    tooltip="Connect it to the input `settings` of OneReward Train.",
+                    "Connect it to the input `settings` of OneReward Train.",
+                    "settings",
                 )
             ],
         )
@@ -177,11 +177,7 @@ class OneRewardSaveAdapter(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(
-                    "saved",
-                    display_name="file",
-                    tooltip="The file's name as the loaders list it.",
-                ),
+                output(io.String, "saved", "The file's name as the loaders list it.", "file"),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -247,20 +243,17 @@ def _inputs() -> list[io.Input]:
 
 def _outputs() -> list[io.Output]:
     return [
-        FillModelSocket.Output("trained_model", display_name="model", tooltip="The trained model."),
-        io.Image.Output(
+        output(FillModelSocket, "trained_model", "The trained model.", "model"),
+        output(
+            io.Image,
             "dashboard",
-            display_name="dashboard",
-            tooltip="Rewards over the steps; below, held-out edits: source, start, policy.",
+            "Rewards over the steps; below, held-out edits: source, start, policy.",
         ),
-        io.String.Output(
+        output(
+            io.String,
             "result",
-            display_name="file",
-            tooltip="The adapter's file, or the folder of the whole transformer.",
+            "The adapter's file, or the folder of the whole transformer.",
+            "file",
         ),
-        io.String.Output(
-            "notes",
-            display_name="notes",
-            tooltip="What was left out and why, and why the run stopped.",
-        ),
+        output(io.String, "notes", "What was left out and why, and why the run stopped."),
     ]

@@ -37,6 +37,8 @@ class NativeModels(FillModels):
     LoRAs and attention patches of the MODEL take effect; our kernels and streaming do not, because
     ComfyUI's modules compute and ComfyUI moves them.
 
+    Example: ``run_fill(request, NativeModels(model, clip, vae, ONEREWARD), host)``.
+
     Args:
         model: MODEL of FLUX.1 Fill.
         clip: CLIP with CLIP-L and T5.

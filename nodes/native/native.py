@@ -17,7 +17,7 @@ from ...fill.recipe import FILE_NAME, FLUX_FILL, ONEREWARD, Recipe, read_recipe
 from ...fill.request import FillRequest
 from ...fill.task import Task
 from ..comfy_host import ComfyHost
-from ..inputs import search_aliases, task_input, text_input
+from ..inputs import output, parse_task, search_aliases, task_input, text_input
 from ..paths import folders
 from ..socket_types import FillModelSocket, SettingsSocket, StitchSocket
 from .from_native import NativeModels, native_sources
@@ -64,7 +64,7 @@ class OneRewardNativeInputs(io.ComfyNode):
         **values: Any,
     ) -> io.NodeOutput:
         """Cut out, encode and return what a sampler needs."""
-        request = _request(_task(task), image, prompt, text, values)
+        request = _request(parse_task(task), image, prompt, text, values)
         if model is not None:
             native_sources(model, vae)  # a model without Fill's channels would ignore the mask
         edit = prepare_native(request, _recipe(recipe), vae.spacial_compression_encode())
@@ -107,11 +107,9 @@ class OneRewardStitch(io.ComfyNode):
                 StitchSocket.Input("stitch", tooltip="From OneReward Native Inputs."),
             ],
             outputs=[
-                io.Image.Output("result", display_name="image", tooltip="The whole image."),
-                io.Mask.Output(
-                    "result_mask",
-                    display_name="mask",
-                    tooltip="How much of each pixel is new; 0 = untouched.",
+                output(io.Image, "result", "The whole image.", "image"),
+                output(
+                    io.Mask, "result_mask", "How much of each pixel is new; 0 = untouched.", "mask"
                 ),
             ],
         )
@@ -143,11 +141,9 @@ class OneRewardToNative(io.ComfyNode):
                 )
             ],
             outputs=[
-                io.Model.Output(
-                    "model", display_name="MODEL", tooltip="For KSampler; takes LoRAs and patches."
-                ),
-                io.Clip.Output("clip", display_name="CLIP", tooltip="The model's text encoders."),
-                io.Vae.Output("vae", display_name="VAE", tooltip="The model's VAE."),
+                output(io.Model, "model", "For KSampler; takes LoRAs and patches.", "MODEL"),
+                output(io.Clip, "clip", "The model's text encoders.", "CLIP"),
+                output(io.Vae, "vae", "The model's VAE.", "VAE"),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -189,11 +185,7 @@ class OneRewardFromNative(io.ComfyNode):
                 io.Vae.Input("vae", display_name="VAE", tooltip=_VAE),
                 _recipe_input(),
             ],
-            outputs=[
-                FillModelSocket.Output(
-                    "fill_model", display_name="model", tooltip="For the edits and adapters."
-                )
-            ],
+            outputs=[output(FillModelSocket, "fill_model", "For the edits and adapters.", "model")],
         )
 
     @classmethod
@@ -209,14 +201,6 @@ def _recipe(name: str) -> Recipe:
     if name not in recipes:
         raise ValueError(f"recipe is {name!r}; choose one of: {', '.join(RECIPES)}")
     return recipes[name]
-
-
-def _task(name: str) -> Task:
-    """Return the task; combos are not checked by every version of ComfyUI."""
-    names = [task.value for task in Task]
-    if name not in names:
-        raise ValueError(f"task is {name!r}; choose one of: {', '.join(names)}")
-    return Task(name)
 
 
 def _request(
@@ -334,14 +318,12 @@ def _side(name: str) -> io.Input:
 def _native_outputs() -> list[io.Output]:
     sigmas = "The recipe's noise levels, for SamplerCustom."
     return [
-        io.Conditioning.Output("positive", display_name="positive", tooltip="For KSampler."),
-        io.Conditioning.Output("negative", display_name="negative", tooltip="For KSampler."),
-        io.Latent.Output("latent", display_name="latent", tooltip="For KSampler, denoise 1."),
-        StitchSocket.Output("stitch", display_name="stitch", tooltip="For OneReward Stitch."),
-        io.Model.Output(
-            "shifted_model", display_name="model", tooltip="The MODEL with the shift; for KSampler."
-        ),
-        io.Int.Output("steps", display_name="steps", tooltip="The recipe's steps."),
-        io.Float.Output("cfg", display_name="cfg", tooltip="The recipe's true_cfg."),
-        io.Sigmas.Output("sigmas", display_name="sigmas", tooltip=sigmas),
+        output(io.Conditioning, "positive", "For KSampler."),
+        output(io.Conditioning, "negative", "For KSampler."),
+        output(io.Latent, "latent", "For KSampler, denoise 1."),
+        output(StitchSocket, "stitch", "For OneReward Stitch."),
+        output(io.Model, "shifted_model", "The MODEL with the shift; for KSampler.", "model"),
+        output(io.Int, "steps", "The recipe's steps."),
+        output(io.Float, "cfg", "The recipe's true_cfg."),
+        output(io.Sigmas, "sigmas", sigmas),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import folder_paths
@@ -14,6 +14,7 @@ from ...fill.task import Task
 from ...reward.preference import GROUPS, PAIRS
 from ...training.data.conditions import FILE_NAME
 from ...training.data.edit_dataset import IMAGES
+from ...training.runs.directory import saved_step
 from .folders import ASSETS
 
 OUTPUT_MARK = " [output]"
@@ -45,6 +46,14 @@ def work_folder(kind: str, name: str) -> Path:
     """
     _check_name(name)
     return Path(folder_paths.get_output_directory()) / "onereward" / kind / name
+
+
+def run_stamp(kind: str, name: str) -> Hashable:
+    """Return the saved step of a training run; it changes while there is something left to do."""
+    try:
+        return saved_step(work_folder(kind, name))
+    except (ValueError, TypeError):
+        return ()
 
 
 def new_adapter_file(name: str) -> tuple[Path, str]:

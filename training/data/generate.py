@@ -203,6 +203,7 @@ def _make_group(
     folder: Path,
     host: Host,
 ) -> CandidateGroup:
+    # Source and mask, so that the data stand alone.
     image, mask = conditions.images(condition)
     config, subfolder = generator.config, f"images/{condition.name}/{generator.name}"
     path = folder / subfolder
@@ -210,6 +211,7 @@ def _make_group(
         path.mkdir(parents=True, exist_ok=True)
         save_image(path / "source.png", image[0])
         save_image(path / "mask.png", mask[0])
+    # The candidates.
     names, settings = [], []
     for index, (fill, seed) in enumerate(sample_settings(config, condition.name)):
         step = WrappedHost(host, share=(index, config.num_candidates))

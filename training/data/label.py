@@ -32,7 +32,7 @@ from ...reward.preference import (
     drop_torn_line,
 )
 from ..runs.distributed import Distributed
-from .ranking import is_picked
+from .ranking import is_picked, make_pair
 
 LABELLERS = ("judge", "metrics")
 LABELS = "labels.jsonl"
@@ -148,11 +148,13 @@ def label(
     Raises:
         ValueError: There are no candidates, or they cannot be scored.
     """
+    # Refuse what cannot be scored.
     processes = processes or Distributed()
     groups = data.groups()
     if not groups:
         raise ValueError(f"{data.folder} holds no candidates; generate some first")
     labeller.check(groups, data)
+    # Score the groups that have no scores yet, one per process at a time.
     labels = _Labels(data.folder / LABELS, labeller.identity)
     processes.wait()
     missing = [group for group in groups if _key(group) not in labels.scored]
@@ -164,6 +166,7 @@ def label(
         for results in processes.gather(scored):
             for key, candidate_scores in results:
                 labels.add(key, candidate_scores, writes=processes.is_main)
+    # Make the pairs of all scores.
     pairs, report = _pairs(groups, labels.scored, labeller, margin)
     if processes.is_main:
         data.replace_pairs(_merge(data.pairs(), pairs, groups, labeller))
@@ -198,7 +201,7 @@ def label_group(
         difference = values[best] - values[worst]
         if best == worst or not math.isfinite(sum(values)) or difference < margin:
             continue
-        pairs.append(_pair(group, dimension, (best, worst), judged_by))
+        pairs.append(make_pair(group, dimension, (best, worst), judged_by))
     return pairs
 
 
@@ -252,27 +255,6 @@ def _extremes(values: Sequence[float]) -> tuple[int, int]:
     """Return the indices of the best and the worst."""
     indices = range(len(values))
     return max(indices, key=lambda i: values[i]), min(indices, key=lambda i: values[i])
-
-
-def _pair(
-    group: CandidateGroup, dimension: Dimension, indices: tuple[int, int], judged_by: str
-) -> Preference:
-    best, worst = indices
-    settings = {}
-    if group.settings:
-        settings = {"winner": group.settings[best], "loser": group.settings[worst]}
-    return Preference(
-        winner_file_name=group.file_names[best],
-        loser_file_name=group.file_names[worst],
-        task=group.task,
-        dimension=dimension,
-        condition=group.condition,
-        source_file_name=group.source_file_name,
-        mask_file_name=group.mask_file_name,
-        prompt=group.prompt,
-        judged_by=judged_by,
-        settings=settings,
-    )
 
 
 class _Labels:

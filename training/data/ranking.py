@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ...fill.task import Task
+from ...fill.task import Dimension, Task
 from ...reward.preference import CandidateGroup, Preference, PreferenceSet
 from ...reward.score import Ranking
 from .conditions import save_image
@@ -109,6 +110,28 @@ def is_picked(group: CandidateGroup) -> bool:
     return group.condition.startswith(PICKED)
 
 
+def make_pair(
+    group: CandidateGroup, dimension: Dimension, ends: tuple[int, int], judged_by: str
+) -> Preference:
+    """Return the pair of two candidates, the index of the better one first."""
+    best, worst = ends
+    settings = {}
+    if group.settings:
+        settings = {"winner": group.settings[best], "loser": group.settings[worst]}
+    return Preference(
+        winner_file_name=group.file_names[best],
+        loser_file_name=group.file_names[worst],
+        task=group.task,
+        dimension=dimension,
+        condition=group.condition,
+        source_file_name=group.source_file_name,
+        mask_file_name=group.mask_file_name,
+        prompt=group.prompt,
+        judged_by=judged_by,
+        settings=settings,
+    )
+
+
 def _digest(images: Tensor, text: str = "") -> str:
     digest = hashlib.blake2b(f"{text}|".encode(), digest_size=8)
     digest.update((images * 255).round().to(torch.uint8).cpu().numpy().tobytes())
@@ -121,19 +144,7 @@ def _pairs(group: CandidateGroup, ranking: Ranking, judged_by: str) -> list[Pref
         for dimension, p in match.judgement.probabilities.items():
             if abs(p - 0.5) < _TIE:
                 continue
-            best, worst = (match.first, match.second) if p > 0.5 else (match.second, match.first)
-            pairs.append(
-                Preference(
-                    winner_file_name=group.file_names[best],
-                    loser_file_name=group.file_names[worst],
-                    task=group.task,
-                    dimension=dimension,
-                    condition=group.condition,
-                    source_file_name=group.source_file_name,
-                    mask_file_name=group.mask_file_name,
-                    prompt=group.prompt,
-                    judged_by=judged_by,
-                    confidence=max(p, 1 - p),
-                )
-            )
+            ends = (match.first, match.second) if p > 0.5 else (match.second, match.first)
+            pair = make_pair(group, dimension, ends, judged_by)
+            pairs.append(replace(pair, confidence=max(p, 1 - p)))
     return pairs
