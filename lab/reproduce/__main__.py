@@ -158,7 +158,7 @@ def _work(stage: Stage, context: Context, output: Path) -> None:
     sys.exit(0 if stage.run(context) else UNFINISHED)
 
 
-def _stop_now(number: int, frame: FrameType | None) -> None:
+def _stop_now(signum: int, frame: FrameType | None) -> None:
     raise Stopped
 
 
