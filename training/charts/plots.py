@@ -61,7 +61,7 @@ def plot(
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         axes.set(xlim=_padded(x), ylim=_padded(y), xlabel=x_label)
-        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_title(title, loc="left", fontsize=11, pad=16)  # above the labels
         axes.grid(color="#dddddd")
         axes.spines[["top", "right"]].set_visible(False)
         for index, line in enumerate(series):

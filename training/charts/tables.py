@@ -15,7 +15,7 @@ Rows = Sequence[tuple[str, Mapping[Dimension, float], float]]
 
 FONT_SIZE = 16
 PADDING = 8
-WHITE, BLACK, GREY = (255, 255, 255), (20, 20, 20), (200, 200, 200)
+WHITE, BLACK, GREY, HEAD = (255, 255, 255), (20, 20, 20), (200, 200, 200), (238, 238, 238)
 
 
 def table_cells(rows: Rows) -> list[list[str]]:
@@ -61,6 +61,7 @@ def render_table(cells: Sequence[Sequence[str]]) -> torch.Tensor:
     height = FONT_SIZE + 2 * PADDING
     image = Image.new("RGB", (sum(widths), height * len(cells)), WHITE)
     draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, image.width, height - 1), fill=HEAD)
     for index, row in enumerate(cells):
         left, top = 0, index * height
         for text, width in zip(row, widths, strict=True):

@@ -124,9 +124,9 @@ class Report:
 
     def vote_cells(self) -> Cells:
         """Return good, same and bad by task and voter; only a head if nobody votes."""
-        head = ["task", "by", GOOD, SAME, BAD, "win rate, 95 %", "p"]
+        head = ["task", "by", GOOD, SAME, BAD, "win rate (95 %)", "p"]
         rows = [
-            [name, voter, str(v[GOOD]), str(v[SAME]), str(v[BAD]), _range(v), _format(v["p"])]
+            [name, voter, str(v[GOOD]), str(v[SAME]), str(v[BAD]), _win_rate(v), _format(v["p"])]
             for name, voters in self.numbers()["votes"].items()
             for voter, v in voters.items()
         ]
@@ -251,6 +251,9 @@ def _format(value: Mapping[str, float] | float | None) -> str:
     return f"{value:.3f}"
 
 
-def _range(votes: Mapping[str, Any]) -> str:
-    interval = votes["interval"]
-    return f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-"
+def _win_rate(votes: Mapping[str, Any]) -> str:
+    """Return good of decided with its interval; a dash where nothing is decided."""
+    if not votes["interval"]:
+        return "-"
+    low, high = votes["interval"]
+    return f"{votes[GOOD] / (votes[GOOD] + votes[BAD]):.2f} ({low:.2f}-{high:.2f})"
