@@ -30,7 +30,7 @@ from onereward.training.judge.trainer import JudgeTrainer
 from onereward.training.runs.directory import RunDirectory, saved_step
 from onereward.training.runs.distributed import Distributed
 from onereward.training.runs.loop import NonFiniteError
-from support.hosts import CancelledError, RecordingHost
+from support.recording_host import CancelledError, RecordingHost
 from support.judges import BUNDLED_LIKE, make_judge
 
 
@@ -439,6 +439,15 @@ def test_a_gradient_that_is_no_number_changes_nothing(
         trainer.train_step()
     assert trainer.step == 0
     assert all(torch.equal(value, before[n]) for n, value in trainer.parameters.items())
+
+
+def test_a_batch_that_processes_cannot_share_evenly_is_refused(
+    judge_folder: Path, preferences_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    settings = config(tmp_path / "run", judge_folder, preferences_folder)
+    with pytest.raises(ValueError, match="batch_size is 4, but 3 processes share it; choose a"):
+        JudgeTrainer(settings, RecordingHost(), Distributed())
 
 
 def test_all_processes_stop_when_one_has_a_loss_that_is_no_number(
