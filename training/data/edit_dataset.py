@@ -32,7 +32,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ALL_TASKS = "all"
 MASKS = ("from_files", "random")
 GREY = 0.5
-"""What stands where an extension is to be; the model never sees it."""
+"""Colour of the area that an extension adds; the model gets it masked out."""
 MULTIPLE = 16
 """Sides of every condition, in pixels, are multiples of this: no model has to pad them."""
 MAX_CONDITIONS = 100_000

@@ -1,1 +1,1 @@
-"""Measuring fill models on a folder of conditions: by a judge, by measures, beside a baseline."""
+"""Evaluation of fill models on an edit data set: by a judge, by measures, against a baseline."""
