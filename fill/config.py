@@ -156,7 +156,7 @@ class ModelConfig(JsonConfig):
     """Which fill model to load and how. Example: ``ModelConfig(folder=path, precision='fp8')``."""
 
     folder: str = ""
-    """Folder in diffusers format with ``model_index.json``; empty: every part is given apart."""
+    """Folder in diffusers format with ``model_index.json``; empty: a file for each component."""
     transformer: str = ""
     """Folder or file of a transformer that replaces the one in ``folder``; empty: none."""
     recipe: str = setting(
@@ -212,5 +212,5 @@ class ModelConfig(JsonConfig):
         if not self.folder and missing:
             raise ValueError(
                 f"no model folder given, and no file for {', '.join(missing)}; choose a model in "
-                "the loader, or a file for each part"
+                "the loader, or a file for each component"
             )

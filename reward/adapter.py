@@ -1,10 +1,12 @@
 """Trained adapters of a judge: PEFT folders of safetensors, attached when the judge is loaded.
 
 Beside PEFT's own two files lies ``onereward.json``: which question and which view of the images
-the adapter was trained for. Adapters from elsewhere have none, and are taken as they are::
+the adapter was trained for::
 
     {"format": 1, "template_version": 1, "base": "Qwen2.5-VL-7B-Instruct", "steps": 400,
      "view": "crop", "max_pixels": 262144}
+
+Adapters from elsewhere have none, and are taken as they are.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def make_jobs(request: FillRequest, models: Sizes, settings: Settings) -> list[J
     images = request.image.detach().to("cpu", torch.float32).expand(num, -1, -1, -1)
     masks = _all_masks(request, num)
     per_image = zip(images, *masks, strict=True)
-    return [_make_job(request, models, settings, image, crops) for image, *crops in per_image]
+    return [_make_job(request, models, settings, image, masks) for image, *masks in per_image]
 
 
 def _all_masks(request: FillRequest, num: int) -> list[torch.Tensor]:

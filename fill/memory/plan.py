@@ -120,15 +120,13 @@ def make_plan(
     passes = 2 if uses_cfg else 1
     # Memory for the weights of one row's call, and what may leave the device.
     row_bytes = max(sample_bytes(models, 1, num_tokens), 1)
-    component, beside = models.transformer, beside_bytes(models)
-    budget = weight_budget(component, models, host, row_bytes + beside)
-    least = component.least_bytes if _may_stream(models, host) else None
-    # Streamed, the weights get what the calls leave over: few large calls fetch them less often.
-    free = (
-        host.free_bytes(component)
-        + (0 if budget is None else component.num_bytes - (least or 0))
-        - beside
-    )
+    transformer, beside = models.transformer, beside_bytes(models)
+    budget = weight_budget(transformer, models, host, row_bytes + beside)
+    least = transformer.least_bytes if _may_stream(models, host) else None
+    free = host.free_bytes(transformer) - beside
+    if budget is not None:
+        # Streamed, the weights get what the calls leave: few large calls fetch them less often.
+        free += transformer.num_bytes - (least or 0)
     fits = max(free // row_bytes, 1)
     batched = uses_cfg and (cfg_mode == "batched" or (cfg_mode == "auto" and fits >= 2))
     if batched:
@@ -137,7 +135,7 @@ def make_plan(
     rows = max(min(num_rows, fits, MAX_TOKENS_PER_CALL // (tokens * passes), MAX_ROWS), 1)
     if budget is not None:
         calls = rows * (passes if batched else 1)
-        budget = weight_budget(component, models, host, calls * row_bytes + beside)
+        budget = weight_budget(transformer, models, host, calls * row_bytes + beside)
     pixels = num_tokens * models.multiple**2
     return Plan(
         rows=rows,
@@ -163,9 +161,9 @@ def weight_budget(component: Component, models: FillModels, host: Host, room: in
         return component.least_bytes
     modulation = _modulation_bytes(models, host) if component is models.transformer else 0
     left = host.free_bytes(component) + modulation - room
-    return (
-        None if left >= 0 else max(component.least_bytes, component.num_bytes - modulation + left)
-    )
+    if left >= 0:
+        return None
+    return max(component.least_bytes, component.num_bytes - modulation + left)
 
 
 def _may_stream(models: FillModels, host: Host) -> bool:
@@ -217,24 +215,23 @@ def summary(models: FillModels, host: Host) -> str:
     tokens = (side // models.multiple) ** 2
     plan = make_plan(models, host, tokens, 1, uses_cfg, "auto")
     room = sample_bytes(models, 2 if plan.batched_cfg else 1, tokens) + beside_bytes(models)
-    component, free = models.transformer, host.free_bytes()
-    weights, where = component.num_bytes, "stays on the device"
+    transformer, free = models.transformer, host.free_bytes()
+    weights, where = transformer.num_bytes, "stays on the device"
     if plan.weight_bytes is not None:
         weights = plan.weight_bytes
         where = f"passes through the device, {_size(weights)} at a time"
-    elif host.free_bytes(component) < room:
+    elif host.free_bytes(transformer) < room:
         weights -= _modulation_bytes(models, host)
     encoders = models.text_encoder, models.text_encoder_2
     stages = [(weights, room), *_other_stages(models, host, side, 2 if uses_cfg else 1)]
     peak = max(weights + room for weights, room in stages)
     if host.device.type == "cpu":  # whose memory holds all components in the end
-        components = component, *encoders, models.vae
+        components = transformer, *encoders, models.vae
         loaded = sum(p.num_bytes for p in components)
         peak = loaded + max(room for _, room in stages)
         free = host.free_bytes(*components) + loaded
-    text = (
-        f"{side} pixels: the transformer ({_size(component.num_bytes)}) {where}; the text encoders "
-    )
+    text = f"{side} pixels: the transformer ({_size(transformer.num_bytes)}) {where}; "
+    text += "the text encoders "
     text += f"({_size(sum(encoder.num_bytes for encoder in encoders))}) come before it; "
     text += f"{_size(peak)} of {_size(free)} free memory at the peak"
     return text if peak <= free else f"{text}: does not fit; {_ADVICE}"

@@ -84,10 +84,8 @@ def choose_streamed(sizes: Sequence[int], budget: int) -> list[int]:
         budget: Bytes that resident blocks may take together.
     """
     total, count = sum(sizes), len(sizes)
-    for count_streamed in range(count + 1):
-        streamed = (
-            [i * count // count_streamed for i in range(count_streamed)] if count_streamed else []
-        )
+    for num in range(count + 1):
+        streamed = [i * count // num for i in range(num)]
         if total - sum(sizes[i] for i in streamed) <= budget:
             return streamed
     return list(range(count))
