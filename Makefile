@@ -10,7 +10,7 @@ WORKERS ?= 2
 .PHONY: help setup demo test test-lab lint comfyui workflows reproduce release-check clean
 
 help:
-	@echo "make demo           edit pictures in a real ComfyUI; results in demo-output/"
+	@echo "make demo           edit images in a real ComfyUI; results in demo-output/"
 	@echo "make test           lint, and every test of the pack that this machine can run"
 	@echo "make test-lab       the tests of lab/, which made the bundled models"
 	@echo "make lint           ruff and pyright only"

@@ -61,8 +61,8 @@ def interleave(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, l
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
-    for number in range(rounds):
-        for name in names if number % 2 == 0 else reversed(names):
+    for index in range(rounds):
+        for name in names if index % 2 == 0 else reversed(names):
             start = time.perf_counter()
             calls[name]()
             times[name].append(time.perf_counter() - start)

@@ -6,18 +6,15 @@ probabilities, which is checked first. Run in turn (A B B A), with nothing else 
 
     .venv/bin/python benchmarks/judge_speed.py --candidates 8 --rounds 5
 
-Uses the bundled judge unless ``--judge`` names a folder; where it is absent, its architecture with
-untrained weights, which take the same time.
+Uses the bundled judge unless ``--judge`` names a folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +24,6 @@ import torch
 
 from onereward.fill.local_host import LocalHost
 from onereward.fill.task import Task
-from onereward.lab.judge.build import JudgeShape, build_judge
 from onereward.reward.judge import BUNDLED_FOLDER, JudgeConfig
 from onereward.reward.judging import View, rank_candidates
 from onereward.reward.query import Query, queries_for
@@ -43,24 +39,23 @@ def main() -> int:
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", type=int, default=64, help="pixels of the square images")
-    parser.add_argument("--judge", type=Path, help="folder of a judge")
+    parser.add_argument("--judge", type=Path, default=BUNDLED_FOLDER, help="folder of a judge")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        judge = _load_judge(args.judge, Path(folder))
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(args.candidates, args.side, args.side, 3, generator=generator)
-        images = (images * 255).round() / 255
-        calls = {
-            "ours": lambda: ours(judge, images),
-            "naive": lambda: naive(judge, images),
-        }
-        difference = max(abs(a - b) for a, b in zip(calls["ours"](), calls["naive"](), strict=True))
-        times = interleave(calls, args.rounds)
+    judge = QwenJudge(JudgeConfig(folder=str(args.judge)), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(args.candidates, args.side, args.side, 3, generator=generator)
+    images = (images * 255).round() / 255
+    calls = {
+        "ours": lambda: encoded_once(judge, images),
+        "naive": lambda: naive(judge, images),
+    }
+    difference = max(abs(a - b) for a, b in zip(calls["ours"](), calls["naive"](), strict=True))
+    times = interleave(calls, args.rounds)
     sys.stdout.write(as_table(times, difference, args))
     return 0
 
 
-def ours(judge: QwenJudge, images: torch.Tensor) -> list[float]:
+def encoded_once(judge: QwenJudge, images: torch.Tensor) -> list[float]:
     """Return every probability of a knock-out, both orders averaged."""
     host = LocalHost("cpu")
     ranking = rank_candidates(judge, images, QUERIES, host, View(), RankingConfig())
@@ -70,7 +65,7 @@ def ours(judge: QwenJudge, images: torch.Tensor) -> list[float]:
 @torch.no_grad()
 def naive(judge: QwenJudge, images: torch.Tensor) -> list[float]:
     """Return the same probabilities, every one by two whole forward passes."""
-    made: list[float] = []
+    probabilities: list[float] = []
     alive = list(range(len(images)))
     while len(alive) > 1:
         winners = [alive[-1]] if len(alive) % 2 else []
@@ -80,10 +75,10 @@ def naive(judge: QwenJudge, images: torch.Tensor) -> list[float]:
                 (_whole_pass(judge, images[p], q) + 1 - _whole_pass(judge, images[p[::-1]], q)) / 2
                 for q in QUERIES
             ]
-            made += values
+            probabilities += values
             winners.append(a if sum(values) / len(values) >= 0.5 else b)
         alive = sorted(winners)
-    return made
+    return probabilities
 
 
 def _whole_pass(judge: QwenJudge, pair: torch.Tensor, query: Query) -> float:
@@ -116,8 +111,8 @@ def _whole_pass(judge: QwenJudge, pair: torch.Tensor, query: Query) -> float:
 def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time the calls in the order A B B A."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds):
-        for name in itertools.islice(calls, None) if number % 2 == 0 else reversed(list(calls)):
+    for index in range(rounds):
+        for name in calls if index % 2 == 0 else reversed(list(calls)):
             start = time.perf_counter()
             calls[name]()
             times[name].append(time.perf_counter() - start)
@@ -135,14 +130,6 @@ def as_table(times: dict[str, list[float]], difference: float, args: argparse.Na
         f"naive / ours: {medians['naive'] / medians['ours']:.2f}; "
         f"largest difference of a probability: {difference:.1e}\n"
     )
-
-
-def _load_judge(folder: Path | None, scratch: Path) -> QwenJudge:
-    if folder is None and BUNDLED_FOLDER.is_dir():
-        folder = BUNDLED_FOLDER
-    elif folder is None:
-        build_judge(scratch, JudgeShape(), seed=0)
-    return QwenJudge(JudgeConfig(folder=str(folder or scratch)), torch.device("cpu"))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from onereward.fill.models import load_fill_models  # noqa: E402
 from onereward.fill.request import FillRequest  # noqa: E402
 from onereward.fill.task import Task  # noqa: E402
 from support import checkpoints  # noqa: E402
-from support.models import BUNDLED  # noqa: E402
+from support.bundled_models import BUNDLED  # noqa: E402
 from support.published import write_transformer  # noqa: E402
 
 PRECISIONS = ("e4m3fn", "e5m2", "scaled e4m3fn", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
@@ -86,9 +86,9 @@ def measure(name: str, folder: Path, device: torch.device) -> Iterator[str]:
 def wide_model(folder: Path) -> Path:
     """Return the bundled model with a transformer of the published width, latents as they are."""
     shutil.copytree(BUNDLED, folder, ignore=shutil.ignore_patterns("transformer"))
-    own = json.loads((BUNDLED / "transformer" / "config.json").read_text())
-    taken = ("in_channels", "out_channels", "joint_attention_dim", "pooled_projection_dim")
-    write_transformer(folder / "transformer", **{key: own[key] for key in taken})
+    config = json.loads((BUNDLED / "transformer" / "config.json").read_text())
+    names = ("in_channels", "out_channels", "joint_attention_dim", "pooled_projection_dim")
+    write_transformer(folder / "transformer", **{key: config[key] for key in names})
     return folder
 
 
@@ -116,19 +116,19 @@ def edit(
         folder=str(folder), transformer=str(transformer), precision="bf16", recipe="bundled"
     )
     models = load_fill_models(config, device)
-    kept: list[torch.Tensor] = []
+    final_latents: list[torch.Tensor] = []
     original = pipeline.decode_latent
 
-    def keep(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
-        kept.append(latents.clone())
-        return original(latents, *rest)
+    def keep(latents: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        final_latents.append(latents.clone())
+        return original(latents, *arguments)
 
     pipeline.decode_latent = keep
     try:
         result = pipeline.run_fill(request(settings), models, LocalHost(device))
     finally:
         pipeline.decode_latent = original
-    return models.transformer.num_bytes, kept[0], result.image
+    return models.transformer.num_bytes, final_latents[0], result.image
 
 
 def request(settings: FillConfig) -> FillRequest:

@@ -75,8 +75,8 @@ def main() -> None:
     parser.add_argument("conditions", type=Path)
     parser.add_argument("--size", type=int, default=-1)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--micro-batch", type=int, default=8)
-    parser.add_argument("--gradient_checkpointing", default="off")
+    parser.add_argument("--micro-batch-size", type=int, default=8)
+    parser.add_argument("--gradient-checkpointing", default="off")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
@@ -119,9 +119,9 @@ def measure(config: PolicyTrainConfig, host: TrainingHost) -> dict[str, Any]:
         finally:
             run.close()
     times = {
-        label: sum(median(found[i::per_step]) for i in range(per_step))
-        for label, found in stages.seconds.items()
-        if (per_step := len(found) // config.steps)
+        label: sum(median(seconds[i::per_step]) for i in range(per_step))
+        for label, seconds in stages.seconds.items()
+        if (per_step := len(seconds) // config.steps)
     }
     return {
         "device": torch.cuda.get_device_name() if host.device.type == "cuda" else _processor(),

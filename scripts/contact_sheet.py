@@ -10,11 +10,11 @@ CELL = 256
 GAP = 12
 CAPTION = 22
 HEADER = 40
-INK, FAINT, PAPER, ALARM = (30, 30, 30), (120, 120, 120), (250, 250, 250), (170, 20, 20)
+TEXT, FAINT, BACKGROUND, ALARM = (30, 30, 30), (120, 120, 120), (250, 250, 250), (170, 20, 20)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SheetRow:
     """One job."""
 
     title: str
@@ -26,17 +26,17 @@ class Row:
     error: str | None = None
 
 
-def draw(rows: list[Row]) -> Image.Image:
+def draw(rows: list[SheetRow]) -> Image.Image:
     """Draw one row per job."""
     cells = [_cells(row) for row in rows]
     columns = max(len(row) for row in cells)
     row_height = HEADER + CELL + CAPTION + GAP
     size = (GAP + columns * (CELL + GAP), GAP + len(rows) * row_height)
-    sheet = Image.new("RGB", size, PAPER)
+    sheet = Image.new("RGB", size, BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     for index, row in enumerate(rows):
         top = GAP + index * row_height
-        pen.text((GAP, top + 6), row.title.replace("_", " "), fill=INK, font=_font(20))
+        pen.text((GAP, top + 6), row.title.replace("_", " "), fill=TEXT, font=_font(20))
         note = row.error or f"{row.seconds:.1f} s"
         pen.text((GAP + CELL, top + 8), note, fill=ALARM if row.error else FAINT, font=_font(16))
         for column, (caption, image) in enumerate(cells[index]):
@@ -46,7 +46,7 @@ def draw(rows: list[Row]) -> Image.Image:
     return sheet
 
 
-def _cells(row: Row) -> list[tuple[str, Image.Image]]:
+def _cells(row: SheetRow) -> list[tuple[str, Image.Image]]:
     cells = []
     for source in row.sources:
         opaque = source.convert("RGB")
@@ -63,7 +63,7 @@ def _fit(image: Image.Image) -> Image.Image:
     scale = CELL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    fitted = Image.new("RGB", (CELL, CELL), PAPER)
+    fitted = Image.new("RGB", (CELL, CELL), BACKGROUND)
     fitted.paste(image.resize(size, method), ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
     return fitted
 

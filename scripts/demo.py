@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import contact_sheet  # noqa: E402 - beside this file
 import demo_images  # noqa: E402
 
-from support.client import ApiError, ComfyClient, Graph, Job  # noqa: E402
+from support.client import ApiError, ComfyClient, ComfyJob, Graph  # noqa: E402
 from support.graph import load_graph, nodes_of  # noqa: E402
 from support.server import ComfyServer  # noqa: E402
 from support.workflows import runs_here  # noqa: E402
@@ -63,7 +63,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _run_all(client: ComfyClient, paths: list[Path], output: Path) -> list[contact_sheet.Row]:
+def _run_all(client: ComfyClient, paths: list[Path], output: Path) -> list[contact_sheet.SheetRow]:
     rows = []
     for path in paths:
         graph = load_graph(path)
@@ -84,7 +84,7 @@ def _run_one(
     graph: Graph,
     images: dict[str, Image.Image],
     output: Path,
-) -> contact_sheet.Row:
+) -> contact_sheet.SheetRow:
     name = title.replace(", ", "-")
     for node, image in images.items():
         graph[node]["inputs"]["image"] = client.upload(image, f"{name}-source-{node}.png")
@@ -108,7 +108,7 @@ def _run_one(
     for index, (_, image) in enumerate(results):
         image.save(output / f"{name}-{index}.png")
     _say(f"{title}: {error or f'{seconds:.1f} s'}")
-    return contact_sheet.Row(
+    return contact_sheet.SheetRow(
         title=title,
         sources=list(images.values()),
         results=results,
@@ -123,7 +123,7 @@ def _name_of(graph: Graph, node: str) -> str:
     return " + ".join(sorted(filter(None, edits))) or "result"
 
 
-def _reason(job: Job) -> str:
+def _reason(job: ComfyJob) -> str:
     return job.error or "the job was interrupted"
 
 
@@ -140,14 +140,14 @@ def _tasks_by_image(graph: Graph) -> dict[str, str]:
 
 
 def _ancestors(graph: Graph, node: str) -> set[str]:
-    found: set[str] = set()
+    ancestors: set[str] = set()
     waiting = [node]
     while waiting:
         for value in graph[waiting.pop()]["inputs"].values():
-            if isinstance(value, list) and value[0] in graph and value[0] not in found:
-                found.add(value[0])
+            if isinstance(value, list) and value[0] in graph and value[0] not in ancestors:
+                ancestors.add(value[0])
                 waiting.append(value[0])
-    return found
+    return ancestors
 
 
 def _say(line: str) -> None:

@@ -26,12 +26,12 @@ def main() -> int:
     is_check = parser.parse_args().check
     exported = _export_all()
     stale = [path for path in api_workflows() if path not in exported]
-    changed = [path for path, text in exported.items() if _read(path) != text]
-    for path in [*changed, *stale]:
+    stale_or_new = [path for path, text in exported.items() if _read(path) != text]
+    for path in [*stale_or_new, *stale]:
         sys.stdout.write(f"{'would change' if is_check else 'writing'} {path.name}\n")
     if is_check:
-        return 1 if changed or stale else 0
-    for path in changed:
+        return 1 if stale_or_new or stale else 0
+    for path in stale_or_new:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(exported[path], encoding="utf-8")
     for path in stale:

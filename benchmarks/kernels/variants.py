@@ -62,10 +62,10 @@ class Variants:
     def __init__(self, scale: Scale, device: torch.device, dtype: torch.dtype) -> None:
         self.scale, self.device, self.dtype = scale, device, dtype
         eager = build(scale.config, device, dtype)
-        compiled, ours = (twin(eager, scale.config) for _ in range(2))
+        compiled, fused_model = (twin(eager, scale.config) for _ in range(2))
         compiled.compile_repeated_blocks(fullgraph=True, dynamic=False, backend=scale.backend)
-        fused.attach(ours)
-        self.models: dict[str, Any] = {"eager": eager, "compiled": compiled, "ours": ours}
+        fused.attach(fused_model)
+        self.models: dict[str, Any] = {"eager": eager, "compiled": compiled, "ours": fused_model}
 
     def inputs(self, side: int, batch: int) -> dict[str, Tensor]:
         """Return the arguments of one call."""
@@ -121,9 +121,9 @@ class Variants:
             self.scale.config["attention_head_dim"],
         )
         q = self.draw(batch, heads, (side // 16) ** 2 + self.scale.text, dim)
-        own = SDPBackend(torch._fused_sdp_choice(q, q, q)).name
+        default = SDPBackend(torch._fused_sdp_choice(q, q, q)).name
         with self.attention():
-            return {"used": SDPBackend(torch._fused_sdp_choice(q, q, q)).name, "default": own}
+            return {"used": SDPBackend(torch._fused_sdp_choice(q, q, q)).name, "default": default}
 
 
 def build(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
@@ -141,9 +141,9 @@ def build(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -
 
 def twin(model: Any, config: Mapping[str, Any]) -> Any:
     """Return another transformer on the same weights."""
-    other = _empty(config)
-    other.load_state_dict(model.state_dict(), assign=True)
-    return other.requires_grad_(False)
+    copy = _empty(config)
+    copy.load_state_dict(model.state_dict(), assign=True)
+    return copy.requires_grad_(False)
 
 
 def _empty(config: Mapping[str, Any]) -> Any:

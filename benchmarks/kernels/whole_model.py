@@ -45,23 +45,23 @@ def measure_accuracy(variants: Variants) -> Iterator[dict[str, Any]]:
     config = dict(variants.scale.config) | {"num_layers": 2, "num_single_layers": 2}
     side = min(variants.scale.sides)
     short = Variants(replace(variants.scale, config=config), variants.device, variants.dtype)
-    given = short.inputs(side, 1)
+    inputs = short.inputs(side, 1)
     exact = build(config, short.device, short.dtype).double()
-    wide = {k: v if "ids" in k or k == "guidance" else v.double() for k, v in given.items()}
+    wide = {k: v if "ids" in k or k == "guidance" else v.double() for k, v in inputs.items()}
     truth = _output_and_gradient(exact, wide)
     for name, model in short.models.items():
         with short.attention():
-            found = _output_and_gradient(model, given)
+            results = _output_and_gradient(model, inputs)
         errors = [
-            float((a.double() - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True)
+            float((a.double() - b).norm() / b.norm()) for a, b in zip(results, truth, strict=True)
         ]
         yield {"variant": name, "side": side, "output": errors[0], "gradient": errors[1]}
 
 
-def _output_and_gradient(model: Any, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    leaf = given["hidden_states"].detach().requires_grad_()
+def _output_and_gradient(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    leaf = inputs["hidden_states"].detach().requires_grad_()
     with torch.enable_grad():
-        (out,) = model(**(given | {"hidden_states": leaf}), return_dict=False)
+        (out,) = model(**(inputs | {"hidden_states": leaf}), return_dict=False)
     weights = torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out).to(out.dtype)
     (gradient,) = torch.autograd.grad(out, leaf, weights)
     return out.detach(), gradient
@@ -71,11 +71,11 @@ def measure_calls(variants: Variants) -> Iterator[dict[str, Any]]:
     """Yield a row per size and batch: one model call without gradient."""
     for side in variants.scale.sides:
         for batch in (1, 2):
-            given = variants.inputs(side, batch)
-            calls = {name: _call(model, given) for name, model in variants.models.items()}
-            ours = variants.models["ours"]
-            ready = _ready_vectors(ours, batch, variants)
-            calls["ours, modulation ready"] = _call(ours, given | {"modulation": ready})
+            inputs = variants.inputs(side, batch)
+            calls = {name: _call(model, inputs) for name, model in variants.models.items()}
+            fused_model = variants.models["ours"]
+            ready = _ready_vectors(fused_model, batch, variants)
+            calls["ours, modulation ready"] = _call(fused_model, inputs | {"modulation": ready})
             device = variants.device
             with torch.no_grad(), variants.attention():
                 first = {name: first_call_s(call, device) for name, call in calls.items()}
@@ -91,8 +91,8 @@ def measure_calls(variants: Variants) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _call(model: Any, given: Mapping[str, Any]) -> Callable[[], Tensor]:
-    return lambda: model(**given, return_dict=False)[0]
+def _call(model: Any, inputs: Mapping[str, Any]) -> Callable[[], Tensor]:
+    return lambda: model(**inputs, return_dict=False)[0]
 
 
 def _ready_vectors(model: Any, batch: int, variants: Variants) -> dict[str, Tensor]:
@@ -101,11 +101,11 @@ def _ready_vectors(model: Any, batch: int, variants: Variants) -> dict[str, Tens
         return {n: norm.linear(norm.silu(embedding)) for n, norm in modulated_norms(model)}
 
 
-def _differences(made: dict[str, Tensor]) -> dict[str, float]:
+def _differences(results: dict[str, Tensor]) -> dict[str, float]:
     """Return how far each is from eager, relative; with other modulation nothing is comparable."""
-    base = made["eager"].float()
+    base = results["eager"].float()
     return {
-        name: float((made[name].float() - base).norm() / base.norm())
+        name: float((results[name].float() - base).norm() / base.norm())
         for name in ("compiled", "ours")
     }
 
@@ -121,11 +121,11 @@ def measure_images(variants: Variants) -> Iterator[dict[str, Any]]:
             for name in ("eager", "compiled")
         }
         calls["ours"] = _our_image(variants.models["ours"], cond, noise, sigmas)
-        made: dict[str, Tensor] = {}
+        latents: dict[str, Tensor] = {}
         times: dict[str, list[float]] = {name: [] for name in calls}
 
         def keep(name: str) -> None:
-            made[name] = calls[name]()  # noqa: B023  (called at once)
+            latents[name] = calls[name]()  # noqa: B023  (called at once)
 
         with torch.no_grad(), variants.attention():
             # The warm-up: most of this time is nobody's.
@@ -133,8 +133,8 @@ def measure_images(variants: Variants) -> Iterator[dict[str, Any]]:
             for name in (*calls, *reversed(calls)):
                 times[name].append(first_call_s(calls[name], variants.device) * 1e6)
         yield {
-            "side": side, "steps": variants.scale.steps, "difference": _differences(made),
-            "us": {name: spread(found) for name, found in times.items()}, "peak": peak,
+            "side": side, "steps": variants.scale.steps, "difference": _differences(latents),
+            "us": {name: spread(values) for name, values in times.items()}, "peak": peak,
         }  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def _upstream(
     assert cond.negative is not None
     prompts = (cond.negative, cond.positive)
     sequence = torch.stack([p.sequence for p in prompts])
-    pooled = torch.stack([p.pooled_embeds for p in prompts])
+    pooled_embeds = torch.stack([p.pooled_embeds for p in prompts])
     text_ids = torch.zeros(sequence.shape[1], 3, device=noise.device)
     guidance = torch.full((2,), cond.guidance or 0.0, device=noise.device)
 
@@ -162,7 +162,7 @@ def _upstream(
                 hidden_states=hidden,
                 timestep=t.expand(2).to(latents.dtype) / 1000,
                 guidance=guidance,
-                pooled_projections=pooled,
+                pooled_projections=pooled_embeds,
                 encoder_hidden_states=sequence,
                 txt_ids=text_ids,
                 img_ids=cond.image_ids,
@@ -193,15 +193,15 @@ def measure_gradient_steps(variants: Variants) -> Iterator[dict[str, Any]]:
         _add_lora(variants.models[name])
     fused.attach(variants.models["ours"])
     for side in variants.scale.sides:
-        given = variants.inputs(side, 1)
+        inputs = variants.inputs(side, 1)
         # Without checkpointing only the smaller image fits a card of 80 GB for certain.
         modes = ["checkpointed"] + ["kept"] * (side == min(variants.scale.sides))
         for mode in modes:
-            calls = {name: _step(variants.models[name], given) for name in ("eager", "ours")}
+            calls = {name: _step(variants.models[name], inputs) for name in ("eager", "ours")}
             if mode == "checkpointed":
-                calls["ours, attention kept"] = _step(variants.models["ours"], given, True)
+                calls["ours, attention kept"] = _step(variants.models["ours"], inputs, True)
                 checkpoint_blocks(variants.models["eager"])
-            calls["ours"] = _step(variants.models["ours"], given, False, mode == "checkpointed")
+            calls["ours"] = _step(variants.models["ours"], inputs, False, mode == "checkpointed")
             with variants.attention():
                 gradients = {name: call() for name, call in calls.items()}
                 row = {
@@ -229,19 +229,22 @@ def _add_lora(model: Any) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
         if ".lora_" in name:
-            found = generator.setdefault(
+            device_generator = generator.setdefault(
                 parameter.device, torch.Generator(parameter.device).manual_seed(1)
             )
-            parameter.data = parameter.data.normal_(0, 0.01, generator=found).to(
+            parameter.data = parameter.data.normal_(0, 0.01, generator=device_generator).to(
                 next(model.parameters()).dtype
             )
 
 
 def _step(
-    model: Any, given: dict[str, Tensor], keep_attention: bool = False, is_checkpointed: bool = True
+    model: Any,
+    inputs: dict[str, Tensor],
+    keep_attention: bool = False,
+    is_checkpointed: bool = True,
 ) -> Callable[[], Tensor]:
     """A step's gradient at all parameters, as one vector of a few thousand of its numbers."""
-    learned = [p for p in model.parameters() if p.requires_grad]
+    trainable = [p for p in model.parameters() if p.requires_grad]
 
     def step() -> Tensor:
         if fused.is_fused(model):
@@ -249,15 +252,15 @@ def _step(
             if is_checkpointed:
                 checkpoint_blocks(model, keep_attention)
         with torch.enable_grad():
-            (out,) = model(**given, return_dict=False)
+            (out,) = model(**inputs, return_dict=False)
         weights = torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out)
-        grads = torch.autograd.grad(out, learned, weights.to(out.dtype))
+        grads = torch.autograd.grad(out, trainable, weights.to(out.dtype))
         return torch.cat([g.flatten()[:32].float() for g in grads])
 
     return step
 
 
-class Card(LocalHost):
+class CardHost(LocalHost):
     """A host whose device holds no more than a small card."""
 
     def free_bytes(self, *components: Component) -> int:
@@ -274,8 +277,8 @@ def measure_memory(variants: Variants) -> Iterator[dict[str, Any]]:
     torch.compiler.reset()
     gc.collect()
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    part = Component("transformer", lambda: model, size, variants.dtype)
-    place_modulation(part, Card(variants.device), CARD_BYTES - part.num_bytes + 1)
+    component = Component("transformer", lambda: model, size, variants.dtype)
+    place_modulation(component, CardHost(variants.device), CARD_BYTES - component.num_bytes + 1)
     in_host = sum(type(norm.linear) is HostLinear for _, norm in modulated_norms(model))
     for side in variants.scale.sides:
         cond = variants.conditioning(side)
@@ -287,5 +290,5 @@ def measure_memory(variants: Variants) -> Iterator[dict[str, Any]]:
                 peak = peak_bytes(image, variants.device)
             yield {
                 "side": side, "batched": is_batched, "layers_in_host_memory": in_host,
-                "weight_bytes": part.num_bytes, "peak": peak,
+                "weight_bytes": component.num_bytes, "peak": peak,
             }  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.browser import Browser
-from support.client import ComfyClient, Job
+from support.client import ComfyClient, ComfyJob
 from support.graph import load_graph
 from support.server import PACK_FOLDER
 from support.workflows import API_FOLDER, runs_here, templates
@@ -67,7 +67,7 @@ def load(browser: Browser, template: Path) -> None:
     assert browser.evaluate(missing) == []
 
 
-def queue(browser: Browser, client: ComfyClient) -> Job:
+def queue(browser: Browser, client: ComfyClient) -> ComfyJob:
     """Press the Run button, so to speak, and wait for the job's end."""
     before = set(client.get("/history"))
     errors = "window.app.queuePrompt(0).then(() => JSON.stringify(window.app.lastNodeErrors ?? {}))"
@@ -79,4 +79,4 @@ def queue(browser: Browser, client: ComfyClient) -> Job:
     (prompt_id,) = finished
     history = client.history(prompt_id)
     assert history is not None
-    return Job(prompt_id=prompt_id, history=history)
+    return ComfyJob(prompt_id=prompt_id, history=history)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
 from support.server import EXAMPLE, TEST_PACK, ComfyServer
 from support.workflows import example_image
 

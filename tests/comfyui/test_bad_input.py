@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from support.bundled_models import BUNDLED
 from support.client import ApiError, ComfyClient, Graph
 from support.edits import EditGraph
 from support.graph import Link, output
-from support.models import BUNDLED
 from support.server import ComfyServer
 
 Build = Callable[[EditGraph, Link], Any]
@@ -271,7 +271,7 @@ def clip_file() -> dict[str, torch.Tensor]:
 SINGLE_FILES: dict[str, tuple[str, str, Callable[[], dict[str, torch.Tensor]], str]] = {
     "a lora as transformer": (
         *("transformer", "diffusion_models", lora_file),
-        "is a LoRA, but a FLUX.1 Fill transformer is needed as transformer; put it on with",
+        "is a LoRA, but a FLUX.1 Fill transformer is needed as transformer; load it with",
     ),
     "clip as t5": ("t5", "text_encoders", clip_file, "is CLIP-L (clip_l.safetensors), but the T5"),
     "clip as vae": ("vae", "vae", clip_file, "is CLIP-L (clip_l.safetensors), but the VAE of"),

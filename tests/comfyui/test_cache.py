@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from support.bundled_models import BUNDLED
 from support.client import ComfyClient, Graph
 from support.edits import EditGraph
-from support.models import BUNDLED
 from support.server import ComfyServer
 
 

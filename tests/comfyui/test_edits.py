@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.client import ComfyClient, Job
+from support.client import ComfyClient, ComfyJob
 from support.edits import TASK_INPUTS, EditGraph
 from support.graph import Link, load_graph, nodes_of, output
 from support.server import ComfyServer
@@ -21,7 +21,7 @@ EXTENDED = {"OneRewardExtend": (96, 64)}
 TASKS = list(TASK_INPUTS)
 
 
-def pixels(client: ComfyClient, job: Job, node: str) -> list[np.ndarray]:
+def pixels(client: ComfyClient, job: ComfyJob, node: str) -> list[np.ndarray]:
     assert job.succeeded, job.error
     return [np.asarray(client.image(p).convert("RGB")) for p in job.images(node)]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.client import ComfyClient, Job
+from support.client import ComfyClient, ComfyJob
 from support.edits import TASK_INPUTS, EditGraph
 from support.graph import Link, output
 
@@ -54,7 +54,7 @@ def add_native(g: EditGraph, model: Link, image: Link, **inputs: Any) -> Link:
     return g.add("OneRewardStitch", image=decoded, stitch=output(edit, 3))
 
 
-def pixels(client: ComfyClient, job: Job, node: str) -> np.ndarray:
+def pixels(client: ComfyClient, job: ComfyJob, node: str) -> np.ndarray:
     assert job.succeeded, job.error
     (image,) = job.images(node)
     return np.asarray(client.image(image).convert("RGB")).astype(int)

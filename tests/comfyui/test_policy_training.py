@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from onereward import cli
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.runs.directory import saved_step
-from support.client import ComfyClient, Event, Graph, Job
+from support.client import ComfyClient, ComfyJob, Event, Graph
 from support.edits import EditGraph
 from support.graph import Link, output
 from support.judges import make_judge
@@ -63,7 +63,7 @@ def run_folder(comfyui: ComfyServer, name: str) -> Path:
     return comfyui.base_directory / "output" / "onereward" / "policies" / name
 
 
-def pixels(client: ComfyClient, job: Job, node: str) -> np.ndarray:
+def pixels(client: ComfyClient, job: ComfyJob, node: str) -> np.ndarray:
     assert job.succeeded, job.error
     return np.asarray(client.image(job.images(node)[0]).convert("RGB")).astype(int)
 

@@ -13,14 +13,14 @@ from torch import nn
 @contextmanager
 def saved_by_autograd(module: nn.Module) -> Iterator[list[int]]:
     """Collect the sizes in bytes of what autograd keeps beside the module's own weights."""
-    own = {t.untyped_storage().data_ptr() for t in chain(module.parameters(), module.buffers())}
-    seen: set[int] = set()
+    weights = {t.untyped_storage().data_ptr() for t in chain(module.parameters(), module.buffers())}
+    counted: set[int] = set()
     sizes: list[int] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own | seen:
-            seen.add(storage.data_ptr())
+        if storage.data_ptr() not in weights | counted:
+            counted.add(storage.data_ptr())
             sizes.append(storage.nbytes())
         return tensor
 

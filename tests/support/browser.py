@@ -31,8 +31,10 @@ def find_chromium() -> str | None:
         program = shutil.which(name)
         if program is None:
             continue
-        done = subprocess.run([program, "--version"], check=False, capture_output=True, timeout=60)
-        if done.returncode == 0:
+        process = subprocess.run(
+            [program, "--version"], check=False, capture_output=True, timeout=60
+        )
+        if process.returncode == 0:
             return program
     return None
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
 
 Tensors = dict[str, torch.Tensor]
 SCALE_KEY = "scaled_fp8"
@@ -35,18 +35,18 @@ def original_transformer(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     config = {"depth": _count(tensors, "transformer_blocks")}
     config["depth_single_blocks"] = _count(tensors, "single_transformer_blocks")
     pieces: dict[str, list[tuple[int, torch.Tensor]]] = {}
-    for key, place in flux_to_diffusers(config | {"hidden_size": width}).items():
+    for key, target in flux_to_diffusers(config | {"hidden_size": width}).items():
         if key not in tensors:
             continue
         value, start = tensors[key], 0
-        if isinstance(place, tuple):
-            name = place[0]
-            if place[1] is not None:
-                start = place[1][1]
-            if len(place) > 2:
-                value = place[2](value)  # swapping twice is no swap
+        if isinstance(target, tuple):
+            name = target[0]
+            if target[1] is not None:
+                start = target[1][1]
+            if len(target) > 2:
+                value = target[2](value)  # swapping twice is no swap
         else:
-            name = place
+            name = target
         pieces.setdefault(name, []).append((start, value))
     return {
         name: torch.cat([value for _, value in sorted(parts, key=lambda p: p[0])]).contiguous()
@@ -91,12 +91,12 @@ def original_vae(tensors: Mapping[str, torch.Tensor], config: Mapping[str, objec
 def _original_vae_names(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     levels = len({key.split(".")[2] for key in tensors if key.startswith("encoder.down_blocks.")})
     names = []
-    for side, walk in (("encoder", "down"), ("decoder", "up")):
+    for side, direction in (("encoder", "down"), ("decoder", "up")):
         names += [f"{side}.{module}" for module in ("conv_in", "conv_out", "norm_out")]
         blocks = [f"{side}.mid.block_{i}" for i in (1, 2)]
         for level in range(levels):
-            blocks += [f"{side}.{walk}.{level}.block.{i}" for i in range(4)]
-            names.append(f"{side}.{walk}.{level}.{walk}sample.conv")
+            blocks += [f"{side}.{direction}.{level}.block.{i}" for i in range(4)]
+            names.append(f"{side}.{direction}.{level}.{direction}sample.conv")
         for block in blocks:
             names += [f"{block}.{m}" for m in ("conv1", "conv2", "norm1", "norm2", "nin_shortcut")]
         names += [f"{side}.mid.attn_1.{m}" for m in ("norm", "q", "k", "v", "proj_out")]

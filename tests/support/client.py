@@ -52,7 +52,7 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ComfyJob:
     """A finished job."""
 
     prompt_id: str
@@ -156,7 +156,7 @@ class ComfyClient:
         """Ask for models and cached outputs to be dropped before the next job."""
         self.post("/free", {"unload_models": unload_models, "free_memory": free_memory})
 
-    def run(self, graph: Graph, timeout_s: float = JOB_TIMEOUT_S, **extra: Any) -> Job:
+    def run(self, graph: Graph, timeout_s: float = JOB_TIMEOUT_S, **extra: Any) -> ComfyJob:
         """Queue a job and wait for its end, successful or not."""
         with self.listen() as listener:
             return listener.finish(self.queue(graph, **extra), timeout_s)
@@ -226,7 +226,7 @@ class Listener:
                 return event
         raise TimeoutError(f"no such event in {timeout_s:.0f} s; last: {self.events[-3:]}")
 
-    def finish(self, prompt_id: str, timeout_s: float = JOB_TIMEOUT_S) -> Job:
+    def finish(self, prompt_id: str, timeout_s: float = JOB_TIMEOUT_S) -> ComfyJob:
         """Wait until a job has ended, and return it."""
         start = time.monotonic()
         self.until(lambda event: _ends(event, prompt_id), timeout_s)
@@ -237,7 +237,7 @@ class Listener:
             if time.monotonic() - start > timeout_s:
                 raise TimeoutError(f"job {prompt_id} never reached the history")
         events = list(self.events)
-        return Job(prompt_id=prompt_id, history=history, events=events, seconds=seconds)
+        return ComfyJob(prompt_id=prompt_id, history=history, events=events, seconds=seconds)
 
 
 def _ends(event: Event, prompt_id: str) -> bool:

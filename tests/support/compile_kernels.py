@@ -167,12 +167,12 @@ def inspect(kernel: Any) -> dict[str, Any]:
 def main() -> None:
     """Compile for the types and compute capabilities on the command line."""
     dtypes = [getattr(torch, name) for name in sys.argv[1].split(",")]
-    found: list[tuple[str, Any]] = []
+    compiled: list[tuple[str, Any]] = []
     plain_run = JITFunction.run
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         kernel = plain_run(self, *args, grid=grid, warmup=True, **kwargs)
-        found.append((self.__name__, kernel))
+        compiled.append((self.__name__, kernel))
         return kernel
 
     JITFunction.run = compile_only
@@ -180,9 +180,9 @@ def main() -> None:
         triton.runtime.driver.set_active(AbsentGpu(capability))  # type: ignore[arg-type]
         for dtype in dtypes:
             for launch, call in launches(dtype):
-                found.clear()
+                compiled.clear()
                 call()
-                for name, kernel in found:
+                for name, kernel in compiled:
                     row = {"kernel": name, "launch": launch, "dtype": str(dtype)[6:]}
                     row |= {"target": capability, **inspect(kernel)}
                     sys.stdout.write(json.dumps(row) + "\n")

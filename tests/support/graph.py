@@ -50,7 +50,7 @@ def nodes_of(graph: Graph, class_type: str) -> list[str]:
 
 def with_inputs(graph: Graph, class_type: str, **inputs: Any) -> Graph:
     """Return a copy in which every node of one class has these input values."""
-    changed = copy.deepcopy(graph)
-    for node_id in nodes_of(changed, class_type):
-        changed[node_id]["inputs"].update(inputs)
-    return changed
+    copied = copy.deepcopy(graph)
+    for node_id in nodes_of(copied, class_type):
+        copied[node_id]["inputs"].update(inputs)
+    return copied

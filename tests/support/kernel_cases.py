@@ -35,9 +35,9 @@ class Case:
     def inputs(self, seed: int = 0) -> list[Tensor]:
         """Draw the inputs, float64, on the device, with values that every data type can hold."""
         generator = torch.Generator().manual_seed(seed)
-        made = [torch.randn(s, generator=generator, dtype=torch.float64) for s in self.shapes]
-        self.edit(made)
-        return [x.to(torch.bfloat16).to(torch.float16).double().to(DEVICE) for x in made]
+        inputs = [torch.randn(s, generator=generator, dtype=torch.float64) for s in self.shapes]
+        self.edit(inputs)
+        return [x.to(torch.bfloat16).to(torch.float16).double().to(DEVICE) for x in inputs]
 
 
 def angles(tokens: int, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -87,7 +87,7 @@ def _joint(dim: int) -> tuple[Run, Run]:
         t, i = _heads(text, dim, 3), _heads(image, dim, 3)
         cos, sin = angles(text.shape[1] + image.shape[1], dim, text.dtype)
         n = text.shape[1]
-        made = [
+        results = [
             torch.cat(
                 [
                     _plain_rope(t[j], weights[j], (cos[:n], sin[:n])),
@@ -97,7 +97,7 @@ def _joint(dim: int) -> tuple[Run, Run]:
             )
             for j in range(2)
         ]
-        return [*made, torch.cat([t[2], i[2]], 1)]
+        return [*results, torch.cat([t[2], i[2]], 1)]
 
     return fused, plain
 
@@ -249,10 +249,10 @@ def run(
 ) -> list[Tensor]:
     """Return the results and, if asked, the gradients of every input, for fixed weights."""
     leaves = [x.to(dtype).requires_grad_(with_gradient) for x in inputs]
-    made = call(*leaves)
-    made = [made] if isinstance(made, Tensor) else list(made)
+    outputs = call(*leaves)
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     if not with_gradient:
-        return made
+        return outputs
     generator = torch.Generator().manual_seed(99)
-    weights = [torch.randn(m.shape, generator=generator).to(torch.bfloat16).to(m) for m in made]
-    return [*made, *torch.autograd.grad(made, leaves, weights)]
+    weights = [torch.randn(m.shape, generator=generator).to(torch.bfloat16).to(m) for m in outputs]
+    return [*outputs, *torch.autograd.grad(outputs, leaves, weights)]

@@ -21,10 +21,10 @@ class LiveMemory(TorchDispatchMode):
         peak: The most that was alive at once, in bytes.
     """
 
-    def __init__(self, given: Iterable[torch.Tensor]) -> None:
+    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self.peak = 0
-        self._given = {tensor.untyped_storage().data_ptr() for tensor in given}
+        self._given = {tensor.untyped_storage().data_ptr() for tensor in weights}
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(
@@ -35,12 +35,12 @@ class LiveMemory(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run the operation and count what it returns."""
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 if storage.data_ptr() not in self._given:
                     self._alive[storage.data_ptr()] = StorageWeakRef(storage), storage.nbytes()
-        self._alive = {at: kept for at, kept in self._alive.items() if not kept[0].expired()}
+        self._alive = {at: entry for at, entry in self._alive.items() if not entry[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
-        return made
+        return result

@@ -22,5 +22,5 @@ def has_gpu() -> bool:
 
 def comfyui_path() -> Path:
     """Return the ComfyUI to test against; ``make setup`` provides it."""
-    chosen = os.environ.get("COMFYUI_PATH")
-    return Path(chosen).resolve() if chosen else ROOT / ".cache" / "comfyui"
+    folder = os.environ.get("COMFYUI_PATH")
+    return Path(folder).resolve() if folder else ROOT / ".cache" / "comfyui"

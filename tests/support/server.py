@@ -38,7 +38,7 @@ class ComfyServer:
     Args:
         base_directory: Empty folder for models, input, output and user data.
         port: Port to listen on; a free one if None.
-        pack_folder: The plugin's name under ``custom_nodes``.
+        pack_folder: The plugin's name under ``custom_nodes``; None: ComfyUI without it.
         other_packs: Folders of further packs to load, under their own names.
         extra_arguments: Further arguments of ComfyUI's ``main.py``.
         spins: Whether threads that wait keep their core, as in a process that nobody set up.
@@ -50,7 +50,7 @@ class ComfyServer:
         base_directory: Path,
         *,
         port: int | None = None,
-        pack_folder: str = PACK_FOLDER,
+        pack_folder: str | None = PACK_FOLDER,
         other_packs: tuple[Path, ...] = (),
         extra_arguments: tuple[str, ...] = (),
         spins: bool = False,
@@ -58,7 +58,9 @@ class ComfyServer:
         self.base_directory = base_directory
         self.port = port or _free_port()
         self.log_path = base_directory / "comfyui.log"
-        self._packs = {pack_folder: machine.ROOT} | {path.name: path for path in other_packs}
+        self._packs = {path.name: path for path in other_packs}
+        if pack_folder is not None:
+            self._packs[pack_folder] = machine.ROOT
         self._extra_arguments = extra_arguments
         self._spins = spins
         self._process: subprocess.Popen[bytes] | None = None
@@ -152,9 +154,11 @@ class ComfyServer:
             *("--base-directory", str(self.base_directory)),
             *("--database-url", "sqlite:///:memory:"),
             *("--disable-api-nodes", "--disable-auto-launch", "--dont-print-server"),
-            *("--disable-all-custom-nodes", "--whitelist-custom-nodes", *self._packs),
+            "--disable-all-custom-nodes",
             *self._extra_arguments,
         ]
+        if self._packs:
+            arguments += ["--whitelist-custom-nodes", *self._packs]
         return arguments if machine.has_gpu() else ["--cpu", *arguments]
 
     def _wait_until_ready(self) -> None:

@@ -26,26 +26,26 @@ def write_template_files(base: Path) -> None:
     folder = base / "input" / BATCH
     if not folder.exists():
         _write_images(folder)
-    for part, name in FILES.items():
+    for component, name in FILES.items():
         path = base / "models" / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_part(part, path)
+            _write_component(component, path)
 
 
 def _write_images(folder: Path) -> None:
     from support.workflows import example_image
 
     folder.mkdir(parents=True)
-    for number in range(IMAGES):
-        example_image().rotate(90 * number).save(folder / f"image-{number}.png")
+    for index in range(IMAGES):
+        example_image().rotate(90 * index).save(folder / f"image-{index}.png")
 
 
-def _write_part(part: str, path: Path) -> None:
+def _write_component(component: str, path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    tensors = load_file(next((MODEL / part).glob("*.safetensors")))
-    if part in FP8:
+    tensors = load_file(next((MODEL / component).glob("*.safetensors")))
+    if component in FP8:
         tensors = {key: value.to(torch.float8_e4m3fn) for key, value in tensors.items()}
     save_file(tensors, path)

@@ -28,8 +28,8 @@ def _run(out: Path, *arguments: str, **variables: str) -> subprocess.CompletedPr
 
 @pytest.mark.slow
 def test_every_part_runs_and_agrees(tmp_path: Path) -> None:
-    done = _run(tmp_path, "--small", "--device", "cpu")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    process = _run(tmp_path, "--small", "--device", "cpu")
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
     report = json.loads((tmp_path / "kernels.json").read_text())
     assert report["failed"] == {}
     for row in report["operations"]:
@@ -56,10 +56,10 @@ def test_every_part_runs_and_agrees(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_is_refused_in_a_sentence(
     arguments: list[str], reason: str, tmp_path: Path
 ) -> None:
-    done = _run(tmp_path / "out", *arguments, CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(reason), done.stderr
-    assert "Traceback" not in done.stderr
+    process = _run(tmp_path / "out", *arguments, CUDA_VISIBLE_DEVICES="")
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith(reason), process.stderr
+    assert "Traceback" not in process.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -102,8 +102,8 @@ def test_targets_are_judged_by_the_worst_row() -> None:
             {"side": 1024, "peak": {"allocated": 22e9}},
         ],
     }
-    found = {t.name: (round(t.measured, 2), t.verdict) for t in _targets().check(report)}
-    assert found == {
+    outcomes = {t.name: (round(t.measured, 2), t.outcome) for t in _targets().check(report)}
+    assert outcomes == {
         "large kernels, % of copy": (80.0, "required"),
         "large kernels, ours / compiled": (1.02, "required"),
         "error / allowed error": (0.5, "goal"),

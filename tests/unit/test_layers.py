@@ -1,8 +1,9 @@
-"""The import rule: which folder may import which, read from the source files."""
+"""The layout: which folder may import which, and how many files one holds."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,10 @@ HOST_MODULES = {
     *("execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server"),
 }
 TEST_MODULES = {"tests", "support", "conftest", "scripts"}
+TOOL_FOLDERS = ("benchmarks", "scripts")
+"""Folders outside the package, which import it by its name."""
+MAX_FILES = 15
+"""Source files in one folder, besides its ``__init__.py``."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def _from_import(node: ast.ImportFrom, path: Path, *, at_run_time: bool) -> Iter
     assert up <= len(folder), f"{path}:{node.lineno} imports from outside the package"
     base = [*folder[: len(folder) - up], *(node.module or "").split(".")]
     for alias in node.names:
-        target = [part for part in base if part]
+        target = [name for name in base if name]
         if (ROOT.joinpath(*target) / alias.name).is_dir() or ROOT.joinpath(
             *target, f"{alias.name}.py"
         ).is_file():
@@ -105,23 +110,40 @@ def is_allowed(source: str, target: str) -> bool:
 @pytest.mark.parametrize("path", source_files(), ids=module_name)
 def test_imports_keep_the_layers(path: Path):
     source = module_name(path)
-    ours = {"onereward", *ALLOWED} - HOST_MODULES
-    for found in imports_of(path):
-        where = f"{path.relative_to(ROOT)}:{found.line}"
-        top = found.target.partition(".")[0]
-        if found.level:
-            assert is_allowed(source, found.target), f"{where}: {source} imports {found.target}"
+    package_modules = {"onereward", *ALLOWED} - HOST_MODULES
+    for statement in imports_of(path):
+        where, target = f"{path.relative_to(ROOT)}:{statement.line}", statement.target
+        top = target.partition(".")[0]
+        if statement.level:
+            assert is_allowed(source, target), f"{where}: {source} imports {target}"
         else:
-            assert top not in ours, f"{where}: import {found.target} relatively"
-            assert top not in TEST_MODULES, f"{where}: the package imports {found.target}"
+            assert top not in package_modules, f"{where}: import {target} relatively"
+            assert top not in TEST_MODULES, f"{where}: the package imports {target}"
             if not source.startswith("nodes"):
-                assert top not in HOST_MODULES, f"{where}: only nodes/ may import {found.target}"
+                assert top not in HOST_MODULES, f"{where}: only nodes/ may import {target}"
+
+
+@pytest.mark.parametrize("folder", TOOL_FOLDERS)
+def test_only_tests_import_the_laboratory(folder: str):
+    """Besides the package itself, which the table above keeps from it."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for statement in imports_of(path):
+            where = f"{path.relative_to(ROOT)}:{statement.line}"
+            names = statement.target.split(".")
+            assert "lab" not in names[:2], f"{where} imports {statement.target}"
+
+
+@pytest.mark.parametrize("folder", [name for name in ALLOWED if not name.startswith("__")])
+def test_folders_stay_small(folder: str):
+    files = [path for path in (ROOT / folder).rglob("*.py") if path.name != "__init__.py"]
+    sizes = Counter(str(path.parent.relative_to(ROOT)) for path in files)
+    assert {name: size for name, size in sizes.items() if size > MAX_FILES} == {}
 
 
 @pytest.mark.parametrize("leaf", sorted(FILL_LEAVES))
 def test_leaves_of_fill_reach_only_leaves(leaf: str):
     path = ROOT.joinpath(*leaf.split(".")).with_suffix(".py")
-    reached = {found.target for found in imports_of(path) if found.level and found.at_run_time}
+    reached = {i.target for i in imports_of(path) if i.level and i.at_run_time}
     assert reached <= FILL_LEAVES, f"{leaf} imports {reached - FILL_LEAVES}"
 
 
@@ -161,6 +183,8 @@ def test_no_import_cycles():
         ("reward.judge", "fill.pipeline"),
         ("kernels.norm", "fill.task"),
         ("training.policy.run", "lab.oracle"),
+        ("lab.oracle", "nodes.inputs"),
+        ("lab.reproduce.stage", "cli.train"),
         ("cli.info", "nodes.load"),
     ],
 )

@@ -22,10 +22,10 @@ FORBIDDEN_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "numpy"}
 
 def repository_files() -> list[Path]:
     """Return what a clone holds."""
-    listed = subprocess.run(
+    output = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    return [Path(line) for line in listed.splitlines() if (ROOT / line).is_file()]
+    return [Path(line) for line in output.splitlines() if (ROOT / line).is_file()]
 
 
 def source_packages() -> set[str]:
@@ -39,8 +39,8 @@ def test_every_package_is_listed():
 
 
 def test_requirements_txt_is_the_same_list():
-    listed = (ROOT / "requirements.txt").read_text("utf-8").split()
-    assert listed == PROJECT["project"]["dependencies"]
+    requirements = (ROOT / "requirements.txt").read_text("utf-8").split()
+    assert requirements == PROJECT["project"]["dependencies"]
 
 
 @pytest.mark.parametrize("requirement", PROJECT["project"]["dependencies"])
@@ -76,14 +76,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copyfile(ROOT / path, source / path)
     target = tmp_path_factory.mktemp("wheel")
     run_pip("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(target), str(source))
-    (built,) = target.glob("*.whl")
-    return built
+    (file,) = target.glob("*.whl")
+    return file
 
 
 def run_pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", *arguments, "--disable-pip-version-check"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
 
 
 def test_wheel_holds_the_package_and_its_data_only(wheel: Path):
@@ -120,8 +120,10 @@ def source_modules() -> list[str]:
     files = [path.with_suffix("") for path in repository_files() if path.suffix == ".py"]
     names = [".".join(("onereward", *path.parts)) for path in files]
     skipped = ("onereward.nodes.", "onereward.__main__")
-    ours = [n for n in names if n.startswith(prefixes) and n.rpartition(".")[0] + "." in prefixes]
-    return [n.removesuffix(".__init__") for n in ours if not n.startswith(skipped)]
+    product = [
+        n for n in names if n.startswith(prefixes) and n.rpartition(".")[0] + "." in prefixes
+    ]
+    return [n.removesuffix(".__init__") for n in product if not n.startswith(skipped)]
 
 
 def import_everything(path: list[Path], expected_root: Path, cwd: Path) -> None:
@@ -129,7 +131,7 @@ def import_everything(path: list[Path], expected_root: Path, cwd: Path) -> None:
     modules = source_modules()
     assert modules
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", IMPORT_EVERYTHING, str(expected_root), *modules],
         cwd=cwd,
         env=environment,
@@ -137,14 +139,14 @@ def import_everything(path: list[Path], expected_root: Path, cwd: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 def test_wheel_installs_and_runs(wheel: Path, tmp_path: Path):
     target = tmp_path / "site"
     run_pip("install", "--no-deps", "--no-compile", "--target", str(target), str(wheel))
     import_everything([target], target, tmp_path)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "onereward", "--version"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(target)},
@@ -152,7 +154,7 @@ def test_wheel_installs_and_runs(wheel: Path, tmp_path: Path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.strip() == PROJECT["project"]["version"]
+    assert process.stdout.strip() == PROJECT["project"]["version"]
     assert (target / "bin" / "onereward").is_file()
 
 

@@ -23,8 +23,8 @@ def project(publisher: str, repository: str) -> dict:
 
 
 def test_placeholders_of_this_repository_are_refused():
-    ours = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    problems = release_check.check_metadata(ours)
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    problems = release_check.check_metadata(metadata)
     assert len(problems) == 2
     assert "PublisherId" in problems[0]
     assert "Repository" in problems[1]

@@ -53,5 +53,5 @@ def test_stamp_changes_with_the_requirements(tmp_path: Path):
 def test_torchvision_imports_and_torch_only_with_it():
     command = [sys.executable, "-S", "-c", "import site; site.main()\n" + IMPORT_LATE]
     folder = machine.ROOT / "scripts"
-    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr

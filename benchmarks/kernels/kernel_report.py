@@ -45,10 +45,10 @@ def environment(device: torch.device, is_small: bool) -> dict[str, Any]:
 
 def _output(*command: str) -> str:
     try:
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+        process = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def write(folder: Path, report: dict[str, Any]) -> None:
@@ -70,8 +70,8 @@ def as_markdown(report: dict[str, Any]) -> str:
     for part, (title, make) in _TABLES.items():
         if rows := report.get(part):
             lines += [f"## {title}", "", *make(rows, report), ""]
-    if about["is_gpu_figure"] and (found := list(targets.check(report))):
-        lines += ["## Targets, by the worst row", "", *_targets(found), ""]
+    if about["is_gpu_figure"] and (checked := list(targets.check(report))):
+        lines += ["## Targets, by the worst row", "", *_targets(checked), ""]
     for part, error in report.get("failed", {}).items():
         lines += [f"{part} failed: {error}", ""]
     return "\n".join(lines)
@@ -85,13 +85,15 @@ def _operations(rows: list[Row], report: Row) -> list[str]:
     )
     for row in rows:
         us = {name: t["median"] for name, t in row["us"].items()}
-        others = ", ".join(f"{n} {us[n]:.1f}" for n in us if n not in ("eager", "compiled", "ours"))
+        external = ", ".join(
+            f"{n} {us[n]:.1f}" for n in us if n not in ("eager", "compiled", "ours")
+        )
         speed = row["bytes"] / us["ours"] / 1e3
         lines.append(
             _row(
                 *(row["operation"], row["shape"], row["pass"]),
                 *(f"{us[name]:.1f}" for name in ("eager", "compiled", "ours")),
-                others or "-",
+                external or "-",
                 f"{us['eager'] / us['ours']:.2f}",
                 f"{us['ours'] / us['compiled']:.2f}",
                 *(
@@ -106,11 +108,11 @@ def _operations(rows: list[Row], report: Row) -> list[str]:
     return lines
 
 
-def _targets(found: list[targets.Target]) -> list[str]:
+def _targets(checked: list[targets.Target]) -> list[str]:
     lines = _head("target", "measured", "required", "goal", "reached")
     return lines + [
-        _row(t.name, f"{t.measured:.2f}", f"{t.required:g}", f"{t.goal:g}", t.verdict)
-        for t in found
+        _row(t.name, f"{t.measured:.2f}", f"{t.required:g}", f"{t.goal:g}", t.outcome)
+        for t in checked
     ]
 
 
@@ -206,8 +208,8 @@ def _memory(rows: list[Row], report: Row) -> list[str]:
 
 
 def _ratios(us: dict[str, dict[str, float]], name: str) -> tuple[str, str]:
-    own = us[name]["median"]
-    return f"{us['eager']['median'] / own:.2f}", f"{us['compiled']['median'] / own:.2f}"
+    median = us[name]["median"]
+    return f"{us['eager']['median'] / median:.2f}", f"{us['compiled']['median'] / median:.2f}"
 
 
 def _number(value: float | None) -> str:

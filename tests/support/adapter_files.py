@@ -9,7 +9,7 @@ import torch
 
 from onereward.training.policy.adapter_file import write_adapter
 
-from .models import bundled_models
+from .bundled_models import bundled_models
 
 LAYER = "transformer_blocks.0.attn.to_q"
 

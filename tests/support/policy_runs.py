@@ -12,18 +12,18 @@ from onereward.training.data.conditions import Condition, write_conditions
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import RunModels, load
 
-from .models import BUNDLED, bundled_models
+from .bundled_models import BUNDLED, bundled_models
 
 
 def make_conditions(folder: Path, per_task: int = 6) -> Path:
     """Write random images with square masks, all tasks, enough for every split."""
     generator = torch.Generator().manual_seed(0)
     items = []
-    for number in range(4 * per_task):
-        task = list(Task)[number % 4]
+    for index in range(4 * per_task):
+        task = list(Task)[index % 4]
         mask = torch.zeros(64, 64)
-        mask[16 + number % 5 : 40, 20:44] = 1
-        name = f"{task.value}-{number}"
+        mask[16 + index % 5 : 40, 20:44] = 1
+        name = f"{task.value}-{index}"
         condition = Condition(
             name=name,
             task=task,
