@@ -19,8 +19,8 @@ from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import PolicyRun, train_policy
 from onereward.training.policy.run_models import RunModels
 from onereward.training.runs.distributed import Distributed
-from support.hosts import RecordingHost
-from support.policies import make_conditions, run_models_for
+from support.policy_runs import make_conditions, run_models_for
+from support.recording_host import RecordingHost
 
 
 def test_the_true_image_is_nearest_to_itself() -> None:

@@ -23,8 +23,8 @@ from onereward.lab.world.conditions import TASKS
 from onereward.lab.world.splits import Split
 from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import ADAPTER, train_policy
-from support.hosts import RecordingHost
-from support.policies import run_models_for
+from support.policy_runs import run_models_for
+from support.recording_host import RecordingHost
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from onereward.fill.sampling.encode import EncodedJob, encode_job
 from onereward.fill.sampling.latents import pack_latents, pack_mask, unpack_latents
 from onereward.fill.sampling.text import encode_prompts
 from onereward.fill.task import Task
-from support.hosts import RecordingHost
-from support.models import BUNDLED, bundled_models
+from support.bundled_models import BUNDLED, bundled_models
+from support.recording_host import RecordingHost
 
 # Float32 rounding over eight steps, on latents with a standard deviation of about 1.
 TOLERANCE = 2e-4

@@ -17,8 +17,8 @@ from onereward.fill.config import ModelConfig
 from onereward.fill.fingerprint import fingerprint
 from onereward.fill.io import file_digest as module
 from onereward.fill.models import FillModels, load_fill_models
-from support.adapters import make_adapter
-from support.models import BUNDLED, bundled_models
+from support.adapter_files import make_adapter
+from support.bundled_models import BUNDLED, bundled_models
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 

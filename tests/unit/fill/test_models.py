@@ -15,8 +15,8 @@ from onereward.fill.config import ModelConfig
 from onereward.fill.io.files import read_header, read_weights
 from onereward.fill.models import load_fill_models
 from onereward.fill.recipe import FLUX_FILL
-from support.hosts import RecordingHost
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
+from support.recording_host import RecordingHost
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from onereward.fill.recipe import ONEREWARD
 from onereward.fill.request import FillRequest, FillResult
 from onereward.fill.sampling.latents import unpack_latents
 from onereward.fill.task import Task
-from support.hosts import CancelledError, RecordingHost
-from support.models import bundled_models
+from support.bundled_models import bundled_models
+from support.recording_host import CancelledError, RecordingHost
 
 FAST = {"steps": 2}
 

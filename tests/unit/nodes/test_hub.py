@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.hosts import RecordingHost
+from support.recording_host import RecordingHost
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
 
 
 @pytest.fixture

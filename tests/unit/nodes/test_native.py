@@ -10,7 +10,7 @@ import torch
 
 from onereward.fill.config import ModelConfig
 from onereward.fill.models import load_fill_models
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
 
 
 class Native:

@@ -21,9 +21,9 @@ from onereward.fill.models import FillModels, load_fill_models
 from onereward.fill.request import FillRequest
 from onereward.fill.task import Task
 from support import checkpoints
-from support.hosts import RecordingHost
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
 from support.published import VAE, write_transformer
+from support.recording_host import RecordingHost
 from support.tolerance import assert_equal_models
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onereward.reward.judging import View, measure_views
-from support.hosts import RecordingHost
+from support.recording_host import RecordingHost
 
 
 def test_the_view_beside_the_source_shows_both_and_marks_the_mask() -> None:

@@ -30,11 +30,11 @@ from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig
 from onereward.training.judge.train import train_judge
 from onereward.training.judge.trainer import JudgeTrainer
-from support.hosts import RecordingHost
+from support.bundled_models import BUNDLED as MODEL
+from support.bundled_models import bundled_models
 from support.judges import make_judge
-from support.models import BUNDLED as MODEL
-from support.models import bundled_models
-from support.policies import make_conditions
+from support.policy_runs import make_conditions
+from support.recording_host import RecordingHost
 
 NUM = 30
 

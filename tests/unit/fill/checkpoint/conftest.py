@@ -12,7 +12,7 @@ import torch
 
 from onereward.fill.config import COMPONENTS
 from support import checkpoints
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
 
 CONFIGS: dict[str, dict[str, Any]] = {
     component: json.loads((BUNDLED / component / "config.json").read_text())

@@ -15,8 +15,8 @@ from onereward.fill.models import FillModels, load_fill_models
 from onereward.fill.pipeline import run_fill
 from onereward.fill.request import FillRequest
 from onereward.fill.task import Task
-from support.hosts import RecordingHost
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
+from support.recording_host import RecordingHost
 
 RANK = 4
 LAYER = "transformer_blocks.0.attn.to_q"

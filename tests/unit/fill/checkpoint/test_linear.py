@@ -20,8 +20,8 @@ from onereward.fill.sampling.guidance import Conditioning, Prompt, make_velocity
 from onereward.fill.transformer import fused
 from onereward.fill.transformer.modulation import ModulationTable, make_table
 from support.autograd import saved_by_autograd
+from support.bundled_models import BUNDLED
 from support.checkpoints import save
-from support.models import BUNDLED
 from support.tolerance import assert_equal_models
 
 CONFIG = json.loads((BUNDLED / "transformer" / "config.json").read_text())

@@ -12,8 +12,8 @@ from onereward.fill.checkpoint.packing import expansion_bytes, pack
 from onereward.fill.config import ModelConfig
 from onereward.fill.io.files import TensorInfo
 from onereward.fill.models import FillModels, load_fill_models
+from support.bundled_models import BUNDLED
 from support.live_memory import LiveMemory
-from support.models import BUNDLED
 
 CPU = torch.device("cpu")
 OFFSET = 0.9677083

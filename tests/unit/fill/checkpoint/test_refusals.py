@@ -18,7 +18,7 @@ from onereward.fill.checkpoint.stored_tensors import Reader
 from onereward.fill.config import ModelConfig
 from onereward.fill.models import load_fill_models
 from support import checkpoints
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
 
 CONFIG = json.loads((BUNDLED / "transformer" / "config.json").read_text())
 

@@ -21,8 +21,8 @@ from onereward.fill.transformer.modulation import (
     num_bytes,
     place_modulation,
 )
-from support.hosts import RecordingHost
-from support.models import bundled_models
+from support.bundled_models import bundled_models
+from support.recording_host import RecordingHost
 from support.tolerance import assert_equal_models
 
 SIGMAS = torch.tensor([1.0, 0.7, 0.3])

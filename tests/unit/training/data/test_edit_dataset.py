@@ -17,7 +17,7 @@ from onereward.training.data.edit_dataset import (
     make_edit_dataset,
 )
 from onereward.training.data.random_masks import random_mask
-from support.hosts import CancelledError, RecordingHost
+from support.recording_host import CancelledError, RecordingHost
 
 HOLE = (20, 24, 43, 47)
 

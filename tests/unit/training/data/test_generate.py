@@ -21,9 +21,9 @@ from onereward.training.data.conditions import (
     write_conditions,
 )
 from onereward.training.data.generate import GenerateConfig, generate_candidates, sample_settings
+from support.bundled_models import bundled_models
 from support.damage import damaged_images
-from support.hosts import CancelledError, RecordingHost
-from support.models import bundled_models
+from support.recording_host import CancelledError, RecordingHost
 
 QUICK = GenerateConfig(num_candidates=2, steps=(1, 2))
 

@@ -24,8 +24,8 @@ from onereward.training.data.labellers import (
     MetricLabeller,
     make_labeller,
 )
-from support.hosts import CancelledError, RecordingHost
 from support.judges import make_judge
+from support.recording_host import CancelledError, RecordingHost
 
 GROUP = CandidateGroup(
     file_names=("0.png", "1.png", "2.png"),

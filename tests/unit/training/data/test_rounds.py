@@ -27,11 +27,11 @@ from onereward.training.data.label import LABELS, label
 from onereward.training.data.labellers import JudgeLabeller
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.train import train_judge
-from support.adapters import make_adapter
-from support.hosts import CancelledError, RecordingHost
+from support.adapter_files import make_adapter
+from support.bundled_models import bundled_models
 from support.judges import make_judge
-from support.models import bundled_models
-from support.policies import make_conditions
+from support.policy_runs import make_conditions
+from support.recording_host import CancelledError, RecordingHost
 
 QUICK = GenerateConfig(num_candidates=2, steps=(1, 2))
 

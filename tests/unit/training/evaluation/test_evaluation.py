@@ -29,9 +29,9 @@ from onereward.training.evaluation.report import Report, Row
 from onereward.training.evaluation.run import EvalModels, evaluate
 from onereward.training.evaluation.votes import GOOD, SAME, count_votes, vote
 from onereward.training.jobs import EvaluateJob
-from support.hosts import CancelledError, RecordingHost
+from support.bundled_models import BUNDLED, bundled_models
 from support.judges import make_judge
-from support.models import BUNDLED, bundled_models
+from support.recording_host import CancelledError, RecordingHost
 
 FAST = FillConfig(steps=2)
 NUM = 4

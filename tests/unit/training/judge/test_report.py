@@ -18,8 +18,8 @@ from onereward.reward.score import Comparison, Ranking, RankingConfig
 from onereward.training.data.conditions import read_image, save_image
 from onereward.training.data.ranking import picked_group, save_ranking
 from onereward.training.judge.report import ReportConfig, report_on_judge, report_text, save_report
-from support.hosts import CancelledError, RecordingHost
 from support.judges import make_judge
+from support.recording_host import CancelledError, RecordingHost
 
 CELL = (Task.REMOVE, Dimension.REMOVAL_QUALITY)
 

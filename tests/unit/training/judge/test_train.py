@@ -30,8 +30,8 @@ from onereward.training.judge.trainer import JudgeTrainer
 from onereward.training.runs.directory import RunDirectory, saved_step
 from onereward.training.runs.distributed import Distributed
 from onereward.training.runs.loop import NonFiniteError
-from support.recording_host import CancelledError, RecordingHost
 from support.judges import BUNDLED_LIKE, make_judge
+from support.recording_host import CancelledError, RecordingHost
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,11 @@ from onereward.training.policy.run import PolicyRun, RunModels, train_policy
 from onereward.training.policy.weights import lora_targets
 from onereward.training.runs.distributed import Distributed
 from support import checkpoints
-from support.hosts import RecordingHost
+from support.bundled_models import BUNDLED, bundled_models
 from support.judges import make_judge
 from support.machine import ROOT
-from support.models import BUNDLED, bundled_models
-from support.policies import make_conditions, policy_config, run_models_for
+from support.policy_runs import make_conditions, policy_config, run_models_for
+from support.recording_host import RecordingHost
 
 
 @pytest.fixture(scope="module")

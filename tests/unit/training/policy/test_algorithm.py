@@ -19,7 +19,7 @@ from onereward.training.policy.rewards import RewardOutput
 from onereward.training.policy.samples import Batch
 from onereward.training.policy.weights import Policy
 from onereward.training.runs.distributed import Distributed
-from support.hosts import RecordingHost
+from support.recording_host import RecordingHost
 
 STEPS, BATCH, TOKENS, CHANNELS, DIMENSIONS = 5, 4, 3, 2, 3
 CAP, KL_WEIGHT, DECAY = 0.7, 0.3, 0.8

@@ -27,11 +27,11 @@ from onereward.training.policy.forecast import (
 )
 from onereward.training.policy.run import check
 from onereward.training.policy.weights import Policy, lora_targets
+from support.bundled_models import bundled_models
 from support.headers import write_flux_fill, write_qwen
-from support.hosts import RecordingHost
 from support.judges import REAL_LIKE, make_judge
-from support.models import bundled_models
-from support.policies import make_conditions, policy_config, run_models_for
+from support.policy_runs import make_conditions, policy_config, run_models_for
+from support.recording_host import RecordingHost
 
 WIDTH, HEADS, TOKENS, TEXT = 512, 4, 256, 128
 

@@ -21,10 +21,10 @@ from onereward.training.policy.run import PolicyRun, RunModels, check, train_pol
 from onereward.training.runs.distributed import Distributed
 from support import checkpoints
 from support.autograd import expand_linears, saved_by_autograd
-from support.hosts import RecordingHost
+from support.bundled_models import BUNDLED
 from support.judges import make_judge
-from support.models import BUNDLED
-from support.policies import make_conditions, policy_config, run_models_for
+from support.policy_runs import make_conditions, policy_config, run_models_for
+from support.recording_host import RecordingHost
 
 CPU = torch.device("cpu")
 

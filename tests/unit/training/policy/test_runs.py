@@ -33,11 +33,11 @@ from onereward.training.policy.run import ADAPTER, PolicyRun, train_policy
 from onereward.training.policy.weights import Policy
 from onereward.training.runs.directory import RunDirectory, saved_step
 from onereward.training.runs.distributed import Distributed
-from support.hosts import CancelledError, RecordingHost
+from support.bundled_models import bundled_models
 from support.judges import make_judge
 from support.machine import ROOT
-from support.models import bundled_models
-from support.policies import make_conditions, policy_config, run_models_for
+from support.policy_runs import make_conditions, policy_config, run_models_for
+from support.recording_host import CancelledError, RecordingHost
 
 
 @pytest.fixture(scope="module")

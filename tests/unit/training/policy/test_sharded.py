@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from onereward.training.policy.run import train_policy
 from onereward.training.policy.sharding import make_sharding
 from onereward.training.runs.distributed import Distributed
-from support.hosts import RecordingHost
 from support.judges import make_judge
-from support.policies import make_conditions, policy_config, run_models_for
+from support.policy_runs import make_conditions, policy_config, run_models_for
+from support.recording_host import RecordingHost
 
 HOW = [
     *("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),

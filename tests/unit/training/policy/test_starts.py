@@ -20,10 +20,10 @@ from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import PolicyResult, train_policy
 from onereward.training.runs import directory as saving
 from onereward.training.runs.directory import RunDirectory, saved_step
-from support.hosts import CancelledError, RecordingHost
+from support.bundled_models import bundled_models
 from support.judges import make_judge
-from support.models import bundled_models
-from support.policies import make_conditions, policy_config, run_models_for
+from support.policy_runs import make_conditions, policy_config, run_models_for
+from support.recording_host import CancelledError, RecordingHost
 
 
 @pytest.fixture(scope="module")

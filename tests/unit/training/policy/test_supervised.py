@@ -24,9 +24,9 @@ from onereward.training.policy.config import PolicyTrainConfig
 from onereward.training.policy.run import PolicyRun, train_policy
 from onereward.training.policy.supervised import SupervisedTrainer, sample_sigma
 from onereward.training.runs.distributed import Distributed
-from support.hosts import RecordingHost
-from support.models import bundled_models
-from support.policies import make_conditions, policy_config, run_models_for
+from support.bundled_models import bundled_models
+from support.policy_runs import make_conditions, policy_config, run_models_for
+from support.recording_host import RecordingHost
 
 
 @pytest.fixture(scope="module")

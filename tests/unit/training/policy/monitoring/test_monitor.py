@@ -26,11 +26,11 @@ from onereward.training.policy.monitoring.monitor import Monitor
 from onereward.training.policy.reward_cells import ALL_CELLS, select_reward_cells
 from onereward.training.policy.rewards import ask_judge
 from onereward.training.policy.run import ADAPTER, train_policy
-from support.hosts import RecordingHost
+from support.bundled_models import bundled_models
 from support.judges import make_judge
 from support.live_memory import LiveMemory
-from support.models import bundled_models
-from support.policies import make_conditions, policy_config, run_models_for
+from support.policy_runs import make_conditions, policy_config, run_models_for
+from support.recording_host import RecordingHost
 
 CONDITION = Condition(
     name="one", task=Task.REMOVE, image_file_name="one.png", mask_file_name="one.mask.png"
