@@ -17,8 +17,8 @@ from onereward.fill.io.photo import list_photos, read_photo, save_photo
 from onereward.fill.pipeline import run_fill
 from onereward.fill.request import FillRequest
 from onereward.fill.task import Task
-from support.hosts import RecordingHost
-from support.models import bundled_models
+from support.bundled_models import bundled_models
+from support.recording_host import RecordingHost
 
 FAST = ("--set", "steps=2", "--set", "precision=fp32", "--device", "cpu")
 ARTIST, ORIENTATION, EXIF_IFD, WIDTH_TAG, LENS_TAG = 0x013B, 0x0112, 0x8769, 0xA002, 0xA434
@@ -101,13 +101,13 @@ def test_a_folder_makes_what_the_engine_makes(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.split() == [str(out / "a.png"), str(out / "b.png")]
     values = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
     mask = torch.from_numpy(np.asarray(mask_for(image), dtype=np.float32) / 255)[None]
-    for number, name in enumerate("ab"):
+    for index, name in enumerate("ab"):
         request = FillRequest(
             task=Task.FILL,
             image=values,
             mask=mask,
             prompt="a red circle",
-            seed=5 + number,
+            seed=5 + index,
             config=FillConfig(steps=2),
         )
         truth = run_fill(request, bundled_models(), RecordingHost()).image[0]

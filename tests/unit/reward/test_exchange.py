@@ -25,14 +25,14 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
     folder = tmp_path / "mine"
     folder.mkdir()
     rows = []
-    for number in range(NUM):
+    for index in range(NUM):
         for kind, level in (("good", 200), ("bad", 50), ("source", 120)):
-            Image.new("RGB", (16, 16), (level, number, 7)).save(folder / f"{number}-{kind}.png")
+            Image.new("RGB", (16, 16), (level, index, 7)).save(folder / f"{index}-{kind}.png")
         rows.append(
             {
-                "winner": f"{number}-good.png",
-                "loser": f"{number}-bad.png",
-                "source": f"{number}-source.png",
+                "winner": f"{index}-good.png",
+                "loser": f"{index}-bad.png",
+                "source": f"{index}-source.png",
                 "task": "fill",
                 "dimension": "structure",
                 "prompt": "a red circle",

@@ -68,9 +68,9 @@ def test_text_needs_words_and_says_how_to_get_the_reader() -> None:
 def test_drawn_words_are_read() -> None:
     """With the package itself (3.10, its models come in the wheel), where it is installed."""
     pytest.importorskip("rapidocr")
-    picture = Image.new("RGB", (320, 96), "white")
-    ImageDraw.Draw(picture).text((20, 20), "HELLO World", "black", ImageFont.load_default(40))
-    image = torch.tensor(np.asarray(picture))[None].float() / 255
+    canvas = Image.new("RGB", (320, 96), "white")
+    ImageDraw.Draw(canvas).text((20, 20), "HELLO World", "black", ImageFont.load_default(40))
+    image = torch.tensor(np.asarray(canvas))[None].float() / 255
     images = torch.cat([image, torch.ones_like(image)])
     assert text_correct(images, "hello world!") == [1.0, 0.0]
     assert text_correct(images, "hello there") == [0.5, 0.0]

@@ -19,13 +19,13 @@ from onereward.reward.preference import (
 )
 
 
-def pair(number: int = 0, **changes: Any) -> Preference:
+def pair(index: int = 0, **changes: Any) -> Preference:
     values: dict[str, Any] = {
-        "winner_file_name": f"images/{number}-a.png",
-        "loser_file_name": f"images/{number}-b.png",
+        "winner_file_name": f"images/{index}-a.png",
+        "loser_file_name": f"images/{index}-b.png",
         "task": Task.FILL,
         "dimension": Dimension.STRUCTURE,
-        "condition": f"c{number // 3}",
+        "condition": f"c{index // 3}",
         "prompt": "ein rößliches „Rad“\nzweite Zeile",
         "judged_by": "human",
         "settings": {"winner": {"steps": 20}, "loser": {"steps": 4}},

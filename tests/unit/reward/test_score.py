@@ -60,7 +60,7 @@ def test_nobody_sits_out_twice_in_a_knock_out(num: int) -> None:
             played = comparisons[start : start + len(alive) // 2]
             start += len(played)
             met = {
-                place for comparison in played for place in (comparison.first, comparison.second)
+                index for comparison in played for index in (comparison.first, comparison.second)
             }
             byes += alive - met
             alive -= {

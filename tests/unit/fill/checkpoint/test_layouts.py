@@ -20,8 +20,8 @@ from onereward.fill.pipeline import run_fill
 from onereward.fill.request import FillRequest
 from onereward.fill.task import Task
 from support import checkpoints
-from support.hosts import RecordingHost
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
+from support.recording_host import RecordingHost
 
 CPU = torch.device("cpu")
 
@@ -99,13 +99,13 @@ def test_quantised_files_hold_what_their_format_says(precision: str, write: Any,
 def test_block_formats_expand_as_the_gguf_package_does(kind: str):
     from onereward.fill.checkpoint.codec import expand
 
-    number = gguf.GGMLQuantizationType[kind]
-    block, size = gguf.GGML_QUANT_SIZES[number]
+    kind_id = gguf.GGMLQuantizationType[kind]
+    block, size = gguf.GGML_QUANT_SIZES[kind_id]
     generator = np.random.default_rng(0)
     packed = generator.integers(0, 256, (6, 2 * size), dtype=np.uint8)
     # Scales are halves somewhere in a block: random bits there can be infinite, so none are.
     packed &= np.uint8(0x3B)
-    truth = gguf.quants.dequantize(packed, number)
+    truth = gguf.quants.dequantize(packed, kind_id)
     assert truth.shape == (6, 2 * block)
     values = expand(kind, torch.from_numpy(packed), torch.float32)
     torch.testing.assert_close(values, torch.from_numpy(truth), rtol=1e-6, atol=1e-6)
@@ -136,8 +136,8 @@ def test_a_scale_beside_a_weight_that_is_not_fp8_counts(tmp_path: Path, file_ten
 
 
 def models_of(offload: str = "auto", **files: Path) -> FillModels:
-    places: dict[str, Any] = {name: str(path) for name, path in files.items()}
-    config = ModelConfig(folder=str(BUNDLED), precision="bf16", offload=offload, **places)
+    paths: dict[str, Any] = {name: str(path) for name, path in files.items()}
+    config = ModelConfig(folder=str(BUNDLED), precision="bf16", offload=offload, **paths)
     return load_fill_models(config, CPU)
 
 
@@ -222,9 +222,9 @@ def test_packed_weights_are_streamed_packed(precision: str, write: Any):
 
 def test_shards_are_read_as_one(tmp_path: Path, file_tensors: Any, folder_tensors: Any):
     names = sorted(file_tensors["transformer"])
-    for number, keys in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
+    for index, keys in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
         tensors = {key: file_tensors["transformer"][key] for key in keys}
-        checkpoints.save(tmp_path / f"fill-{number:05d}-of-00002.safetensors", tensors)
+        checkpoints.save(tmp_path / f"fill-{index:05d}-of-00002.safetensors", tensors)
     shard = tmp_path / "fill-00002-of-00002.safetensors"
     loaded = values(
         FileComponent("transformer", shard, config_of("transformer")).load(torch.bfloat16)

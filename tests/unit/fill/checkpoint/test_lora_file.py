@@ -131,9 +131,9 @@ def known_names(native: Any) -> dict[str, tuple[int, int]]:
     shapes = {key: value.shape for key, value in native.state_dict().items()}
     sizes = {}
     for name, target in comfy.lora.model_lora_keys_unet(native, {}).items():
-        key, place = (target, None) if isinstance(target, str) else (target[0], target[1])
+        key, target_rows = (target, None) if isinstance(target, str) else (target[0], target[1])
         if len(shapes.get(key, ())) == 2:
-            sizes[name] = (place[2] if place else shapes[key][0], shapes[key][1])
+            sizes[name] = (target_rows[2] if target_rows else shapes[key][0], shapes[key][1])
     return sizes
 
 
@@ -202,10 +202,10 @@ def test_a_whole_file_is_the_sum_of_its_layers(
 ):
     """As kohya writes it, text encoders and all, with ranks and alphas of their own."""
     lora: Tensors = {}
-    for number, (name, (rows, columns)) in enumerate(known_names(native).items()):
+    for index, (name, (rows, columns)) in enumerate(known_names(native).items()):
         if name.startswith("lora_unet_"):
             layer = pair(rows, columns, name, KOHYA)
-            layer[f"{name}.alpha"] = torch.tensor(1.0 + number)
+            layer[f"{name}.alpha"] = torch.tensor(1.0 + index)
             lora |= layer
     truth = comfyui_added(native, lora)
     lora |= pair(8, 8, "lora_te1_text_model_encoder_layers_0_mlp_fc1", KOHYA)
@@ -219,13 +219,13 @@ def test_xlabs_processors_are_the_layers_they_work_on(
     import comfy.lora_convert  # noqa: TID251
 
     ends, lora = (".down.weight", ".up.weight"), {}
-    for number in range(2):
-        double = f"double_blocks.{number}.processor"
+    for index in range(2):
+        double = f"double_blocks.{index}.processor"
         for stream in (1, 2):
             lora |= pair(96, 32, f"{double}.qkv_lora{stream}", ends, alpha=False)
             lora |= pair(32, 32, f"{double}.proj_lora{stream}", ends, alpha=False)
-        lora |= pair(96, 32, f"single_blocks.{number}.processor.qkv_lora", ends, alpha=False)
-        lora |= pair(32, 160, f"single_blocks.{number}.processor.proj_lora", ends, alpha=False)
+        lora |= pair(96, 32, f"single_blocks.{index}.processor.qkv_lora", ends, alpha=False)
+        lora |= pair(32, 160, f"single_blocks.{index}.processor.proj_lora", ends, alpha=False)
     truth = comfyui_added(native, comfy.lora_convert.convert_uso_lora(dict(lora)))
     assert_same(read_added(tmp_path / "l.safetensors", base, lora), truth, "XLabs")
 
@@ -318,9 +318,9 @@ BAD: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", BAD)
-def test_what_cannot_be_put_on_is_said(fault: str, base: dict[str, TensorInfo], tmp_path: Path):
-    change, message = BAD[fault]
+@pytest.mark.parametrize("defect", BAD)
+def test_what_cannot_be_loaded_is_named(defect: str, base: dict[str, TensorInfo], tmp_path: Path):
+    change, message = BAD[defect]
     path = tmp_path / "mine.safetensors"
     save_file(change(pair(32, 12, "lora_unet_txt_in", KOHYA)), path)
     with pytest.raises(ValueError, match=f"mine.safetensors .*{message}"):

@@ -56,8 +56,8 @@ def packed(comfy_base: Path) -> dict[str, tuple[np.ndarray, Any]]:
     compared = list(dict.fromkeys(name for name, _ in PLACES.values()))
     for name, tensor in names.items():
         owner = name.removesuffix(".weight")
-        number = compared.index(owner) if owner in compared else 0
-        kind = gguf.GGMLQuantizationType[KINDS[number % len(KINDS)]]
+        index = compared.index(owner) if owner in compared else 0
+        kind = gguf.GGMLQuantizationType[KINDS[index % len(KINDS)]]
         block, size = gguf.GGML_QUANT_SIZES[kind]
         if tensor.ndim == 2 and tensor.shape[1] % block == 0:
             shape = (tensor.shape[0], tensor.shape[1] // block * size)

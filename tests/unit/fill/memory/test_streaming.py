@@ -23,8 +23,8 @@ from onereward.fill.pipeline import run_fill
 from onereward.fill.request import FillRequest
 from onereward.fill.task import Task
 from onereward.fill.transformer.modulation import HostLinear
-from support.hosts import RecordingHost
-from support.models import BUNDLED
+from support.bundled_models import BUNDLED
+from support.recording_host import RecordingHost
 
 CPU = torch.device("cpu")
 
@@ -100,12 +100,12 @@ class Moved(nn.Module):
 
     def __init__(self, fits: bool = True) -> None:
         super().__init__()
-        self.places: list[str] = []
+        self.devices: list[str] = []
         self.fits = fits
 
-    def to(self, place: Any) -> Any:  # type: ignore[override]
-        self.places.append(torch.device(place).type)
-        if not self.fits and self.places[-1] != "cpu":
+    def to(self, device: Any) -> Any:  # type: ignore[override]
+        self.devices.append(torch.device(device).type)
+        if not self.fits and self.devices[-1] != "cpu":
             raise torch.OutOfMemoryError("no room")
         return self
 
@@ -116,14 +116,14 @@ def test_what_was_moved_comes_back_where_the_rest_does_not_fit():
     host = LocalHost("cuda")
     with pytest.raises(torch.OutOfMemoryError), host.resident(*components, activation_bytes=0):
         pytest.fail("ran")
-    assert first.places == second.places == ["cuda", "cpu"]
+    assert first.devices == second.devices == ["cuda", "cpu"]
 
 
 def test_what_a_failed_move_left_on_a_device_comes_back_before_streaming():
     module: Any = Moved()
     module.blocks = make(2).blocks
     with stream_blocks(module, CPU, 0):
-        assert module.places == ["cpu"]
+        assert module.devices == ["cpu"]
 
 
 @pytest.mark.parametrize("budget", [0, 30, 100, 299, 300])

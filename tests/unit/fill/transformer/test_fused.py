@@ -25,8 +25,8 @@ from onereward.fill.request import FillRequest
 from onereward.fill.task import Task
 from onereward.fill.transformer import attention, fused
 from onereward.fill.transformer.recompute import checkpoint_blocks
+from support.bundled_models import BUNDLED, bundled_models
 from support.kernel_cases import DEVICE
-from support.models import BUNDLED, bundled_models
 from support.tolerance import assert_as_exact, assert_equal_models, assert_model_as_exact, error
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # in a sigmoid: right
@@ -150,7 +150,7 @@ def test_images_are_the_same():
 def test_taking_it_off_is_exact(transformer: Any):
     arguments = inputs(transformer)
     state = {name: value.clone() for name, value in transformer.state_dict().items()}
-    places = {name: p.data_ptr() for name, p in transformer.named_parameters()}
+    pointers = {name: p.data_ptr() for name, p in transformer.named_parameters()}
     classes = [type(module) for module in transformer.modules()]
     config, before = transformer.config, call(transformer, arguments)
     fused.attach(transformer)
@@ -159,7 +159,7 @@ def test_taking_it_off_is_exact(transformer: Any):
     fused.detach(transformer)
     assert [type(module) for module in transformer.modules()] == classes
     assert transformer.config is config
-    assert {name: p.data_ptr() for name, p in transformer.named_parameters()} == places
+    assert {name: p.data_ptr() for name, p in transformer.named_parameters()} == pointers
     for name, value in transformer.state_dict().items():
         assert torch.equal(value, state[name]), name
     for result, expected in zip(call(transformer, arguments), before, strict=True):
