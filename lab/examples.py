@@ -20,6 +20,7 @@ from ..fill.config import ModelConfig
 from ..fill.local_host import LocalHost
 from ..fill.models import load_fill_models
 from ..reward.preference import PreferenceSet
+from ..training.data.conditions import EditDataset
 from ..training.data.edit_dataset import EditDatasetConfig
 from ..training.data.generate import GenerateConfig, generate_candidates
 from ..training.data.label import label
@@ -34,8 +35,8 @@ NUM_TRAIN, NUM_TEST = 24, 4
 CANDIDATES = GenerateConfig(num_candidates=2, steps=(2, 6))
 MARGIN = 0.05
 """Least difference of two oracle scores that makes a pair."""
-SCENES = 20_000
-"""Number of a batch of the world's dev split: what training has never seen."""
+SCENE_BATCH = 20_000
+"""Index of a batch of the world's dev split: training never used it."""
 SPOON = (
     *((394, 64), (430, 66), (426, 110), (404, 182), (392, 232), (410, 258), (412, 298)),
     *((392, 328), (348, 332), (322, 312), (322, 266), (346, 240), (374, 228), (388, 196)),
@@ -45,7 +46,11 @@ SPOON = (
 
 
 def write_examples(target: Path) -> None:
-    """Write all examples into an empty or missing folder; the same bytes every time."""
+    """Write all examples into an empty or missing folder.
+
+    The scenes are the same on every machine. Candidates are the same every time on one machine;
+    another processor may round them otherwise.
+    """
     host = LocalHost("cpu")
     for name, split, num in (
         ("toy-train", Split.TRAIN, NUM_TRAIN),
@@ -58,9 +63,12 @@ def write_examples(target: Path) -> None:
 
 
 def write_preferences(folder: Path, conditions: Path) -> None:
-    """Write candidates of the bundled model and the oracle's preferences among them."""
-    from ..training.data.conditions import EditDataset
+    """Write candidates of the bundled model and the oracle's preferences among them.
 
+    Args:
+        folder: Where they go.
+        conditions: An edit data set of scenes of the toy world.
+    """
     host = LocalHost("cpu")
     models = load_fill_models(ModelConfig(folder=str(ASSETS / "fill")), host.device)
     data = PreferenceSet(folder)
@@ -71,7 +79,7 @@ def write_preferences(folder: Path, conditions: Path) -> None:
 def write_scenes(folder: Path) -> None:
     """Write a source image per task; an extension's is whole, the others' masks are transparent."""
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = sample_conditions(Split.DEV, SCENES, torch.arange(len(TASKS)))
+    scenes = sample_conditions(Split.DEV, SCENE_BATCH, torch.arange(len(TASKS)))
     for row, task in enumerate(TASKS):
         if task == "extend":  # the node makes the new area itself
             image = _image(scenes.target[row]).convert("RGBA")
@@ -99,6 +107,7 @@ def write_photograph(folder: Path) -> None:
 
 
 def _image(pixels: torch.Tensor) -> Image.Image:
+    """Return pixels ``[C, H, W]``, 0..1, as an image: RGB, or grey with one channel."""
     values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
 
@@ -106,7 +115,7 @@ def _image(pixels: torch.Tensor) -> Image.Image:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", type=Path)
+    parser.add_argument("target", type=Path, help="an empty or missing folder")
     write_examples(parser.parse_args().target)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +22,12 @@ from .world.conditions import Conditions, join_conditions
 
 
 class WorldGroundTruth:
-    """Scores candidates of scenes of the toy world; implements ``GroundTruth``."""
+    """Scores candidates of scenes of the toy world; implements ``GroundTruth``.
+
+    Example:
+        >>> WorldGroundTruth().knows("world-dev-fill-0")
+        True
+    """
 
     name = "oracle"
 
@@ -31,28 +37,35 @@ class WorldGroundTruth:
 
     def scores(self, condition: str, images: Tensor) -> dict[Dimension, list[float]]:
         """See :class:`~..training.ground_truth.GroundTruth`."""
-        scores = oracle.judge(images, _repeated(condition, len(images))).scores
-        values = {Dimension(name): column.tolist() for name, column in scores.items()}
-        return {d: column for d, column in values.items() if math.isfinite(sum(column))}
+        scores = oracle.judge(images, _repeat_scene(condition, len(images))).scores
+        # A task is judged on some of the dimensions; all others are NaN.
+        judged = {name: column for name, column in scores.items() if not column.isnan().any()}
+        return {Dimension(name): column.tolist() for name, column in judged.items()}
 
     def usable(self, condition: str, images: Tensor) -> list[bool]:
         """See :class:`~..training.ground_truth.GroundTruth`."""
-        return oracle.judge(images, _repeated(condition, len(images))).usable.tolist()
+        return oracle.judge(images, _repeat_scene(condition, len(images))).usable.tolist()
 
 
-def _repeated(condition: str, num: int) -> Conditions:
+def _repeat_scene(condition: str, num: int) -> Conditions:
+    """Return the scene of a condition ``num`` times, one per candidate."""
+    return _scene_of(condition).select(torch.zeros(num, dtype=torch.long))
+
+
+def _scene_of(condition: str) -> Conditions:
     scene = draw_scene(condition)
     if scene is None:
-        raise ValueError(f"{condition} is no scene of the toy world")
-    return scene.select(torch.zeros(num, dtype=torch.long))
+        raise ValueError(f"{condition} is no scene of the toy world; the oracle knows no other")
+    return scene
 
 
 class OracleReward:
     """The control experiment: the oracle's own scores of a toy scene as the reward; no judge.
 
-    It tells a loop that does not work from a judge that does not: with this reward, quality has to
-    rise. It drives a loss with what no real user has, so nothing else may use it. As the
-    ``RewardFactory`` of a run: ``RunModels(..., reward=OracleReward)``.
+    With this reward quality has to rise; if it does not, the training loop is wrong, not the judge.
+    No real user has such a reward, so nothing else may use it.
+
+    Example: ``RunModels(..., reward=OracleReward)``, as the ``RewardFactory`` of a run.
     """
 
     needs_reference = False
@@ -68,33 +81,39 @@ class OracleReward:
             ValueError: A condition is no scene of the toy world.
         """
         del reference
+        # The scenes, drawn again.
         room = reward_bytes(self._config, self._models, (), batch.size, len(batch.jobs))
         scenes = join_conditions(
-            [_scene(job, s) for job, s in zip(batch.jobs, batch.samples, strict=True)]
+            [_check_scene(job, s) for job, s in zip(batch.jobs, batch.samples, strict=True)]
         )
+        # Scores of the decoded images, and their gradient to the latents.
         with self._host.resident(self._models.vae, activation_bytes=room), torch.enable_grad():
             leaf = x0.detach().requires_grad_(True)
-            shown = torch.stack(self.decoder.images(batch, leaf)).cpu()
-            scores = oracle.judge_with_gradient(shown, scenes).scores
+            images = torch.stack(self.decoder.images(batch, leaf)).cpu()  # [B, 3, 64, 64]
+            scores = oracle.judge_with_gradient(images, scenes).scores
             losses = 1 - torch.stack(list(scores.values()), 1).nanmean(1)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        cells = [{k: float(v[i]) for k, v in scores.items()} for i in range(len(losses))]
+        # Scores by cell (task and dimension), without those that are NaN.
+        names, table = tuple(scores), torch.stack(list(scores.values()), 1).tolist()  # [B, D]
+        cells = [
+            _cells(sample, names, row) for sample, row in zip(batch.samples, table, strict=True)
+        ]
         return RewardOutput(
             gradient=gradient,
             losses=losses.detach(),
-            scores=tuple(
-                {f"{sample.condition.task.value}.{k}": v for k, v in cell.items() if v == v}
-                for sample, cell in zip(batch.samples, cells, strict=True)
-            ),
+            scores=tuple(cells),
         )
 
 
-def _scene(job: Job, sample: Sample) -> Conditions:
-    """Draw the toy scene of an edit again."""
+def _cells(sample: Sample, names: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
+    task, pairs = sample.condition.task.value, zip(names, scores, strict=True)
+    return {f"{task}.{name}": score for name, score in pairs if not math.isnan(score)}
+
+
+def _check_scene(job: Job, sample: Sample) -> Conditions:
+    """Draw the toy scene of an edit again; it has to be sampled at its own size."""
     name = sample.condition.name
-    scene = draw_scene(name)
-    if scene is None:
-        raise ValueError(f"{name} is no scene of the toy world; the oracle knows no other")
+    scene = _scene_of(name)
     height, width = job.canvas.shape[:2]
     if job.content != (width, height):
         raise ValueError(

@@ -71,6 +71,7 @@ def attack_pairs(
         masks: float32 `[N, H, W]`, 1 = repainted.
         config: Steps and size.
     """
+    # Where each image may be changed; in some pairs the winner may not.
     allowed = masks[:, None, None].repeat(1, 2, 1, 1, 1)  # [N, 2, 1, H, W]
     for index, comparison in enumerate(comparisons):
         winners = {better for _, better in comparison.winners}

@@ -35,10 +35,10 @@ def average_judges(folders: Sequence[Path], target: Path) -> None:
                 f"{folder} and {folders[0]} are of different shapes; average judges that were "
                 "trained one from another"
             )
-    mean = {
-        name: torch.stack([weights[name].double() for weights in judges]).mean(0).to(value.dtype)
-        for name, value in first.items()
-    }
+    mean = {}
+    for name, value in first.items():
+        values = torch.stack([weights[name].double() for weights in judges])
+        mean[name] = values.mean(0).to(value.dtype)
     with judge_like(folders[0], target) as fresh:
         save_file(mean, fresh / WEIGHTS, metadata={"format": "pt"})
 

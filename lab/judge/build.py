@@ -110,6 +110,7 @@ def _model_config(shape: JudgeShape, tokenizer: Any) -> Any:
     from transformers import Qwen2_5_VLConfig
 
     token = tokenizer.convert_tokens_to_ids
+    # The language model.
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": shape.width,
@@ -124,6 +125,7 @@ def _model_config(shape: JudgeShape, tokenizer: Any) -> Any:
         "eos_token_id": token("<|im_end|>"),
         "pad_token_id": token("<|endoftext|>"),
     }
+    # The vision tower, whose tokens have the width of the language model.
     vision = {
         "depth": shape.vision_layers,
         "hidden_size": shape.vision_width,

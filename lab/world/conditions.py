@@ -72,7 +72,9 @@ class Conditions:
 def join_conditions(batches: list[Conditions]) -> Conditions:
     """Concatenate batches."""
     names = [f.name for f in fields(Conditions) if f.name != "prompts"]
-    tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
+    tensors = {}
+    for name in names:
+        tensors[name] = torch.cat([getattr(batch, name) for batch in batches])
     return Conditions(prompts=[p for batch in batches for p in batch.prompts], **tensors)
 
 

@@ -29,8 +29,11 @@ def draw_words(draw: Draw) -> tuple[list[str], Tensor]:
     length = draw.weighted(_LENGTH_WEIGHTS) + 1
     letters = torch.stack([draw.integer(0, len(LETTERS)) for _ in range(MAX_LETTERS)], 1)
     letters[torch.arange(MAX_LETTERS) >= length[:, None]] = -1
-    words = ["".join(LETTERS[k] for k in row if k >= 0) for row in letters.tolist()]
-    return words, letters
+    return [_spell(row) for row in letters.tolist()], letters
+
+
+def _spell(row: list[int]) -> str:
+    return "".join(LETTERS[letter] for letter in row if letter >= 0)
 
 
 def draw_word_boxes(draw: Draw, letters: Tensor) -> Tensor:

@@ -14,23 +14,23 @@ from onereward.lab.world.conditions import TASKS, sample_conditions
 from onereward.lab.world.splits import Split
 from onereward.training.charts.contact_sheets import conditions_sheet
 from onereward.training.data.edit_dataset import EditDatasetConfig
-from support.hosts import RecordingHost
+from support.recording_host import RecordingHost
 
 
 def test_scenes_of_the_toy_world_are_known_by_name(tmp_path: Path) -> None:
     config = EditDatasetConfig(num_conditions=8, seed=3)
-    made = make_from_world(tmp_path, Split.DEV, config, RecordingHost())
-    assert [c.task for c in made.conditions] == [*Task, *Task]
-    for condition in made.conditions:
+    data = make_from_world(tmp_path, Split.DEV, config, RecordingHost())
+    assert [c.task for c in data.conditions] == [*Task, *Task]
+    for condition in data.conditions:
         split, task, index = scene_of(condition.name) or pytest.fail("not known")
         assert (split, task) == (Split.DEV, condition.task)
         scene = sample_conditions(split, index, torch.tensor([TASKS.index(task.value)]))
-        image, mask = made.images(condition)
+        image, mask = data.images(condition)
         assert torch.allclose(image[0], scene.source[0].permute(1, 2, 0), atol=0.5 / 255 + 1e-6)
         assert torch.equal(mask, scene.mask)
-        assert made.request(condition).full_prompt() == scene.prompts[0]
+        assert data.request(condition).full_prompt() == scene.prompts[0]
     assert scene_of("fill-x-0123") is None
-    assert conditions_sheet(made).shape[-1] == 3
+    assert conditions_sheet(data).shape[-1] == 3
 
 
 def test_the_truth_of_a_scene_is_usable_and_grey_is_not() -> None:

@@ -121,6 +121,7 @@ def attack_unusable(
         config: Steps, stride and size.
         start: Where the ascent starts: the first of them, changed; `[N, 3, 64, 64]`.
     """
+    # The usable images stay as they are: encode them once.
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         good = judge.encode_images(list(images[:, 1]))
 

@@ -54,6 +54,7 @@ def attack(
     stride = 2 / max(ascent.steps, 1) if ascent.stride is None else ascent.stride
     change = torch.zeros_like(images) if start is None else start - images
     for _ in range(ascent.steps):
+        # Step along the sign of the gradient, then back into the limits.
         attacked = (images + change).clamp(0, 1).requires_grad_(True)
         (gradient,) = torch.autograd.grad(objective(attacked), attacked)
         direction = torch.where(is_smooth, _coarse(gradient), gradient).sign()

@@ -248,6 +248,8 @@ def load_candidates(paths: Sequence[Path]) -> Candidates:
             prompts = json.loads(file.metadata()["prompts"])
         groups.append(Candidates(prompts=prompts, **tensors))
     names = [f.name for f in fields(Candidates) if f.name not in ("prompts", "kinds")]
-    tensors = {name: torch.cat([getattr(group, name) for group in groups]) for name in names}
+    tensors = {}
+    for name in names:
+        tensors[name] = torch.cat([getattr(group, name) for group in groups])
     prompts = [prompt for group in groups for prompt in group.prompts]
     return Candidates(prompts=prompts, kinds=groups[0].kinds, **tensors)

@@ -92,7 +92,7 @@ def as_comparison(
     """
     winners = []
     for name, gap, margin in zip(DIMENSIONS, gaps, margins, strict=True):
-        if gap != gap:  # NaN
+        if gap != gap:  # NaN: the task is not judged on it
             continue
         if abs(gap) >= margin:
             winners.append((Dimension(name), int(gap < 0)))
