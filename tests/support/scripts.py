@@ -1,4 +1,4 @@
-"""Loads files of ``scripts/`` as modules, without putting that folder on the path."""
+"""Loads files of ``scripts/`` and ``benchmarks/`` as modules, without a change to the path."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from types import ModuleType
 from support import machine
 
 
-def load_script(name: str) -> ModuleType:
-    """Execute ``scripts/<name>.py`` and return it as a module."""
-    path = machine.ROOT / "scripts" / f"{name}.py"
+def load_script(name: str, folder: str = "scripts") -> ModuleType:
+    """Execute ``<folder>/<name>.py`` and return it as a module.
+
+    Example: ``load_script("setup_env").main()``.
+    """
+    path = machine.ROOT / folder / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""The benchmark of the kernels, rehearsed: a mistake in it would cost minutes of a GPU."""
+"""The benchmark of the kernels, rehearsed, and the comparison of two checkouts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from support.machine import ROOT
+from support.scripts import load_script
 
 KERNELS = ROOT / "benchmarks" / "kernels"
 PARTS = ("operations", "accuracy", "calls", "images", "gradient_steps", "memory")
@@ -112,3 +114,23 @@ def test_targets_are_judged_by_the_worst_row() -> None:
         "gradient step, checkpointed, eager / ours": (1.6, "required"),
         "peak GB of an image": (22.0, "missed"),
     }
+
+
+def test_checkouts_are_compared_by_every_pixel() -> None:
+    tool = load_script("compare_checkouts", "benchmarks")
+    image = np.zeros((2, 2, 3), np.uint8)
+    other_image = image.copy()
+    other_image[1, 1, 2] = 1
+    before = tool.renamed({"old-0.png": image, "old-source-0.png": image}, {"old": "new"})
+    assert list(before) == ["new-0.png", "new-source-0.png"]
+    after = {"new-0.png": other_image, "new-source-0.png": image, "more-0.png": image}
+    rows = tool.compare(before, after)
+    assert rows == {"more-0.png": False, "new-0.png": False, "new-source-0.png": True}
+    assert "| new, source | new-source-0.png | yes |" in tool.as_table(rows)
+
+
+def test_only_saved_images_are_compared() -> None:
+    tool = load_script("compare_checkouts", "benchmarks")
+    edit, save, preview = ({"class_type": name} for name in ("Edit", "SaveImage", "PreviewImage"))
+    assert tool.saving_graph({"1": edit, "2": preview}) is None
+    assert tool.saving_graph({"1": edit, "2": save, "3": preview}) == {"1": edit, "2": save}
