@@ -1,4 +1,4 @@
-"""Refuse what must not be published: placeholders, unreleased notes, uncommitted files."""
+"""Refuse what must not be published: placeholders, unreleased notes, files of development."""
 
 from __future__ import annotations
 
@@ -12,13 +12,24 @@ import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACEHOLDER = "PUBLISHER"
+IGNORE_FILE = ".comfyignore"
+"""Names what ``comfy node publish`` leaves out of the archive."""
+DEVELOPMENT = {".ci", "benchmarks", "docs", "lab", "scripts", "tests"}
+"""Top folders that are in no package and no archive."""
+MAX_LINES = 23_000
+"""Python lines of the published package."""
 
 
 def main() -> int:
     """Write every problem to stderr; return 1 if there is any."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
-    problems = [*check_metadata(project), *check_changelog(project, changelog), *check_files()]
+    problems = [
+        *check_metadata(project),
+        *check_changelog(project, changelog),
+        *check_files(),
+        *check_archive(published_files()),
+    ]
     for problem in problems:
         sys.stderr.write(f"not ready for release: {problem}\n")
     return 1 if problems else 0
@@ -50,6 +61,36 @@ def check_files() -> list[str]:
     command = ["git", "status", "--porcelain"]
     status = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return ["there are uncommitted changes"] if status.strip() else []
+
+
+def published_files() -> list[Path]:
+    """Return the files of the published archive, below the repository's root."""
+    files = _git_files()
+    ignored = set(_git_files("--ignored", f"--exclude-from={IGNORE_FILE}"))
+    return [path for path in files if path not in ignored and (ROOT / path).is_file()]
+
+
+def check_archive(files: list[Path]) -> list[str]:
+    """Return whether the archive holds what only developers need, or too much.
+
+    Args:
+        files: Below the repository's root.
+    """
+    problems = [
+        f"{name}/ would be published; add it to {IGNORE_FILE}"
+        for name in sorted(DEVELOPMENT & {path.parts[0] for path in files})
+    ]
+    sources = [ROOT / path for path in files if path.suffix == ".py"]
+    num_lines = sum(len(path.read_text("utf-8").splitlines()) for path in sources)
+    if num_lines > MAX_LINES:
+        problems.append(f"the package has {num_lines} lines of Python, more than {MAX_LINES}")
+    return problems
+
+
+def _git_files(*options: str) -> list[Path]:
+    command = ["git", "ls-files", "--cached", *options]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [Path(line) for line in output.splitlines()]
 
 
 if __name__ == "__main__":

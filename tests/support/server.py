@@ -56,6 +56,8 @@ class ComfyServer:
         spins: bool = False,
     ) -> None:
         self.base_directory = base_directory
+        self.python = sys.executable
+        """What ComfyUI runs with."""
         self.port = port or _free_port()
         self.log_path = base_directory / "comfyui.log"
         self._packs = {path.name: path for path in other_packs}
@@ -91,7 +93,7 @@ class ComfyServer:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # else `stop` is not heard
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(tree / "main.py"), *self._arguments()],
+                [self.python, str(tree / "main.py"), *self._arguments()],
                 cwd=tree,
                 env=_environment(self._spins),
                 stdin=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 WITH_SERVER = ("tests/browser", "tests/comfyui")
 """Folders with one server each, which their first test starts and their last one stops."""
-WITHOUT_SERVER = ("test_commands.py", "test_extension.py")
+WITHOUT_SERVER = ("test_archive.py", "test_commands.py", "test_extension.py")
 """Files there that use no server, or start their own."""
 
 

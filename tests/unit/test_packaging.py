@@ -12,6 +12,11 @@ from zipfile import ZipFile
 
 import pytest
 import tomllib
+from PIL import Image
+
+from support.fresh_environment import make_environment
+from support.scripts import load_script
+from support.workflows import SIZE, example_image
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -156,6 +161,33 @@ def test_wheel_installs_and_runs(wheel: Path, tmp_path: Path):
     )
     assert process.stdout.strip() == PROJECT["project"]["version"]
     assert (target / "bin" / "onereward").is_file()
+
+
+@pytest.mark.slow
+def test_wheel_runs_a_fill_without_the_checkout(wheel: Path, tmp_path: Path):
+    python = make_environment(tmp_path / "environment")
+    run_pip("--python", str(python), "install", "--no-deps", "--no-compile", str(wheel))
+    example_image().save(tmp_path / "photo.png")
+    command = [str(python.with_name("onereward")), "edit", "fill", str(tmp_path / "photo.png")]
+    process = subprocess.run(
+        [*command, "--prompt", "a red circle"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    (result,) = (tmp_path / "edited").glob("*.png")
+    assert Image.open(result).size == (SIZE, SIZE)
+    assert str(ROOT) not in process.stdout + process.stderr
+
+
+def test_wheel_is_no_larger_than_the_published_package(wheel: Path):
+    with ZipFile(wheel) as archive:
+        sources = [name for name in archive.namelist() if name.endswith(".py")]
+        num_lines = sum(len(archive.read(name).splitlines()) for name in sources)
+    assert num_lines <= load_script("release_check").MAX_LINES
 
 
 def test_package_works_beside_distributions_named_like_its_folders(tmp_path: Path):

@@ -45,3 +45,20 @@ def test_real_identities_are_accepted():
 def test_version_needs_a_dated_entry(heading: str, is_ready: bool):
     text = f"# Changelog\n\n{heading}\n"
     assert (release_check.check_changelog(project("p", "r"), text) == []) is is_ready
+
+
+def test_the_archive_holds_the_package_only():
+    files = release_check.published_files()
+    assert {"fill", "kernels", "nodes", "reward", "training", "web", "workflows"} <= {
+        path.parts[0] for path in files
+    }
+    assert release_check.check_archive(files) == []
+
+
+def test_files_of_development_and_too_many_lines_are_refused(monkeypatch: pytest.MonkeyPatch):
+    files = [Path("tests/conftest.py"), Path("lab/oracle.py"), Path("__init__.py")]
+    problems = release_check.check_archive(files)
+    assert [problem.partition(" ")[0] for problem in problems] == ["lab/", "tests/"]
+    monkeypatch.setattr(release_check, "MAX_LINES", 3)
+    (problem,) = release_check.check_archive([Path("__init__.py")])
+    assert "more than 3" in problem
