@@ -39,8 +39,8 @@ class WorldGroundTruth:
         """See :class:`~..training.ground_truth.GroundTruth`."""
         scores = oracle.judge(images, _repeat_scene(condition, len(images))).scores
         # A task is judged on some of the dimensions; all others are NaN.
-        judged = {name: column for name, column in scores.items() if not column.isnan().any()}
-        return {Dimension(name): column.tolist() for name, column in judged.items()}
+        columns = {name: column for name, column in scores.items() if not column.isnan().any()}
+        return {Dimension(name): column.tolist() for name, column in columns.items()}
 
     def usable(self, condition: str, images: Tensor) -> list[bool]:
         """See :class:`~..training.ground_truth.GroundTruth`."""

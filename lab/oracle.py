@@ -238,8 +238,8 @@ def _text_alignment(conditions: Conditions, evidence: _Evidence) -> Tensor:
 
 def _structure(image: Tensor, conditions: Conditions, evidence: _Evidence) -> Tensor:
     mask = conditions.mask
-    changed = change_matte(image, conditions.background) * mask
-    any_shape = fit_shapes_where(conditions.task == _FILL, changed, mask).overlap.amax(1)
+    matte = change_matte(image, conditions.background) * mask
+    any_shape = fit_shapes_where(conditions.task == _FILL, matte, mask).overlap.amax(1)
     wrong = _gradient_energy(image - conditions.target, mask)  # [B]
     true = _gradient_energy(conditions.target, mask)
     continued = 1 - (wrong / (true + 0.0004)).clamp(max=1)
