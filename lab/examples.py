@@ -24,8 +24,8 @@ from ..training.data.conditions import EditDataset
 from ..training.data.edit_dataset import EditDatasetConfig
 from ..training.data.generate import GenerateConfig, generate_candidates
 from ..training.data.label import label
-from ..training.data.labellers import GroundTruthLabeller
 from .ground_truth import WorldGroundTruth
+from .labeller import GroundTruthLabeller
 from .toy_dataset import make_from_world
 from .world.conditions import TASKS, sample_conditions
 from .world.splits import Split

@@ -1,8 +1,8 @@
 """What a laboratory knows about its own images and real data never has: the right answer.
 
 Nothing in the product has a ground truth. Who does (a procedural world, a data set with known
-results) implements :class:`GroundTruth` and hands it to :func:`~.evaluation.run.evaluate` and to
-:class:`~.data.labellers.GroundTruthLabeller`.
+results) implements :class:`GroundTruth`, hands it to :func:`~.evaluation.run.evaluate` and labels
+candidates by it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who can label: a judge, metrics that need no judge, a laboratory's ground truth."""
+"""Who can label: a judge, and metrics that need no judge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from ...reward.preference import CandidateGroup, PreferenceSet
 from ...reward.query import queries_for
 from ...reward.qwen_vl import QwenJudge
 from ...reward.score import METHODS, RankingConfig
-from ..ground_truth import GroundTruth
 from ..judge.pairs import view_of
 from .conditions import image_size, read_image
 from .label import LABELLERS, CandidateScores, LabelConfig, Labeller
@@ -71,7 +70,7 @@ class JudgeLabeller:
         queries = queries_for(group.task, group.prompt)
         every_pair = RankingConfig(method=METHODS[1])
         view = view_of(data, group, self.view)
-        images = _images(group, data)  # [N, H, W, 3]
+        images = candidate_images(group, data)  # [N, H, W, 3]
         ranking = rank_candidates(self.judge, images, queries, host, view, every_pair)
         wins: dict[tuple[Dimension, int, int], float] = {}
         chances: dict[Dimension, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -136,7 +135,7 @@ class MetricLabeller:
     ) -> CandidateScores:
         """Measure every candidate."""
         host.check_cancelled()
-        images = _images(group, data)
+        images = candidate_images(group, data)
         scores: dict[Dimension, list[float]] = {}
         if group.task is not Task.REMOVE:
             mask = read_image(data.image(group.mask_file_name), "L").expand(len(images), -1, -1)
@@ -147,45 +146,7 @@ class MetricLabeller:
         return CandidateScores(scores=scores)
 
 
-@dataclass(frozen=True, slots=True)
-class GroundTruthLabeller:
-    """Labels by a ground truth, which only a laboratory has.
-
-    Example: ``label(data, GroundTruthLabeller(truth), 0.2, host)``.
-    """
-
-    truth: GroundTruth
-
-    @property
-    def identity(self) -> str:
-        """There is one truth of a name."""
-        return f"ground truth|{self.truth.name}"
-
-    def judged_by(self, dimension: Dimension) -> str:
-        """Return the truth's name."""
-        del dimension
-        return self.truth.name
-
-    def check(self, groups: Sequence[CandidateGroup], data: PreferenceSet) -> None:
-        """Refuse conditions whose right result is not known (ValueError)."""
-        del data
-        unknown = [group.condition for group in groups if not self.truth.knows(group.condition)]
-        if unknown:
-            raise ValueError(
-                f"{self.truth.name} knows nothing of {len(unknown)} of {len(groups)} conditions "
-                f"({unknown[0]}); label with a judge or metrics"
-            )
-
-    def candidate_scores(
-        self, group: CandidateGroup, data: PreferenceSet, host: Host
-    ) -> CandidateScores:
-        """Score every candidate."""
-        host.check_cancelled()
-        images = _images(group, data).permute(0, 3, 1, 2)  # [N, 3, H, W]
-        return CandidateScores(scores=self.truth.scores(group.condition, images))
-
-
-def _images(group: CandidateGroup, data: PreferenceSet) -> Tensor:
+def candidate_images(group: CandidateGroup, data: PreferenceSet) -> Tensor:
     """Read all candidates, ``[N, H, W, 3]``."""
     images = [read_image(data.image(name)) for name in group.file_names]
     if len({tuple(image.shape) for image in images}) > 1:

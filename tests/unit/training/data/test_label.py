@@ -9,6 +9,7 @@ import torch
 
 from onereward.fill.task import Dimension, Task
 from onereward.lab.ground_truth import WorldGroundTruth
+from onereward.lab.labeller import GroundTruthLabeller
 from onereward.lab.world.conditions import TASKS, sample_conditions
 from onereward.lab.world.splits import Split
 from onereward.reward.judge import JudgeConfig
@@ -18,12 +19,7 @@ from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.score import judge_pair
 from onereward.training.data.conditions import save_image
 from onereward.training.data.label import LABELS, LabelConfig, label, label_group
-from onereward.training.data.labellers import (
-    GroundTruthLabeller,
-    JudgeLabeller,
-    MetricLabeller,
-    make_labeller,
-)
+from onereward.training.data.labellers import JudgeLabeller, MetricLabeller, make_labeller
 from support.judges import make_judge
 from support.recording_host import CancelledError, RecordingHost
 
