@@ -24,12 +24,6 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
     return field(default=default, metadata={"help": help, **limits})
 
 
-def check_limits(config: Any) -> None:
-    """Raise ValueError for the first field that breaks its declared type, limits or options."""
-    for f in fields(config):
-        _check_field(f.name, getattr(config, f.name), f.default, f.metadata)
-
-
 def _check_field(name: str, value: Any, default: Any, limits: Any) -> None:
     if isinstance(default, bool) != isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}, but true or false is expected")
@@ -56,8 +50,9 @@ class JsonConfig:
     """
 
     def __post_init__(self) -> None:
-        """Refuse what is out of limits."""
-        check_limits(self)
+        """Raise ValueError for the first field that breaks its declared type, limits or options."""
+        for f in fields(self):
+            _check_field(f.name, getattr(self, f.name), f.default, f.metadata)
 
     def to_json(self) -> str:
         """Return every value, defaults too, as JSON text."""

@@ -58,9 +58,8 @@ class LocalHost:
 
     def free_bytes(self, *components: Component) -> int:
         """Return the free memory of the device less what the components will take."""
-        needed = sum(
-            component.num_bytes for component in components if not self._counts_already(component)
-        )
+        is_cpu = self._device.type == "cpu"  # where what is loaded is no longer free
+        needed = sum(c.num_bytes for c in components if not (is_cpu and c.is_loaded))
         if self._device.type == "cuda":
             # What PyTorch keeps for later tensors is free, though the driver counts it as taken.
             cached = torch.cuda.memory_reserved(self._device)
@@ -69,9 +68,6 @@ class LocalHost:
         import psutil
 
         return psutil.virtual_memory().available - needed
-
-    def _counts_already(self, component: Component) -> bool:
-        return self._device.type == "cpu" and component.is_loaded
 
     def progress(self, step: int, total: int, preview: Preview | None = None) -> None:
         """Log at debug level; a plain process shows no images."""

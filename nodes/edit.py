@@ -44,9 +44,7 @@ class OneRewardFill(io.ComfyNode):
         cls, model: FillModels, image: torch.Tensor, mask: torch.Tensor, prompt: str, **common: Any
     ) -> io.NodeOutput:
         """Run the task fill."""
-        request = FillRequest(
-            task=Task.FILL, image=image, mask=mask, prompt=prompt, **_common(**common)
-        )
+        request = _request(common, task=Task.FILL, image=image, mask=mask, prompt=prompt)
         return _run(request, model, cls.hidden.unique_id)
 
 
@@ -100,12 +98,9 @@ class OneRewardExtend(io.ComfyNode):
     ) -> io.NodeOutput:
         """Run the task extend."""
         sides = {side: common.pop(side) for side in ("left", "top", "right", "bottom")}
-        request = FillRequest(
-            task=Task.EXTEND,
-            image=image,
-            prompt=prompt,
-            extension=_extension(image, sides, aspect, anchor),
-            **_common(**common),
+        extension = _extension(image, sides, aspect, anchor)
+        request = _request(
+            common, task=Task.EXTEND, image=image, prompt=prompt, extension=extension
         )
         return _run(request, model, cls.hidden.unique_id)
 
@@ -129,7 +124,7 @@ class OneRewardRemove(io.ComfyNode):
         cls, model: FillModels, image: torch.Tensor, mask: torch.Tensor, **common: Any
     ) -> io.NodeOutput:
         """Run the task remove."""
-        request = FillRequest(task=Task.REMOVE, image=image, mask=mask, **_common(**common))
+        request = _request(common, task=Task.REMOVE, image=image, mask=mask)
         return _run(request, model, cls.hidden.unique_id)
 
 
@@ -167,13 +162,8 @@ class OneRewardText(io.ComfyNode):
         **common: Any,
     ) -> io.NodeOutput:
         """Run the task text."""
-        request = FillRequest(
-            task=Task.TEXT,
-            image=image,
-            mask=mask,
-            text=text,
-            prompt=text_style,
-            **_common(**common),
+        request = _request(
+            common, task=Task.TEXT, image=image, mask=mask, text=text, prompt=text_style
         )
         return _run(request, model, cls.hidden.unique_id)
 
@@ -187,19 +177,10 @@ def _run(request: FillRequest, models: FillModels, node_id: str | None) -> io.No
     return io.NodeOutput(result.image, result.mask, ui={"onereward": [report]})
 
 
-def _common(
-    seed: int,
-    settings: FillConfig | None = None,
-    stitch_mask: torch.Tensor | None = None,
-    context_mask: torch.Tensor | None = None,
-) -> dict[str, Any]:
-    """Return the request fields that all four edits share."""
-    return {
-        "seed": seed,
-        "config": settings or FillConfig(),
-        "stitch_mask": stitch_mask,
-        "context_mask": context_mask,
-    }
+def _request(common: dict[str, Any], **fields: Any) -> FillRequest:
+    """Return a request of its own fields and the inputs that all four edits share."""
+    settings = common.pop("settings", None) or FillConfig()
+    return FillRequest(config=settings, **fields, **common)
 
 
 def _extension(image: torch.Tensor, sides: dict[str, int], aspect: str, anchor: str) -> Extension:

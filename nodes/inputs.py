@@ -29,17 +29,21 @@ def output(kind: Any, name: str, tooltip: str, label: str = "") -> io.Output:
     return kind.Output(name, display_name=label or name, tooltip=tooltip)
 
 
-def config_inputs(config: type[Any], names: Sequence[str] = ()) -> list[io.Input]:
-    """Return an input for each field of a config, or for the named ones: same order and limits.
+def config_inputs(
+    config: type[Any], names: Sequence[str] = (), leave_out: Sequence[str] = ()
+) -> list[io.Input]:
+    """Return an input for each setting of a config, or for the named ones: same order and limits.
 
     All are optional: an API job may name only what it changes, and a field that a later version
     appends does not break the jobs of today.
 
     Args:
-        config: Dataclass whose fields were declared with :func:`~..fill.config.setting`.
-        names: Fields to take, in the order of the class; empty: all.
+        config: Dataclass; its settings are declared with :func:`~..fill.json_config.setting`.
+        names: Settings to take, in the order of the class; empty: all.
+        leave_out: Settings not to take.
     """
-    return [_field_input(f) for f in fields(config) if not names or f.name in names]
+    settings = [f for f in fields(config) if "help" in f.metadata and f.name not in leave_out]
+    return [_field_input(f) for f in settings if not names or f.name in names]
 
 
 def _field_input(f: Field[Any]) -> io.Input:

@@ -20,7 +20,7 @@ class OneRewardLoadFolder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node; the list is read from the disk at every call."""
-        names = folder_names()
+        names = work_folders.image_folders()
         return io.Schema(
             node_id="OneRewardLoadFolder",
             display_name="OneReward Load Folder",
@@ -112,11 +112,6 @@ def _outputs() -> list[io.Output]:
             tooltip="What <name>.txt beside the image says, for a prompt.",
         ),
     ]
-
-
-def folder_names() -> list[str]:
-    """Return the folders that hold images."""
-    return work_folders.image_folders()
 
 
 def _mask(photo: Photo) -> torch.Tensor:

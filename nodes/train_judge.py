@@ -29,20 +29,6 @@ from .paths import folders, work_folders
 from .socket_types import JudgeSocket
 
 RUNS = folders.JUDGE_RUNS
-SETTINGS = (
-    *("mode", "rank", "alpha", "steps", "warmup_steps", "batch_size", "learning_rate"),
-    *(
-        "weight_decay",
-        "max_grad_norm",
-        "shift",
-        "blur",
-        "noise",
-        "eval_every",
-        "eval_pairs",
-        "view",
-    ),
-    *("precision", "micro_batch_size", "gradient_checkpointing", "liger_kernel"),
-)
 
 
 class OneRewardTrainJudge(io.ComfyNode):
@@ -64,7 +50,7 @@ class OneRewardTrainJudge(io.ComfyNode):
                     "Pairs, from OneReward Label Preferences or OneReward Load Preferences."
                 ),
                 work_folders.name_input("output/onereward/judges", "my-judge"),
-                *config_inputs(JudgeTrainConfig, SETTINGS),
+                *config_inputs(JudgeTrainConfig),
                 *run_inputs(
                     "Seed of the adapter's first weights, the order of pairs and augmentation."
                 ),
@@ -101,7 +87,9 @@ class OneRewardTrainJudge(io.ComfyNode):
         """Train, or go on."""
         host, run = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(RUNS, name)
         config = JudgeTrainConfig(
-            **_starting_judge(judge),
+            judge_folder=judge.config.folder,
+            judge_adapter=judge.config.adapter,
+            max_pixels=judge.config.max_pixels,
             preferences_folder=str(preferences.folder),
             run_folder=str(run),
             seed=seed,
@@ -114,16 +102,6 @@ class OneRewardTrainJudge(io.ComfyNode):
         trained = QwenJudge(_trained_judge(judge.config, config, result), host.device)
         dashboard = plot_judge_dashboard(RunDirectory(config).read_metrics(), config.steps)
         return io.NodeOutput(trained, dashboard[None], str(result))
-
-
-def _starting_judge(judge: QwenJudge) -> dict[str, Any]:
-    """Return what the run's config says about the judge it starts from."""
-    config = judge.config
-    return {
-        "judge_folder": config.folder,
-        "judge_adapter": config.adapter,
-        "max_pixels": config.max_pixels,
-    }
 
 
 def _trained_judge(start: JudgeConfig, config: JudgeTrainConfig, result: Path) -> JudgeConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,6 @@ MAIN = (
     *("reward_cap", "target_size", "min_judge_accuracy", "gradient_checkpointing", "objective"),
 )
 """Settings on the training node; the others are on OneReward Train Settings."""
-OTHERS = tuple(
-    f.name for f in fields(PolicyTrainConfig) if "help" in f.metadata and f.name not in MAIN
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +117,7 @@ class OneRewardTrainSettings(io.ComfyNode):
             description="The settings of OneReward Train that most people never touch: sampling, "
             "task weights, stability, remedies against reward hacking, evaluation in training.",
             **search_aliases("hyperparameters", "LoRA training", "RLHF", "warm-up", "EMA"),
-            inputs=config_inputs(PolicyTrainConfig, OTHERS),
+            inputs=config_inputs(PolicyTrainConfig, leave_out=MAIN),
             outputs=[
                 output(
                     TrainSettingsSocket,

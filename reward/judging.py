@@ -43,7 +43,8 @@ class View:
 
     def __post_init__(self) -> None:
         """Refuse an unknown view, or one without what it shows."""
-        check_view(self.kind)
+        if self.kind not in VIEWS:
+            raise ValueError(f"view is {self.kind!r}; choose one of: {'; '.join(VIEWS)}")
         if self.is_crop and (self.mask is None or not bool((self.mask > 0).any())):
             raise ValueError("the view around the mask needs a mask that is not empty")
         if self.is_beside and self.source is None:
@@ -109,12 +110,6 @@ class View:
         return (
             whole if mask_box is None else context_box(mask_box, (width, height), CROP_FACTOR, 16)
         )
-
-
-def check_view(kind: str) -> None:
-    """Raise ValueError if there is no such view."""
-    if kind not in VIEWS:
-        raise ValueError(f"view is {kind!r}; choose one of: {'; '.join(VIEWS)}")
 
 
 def score_pairs(

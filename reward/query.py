@@ -12,12 +12,6 @@ from ..fill.task import TASKS, Dimension, Task, dimensions_for
 TEMPLATE_VERSION = 1
 """Changes with the wording; judges trained on another version answer another question."""
 
-_TASKS = {
-    Task.FILL: "fill",
-    Task.EXTEND: "extend",
-    Task.REMOVE: "remove",
-    Task.TEXT: "text",
-}
 _DIMENSIONS = {
     Dimension.TEXT_ALIGNMENT: "text alignment: shows what the prompt says",
     Dimension.CONSISTENCY: "consistency: colour, texture and light continue across the edit",
@@ -53,7 +47,7 @@ class Query:
 
     def question(self) -> str:
         """Return the text of the question, the same for every image pair."""
-        sentences = [f"Task: {_TASKS[self.task]}.", f"Dimension: {_DIMENSIONS[self.dimension]}."]
+        sentences = [f"Task: {self.task.value}.", f"Dimension: {_DIMENSIONS[self.dimension]}."]
         if self.dimension is Dimension.TEXT_ALIGNMENT:
             sentences.append(f"Prompt: {self.prompt.strip()}.")
         sentences.append("Is the first image better than the second image? Answer Yes or No.")

@@ -127,7 +127,7 @@ def packing_of(keys: Iterable[str]) -> str:
 
 def describe(checkpoint: Checkpoint) -> tuple[str, str]:
     """Return what a file is, in words, and what to do with it (empty: nothing special)."""
-    if is_lora(checkpoint.tensors):
+    if any("lora" in key.lower() for key in checkpoint.tensors):
         return "a LoRA", _ADAPTER
     prefixes = dict.fromkeys(prefix for group in _PREFIXES.values() for prefix in group)
     for prefix in prefixes:
@@ -136,11 +136,6 @@ def describe(checkpoint: Checkpoint) -> tuple[str, str]:
             return (SLOTS[match.component] if match.component else match.layout), match.advice
     first = next(iter(checkpoint.tensors))
     return f"an unknown kind of model (its first tensor is {first!r})", ""
-
-
-def is_lora(keys: Iterable[str]) -> bool:
-    """Tell whether the tensors are those of a LoRA, by their names."""
-    return any("lora" in key.lower() for key in keys)
 
 
 def _first(

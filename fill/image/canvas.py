@@ -60,7 +60,7 @@ class Job:
             # Whatever touches the mask must be repainted, so no averaging here.
             mask = F.adaptive_max_pool2d(mask[None], (self.content[1], self.content[0]))[0]
         right, bottom = self.padded[0] - self.content[0], self.padded[1] - self.content[1]
-        pixels = _replicate(pixels, right, bottom)
+        pixels = F.pad(pixels[None], (0, right, 0, bottom), mode="replicate")[0]
         return pixels, F.pad(mask, (0, right, 0, bottom))
 
     def model_alpha(self) -> torch.Tensor:
@@ -195,10 +195,6 @@ def _extend(image: torch.Tensor, request: FillRequest) -> torch.Tensor:
 
 def _sides(extension: Extension) -> tuple[int, int, int, int]:
     return extension.left, extension.right, extension.top, extension.bottom
-
-
-def _replicate(pixels: torch.Tensor, right: int, bottom: int) -> torch.Tensor:
-    return F.pad(pixels[None], (0, right, 0, bottom), mode="replicate")[0]
 
 
 def _crop(image: torch.Tensor, box: Box) -> torch.Tensor:

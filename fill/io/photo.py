@@ -170,12 +170,9 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
         converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
         assert converted is not None, "a new image was asked for"
         return converted, target.tobytes()
-    return image.convert("RGB"), profile if _is_rgb(profile) else None
-
-
-def _is_rgb(profile: bytes | None) -> bool:
     # Bytes 16 to 20 of every profile are its colour space.
-    return profile is not None and profile[16:20] == b"RGB "
+    is_rgb = profile is not None and profile[16:20] == b"RGB "
+    return image.convert("RGB"), profile if is_rgb else None
 
 
 def _saved_info(image: Image.Image, profile: bytes | None) -> dict[str, Any]:

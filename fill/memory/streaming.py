@@ -55,7 +55,8 @@ def least_bytes(module: nn.Module) -> int:
     """Return what the weights of a module take on a device at least while it is streamed."""
     blocks = find_blocks(module)
     outside = num_bytes(module) - sum(num_bytes(block) for block in blocks)
-    return outside + NUM_SLOTS * max(_flat_bytes(block) for block in blocks)
+    largest = max(sum(_aligned(t.nbytes) for t in _tensors(block)) for block in blocks)
+    return outside + NUM_SLOTS * largest
 
 
 def find_blocks(module: nn.Module) -> list[nn.Module]:
@@ -195,18 +196,15 @@ class _Parked:
 
     def into(self, buffer: torch.Tensor) -> None:
         """Let the block's weights be what the buffer holds."""
-        self._assign(buffer)
+        start = 0
+        for tensor, host, size in zip(self._tensors, self._host, self._sizes, strict=True):
+            tensor.data = buffer[start : start + size].view(host.dtype).view(host.shape)
+            start += _aligned(size)
 
     def back_to_host(self) -> None:
         """Let the block's weights be those in host memory."""
         for tensor, data in zip(self._tensors, self._host, strict=True):
             tensor.data = data
-
-    def _assign(self, buffer: torch.Tensor) -> None:
-        start = 0
-        for tensor, host, size in zip(self._tensors, self._host, self._sizes, strict=True):
-            tensor.data = buffer[start : start + size].view(host.dtype).view(host.shape)
-            start += _aligned(size)
 
     def _find_flat(self) -> torch.Tensor | None:
         """Return the buffer that an earlier run made, if the weights still lie in it."""
@@ -257,10 +255,6 @@ def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
     for tensor in (*module.parameters(), *module.buffers()):
         if id(tensor) not in on_host:
             yield tensor
-
-
-def _flat_bytes(module: nn.Module) -> int:
-    return sum(_aligned(t.nbytes) for t in _tensors(module))
 
 
 def _aligned(size: int) -> int:

@@ -37,7 +37,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, processor: Any) -> Tensor:
         v: Values.
         processor: diffusers' attention processor; a backend chosen on it goes first.
     """
-    if is_chosen(processor):
+    if processor._attention_backend is not None or os.environ.get(OVERRIDE):
         from diffusers.models.attention_dispatch import dispatch_attention_fn
 
         return dispatch_attention_fn(q, k, v, backend=processor._attention_backend).flatten(2, 3)
@@ -48,11 +48,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, processor: Any) -> Tensor:
     else:
         out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(1, 2).flatten(2, 3).to(q.dtype)
-
-
-def is_chosen(processor: Any) -> bool:
-    """Tell whether the user named a backend, for this layer or for the process."""
-    return processor._attention_backend is not None or bool(os.environ.get(OVERRIDE))
 
 
 @constant

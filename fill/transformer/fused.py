@@ -101,11 +101,7 @@ def _refusal(transformer: nn.Module, device: torch.device) -> str | None:
 
 def is_fused(module: nn.Module) -> bool:
     """Tell whether a module itself runs on the kernels."""
-    return _is_fused_class(type(module))
-
-
-def _is_fused_class(cls: type) -> bool:
-    return cls.__dict__.get("is_onereward_fused", False)
+    return type(module).__dict__.get("is_onereward_fused", False)
 
 
 @functools.cache
