@@ -110,10 +110,7 @@ class OneRewardGenerateCandidates(io.ComfyNode):
                 FillModelSocket.Input("model", tooltip="The fill model that makes the candidates."),
                 dataset_input("The edits to make."),
                 work_folders.name_input("output/onereward/preferences"),
-                _number("num_candidates", 1, 64, "Candidates per condition (paper: 4)."),
-                _number(
-                    "seed", 0, 2**31 - 1, "Seed of the settings and the noise of all candidates."
-                ),
+                *config_inputs(GenerateConfig, ("num_candidates", "seed")),
                 *_range("steps", 1, 1000, "sampling steps"),
                 *_range("true_cfg", 0.0, 30.0, "true guidance; 1 = off"),
                 *_range("denoise", 0.01, 1.0, "denoising strength; 1 = from pure noise"),
@@ -126,7 +123,7 @@ class OneRewardGenerateCandidates(io.ComfyNode):
                     tooltip="One per line, chosen at random (the paper's four); an empty line is "
                     "none.",
                 ),
-                _number("max_conditions", 0, 10**9, "Stop after this many conditions; 0 = all."),
+                *config_inputs(GenerateConfig, ("max_conditions",)),
             ],
             outputs=[
                 _data_output("candidate_data", "The candidates, for OneReward Label Preferences."),
@@ -284,18 +281,6 @@ def _stamps(name: str, *files: str) -> Hashable:
     except (ValueError, TypeError):
         return ()
     return tuple(folders.stamp(folder / file) for file in files)
-
-
-def _number(name: str, low: int, high: int, tooltip: str) -> io.Input:
-    return io.Int.Input(
-        name,
-        default=getattr(DEFAULTS, name),
-        min=low,
-        max=high,
-        control_after_generate=False,
-        optional=True,
-        tooltip=tooltip,
-    )
 
 
 def _range(name: str, low: float, high: float, what: str) -> list[io.Input]:

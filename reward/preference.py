@@ -25,10 +25,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..fill.io.files import read_text
+from ..fill.io.files import read_records, write_text
 from ..fill.task import TASKS, Dimension, Task
 
 PAIRS = "metadata.jsonl"
@@ -122,9 +123,7 @@ class PreferenceSet:
         path, text = self.folder / PAIRS, "".join(to_line(p) + "\n" for p in pairs)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             return
-        temporary = path.with_name(PAIRS + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, text)
 
     def pairs(self) -> list[Preference]:
         """Return all pairs.
@@ -132,11 +131,11 @@ class PreferenceSet:
         Raises:
             ValueError: A line is no preference; names file and line.
         """
-        return _read(self.folder / PAIRS, Preference)
+        return read_records(self.folder / PAIRS, partial(_from_json, Preference))
 
     def groups(self) -> list[CandidateGroup]:
         """Return all candidate groups; ValueError as for :meth:`pairs`."""
-        return _read(self.folder / GROUPS, CandidateGroup)
+        return read_records(self.folder / GROUPS, partial(_from_json, CandidateGroup))
 
     def image(self, name: str) -> Path:
         """Return the path of an image; ValueError if the name leaves the folder."""
@@ -209,20 +208,6 @@ def _from_json(cls: type[T], line: str) -> T:
     for name in ("source_file_name", "mask_file_name"):
         values[name] = values.get(name) or ""
     return cls(**values)
-
-
-def _read(path: Path, cls: type[T]) -> list[T]:
-    if not path.exists():
-        return []
-    records = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(_from_json(cls, line))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-    return records
 
 
 def append_line(path: Path, line: str) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..fill.io.files import write_text
 from ..fill.task import Dimension, Task
 
 Z_95 = 1.959964
@@ -118,9 +119,7 @@ def write_report(folder: Path, report: JudgeReport) -> None:
         "cells": {f"{t.value}.{d.value}": asdict(cell) for (t, d), cell in report.cells.items()},
         "calibration": [asdict(calibration_bin) for calibration_bin in report.calibration],
     }
-    temporary = folder / (FILE_NAME + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / FILE_NAME)
+    write_text(folder / FILE_NAME, json.dumps(values, indent=2) + "\n")
 
 
 def read_report(folder: Path) -> JudgeReport | None:

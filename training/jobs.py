@@ -18,6 +18,7 @@ import torch
 
 from ..fill.config import FillConfig, ModelConfig
 from ..fill.host import Host
+from ..fill.io.files import write_text
 from ..fill.json_config import JsonConfig
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
@@ -32,7 +33,6 @@ from .evaluation.report import Report
 from .evaluation.run import EvalModels, evaluate
 from .judge.report import ReportConfig, report_on_judge, save_report
 from .runs.distributed import Distributed
-from .runs.files import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,14 @@
-"""What a model folder holds, read from configs and safetensors headers only."""
+"""Text and JSON files; what a model folder holds, from configs and safetensors headers only."""
 
 from __future__ import annotations
 
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -20,6 +20,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 INTEGER_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2}
 INTEGER_BYTES |= {"U32": 4, "I32": 4, "U64": 8, "I64": 8}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,31 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error}); save it as UTF-8") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once: readers see the old text or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_records(path: Path, parse: Callable[[str], T]) -> list[T]:
+    """Parse every line of a file that is not blank; without the file there are none.
+
+    Raises:
+        ValueError: A line is damaged; names file and line.
+    """
+    records = []
+    lines = read_text(path).split("\n") if path.exists() else []
+    for index, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(parse(line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}, line {index}: {error}") from error
+    return records
 
 
 def read_json(path: Path) -> dict[str, Any]:

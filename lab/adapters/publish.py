@@ -34,12 +34,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...fill.io.files import write_text
 from ...reward.report import sign_test
 from ...training.charts.tables import markdown_table
 from ...training.policy.config import PolicyTrainConfig
 from ...training.policy.run import ADAPTER
 from ...training.runs.directory import RunDirectory
-from ...training.runs.files import write_text
 from ..base_model.models import load_folder, load_with_adapter
 from ..world.conditions import TASKS
 from ..world.splits import Split

@@ -34,8 +34,8 @@ from pathlib import Path
 
 import torch
 
+from ...fill.io.files import write_text
 from ...training.runs.directory import load_state
-from ...training.runs.files import write_text
 from .config import FillTrainConfig
 from .models import GUIDANCE, FillComponents
 from .sampling import build_scheduler

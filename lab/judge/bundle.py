@@ -44,12 +44,12 @@ from typing import Any
 
 import torch
 
+from ...fill.io.files import write_text
 from ...reward.query import TEMPLATE_VERSION
 from ...reward.report import JudgeReport, report_cells, write_report
 from ...training.charts.tables import markdown_table
 from ...training.policy.config import PolicyTrainConfig
 from ...training.policy.run import ADAPTER
-from ...training.runs.files import write_text
 from ..adapters.usability import random_scenes
 from ..base_model.models import load_folder
 from ..oracle import DIMENSIONS

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...fill.io.files import write_text
 from ...reward.judge import JudgeError
 from ...reward.report import FILE_NAME as REPORT
 from ...reward.report import JudgeReport, read_report, report_cells
 from ...training.charts.tables import markdown_table
-from ...training.runs.files import write_text
 from ..oracle import DIMENSIONS
 
 EVALUATION = "evaluation.json"

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from ...fill.io.files import write_text
 from ...fill.json_config import JsonConfig
 from ...fill.task import Task
 from ...training.judge.config import JudgeTrainConfig
 from ...training.policy.config import PolicyTrainConfig
 from ...training.runs.config import require
-from ...training.runs.files import write_text
 from ..judge.config import CompareConfig, VqaConfig
 from ..judge.pairs.candidate_pool import CandidatePoolConfig
 

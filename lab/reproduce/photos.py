@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...fill.config import FillConfig, ModelConfig
+from ...fill.io.files import write_text
 from ...fill.models import load_fill_models
 from ...fill.task import Task
 from ...training.data.conditions import FILE_NAME, EditDataset, save_image
@@ -17,7 +18,6 @@ from ...training.data.edit_dataset import IMAGES, MASKS, EditDatasetConfig, make
 from ...training.evaluation.config import EvalConfig
 from ...training.evaluation.run import EvalModels, evaluate
 from ...training.policy.config import DYNAMIC, FIXED
-from ...training.runs.files import write_text
 from ..base_model.photographs import PHOTOGRAPHS, sample_photo_crops
 from .config import ReproduceConfig
 from .policies import adapter_of

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...training.runs.files import write_text
+from ...fill.io.files import write_text
 from ...training.runs.hosts import TrainingHost
 from .config import ReproduceConfig
 

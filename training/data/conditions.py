@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...fill.io.files import UNREADABLE, read_text
+from ...fill.io.files import UNREADABLE, read_records, write_text
 from ...fill.request import FillRequest
 from ...fill.task import Task, text_prompt
 
@@ -90,10 +90,7 @@ class EditDataset:
         path = folder / FILE_NAME
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; make the conditions first")
-        lines = read_text(path).split("\n")
-        self.conditions = [
-            _parse(path, index, line) for index, line in enumerate(lines, 1) if line.strip()
-        ]
+        self.conditions = read_records(path, _parse)
         names = [c.name for c in self.conditions]
         if not names:
             raise ValueError(f"{path} is empty; add at least one condition")
@@ -177,18 +174,15 @@ def write_conditions(
     lines = []
     for condition, image, mask in items:
         for name, pixels in ((condition.image_file_name, image), (condition.mask_file_name, mask)):
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_image(path, pixels)
+            save_image(folder / name, pixels)
         lines.append(_to_json(condition))
-    temporary = folder / (FILE_NAME + ".tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(folder / FILE_NAME)
+    write_text(folder / FILE_NAME, "\n".join(lines) + "\n")
     return EditDataset(folder)
 
 
 def save_image(path: Path, pixels: Tensor) -> None:
-    """Write ``[H, W, 3]`` or ``[H, W]``, 0..1, as PNG; the file is whole or not there."""
+    """Write ``[H, W, 3]`` or ``[H, W]``, 0..1, as PNG, whole or not at all; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     temporary = path.with_name(path.name + ".tmp")
     Image.fromarray(values).save(temporary, format="PNG")
@@ -201,15 +195,11 @@ def _to_json(condition: Condition) -> str:
     return json.dumps(values | {"task": condition.task.value}, ensure_ascii=False)
 
 
-def _parse(path: Path, index: int, line: str) -> Condition:
-    try:
-        values = json.loads(line)
-        unknown = set(values) - _KEYS
-        if unknown:
-            raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
-        return Condition(**values | {"task": Task(values["task"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}, line {index}: {error}") from error
+def _parse(line: str) -> Condition:
+    values = json.loads(line)
+    if unknown := set(values) - _KEYS:
+        raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
+    return Condition(**values | {"task": Task(values["task"])})
 
 
 def read_image(path: Path, mode: str = "RGB") -> Tensor:

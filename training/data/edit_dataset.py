@@ -26,7 +26,7 @@ from ...fill.json_config import JsonConfig, setting
 from ...fill.request import FillRequest
 from ...fill.task import Task
 from .conditions import Condition, EditDataset, write_conditions
-from .random_masks import random_mask
+from .random_masks import keyed_generator, random_mask
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ALL_TASKS = "all"
@@ -136,9 +136,8 @@ def _from_file(task: Task, path: Path, index: int, config: EditDatasetConfig) ->
     resized = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
     pixels = _to_tensor(resized)  # [H, W, 3]
     if config.masks == MASKS[1]:
-        mask = random_mask(
-            task, size, _generator(f"{config.seed}|{index}|{task.value}|{path.name}")
-        )
+        key = f"{config.seed}|{index}|{task.value}|{path.name}"
+        mask = random_mask(task, size, keyed_generator(key))
     else:
         # A pixel that the mask only touches must be repainted, too.
         mask = ImageOps.fit(_mask_of(path, image), size, Image.Resampling.BOX)
@@ -212,11 +211,6 @@ def _fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
 
 def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
-
-
-def _generator(key: str) -> torch.Generator:
-    digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def _safe(stem: str) -> str:

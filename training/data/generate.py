@@ -6,7 +6,6 @@ vary, so that candidates differ in every dimension.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +17,14 @@ import torch
 from ...fill.config import FillConfig
 from ...fill.fingerprint import fingerprint
 from ...fill.host import Host
-from ...fill.json_config import JsonConfig
+from ...fill.json_config import JsonConfig, setting
 from ...fill.models import FillModels
 from ...fill.pipeline import run_fill
 from ...fill.wrapped_host import WrappedHost
 from ...reward.preference import CandidateGroup, PreferenceSet
 from ..runs.distributed import Distributed
 from .conditions import Condition, EditDataset, save_image
+from .random_masks import keyed_generator
 
 log = logging.getLogger("onereward.training")
 
@@ -36,10 +36,10 @@ class GenerateConfig(JsonConfig):
     Example: ``GenerateConfig(num_candidates=8, steps=(20, 30))``.
     """
 
-    num_candidates: int = 4
-    """Images per condition (paper: 4)."""
-    seed: int = 0
-    """Decides settings and noise; the same seed makes the same candidates."""
+    num_candidates: int = setting(4, "Candidates per condition (paper: 4).", min=1, max=64)
+    seed: int = setting(
+        0, "Seed of the settings and the noise of all candidates.", min=0, max=2**31 - 1
+    )
     steps: tuple[int, int] = (8, 30)
     """Fewest and most sampling steps."""
     true_cfg: tuple[float, float] = (1.0, 5.0)
@@ -50,16 +50,11 @@ class GenerateConfig(JsonConfig):
     """One is drawn for each candidate (the paper's four)."""
     guidance: tuple[float, float] = (-1.0, -1.0)
     """Least and most embedded guidance; -1 and -1: as the model's recipe says."""
-    max_conditions: int = 0
-    """Stop after this many conditions; 0: all."""
+    max_conditions: int = setting(0, "Stop after this many conditions; 0 = all.", min=0, max=10**9)
 
     def __post_init__(self) -> None:
         """Refuse empty ranges and values that sampling does not take."""
         JsonConfig.__post_init__(self)
-        if not 1 <= self.num_candidates <= 64:
-            raise ValueError(f"num_candidates is {self.num_candidates}, but 1 to 64 is expected")
-        if self.max_conditions < 0:
-            raise ValueError(f"max_conditions is {self.max_conditions}, but 0 or more is expected")
         for name in ("steps", "true_cfg", "denoise", "guidance"):
             low, high = getattr(self, name)
             if low > high:
@@ -136,8 +131,7 @@ def groups_of(data: PreferenceSet, models: FillModels, name: str) -> list[Candid
 
 def sample_settings(config: GenerateConfig, condition: str) -> Iterator[tuple[FillConfig, int]]:
     """Yield settings and seed of each candidate; they depend on seed and condition alone."""
-    digest = hashlib.blake2b(f"{config.seed}|{condition}".encode(), digest_size=7).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    generator = keyed_generator(f"{config.seed}|{condition}")
     for _ in range(config.num_candidates):
         a, b, c = torch.rand(3, generator=generator).tolist()
         prompt = int(torch.randint(len(config.negative_prompts), (), generator=generator))
@@ -208,7 +202,6 @@ def _make_group(
     config, subfolder = generator.config, f"images/{condition.name}/{generator.name}"
     path = folder / subfolder
     with _explain_full_disk(folder):
-        path.mkdir(parents=True, exist_ok=True)
         save_image(path / "source.png", image[0])
         save_image(path / "mask.png", mask[0])
     # The candidates.

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...fill.host import Host
+from ...fill.io.files import read_records
 from ...fill.json_config import JsonConfig, setting
 from ...fill.task import Dimension, Task
 from ...fill.wrapped_host import WrappedHost
@@ -265,15 +266,12 @@ class _Labels:
         self.scored: dict[Key, CandidateScores] = {}
         self._path, self._identity = path, identity
         drop_torn_line(path)
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        for index, line in enumerate(lines, 1):
-            try:
-                values = json.loads(line)
-                if values["labeller"] == identity:
-                    key = values["condition"], values.get("made_by", "")
-                    self.scored[key] = _parse_scores(values)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {index}: {error}") from error
+        read_records(path, self._take)
+
+    def _take(self, line: str) -> None:
+        values = json.loads(line)
+        if values["labeller"] == self._identity:
+            self.scored[values["condition"], values.get("made_by", "")] = _parse_scores(values)
 
     def add(self, key: Key, candidate_scores: CandidateScores, *, writes: bool) -> None:
         """Take in scores, and append them to the file."""

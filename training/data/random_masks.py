@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -9,6 +11,12 @@ from torch import Tensor
 from ...fill.task import Task
 
 _BOX, _ELLIPSE, _STROKE = range(3)
+
+
+def keyed_generator(key: str) -> torch.Generator:
+    """Return a source of randomness that follows from a text alone."""
+    digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def random_mask(task: Task, size: tuple[int, int], generator: torch.Generator) -> Image.Image:

@@ -37,9 +37,7 @@ def save_ranking(
     is_new = group.file_names not in {stored.file_names for stored in data.groups()}
     if is_new:
         for name, image in zip(group.file_names, candidates, strict=True):
-            path = data.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_image(path, image)
+            save_image(data.folder / name, image)
     comparisons = {pair.comparison for pair in data.pairs()}
     pairs = [p for p in _pairs(group, ranking, judged_by) if p.comparison not in comparisons]
     for pair in pairs:
@@ -90,9 +88,7 @@ def picked_group(
     condition = PICKED + (made_by if source is None else _digest(source))
     subfolder = f"images/{condition}/{made_by}"
     for label, image in images.items():
-        path = data.folder / subfolder / f"{label}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(path, image)
+        save_image(data.folder / subfolder / f"{label}.png", image)
     names = {label: f"{subfolder}/{label}.png" for label in images}
     return CandidateGroup(
         file_names=tuple(f"{subfolder}/{i}.png" for i in range(len(candidates))),

@@ -22,13 +22,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ...fill.io.files import write_text
 from ...fill.task import Dimension, Task
 from ...reward.report import wilson_interval
 from ..charts.contact_sheets import contact_sheet
 from ..charts.plots import stack
 from ..charts.tables import markdown_table, render_table
 from ..data.conditions import save_image
-from ..runs.files import write_text
 from .config import ALL, EvalConfig
 from .votes import BAD, GOOD, SAME, Votes, count_votes, vote
 

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ...fill.config import FillConfig
 from ...fill.host import Host
+from ...fill.io.files import write_text
 from ...fill.models import FillModels
 from ...fill.pipeline import run_fill
 from ...fill.task import Dimension
@@ -40,7 +41,6 @@ from ...reward.score import RankingConfig
 from ..data.conditions import Condition, EditDataset, read_image, save_image
 from ..edited_image import EditedImage
 from ..ground_truth import GroundTruth
-from ..runs.files import write_text
 from .config import EvalConfig
 from .report import MAX_IMAGES, Report, Row, save_report
 from .votes import (
@@ -174,7 +174,6 @@ class _ImageFolder:
             request = self.conditions.request(edit.condition, seed=seed, config=self.fill)
             step = WrappedHost(host, share=(index, len(images)))
             result = run_fill(request, sides[side], step)
-            path.parent.mkdir(parents=True, exist_ok=True)
             save_image(path, result.image[0])
         host.progress(1, 1)
 

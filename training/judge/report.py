@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import torch
-from PIL import Image
 from torch import Tensor
 
 from ...fill.host import Host
+from ...fill.io.files import write_text
 from ...fill.json_config import JsonConfig, setting
 from ...reward.judging import VIEWS
 from ...reward.memory import judging_bytes
@@ -20,8 +19,8 @@ from ...reward.qwen_vl import QwenJudge
 from ...reward.report import JudgeReport, make_report, report_cells, write_report
 from ..charts.plots import Series, plot, stack
 from ..charts.tables import markdown_table, render_table
+from ..data.conditions import save_image
 from ..runs.distributed import Distributed
-from ..runs.files import write_text
 from .pair_answers import BATCH, answer_pairs
 from .pairs import check_pairs, spread
 
@@ -146,6 +145,5 @@ def save_report(folder: Path, report: JudgeReport, label: str) -> Tensor:
     image = report_image(report)
     write_report(folder, report)
     write_text(folder / "report.md", report_text(report, label))
-    values = (image[0] * 255).round().to(torch.uint8).numpy()
-    Image.fromarray(values).save(folder / "report.png")
+    save_image(folder / "report.png", image[0])
     return image

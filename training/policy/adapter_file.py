@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
+from ..runs.files import write_tensors
 from .weights import NAME
 
 KEY = "onereward"
@@ -63,14 +63,7 @@ def write_adapter(
         KEY: json.dumps(dict(about)),
         _PEFT_KEY: json.dumps({f"transformer.{k}": v for k, v in peft.items()}),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file(tensors, temporary, metadata=metadata)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"cannot write {path} ({error}); free some space and run again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, tensors, metadata)
 
 
 def read_about(path: Path) -> dict[str, Any]:

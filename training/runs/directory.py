@@ -25,8 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...fill.io.files import write_text
 from .config import RunConfig
-from .files import remove, write_text
+from .files import remove
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
 

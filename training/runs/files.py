@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file at once; several processes may write the same one.
 
     Raises:
@@ -21,18 +23,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(contiguous, temporary)
+        save_file(contiguous, temporary, metadata=metadata)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-        temporary.unlink(missing_ok=True)
         raise OSError(f"cannot write {path} ({error}); free some space and run again") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once: readers see the old text or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from safetensors import safe_open
 
+from ....fill.io.files import write_text
 from ....training.charts.tables import markdown_table
-from ....training.runs.files import write_text
 from ...world.conditions import TASKS
 from ..photographs import PHOTOGRAPHS
 

@@ -34,8 +34,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ....fill.io.files import write_text
 from ....reward.report import wilson_interval
-from ....training.runs.files import write_text
 from ....training.runs.loop import step_generator
 from ...oracle import OracleScores, composite, judge
 from ...world.conditions import TASKS, Conditions, sample_conditions

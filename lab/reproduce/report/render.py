@@ -19,8 +19,8 @@ from pathlib import Path
 
 import jinja2
 
+from ....fill.io.files import write_text
 from ....training.charts.tables import markdown_table
-from ....training.runs.files import write_text
 from ..figures import draw_figures
 from ..stage import Context, Stage, records
 from . import report_tables
