@@ -21,6 +21,14 @@ PACKED_PRECISIONS = ("fp8", "nf4")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", *PACKED_PRECISIONS)
 RECIPE_CHOICES = ("auto", "OneReward", "FLUX.1 Fill", "bundled")
 
+LIMITS = {
+    "true_cfg": {"min": -1.0, "max": 30.0, "step": 0.1},
+    "guidance": {"min": -1.0, "max": 100.0, "step": 0.1},
+    "target_size": {"min": -1, "max": 4096, "step": 16},
+    "border": {"min": -1, "max": 512, "step": 1},
+}
+"""Of settings that follow the recipe or the task where they are -1."""
+
 COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 """The separately loaded models of a fill model."""
 
@@ -36,16 +44,12 @@ class FillConfig(JsonConfig):
         -1.0,
         "Scale between the negative and the positive velocity (true classifier-free guidance); "
         "1 = off, half the time; -1 = as the model's recipe says.",
-        min=-1.0,
-        max=30.0,
-        step=0.1,
+        **LIMITS["true_cfg"],
     )
     guidance: float = setting(
         -1.0,
         "Value of the model's own guidance embedding; -1 = as the model's recipe says.",
-        min=-1.0,
-        max=100.0,
-        step=0.1,
+        **LIMITS["guidance"],
     )
     negative_prompt: str = setting(
         RECIPE_TEXT,
@@ -96,25 +100,19 @@ class FillConfig(JsonConfig):
         RECIPE,
         "Side in pixels of a square of as many pixels as the crop is sampled at; -1 = the model's "
         "own.",
-        min=-1,
-        max=4096,
-        step=16,
+        **LIMITS["target_size"],
     )
     grow: int = setting(
         RECIPE,
         "Pixels by which the mask grows before it is repainted (extend: overlap with the source); "
         "-1 = as the task says.",
-        min=-1,
-        max=512,
-        step=1,
+        **LIMITS["border"],
     )
     feather: int = setting(
         RECIPE,
         "Pixels inside the grown mask over which the new image fades into the old; -1 = as the "
         "task says.",
-        min=-1,
-        max=512,
-        step=1,
+        **LIMITS["border"],
     )
     fill_holes: bool = setting(
         True, "Close holes that a brush left in the mask, up to a tenth of the painted area."

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 FORMAT = 1
+SHARE = {"min": 0.0, "max": 1.0, "step": 0.01}
+"""Limits of a share or a probability."""
 
 _Config = TypeVar("_Config", bound="JsonConfig")
 

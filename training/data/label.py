@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from ...fill.host import Host
 from ...fill.io.files import read_records
-from ...fill.json_config import JsonConfig, setting
+from ...fill.json_config import SHARE, JsonConfig, setting
 from ...fill.task import Dimension, Task
 from ...fill.wrapped_host import WrappedHost
 from ...reward.judging import VIEWS
@@ -61,9 +61,7 @@ class LabelConfig(JsonConfig):
         0.2,
         "Least difference of best and worst, in scores of 0..1; below it they hardly differ and "
         "the dimension is dropped.",
-        min=0.0,
-        max=1.0,
-        step=0.01,
+        **SHARE,
     )
     view: str = setting(VIEWS[0], "What the judge is shown of the images.", options=VIEWS)
 

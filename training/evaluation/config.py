@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...fill.json_config import JsonConfig, setting
+from ...fill.json_config import SHARE, JsonConfig, setting
 
 ALL = "all"
 
@@ -47,17 +47,13 @@ class EvalConfig(JsonConfig):
         0.05,
         "An image is sound if the step across the mask's border is at most this (0..1), and "
         "nothing else is wrong.",
-        min=0.0,
-        max=1.0,
-        step=0.01,
+        **SHARE,
     )
     max_tone: float = setting(
         0.1,
         "extend and remove: an image is sound if the colours on both sides of the border differ "
         "by at most this (0..1).",
-        min=0.0,
-        max=1.0,
-        step=0.01,
+        **SHARE,
     )
     read_text: bool = setting(
         False,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...fill.config import PACKED_PRECISIONS
-from ...fill.json_config import setting
+from ...fill.json_config import SHARE, setting
 from ...reward.judge import BUNDLED, JudgeConfig
 from ...reward.judging import VIEWS
 from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha, check_learning_rate, require
@@ -85,9 +85,7 @@ class JudgeTrainConfig(RunConfig):
     noise: float = setting(
         0.0,
         "Largest standard deviation of noise added to both images, in units of 0..1.",
-        min=0.0,
-        max=1.0,
-        step=0.01,
+        **SHARE,
     )
     eval_every: int = setting(
         100, "Steps between two evaluations on held-out pairs.", min=1, max=1_000_000, step=1

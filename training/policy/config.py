@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ...fill.config import PACKED_PRECISIONS, FillConfig, ModelConfig
-from ...fill.json_config import setting
+from ...fill.config import LIMITS, PACKED_PRECISIONS, FillConfig, ModelConfig
+from ...fill.json_config import SHARE, setting
 from ...fill.recipe import Recipe, Settings, resolve_settings
 from ...fill.task import Task
 from ...reward.judge import JudgeConfig
@@ -104,9 +104,7 @@ class PolicyTrainConfig(RunConfig):
     reward_cap: float = setting(
         0.9,
         "Lambda: no reward beyond this P(Yes), so that a judge that is sure already is not chased.",
-        min=0.0,
-        max=1.0,
-        step=0.01,
+        **SHARE,
     )
     ema_decay: float = setting(
         0.99, "Decay per step of the policy's moving average.", min=0.0, max=0.99999, step=0.001
@@ -127,24 +125,18 @@ class PolicyTrainConfig(RunConfig):
     true_cfg: float = setting(
         -1.0,
         "True guidance while training; 1 = off, half the time; -1 = the model's recipe.",
-        min=-1.0,
-        max=30.0,
-        step=0.1,
+        **LIMITS["true_cfg"],
     )
     guidance: float = setting(
         -1.0,
         "Guidance embedding while training; -1 = the model's recipe.",
-        min=-1.0,
-        max=100.0,
-        step=0.1,
+        **LIMITS["guidance"],
     )
     target_size: int = setting(
         -1,
         "Side in pixels of a square of as many pixels as an edit is sampled at; -1 = the model's "
         "recipe. 512 takes a quarter of the time and memory of 1024.",
-        min=-1,
-        max=4096,
-        step=16,
+        **LIMITS["target_size"],
     )
     t1: float = setting(
         0.2,
@@ -169,9 +161,7 @@ class PolicyTrainConfig(RunConfig):
         0.75,
         "Least accuracy of the judge on held-out pairs; a task and dimension below it is left out. "
         "0 = leave nothing out.",
-        min=0.0,
-        max=1.0,
-        step=0.01,
+        **SHARE,
     )
     ensemble: str = setting(
         MEAN,
@@ -246,17 +236,13 @@ class PolicyTrainConfig(RunConfig):
         -1,
         "Pixels by which masks grow before they are repainted; -1 = as the task says, what users "
         "get.",
-        min=-1,
-        max=512,
-        step=1,
+        **LIMITS["border"],
     )
     feather: int = setting(
         -1,
         "Pixels inside the grown mask over which the new image fades into the old; -1 = as the "
         "task says.",
-        min=-1,
-        max=512,
-        step=1,
+        **LIMITS["border"],
     )
     tensorboard: bool = setting(
         False, "Also write the metrics for TensorBoard; needs the package tensorboard."
