@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.latent_formats
 import comfy.model_base
+import comfy.model_detection
 import comfy.model_management as mm
 import comfy.sd
 import comfy.supported_models
@@ -34,14 +35,15 @@ def native_model(models: FillModels) -> ModelPatcher:
     apply_adapters(models.transformer.module, models.adapters)
     loras = _loras(models)
     apply_adapters(models.transformer.module, ())
-    config = _Config(_unet_config(models))
+    state = _original_state(models)
+    config = _Config(_unet_config(models, state))
     config.latent_format = _latent_format(models)
     device = mm.get_torch_device()
     cast = mm.unet_manual_cast(models.dtype, device, config.supported_inference_dtypes)
     config.set_inference_dtype(models.dtype, cast)
     model: Any = _FillModel(config, vae_factor(models.vae_config))
     model = model.to(mm.unet_offload_device())
-    model.load_model_weights(_original_state(models), "")
+    model.load_model_weights(state, "")
     models.transformer.forget()
     patcher = ModelPatcher(model, load_device=device, offload_device=mm.unet_offload_device())
     for lora in loras:
@@ -96,11 +98,14 @@ class _FillModel(comfy.model_base.Flux):
         return packed.expand(noise.shape[0], -1, -1, -1)
 
 
-def _unet_config(models: FillModels) -> dict[str, Any]:
+def _unet_config(models: FillModels, state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return ComfyUI's own settings of FLUX in this version, with the sizes of our transformer.
+
+    Its detection takes the sizes of the published model for granted where no weight shows them.
+    """
     config = models.transformer_config
     return {
-        "image_model": "flux",
-        "patch_size": PATCH,
+        **(comfy.model_detection.detect_unet_config(state, "") or {}),
         "in_channels": config["in_channels"] // PATCH**2,
         "out_channels": models.transformer_tensors["proj_out.weight"].shape[0] // PATCH**2,
         "hidden_size": config["num_attention_heads"] * config["attention_head_dim"],
@@ -111,9 +116,6 @@ def _unet_config(models: FillModels) -> dict[str, Any]:
         "depth": config["num_layers"],
         "depth_single_blocks": config["num_single_layers"],
         "guidance_embed": models.has_guidance,
-        "mlp_ratio": 4.0,
-        "theta": 10000,
-        "qkv_bias": True,
     }
 
 
