@@ -71,10 +71,9 @@ def attach_adapter(model: nn.Module, folder: Path) -> None:
     from peft import LoraConfig
     from safetensors.torch import load_file
 
-    judge: Any = model
     config: Any = LoraConfig.from_pretrained(str(folder))
     config.lora_dropout = 0.0  # adapters of others may have one, and would answer by chance
-    judge.add_adapter(config, NAME)
+    inject_lora(model, config)
     slots = adapter_parameters(model)
     filled: set[str] = set()
     with torch.no_grad():
@@ -89,6 +88,33 @@ def attach_adapter(model: nn.Module, folder: Path) -> None:
             filled.add(name)
     if missing := sorted(set(slots) - filled):
         raise JudgeError(f"{folder} lacks {missing[0]}; the adapter is incomplete")
+
+
+def inject_lora(model: nn.Module, config: Any) -> None:
+    """Add untrained LoRA layers to a judge and make them active.
+
+    By PEFT itself: transformers' own ``add_adapter`` may ask for a PEFT that does not exist yet.
+
+    Args:
+        model: A model without adapters.
+        config: PEFT's ``LoraConfig``.
+    """
+    from peft import inject_adapter_in_model
+
+    inject_adapter_in_model(config, model, NAME)
+
+
+def save_adapter(model: nn.Module, folder: Path) -> None:
+    """Write a judge's adapter as a PEFT folder, without our notes."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    judge: Any = model
+    state = get_peft_model_state_dict(judge, adapter_name=NAME, save_embedding_layers=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {_PREFIX + key: value.contiguous() for key, value in state.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    judge.peft_config[NAME].save_pretrained(folder)
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

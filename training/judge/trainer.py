@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ...fill.host import Host
-from ...reward.adapter import adapter_parameters, attach_adapter, write_notes
+from ...reward.adapter import (
+    adapter_parameters,
+    attach_adapter,
+    inject_lora,
+    save_adapter,
+    write_notes,
+)
 from ...reward.judge import JudgeError, judge_folder
 from ...reward.preference import Preference, PreferenceSet, by_split
 from ...reward.qwen_vl import RESULT, QwenJudge
@@ -174,7 +180,10 @@ class JudgeTrainer:
             weights = shutil.ignore_patterns("*.safetensors*", "*.bin*", "report.json")
             shutil.copytree(start, fresh, ignore=weights)
         model: Any = self.judge.component.module
-        model.save_pretrained(fresh)
+        if is_full:
+            model.save_pretrained(fresh)
+        else:
+            save_adapter(model, fresh)
         write_notes(
             fresh,
             base=start.name,
@@ -236,7 +245,7 @@ def make_trainable(model: Any, config: JudgeTrainConfig) -> None:
 
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(config.seed)
-            model.add_adapter(LoraConfig(**config.adapter()))
+            inject_lora(model, LoraConfig(**config.adapter()))
     parameters = trained_parameters(model, config)
     if not parameters:
         raise JudgeError(f"{config.judge_folder} has none of the layers an adapter goes on")
