@@ -16,6 +16,9 @@ from .headless import run_headless
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from ..training.runs.distributed import Distributed
+    from ..training.runs.hosts import TrainingHost
+
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add these commands to the command line."""
@@ -82,17 +85,13 @@ def train(arguments: argparse.Namespace) -> int:
     from ..training.policy.run import check, load, train_policy
 
     config = PolicyTrainConfig.load(arguments.config)
-    if arguments.check:
-        return run_headless(
-            config.threads,
-            config.run_folder,
-            lambda host, _: check(config, host, load(config, host.device)).text(),
-        )
-    return run_headless(
-        config.threads,
-        config.run_folder,
-        lambda host, processes: str(train_policy(config, host, processes=processes).path),
-    )
+
+    def run(host: TrainingHost, processes: Distributed) -> str:
+        if arguments.check:
+            return check(config, host, load(config, host.device)).text()
+        return str(train_policy(config, host, processes=processes).path)
+
+    return run_headless(config.threads, config.run_folder, run)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:

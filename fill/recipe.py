@@ -8,19 +8,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from .config import RECIPE, RECIPE_TEXT, FillConfig
+from .json_config import JsonConfig
 
-FORMAT = 1
 FILE_NAME = "recipe.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(JsonConfig):
     """Sampling settings of a checkpoint. Example: ``find_recipe('auto', folder, None).steps``."""
 
     name: str
@@ -96,14 +95,8 @@ def find_recipe(choice: str, folder: Path | None, transformer: Path | None) -> R
 def read_recipe(path: Path) -> Recipe:
     """Read ``recipe.json``; raise ValueError with the path and what is wrong in it."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("format", None) != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}")
-        unknown = set(values) - {f.name for f in fields(Recipe)}
-        if unknown:
-            raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
-        return Recipe(**values)
-    except (ValueError, TypeError, AttributeError) as error:
+        return Recipe.load(path)
+    except ValueError as error:
         raise ValueError(f"{path} is not a recipe: {error}") from error
 
 

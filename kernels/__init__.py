@@ -146,7 +146,7 @@ def gated_residual_adaln(
     """
     scale, shift = modulation
     tensors = {"residual": residual, "gate": gate, "update": update, "scale": scale, "shift": shift}
-    return find("gated_residual_adaln", tensors)(residual, gate, update, scale, shift, eps, clamp)
+    return find("gated_residual_adaln", tensors)(residual, gate, update, modulation, eps, clamp)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -287,13 +287,7 @@ def gated_residual(residual: Tensor, gate: Tensor, update: Tensor, clamp: bool) 
 
 
 def gated_residual_adaln(
-    residual: Tensor,
-    gate: Tensor,
-    update: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    eps: float,
-    clamp: bool,
+    residual: Tensor, gate: Tensor, update: Tensor, modulation: Pair, eps: float, clamp: bool
 ) -> Pair:
     """Run the kernel; see :func:`kernels.gated_residual_adaln`."""
-    return _Adaln.apply(residual, gate, update, scale, shift, eps, clamp)
+    return _Adaln.apply(residual, gate, update, *modulation, eps, clamp)

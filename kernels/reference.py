@@ -65,17 +65,11 @@ def gated_residual(residual: Tensor, gate: Tensor, update: Tensor, clamp: bool) 
 
 
 def gated_residual_adaln(
-    residual: Tensor,
-    gate: Tensor,
-    update: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    eps: float,
-    clamp: bool,
+    residual: Tensor, gate: Tensor, update: Tensor, modulation: Pair, eps: float, clamp: bool
 ) -> Pair:
     """The gated residual, rounded, and its modulated LayerNorm."""
     h = gated_residual(residual, gate, update, clamp)
-    return h, adaln_modulate(h, scale, shift, eps)
+    return h, adaln_modulate(h, *modulation, eps)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -61,7 +61,6 @@ class OneRewardScore(io.ComfyNode):
                     "position. Off: the reward of training, asked once.",
                 ),
                 *_view_inputs(),
-                _source_input(),
             ],
             outputs=[
                 output(io.Float, "mean", "Mean over all dimensions and pairs, 0..1."),
@@ -132,7 +131,6 @@ class OneRewardPickBest(io.ComfyNode):
                 ),
                 *(_weight_input(dimension) for dimension in Dimension),
                 *_view_inputs(),
-                _source_input(),
                 io.String.Input(
                     "save_as",
                     default="",
@@ -262,13 +260,10 @@ def _view_inputs() -> list[io.Input]:
             tooltip="The edit's mask, 1 = repainted; as large as the images in pixels. For the "
             "views with crop.",
         ),
+        io.Image.Input(
+            "source",
+            optional=True,
+            tooltip="The image before the edit, RGB, as large as the images in pixels. For the "
+            "views with source.",
+        ),
     ]
-
-
-def _source_input() -> io.Input:
-    return io.Image.Input(
-        "source",
-        optional=True,
-        tooltip="The image before the edit, RGB, as large as the images in pixels. For the views "
-        "with source.",
-    )

@@ -19,6 +19,7 @@ from .inputs import config_inputs, output, search_aliases
 from .paths import folders, hub, model_files
 from .socket_types import FillModelSocket, JudgeSocket
 
+FIRST_SETTINGS = ("recipe", "precision")
 LAST_SETTINGS = ("kernels", "offload", "memory_limit")
 _MODELS: weakref.WeakValueDictionary[Hashable, FillModels] = weakref.WeakValueDictionary()
 """Models in use, by settings and files: a loader that runs again must not make a second copy of a
@@ -57,7 +58,7 @@ class OneRewardLoadModel(io.ComfyNode):
                     "OneReward is published, or a file in models/diffusion_models (bf16, fp16, "
                     "fp8, GGUF).",
                 ),
-                *config_inputs(ModelConfig, ("recipe", "precision")),
+                *config_inputs(ModelConfig, FIRST_SETTINGS),
                 io.String.Input(
                     "hub_id",
                     default="",
@@ -93,14 +94,13 @@ class OneRewardLoadModel(io.ComfyNode):
         cls,
         model: str,
         transformer: str = folders.FROM_MODEL,
-        recipe: str = "auto",
-        precision: str = "auto",
         hub_id: str = "",
         allow_download: bool = False,
         **values: Any,
     ) -> io.NodeOutput:
         """Check folder and files and return the model."""
-        settings = {name: values.pop(name) for name in LAST_SETTINGS if name in values}
+        names = (*FIRST_SETTINGS, *LAST_SETTINGS)
+        settings = {name: values.pop(name) for name in names if name in values}
         host = ComfyHost(cls.hidden.unique_id)
         hub_id = hub_id.strip()
         if hub_id:
@@ -109,8 +109,6 @@ class OneRewardLoadModel(io.ComfyNode):
         clip, t5 = model_files.tokenizer_folders()
         config = ModelConfig(
             **_paths(choices),
-            recipe=recipe,
-            precision=precision,
             tokenizer=str(clip),
             tokenizer_2=str(t5),
             **settings,
@@ -229,22 +227,11 @@ class OneRewardLoadJudge(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        judge: str,
-        precision: str = "auto",
-        max_pixels: int = 512 * 512,
-        adapter: str = folders.NO_JUDGE_ADAPTER,
-        liger_kernel: bool = False,
+        cls, judge: str, adapter: str = folders.NO_JUDGE_ADAPTER, **settings: Any
     ) -> io.NodeOutput:
         """Check the folders and return the judge."""
         folder, adapter_folder = folders.judge_folder(judge), folders.judge_adapter_folder(adapter)
-        config = JudgeConfig(
-            folder=str(folder),
-            precision=precision,
-            max_pixels=max_pixels,
-            adapter=str(adapter_folder or ""),
-            liger_kernel=liger_kernel,
-        )
+        config = JudgeConfig(folder=str(folder), adapter=str(adapter_folder or ""), **settings)
         key = (config, folders.stamp(folder), folders.stamp(adapter_folder))
         loaded = _JUDGES.get(key)
         if loaded is None:

@@ -17,4 +17,4 @@ StitchSocket = io.Custom("ONEREWARD_STITCH")
 PreferencesSocket = io.Custom("ONEREWARD_PREFERENCES")
 """Carries :class:`~..reward.preference.PreferenceSet`."""
 TrainSettingsSocket = io.Custom("ONEREWARD_TRAIN_SETTINGS")
-"""Carries :class:`~.train_policy.TrainSettings`."""
+"""Carries fields of :class:`~..training.policy.config.PolicyTrainConfig`, by name."""

@@ -80,7 +80,6 @@ class OneRewardTrainJudge(io.ComfyNode):
         judge: QwenJudge,
         preferences: PreferenceSet,
         name: str,
-        seed: int = 0,
         max_minutes: float = 600.0,
         **values: Any,
     ) -> io.NodeOutput:
@@ -92,7 +91,6 @@ class OneRewardTrainJudge(io.ComfyNode):
             max_pixels=judge.config.max_pixels,
             preferences_folder=str(preferences.folder),
             run_folder=str(run),
-            seed=seed,
             max_minutes=max_minutes,
             threads=torch.get_num_threads(),
             log_every=10,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +30,6 @@ MAIN = (
     *("reward_cap", "target_size", "min_judge_accuracy", "gradient_checkpointing", "objective"),
 )
 """Settings on the training node; the others are on OneReward Train Settings."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSettings:
-    """What OneReward Train Settings hands over.
-
-    Example: ``TrainSettings(values={"alpha": 8.0, "ema_decay": 0.999})``.
-    """
-
-    values: dict[str, Any] = field(default_factory=dict)
-    """Fields of :class:`PolicyTrainConfig`, which validates them."""
 
 
 class OneRewardTrain(io.ComfyNode):
@@ -77,7 +66,7 @@ class OneRewardTrain(io.ComfyNode):
         judge: QwenJudge | None = None,
         second_judge: QwenJudge | None = None,
         eval_judge: QwenJudge | None = None,
-        settings: TrainSettings | None = None,
+        settings: dict[str, Any] | None = None,
         max_minutes: float = 600.0,
         **values: Any,
     ) -> io.NodeOutput:
@@ -93,7 +82,7 @@ class OneRewardTrain(io.ComfyNode):
             eval_judge=asdict(eval_judge.config) if eval_judge else {},
             max_minutes=max_minutes,
             threads=torch.get_num_threads(),
-            **(settings or TrainSettings()).values,
+            **(settings or {}),
             **values,
         )
         host = ComfyHost(cls.hidden.unique_id)
@@ -131,7 +120,7 @@ class OneRewardTrainSettings(io.ComfyNode):
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
         """Hand the settings over; they are validated together with those of the training node."""
-        return io.NodeOutput(TrainSettings(values=values))
+        return io.NodeOutput(values)
 
 
 class OneRewardSaveAdapter(io.ComfyNode):

@@ -41,16 +41,13 @@ def seam_step(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         ``[B]``, about -1..1; 0 or less = no visible seam; NaN where the mask has no border.
     """
     inside = mask > 0.5
-    near = _near_border(inside)
+    near = _near_border(inside, 2)
     across, beside = _Mean(len(image)), _Mean(len(image))
     for axis in (1, 2):
-        size = image.shape[axis]
-        a, b = image.narrow(axis, 0, size - 1), image.narrow(axis, 1, size - 1)
+        (a, b), (first, second) = _neighbours(image, axis), _neighbours(inside, axis)
         step = (a - b).abs().mean(dim=-1)
-        first, second = inside.narrow(axis, 0, size - 1), inside.narrow(axis, 1, size - 1)
-        close = near.narrow(axis, 0, size - 1) & near.narrow(axis, 1, size - 1)
         across.add(step, first != second)
-        beside.add(step, ~first & ~second & close)
+        beside.add(step, ~first & ~second & torch.logical_and(*_neighbours(near, axis)))
     return across.value() - torch.nan_to_num(beside.value())
 
 
@@ -89,15 +86,13 @@ def texture_gap(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         ``[B]``; 0 = as busy, 1 = twice or half as busy; NaN where one side is empty.
     """
     inside = mask > 0.5
-    around = (_grown(inside.float()[:, None], _reach(image))[:, 0] > 0) & ~inside
+    around = _near_border(inside, _reach(image))
     means = []
     for where in (inside, around):
         mean = _Mean(len(image))
         for axis in (1, 2):
-            size = image.shape[axis]
-            a, b = image.narrow(axis, 0, size - 1), image.narrow(axis, 1, size - 1)
-            inside_both = where.narrow(axis, 0, size - 1) & where.narrow(axis, 1, size - 1)
-            mean.add((a - b).abs().mean(dim=-1), inside_both)
+            a, b = _neighbours(image, axis)
+            mean.add((a - b).abs().mean(dim=-1), torch.logical_and(*_neighbours(where, axis)))
         means.append(mean.value() + 1 / 255)
     return (means[0] / means[1]).log2().abs()
 
@@ -117,9 +112,13 @@ def _local_mean(pixels: torch.Tensor, where: torch.Tensor, reach: int) -> torch.
     return pool(pixels * where) / pool(where).clamp(min=1e-6)
 
 
-def _near_border(inside: torch.Tensor) -> torch.Tensor:
-    grown = torch.nn.functional.max_pool2d(inside.float()[:, None], 5, 1, 2)[:, 0]
-    return (grown > 0) & ~inside
+def _near_border(inside: torch.Tensor, reach: int) -> torch.Tensor:
+    return (_grown(inside.float()[:, None], reach)[:, 0] > 0) & ~inside
+
+
+def _neighbours(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return every pixel but the last along an axis, and the one after it."""
+    return x.narrow(axis, 0, x.shape[axis] - 1), x.narrow(axis, 1, x.shape[axis] - 1)
 
 
 class _Mean:

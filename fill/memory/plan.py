@@ -254,28 +254,35 @@ def with_retry(plan: Plan, run: Callable[[Plan], T], host: Host) -> T:
     Raises:
         NotEnoughMemory: It does not fit either; the message says what to change.
     """
-    try:
-        return run(plan)
-    except (RuntimeError, MemoryError) as error:
-        lean = plan.leaner()
-        if not is_out_of_memory(error):
-            raise
-        if lean is None:
-            raise NotEnoughMemory(_advice(host)) from error
-    host.notify(f"out of memory: trying once more with {lean.describe()}")
-    try:
+    with explain_out_of_memory(_advice(host)):
+        try:
+            return run(plan)
+        except (RuntimeError, MemoryError) as error:
+            lean = plan.leaner()
+            if lean is None or not is_out_of_memory(error):
+                raise
+        host.notify(f"out of memory: trying once more with {lean.describe()}")
         return run(lean)
+
+
+@contextmanager
+def explain_out_of_memory(advice: str) -> Iterator[None]:
+    """Raise NotEnoughMemory, with what to change, where the block runs out of memory."""
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise NotEnoughMemory(_advice(host)) from error
+        raise NotEnoughMemory(advice) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell an allocation failure of any device from other errors."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # The CPU's allocator; and CUDA's driver, whose error torch raises as an AcceleratorError.
+    texts = ("can't allocate memory", "CUDA error: out of memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
 
 _ADVICE = (

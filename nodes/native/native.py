@@ -45,7 +45,7 @@ class OneRewardNativeInputs(io.ComfyNode):
             "ComfyUI's own samplers: the crop around the mask, the task's prompt and the recipe's "
             "guidance. Decode the sampled latent and connect it to OneReward Stitch.",
             **search_aliases("KSampler", "inpaint crop", "inpaint conditioning", "outpaint"),
-            inputs=[*_native_inputs(), *_optional_inputs()],
+            inputs=_native_inputs(),
             outputs=_native_outputs(),
             hidden=[io.Hidden.unique_id],
         )
@@ -259,20 +259,6 @@ def _native_inputs() -> list[io.Input]:
             "fill and extend: what to paint; text: how the letters look; remove: not used.",
         ),
         _recipe_input(),
-    ]
-
-
-def _recipe_input() -> io.Input:
-    return io.Combo.Input(
-        "recipe",
-        options=list(RECIPES),
-        default=RECIPES[0],
-        tooltip="The settings your checkpoint was trained for.",
-    )
-
-
-def _optional_inputs() -> list[io.Input]:
-    return [
         text_input("text", "text only: the text to write, one line of the image per line.", True),
         *(_side(name) for name in SIDES),
         io.Mask.Input(
@@ -301,6 +287,15 @@ def _optional_inputs() -> list[io.Input]:
             tooltip="What the crop must contain besides the mask; 1 = include.",
         ),
     ]
+
+
+def _recipe_input() -> io.Input:
+    return io.Combo.Input(
+        "recipe",
+        options=list(RECIPES),
+        default=RECIPES[0],
+        tooltip="The settings your checkpoint was trained for.",
+    )
 
 
 def _side(name: str) -> io.Input:

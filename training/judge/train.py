@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ...fill.host import Host
-from ...fill.memory.plan import NotEnoughMemory, is_out_of_memory
+from ...fill.memory.plan import explain_out_of_memory
 from ...reward.adapter import read_notes
 from ...reward.report import JudgeReport
 from ..charts.dashboard import plot_judge_dashboard
@@ -65,15 +65,13 @@ def train_judge(
         # The steps, with the judge on the device.
         trained = trained_parameters(trainer.judge.component.module, config)
         need = training_bytes(trainer.judge, config, trained.values())
-        try:
-            with host.resident(trainer.judge.component, activation_bytes=need):
-                JudgeRun(trainer, on_record).run()
-            processes.wait()
-            return result_folder(config)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise NotEnoughMemory(memory_advice(config)) from error
+        with (
+            explain_out_of_memory(memory_advice(config)),
+            host.resident(trainer.judge.component, activation_bytes=need),
+        ):
+            JudgeRun(trainer, on_record).run()
+        processes.wait()
+        return result_folder(config)
 
 
 def is_finished(config: JudgeTrainConfig) -> bool:

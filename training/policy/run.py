@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...fill.host import Host
-from ...fill.memory.plan import NotEnoughMemory, is_out_of_memory
+from ...fill.memory.plan import explain_out_of_memory
 from ..charts.dashboard import plot_dashboard
 from ..data.conditions import EditDataset, read_image, save_image
 from ..runs.config import require
@@ -90,13 +90,11 @@ def train_policy(
     with torch.inference_mode(False), torch.enable_grad():
         run_models = run_models or load(config, host.device)
         host.notify(check(config, host, run_models).text())
-        try:
-            with closing(PolicyRun(config, host, run_models, processes)) as run:
-                run.run()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise NotEnoughMemory(memory_advice(config)) from error
+        with (
+            explain_out_of_memory(memory_advice(config)),
+            closing(PolicyRun(config, host, run_models, processes)) as run,
+        ):
+            run.run()
     return run.result()
 
 
