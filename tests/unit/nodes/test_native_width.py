@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from onereward.fill import pipeline
+from onereward.fill.checkpoint.linear import QuantisedLinear
 from onereward.fill.config import FillConfig, ModelConfig
 from onereward.fill.models import FillModels, load_fill_models
 from onereward.fill.request import FillRequest
@@ -154,6 +155,16 @@ def by_us_on(native: Any, models: FillModels, nodes: ModuleType) -> torch.Tensor
     return by_us(nodes.native.from_native.NativeModels(native, clip, vae, models.recipe), host)
 
 
+@pytest.fixture
+def quick_attachment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let PEFT learn a layer's device from the packed weight.
+
+    Else it asks for the weight twenty times, and all are expanded: two minutes for one file.
+    """
+    packed = property(lambda layer: layer.packed)
+    monkeypatch.setattr(QuantisedLinear, "qweight", packed, raising=False)
+
+
 CASES = {
     "original-bf16": ("original", "bf16", False),
     "diffusers-fp8-lora": ("diffusers", "fp8", True),
@@ -161,6 +172,7 @@ CASES = {
 }
 
 
+@pytest.mark.usefixtures("quick_attachment")
 @pytest.mark.parametrize("case", CASES)
 def test_latents_are_those_of_comfyuis_own_loader_and_sampler(
     case: str, folder: Path, weights: Path, nodes: ModuleType, tmp_path: Path
