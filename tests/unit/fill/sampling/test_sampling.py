@@ -160,9 +160,11 @@ def test_leaner_plans_end() -> None:
         (torch.OutOfMemoryError("x"), True),
         (MemoryError(), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("shapes differ"), False),
     ],
-    ids=["cuda", "python", "cpu", "other"],
+    ids=["cuda", "python", "cpu", "driver", "driver-other", "other"],
 )
 def test_out_of_memory_is_told_from_other_errors(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
