@@ -62,6 +62,8 @@ def plot(
         axes = figure.add_subplot()
         axes.set(xlim=_padded(x), ylim=_padded(y), xlabel=x_label)
         axes.set_title(title, loc="left", fontsize=11, pad=16)  # above the labels
+        if all(isinstance(limit, int) for limit in x):  # steps: there is no half one
+            axes.locator_params(axis="x", integer=True)
         axes.grid(color="#dddddd")
         axes.spines[["top", "right"]].set_visible(False)
         for index, line in enumerate(series):
