@@ -35,7 +35,10 @@ from onereward.training.runs.hosts import TrainingHost  # noqa: E402
 
 
 class Stages:
-    """Seconds per stage of a trainer, measured around its methods."""
+    """Seconds per stage of a trainer, measured around its methods.
+
+    Example: ``with stages.measure("update"): trainer.update(outputs)``.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -101,6 +104,7 @@ def main() -> None:
 
 def measure(config: PolicyTrainConfig, host: TrainingHost) -> dict[str, Any]:
     """Run some steps; return times, peak and forecast."""
+    # The trainer, with a clock around each stage.
     run_models = load(config, host.device)
     forecast = check(config, host, run_models)
     run = PolicyRun(config, host, run_models, Distributed())
@@ -109,6 +113,7 @@ def measure(config: PolicyTrainConfig, host: TrainingHost) -> dict[str, Any]:
     stages.wrap(trainer, "rollout", "rolls out, reference's too")
     stages.wrap(trainer.reward, "judge", "decode and judge, with gradient")
     stages.wrap(trainer, "update", "update")
+    # The first step warms up and is not counted.
     with torch.inference_mode(False), torch.enable_grad():
         try:
             trainer.train_step()
@@ -118,6 +123,7 @@ def measure(config: PolicyTrainConfig, host: TrainingHost) -> dict[str, Any]:
                     trainer.train_step()
         finally:
             run.close()
+    # A stage that runs several times in a step counts with the sum of its medians.
     times = {
         label: sum(median(seconds[i::per_step]) for i in range(per_step))
         for label, seconds in stages.seconds.items()

@@ -15,7 +15,10 @@ TEXT, FAINT, BACKGROUND, ALARM = (30, 30, 30), (120, 120, 120), (250, 250, 250),
 
 @dataclass(frozen=True, kw_only=True)
 class SheetRow:
-    """One job."""
+    """One job.
+
+    Example: ``SheetRow(title="fill", sources=[image], results=[("fill", edited)], seconds=1.2)``.
+    """
 
     title: str
     sources: list[Image.Image]

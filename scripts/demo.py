@@ -86,8 +86,10 @@ def _run_one(
     output: Path,
 ) -> contact_sheet.SheetRow:
     name = title.replace(", ", "-")
+    # The sources go into ComfyUI's input folder.
     for node, image in images.items():
         graph[node]["inputs"]["image"] = client.upload(image, f"{name}-source-{node}.png")
+    # The job runs; a failure becomes the row's note.
     start = time.monotonic()
     results, error = [], None
     try:
@@ -105,6 +107,7 @@ def _run_one(
     except TimeoutError as late:
         error = str(late)
     seconds = time.monotonic() - start
+    # The results are saved, and a row for the sheet says how it went.
     for index, (_, image) in enumerate(results):
         image.save(output / f"{name}-{index}.png")
     _say(f"{title}: {error or f'{seconds:.1f} s'}")

@@ -68,7 +68,10 @@ def main() -> int:
 
 
 class SetupError(RuntimeError):
-    """Something this script cannot repair; the message says what to do."""
+    """Something this script cannot repair; the message says what to do.
+
+    Example: ``raise SetupError("COMFYUI_PATH is x, which has no main.py; correct or unset it")``.
+    """
 
 
 def set_up_venv() -> None:

@@ -24,7 +24,10 @@ _LIBRARIES: list[object] = []
 
 
 class TorchvisionFinder:
-    """Finds torchvision as usual, and declares its operators right before it is executed."""
+    """Finds torchvision as usual, and declares its operators right before it is executed.
+
+    Example: ``sys.meta_path.insert(0, TorchvisionFinder)``.
+    """
 
     @staticmethod
     def find_spec(

@@ -123,6 +123,7 @@ def parts(
     import variants as forms
     import whole_model
 
+    # The sizes, and the transformer in all its forms, built once.
     scale = forms.SMALL if args.small else forms.FLUX
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
 
@@ -138,6 +139,7 @@ def parts(
     def model_rows(measure: Callable[..., Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
         return measure(variants())
 
+    # What measures each part.
     measures = {
         "accuracy": whole_model.measure_accuracy,
         "calls": whole_model.measure_calls,

@@ -139,6 +139,7 @@ def _calls(rows: list[Row], report: Row) -> list[str]:
         ),
         *("host ms", "first call s", "from eager", "peak GB"),
     )
+    # A row per size and variant.
     for row in rows:
         us = row["us"]
         for name, t in us.items():

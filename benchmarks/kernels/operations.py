@@ -24,7 +24,10 @@ EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Tokens and widths of one model call."""
+    """Tokens and widths of one model call.
+
+    Example: ``Shape(name="1024 B=1", batch=1, image=4096).width == 3072``.
+    """
 
     name: str
     batch: int
@@ -49,7 +52,10 @@ SMALL = (Shape(name="small", batch=2, image=2, text=1, heads=3, head_dim=8),)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Operation:
-    """One operation in all its forms; they take the same inputs."""
+    """One operation in all its forms; they take the same inputs.
+
+    Example: ``next(operations(SMALL[0], torch.device("cpu"))).name == "joint_qkv_norm_rope"``.
+    """
 
     name: str
     shapes: Sequence[tuple[int, ...]]
@@ -224,6 +230,7 @@ def measure(
         backend: What ``torch.compile`` compiles with.
     """
     for operation in operations(shape, device):
+        # The forms: eager, compiled, the pack's own, and other packages'.
         torch.compiler.reset()
         compiled = torch.compile(operation.eager, dynamic=False, backend=backend)
         variants = {"eager": operation.eager, "compiled": compiled, "ours": operation.fused}
@@ -234,6 +241,7 @@ def measure(
                 name: error for name, run in external.items() if (error := bench.failure(run))
             }
             runs = variants | {n: run for n, run in external.items() if n not in failed}
+            # Accuracy comes before speed.
             row = {"operation": operation.name, "shape": shape.name, "bytes": bench.num_bytes}
             row |= {"failed": failed}
             row |= {"pass": "forward and backward" if is_trained else "forward"}

@@ -17,7 +17,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One number to be reached."""
+    """One number to be reached.
+
+    Example: ``Target(name="peak GB", measured=20, required=21, goal=21, is_limit=True).outcome``.
+    """
 
     name: str
     measured: float

@@ -25,7 +25,10 @@ TRUE_CFG = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What is built and how much of it is measured."""
+    """What is built and how much of it is measured.
+
+    Example: ``FLUX.sides == (1024, 512)``.
+    """
 
     config: Mapping[str, Any]
     """Of the transformer."""
@@ -57,7 +60,10 @@ SMALL = Scale(
 
 
 class Variants:
-    """One transformer in three forms with the same weights: eager, compiled, ours."""
+    """One transformer in three forms with the same weights: eager, compiled, ours.
+
+    Example: ``Variants(SMALL, torch.device("cpu"), torch.float32).models["eager"]``.
+    """
 
     def __init__(self, scale: Scale, device: torch.device, dtype: torch.dtype) -> None:
         self.scale, self.device, self.dtype = scale, device, dtype

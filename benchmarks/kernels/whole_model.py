@@ -144,6 +144,7 @@ def _upstream(
     """An image the way diffusers' pipelines make it, both prompts in one batch."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+    # Both prompts make one batch.
     assert cond.negative is not None
     prompts = (cond.negative, cond.positive)
     sequence = torch.stack([p.sequence for p in prompts])
@@ -261,7 +262,10 @@ def _step(
 
 
 class CardHost(LocalHost):
-    """A host whose device holds no more than a small card."""
+    """A host whose device holds no more than a small card.
+
+    Example: ``CardHost(torch.device("cuda")).free_bytes() == CARD_BYTES``.
+    """
 
     def free_bytes(self, *components: Component) -> int:
         """Return what such a card would leave."""

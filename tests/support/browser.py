@@ -40,11 +40,16 @@ def find_chromium() -> str | None:
 
 
 class BrowserError(RuntimeError):
-    """The page raised an exception, or the browser refused a command."""
+    """The page raised an exception, or the browser refused a command.
+
+    Example: ``raise BrowserError("Page.navigate gave no answer in 60 s")``.
+    """
 
 
 class Browser:
     """One Chromium with one page and an empty profile; use it as a context manager.
+
+    Example: ``with Browser(folder) as browser: browser.open_front_end(server.url)``.
 
     Args:
         profile: Empty folder for the browser's own files.

@@ -25,7 +25,10 @@ JOB_TIMEOUT_S = 300.0
 
 
 class ApiError(RuntimeError):
-    """An answer other than 2xx; ``status`` is the code and ``body`` the decoded JSON or text."""
+    """An answer other than 2xx; ``status`` is the code and ``body`` the decoded JSON or text.
+
+    Example: ``ApiError(400, {"error": {"message": "no prompt"}}).messages() == ["no prompt"]``.
+    """
 
     def __init__(self, status: int, body: Any) -> None:
         super().__init__(f"HTTP {status}: {body}")
@@ -45,7 +48,10 @@ class ApiError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One websocket message: ``data`` is a dict, or bytes for a binary message."""
+    """One websocket message: ``data`` is a dict, or bytes for a binary message.
+
+    Example: ``Event(kind="progress", data={"node": "3", "value": 1, "max": 20})``.
+    """
 
     kind: str
     data: Any
@@ -53,7 +59,10 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class ComfyJob:
-    """A finished job."""
+    """A finished job.
+
+    Example: ``client.run(graph).succeeded``.
+    """
 
     prompt_id: str
     history: dict[str, Any]
@@ -105,7 +114,10 @@ class ComfyJob:
 
 
 class ComfyClient:
-    """Talks to one ComfyUI server."""
+    """Talks to one ComfyUI server.
+
+    Example: ``ComfyClient("http://127.0.0.1:8188").run(load_graph(path)).images()``.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -204,7 +216,10 @@ class ComfyClient:
 
 
 class Listener:
-    """The open websocket of one client; keeps every event it has read."""
+    """The open websocket of one client; keeps every event it has read.
+
+    Example: ``with client.listen() as listener: job = listener.finish(client.queue(graph))``.
+    """
 
     def __init__(self, client: ComfyClient, connection: websocket.WebSocket) -> None:
         self.events: list[Event] = []

@@ -41,7 +41,10 @@ WIDTH = HEADS * DIM
 
 
 class AbsentGpu:
-    """What Triton asks a driver for before it compiles."""
+    """What Triton asks a driver for before it compiles.
+
+    Example: ``triton.runtime.driver.set_active(AbsentGpu(90))``.
+    """
 
     def __init__(self, capability: int) -> None:
         self.capability = capability

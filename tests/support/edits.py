@@ -30,6 +30,8 @@ class EditGraph(GraphBuilder):
     """A graph with a loader, one edit and its results.
 
     ``add_edit`` returns the edit's first output; ``show`` puts a preview behind a link.
+
+    Example: ``g = EditGraph(); g.show(g.add_edit("Remove", g.add("LoadImage", image=name)))``.
     """
 
     def add_model(self, **inputs: Any) -> Link:

@@ -21,7 +21,10 @@ DEVICE = torch.device("cuda" if has_gpu() and not is_interpreted() else "cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One operation with inputs that are awkward in some way."""
+    """One operation with inputs that are awkward in some way.
+
+    Example: ``Case(shapes=((2, 3),), fused=kernels.gelu_tanh, plain=torch_gelu).inputs()``.
+    """
 
     shapes: tuple[tuple[int, ...], ...]
     """Of the inputs that get a gradient."""

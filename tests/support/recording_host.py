@@ -13,11 +13,17 @@ from onereward.fill.memory.components import Component
 
 
 class CancelledError(Exception):
-    """What this host raises when the user cancels."""
+    """What this host raises when the user cancels.
+
+    Example: ``with pytest.raises(CancelledError): run_fill(request, models, RecordingHost(3))``.
+    """
 
 
 class RecordingHost(LocalHost):
-    """Runs on the CPU, keeps a record, can cancel and can be short of memory."""
+    """Runs on the CPU, keeps a record, can cancel and can be short of memory.
+
+    Example: ``host = RecordingHost(cancel_at_call=3)``; afterwards ``host.steps``.
+    """
 
     def __init__(self, cancel_at_call: int | None = None, free: int = 1 << 40) -> None:
         super().__init__("cpu")

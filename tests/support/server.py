@@ -35,6 +35,8 @@ POLL_INTERVAL_S = 0.1
 class ComfyServer:
     """One ComfyUI process with its own base directory; use it as a context manager.
 
+    Example: ``with ComfyServer(tmp_path) as server: ComfyClient(server.url).run(graph)``.
+
     Args:
         base_directory: Empty folder for models, input, output and user data.
         port: Port to listen on; a free one if None.

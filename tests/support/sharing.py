@@ -25,7 +25,10 @@ def group_of(node_id: str) -> str:
 
 
 class SharedServerScheduling(LoadScopeScheduling):
-    """Hands out groups in the order of the tests, the next one to whoever is free."""
+    """Hands out groups in the order of the tests, the next one to whoever is free.
+
+    Example: ``SharedServerScheduling(config, log)``, from ``pytest_xdist_make_scheduler``.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
