@@ -17,7 +17,7 @@ from ..training.policy.forecast import reward_bytes
 from ..training.policy.rewards import Decoder, RewardOutput
 from ..training.policy.samples import Batch, Sample
 from . import oracle
-from .toy_dataset import draw_scene, scene_of
+from .toy_dataset import sample_scene, scene_of
 from .world.conditions import Conditions, join_conditions
 
 
@@ -53,7 +53,7 @@ def _repeat_scene(condition: str, num: int) -> Conditions:
 
 
 def _scene_of(condition: str) -> Conditions:
-    scene = draw_scene(condition)
+    scene = sample_scene(condition)
     if scene is None:
         raise ValueError(f"{condition} is no scene of the toy world; the oracle knows no other")
     return scene

@@ -57,7 +57,7 @@ def scene_of(condition: str) -> tuple[Split, Task, int] | None:
     return Split(match[1]), Task(match[2]), int(match[3])
 
 
-def draw_scene(condition: str) -> Conditions | None:
+def sample_scene(condition: str) -> Conditions | None:
     """Draw the scene of a condition again, by its name; None if it is none."""
     scene = scene_of(condition)
     return None if scene is None else _draw(*scene)

@@ -40,7 +40,7 @@ IMAGES = "images"
 """Folder of the images, beside the report."""
 
 
-def draw_figures(context: Context, folder: Path) -> dict[str, str]:
+def plot_figures(context: Context, folder: Path) -> dict[str, str]:
     """Draw all images of the report into ``images`` below its folder; return name to file.
 
     Files are named relative to the report; what cannot be drawn is left out.

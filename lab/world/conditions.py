@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .backgrounds import sample_backgrounds
 from .canvas import SIZE, Draw, blend, dilate, spread
-from .lettering import draw_word_boxes, draw_words, sample_fonts, word_coverage
-from .masks import Room, border_masks, draw_borders, draw_rooms, outline_masks
+from .lettering import sample_fonts, sample_word_boxes, sample_words, word_coverage
+from .masks import Room, border_masks, outline_masks, sample_borders, sample_rooms
 from .shapes import COLOUR_NAMES, COLOUR_VALUES, SHAPE_NAMES, shape_coverage
 from .splits import Split, SplitStyle, scene_generator, style_of
 
@@ -176,7 +176,7 @@ def _shape_in(draw: Draw, image: Tensor, room: Room) -> _Shapes:
 
 
 def _compose_fill(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
-    room = draw_rooms(draw, 28, 48)
+    room = sample_rooms(draw, 28, 48)
     background = _paint_distractors(draw, plain, _clear_of(room.mask))
     shapes = _shape_in(draw, background, room)
     # Corners may reach beyond a blob; the mask then makes room for them.
@@ -198,8 +198,8 @@ def _compose_fill(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
 
 
 def _compose_text(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
-    words, letters = draw_words(draw)
-    box = draw_word_boxes(draw, letters)  # [B, 4]
+    words, letters = sample_words(draw)
+    box = sample_word_boxes(draw, letters)  # [B, 4]
     coverage = word_coverage(letters, box, sample_fonts(draw, style))
     x0, y0, x1, y1 = box.unbind(1)
     rows = torch.arange(SIZE)
@@ -227,11 +227,11 @@ def _compose_text(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
 
 def _compose_remove(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
     # What is removed: a shape, in some scenes a word.
-    room = draw_rooms(draw, 14, 42)
+    room = sample_rooms(draw, 14, 42)
     shapes = _shape_in(draw, plain, room)
     outlined = draw.chance(_OUTLINE_SHARE)
-    _, letters = draw_words(draw)
-    box = draw_word_boxes(draw, letters)
+    _, letters = sample_words(draw)
+    box = sample_word_boxes(draw, letters)
     is_word = draw.chance(_REMOVED_WORD_SHARE)
     words = word_coverage(letters, box, sample_fonts(draw, style))
     coverage = torch.where(spread(is_word), words, shapes.coverage)
@@ -272,7 +272,7 @@ def _object_across(draw: Draw, borders: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 def _compose_extend(draw: Draw, style: SplitStyle, plain: Tensor) -> Conditions:
     # The new area, and an object across its border in some scenes.
-    borders = draw_borders(draw, 6, 17)  # [B, 4]
+    borders = sample_borders(draw, 6, 17)  # [B, 4]
     mask = border_masks(borders)
     background = _paint_distractors(draw, plain, _mostly_in(1 - mask))
     prompted = draw.chance(_PROMPTED_SHARE)

@@ -24,7 +24,7 @@ def glyph_atlas() -> Tensor:
     return load_file(path)["glyphs"].float() / 255
 
 
-def draw_words(draw: Draw) -> tuple[list[str], Tensor]:
+def sample_words(draw: Draw) -> tuple[list[str], Tensor]:
     """Draw a word per scene; also its letters as int64 `[B, 4]`, -1 after the last one."""
     length = draw.weighted(_LENGTH_WEIGHTS) + 1
     letters = torch.stack([draw.integer(0, len(LETTERS)) for _ in range(MAX_LETTERS)], 1)
@@ -36,7 +36,7 @@ def _spell(row: list[int]) -> str:
     return "".join(LETTERS[letter] for letter in row if letter >= 0)
 
 
-def draw_word_boxes(draw: Draw, letters: Tensor) -> Tensor:
+def sample_word_boxes(draw: Draw, letters: Tensor) -> Tensor:
     """Place each word: int64 boxes `[B, 4]` (x0, y0, x1, y1).
 
     Three quarters start on a grid of 8 pixels, one token of the model; the rest on 4.

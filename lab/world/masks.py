@@ -17,7 +17,7 @@ _OBJECT_MARGIN = 3
 class Room:
     """An area to repaint, with the largest circle that certainly fits into it.
 
-    Example: ``draw_rooms(Draw(generator, 8), 28, 48).mask``  # [8, 64, 64]
+    Example: ``sample_rooms(Draw(generator, 8), 28, 48).mask``  # [8, 64, 64]
     """
 
     mask: Tensor
@@ -49,7 +49,7 @@ def _blob(draw: Draw, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
     return (torch.hypot(dx, dy) < spread(radius) * (1 + wobble)).float()
 
 
-def draw_rooms(draw: Draw, low: float, high: float) -> Room:
+def sample_rooms(draw: Draw, low: float, high: float) -> Room:
     """Draw a box or a blob per scene, `low` to `high` pixels wide."""
     box = _boxes(draw, low, high)
     x0, y0, x1, y1 = box.float().unbind(1)
@@ -65,7 +65,7 @@ def outline_masks(coverage: Tensor) -> Tensor:
     return dilate((coverage > 0.02).float(), _OBJECT_MARGIN)
 
 
-def draw_borders(draw: Draw, low: int, high: int) -> Tensor:
+def sample_borders(draw: Draw, low: int, high: int) -> Tensor:
     """Draw how far each image is extended: int64 `[B, 4]` (left, top, right, bottom).
 
     One to four sides are `low` to `high` - 1 pixels wide, the others 0.

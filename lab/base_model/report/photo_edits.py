@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...world.canvas import SIZE, Draw, dilate
 from ...world.conditions import EXTEND_PROMPT, REMOVE_PROMPT, TASKS, Conditions
-from ...world.masks import border_masks, draw_borders, draw_rooms
+from ...world.masks import border_masks, sample_borders, sample_rooms
 from ...world.measure import measure_residual
 from ..models import FillComponents
 from ..photographs import find_photographs, sample_photo_crops
@@ -52,9 +52,9 @@ def photo_conditions(
     crops = sample_photo_crops(find_photographs(folders, is_held_out=True), count, generator)
     photos, draw = crops.float() / 255, Draw(generator, count)
     if task == "remove":
-        mask, prompt = draw_rooms(draw, *_REMOVE_SIZES).mask, REMOVE_PROMPT
+        mask, prompt = sample_rooms(draw, *_REMOVE_SIZES).mask, REMOVE_PROMPT
     else:
-        mask, prompt = border_masks(draw_borders(draw, *_EXTEND_WIDTHS)), EXTEND_PROMPT
+        mask, prompt = border_masks(sample_borders(draw, *_EXTEND_WIDTHS)), EXTEND_PROMPT
     none = torch.full((count, 4), -1)
     return Conditions(
         task=torch.full((count,), TASKS.index(task)),

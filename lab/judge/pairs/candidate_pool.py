@@ -32,7 +32,7 @@ from ....training.runs.config import require
 from ...base_model.models import load_folder, load_with_adapter
 from ...world.conditions import TASKS, Conditions, sample_conditions
 from ...world.splits import Split
-from .candidates import BATCH, draw_candidates, save_candidates
+from .candidates import BATCH, sample_candidates, save_candidates
 
 log = logging.getLogger("onereward.training")
 
@@ -101,7 +101,7 @@ def make_candidate_pool(config: CandidatePoolConfig) -> None:
             if path.exists() or time.monotonic() > end:
                 continue
             settings = GenerateConfig(seed=config.seed, steps=config.steps)
-            candidates = draw_candidates(models, split, FIRST_INDEX + index, settings)
+            candidates = sample_candidates(models, split, FIRST_INDEX + index, settings)
             save_candidates(candidates, path)
             log.info("%s: %d groups", path.name, BATCH)
 

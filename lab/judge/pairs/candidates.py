@@ -77,7 +77,7 @@ class Candidates:
         return len(self.prompts)
 
 
-def draw_candidates(
+def sample_candidates(
     models: Sequence[FillComponents],
     split: Split,
     index: int,
@@ -119,7 +119,7 @@ def _sample(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Return finished images, and the one-step predictions of one random step of the sampling."""
-    settings = draw_sample_settings(config, generator)
+    settings = randomize_settings(config, generator)
     predictions: list[Tensor] = []
     with torch.autocast("cpu", torch.bfloat16), PlainAttention():
         latents = sample_packed(
@@ -131,7 +131,7 @@ def _sample(
     return composite(full, conditions), composite(early, conditions)
 
 
-def draw_sample_settings(config: GenerateConfig, generator: torch.Generator) -> SampleSettings:
+def randomize_settings(config: GenerateConfig, generator: torch.Generator) -> SampleSettings:
     """Draw steps, guidance, denoise and negative prompt."""
     a, b, c = torch.rand(3, generator=generator).tolist()
     prompt = int(torch.randint(len(config.negative_prompts), (), generator=generator))

@@ -21,7 +21,7 @@ import jinja2
 
 from ....fill.io.files import write_text
 from ....training.charts.tables import markdown_table
-from ..figures import draw_figures
+from ..figures import plot_figures
 from ..stage import Context, Stage, records
 from . import report_tables
 from .numbers import Numbers, measured_numbers
@@ -36,7 +36,7 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 def write_report(context: Context, stages: Sequence[Stage]) -> Path:
     """Draw the images, write the numbers and the report; return the report's file."""
     path = Path(context.config.report)
-    images = draw_figures(context, path.parent)
+    images = plot_figures(context, path.parent)
     numbers = report_numbers(context, stages)
     write_text(path.with_name(NUMBERS_NAME), json.dumps(numbers, indent=2) + "\n")
     write_text(path, render(numbers, images))

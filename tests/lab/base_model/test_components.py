@@ -121,9 +121,7 @@ def test_exported_folder_gives_what_diffusers_own_pipeline_gives(
     from diffusers import FluxFillPipeline
 
     components = FillTrainer(fill_config).components
-    for (
-        parameter
-    ) in components.transformer.parameters():  # zeros would hide a bug
+    for parameter in components.transformer.parameters():  # zeros would hide a bug
         torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
     _make_encoder_certain(components.vae)
     export_pipeline(components, tmp_path / "model")

@@ -21,7 +21,7 @@ from onereward.lab.judge.compare import train_comparison
 from onereward.lab.judge.config import CompareConfig
 from onereward.lab.judge.learner import load_whole_judge
 from onereward.lab.judge.pairs.candidate_pool import FIRST_INDEX
-from onereward.lab.judge.pairs.candidates import draw_candidates, load_candidates, save_candidates
+from onereward.lab.judge.pairs.candidates import load_candidates, sample_candidates, save_candidates
 from onereward.lab.judge.robustness import AttackConfig
 from onereward.lab.oracle import judge
 from onereward.lab.world.conditions import Conditions
@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (start / name).write_text("{}")
     (start / "evaluation.json").write_text(json.dumps({"training": [EARLIER]}))
     for split in Split:
-        candidates = draw_candidates([model], split, FIRST_INDEX, quick, 12)
+        candidates = sample_candidates([model], split, FIRST_INDEX, quick, 12)
         save_candidates(candidates, folder / "pool" / f"{split.value}-00000.safetensors")
     train_comparison(
         CompareConfig(

@@ -37,9 +37,9 @@ from onereward.lab.judge.pairs.candidates import (
     PATTERN,
     TRUTH,
     Candidates,
-    draw_candidates,
     lay_pattern,
     load_candidates,
+    sample_candidates,
     save_candidates,
 )
 from onereward.lab.judge.pairs.comparisons import (
@@ -81,7 +81,7 @@ SHAPE = JudgeShape(
 @pytest.fixture(scope="module")
 def pool() -> Candidates:
     """Candidates of the bundled model for eight scenes."""
-    return draw_candidates([load_folder(ASSETS)], Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
+    return sample_candidates([load_folder(ASSETS)], Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_the_truth_is_better_than_with_an_artifact_on_average(pool: Candidates) 
 
 
 def test_same_arguments_give_the_same_candidates(pool: Candidates, tmp_path: Path) -> None:
-    again = draw_candidates([load_folder(ASSETS)], Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
+    again = sample_candidates([load_folder(ASSETS)], Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
     assert same(again, pool)
     save_candidates(pool, tmp_path / "a.safetensors")
     assert same(load_candidates([tmp_path / "a.safetensors"]), pool)
@@ -548,7 +548,7 @@ def test_making_a_pool_resumes_where_it_stopped(
         batches.append((split, index - FIRST_INDEX))
         return make_candidates([[[0.0] * 5]], [FULL], [-1])
 
-    monkeypatch.setattr("onereward.lab.judge.pairs.candidate_pool.draw_candidates", draw)
+    monkeypatch.setattr("onereward.lab.judge.pairs.candidate_pool.sample_candidates", draw)
     settings = CandidatePoolConfig(
         pool_folder=str(tmp_path / "pool"), fill_folder=str(ASSETS), batches=(2, 1, 1)
     )
@@ -591,7 +591,7 @@ def test_models_make_candidates_in_turn(pool: Candidates) -> None:
     with torch.no_grad():
         changed_model.transformer.proj_out.weight.mul_(0.5)
     alone, mixed = (
-        draw_candidates(models, Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
+        sample_candidates(models, Split.TRAIN, FIRST_INDEX, QUICK, GROUPS)
         for models in ([changed_model], [base, changed_model])
     )
     for member, kind in enumerate(pool.kinds[:4].tolist()):
