@@ -12,6 +12,7 @@ import torch
 
 from .checkpoint.adapters import Adapter, read_adapter
 from .checkpoint.component import FileComponent
+from .checkpoint.modules import load_tokenizer
 from .checkpoint.packing import expansion_bytes
 from .checkpoint.shapes import FLUX_SCHEDULER
 from .config import COMPONENTS, PACKED_PRECISIONS, ModelConfig
@@ -48,6 +49,9 @@ class FillModels:
         text_encoder: CLIP, for the pooled state.
         text_encoder_2: T5 encoder.
         config: What it was loaded from; None if it was put together by hand.
+        kernels: Whether the transformer runs on fused kernels: ``auto``, ``on`` or ``off``.
+        offload: Whether blocks may pass through the device: ``auto``, ``on`` or ``off``.
+        memory_limit: Gigabytes of the device's memory that a run may take; 0 = what is free.
         recipe: The settings it was trained for.
         sources: Where every component comes from, by name.
         transformer_source: Where the transformer comes from.
@@ -67,6 +71,7 @@ class FillModels:
     ) -> None:
         """Take validated sources; :func:`load_fill_models` is the way in."""
         self.config: ModelConfig | None = None
+        self.kernels, self.offload, self.memory_limit = "auto", "auto", 0.0
         self.recipe = recipe
         self.dtype = dtype
         self.adapters: tuple[Adapter, ...] = ()
@@ -102,30 +107,15 @@ class FillModels:
         """What the transformer's largest packed layer takes while it is used; 0 without any."""
         return self.transformer.expansion_bytes
 
-    @property
-    def kernels(self) -> str:
-        """Whether the transformer runs on fused kernels: ``auto``, ``on`` or ``off``."""
-        return self.config.kernels if self.config else "auto"
-
-    @property
-    def offload(self) -> str:
-        """Whether blocks may pass through the device: ``auto``, ``on`` or ``off``."""
-        return self.config.offload if self.config else "auto"
-
-    @property
-    def memory_limit(self) -> float:
-        """Gigabytes of the device's memory that a run may take; 0 = what is free."""
-        return self.config.memory_limit if self.config else 0.0
-
     @cached_property
     def tokenizer(self) -> Any:
         """CLIP's tokenizer."""
-        return _load_tokenizer(self._tokenizers[0])
+        return load_tokenizer(self._tokenizers[0])
 
     @cached_property
     def tokenizer_2(self) -> Any:
         """T5's tokenizer."""
-        return _load_tokenizer(self._tokenizers[1])
+        return load_tokenizer(self._tokenizers[1])
 
     def with_adapter(self, path: Path, strength: float) -> FillModels:
         """Return a copy that shares all weights and caches and has one more adapter.
@@ -170,13 +160,18 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
         scheduler = read_json(owner / "scheduler" / "scheduler_config.json")
     recipe = find_recipe(config.recipe, owner, paths.get("transformer"))
     # Data type and packing.
-    auto = torch.float32 if device.type == "cpu" else torch.bfloat16
-    dtype = DTYPES.get(config.precision, auto)
+    dtype = compute_dtype(config.precision, device)
     if config.precision in PACKED_PRECISIONS:
         sources["transformer"] = PackedComponent(stored["transformer"], config.precision)
     models = FillModels(sources, tokenizers, scheduler, recipe, dtype)
-    models.config = config
+    models.config, models.kernels = config, config.kernels
+    models.offload, models.memory_limit = config.offload, config.memory_limit
     return models
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the data type of a config's precision; where that names none, by the device."""
+    return DTYPES.get(precision, torch.float32 if device.type == "cpu" else torch.bfloat16)
 
 
 def _check_pipeline(folder: Path) -> None:
@@ -294,11 +289,3 @@ def _component(source: Source, dtype: torch.dtype) -> Component:
     precision = source.precision if isinstance(source, PackedComponent) else ""
     component.expansion_bytes = expansion_bytes(source.tensors, precision)
     return component
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False
-    )

@@ -44,8 +44,7 @@ class OneRewardFill(io.ComfyNode):
         cls, model: FillModels, image: torch.Tensor, mask: torch.Tensor, prompt: str, **common: Any
     ) -> io.NodeOutput:
         """Run the task fill."""
-        request = _request(common, task=Task.FILL, image=image, mask=mask, prompt=prompt)
-        return _run(request, model, cls.hidden.unique_id)
+        return _run(cls, model, common, task=Task.FILL, image=image, mask=mask, prompt=prompt)
 
 
 class OneRewardExtend(io.ComfyNode):
@@ -99,10 +98,8 @@ class OneRewardExtend(io.ComfyNode):
         """Run the task extend."""
         sides = {side: common.pop(side) for side in ("left", "top", "right", "bottom")}
         extension = _extension(image, sides, aspect, anchor)
-        request = _request(
-            common, task=Task.EXTEND, image=image, prompt=prompt, extension=extension
-        )
-        return _run(request, model, cls.hidden.unique_id)
+        fields = {"image": image, "prompt": prompt, "extension": extension}
+        return _run(cls, model, common, task=Task.EXTEND, **fields)
 
 
 class OneRewardRemove(io.ComfyNode):
@@ -124,8 +121,7 @@ class OneRewardRemove(io.ComfyNode):
         cls, model: FillModels, image: torch.Tensor, mask: torch.Tensor, **common: Any
     ) -> io.NodeOutput:
         """Run the task remove."""
-        request = _request(common, task=Task.REMOVE, image=image, mask=mask)
-        return _run(request, model, cls.hidden.unique_id)
+        return _run(cls, model, common, task=Task.REMOVE, image=image, mask=mask)
 
 
 class OneRewardText(io.ComfyNode):
@@ -162,25 +158,22 @@ class OneRewardText(io.ComfyNode):
         **common: Any,
     ) -> io.NodeOutput:
         """Run the task text."""
-        request = _request(
-            common, task=Task.TEXT, image=image, mask=mask, text=text, prompt=text_style
-        )
-        return _run(request, model, cls.hidden.unique_id)
+        fields = {"image": image, "mask": mask, "text": text, "prompt": text_style}
+        return _run(cls, model, common, task=Task.TEXT, **fields)
 
 
-def _run(request: FillRequest, models: FillModels, node_id: str | None) -> io.NodeOutput:
-    host = ComfyHost(node_id)
+def _run(
+    node: type[io.ComfyNode], models: FillModels, common: dict[str, Any], **fields: Any
+) -> io.NodeOutput:
+    """Edit by the fields of one task and the inputs that all four nodes share."""
+    settings = common.pop("settings", None) or FillConfig()
+    request = FillRequest(config=settings, **fields, **common)
+    host = ComfyHost(node.hidden.unique_id)
     result = run_fill(request, models, host)
     for note in result.notes:
         host.notify(note)
     report = {"seeds": result.seeds, "notes": result.notes, "seconds": result.seconds}
     return io.NodeOutput(result.image, result.mask, ui={"onereward": [report]})
-
-
-def _request(common: dict[str, Any], **fields: Any) -> FillRequest:
-    """Return a request of its own fields and the inputs that all four edits share."""
-    settings = common.pop("settings", None) or FillConfig()
-    return FillRequest(config=settings, **fields, **common)
 
 
 def _extension(image: torch.Tensor, sides: dict[str, int], aspect: str, anchor: str) -> Extension:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..fill.checkpoint.modules import load_tokenizer
 from ..fill.io.files import read_json, read_text
 from .judge import JudgeError
 
@@ -26,11 +27,7 @@ class Chat:
     @cached_property
     def tokenizer(self) -> Any:
         """The checkpoint's own tokenizer."""
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(
-            str(self._folder), local_files_only=True, trust_remote_code=False
-        )
+        return load_tokenizer(self._folder)
 
     @cached_property
     def template(self) -> str | None:

@@ -15,11 +15,13 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ..fill.checkpoint.modules import load_pretrained
 from ..fill.checkpoint.packing import expansion_bytes, pack_linears, packed_bytes
 from ..fill.config import PACKED_PRECISIONS
 from ..fill.io.file_digest import fingerprint_files
 from ..fill.io.files import num_bytes, read_json, read_weights, tensor_bytes
 from ..fill.memory.components import Component
+from ..fill.models import compute_dtype
 from .adapter import WEIGHTS, attach_adapter, check_adapter, read_notes
 from .chat import Chat
 from .judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, JudgeError, judge_folder
@@ -33,7 +35,6 @@ MODEL_TYPES = {
 }
 RESULT = "judge"
 """Folder in that of a run, where a judge is written that was trained as a whole."""
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PAD = 0
 """Any token but an image's: what follows the answer position is never attended to."""
 
@@ -99,8 +100,7 @@ class QwenJudge:
             read_json(self._folder / "preprocessor_config.json"), config.max_pixels
         )
         # Sizes of the weights.
-        auto = torch.float32 if device.type == "cpu" else torch.bfloat16
-        dtype = DTYPES.get(config.precision, auto)
+        dtype = compute_dtype(config.precision, device)
         tensors = read_weights(self._folder)
         sizes = tensor_bytes(tensors, dtype.itemsize)
         size = sum(packed_bytes(tensors, sizes, config.precision).values())
@@ -254,18 +254,8 @@ class QwenJudge:
     def _load(self, dtype: torch.dtype) -> nn.Module:
         import transformers
 
-        model, info = getattr(transformers, MODEL_TYPES[self._type]).from_pretrained(
-            str(self._folder),
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        if info["missing_keys"]:
-            missing = sorted(info["missing_keys"])
-            raise JudgeError(
-                f"{self._folder} lacks {len(missing)} weights ({missing[0]} ...); download it again"
-            )
+        cls = getattr(transformers, MODEL_TYPES[self._type])
+        model = load_pretrained(cls, self._folder, JudgeError, dtype=dtype)
         pack_linears(model, self.config.precision)
         if self.config.liger_kernel:
             use_liger(model, self._type)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,3 +41,29 @@ def empty_module(component: str, config: Mapping[str, Any]) -> nn.Module:
     if component == "text_encoder_2":
         module.encoder.embed_tokens = module.shared  # one embedding under two names
     return module
+
+
+def load_pretrained(
+    cls: Any, folder: Path, error: type[Exception] = ValueError, **options: Any
+) -> nn.Module:
+    """Load a library's model from a folder of safetensors; raise ``error`` if it lacks weights."""
+    module, info = cls.from_pretrained(
+        str(folder),
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    # Both libraries fill missing weights with random numbers and only warn.
+    if missing := sorted(info["missing_keys"]):
+        raise error(f"{folder} lacks {len(missing)} weights ({missing[0]} ...); download it again")
+    return module
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a folder's own tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    )

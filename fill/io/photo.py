@@ -83,7 +83,7 @@ def read_photo(path: Path, mask: Path | None = None) -> Photo:
     image = _open(path)
     alpha = None
     if "A" in image.getbands() or "transparency" in image.info:
-        alpha = _to_tensor(image.convert("RGBA").getchannel("A"))
+        alpha = to_tensor(image.convert("RGBA").getchannel("A"))
     file = mask or _mask_file(path)
     if file is not None:
         area, transparency = _read_mask(file, path, image.size), alpha
@@ -93,7 +93,7 @@ def read_photo(path: Path, mask: Path | None = None) -> Photo:
     note = path.with_suffix(".txt")
     return Photo(
         path=path,
-        pixels=_to_tensor(pixels),
+        pixels=to_tensor(pixels),
         mask=area,
         text=note.read_text("utf-8").strip() if note.is_file() else "",
         alpha=transparency,
@@ -155,7 +155,7 @@ def _read_mask(file: Path, path: Path, size: tuple[int, int]) -> torch.Tensor:
             f"the mask {file.name} is {mask.width}x{mask.height} pixels but {path.name} is "
             f"{size[0]}x{size[1]} pixels; make the mask from this image"
         )
-    return _to_tensor(mask.convert("L"))
+    return to_tensor(mask.convert("L"))
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
@@ -198,5 +198,6 @@ def _tiff_exif(image: Image.Image) -> bytes:
     return tags.tobytes() if tags or inner else b""
 
 
-def _to_tensor(image: Image.Image) -> torch.Tensor:
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """Return ``[H, W, channels]``, or ``[H, W]`` of a single one, float32, 0..1."""
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..checkpoint.modules import class_of
+from ..checkpoint.modules import class_of, load_pretrained
 from ..io.files import read_json, read_weights, tensor_bytes, weight_files
 
 
@@ -59,17 +60,5 @@ class FolderComponent:
         # Older diffusers knows only the older name of the argument, newer transformers only the
         # newer.
         precision = "torch_dtype" if self.name in ("transformer", "vae") else "dtype"
-        module, info = class_of(self.name).from_pretrained(
-            str(self.path),
-            **{precision: dtype},
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        # Both libraries fill missing weights with random numbers and only warn.
-        if info["missing_keys"]:
-            missing = sorted(info["missing_keys"])
-            raise ValueError(
-                f"{self.path} lacks {len(missing)} weights ({missing[0]} ...); download it again"
-            )
-        return module
+        options: dict[str, Any] = {precision: dtype}
+        return load_pretrained(class_of(self.name), self.path, **options)

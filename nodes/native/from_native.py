@@ -62,16 +62,8 @@ class NativeModels(FillModels):
         self.vae = _component("vae", _Vae(vae, self.vae_config), vae.patcher, torch.float32)
         self.encode_texts = lambda texts: _encode_texts(clip, texts, recipe)
         self.native = model, clip, vae
-
-    @property
-    def kernels(self) -> str:
-        """Off: they are for the transformer of diffusers."""
-        return "off"
-
-    @property
-    def offload(self) -> str:
-        """Off: ComfyUI moves its own layers."""
-        return "off"
+        # Kernels are for the transformer of diffusers, and ComfyUI moves its own layers.
+        self.kernels = self.offload = "off"
 
     def with_adapter(self, path: Path, strength: float) -> NativeModels:
         """Return a copy that shares all weights and has one more LoRA, applied by ComfyUI."""

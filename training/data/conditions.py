@@ -20,12 +20,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ...fill.io.files import UNREADABLE, read_records, write_text
+from ...fill.io.photo import to_tensor
 from ...fill.request import FillRequest
 from ...fill.task import Task, text_prompt
 
@@ -210,10 +210,9 @@ def read_image(path: Path, mode: str = "RGB") -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert(mode), dtype=np.float32) / 255
+            return to_tensor(image.convert(mode))
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
-    return torch.from_numpy(pixels)
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ...fill.host import Host
 from ...fill.io.files import UNREADABLE, read_text
+from ...fill.io.photo import to_tensor
 from ...fill.json_config import JsonConfig, setting
 from ...fill.request import FillRequest
 from ...fill.task import Task
@@ -134,7 +134,7 @@ def _from_file(task: Task, path: Path, index: int, config: EditDatasetConfig) ->
     image = _open(path)
     size = _fit(image.size, config.max_side)
     resized = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
-    pixels = _to_tensor(resized)  # [H, W, 3]
+    pixels = to_tensor(resized)  # [H, W, 3]
     if config.masks == MASKS[1]:
         key = f"{config.seed}|{index}|{task.value}|{path.name}"
         mask = random_mask(task, size, keyed_generator(key))
@@ -142,7 +142,7 @@ def _from_file(task: Task, path: Path, index: int, config: EditDatasetConfig) ->
         # A pixel that the mask only touches must be repainted, too.
         mask = ImageOps.fit(_mask_of(path, image), size, Image.Resampling.BOX)
         mask = mask.point([0, *[255] * 255])
-    area = _to_tensor(mask)  # [H, W]
+    area = to_tensor(mask)  # [H, W]
     if task is Task.EXTEND:
         pixels = torch.where(area[..., None] > 0, GREY, pixels)
     # Refuse what could not be edited; the name holds a digest of everything.
@@ -207,10 +207,6 @@ def _fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
             f"is {size[0]}x{size[1]} pixels, which is too small or too narrow; remove it"
         )
     return width, height
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
 
 
 def _safe(stem: str) -> str:

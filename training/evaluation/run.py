@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ...fill.config import FillConfig
 from ...fill.host import Host
-from ...fill.io.files import write_text
+from ...fill.io.files import read_records, write_text
 from ...fill.models import FillModels
 from ...fill.pipeline import run_fill
 from ...fill.task import Dimension
@@ -218,8 +218,7 @@ class _Evaluator:
         """Return a row per edit, in order; those of an earlier run are read."""
         path = self._images.folder / RESULTS
         drop_torn_line(path)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        stored = [Row(**json.loads(line)) for line in lines]
+        stored = read_records(path, lambda line: Row(**json.loads(line)))
         rows = {row.key: row for row in stored}
         for index, edit in enumerate(edits):
             if edit.key not in rows:

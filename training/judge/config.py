@@ -9,7 +9,7 @@ from ...fill.config import PACKED_PRECISIONS
 from ...fill.json_config import SHARE, setting
 from ...reward.judge import BUNDLED, JudgeConfig
 from ...reward.judging import VIEWS
-from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha, check_learning_rate, require
+from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha_and_rate, require
 
 MODES = ("lora", "full")
 
@@ -126,8 +126,7 @@ class JudgeTrainConfig(RunConfig):
         require(
             bool(self.preferences_folder), "preferences_folder is empty; name the preference data"
         )
-        check_alpha(self.alpha)
-        check_learning_rate(self.learning_rate)
+        check_alpha_and_rate(self.alpha, self.learning_rate)
         require(
             self.mode == "lora" or not self.judge_adapter,
             "the judge has an adapter, so mode must be lora; or load the judge without it",

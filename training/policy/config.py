@@ -10,7 +10,7 @@ from ...fill.json_config import SHARE, setting
 from ...fill.recipe import Recipe, Settings, resolve_settings
 from ...fill.task import Task
 from ...reward.judge import JudgeConfig
-from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha, check_learning_rate, require
+from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha_and_rate, require
 
 FIXED, DYNAMIC = "fixed", "dynamic"
 LORA, FULL = "lora", "full"
@@ -256,8 +256,7 @@ class PolicyTrainConfig(RunConfig):
             0 < self.reward_cap <= 1,
             f"lambda (reward_cap) is {self.reward_cap}, but more than 0 and at most 1 is expected",
         )
-        check_alpha(self.alpha)
-        check_learning_rate(self.learning_rate)
+        check_alpha_and_rate(self.alpha, self.learning_rate)
         require(self.t1 <= self.t2, f"t1 is {self.t1}, more than t2, {self.t2}; swap them")
         require(any(self.task_weights().values()), "all four task weights are 0; raise one")
         require(

@@ -54,17 +54,13 @@ class RunConfig(JsonConfig):
         JsonConfig.__post_init__(self)
 
 
-def check_learning_rate(learning_rate: float) -> None:
-    """Raise ValueError for a rate that is neither 0 or more nor -1, the usual one."""
-    require(
-        learning_rate >= 0 or learning_rate == -1,
-        f"learning_rate is {learning_rate}; use 0 or more, or -1 for the usual one",
-    )
-
-
-def check_alpha(alpha: float) -> None:
-    """Raise ValueError for an alpha that is neither more than 0 nor -1, the rank."""
+def check_alpha_and_rate(alpha: float, learning_rate: float) -> None:
+    """Raise ValueError for what is below 0 and not -1, which is the usual value; alpha is not 0."""
     require(
         alpha > 0 or alpha == -1,
         f"alpha is {alpha}, but more than 0, or -1 for the rank, is expected",
+    )
+    require(
+        learning_rate >= 0 or learning_rate == -1,
+        f"learning_rate is {learning_rate}; use 0 or more, or -1 for the usual one",
     )
