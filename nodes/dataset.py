@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -138,7 +137,7 @@ class OneRewardGenerateCandidates(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name: str = "", **values: Any) -> Hashable:
         """Change when candidates are added or removed."""
-        return _stamps(name, GROUPS)
+        return folders.stamps(lambda: [work_folders.work_folder(PREFERENCES, name) / GROUPS])
 
     @classmethod
     def execute(
@@ -245,11 +244,9 @@ class OneRewardLoadPreferences(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str = "", **values: Any) -> Hashable:
         """Change when pairs or candidates are added or removed."""
-        try:
-            path = work_folders.data_folder(folder or "")
-        except (ValueError, FileNotFoundError):
-            return ()
-        return tuple(folders.stamp(path / name) for name in (PAIRS, GROUPS))
+        return folders.stamps(
+            lambda: [work_folders.data_folder(folder or "") / name for name in (PAIRS, GROUPS)]
+        )
 
     @classmethod
     def execute(cls, folder: str) -> io.NodeOutput:
@@ -273,14 +270,6 @@ def _generate_config(negative_prompts: str | None = None, **values: Any) -> Gene
     if negative_prompts is not None:
         settings["negative_prompts"] = tuple(negative_prompts.split("\n"))
     return GenerateConfig(**settings)
-
-
-def _stamps(name: str, *files: str) -> Hashable:
-    try:
-        folder: Path = work_folders.work_folder(PREFERENCES, name)
-    except (ValueError, TypeError):
-        return ()
-    return tuple(folders.stamp(folder / file) for file in files)
 
 
 def _range(name: str, low: float, high: float, what: str) -> list[io.Input]:

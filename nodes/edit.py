@@ -7,16 +7,19 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..fill.config import MAX_SIDE, FillConfig
+from ..fill.config import FillConfig
 from ..fill.image.geometry import ANCHORS, Extension, extension_for_aspect
 from ..fill.models import FillModels
 from ..fill.pipeline import run_fill
 from ..fill.request import MAX_SEED, FillRequest
 from ..fill.task import Task
 from .comfy_host import ComfyHost
-from .inputs import output, search_aliases, text_input
+from .inputs import output, search_aliases, side_input, text_input
 from .socket_types import FillModelSocket, SettingsSocket
 
+SIDES = {"left": 128, "top": 0, "right": 128, "bottom": 0}
+"""New pixels by default."""
+_SIDE = "New pixels on the {}; not used when an aspect is chosen."
 USE_PIXELS = "by_pixels"
 ASPECTS = (USE_PIXELS, "1:1", "4:3", "3:2", "16:9", "21:9", "3:4", "2:3", "9:16")
 
@@ -63,10 +66,7 @@ class OneRewardExtend(io.ComfyNode):
                 text_input(
                     "prompt", "What the new area shows; empty: whatever continues the image."
                 ),
-                _side("left", 128),
-                _side("top", 0),
-                _side("right", 128),
-                _side("bottom", 0),
+                *(side_input(name, _SIDE.format(name), pixels) for name, pixels in SIDES.items()),
                 io.Combo.Input(
                     "aspect",
                     options=list(ASPECTS),
@@ -96,7 +96,7 @@ class OneRewardExtend(io.ComfyNode):
         **common: Any,
     ) -> io.NodeOutput:
         """Run the task extend."""
-        sides = {side: common.pop(side) for side in ("left", "top", "right", "bottom")}
+        sides = {side: common.pop(side) for side in SIDES}
         extension = _extension(image, sides, aspect, anchor)
         fields = {"image": image, "prompt": prompt, "extension": extension}
         return _run(cls, model, common, task=Task.EXTEND, **fields)
@@ -223,17 +223,6 @@ def _image_inputs() -> list[io.Input]:
             "or one for each. LoadImage gives it once you have painted in the mask editor.",
         ),
     ]
-
-
-def _side(name: str, default: int) -> io.Input:
-    return io.Int.Input(
-        name,
-        default=default,
-        min=0,
-        max=MAX_SIDE,
-        step=8,
-        tooltip=f"New pixels on the {name}; not used when an aspect is chosen.",
-    )
 
 
 def _last_inputs(size: str = "the image") -> list[io.Input]:

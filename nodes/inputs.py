@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..fill.config import MAX_SIDE
 from ..fill.task import Task
 from .socket_types import DatasetSocket, JudgeSocket, PreferencesSocket
 
@@ -106,6 +107,13 @@ def parse_task(name: str) -> Task:
     if name not in names:
         raise ValueError(f"task is {name!r}; choose one of: {', '.join(names)}")
     return Task(name)
+
+
+def side_input(name: str, tooltip: str, default: int = 0, optional: bool = False) -> io.Input:
+    """Return a number of new pixels on one side of an image."""
+    return io.Int.Input(
+        name, default=default, min=0, max=MAX_SIDE, step=8, optional=optional, tooltip=tooltip
+    )
 
 
 def text_input(name: str, tooltip: str, optional: bool = False) -> io.Input:

@@ -67,10 +67,7 @@ class OneRewardLoadFolder(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **_: object) -> Hashable:
         """Change when a file in the folder changes."""
-        try:
-            return folders.stamp(work_folders.image_folder(folder or ""))
-        except (ValueError, FileNotFoundError):
-            return ()
+        return folders.stamps(lambda: [work_folders.image_folder(folder or "")])
 
     @classmethod
     def execute(

@@ -83,11 +83,7 @@ class OneRewardLoadModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **values: Any) -> Hashable:
         """Change when a file of the chosen folders changes."""
-        try:
-            paths = _paths(values)
-        except (ValueError, FileNotFoundError):
-            return ()
-        return tuple(folders.stamp(Path(path)) for path in paths.values() if path)
+        return folders.stamps(lambda: [Path(path) for path in _paths(values).values() if path])
 
     @classmethod
     def execute(
@@ -161,10 +157,7 @@ class OneRewardLoadAdapter(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **values: Any) -> Hashable:
         """Change when the file changes."""
-        try:
-            return folders.stamp(folders.adapter_file(values.get("adapter") or ""))
-        except (ValueError, FileNotFoundError):
-            return ()
+        return folders.stamps(lambda: [folders.adapter_file(values.get("adapter") or "")])
 
     @classmethod
     def execute(cls, model: FillModels, adapter: str, strength: float) -> io.NodeOutput:
@@ -219,11 +212,9 @@ class OneRewardLoadJudge(io.ComfyNode):
     def fingerprint_inputs(cls, **values: Any) -> Hashable:
         """Change when a file of the judge or its adapter changes."""
         adapter = values.get("adapter") or folders.NO_JUDGE_ADAPTER
-        try:
-            paths = folders.judge_folder(values["judge"]), folders.judge_adapter_folder(adapter)
-        except (FileNotFoundError, TypeError):
-            return ()
-        return tuple(folders.stamp(path) for path in paths)
+        return folders.stamps(
+            lambda: [folders.judge_folder(values["judge"]), folders.judge_adapter_folder(adapter)]
+        )
 
     @classmethod
     def execute(

@@ -41,7 +41,8 @@ def _encode_texts(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     clip, t5 = models.text_encoder, models.text_encoder_2
     clip_states = _encode(clip, models, _clip_ids(models, texts), "pooler_output", host)
-    sequences = _encode(t5, models, _t5_ids(models, texts), "last_hidden_state", host)
+    t5_ids = _tokenize(models.tokenizer_2, texts, models.recipe.max_sequence_length)
+    sequences = _encode(t5, models, t5_ids, "last_hidden_state", host)
     return list(zip(sequences, clip_states, strict=True))
 
 
@@ -70,10 +71,6 @@ def _clip_ids(models: FillModels, texts: Sequence[str]) -> torch.Tensor:
     # A tokenizer from elsewhere may allow more tokens than this encoder has positions for.
     length = min(models.tokenizer.model_max_length, models.max_clip_tokens)
     return _tokenize(models.tokenizer, texts, length)
-
-
-def _t5_ids(models: FillModels, texts: Sequence[str]) -> torch.Tensor:
-    return _tokenize(models.tokenizer_2, texts, models.recipe.max_sequence_length)
 
 
 def _tokenize(tokenizer: Any, texts: Sequence[str], length: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
-from ...fill.config import MAX_SIDE, FillConfig
+from ...fill.config import FillConfig
 from ...fill.image.geometry import Extension
 from ...fill.models import FillModels
 from ...fill.native import NativeEdit, prepare_native
@@ -17,7 +17,7 @@ from ...fill.recipe import FILE_NAME, FLUX_FILL, ONEREWARD, Recipe, read_recipe
 from ...fill.request import FillRequest
 from ...fill.task import Task
 from ..comfy_host import ComfyHost
-from ..inputs import output, parse_task, search_aliases, task_input, text_input
+from ..inputs import output, parse_task, search_aliases, side_input, task_input, text_input
 from ..paths import folders
 from ..socket_types import FillModelSocket, SettingsSocket, StitchSocket
 from .from_native import NativeModels, native_sources
@@ -27,6 +27,7 @@ from .native_text import encode_text
 BUNDLED_RECIPE = "bundled"
 RECIPES = (ONEREWARD.name, FLUX_FILL.name, BUNDLED_RECIPE)
 SIDES = ("left", "top", "right", "bottom")
+_SIDE = "extend only: new pixels on the {}; not used with a mask."
 _CLIP = "FLUX's two text encoders: clip_l and t5xxl."
 _VAE = "FLUX's VAE: ae.safetensors."
 
@@ -260,7 +261,7 @@ def _native_inputs() -> list[io.Input]:
         ),
         _recipe_input(),
         text_input("text", "text only: the text to write, one line of the image per line.", True),
-        *(_side(name) for name in SIDES),
+        *(side_input(name, _SIDE.format(name), optional=True) for name in SIDES),
         io.Mask.Input(
             "mask",
             optional=True,
@@ -295,18 +296,6 @@ def _recipe_input() -> io.Input:
         options=list(RECIPES),
         default=RECIPES[0],
         tooltip="The settings your checkpoint was trained for.",
-    )
-
-
-def _side(name: str) -> io.Input:
-    return io.Int.Input(
-        name,
-        default=0,
-        min=0,
-        max=MAX_SIDE,
-        step=8,
-        optional=True,
-        tooltip=f"extend only: new pixels on the {name}; not used with a mask.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 
 import folder_paths
@@ -163,6 +163,14 @@ def stamp(path: Path | None) -> tuple[tuple[str, int, int], ...]:
     files = [f for f in files if f.is_file() and f.name != REPORT]
     stats = [(str(f.relative_to(path)), f.stat()) for f in files]
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+def stamps(find: Callable[[], Iterable[Path | None]]) -> Hashable:
+    """Return the stamps of what a node reads; nothing where it is gone, or linked and unknown."""
+    try:
+        return tuple(stamp(path) for path in find())
+    except (ValueError, FileNotFoundError, TypeError):
+        return ()
 
 
 def _roots() -> list[str]:

@@ -36,7 +36,8 @@ def plot_dashboard(metrics: Sequence[Record], rows: Sequence[tuple[Tensor, ...]]
         )
         for name, points in sorted(lines.items(), key=lambda item: (item[0] in _WHOLE, item[0]))
     ]
-    limits = _limits([value for points in lines.values() for _, value in points])
+    values = [value for points in lines.values() for _, value in points]
+    limits = min([0.0, *values]), max([1.0, *values])  # at least 0 to 1, as probabilities have it
     last = max((record["step"] for record in metrics), default=1)
     title = "loss, smoothed" if "loss" in lines else "P(Yes) by task and dimension, smoothed"
     chart = plot(title, series, (0, max(last, 1)), limits, "step", CHART_SIZE)
@@ -76,8 +77,3 @@ def reward_lines(metrics: Sequence[Record]) -> dict[str, list[tuple[float, float
                 past = line[-1][1] if line else value
                 line.append((record["step"], _SMOOTH * past + (1 - _SMOOTH) * value))
     return lines
-
-
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return the axis: at least 0 to 1, as probabilities have it."""
-    return min([0.0, *values]), max([1.0, *values])

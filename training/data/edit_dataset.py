@@ -147,7 +147,8 @@ def _from_file(task: Task, path: Path, index: int, config: EditDatasetConfig) ->
         pixels = torch.where(area[..., None] > 0, GREY, pixels)
     # Refuse what could not be edited; the name holds a digest of everything.
     FillRequest(task=task, image=pixels[None], mask=area[None], prompt=prompt, text=text)
-    name = f"{task.value}-{_safe(path.stem)}-{_digest(task, prompt, text, pixels, area)}"
+    stem = re.sub(r"[^\w.-]", "_", path.stem)[:80]
+    name = f"{task.value}-{stem}-{_digest(task, prompt, text, pixels, area)}"
     return make_condition(name, task, prompt, text), pixels, area
 
 
@@ -207,10 +208,6 @@ def _fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
             f"is {size[0]}x{size[1]} pixels, which is too small or too narrow; remove it"
         )
     return width, height
-
-
-def _safe(stem: str) -> str:
-    return re.sub(r"[^\w.-]", "_", stem)[:80]
 
 
 def _digest(task: Task, prompt: str, text: str, pixels: Tensor, mask: Tensor) -> str:
