@@ -16,7 +16,7 @@ FILL_LEAVES = {
     *("fill.task", "fill.host", "fill.image.mask", "fill.image.geometry"),
     *("fill.config", "fill.json_config", "fill.io.files", "fill.io.file_digest"),
     "fill.memory.components",
-    *(f"fill.checkpoint.{name}" for name in ("packing", "linear", "codec", "gguf")),
+    *(f"fill.checkpoint.{name}" for name in ("packing", "linear", "codec", "gguf", "modules")),
 }
 """Modules of the engine that import no other of its modules but these."""
 ALLOWED = {
