@@ -12,7 +12,7 @@ import torch
 
 from .checkpoint.adapters import Adapter, read_adapter
 from .checkpoint.component import FileComponent
-from .checkpoint.modules import load_tokenizer
+from .checkpoint.modules import compute_dtype, load_tokenizer
 from .checkpoint.packing import expansion_bytes
 from .checkpoint.shapes import FLUX_SCHEDULER
 from .config import COMPONENTS, PACKED_PRECISIONS, ModelConfig
@@ -24,7 +24,6 @@ from .recipe import Recipe, find_recipe
 from .sampling.cache import TensorCache
 from .sampling.latents import vae_factor
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PIPELINES = ("FluxFillPipeline", "FluxPipeline")
 """Folders whose VAE and text encoders serve a Fill transformer."""
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
@@ -167,11 +166,6 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
     models.config, models.kernels = config, config.kernels
     models.offload, models.memory_limit = config.offload, config.memory_limit
     return models
-
-
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the data type of a config's precision; where that names none, by the device."""
-    return DTYPES.get(precision, torch.float32 if device.type == "cpu" else torch.bfloat16)
 
 
 def _check_pipeline(folder: Path) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
-from ..fill.models import DTYPES, FillModels, load_fill_models
+from ..fill.checkpoint.modules import DTYPES
+from ..fill.models import FillModels, load_fill_models
 from ..reward.qwen_vl import QwenJudge
 from ..training.data.conditions import EditDataset
 from ..training.jobs import describe_models

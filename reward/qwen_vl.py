@@ -15,13 +15,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..fill.checkpoint.modules import load_pretrained
+from ..fill.checkpoint.modules import compute_dtype, load_pretrained
 from ..fill.checkpoint.packing import expansion_bytes, pack_linears, packed_bytes
 from ..fill.config import PACKED_PRECISIONS
 from ..fill.io.file_digest import fingerprint_files
 from ..fill.io.files import num_bytes, read_json, read_weights, tensor_bytes
 from ..fill.memory.components import Component
-from ..fill.models import compute_dtype
 from .adapter import WEIGHTS, attach_adapter, check_adapter, read_notes
 from .chat import Chat
 from .judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, JudgeError, judge_folder

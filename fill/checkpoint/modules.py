@@ -9,6 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the data type of a config's precision; where that names none, by the device."""
+    return DTYPES.get(precision, torch.float32 if device.type == "cpu" else torch.bfloat16)
+
 
 def class_of(component: str) -> Any:
     """Return the class of a component of a fill model."""
