@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support import machine
-from support.sharing import SharedServerScheduling, by_urgency
+from support.sharing import SERVER, SharedServerScheduling, by_urgency, group_of
 
 if TYPE_CHECKING:  # what they import is needed for servers only
     from xdist.remote import Producer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what they import is needed for servers only
     from support.server import ComfyServer
 
 ROOT = Path(__file__).resolve().parent.parent
+RUNNING_SERVER: pytest.StashKey[ComfyServer] = pytest.StashKey()
 MARKED_FOLDERS = ("comfyui", "browser", "lab")
 """Folders of ``tests/`` whose tests all have the marker of that name."""
 
@@ -46,17 +47,16 @@ _load_package()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         if folder in MARKED_FOLDERS:
             item.add_marker(folder)
-    if hasattr(config, "workerinput"):  # in a worker of pytest-xdist
-        items.sort(key=by_urgency(items))
+    items.sort(key=by_urgency(items))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedServerScheduling:
-    """Share the tests out so that every server runs once."""
+    """Share the tests out so that the server runs once."""
     config.option.loadscopereorder = False  # the order is that of `by_urgency`
     return SharedServerScheduling(config, log)
 
@@ -64,6 +64,31 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedS
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not machine.has_gpu():
         pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session")
+def comfyui(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyServer]:
+    """One real headless ComfyUI with this plugin, until the last test that needs it.
+
+    Beside the plugin are the test pack's nodes, which make faulty input.
+    """
+    from support.server import TEST_PACK, ComfyServer
+
+    base = tmp_path_factory.mktemp("comfyui")
+    with ComfyServer(base, other_packs=(TEST_PACK,)) as server:
+        pytestconfig.stash[RUNNING_SERVER] = server
+        yield server
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop the server after the last test of its group: what follows needs the memory."""
+    is_last = nextitem is None or group_of(nextitem.nodeid) != SERVER
+    server = item.config.stash.get(RUNNING_SERVER, None)
+    if server is not None and is_last and group_of(item.nodeid) == SERVER:
+        server.stop()
 
 
 @pytest.fixture

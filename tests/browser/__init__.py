@@ -1,1 +1,1 @@
-"""A package, so that its server is stopped after its last test."""
+"""A package, so that the browser is closed after the last test."""

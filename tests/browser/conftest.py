@@ -12,17 +12,10 @@ from support.workflows import example_image
 
 
 @pytest.fixture(scope="package")
-def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """One real headless ComfyUI with only this plugin, for all tests of this folder."""
-    if find_chromium() is None:
-        pytest.skip("no Chromium is installed")
-    with ComfyServer(tmp_path_factory.mktemp("comfyui")) as server:
-        yield server
-
-
-@pytest.fixture(scope="package")
 def browser(comfyui: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser that shows the front end of the running server."""
+    if find_chromium() is None:
+        pytest.skip("no Chromium is installed")
     example_image().save(comfyui.base_directory / "input" / EXAMPLE)
     with Browser(tmp_path_factory.mktemp("browser")) as opened:
         opened.open_front_end(comfyui.url)

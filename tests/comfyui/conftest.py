@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from support.bundled_models import BUNDLED
-from support.server import EXAMPLE, TEST_PACK, ComfyServer
+from support.server import EXAMPLE, ComfyServer
 from support.workflows import example_image
 
 RANK = 2
-
-
-@pytest.fixture(scope="package")
-def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """One real headless ComfyUI with this plugin and the test pack, for this folder."""
-    with ComfyServer(tmp_path_factory.mktemp("comfyui"), other_packs=(TEST_PACK,)) as server:
-        yield server
 
 
 @pytest.fixture

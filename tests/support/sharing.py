@@ -1,4 +1,4 @@
-"""How two workers of pytest-xdist share the tests: by file, and all tests of a server together."""
+"""How two workers of pytest-xdist share the tests: by file, those of the server together."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import PurePosixPath
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+SERVER = "server"
+"""The group of the tests that share one ComfyUI."""
 WITH_SERVER = ("tests/browser", "tests/comfyui")
-"""Folders with one server each, which their first test starts and their last one stops."""
+"""Their folders."""
 WITHOUT_SERVER = ("test_archive.py", "test_commands.py", "test_extension.py")
 """Files there that use no server, or start their own."""
 
@@ -17,11 +19,11 @@ WITHOUT_SERVER = ("test_archive.py", "test_commands.py", "test_extension.py")
 def group_of(node_id: str) -> str:
     """Return the name of the tests that one worker runs one after the other.
 
-    Example: ``group_of("tests/browser/test_templates.py::test_runs[fill]") == "tests/browser"``.
+    Example: ``group_of("tests/browser/test_templates.py::test_runs[fill]") == SERVER``.
     """
     file = PurePosixPath(node_id.partition("::")[0])
     is_served = str(file.parent) in WITH_SERVER and file.name not in WITHOUT_SERVER
-    return str(file.parent if is_served else file)
+    return SERVER if is_served else str(file)
 
 
 class SharedServerScheduling(LoadScopeScheduling):
@@ -35,7 +37,7 @@ class SharedServerScheduling(LoadScopeScheduling):
 
 
 def by_urgency(items: list[pytest.Item]) -> Callable[[pytest.Item], int]:
-    """Return a sort key: servers first, then files with slow tests, so that no worker ends alone.
+    """Return a sort key: the server first, then files with slow tests, which fill the gaps.
 
     Args:
         items: All tests that are to be run.
@@ -44,6 +46,6 @@ def by_urgency(items: list[pytest.Item]) -> Callable[[pytest.Item], int]:
 
     def urgency(item: pytest.Item) -> int:
         group = group_of(item.nodeid)
-        return 0 if group in WITH_SERVER else 1 if group in slow else 2
+        return 0 if group == SERVER else 1 if group in slow else 2
 
     return urgency

@@ -1,1 +1,0 @@
-"""A package, so that its server is stopped after its last test."""
