@@ -22,9 +22,9 @@ PRECISIONS = ("auto", "bf16", "fp16", "fp32", *PACKED_PRECISIONS)
 RECIPE_CHOICES = ("auto", "OneReward", "FLUX.1 Fill", "bundled")
 
 LIMITS = {
-    "true_cfg": {"min": -1.0, "max": 30.0, "step": 0.1},
-    "guidance": {"min": -1.0, "max": 100.0, "step": 0.1},
-    "target_size": {"min": -1, "max": 4096, "step": 16},
+    "true_cfg": {"min": -1.0, "max": 30.0, "step": 0.05},
+    "guidance": {"min": -1.0, "max": 100.0, "step": 0.05},
+    "target_size": {"min": -1, "max": 4096, "step": 1},
     "border": {"min": -1, "max": 512, "step": 1},
 }
 """Of settings that follow the recipe or the task where they are -1."""
@@ -94,7 +94,7 @@ class FillConfig(JsonConfig):
         "Side of that crop, in sides of the mask's bounding box.",
         min=1.0,
         max=20.0,
-        step=0.1,
+        step=0.05,
     )
     target_size: int = setting(
         RECIPE,
@@ -129,6 +129,14 @@ class FillConfig(JsonConfig):
         "While sampling, keep what is outside of the mask on the source's own way from noise to "
         "image. Off, as the models were trained: they paint it, too, and it is replaced in the "
         "end.",
+    )
+    merge_masks: bool = setting(
+        False, "Several masks of one image: all of them in one result. Off: one result each."
+    )
+    same_seed: bool = setting(
+        False,
+        "The same noise for all images of a batch, for example frames of a video. Off: each image "
+        "takes the next seeds.",
     )
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ PROMISED: dict[str, list[str]] = {
         *("steps", "true_cfg", "guidance", "negative_prompt", "num_candidates", "denoise"),
         *("shift", "cfg_mode", "crop_to_context", "context_factor", "target_size", "grow"),
         *("feather", "fill_holes", "colour_correction", "preserve_unmasked"),
+        *("merge_masks", "same_seed"),
     ],
     "OneRewardLoadJudge": ["judge", "precision", "max_pixels", "adapter", "liger_kernel"],
     "OneRewardScore": [
@@ -124,6 +125,8 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "fill_holes": True,
         "colour_correction": 1.0,
         "preserve_unmasked": False,
+        "merge_masks": False,
+        "same_seed": False,
     },
     "OneRewardLoadJudge": {
         "judge": "bundled (tiny)",
