@@ -83,7 +83,7 @@ def run_inputs(seed_tooltip: str) -> list[io.Input]:
             default=600.0,
             min=0.1,
             max=1e6,
-            step=1.0,
+            step=0.5,
             optional=True,
             tooltip="Stops after this time with a checkpoint; run again to go on.",
         ),

@@ -41,7 +41,7 @@ class JudgeConfig(JsonConfig):
         "Largest image the judge sees, in pixels; larger ones are shrunk, to save time and memory.",
         min=28 * 28,
         max=1 << 26,
-        step=28 * 28,
+        step=16,
     )
     adapter: str = ""
     """Folder of a LoRA adapter in PEFT format; empty: none."""

@@ -47,7 +47,7 @@ class JudgeTrainConfig(RunConfig):
         "Scale of the LoRA times its rank; -1 = the rank, a scale of 1.",
         min=-1.0,
         max=4096.0,
-        step=1.0,
+        step=0.5,
     )
     steps: int = setting(
         1000,
@@ -68,13 +68,13 @@ class JudgeTrainConfig(RunConfig):
         max=1.0,
         step=1e-7,
     )
-    weight_decay: float = setting(0.0, "Decoupled weight decay.", min=0.0, max=1.0, step=0.01)
+    weight_decay: float = setting(0.0, "Decoupled weight decay.", min=0.0, max=1.0, step=0.001)
     max_grad_norm: float = setting(
         1.0,
         "Largest norm of a step's gradient; longer ones are clipped.",
         min=1e-6,
         max=1e6,
-        step=0.1,
+        step=0.01,
     )
     max_pixels: int = 512 * 512
     """Largest image that is put to the judge, in pixels."""

@@ -43,7 +43,7 @@ class ReportConfig(JsonConfig):
         options=HELD_OUT,
     )
     max_pairs: int = setting(
-        0, "Pairs to ask about at most, spread over all; 0 = all.", min=0, max=1_000_000, step=16
+        0, "Pairs to ask about at most, spread over all; 0 = all.", min=0, max=1_000_000, step=1
     )
     view: str = setting(VIEWS[0], "How the images are shown to the judge.", options=VIEWS)
 

@@ -76,7 +76,7 @@ class PolicyTrainConfig(RunConfig):
         "Scale of the LoRA times its rank; -1 = the rank, a scale of 1.",
         min=-1.0,
         max=1024.0,
-        step=1.0,
+        step=0.5,
     )
     layers: str = setting(
         LINEAR,
@@ -99,7 +99,11 @@ class PolicyTrainConfig(RunConfig):
     )
     warmup_steps: int = setting(10, "Steps of linear warm-up.", min=0, max=10**5, step=1)
     max_grad_norm: float = setting(
-        1.0, "Largest norm of a step's gradient; longer ones are clipped.", min=1e-6, max=1e6
+        1.0,
+        "Largest norm of a step's gradient; longer ones are clipped.",
+        min=1e-6,
+        max=1e6,
+        step=0.01,
     )
     reward_cap: float = setting(
         0.9,
@@ -107,7 +111,7 @@ class PolicyTrainConfig(RunConfig):
         **SHARE,
     )
     ema_decay: float = setting(
-        0.99, "Decay per step of the policy's moving average.", min=0.0, max=0.99999, step=0.001
+        0.99, "Decay per step of the policy's moving average.", min=0.0, max=0.99999, step=0.0001
     )
     saved_weights: str = setting(
         "policy",
@@ -148,15 +152,11 @@ class PolicyTrainConfig(RunConfig):
     )
     t2: float = setting(0.95, "The largest share.", min=0.0, max=1.0, step=0.05)
     weight_fill: float = setting(
-        0.25, "How often fill is drawn (paper: 50 % for fill and text).", min=0.0, max=1.0
+        0.25, "How often fill is drawn (paper: 50 % for fill and text).", **SHARE
     )
-    weight_extend: float = setting(
-        0.25, "How often extend is drawn (paper: 25 %).", min=0.0, max=1.0
-    )
-    weight_remove: float = setting(
-        0.25, "How often remove is drawn (paper: 25 %).", min=0.0, max=1.0
-    )
-    weight_text: float = setting(0.25, "How often text is drawn.", min=0.0, max=1.0)
+    weight_extend: float = setting(0.25, "How often extend is drawn (paper: 25 %).", **SHARE)
+    weight_remove: float = setting(0.25, "How often remove is drawn (paper: 25 %).", **SHARE)
+    weight_text: float = setting(0.25, "How often text is drawn.", **SHARE)
     min_judge_accuracy: float = setting(
         0.75,
         "Least accuracy of the judge on held-out pairs; a task and dimension below it is left out. "
@@ -186,7 +186,7 @@ class PolicyTrainConfig(RunConfig):
         "difference of the two velocities.",
         min=0.0,
         max=1e4,
-        step=0.01,
+        step=0.001,
     )
     reference_pool: int = setting(
         0,
