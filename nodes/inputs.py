@@ -22,6 +22,17 @@ def search_aliases(*words: str) -> dict[str, Any]:
     return {"search_aliases": list(words)} if is_known else {}
 
 
+def advanced(*inputs: io.Input) -> list[io.Input]:
+    """Mark inputs that few people need; a newer front end folds them away.
+
+    Example: ``inputs=[*advanced(*config_inputs(ModelConfig, ("offload",)))]``.
+    """
+    for item in inputs:
+        if hasattr(item, "advanced"):
+            item.advanced = True  # type: ignore[attr-defined]
+    return list(inputs)
+
+
 def output(kind: Any, name: str, tooltip: str, label: str = "") -> io.Output:
     """Return an output; its label is its name unless another is given.
 
