@@ -20,6 +20,7 @@ from ..fill.host import Preview
 from ..fill.memory.components import Component
 from ..fill.memory.streaming import stream_blocks
 from ..fill.transformer.modulation import HostLinear, num_bytes
+from .node import current_notes
 
 log = logging.getLogger("onereward.nodes")
 
@@ -84,13 +85,13 @@ class ComfyHost:
     Example: ``run_fill(request, models, ComfyHost(cls.hidden.unique_id))``.
 
     Args:
-        node_id: Id of the node that shows progress text; None: no text.
+        node_id: Id of the node that shows progress and notes; None: none is shown.
     """
 
     def __init__(self, node_id: str | None = None) -> None:
         self._node_id = node_id
         self._bar: ProgressBar | None = None
-        self._lines: list[str] = []
+        self._notes = current_notes(node_id)
         self._last_message = -math.inf
         self._last_preview = time.monotonic()
         self._preview_pause_s = PREVIEW_INTERVAL_S
@@ -166,14 +167,9 @@ class ComfyHost:
         mm.throw_exception_if_processing_interrupted()
 
     def notify(self, text: str) -> None:
-        """Show a line under the node's widgets, below those of this run so far, and log it."""
-        if text in self._lines:
-            return
-        self._lines.append(text)
-        log.info("%s", text)
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and self._node_id is not None:
-            server.send_progress_text("\n".join(self._lines), self._node_id)
+        """Show a note on the node, below those of this run so far, and log it."""
+        if self._notes.add(text):
+            log.info("%s", text)
 
     def _preview(
         self, preview: Preview | None, start: float, is_last: bool

@@ -20,6 +20,7 @@ from ..training.data.label import LabelConfig
 from ..training.jobs import GenerateJob, LabelJob, describe_judge, describe_models
 from .comfy_host import ComfyHost
 from .inputs import config_inputs, dataset_input, output, preferences_input, search_aliases
+from .node import OneRewardNode
 from .paths import folders, work_folders
 from .socket_types import DatasetSocket, FillModelSocket, JudgeSocket, PreferencesSocket
 
@@ -29,7 +30,7 @@ PREFERENCES = "preferences"
 DEFAULTS = GenerateConfig()
 
 
-class OneRewardEditDataset(io.ComfyNode):
+class OneRewardEditDataset(OneRewardNode):
     """Turns folders of images into an edit data set."""
 
     @classmethod
@@ -91,7 +92,7 @@ class OneRewardEditDataset(io.ComfyNode):
         return io.NodeOutput(dataset, conditions_sheet(dataset))
 
 
-class OneRewardGenerateCandidates(io.ComfyNode):
+class OneRewardGenerateCandidates(OneRewardNode):
     """Generates several candidates of every condition, with randomised settings."""
 
     @classmethod
@@ -161,7 +162,7 @@ class OneRewardGenerateCandidates(io.ComfyNode):
         return io.NodeOutput(data, candidates_sheet(data, groups))
 
 
-class OneRewardLabelPreferences(io.ComfyNode):
+class OneRewardLabelPreferences(OneRewardNode):
     """Labels the best and the worst candidate per dimension."""
 
     @classmethod
@@ -214,7 +215,7 @@ class OneRewardLabelPreferences(io.ComfyNode):
         return io.NodeOutput(preferences, text, ui={"onereward": [{"table": text}]})
 
 
-class OneRewardLoadPreferences(io.ComfyNode):
+class OneRewardLoadPreferences(OneRewardNode):
     """Opens a folder of preference data."""
 
     @classmethod

@@ -15,6 +15,7 @@ from ..fill.request import MAX_SEED, FillRequest
 from ..fill.task import Task
 from .comfy_host import ComfyHost
 from .inputs import output, search_aliases, side_input, text_input
+from .node import OneRewardNode
 from .socket_types import FillModelSocket, SettingsSocket
 
 SIDES = {"left": 128, "top": 0, "right": 128, "bottom": 0}
@@ -24,7 +25,7 @@ USE_PIXELS = "by_pixels"
 ASPECTS = (USE_PIXELS, "1:1", "4:3", "3:2", "16:9", "21:9", "3:4", "2:3", "9:16")
 
 
-class OneRewardFill(io.ComfyNode):
+class OneRewardFill(OneRewardNode):
     """Paints something new inside the mask."""
 
     @classmethod
@@ -50,7 +51,7 @@ class OneRewardFill(io.ComfyNode):
         return _run(cls, model, common, task=Task.FILL, image=image, mask=mask, prompt=prompt)
 
 
-class OneRewardExtend(io.ComfyNode):
+class OneRewardExtend(OneRewardNode):
     """Continues the image beyond its borders."""
 
     @classmethod
@@ -102,7 +103,7 @@ class OneRewardExtend(io.ComfyNode):
         return _run(cls, model, common, task=Task.EXTEND, **fields)
 
 
-class OneRewardRemove(io.ComfyNode):
+class OneRewardRemove(OneRewardNode):
     """Erases what is under the mask."""
 
     @classmethod
@@ -124,7 +125,7 @@ class OneRewardRemove(io.ComfyNode):
         return _run(cls, model, common, task=Task.REMOVE, image=image, mask=mask)
 
 
-class OneRewardText(io.ComfyNode):
+class OneRewardText(OneRewardNode):
     """Writes text inside the mask."""
 
     @classmethod

@@ -29,6 +29,7 @@ from .inputs import (
     preferences_input,
     search_aliases,
 )
+from .node import OneRewardNode
 from .paths import work_folders
 from .socket_types import FillModelSocket, JudgeSocket, SettingsSocket
 
@@ -36,7 +37,7 @@ EVALUATIONS, REPORTS = "evaluations", "judge-reports"
 """Folders below output/onereward."""
 
 
-class OneRewardEvaluate(io.ComfyNode):
+class OneRewardEvaluate(OneRewardNode):
     """Evaluates a model on an edit data set, alone or against a baseline."""
 
     @classmethod
@@ -128,7 +129,7 @@ class OneRewardEvaluate(io.ComfyNode):
         )
 
 
-class OneRewardJudgeReport(io.ComfyNode):
+class OneRewardJudgeReport(OneRewardNode):
     """Measures a judge on pairs it was not trained on."""
 
     @classmethod

@@ -27,12 +27,13 @@ from ..training.data.ranking import picked_group, save_ranking
 from .comfy_host import ComfyHost
 from .dataset import PREFERENCES
 from .inputs import judge_input, output, parse_task, search_aliases, task_input, text_input
+from .node import OneRewardNode
 from .paths import work_folders
 
 FROM_LOADER = "From OneReward Load Judge."
 
 
-class OneRewardScore(io.ComfyNode):
+class OneRewardScore(OneRewardNode):
     """Compares two images of the same edit."""
 
     @classmethod
@@ -100,7 +101,7 @@ class OneRewardScore(io.ComfyNode):
         return io.NodeOutput(*output.args, json.dumps(metrics), ui=output.ui)
 
 
-class OneRewardPickBest(io.ComfyNode):
+class OneRewardPickBest(OneRewardNode):
     """Ranks candidates of the same edit."""
 
     @classmethod
@@ -237,7 +238,7 @@ def _weight_input(dimension: Dimension) -> io.Input:
         default=1.0,
         min=0.0,
         max=100.0,
-        step=0.1,
+        step=0.05,
         optional=True,
         tooltip=f"Weight of {name.replace('_', ' ')}, where the task is judged on it; 0 leaves it "
         "out.",

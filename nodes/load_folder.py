@@ -11,10 +11,11 @@ from comfy_api.latest import io
 from ..fill.io.photo import Photo, list_photos, read_photo
 from .comfy_host import ComfyHost
 from .inputs import search_aliases
+from .node import OneRewardNode
 from .paths import folders, work_folders
 
 
-class OneRewardLoadFolder(io.ComfyNode):
+class OneRewardLoadFolder(OneRewardNode):
     """Loads images and masks of a folder."""
 
     @classmethod

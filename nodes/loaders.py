@@ -16,6 +16,7 @@ from ..reward.judge import JudgeConfig
 from ..reward.qwen_vl import QwenJudge
 from .comfy_host import ComfyHost
 from .inputs import config_inputs, output, search_aliases
+from .node import OneRewardNode
 from .paths import folders, hub, model_files
 from .socket_types import FillModelSocket, JudgeSocket
 
@@ -27,7 +28,7 @@ large model. Weak, so that a model goes when its last user does."""
 _JUDGES: weakref.WeakValueDictionary[Hashable, QwenJudge] = weakref.WeakValueDictionary()
 
 
-class OneRewardLoadModel(io.ComfyNode):
+class OneRewardLoadModel(OneRewardNode):
     """Loads the model of the four edits."""
 
     @classmethod
@@ -116,7 +117,7 @@ class OneRewardLoadModel(io.ComfyNode):
         return io.NodeOutput(models)
 
 
-class OneRewardLoadAdapter(io.ComfyNode):
+class OneRewardLoadAdapter(OneRewardNode):
     """Adds a LoRA adapter to a model."""
 
     @classmethod
@@ -165,7 +166,7 @@ class OneRewardLoadAdapter(io.ComfyNode):
         return io.NodeOutput(model.with_adapter(folders.adapter_file(adapter), strength))
 
 
-class OneRewardLoadJudge(io.ComfyNode):
+class OneRewardLoadJudge(OneRewardNode):
     """Loads the judge."""
 
     @classmethod

@@ -8,10 +8,11 @@ from comfy_api.latest import io
 
 from ..fill.config import FillConfig
 from .inputs import config_inputs, output, search_aliases
+from .node import OneRewardNode
 from .socket_types import SettingsSocket
 
 
-class OneRewardSettings(io.ComfyNode):
+class OneRewardSettings(OneRewardNode):
     """Sampling and stitching settings that most people never touch."""
 
     @classmethod

@@ -25,13 +25,14 @@ from .inputs import (
     run_inputs,
     search_aliases,
 )
+from .node import OneRewardNode
 from .paths import folders, work_folders
 from .socket_types import JudgeSocket
 
 RUNS = folders.JUDGE_RUNS
 
 
-class OneRewardTrainJudge(io.ComfyNode):
+class OneRewardTrainJudge(OneRewardNode):
     """Trains a judge on preference pairs."""
 
     @classmethod

@@ -19,6 +19,7 @@ from ..training.policy.config import LORA, PolicyTrainConfig
 from ..training.policy.merge_adapters import save_adapters
 from .comfy_host import ComfyHost
 from .inputs import config_inputs, dataset_input, judge_input, output, run_inputs, search_aliases
+from .node import OneRewardNode
 from .paths import work_folders
 from .socket_types import FillModelSocket, TrainSettingsSocket
 
@@ -33,7 +34,7 @@ MAIN = (
 """Settings on the training node; the others are on OneReward Train Settings."""
 
 
-class OneRewardTrain(io.ComfyNode):
+class OneRewardTrain(OneRewardNode):
     """Trains a fill model with a judge as the reward."""
 
     @classmethod
@@ -94,7 +95,7 @@ class OneRewardTrain(io.ComfyNode):
         return io.NodeOutput(trained, result.dashboard[None], str(result.path), notes)
 
 
-class OneRewardTrainSettings(io.ComfyNode):
+class OneRewardTrainSettings(OneRewardNode):
     """Settings of training that most people never touch."""
 
     @classmethod
@@ -124,7 +125,7 @@ class OneRewardTrainSettings(io.ComfyNode):
         return io.NodeOutput(values)
 
 
-class OneRewardSaveAdapter(io.ComfyNode):
+class OneRewardSaveAdapter(OneRewardNode):
     """Saves a model's adapters as one LoRA file."""
 
     @classmethod

@@ -18,6 +18,7 @@ from ...fill.request import FillRequest
 from ...fill.task import Task
 from ..comfy_host import ComfyHost
 from ..inputs import output, parse_task, search_aliases, side_input, task_input, text_input
+from ..node import OneRewardNode
 from ..paths import folders
 from ..socket_types import FillModelSocket, SettingsSocket, StitchSocket
 from .from_native import NativeModels, native_sources
@@ -32,7 +33,7 @@ _CLIP = "FLUX's two text encoders: clip_l and t5xxl."
 _VAE = "FLUX's VAE: ae.safetensors."
 
 
-class OneRewardNativeInputs(io.ComfyNode):
+class OneRewardNativeInputs(OneRewardNode):
     """Prepares an edit for a KSampler."""
 
     @classmethod
@@ -87,7 +88,7 @@ class OneRewardNativeInputs(io.ComfyNode):
         return io.NodeOutput(positive, negative, latent, edit, shifted, steps, cfg, edit.sigmas())
 
 
-class OneRewardStitch(io.ComfyNode):
+class OneRewardStitch(OneRewardNode):
     """Puts a decoded image back."""
 
     @classmethod
@@ -121,7 +122,7 @@ class OneRewardStitch(io.ComfyNode):
         return io.NodeOutput(*stitch.stitch(image))
 
 
-class OneRewardToNative(io.ComfyNode):
+class OneRewardToNative(OneRewardNode):
     """Turns our loaded model into ComfyUI's."""
 
     @classmethod
@@ -165,7 +166,7 @@ class OneRewardToNative(io.ComfyNode):
         )
 
 
-class OneRewardFromNative(io.ComfyNode):
+class OneRewardFromNative(OneRewardNode):
     """Turns ComfyUI's loaded model into ours."""
 
     @classmethod

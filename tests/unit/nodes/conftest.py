@@ -15,7 +15,7 @@ def nodes(comfy_base: Path) -> ModuleType:
     del comfy_base  # for the import of ComfyUI
     for name in (
         *("paths.folders", "paths.model_files", "paths.hub"),
-        *("comfy_host", "inputs", "loaders", "edit", "settings"),
+        *("comfy_host", "node", "inputs", "loaders", "edit", "settings"),
     ):
         importlib.import_module(f"onereward.nodes.{name}")
     return importlib.import_module("onereward.nodes")

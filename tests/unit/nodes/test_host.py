@@ -141,20 +141,6 @@ def test_slow_previews_come_less_often_and_at_the_end(
     assert calls == [0, 3, 4]
 
 
-def test_lines_are_shown_together_and_once(nodes: ModuleType, monkeypatch: pytest.MonkeyPatch):
-    texts: list[tuple[str, str]] = []
-
-    class Server:
-        def send_progress_text(self, text: str, node_id: str) -> None:
-            texts.append((text, node_id))
-
-    monkeypatch.setattr(nodes.comfy_host.PromptServer, "instance", Server(), raising=False)
-    host = nodes.comfy_host.ComfyHost("7")
-    for line in ("one", "two", "one"):
-        host.notify(line)
-    assert texts == [("one", "7"), ("one\ntwo", "7")]
-
-
 def test_text_encoders_leave_as_soon_as_they_are_done(nodes: ModuleType, mm: Any):
     encoder, transformer, host = (
         make_part("text_encoder_2"),
