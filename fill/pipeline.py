@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import torch
 
+from .demo import demo_note
 from .host import Host
 from .image.canvas import Job, make_jobs
+from .image.islands import split_job
 from .image.stitch import stitch
 from .memory.plan import Plan, limited, make_plan, with_retry
 from .models import FillModels
 from .recipe import Settings, deviations, resolve_settings
-from .request import MAX_SEED, FillRequest, FillResult
+from .request import FillRequest, FillResult
 from .sampling.denoise import SampleSpec, denoise
 from .sampling.encode import EncodedJob, decode_latent, encode_job
 from .sampling.text import check_characters, encode_prompts, truncation_note
@@ -27,8 +29,10 @@ logger = logging.getLogger("onereward.fill")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """One image to make: a candidate of a job."""
+    """One crop to sample, of a candidate of an image."""
 
+    image: int
+    candidate: int
     job: Job
     encoded: EncodedJob
     seed: int
@@ -57,13 +61,16 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
     timer = _Timer()
     with timer.stage("prepare"):
         jobs = make_jobs(request, models, settings)
-    run = _Run(request, models, host, settings, jobs, timer)
+        crops, crop_notes = _crops(request, models, settings, jobs)
+    for note in crop_notes:
+        host.notify(note)
+    run = _Run(request, models, host, settings, crops, timer)
     plan = run.plan()
     if plan.weight_bytes is not None:
         host.notify(f"the model is larger than the free memory: {plan.describe()}")
     with torch.no_grad():
         images = with_retry(plan, run.images, host)
-    return _result(request, jobs, images, notes, timer)
+    return _result(request, jobs, images, (*notes, *crop_notes), timer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +81,8 @@ class _Run:
     models: FillModels
     host: Host
     settings: Settings
-    jobs: list[Job | None]
+    crops: list[list[Job]]
+    """What to sample for each image; nothing where its mask is empty."""
     timer: _Timer
 
     @property
@@ -84,13 +92,13 @@ class _Run:
 
     def plan(self) -> Plan:
         """Return the plan for the largest image of the run."""
-        real = [job for job in self.jobs if job is not None]
-        pixels = max((job.padded[0] * job.padded[1] for job in real), default=0)
+        jobs = [job for crops in self.crops for job in crops]
+        pixels = max((job.padded[0] * job.padded[1] for job in jobs), default=0)
         return make_plan(
             self.models,
             self.host,
             num_tokens=pixels // self.models.multiple**2,
-            num_rows=len(real) * self.request.config.num_candidates,
+            num_rows=len(jobs) * self.request.config.num_candidates,
             uses_cfg=self.uses_cfg,
             cfg_mode=self.request.config.cfg_mode,
         )
@@ -99,18 +107,31 @@ class _Run:
         """Return the finished images ``[H, W, 3]``, candidates of one job next to each other."""
         spec = self.sample_spec()
         with self.timer.stage("encode"):
-            config = self.request.config
-            needs_source = config.denoise < 1 or config.preserve_unmasked
-            encoded = [
-                job and encode_job(job, self.models, self.host, plan, needs_source)
-                for job in self.jobs
-            ]
-        rows = _rows(self.request, self.jobs, encoded)
+            rows = self.rows(plan)
         with self.timer.stage("sample"):
             latents = denoise(
                 [(row.encoded, row.seed) for row in rows], spec, self.models, self.host, plan
             )
-        return [self.finish(row, latent, plan) for row, latent in zip(rows, latents, strict=True)]
+        # The crops of one image are pasted one after the other.
+        images: dict[tuple[int, int], torch.Tensor] = {}
+        for row, latent in zip(rows, latents, strict=True):
+            key = (row.image, row.candidate)
+            images[key] = self.paste(row, latent, plan, images.get(key))
+        return list(images.values())
+
+    def rows(self, plan: Plan) -> list[_Row]:
+        """Encode every crop once and return a row for each of its candidates."""
+        config = self.request.config
+        needs_source = config.denoise < 1 or config.preserve_unmasked
+        rows = []
+        for image, crops in enumerate(self.crops):
+            encoded = [encode_job(job, self.models, self.host, plan, needs_source) for job in crops]
+            for candidate in range(config.num_candidates):
+                seed = self.request.candidate_seed(image, candidate)
+                rows += [
+                    _Row(image, candidate, *pair, seed) for pair in zip(crops, encoded, strict=True)
+                ]
+        return rows
 
     def sample_spec(self) -> SampleSpec:
         """Encode the prompts and collect what all rows share."""
@@ -128,24 +149,27 @@ class _Run:
             preserves_unmasked=self.request.config.preserve_unmasked,
         )
 
-    def finish(self, row: _Row, latent: torch.Tensor, plan: Plan) -> torch.Tensor:
-        """Decode one row and put it into its image."""
+    def paste(
+        self, row: _Row, latent: torch.Tensor, plan: Plan, onto: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Decode one row and put it into its image, which may have other crops already."""
         with self.timer.stage("decode"):
             pixels = decode_latent(latent, self.models, self.host, plan)
         with self.timer.stage("stitch"):
-            return stitch(row.job, pixels, self.request.config.colour_correction)
+            return stitch(row.job, pixels, self.request.config.colour_correction, onto)
 
 
-def _rows(
-    request: FillRequest, jobs: list[Job | None], encoded: list[EncodedJob | None]
-) -> list[_Row]:
-    num = request.config.num_candidates
-    rows = []
-    for b, (job, encoded_job) in enumerate(zip(jobs, encoded, strict=True)):
-        if job is not None and encoded_job is not None:
-            seeds = ((request.seed + b * num + n) % (MAX_SEED + 1) for n in range(num))
-            rows += [_Row(job, encoded_job, seed) for seed in seeds]
-    return rows
+def _crops(
+    request: FillRequest, models: FillModels, settings: Settings, jobs: list[Job | None]
+) -> tuple[list[list[Job]], tuple[str, ...]]:
+    """Return the crops of each image, and what is to be told of them, each sentence once."""
+    crops: list[list[Job]] = []
+    notes: list[str] = []
+    for job in jobs:
+        islands, sentences = ([], ()) if job is None else split_job(job, request, models, settings)
+        crops.append(islands)
+        notes += [note for note in sentences if note not in notes]
+    return crops, tuple(notes)
 
 
 def _result(
@@ -176,7 +200,7 @@ def _result(
     return FillResult(
         image=torch.stack(images),
         mask=torch.stack(masks),
-        seeds=tuple((request.seed + i) % (MAX_SEED + 1) for i in range(total)),
+        seeds=tuple(request.candidate_seed(b, n) for b in range(len(jobs)) for n in range(num)),
         notes=notes,
         seconds=timer.seconds,
     )
@@ -188,8 +212,8 @@ def _notes(request: FillRequest, models: FillModels) -> tuple[str, ...]:
     notes = []
     if left := deviations(request.config, models.recipe):
         notes.append(f"settings that leave the recipe {models.recipe.name}: {', '.join(left)}")
-    if note := truncation_note(models, request.full_prompt()):
-        notes.append(note)
+    for note in (demo_note(request, models), truncation_note(models, request.full_prompt())):
+        notes += [note] if note else []
     return tuple(notes)
 
 

@@ -3,7 +3,8 @@
 ``recipe.json`` in a model folder::
 
     {"format": 1, "name": "bundled", "true_cfg": 2.0, "guidance": 3.5, "negative_prompt": "",
-     "steps": 20, "target_size": 64, "max_upscale": 1.0, "max_sequence_length": 12}
+     "steps": 20, "target_size": 64, "max_upscale": 1.0, "max_sequence_length": 12,
+     "demo_side": 64}
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Recipe(JsonConfig):
     """How much a crop may be enlarged to reach that size."""
     max_sequence_length: int
     """Tokens of the T5 prompt."""
+    demo_side: int = 0
+    """Side in pixels of the toy scenes that a demo model was made for; 0 = this is none."""
 
     def __post_init__(self) -> None:
         """Refuse values no model can have."""
@@ -46,6 +49,8 @@ class Recipe(JsonConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}, but a whole number above 0 is expected")
+        if not isinstance(self.demo_side, int) or self.demo_side < 0:
+            raise ValueError(f"demo_side is {self.demo_side!r}, but a whole number is expected")
 
 
 # Source of both: the model cards of the published checkpoints and onereward's inference script.
@@ -60,6 +65,7 @@ ONEREWARD = Recipe(
     max_sequence_length=512,
 )
 FLUX_FILL = replace(ONEREWARD, name="FLUX.1 Fill", true_cfg=1.0, guidance=30.0, negative_prompt="")
+_PUBLISHED = {recipe.name: recipe for recipe in (ONEREWARD, FLUX_FILL)}
 
 
 def find_recipe(choice: str, folder: Path | None, transformer: Path | None) -> Recipe:
@@ -75,14 +81,14 @@ def find_recipe(choice: str, folder: Path | None, transformer: Path | None) -> R
         FileNotFoundError: ``bundled`` was chosen, but the folder has no ``recipe.json``.
         ValueError: The file is not a recipe.
     """
-    if choice == "OneReward":
-        return ONEREWARD
-    if choice == "FLUX.1 Fill":
-        return FLUX_FILL
     paths = [path for path in (transformer, folder) if path is not None]
-    for path in paths:
-        if (path / FILE_NAME).is_file():
-            return read_recipe(path / FILE_NAME)
+    files = [path / FILE_NAME for path in paths if (path / FILE_NAME).is_file()]
+    stored = read_recipe(files[0]) if files else None
+    if choice in _PUBLISHED:
+        # A demo model stays one under any settings.
+        return replace(_PUBLISHED[choice], demo_side=stored.demo_side if stored else 0)
+    if stored is not None:
+        return stored
     if choice == "bundled":
         raise FileNotFoundError(
             f"{paths[-1]} has no {FILE_NAME}; choose the recipe OneReward or FLUX.1 Fill "

@@ -13,7 +13,8 @@
       "steps": 20,
       "target_size": 64,
       "max_upscale": 1.0,
-      "max_sequence_length": 12
+      "max_sequence_length": 12,
+      "demo_side": 64
     }
 
 `CARD_FOLDER/training/NAME.json` records a run behind the model, on one line:
@@ -36,6 +37,7 @@ import torch
 
 from ...fill.io.files import write_text
 from ...training.runs.directory import load_state
+from ..world.canvas import SIZE
 from .config import FillTrainConfig
 from .models import GUIDANCE, FillComponents
 from .sampling import build_scheduler
@@ -68,6 +70,7 @@ def recipe_text(true_cfg: float) -> str:
         "target_size": _TARGET_SIZE,
         "max_upscale": 1.0,
         "max_sequence_length": MAX_TOKENS,
+        "demo_side": SIZE,
     }
     return json.dumps(recipe, indent=2) + "\n"
 
