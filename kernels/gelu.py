@@ -21,6 +21,8 @@ from .registration import register
 
 ROOT = tl.constexpr(math.sqrt(2 / math.pi))
 CUBE = tl.constexpr(0.044715)
+# In products a constant stands right of the tensor: left of it, the interpreter of Triton 3.7
+# makes the product a constant too, which no function of `tl` takes.
 
 
 @triton.jit
@@ -45,7 +47,7 @@ def _gelu_fwd_kernel(
         mask = cols < mlp_width
         source = mlp_ptr + sample * mlp_stride_b + token * mlp_stride_s
         x = tl.load(source + cols, mask=mask, other=0.0).to(ACC)
-        y = x * tl.sigmoid(2 * ROOT * (x + CUBE * x * x * x))
+        y = x * tl.sigmoid((x + x * CUBE * x * x) * (2 * ROOT))
         tl.store(out + WIDTH + cols, cast(y, out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -62,8 +64,8 @@ def _gelu_bwd_kernel(
     dy = tl.load(row + cols, mask=mask, other=0.0).to(ACC)
     row = x_ptr + sample * x_stride_b + token * x_stride_s
     x = tl.load(row + cols, mask=mask, other=0.0).to(ACC)
-    t = 2 * tl.sigmoid(2 * ROOT * (x + CUBE * x * x * x)) - 1
-    slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * ROOT * (1 + 3 * CUBE * x * x)
+    t = 2 * tl.sigmoid((x + x * CUBE * x * x) * (2 * ROOT)) - 1
+    slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * ROOT * (1 + x * (3 * CUBE) * x)
     row = dx_ptr + (sample * tl.num_programs(0) + token) * width
     tl.store(row + cols, cast(dy * slope, dx_ptr.dtype.element_ty), mask=mask)
 
