@@ -21,13 +21,14 @@ from .native.native import (
     OneRewardStitch,
     OneRewardToNative,
 )
-from .paths import folders
+from .paths import example_inputs, folders
 from .settings import OneRewardSettings
 from .train_judge import OneRewardTrainJudge
 from .train_policy import OneRewardSaveAdapter, OneRewardTrain, OneRewardTrainSettings
 
 # At import, because ComfyUI 0.3.75 never calls on_load.
 folders.register()
+example_inputs.put()
 
 
 class OneRewardExtension(ComfyExtension):

@@ -1,6 +1,7 @@
 """Write workflows/api/ anew: what the real front end exports for every template.
 
-Needs Chromium. With ``--check`` nothing is written; the exit code is 1 if a file would change.
+Needs Chromium. A template with nodes that this ComfyUI lacks keeps its file; `COMFYUI_PATH` chooses
+a newer one. With ``--check`` nothing is written; the exit code is 1 if a file would change.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.browser import Browser, BrowserError  # noqa: E402 - found through the line above
+from support.client import ComfyClient  # noqa: E402
 from support.server import ComfyServer  # noqa: E402
-from support.workflows import API_FOLDER, api_workflows, templates  # noqa: E402
+from support.workflows import api_path, api_workflows, missing_nodes, templates  # noqa: E402
 
 
 def main() -> int:
@@ -32,24 +34,32 @@ def main() -> int:
     if is_check:
         return 1 if stale_or_new or stale else 0
     for path in stale_or_new:
+        text = exported[path]
+        assert text is not None, "what stays is not written"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(exported[path], encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     for path in stale:
         path.unlink()
     return 0
 
 
-def _export_all() -> dict[Path, str]:
-    exported = {}
+def _export_all() -> dict[Path, str | None]:
+    exported: dict[Path, str | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         base, profile = Path(folder) / "comfyui", Path(folder) / "profile"
         base.mkdir()
         with ComfyServer(base) as server, Browser(profile) as browser:
             browser.open_front_end(server.url)
+            object_info = ComfyClient(server.url).get("/object_info")
             for template in templates():
+                path = api_path(template)
+                if missing := missing_nodes(template, object_info):
+                    sys.stdout.write(f"{path.name} stays: no {', '.join(missing)} here\n")
+                    exported[path] = _read(path)
+                    continue
                 browser.load_workflow(json.loads(template.read_text("utf-8")), template.stem)
                 text = json.dumps(browser.export_api(), indent=2, ensure_ascii=False) + "\n"
-                exported[API_FOLDER / template.name] = text
+                exported[path] = text
     return exported
 
 

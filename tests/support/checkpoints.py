@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from support.bundled_models import BUNDLED
+from support import machine
 
 Tensors = dict[str, torch.Tensor]
+BUNDLED = machine.ROOT / "assets" / "fill"
 SCALE_KEY = "scaled_fp8"
 
 

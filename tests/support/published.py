@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from onereward.lab.base_model.tokenizers import build_clip_tokenizer, build_t5_tokenizer
-
 # Source: the configs of black-forest-labs/FLUX.1-Fill-dev, with num_layers cut.
 TRANSFORMER = {
     "patch_size": 1,
@@ -86,6 +84,8 @@ def write_published(folder: Path) -> None:
     """Write the folder, 2 GB in bf16."""
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+    from onereward.lab.base_model.tokenizers import build_clip_tokenizer, build_t5_tokenizer
 
     builders = {
         "transformer": lambda: FluxTransformer2DModel(**TRANSFORMER),

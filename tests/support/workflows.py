@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -10,6 +12,12 @@ from support import machine
 
 FOLDER = machine.ROOT / "workflows"
 API_FOLDER = FOLDER / "api"
+DEMO = "demo_"
+"""Begins the API names of templates that run the bundled models: they need no download."""
+CORE_MODEL_LOADERS = ("CheckpointLoaderSimple",)
+"""Nodes that load models of ComfyUI's own, which the tests cannot make."""
+NEWER_NODES = ("SAM3_Detect",)
+"""Nodes of ComfyUI in templates that the lowest supported version lacks."""
 SIZE = 64
 HOLE = (20, 24, 44, 48)
 
@@ -24,10 +32,39 @@ def api_workflows() -> list[Path]:
     return sorted(API_FOLDER.glob("*.json"))
 
 
+def api_path(template: Path) -> Path:
+    """Return where a template lies in API format.
+
+    Example: ``Demo - all four edits.json`` lies in ``api/demo_all_four_edits.json``.
+    """
+    slug = re.sub("[^a-z0-9]+", "_", template.stem.lower()).strip("_")
+    return API_FOLDER / f"{slug}.json"
+
+
+def demo_workflows() -> list[Path]:
+    """Return the workflows in API format that run on the bundled models, here."""
+    return [path for path in api_workflows() if path.stem.startswith(DEMO) and runs_here(path)]
+
+
 def runs_here(workflow: Path) -> bool:
-    """Tell whether the bundled models that a workflow names are in this checkout."""
-    needs_judge = '"OneRewardLoadJudge"' in workflow.read_text("utf-8")
-    return not needs_judge or (machine.ROOT / "assets" / "judge" / "config.json").is_file()
+    """Tell whether the models that a workflow names are in this checkout or laid by the server."""
+    text = workflow.read_text("utf-8")
+    needs_judge = '"OneRewardLoadJudge"' in text
+    has_judge = (machine.ROOT / "assets" / "judge" / "config.json").is_file()
+    return not any(f'"{node}"' in text for node in CORE_MODEL_LOADERS) and (
+        has_judge or not needs_judge
+    )
+
+
+def missing_nodes(workflow: Path, object_info: dict[str, Any]) -> set[str]:
+    """Return the types of a workflow's nodes, in either format, that a server does not have.
+
+    Args:
+        workflow: The file.
+        object_info: What the server answers to ``/object_info``.
+    """
+    text = workflow.read_text("utf-8")
+    return {name for name in NEWER_NODES if f'"{name}"' in text and name not in object_info}
 
 
 def example_image() -> Image.Image:
