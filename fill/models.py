@@ -14,7 +14,9 @@ from .checkpoint.adapters import Adapter, read_adapter
 from .checkpoint.component import FileComponent
 from .checkpoint.modules import compute_dtype, load_tokenizer
 from .checkpoint.packing import expansion_bytes
+from .checkpoint.partners import WIDTHS, fill_channels, fits
 from .checkpoint.shapes import FLUX_SCHEDULER
+from .checkpoint.stored_tensors import unlisted_file
 from .config import COMPONENTS, PACKED_PRECISIONS, ModelConfig
 from .io.files import read_json
 from .memory.components import Component, least_bytes
@@ -179,14 +181,16 @@ def _check_pipeline(folder: Path) -> None:
 
 def _source(name: str, path: Path | None, folder: Path | None) -> FolderComponent | FileComponent:
     """Return where a component comes from: what was given for it, else the model folder."""
+    if path is not None and not path.is_dir():
+        config = folder / name / "config.json" if folder is not None else None
+        base = read_json(config) if config is not None and config.is_file() else None
+        return FileComponent(name, path, base)
     if path is None:
         assert folder is not None, "ModelConfig asks for a folder or for every component"
-        return FolderComponent(name, folder / name)
-    if path.is_dir():
-        return FolderComponent(name, path)
-    config = folder / name / "config.json" if folder is not None else None
-    base = read_json(config) if config is not None and config.is_file() else None
-    return FileComponent(name, path, base)
+        path = folder / name
+    if file := unlisted_file(path):
+        return FileComponent(name, file, read_json(path / "config.json"))
+    return FolderComponent(name, path)
 
 
 def check_fit(components: Mapping[str, Any]) -> None:
@@ -199,29 +203,19 @@ def check_fit(components: Mapping[str, Any]) -> None:
             f"{where} holds a {transformer.get('_class_name')}, but a FluxTransformer2DModel "
             "is expected"
         )
-    latent = vae["latent_channels"]
-    expected = 4 * (2 * latent + vae_factor(vae) ** 2)
+    expected = fill_channels(vae)
     if transformer["in_channels"] != expected:
         raise ValueError(
             f"the transformer in {where} has {transformer['in_channels']} input channels"
-            f"{_family(transformer['in_channels'], 4 * latent)}, but a Fill model with this VAE "
-            f"has {expected}; choose FLUX.1-Fill-dev or a model made from it"
+            f"{_family(transformer['in_channels'], 4 * vae['latent_channels'])}, but a Fill model "
+            f"with this VAE has {expected}; choose FLUX.1-Fill-dev or a model made from it"
         )
     # Transformer and text encoders.
-    widths = {
-        "text_encoder": (
-            components["text_encoder"].config.get("hidden_size"),
-            "pooled_projection_dim",
-        ),
-        "text_encoder_2": (
-            components["text_encoder_2"].config.get("d_model"),
-            "joint_attention_dim",
-        ),
-    }
-    for name, (width, key) in widths.items():
-        if width != transformer.get(key):
+    for name, (width, key) in WIDTHS.items():
+        config = components[name].config
+        if not fits(name, config, transformer):
             raise ValueError(
-                f"{name} is {width} wide, but the transformer in {where} expects "
+                f"{name} is {config.get(width)} wide, but the transformer in {where} expects "
                 f"{transformer.get(key)}; these components belong to different models"
             )
 

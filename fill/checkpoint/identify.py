@@ -53,6 +53,12 @@ _KINDS = (
     _Kind("vae", "diffusers", ("encoder.down_blocks.0.resnets.0.conv1.weight",)),
     _Kind(None, "a VAE of another family", ("decoder.conv_in.weight",)),
     _Kind(None, "a VAE of another family", ("decoder.conv1.weight",)),
+    _Kind(
+        None,
+        "a UMT5 encoder, as Wan has",  # every block of which has a bias that T5 has once
+        ("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",),
+    ),
+    _Kind(None, "a UMT5 encoder, as Wan has", ("enc.blk.1.attn_rel_b.weight",)),
     _Kind("text_encoder_2", "transformers", ("encoder.block.0.layer.0.SelfAttention.q.weight",)),
     _Kind("text_encoder_2", "gguf", ("enc.blk.0.attn_q.weight",)),
     _Kind("text_encoder", "transformers", ("text_model.encoder.layers.0.mlp.fc1.weight",)),

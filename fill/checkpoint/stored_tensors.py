@@ -16,7 +16,7 @@ from .gguf import MAGIC as GGUF_MAGIC
 from .gguf import read_gguf_header
 
 SAFETENSORS_ENDS = (".safetensors", ".sft")
-SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<end>\.\w+)")
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<end>(\.\w+)+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
         is_gguf=is_gguf,
         stamps={file: _stamp(file) for file in files},
     )
+
+
+def unlisted_file(folder: Path) -> Path | None:
+    """Return weights that libraries do not find in a folder by themselves; None if they find some.
+
+    These are variants, as ``model.fp16.safetensors``, of which bf16 goes first, and shards without
+    an index, of which any one stands for all.
+    """
+    plain = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+    if any((folder / name).is_file() for name in plain) or any(folder.glob("*.index.json")):
+        return None
+    files = folder.glob("*.safetensors")
+    return min(files, key=lambda f: ("bf16" not in f.name, f.name), default=None)
 
 
 def _shards(path: Path) -> list[Path]:
