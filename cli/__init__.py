@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import edit, info, jobs, pairs, workflows
+from . import edit, example_config, info, jobs, pairs, workflows
 from .version import package_version
 
-COMMANDS = (edit, jobs, pairs, info, workflows)
+COMMANDS = (edit, jobs, example_config, pairs, info, workflows)
 """Each has ``add_to(subparsers)``, which sets ``run``: parsed arguments to exit code."""
 
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 1 if the command failed for a reason it has written to stderr.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = make_parser().parse_args(arguments)
     try:
         return parsed.run(parsed)
     except (ValueError, OSError) as error:
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="onereward", description="OneReward for FLUX.1 Fill, outside ComfyUI."
     )

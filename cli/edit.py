@@ -2,7 +2,8 @@
 
 An image's mask is ``<name>_mask.png`` beside it, ``masks/<name>.png``, or what is erased
 (transparent) in it; ``<name>.txt`` beside it says what to paint where no option does. EXIF data and
-colour profile are kept. What is there already is not made again, so a run that was stopped goes on.
+colour profile are kept. The result of ``<name>.jpg`` is ``edited/<name>_<task>.jpg``. What is there
+already is not made again, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .command_help import add_command
 from .headless import STOPPED
 from .version import PACKAGE_ROOT
 
@@ -39,15 +42,28 @@ PATHS = {
     "tokenizer": "folder of CLIP's tokenizer, for files without a model folder",
     "tokenizer_2": "folder of T5's tokenizer, likewise",
 }
+EXAMPLES = (
+    "edit remove PHOTO.jpg --mask MASK.png --model models/diffusers/OneReward",
+    "edit remove FOLDER",
+    'edit fill PHOTO.png --prompt "a silver fork" --seed 7 --set steps=28',
+    "edit extend PHOTO.jpg --aspect 16:9 --format png",
+    'edit text SIGN.png --text "OPEN" --prompt "white neon letters"',
+)
+MADE, THERE, FAILED = "made", "there already", "failed"
+"""What became of an image."""
+MAX_NAMES = 5
+"""Of files that are no images, before the list is cut."""
 
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command to the command line."""
-    parser = subparsers.add_parser("edit", help="edit an image, or a folder of them")
+    parser = add_command(subparsers, "edit", "edit an image, or a folder of them", *EXAMPLES)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("source", type=Path, help="image or folder of images")
     parser.add_argument(
-        "--output", type=Path, help=f"folder for the results; {OUTPUT}/ beside the source if absent"
+        "--output",
+        type=Path,
+        help=f"folder for the results, NAME_TASK.png; {OUTPUT}/ beside the source if absent",
     )
     parser.add_argument("--mask", type=Path, help="mask of a single image, white = repaint")
     parser.add_argument("--prompt", default="", help="what to paint, or how letters look")
@@ -90,25 +106,56 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Edit; return 0, 1 if an image failed, 130 if the user stopped."""
+    """Edit; return 0, 1 if an image failed or none was made, 130 if the user stopped."""
     from ..fill.io.photo import list_photos
     from ..fill.local_host import LocalHost
     from ..fill.memory.plan import summary
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    jobs = list(_jobs(arguments, list_photos(arguments.source)))
+    sources = list_photos(arguments.source)
+    jobs = list(_jobs(arguments, sources))
+    _say_skipped(arguments.source, sources)
     settings, loading = _settings(arguments.set)
     host = LocalHost(arguments.device or None)
     models = _load(arguments, loading, host.device)
     host.notify(summary(models, host))
+    counts: Counter[str] = Counter()
     try:
-        failed = sum(not _edit(job, arguments, settings, models, host) for job in jobs)
+        for job in jobs:
+            counts[_edit(job, arguments, settings, models, host)] += 1
     except KeyboardInterrupt:
         sys.stderr.write("onereward: stopped; the same command goes on\n")
         return STOPPED
-    if failed:
-        sys.stderr.write(f"onereward: {failed} of {len(jobs)} images failed\n")
-    return 1 if failed else 0
+    sys.stderr.write(_summary(counts, len(jobs)))
+    return 0 if counts[MADE] and not counts[FAILED] else 1
+
+
+def _say_skipped(folder: Path, sources: list[Path]) -> None:
+    """Name the files of a folder that are neither images nor belong to one."""
+    from ..fill.io.photo import ENDS
+
+    if not folder.is_dir():
+        return
+    notes = {source.with_suffix(".txt") for source in sources}
+    others = sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.is_file() and file.suffix.lower() not in ENDS and file not in notes
+    )
+    if others:
+        more = ", ..." if len(others) > MAX_NAMES else ""
+        names = ", ".join(others[:MAX_NAMES]) + more
+        sys.stderr.write(
+            f"onereward: skipped {len(others)} files that are no images ({', '.join(ENDS)}): "
+            f"{names}\n"
+        )
+
+
+def _summary(counts: Counter[str], total: int) -> str:
+    """Return the last line: what was made, and what was not and why."""
+    parts = ", ".join(f"{counts[name]} {name}" for name in (MADE, THERE, FAILED) if counts[name])
+    hint = "; --overwrite makes again what is there" if counts[THERE] == total else ""
+    return f"onereward: images: {parts}{hint}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +177,14 @@ def _jobs(arguments: argparse.Namespace, sources: list[Path]) -> Iterator[_Job]:
         raise ValueError(f"--format is {arguments.format}; choose one of: {', '.join(ENDS)}")
     folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
     output = arguments.output or folder / OUTPUT
+    if arguments.source.is_dir() and output.resolve() == folder.resolve():
+        raise ValueError(
+            f"{output} is the folder of the sources, whose results would be taken for sources; "
+            "choose another --output"
+        )
     sources_of: dict[Path, Path] = {}
     for index, source in enumerate(sources):
-        target = output / (source.stem + (end or source.suffix))
-        if target.resolve() == source.resolve():
-            raise ValueError(f"{target} is the source itself; choose another --output")
+        target = output / f"{source.stem}_{arguments.task}{end or source.suffix}"
         if (first_source := sources_of.setdefault(target, source)) is not source:
             raise ValueError(
                 f"{first_source.name} and {source.name} would both become {target.name}; leave "
@@ -145,15 +195,15 @@ def _jobs(arguments: argparse.Namespace, sources: list[Path]) -> Iterator[_Job]:
 
 def _edit(
     job: _Job, arguments: argparse.Namespace, settings: FillConfig, models: FillModels, host: Any
-) -> bool:
-    """Make one image; return False, with the reason on stderr, if that failed."""
+) -> str:
+    """Make one image; return what became of it, with the reason on stderr if that failed."""
     from ..fill.io.photo import read_photo, save_photo
     from ..fill.pipeline import run_fill
 
     targets = _targets(job.target, settings.num_candidates)
     if not arguments.overwrite and all(target.is_file() for target in targets):
-        host.notify(f"{job.target} is there already")
-        return True
+        sys.stderr.write(f"onereward: skipped {job.source.name}: {job.target} is there already\n")
+        return THERE
     try:
         photo = read_photo(job.source, arguments.mask)
         result = run_fill(_request(photo, job.seed, arguments, settings), models, host)
@@ -163,8 +213,8 @@ def _edit(
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         # RuntimeError: out of memory, or kernels that cannot run; the others may still succeed.
         sys.stderr.write(f"onereward: {job.source.name}: {error}\n")
-        return False
-    return True
+        return FAILED
+    return MADE
 
 
 def _targets(target: Path, num_candidates: int) -> list[Path]:

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .command_help import add_command
 from .version import PACKAGE_ROOT, package_version
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ GIB = 1024**3
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command to the command line."""
-    parser = subparsers.add_parser("info", help="show versions, devices and bundled files")
+    parser = add_command(
+        subparsers, "info", "show versions, devices and bundled files", "info", "info --json"
+    )
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     parser.set_defaults(run=run)
 

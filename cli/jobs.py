@@ -1,6 +1,7 @@
 """The jobs of the training nodes, without ComfyUI: ``onereward COMMAND config.json``.
 
-Each takes the file that its node writes into the job's folder, and goes on where it was stopped.
+Each takes the file that its node writes into the job's folder, or one that ``example-config``
+makes, and goes on where it was stopped.
 ``accelerate launch -m onereward train config.json`` shares a job among processes.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .command_help import add_command
 from .headless import run_headless
 
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add these commands to the command line."""
     for name, (run, help, config) in _COMMANDS.items():
-        parser = subparsers.add_parser(name, help=help)
+        examples = [f"example-config {name}", f"{name} {name}.json"]
+        if run is train:
+            examples.append(f"{name} {name}.json --check")
+        parser = add_command(subparsers, name, help, *examples)
         parser.add_argument("config", type=Path, help=config)
         if run is train:
             parser.add_argument("--check", action="store_true", help="forecast, train nothing")

@@ -7,13 +7,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .command_help import add_command
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add both commands to the command line."""
-    parser = subparsers.add_parser("import-pairs", help="add hand-made pairs to preference data")
+    parser = add_command(
+        subparsers,
+        "import-pairs",
+        "add hand-made pairs to preference data",
+        "import-pairs my-pairs.csv output/onereward/preferences/mine",
+    )
     parser.add_argument(
         "list",
         type=Path,
@@ -21,8 +28,11 @@ def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("data", type=Path, help="folder of the data; made if there is none")
     parser.set_defaults(run=run_import)
-    parser = subparsers.add_parser(
-        "export-pairs", help="write pairs as one image folder per split, for `datasets`"
+    parser = add_command(
+        subparsers,
+        "export-pairs",
+        "write pairs as one image folder per split, for `datasets`",
+        "export-pairs output/onereward/preferences/mine pairs",
     )
     parser.add_argument("data", type=Path, help="folder of preference data")
     parser.add_argument("target", type=Path, help="new folder")

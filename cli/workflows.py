@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from .command_help import add_command
 from .version import PACKAGE_ROOT
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command to the command line."""
-    parser = subparsers.add_parser("workflows", help="list the bundled workflows")
+    parser = add_command(
+        subparsers, "workflows", "list the bundled workflows", "workflows", "workflows --ui"
+    )
     parser.add_argument("--ui", action="store_true", help="the front end's format, not the API's")
     parser.set_defaults(run=run)
 

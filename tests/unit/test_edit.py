@@ -98,7 +98,8 @@ def test_a_folder_makes_what_the_engine_makes(tmp_path: Path, capsys: pytest.Cap
     assert [path.name for path in list_photos(tmp_path)] == ["a.png", "b.png"]
     out = tmp_path / "out"
     assert edit("fill", tmp_path, "--output", out, "--seed", 5, "--prompt", "a red circle") == 0
-    assert capsys.readouterr().out.split() == [str(out / "a.png"), str(out / "b.png")]
+    made = [str(out / f"{name}_fill.png") for name in "ab"]
+    assert capsys.readouterr().out.split() == made
     values = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
     mask = torch.from_numpy(np.asarray(mask_for(image), dtype=np.float32) / 255)[None]
     for index, name in enumerate("ab"):
@@ -111,34 +112,53 @@ def test_a_folder_makes_what_the_engine_makes(tmp_path: Path, capsys: pytest.Cap
             config=FillConfig(steps=2),
         )
         truth = run_fill(request, bundled_models(), RecordingHost()).image[0]
-        pixels = np.asarray(Image.open(out / f"{name}.png").convert("RGB"))
+        pixels = np.asarray(Image.open(out / f"{name}_fill.png").convert("RGB"))
         assert np.array_equal(pixels, (truth * 255).round().to(torch.uint8).numpy())
 
 
-def test_what_is_there_is_not_made_again(tmp_path: Path):
+def test_what_is_there_is_not_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     draw().save(tmp_path / "a.png")
     mask_for(draw()).save(tmp_path / "a_mask.png")
-    target = tmp_path / "edited" / "a.png"
+    target = tmp_path / "edited" / "a_remove.png"
     target.parent.mkdir()
     target.write_bytes(b"mine")
-    assert edit("remove", tmp_path) == 0
+    assert edit("remove", tmp_path) == 1, "nothing was made"
+    message = capsys.readouterr().err
+    assert f"skipped a.png: {target} is there already" in message
+    assert "images: 1 there already; --overwrite makes again" in message
     assert target.read_bytes() == b"mine"
     assert edit("remove", tmp_path, "--overwrite") == 0
     assert Image.open(target).size == (64, 48)
-    assert sorted(path.name for path in target.parent.iterdir()) == ["a.png"]
+    assert edit("fill", tmp_path, "--prompt", "a red circle") == 0, "another task, another file"
+    names = sorted(path.name for path in target.parent.iterdir())
+    assert names == ["a_fill.png", "a_remove.png"]
+
+
+def test_files_that_are_no_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("a.heic", "b.gif", "notes.txt", "c.txt"):
+        (tmp_path / name).write_text("a red circle")
+    assert edit("fill", tmp_path) == 1
+    assert "holds no image" in capsys.readouterr().err
+    draw().save(tmp_path / "c.png")
+    mask_for(draw()).save(tmp_path / "c_mask.png")
+    assert edit("fill", tmp_path) == 0
+    message = capsys.readouterr().err
+    assert "skipped 3 files that are no images" in message
+    assert ": a.heic, b.gif, notes.txt\n" in message, "c.txt is the prompt of c.png"
+    assert message.endswith("onereward: images: 1 made\n")
 
 
 def test_extend_and_text_and_candidates(tmp_path: Path):
     draw().save(tmp_path / "a.jpg", exif=exif())
     assert edit("extend", tmp_path / "a.jpg", "--right", 16, "--format", "png") == 0
-    with Image.open(tmp_path / "edited" / "a.png") as image:
+    with Image.open(tmp_path / "edited" / "a_extend.png") as image:
         assert image.size == (80, 48)
         assert image.getexif().get_ifd(EXIF_IFD)[WIDTH_TAG] == 80
     mask_for(draw()).save(tmp_path / "m.png")
     words = ("--text", "AB", "--mask", tmp_path / "m.png", "--set", "num_candidates=2")
     assert edit("text", tmp_path / "a.jpg", *words) == 0
-    assert (tmp_path / "edited" / "a-0.jpg").is_file()
-    assert (tmp_path / "edited" / "a-1.jpg").is_file()
+    assert (tmp_path / "edited" / "a_text-0.jpg").is_file()
+    assert (tmp_path / "edited" / "a_text-1.jpg").is_file()
 
 
 def test_transparency_that_is_no_mask_is_kept(tmp_path: Path):
@@ -180,8 +200,8 @@ def test_one_bad_image_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "b.png: b.png cannot be read as an image" in message
     assert "c.png: it has no mask; save one as c_mask.png" in message
     assert "d_mask.png is 64x48 pixels but d.png is 32x32 pixels" in message
-    assert "3 of 4 images failed" in message
-    assert (tmp_path / "edited" / "a.png").is_file()
+    assert "images: 1 made, 3 failed" in message
+    assert (tmp_path / "edited" / "a_remove.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -193,7 +213,7 @@ def test_one_bad_image_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixt
         (["{}", "--set", "steps=x"], "a number is expected"),
         (["{}", "--set", "true_cfg=-0.5"], "true_cfg is -0.5"),
         (["{}", "--set", "offload=maybe"], "offload is 'maybe'"),
-        (["{}", "--output", "{}"], "is the source itself"),
+        (["{}", "--output", "{}"], "is the folder of the sources"),
         (["{}", "--format", "gif"], "--format is gif"),
         (["{}", "--adapter", "x.safetensors", "1", "2"], "at most one number"),
         (["{}", "--adapter", "{}/x.safetensors"], "x.safetensors is missing"),
@@ -214,7 +234,9 @@ def test_two_images_never_become_one_file(tmp_path: Path, capsys: pytest.Capture
     for name in ("a.png", "a.webp"):
         draw().save(tmp_path / name)
     assert edit("remove", tmp_path, "--format", "png") == 1
-    assert "a.png and a.webp would both become a.png; leave --format" in capsys.readouterr().err
+    assert (
+        "a.png and a.webp would both become a_remove.png; leave --format" in capsys.readouterr().err
+    )
     assert not (tmp_path / "edited").exists()
 
 
