@@ -22,6 +22,7 @@ from .native.native import (
     OneRewardToNative,
 )
 from .paths import example_inputs, folders
+from .replacements import register_replacements
 from .settings import OneRewardSettings
 from .train_judge import OneRewardTrainJudge
 from .train_policy import OneRewardSaveAdapter, OneRewardTrain, OneRewardTrainSettings
@@ -33,6 +34,10 @@ example_inputs.put()
 
 class OneRewardExtension(ComfyExtension):
     """All nodes of the pack."""
+
+    async def on_load(self) -> None:
+        """Register what ComfyUI 0.3.75 does not know; it does not call this."""
+        await register_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes."""
