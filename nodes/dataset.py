@@ -19,7 +19,14 @@ from ..training.data.generate import GenerateConfig, groups_of
 from ..training.data.label import LabelConfig
 from ..training.jobs import GenerateJob, LabelJob, describe_judge, describe_models
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, dataset_input, output, preferences_input, search_aliases
+from .inputs import (
+    advanced,
+    config_inputs,
+    dataset_input,
+    output,
+    preferences_input,
+    search_aliases,
+)
 from .node import OneRewardNode
 from .paths import folders, work_folders
 from .socket_types import DatasetSocket, FillModelSocket, JudgeSocket, PreferencesSocket
@@ -114,7 +121,9 @@ class OneRewardGenerateCandidates(OneRewardNode):
                 *_range("steps", 1, 1000, "sampling steps"),
                 *_range("true_cfg", 0.0, 30.0, "true guidance; 1 = off"),
                 *_range("denoise", 0.01, 1.0, "denoising strength; 1 = from pure noise"),
-                *_range("guidance", -1.0, 100.0, "embedded guidance; -1 = the model's recipe"),
+                *advanced(
+                    *_range("guidance", -1.0, 100.0, "embedded guidance; -1 = the model's recipe")
+                ),
                 io.String.Input(
                     "negative_prompts",
                     multiline=True,

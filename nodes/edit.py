@@ -35,7 +35,11 @@ class OneRewardFill(OneRewardNode):
             "Fill",
             "Inpainting (generative fill): adds or changes something inside the mask, as the "
             "prompt says. Nothing else changes.",
-            ("inpaint", "inpainting", "generative fill", "add object", "replace object"),
+            (
+                *("inpaint", "inpainting", "generative fill", "add object", "replace object"),
+                *("change object", "fill mask", "image edit", "FLUX Fill"),
+                *("局部重绘", "生成式填充", "インペイント", "生成塗りつぶし"),
+            ),
             [
                 *_image_inputs(),
                 text_input("prompt", "What to paint inside the mask, in English."),
@@ -61,7 +65,11 @@ class OneRewardExtend(OneRewardNode):
             "Extend",
             "Outpainting: continues the image beyond its borders, by pixels per side or to an "
             "aspect ratio, with or without a prompt.",
-            ("outpaint", "outpainting", "uncrop", "generative expand", "pad image"),
+            (
+                *("outpaint", "outpainting", "uncrop", "generative expand", "pad image"),
+                *("expand image", "extend image", "zoom out", "aspect ratio", "扩图", "外扩"),
+                *("アウトペイント", "画像拡張"),
+            ),
             [
                 *_image_inputs()[:2],
                 text_input(
@@ -113,7 +121,11 @@ class OneRewardRemove(OneRewardNode):
             "Remove",
             "Object removal: erases what is under the mask and continues the background. Needs no "
             "prompt.",
-            ("object removal", "erase", "eraser", "cleanup", "remove object"),
+            (
+                *("object removal", "remove object", "object eraser", "erase", "eraser", "cleanup"),
+                *("clean up", "delete object", "remove person", "inpaint", "移除物体", "消除"),
+                *("擦除", "オブジェクト除去", "消しゴム"),
+            ),
             [*_image_inputs(), *_last_inputs()],
         )
 
@@ -135,7 +147,10 @@ class OneRewardText(OneRewardNode):
             "Text",
             "Text rendering: writes the given text inside the mask, for example on a sign, a label "
             "or a logo.",
-            ("text rendering", "write text", "typography", "logo", "sign"),
+            (
+                *("text rendering", "write text", "add text", "replace text", "lettering"),
+                *("typography", "logo", "sign", "文字渲染", "写字", "文字入れ"),
+            ),
             [
                 *_image_inputs(),
                 text_input("text", "The text to write, one line of the image per line."),

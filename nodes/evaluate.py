@@ -22,6 +22,7 @@ from ..training.jobs import EvaluateJob, ReportJob, describe_judge, describe_mod
 from ..training.judge.report import ReportConfig, report_image, report_text
 from .comfy_host import ComfyHost
 from .inputs import (
+    advanced,
     config_inputs,
     dataset_input,
     judge_input,
@@ -50,7 +51,9 @@ class OneRewardEvaluate(OneRewardNode):
             description="Evaluates a model on an edit data set: the share of good images, by a "
             "judge and by measures, and the win rate against a baseline if one is connected. "
             "Cancel keeps the work; run again to go on.",
-            **search_aliases("evaluation", "benchmark", "win rate", "compare models", "GSB"),
+            **search_aliases(
+                "evaluation", "benchmark", "win rate", "compare models", "GSB", "评估"
+            ),
             inputs=[
                 FillModelSocket.Input("model", tooltip="The model to evaluate."),
                 dataset_input("The edits to make."),
@@ -75,7 +78,7 @@ class OneRewardEvaluate(OneRewardNode):
                     "results and report, so that the same evaluation goes on where it stopped. "
                     "Empty: nothing is kept.",
                 ),
-                *config_inputs(EvalConfig),
+                *advanced(*config_inputs(EvalConfig), names=("margin", "max_seam", "max_tone")),
                 SettingsSocket.Input(
                     "settings",
                     optional=True,

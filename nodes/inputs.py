@@ -22,13 +22,17 @@ def search_aliases(*words: str) -> dict[str, Any]:
     return {"search_aliases": list(words)} if is_known else {}
 
 
-def advanced(*inputs: io.Input) -> list[io.Input]:
+def advanced(*inputs: io.Input, names: Sequence[str] = ()) -> list[io.Input]:
     """Mark inputs that few people need; a newer front end folds them away.
 
     Example: ``inputs=[*advanced(*config_inputs(ModelConfig, ("offload",)))]``.
+
+    Args:
+        inputs: In the node's order.
+        names: Those of them to mark; empty: all.
     """
     for item in inputs:
-        if hasattr(item, "advanced"):
+        if hasattr(item, "advanced") and (not names or item.id in names):
             item.advanced = True  # type: ignore[attr-defined]
     return list(inputs)
 

@@ -26,7 +26,15 @@ from ..training.charts.tables import Rows, table_image, table_text
 from ..training.data.ranking import picked_group, save_ranking
 from .comfy_host import ComfyHost
 from .dataset import PREFERENCES
-from .inputs import judge_input, output, parse_task, search_aliases, task_input, text_input
+from .inputs import (
+    advanced,
+    judge_input,
+    output,
+    parse_task,
+    search_aliases,
+    task_input,
+    text_input,
+)
 from .node import OneRewardNode
 from .paths import work_folders
 
@@ -113,7 +121,10 @@ class OneRewardPickBest(OneRewardNode):
             category="OneReward/judge",
             description="Ranks the candidates of one edit with the judge, best first (best of N); "
             "can save the comparisons as preference data.",
-            **search_aliases("best of n", "rank images", "reward model", "preference data"),
+            **search_aliases(
+                *("best of n", "pick best", "select image", "rank images", "reward model"),
+                *("preference data", "挑选"),
+            ),
             inputs=[
                 judge_input(FROM_LOADER),
                 io.Image.Input(
@@ -130,7 +141,7 @@ class OneRewardPickBest(OneRewardNode):
                     tooltip="knockout: N - 1 comparisons. round_robin: every pair, N (N - 1) / 2 "
                     "comparisons.",
                 ),
-                *(_weight_input(dimension) for dimension in Dimension),
+                *advanced(*(_weight_input(dimension) for dimension in Dimension)),
                 *_view_inputs(),
                 io.String.Input(
                     "save_as",

@@ -7,9 +7,15 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..fill.config import FillConfig
-from .inputs import config_inputs, output, search_aliases
+from .inputs import advanced, config_inputs, output, search_aliases
 from .node import OneRewardNode
 from .socket_types import SettingsSocket
+
+RARE = (
+    *("shift", "cfg_mode", "context_factor", "fill_holes", "colour_correction"),
+    *("preserve_unmasked", "merge_masks", "same_seed"),
+)
+"""Settings that a newer front end folds away."""
 
 
 class OneRewardSettings(OneRewardNode):
@@ -26,7 +32,7 @@ class OneRewardSettings(OneRewardNode):
             "growth, candidates); without this node every setting follows the model's recipe and "
             "the task.",
             **search_aliases("steps", "guidance", "cfg", "crop and stitch", "denoise"),
-            inputs=config_inputs(FillConfig),
+            inputs=advanced(*config_inputs(FillConfig), names=RARE),
             outputs=[
                 output(SettingsSocket, "settings", "Connect it to the input `settings` of an edit.")
             ],

@@ -18,6 +18,7 @@ from ..training.judge.train import train_judge
 from ..training.runs.directory import RunDirectory
 from .comfy_host import ComfyHost
 from .inputs import (
+    advanced,
     config_inputs,
     judge_input,
     output,
@@ -30,6 +31,11 @@ from .paths import folders, work_folders
 from .socket_types import JudgeSocket
 
 RUNS = folders.JUDGE_RUNS
+RARE = (
+    *("alpha", "warmup_steps", "weight_decay", "max_grad_norm", "shift", "blur", "noise"),
+    *("eval_pairs", "precision", "micro_batch_size", "gradient_checkpointing", "liger_kernel"),
+)
+"""Settings that a newer front end folds away."""
 
 
 class OneRewardTrainJudge(OneRewardNode):
@@ -51,7 +57,7 @@ class OneRewardTrainJudge(OneRewardNode):
                     "Pairs, from OneReward Label Preferences or OneReward Load Preferences."
                 ),
                 work_folders.name_input("output/onereward/judges", "my-judge"),
-                *config_inputs(JudgeTrainConfig),
+                *advanced(*config_inputs(JudgeTrainConfig), names=RARE),
                 *run_inputs(
                     "Seed of the adapter's first weights, the order of pairs and augmentation."
                 ),

@@ -18,7 +18,15 @@ from ..training.jobs import describe_models
 from ..training.policy.config import LORA, PolicyTrainConfig
 from ..training.policy.merge_adapters import save_adapters
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, dataset_input, judge_input, output, run_inputs, search_aliases
+from .inputs import (
+    advanced,
+    config_inputs,
+    dataset_input,
+    judge_input,
+    output,
+    run_inputs,
+    search_aliases,
+)
 from .node import OneRewardNode
 from .paths import work_folders
 from .socket_types import FillModelSocket, TrainSettingsSocket
@@ -32,6 +40,12 @@ MAIN = (
     *("reward_cap", "target_size", "min_judge_accuracy", "gradient_checkpointing", "objective"),
 )
 """Settings on the training node; the others are on OneReward Train Settings."""
+RARE = (
+    *("micro_batch_size", "gradient_checkpointing", "reward_cap", "max_grad_norm", "t1", "t2"),
+    *("ensemble", "paste_back", "shift", "blur", "noise", "kl_weight", "reference_pool"),
+    *("optimizer", "patience", "save_total_limit", "grow", "feather", "tensorboard"),
+)
+"""Settings that a newer front end folds away."""
 
 
 class OneRewardTrain(OneRewardNode):
@@ -108,7 +122,7 @@ class OneRewardTrainSettings(OneRewardNode):
             description="The settings of OneReward Train that most people never touch: sampling, "
             "task weights, stability, remedies against reward hacking, evaluation in training.",
             **search_aliases("hyperparameters", "LoRA training", "RLHF", "warm-up", "EMA"),
-            inputs=config_inputs(PolicyTrainConfig, leave_out=MAIN),
+            inputs=advanced(*config_inputs(PolicyTrainConfig, leave_out=MAIN), names=RARE),
             outputs=[
                 output(
                     TrainSettingsSocket,
@@ -206,7 +220,7 @@ def _inputs() -> list[io.Input]:
         judge_input(
             "The reward model. Not needed for supervised learning.", "judge", optional=True
         ),
-        *config_inputs(PolicyTrainConfig, MAIN),
+        *advanced(*config_inputs(PolicyTrainConfig, MAIN), names=RARE),
         *run_inputs(
             "Seed of the adapter's first weights, the order of the conditions and all noise."
         ),
