@@ -60,8 +60,10 @@ def plot(
         figure = Figure(figsize=inches, dpi=DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        axes.set(xlim=_padded(x), ylim=_padded(y), xlabel=x_label)
-        axes.set_title(title, loc="left", fontsize=11, pad=16)  # above the labels
+        axes.set(xlim=_padded(x), ylim=_padded(y))
+        axes.set_xlabel(x_label, fontsize=12)
+        axes.tick_params(labelsize=12)
+        axes.set_title(title, loc="left", fontsize=14, pad=18)  # above the labels
         if all(isinstance(limit, int) for limit in x):  # steps: there is no half one
             axes.locator_params(axis="x", integer=True)
         axes.grid(color="#dddddd")
@@ -71,7 +73,7 @@ def plot(
         if any(line.name for line in series):
             is_inside = len(series) <= MAX_LEGEND_INSIDE
             owner, where = (axes, "best") if is_inside else (figure, "outside right upper")
-            owner.legend(loc=where, fontsize=9, frameon=is_inside)
+            owner.legend(loc=where, fontsize=11, frameon=is_inside)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # [H, W, 3]
     return torch.from_numpy(pixels.astype(np.float32) / 255)
@@ -86,7 +88,7 @@ def _draw(axes: Axes, line: Series, colour: str) -> None:
     """Draw a line, with a dot for a single point or for points that have labels."""
     marker = "o" if line.labels or len(line.points) == 1 else ""
     xs, ys = [point[0] for point in line.points], [point[1] for point in line.points]
-    axes.plot(xs, ys, color=colour, label=line.name, linewidth=1.8, marker=marker, markersize=5)
+    axes.plot(xs, ys, color=colour, label=line.name, linewidth=2.5, marker=marker, markersize=6)
     left, right = axes.get_xlim()
     for point, label in zip(line.points, line.labels, strict=False):
         is_late = point[0] > left + 0.85 * (right - left)
@@ -96,7 +98,7 @@ def _draw(axes: Axes, line: Series, colour: str) -> None:
             (-5 if is_late else 5, 4),
             textcoords="offset points",
             color=colour,
-            fontsize=9,
+            fontsize=11,
             ha="right" if is_late else "left",
         )
 

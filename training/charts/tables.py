@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ Rows = Sequence[tuple[str, Mapping[Dimension, float], float]]
 FONT_SIZE = 16
 PADDING = 8
 WHITE, BLACK, GREY, HEAD = (255, 255, 255), (20, 20, 20), (200, 200, 200), (238, 238, 238)
+FAINT = (150, 150, 150)
 
 
 def table_cells(rows: Rows) -> list[list[str]]:
@@ -51,21 +52,40 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
 
 
-def render_table(cells: Sequence[Sequence[str]]) -> torch.Tensor:
-    """Draw rows of texts, the head first; ``[H, W, 3]``, float32, 0..1."""
-    font = ImageFont.load_default(FONT_SIZE)
+def render_table(
+    cells: Sequence[Sequence[str]],
+    faint: Collection[tuple[int, int]] = (),
+    font_size: int = FONT_SIZE,
+) -> torch.Tensor:
+    """Draw rows of texts, the head first; ``[H, W, 3]``, float32, 0..1.
+
+    Args:
+        cells: Texts; one may have several lines.
+        faint: Row and column of the cells that are grey.
+        font_size: In pixels.
+    """
+    font = ImageFont.load_default(font_size)
+    lines = [[text.split("\n") for text in row] for row in cells]
     widths = [
-        round(max(font.getlength(row[i]) for row in cells)) + 2 * PADDING
+        round(max(font.getlength(line) for row in lines for line in row[i])) + 2 * PADDING
         for i in range(len(cells[0]))
     ]
-    height = FONT_SIZE + 2 * PADDING
-    image = Image.new("RGB", (sum(widths), height * len(cells)), WHITE)
+    # A row is as high as its cell of most lines; four pixels lie between two lines.
+    heights = [max(len(cell) for cell in row) * (font_size + 4) - 4 + 2 * PADDING for row in lines]
+    image = Image.new("RGB", (sum(widths), sum(heights)), WHITE)
     draw = ImageDraw.Draw(image)
-    draw.rectangle((0, 0, image.width, height - 1), fill=HEAD)
-    for index, row in enumerate(cells):
-        left, top = 0, index * height
-        for text, width in zip(row, widths, strict=True):
-            draw.text((left + PADDING, top + PADDING), text, fill=BLACK, font=font)
+    draw.rectangle((0, 0, image.width, heights[0] - 1), fill=HEAD)
+    top = 0
+    for index, (row, height) in enumerate(zip(lines, heights, strict=True)):
+        left = 0
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            is_faint = (index, column) in faint
+            if is_faint:
+                draw.rectangle((left, top, left + width - 1, top + height - 1), fill=HEAD)
+            for number, line in enumerate(cell):
+                place = left + PADDING, top + PADDING + number * (font_size + 4)
+                draw.text(place, line, fill=FAINT if is_faint else BLACK, font=font)
             left += width
-        draw.line([(0, top + height - 1), (left, top + height - 1)], fill=GREY)
+        top += height
+        draw.line([(0, top - 1), (left, top - 1)], fill=GREY)
     return torch.from_numpy(np.asarray(image).astype(np.float32) / 255)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...fill.host import Host
 from ...fill.io.files import write_text
 from ...fill.json_config import JsonConfig, setting
+from ...fill.task import Dimension, Task
 from ...reward.judging import VIEWS
 from ...reward.memory import judging_bytes
 from ...reward.preference import PreferenceSet, by_split
@@ -27,6 +28,9 @@ from .pairs import check_pairs, spread
 log = logging.getLogger("onereward.training")
 
 HELD_OUT = ("test", "dev", "test_and_dev")
+LEAST_PAIRS = 20
+"""Of a cell in the image; the accuracy of fewer may be chance."""
+_FONT_SIZE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,15 +119,40 @@ def report_text(report: JudgeReport, label: str) -> str:
     )
 
 
+def accuracy_table(report: JudgeReport) -> Tensor:
+    """Draw right answers in %, interval and pairs, by dimension and task; ``[H, W, 3]``, 0..1.
+
+    Cells of fewer than :data:`LEAST_PAIRS` pairs are grey and say so.
+    """
+    tasks = [task for task in Task if any(task is t for t, _ in report.cells)]
+    dimensions = [d for d in Dimension if any(d is judged for _, judged in report.cells)]
+    faint: set[tuple[int, int]] = set()
+    rows = [["right answers", *(task.value for task in tasks)]]
+    for dimension in dimensions:
+        row = [dimension.value.replace("_", " ")]
+        for task in tasks:
+            cell = report.cells.get((task, dimension))
+            if cell is None:
+                row.append("")
+            elif cell.num_pairs < LEAST_PAIRS:
+                faint.add((len(rows), len(row)))
+                row.append(f"too few to tell\n({cell.num_pairs})")
+            else:
+                interval = f"{100 * cell.low:.0f}-{100 * cell.high:.0f}"
+                row.append(f"{100 * cell.accuracy:.0f} %\n{interval} ({cell.num_pairs})")
+        rows.append(row)
+    return render_table(rows, faint, _FONT_SIZE)
+
+
 def report_image(report: JudgeReport) -> Tensor:
     """Draw the table, swap consistency and the calibration plot; ``[1, H, W, 3]``, 0..1."""
     bins = report.calibration
     cells = report.cells.values()
     num = sum(cell.num_pairs for cell in cells)
     consistency = sum(cell.swap_consistency * cell.num_pairs for cell in cells) / num
-    line = [[f"swapping the images swaps the answer in {consistency:.1%} of {num} pairs"]]
+    line = [[f"swapping the images swaps the answer: {consistency:.0%} of {num}"]]
     chart = plot(
-        "Calibration: right answers by confidence (number of pairs)",
+        "right answers by confidence (number of pairs)",
         [
             Series(name="ideal", points=[(0.5, 0.5), (1.0, 1.0)]),
             Series(
@@ -136,7 +165,7 @@ def report_image(report: JudgeReport) -> Tensor:
         (0.0, 1.0),
         "confidence",
     )
-    return stack([render_table(report_cells(report)), render_table(line), chart])
+    return stack([accuracy_table(report), render_table(line, font_size=_FONT_SIZE), chart])
 
 
 def save_report(folder: Path, report: JudgeReport, label: str) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...fill.host import Host
 from ...fill.memory.plan import explain_out_of_memory
 from ..charts.dashboard import plot_dashboard
+from ..charts.strips import Strip
 from ..data.conditions import EditDataset, read_image, save_image
 from ..runs.config import require
 from ..runs.directory import RunDirectory, TrainState, reset_if_not_started, saved_step
@@ -158,7 +159,7 @@ class PolicyRun(RunLoop[PolicyTrainer]):
         """
         self.config, self.host, self.run_models = config, host, run_models
         self.notes: list[str] = []
-        self.rows: list[tuple[Tensor, ...]] = []
+        self.strips: list[Strip] = []
         self.log: TensorBoard | None = None
         models = run_models.models
         require(
@@ -259,7 +260,7 @@ class PolicyRun(RunLoop[PolicyTrainer]):
     def evaluate(self) -> dict[str, float]:
         """Evaluate on held-out conditions; keep the weights, the best and the last few."""
         result = self.monitor.evaluate()
-        self.rows = result.rows()
+        self.strips = result.strips()
         results = self.directory.path / "results"
         results.mkdir(exist_ok=True)
         if self.agree(self.monitor.is_best(result)):
@@ -283,7 +284,7 @@ class PolicyRun(RunLoop[PolicyTrainer]):
 
     def dashboard(self) -> Tensor:
         """Return metrics and images so far, ``[H, W, 3]``, 0..1."""
-        return plot_dashboard(self.metrics, self.rows)
+        return plot_dashboard(self.metrics, self.strips)
 
     def save(self) -> None:
         """Write the checkpoint and the weights."""

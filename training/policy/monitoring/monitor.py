@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ....reward.memory import judging_bytes
 from ....reward.qwen_vl import QwenJudge
+from ...charts.strips import Strip
 from ...data.conditions import spread
 from ...edited_image import EditedImage, EditPair
 from ..forecast import reward_bytes, shown_pixels
@@ -55,10 +56,17 @@ class EvalResult:
         """Return everything as numbers for a line of the metrics."""
         return self.scores | {f"drift.{name}": value for name, value in asdict(self.drift).items()}
 
-    def rows(self) -> list[tuple[Tensor, ...]]:
-        """Return source, start and policy, ``[H, W, 3]``, 0..1, per condition, to be drawn."""
-        images = [(start.source, start.image, now.image) for start, now in self.pairs]
-        return [tuple(image.permute(1, 2, 0) for image in row) for row in images]
+    def strips(self) -> list[Strip]:
+        """Return source, start and policy per condition, to be drawn."""
+        return [
+            Strip(
+                task=start.condition.task.value,
+                prompt=start.condition.full_prompt,
+                images=tuple(i.permute(1, 2, 0) for i in (start.source, start.image, now.image)),
+                mask=start.mask,
+            )
+            for start, now in self.pairs
+        ]
 
 
 class Monitor:

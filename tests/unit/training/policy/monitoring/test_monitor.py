@@ -17,6 +17,7 @@ from onereward.fill.task import Dimension, Task
 from onereward.reward.query import queries_for
 from onereward.reward.report import Answer, make_report, read_report, write_report
 from onereward.training.charts.dashboard import plot_dashboard, reward_lines
+from onereward.training.charts.strips import Strip
 from onereward.training.data.conditions import Condition
 from onereward.training.edited_image import EditedImage, EditPair
 from onereward.training.policy.adapter_file import read_about
@@ -296,6 +297,8 @@ def test_lines_are_of_rewards_and_any_length_is_drawn() -> None:
     assert values == sorted(values)
     assert values[0] == 0.1
     for length in (0, 1, 10):
-        dashboard = plot_dashboard(metrics[:length], [(torch.rand(64, 64, 3),) * 3] * 2)
+        images = (torch.rand(64, 64, 3),) * 3
+        strip = Strip(task="fill", prompt="a hat", images=images, mask=torch.ones(64, 64))
+        dashboard = plot_dashboard(metrics[:length], [strip] * 2)
         assert dashboard.ndim == 3
         assert 0 <= dashboard.min() <= dashboard.max() <= 1
