@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
         host.notify(f"the model is larger than the free memory: {plan.describe()}")
     with torch.no_grad():
         images = with_retry(plan, run.images, host)
-    return _result(request, jobs, images, (*notes, *crop_notes), timer)
+    return _result(request, crops, images, (*notes, *crop_notes), timer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,7 +175,7 @@ def _crops(
 
 def _result(
     request: FillRequest,
-    jobs: list[Job | None],
+    crops: list[list[Job]],
     finished: list[torch.Tensor],
     notes: tuple[str, ...],
     timer: _Timer,
@@ -183,24 +184,25 @@ def _result(
     # Images and masks in the order of the request.
     edited = iter(finished)
     images, masks = [], []
-    for b, job in enumerate(jobs):
+    for b, islands in enumerate(crops):
         source = request.image[b % request.image.shape[0]].detach().to("cpu", torch.float32)
-        alpha = torch.zeros(source.shape[:2]) if job is None else job.alpha
+        alphas = [job.alpha for job in islands] or [torch.zeros(source.shape[:2])]
+        alpha = functools.reduce(torch.maximum, alphas)
         for _ in range(num):
-            images.append(source if job is None else next(edited))
+            images.append(next(edited) if islands else source)
             masks.append(alpha)
     # What to tell the user.
-    if None in jobs:
+    if [] in crops:
         notes = (
             *notes,
-            f"{jobs.count(None)} images have an empty mask and stay as they are",
+            f"{crops.count([])} images have an empty mask and stay as they are",
         )
-    total = len(jobs) * num
+    total = len(crops) * num
     logger.info("%s: %d images in %.2f s", request.task.value, total, sum(timer.seconds.values()))
     return FillResult(
         image=torch.stack(images),
         mask=torch.stack(masks),
-        seeds=tuple(request.candidate_seed(b, n) for b in range(len(jobs)) for n in range(num)),
+        seeds=tuple(request.candidate_seed(b, n) for b in range(len(crops)) for n in range(num)),
         notes=notes,
         seconds=timer.seconds,
     )

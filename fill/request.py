@@ -8,6 +8,7 @@ import torch
 
 from .config import FillConfig
 from .image.geometry import Extension, check_size
+from .image.mask import MIN_PEAK
 from .task import TASKS, Task, text_prompt
 
 MAX_SEED = 2**64 - 1
@@ -35,15 +36,19 @@ class FillRequest:
     extension: Extension | None = None
     """extend only: new pixels per side."""
     seed: int = 0
-    """Candidate n of image b is drawn from ``seed + b * num_candidates + n``."""
+    """Candidate n of image b is drawn from ``seed + b * num_candidates + n``; with ``same_seed`` of
+    the config from ``seed + n``."""
     config: FillConfig = field(default_factory=FillConfig)
     stitch_mask: torch.Tensor | None = None
     """What is pasted back, if not what the model repaints; shaped like ``mask``."""
     context_mask: torch.Tensor | None = None
-    """What the crop has to show beside the mask; shaped like ``mask``."""
+    """What the crop has to show beside the mask; shaped like ``mask``; all 0: nothing more."""
 
     def __post_init__(self) -> None:
         """Validate the inputs and that they fit together."""
+        context = self.context_mask
+        if context is not None and context.numel() and context.max() < MIN_PEAK:
+            object.__setattr__(self, "context_mask", None)
         _check_image(self.image)
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}, but 0 to 2**64 - 1 is expected")
@@ -71,9 +76,25 @@ class FillRequest:
     @property
     def num_images(self) -> int:
         """Images to edit: the larger of the image batch and the mask batch."""
-        masks = (self.mask, self.stitch_mask, self.context_mask)
-        sizes = [m.shape[0] for m in masks if m is not None and m.ndim == 3]
-        return max([self.image.shape[0], *sizes])
+        masks = map(self.mask_batch, ("mask", "stitch_mask", "context_mask"))
+        return max([self.image.shape[0], *(len(m) for m in masks if m is not None)])
+
+    def mask_batch(self, name: str) -> torch.Tensor | None:
+        """Return ``mask``, ``stitch_mask`` or ``context_mask`` as ``[B, H, W]``; None: not given.
+
+        With ``merge_masks`` of the config, several masks of one image are one.
+        """
+        mask: torch.Tensor | None = getattr(self, name)
+        if mask is None:
+            return None
+        mask = mask.reshape(-1, *mask.shape[-2:])
+        is_merged = self.config.merge_masks and self.image.shape[0] == 1
+        return mask.amax(0, keepdim=True) if is_merged else mask
+
+    def candidate_seed(self, image: int, candidate: int) -> int:
+        """Return the seed of one result."""
+        first = 0 if self.config.same_seed else image * self.config.num_candidates
+        return (self.seed + first + candidate) % (MAX_SEED + 1)
 
     def full_prompt(self) -> str:
         """Return the text the model gets; ValueError if the task needs one and there is none."""
@@ -121,7 +142,7 @@ def _check_image(image: torch.Tensor) -> None:
         raise ValueError(
             f"image has data type {image.dtype}, but floating point in 0..1 is expected"
         )
-    if not torch.isfinite(image).all():
+    if not _is_finite(image):
         raise ValueError("image contains NaN or infinite values; look at the node that made it")
 
 
@@ -132,12 +153,14 @@ def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> No
         raise ValueError(
             f"{name} has shape {list(mask.shape)}, but [batch, height, width] is expected"
         )
-    if not torch.isfinite(mask).all():
+    if mask.numel() and not _is_finite(mask):
         raise ValueError(f"{name} contains NaN or infinite values; look at the node that made it")
     # LoadImage gives a 64x64 mask of zeros for an image without alpha: that is "nothing painted".
-    if mask.max() < 0.5:
+    peak = float(mask.max()) if mask.numel() else 0.0
+    if peak < MIN_PEAK:
+        highest = f" (its highest value is {peak:.2g})" if peak > 0 else ""
         raise ValueError(
-            f"{name} is empty; paint the area to repaint (for example in the mask editor)"
+            f"{name} is empty{highest}; paint the area to repaint (for example in the mask editor)"
         )
     _, height, width, _ = image.shape
     if tuple(mask.shape[-2:]) != (height, width):
@@ -151,6 +174,11 @@ def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> No
             f"{name} has {masks} masks but image has {image.shape[0]} images; give one for all "
             "or one for each"
         )
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    """Tell whether there is no NaN and no infinite value; `isfinite` takes the memory twice."""
+    return bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
 
 
 def _check_surroundings(task: Task, mask: torch.Tensor | None) -> None:

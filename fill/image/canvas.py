@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from ..recipe import Recipe, Settings
 from ..request import FillRequest
 from ..task import TASKS, Task
 from .geometry import Box, Extension, content_size, context_box, padding
-from .mask import bounding_box, feather, fill_holes, grow, normalise_mask
+from .mask import NEAR, bounding_box, clean_mask, feather, fill_holes, grow, without_traces
 
 REFERENCE_SIDE = 1024
 """Task defaults for grow and feather are pixels of a context this large."""
@@ -40,8 +40,10 @@ class Job:
 
     canvas: torch.Tensor
     """``[H, W, 3]``, 0..1: the source, extended for extend. Read-only."""
+    mask: torch.Tensor
+    """``[H, W]``, 0..1: what the user painted. Read-only."""
     repaint: torch.Tensor
-    """``[H, W]``, binary: what the model repaints."""
+    """``[H, W]``, bool: what the model repaints."""
     alpha: torch.Tensor
     """``[H, W]``, 0..1: how much of each pixel is replaced."""
     box: Box
@@ -50,11 +52,13 @@ class Job:
     """Width and height the crop is resized to."""
     padded: tuple[int, int]
     """Width and height after padding to the model's multiple."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the mask and the crop, one sentence each."""
 
     def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pixels ``[3, h, w]`` in -1..1 and binary mask ``[h, w]`` at the sampled size."""
         crop = _crop(self.canvas, self.box).permute(2, 0, 1) * 2 - 1
-        mask = _crop(self.repaint, self.box)
+        mask = _crop(self.repaint, self.box).to(torch.float32)
         pixels = resize(crop, *self.content).clamp(-1, 1)
         if self.content != (self.box.width, self.box.height):
             # Whatever touches the mask must be repainted, so no averaging here.
@@ -88,40 +92,53 @@ def make_jobs(request: FillRequest, models: Sizes, settings: Settings) -> list[J
     """Return a job per image; None for an image whose mask is empty (it stays as it is)."""
     num = request.num_images
     images = request.image.detach().to("cpu", torch.float32).expand(num, -1, -1, -1)
-    masks = _all_masks(request, num)
-    per_image = zip(images, *masks, strict=True)
-    return [_make_job(request, models, settings, image, masks) for image, *masks in per_image]
-
-
-def _all_masks(request: FillRequest, num: int) -> list[torch.Tensor]:
-    """Return mask, stitch mask and context mask, each ``[num, H, W]`` of the canvas."""
-    height, width = request.image.shape[1:3]
-    empty = torch.zeros(1, height, width)
-    inputs = (request.mask, request.stitch_mask, request.context_mask)
-    masks = [normalise_mask(empty if m is None else m, num) for m in inputs]
-    if request.extension is not None:
-        # New pixels have nothing to keep: they are always repainted and always pasted.
-        fills = (1.0, 0.0 if request.stitch_mask is None else 1.0, 0.0)
-        masks = [
-            F.pad(m, _sides(request.extension), value=v) for m, v in zip(masks, fills, strict=True)
-        ]
-    return masks
+    return [_make_job(request, models, settings, images[i], i) for i in range(num)]
 
 
 def _make_job(
-    request: FillRequest,
-    models: Sizes,
-    settings: Settings,
-    image: torch.Tensor,
-    masks: Sequence[torch.Tensor],
+    request: FillRequest, models: Sizes, settings: Settings, image: torch.Tensor, index: int
 ) -> Job | None:
-    mask, stitch, context = masks
     canvas = _extend(image, request)
-    repaint, alpha = _shape_masks(request, settings, mask, stitch)
-    area = bounding_box(torch.maximum(torch.maximum(repaint, alpha), context))
-    if area is None or not repaint.any():
+    # What is repainted, pasted and shown.
+    mask = _mask_of(request, "mask", index)
+    assert mask is not None, "a request without a mask has new pixels"
+    repaint, alpha, notes = _shape_masks(request, settings, mask)
+    if not repaint.any():
         return None
-    height, width = repaint.shape
+    stitch = _mask_of(request, "stitch_mask", index)
+    if stitch is not None and (stitch >= NEAR).any():
+        alpha = without_traces(stitch)
+    context = _mask_of(request, "context_mask", index)
+    shown = [repaint, alpha] if context is None else [repaint, alpha, context >= 0.5]
+    boxes = [box for box in map(bounding_box, shown) if box is not None]
+    box, content, padded = crop_sizes(
+        functools.reduce(Box.union, boxes), request, models, settings, canvas
+    )
+    return Job(
+        canvas=canvas,
+        mask=mask,
+        repaint=repaint,
+        alpha=alpha,
+        box=box,
+        content=content,
+        padded=padded,
+        notes=notes,
+    )
+
+
+def crop_sizes(
+    area: Box, request: FillRequest, models: Sizes, settings: Settings, canvas: torch.Tensor
+) -> tuple[Box, tuple[int, int], tuple[int, int]]:
+    """Return the crop for an area, the size it is resized to, and that size padded.
+
+    Args:
+        area: What the crop has to show.
+        request: Its config says how much context is added.
+        models: The multiple and the largest enlargement.
+        settings: The size the model works at.
+        canvas: ``[H, W, 3]``, which no crop exceeds.
+    """
+    height, width = canvas.shape[:2]
     target, upscale = settings.target_size, models.recipe.max_upscale
     if request.config.crop_to_context:
         min_side = math.ceil(target / upscale)
@@ -130,34 +147,53 @@ def _make_job(
     else:
         box, content = Box(0, 0, width, height), (width, height)
     right, bottom = padding(*content, models.multiple)
-    return Job(
-        canvas=canvas,
-        repaint=repaint,
-        alpha=alpha,
-        box=box,
-        content=content,
-        padded=(content[0] + right, content[1] + bottom),
-    )
+    return box, content, (content[0] + right, content[1] + bottom)
+
+
+def _mask_of(request: FillRequest, name: str, index: int) -> torch.Tensor | None:
+    """Return one image's mask ``[H, W]`` of the canvas, 0..1, None if there is none."""
+    masks = request.mask_batch(name)
+    if masks is None:
+        if name != "mask":
+            return None
+        masks = torch.zeros(1, *request.image.shape[1:3])
+    mask = masks[index if masks.shape[0] > 1 else 0].detach().to("cpu", torch.float32)
+    if request.extension is None:
+        return mask
+    # New pixels have nothing to keep: they are always repainted and always pasted.
+    return F.pad(mask, _sides(request.extension), value=0.0 if name == "context_mask" else 1.0)
 
 
 def _shape_masks(
-    request: FillRequest, settings: Settings, mask: torch.Tensor, stitch: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what the model repaints (binary) and what is pasted (alpha).
+    request: FillRequest, settings: Settings, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
+    """Return what the model repaints (binary), what is pasted (alpha), and notes for the user.
 
-    A soft border that the user painted survives: alpha is never below its values.
+    A soft border that the user painted survives: alpha is never below its values. Only a window
+    around the mask is computed: the whole of a large image would take seconds and gigabytes.
     """
-    solid = (mask >= 0.5).to(torch.float32)
+    height, width = mask.shape
+    repaint, alpha = torch.zeros(mask.shape, dtype=torch.bool), torch.zeros(mask.shape)
+    area = bounding_box(mask >= NEAR)
+    if area is None:
+        return repaint, alpha, ()
+    clean = clean_mask(mask[area.rows, area.cols], (height, width))
+    solid_box = bounding_box(clean.solid)
+    if solid_box is None:
+        return repaint, alpha, ()
+    grow_px, feather_px = border_widths(request, settings, solid_box, mask.numel())
+    window = area.widened(grow_px + 1, width, height)
+    pad = (
+        *(area.left - window.left, window.right - area.right),
+        *(area.top - window.top, window.bottom - area.bottom),
+    )
+    solid, soft = F.pad(clean.solid, pad), F.pad(clean.soft, pad)
     if request.config.fill_holes and request.task is not Task.EXTEND:
         solid = fill_holes(solid)
-    box = bounding_box(solid)
-    if box is None:
-        return torch.zeros_like(mask), torch.zeros_like(mask)
-    grow_px, feather_px = border_widths(request, settings, box, mask.numel())
-    soft = torch.where(mask < 1, mask, 0.0)
-    alpha = torch.maximum(feather(grow(solid, grow_px), feather_px), soft)
-    repaint = (alpha > 0).to(torch.float32)
-    return repaint, stitch if stitch.any() else alpha
+    pasted = torch.maximum(feather(grow(solid, grow_px), feather_px), soft)
+    alpha[window.rows, window.cols] = pasted
+    repaint[window.rows, window.cols] = pasted > 0
+    return repaint, alpha, clean.notes
 
 
 def border_widths(
@@ -198,4 +234,4 @@ def _sides(extension: Extension) -> tuple[int, int, int, int]:
 
 
 def _crop(image: torch.Tensor, box: Box) -> torch.Tensor:
-    return image[box.top : box.bottom, box.left : box.right]
+    return image[box.rows, box.cols]

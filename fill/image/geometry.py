@@ -36,6 +36,25 @@ class Box:
         """Height in pixels."""
         return self.bottom - self.top
 
+    @property
+    def rows(self) -> slice:
+        """The rows, to index ``[H, W]`` with."""
+        return slice(self.top, self.bottom)
+
+    @property
+    def cols(self) -> slice:
+        """The columns."""
+        return slice(self.left, self.right)
+
+    def widened(self, pixels: int, width: int, height: int) -> Box:
+        """Return the box with ``pixels`` more on each side, inside an image of that size."""
+        return Box(
+            max(self.left - pixels, 0),
+            max(self.top - pixels, 0),
+            min(self.right + pixels, width),
+            min(self.bottom + pixels, height),
+        )
+
     def union(self, box: Box) -> Box:
         """Return the smallest box that holds both."""
         return Box(

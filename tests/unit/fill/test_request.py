@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from onereward.fill.config import FillConfig
 from onereward.fill.image.geometry import Extension
 from onereward.fill.request import FillRequest
 from onereward.fill.task import TASKS, Dimension, Task, dimensions_for, text_prompt
@@ -46,7 +47,8 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
         ({"mask": torch.ones(3, 32, 48)}, "3 masks but image has 2"),
         ({"mask": torch.ones(1, 1, 32, 48)}, "batch, height, width"),
         ({"stitch_mask": torch.ones(1, 8, 8)}, "stitch_mask is 8x8"),
-        ({"context_mask": torch.zeros(1, 32, 48)}, "context_mask is empty"),
+        ({"stitch_mask": torch.zeros(1, 32, 48)}, "stitch_mask is empty"),
+        ({"mask": MASK * 0.05}, "mask is empty .its highest value is 0.05.; paint"),
         ({"prompt": " \n"}, "prompt is empty"),
         ({"seed": -1}, "seed is -1"),
         ({"task": Task.TEXT, "text": " \n "}, "text is empty"),
@@ -96,6 +98,23 @@ def test_batches_take_the_larger_side() -> None:
     assert request().num_images == 2
     assert request(image=IMAGE[:1], mask=torch.ones(5, 32, 48)).num_images == 5
     assert request(mask=torch.ones(32, 48)).num_images == 2
+
+
+def test_a_context_mask_of_zeros_is_none() -> None:
+    assert request(context_mask=torch.zeros(1, 64, 64)).context_mask is None
+
+
+def test_merged_masks_are_one_and_one_seed_serves_a_batch() -> None:
+    masks = torch.zeros(3, 32, 48)
+    for i in range(3):
+        masks[i, 4 * i, 4 * i] = 1
+    merged = request(image=IMAGE[:1], mask=masks, config=FillConfig(merge_masks=True))
+    assert merged.num_images == 1
+    assert torch.equal(merged.mask_batch("mask"), masks.amax(0, keepdim=True))
+    assert request(image=IMAGE[:1], mask=masks).num_images == 3
+    config = FillConfig(same_seed=True, num_candidates=2)
+    assert [request(seed=7, config=config).candidate_seed(1, n) for n in (0, 1)] == [7, 8]
+    assert request(seed=7).candidate_seed(1, 0) == 8
 
 
 def test_dimensions_are_those_of_table_1() -> None:
