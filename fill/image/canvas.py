@@ -109,8 +109,8 @@ def _make_job(
     if stitch is not None and (stitch >= NEAR).any():
         alpha = without_traces(stitch)
     context = _mask_of(request, "context_mask", index)
-    shown = [repaint, alpha] if context is None else [repaint, alpha, context >= 0.5]
-    boxes = [box for box in map(bounding_box, shown) if box is not None]
+    areas = [repaint, alpha] if context is None else [repaint, alpha, context >= 0.5]
+    boxes = [box for box in map(bounding_box, areas) if box is not None]
     box, content, padded = crop_sizes(
         functools.reduce(Box.union, boxes), request, models, settings, canvas
     )

@@ -89,7 +89,7 @@ def _areas(job: Job, request: FillRequest, models: Sizes, settings: Settings) ->
         unions = {
             (a, b): _union(groups[a], groups[b]) for a, b in combinations(range(len(groups)), 2)
         }
-        losses = {pair: own / scale(box) for pair, (_, box, own) in unions.items()}
+        losses = {pair: scale_alone / scale(box) for pair, (_, box, scale_alone) in unions.items()}
         nearest = min(losses, key=lambda pair: losses[pair])
         if losses[nearest] > 1 / NEARLY and len(groups) <= MAX_ISLANDS:
             break
