@@ -248,14 +248,18 @@ def _find_tokenizer(
 ) -> Path:
     """Return the folder of an encoder's tokenizer.
 
-    An encoder from a file uses the model folder's if that was made for as many tokens.
+    An encoder from a file uses the model folder's unless that was made for another number of
+    tokens.
     """
     name = encoder.replace("text_encoder", "tokenizer")
     path = folder / name if folder is not None else None
     source = sources[encoder]
     if path is not None and isinstance(source, FileComponent):
-        vocab_size = read_json(path.parent / encoder / "config.json").get("vocab_size")
-        path = path if vocab_size == source.config["vocab_size"] else None
+        config = path.parent / encoder / "config.json"
+        is_other = (
+            config.is_file() and read_json(config).get("vocab_size") != source.config["vocab_size"]
+        )
+        path = None if is_other or not path.is_dir() else path
     path = path or (Path(fallback) if fallback else None)
     if path is None:
         raise FileNotFoundError(

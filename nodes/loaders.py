@@ -10,14 +10,15 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..fill.config import COMPONENTS, ModelConfig
+from ..fill.demo import describe_demo
 from ..fill.memory.plan import summary
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import JudgeConfig
 from ..reward.qwen_vl import QwenJudge
 from .comfy_host import ComfyHost
-from .inputs import config_inputs, output, search_aliases
+from .inputs import advanced, config_inputs, output, search_aliases
 from .node import OneRewardNode
-from .paths import folders, hub, model_files
+from .paths import folders, hub, model_choice, model_files
 from .socket_types import FillModelSocket, JudgeSocket
 
 FIRST_SETTINGS = ("recipe", "precision")
@@ -34,7 +35,7 @@ class OneRewardLoadModel(OneRewardNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node; the lists are read from the disk at every call."""
-        models = folders.model_names()
+        model, transformer = model_choice.default_choice()
         return io.Schema(
             node_id="OneRewardLoadModel",
             display_name="OneReward Load Model",
@@ -45,37 +46,24 @@ class OneRewardLoadModel(OneRewardNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=models,
-                    default=models[0],
+                    options=folders.model_names(),
+                    default=model,
                     tooltip="Folder in diffusers format (with model_index.json) in "
-                    "models/diffusers or models/onereward, the tiny bundled model, or none where "
-                    "every part is a file.",
+                    "models/diffusers or models/onereward; none where every part is a file; or "
+                    "the tiny bundled model, a demo for toy scenes of 64 x 64 pixels.",
                 ),
                 io.Combo.Input(
                     "transformer",
                     options=folders.transformer_names(),
-                    default=folders.FROM_MODEL,
+                    default=transformer,
                     tooltip="Separate transformer that replaces the model's own: a folder, as "
-                    "OneReward is published, or a file in models/diffusion_models (bf16, fp16, "
-                    "fp8, GGUF).",
+                    "OneReward is published, or a file in models/diffusion_models or "
+                    "models/checkpoints (bf16, fp16, fp8, GGUF).",
                 ),
                 *config_inputs(ModelConfig, FIRST_SETTINGS),
-                io.String.Input(
-                    "hub_id",
-                    default="",
-                    optional=True,
-                    tooltip="owner/name of a model on the Hugging Face Hub, used instead of "
-                    "`model`; needs allow_download. Empty: use `model`.",
-                ),
-                io.Boolean.Input(
-                    "allow_download",
-                    default=False,
-                    optional=True,
-                    tooltip="Allow hub_id to be downloaded into models/onereward; FLUX.1-Fill-dev "
-                    "takes about 34 GB of disk.",
-                ),
+                *advanced(*_hub_inputs()),
                 *_file_inputs(),
-                *config_inputs(ModelConfig, LAST_SETTINGS),
+                *advanced(*config_inputs(ModelConfig, LAST_SETTINGS)),
             ],
             outputs=[output(FillModelSocket, "fill_model", "For the edits and adapters.", "model")],
             hidden=[io.Hidden.unique_id],
@@ -84,7 +72,32 @@ class OneRewardLoadModel(OneRewardNode):
     @classmethod
     def fingerprint_inputs(cls, **values: Any) -> Hashable:
         """Change when a file of the chosen folders changes."""
-        return folders.stamps(lambda: [Path(path) for path in _paths(values).values() if path])
+        paths = model_choice.model_paths
+        return folders.stamps(lambda: [Path(path) for path in paths(values).values() if path])
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        model: str | None = None,
+        transformer: str | None = None,
+        hub_id: str | None = "",
+        allow_download: bool | None = False,
+        vae: str | None = folders.FROM_MODEL,
+        clip: str | None = folders.FROM_MODEL,
+        t5: str | None = folders.FROM_MODEL,
+    ) -> bool | str:
+        """Say before the queue which file is missing; a linked value is None and not known yet."""
+        values = {"model": model, "transformer": transformer, "hub_id": hub_id}
+        values |= {"vae": vae, "clip": clip, "t5": t5}
+        if None in (*values.values(), allow_download):
+            return True
+        try:
+            if (hub_id or "").strip():
+                hub.check_download((hub_id or "").strip(), bool(allow_download))
+            model_choice.model_paths(values)
+        except (OSError, RuntimeError, ValueError) as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(
@@ -103,17 +116,17 @@ class OneRewardLoadModel(OneRewardNode):
         if hub_id:
             hub.check_download(hub_id, allow_download)
         choices = {"model": model, "transformer": transformer, "hub_id": hub_id, **values}
+        paths = model_choice.model_paths(choices)
         clip, t5 = model_files.tokenizer_folders()
-        config = ModelConfig(
-            **_paths(choices),
-            tokenizer=str(clip),
-            tokenizer_2=str(t5),
-            **settings,
-        )
+        config = ModelConfig(**paths, tokenizer=str(clip), tokenizer_2=str(t5), **settings)
         if hub_id:
             hub.download(hub_id, host)
         models = _load(config, host)
+        if taken := model_choice.taken_note(choices, paths):
+            host.notify(taken)
         host.notify(summary(models, host))
+        if models.recipe.demo_side:
+            host.notify(describe_demo(models.recipe))
         return io.NodeOutput(models)
 
 
@@ -188,7 +201,8 @@ class OneRewardLoadJudge(OneRewardNode):
                     tooltip="The bundled judge, or the folder of a Qwen2.5-VL or Qwen2-VL model "
                     "in transformers format, in models/onereward or models/LLM.",
                 ),
-                *config_inputs(JudgeConfig, ("precision", "max_pixels")),
+                *config_inputs(JudgeConfig, ("precision",)),
+                *advanced(*config_inputs(JudgeConfig, ("max_pixels",))),
                 io.Combo.Input(
                     "adapter",
                     options=folders.judge_adapter_names(),
@@ -197,7 +211,7 @@ class OneRewardLoadJudge(OneRewardNode):
                     tooltip="LoRA adapter in PEFT format for this judge: a folder in "
                     "models/onereward, or one trained by OneReward Train Judge.",
                 ),
-                *config_inputs(JudgeConfig, ("liger_kernel",)),
+                *advanced(*config_inputs(JudgeConfig, ("liger_kernel",))),
             ],
             outputs=[
                 output(
@@ -231,37 +245,42 @@ class OneRewardLoadJudge(OneRewardNode):
         return io.NodeOutput(loaded)
 
 
-def _file_inputs() -> list[io.Input]:
+def _hub_inputs() -> list[io.Input]:
     return [
-        model_files.file_input(
-            "vae",
-            "VAE file in models/vae, for example ae.safetensors, instead of the model folder's.",
+        io.String.Input(
+            "hub_id",
+            default="",
+            optional=True,
+            tooltip="owner/name of a model on the Hugging Face Hub, used instead of "
+            "`model`; needs allow_download. Empty: use `model`.",
         ),
-        model_files.file_input(
-            "clip",
-            "CLIP-L file in models/text_encoders, for example clip_l.safetensors, "
-            "instead of the model folder's.",
-        ),
-        model_files.file_input(
-            "t5",
-            "T5 file in models/text_encoders, for example t5xxl_fp8_e4m3fn."
-            "safetensors or GGUF, instead of the model folder's.",
+        io.Boolean.Input(
+            "allow_download",
+            default=False,
+            optional=True,
+            tooltip="Allow hub_id to be downloaded into models/onereward; FLUX.1-Fill-dev "
+            "takes about 34 GB of disk.",
         ),
     ]
 
 
-def _paths(values: dict[str, Any]) -> dict[str, str]:
-    """Return the paths of the components, by field of ModelConfig; a linked value is None."""
-    hub_id = (values.get("hub_id") or "").strip()
-    name = values.get("model") or ""
-    paths = {
-        "folder": folders.download_folder(hub_id) if hub_id else folders.model_folder(name),
-        "transformer": folders.transformer_path(values.get("transformer") or folders.FROM_MODEL),
-        "vae": model_files.model_file("vae", values.get("vae") or ""),
-        "text_encoder": model_files.model_file("clip", values.get("clip") or ""),
-        "text_encoder_2": model_files.model_file("t5", values.get("t5") or ""),
-    }
-    return {field: str(path or "") for field, path in paths.items()}
+def _file_inputs() -> list[io.Input]:
+    return [
+        model_files.file_input(
+            "vae",
+            "VAE file in models/vae, for example ae.safetensors, instead of the model folder's. "
+            "Without a folder that has one, a file that fits is found by itself.",
+        ),
+        model_files.file_input(
+            "clip",
+            "CLIP-L file in models/text_encoders, for example clip_l.safetensors; else as for vae.",
+        ),
+        model_files.file_input(
+            "t5",
+            "T5 file in models/text_encoders, for example t5xxl_fp8_e4m3fn_scaled.safetensors, or "
+            "GGUF; else as for vae.",
+        ),
+    ]
 
 
 def _load(config: ModelConfig, host: ComfyHost) -> FillModels:

@@ -23,28 +23,37 @@ WIDTHS = {
 def part_config(component: str, path: Path) -> Mapping[str, Any] | None:
     """Return the config of a component in a file or folder; None if it holds no such thing.
 
-    A file that holds several components is asked for one of them. Files are opened once while they
-    stay as they are.
+    Files are opened once while they stay as they are.
 
     Example: ``part_config('vae', Path('ae.safetensors'))``.
     """
     try:
-        if path.is_dir():
-            return read_json(path / "config.json")
         stat = path.stat()
-        return _file_config(component, path, stat.st_size, stat.st_mtime_ns)
-    except (OSError, ValueError, RuntimeError):  # the last without the package gguf
+        return _known_config(component, path, stat.st_size, stat.st_mtime_ns)
+    except OSError:
         return None
 
 
 @functools.lru_cache(maxsize=1024)
-def _file_config(component: str, path: Path, size: int, changed_ns: int) -> dict[str, Any] | None:
+def _known_config(component: str, path: Path, size: int, changed_ns: int) -> Any:
     del size, changed_ns  # of the file that this answer is for
     try:
-        checkpoint = open_checkpoint(path)
-        return make_config(component, checkpoint, identify(checkpoint, component), None)
-    except (OSError, ValueError):
+        return read_part_config(component, path)
+    except (OSError, ValueError, RuntimeError):  # the last without the package gguf
         return None
+
+
+def read_part_config(component: str, path: Path) -> Mapping[str, Any]:
+    """Return the same, of a file that may hold several components.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is damaged or something else; says what.
+    """
+    if path.is_dir():
+        return read_json(path / "config.json")
+    checkpoint = open_checkpoint(path)
+    return make_config(component, checkpoint, identify(checkpoint, component), None)
 
 
 def fits(component: str, config: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from ...fill.models import PIPELINES
+from ...fill.recipe import FILE_NAME as RECIPE
 from ...reward.adapter import CONFIG as ADAPTER_CONFIG
 from ...reward.judge import BUNDLED as BUNDLED_JUDGE
 from ...reward.judge import judge_folder as judge_path
@@ -31,7 +32,9 @@ JUDGE_RUNS = "judges"
 """Folder of judge training below output/onereward."""
 OUR_FOLDER = "onereward"
 _LANGUAGE_MODELS = "LLM"
-"""Where other packs keep vision-language models; listed if ComfyUI knows the folder."""
+"""Where other packs keep vision-language models, whether ComfyUI knows the folder or not."""
+_CACHED = "models--"
+"""Begins the name of a repository in a cache of the Hugging Face Hub."""
 _MAX_DEPTH = 3
 """Levels below a model folder that are searched: owner, repository, transformer."""
 
@@ -55,7 +58,8 @@ def model_names() -> list[str]:
 def transformer_names() -> list[str]:
     """Return the choices for a separate transformer, folders then files; the first one is none."""
     names = {name for name, folder in _folders() if _is_transformer(folder)}
-    return [FROM_MODEL, *sorted(names), *model_files.file_names("transformer")]
+    files = [*model_files.file_names("transformer"), *model_files.checkpoint_names()]
+    return [FROM_MODEL, *sorted(names), *files]
 
 
 def adapter_names() -> list[str]:
@@ -179,10 +183,13 @@ def _roots() -> list[str]:
 
 
 def _judge_roots() -> list[str]:
-    roots = folder_paths.get_folder_paths(OUR_FOLDER)
+    roots = [
+        *folder_paths.get_folder_paths(OUR_FOLDER),
+        os.path.join(folder_paths.models_dir, _LANGUAGE_MODELS),
+    ]
     if _LANGUAGE_MODELS in folder_paths.folder_names_and_paths:
-        roots = [*roots, *folder_paths.get_folder_paths(_LANGUAGE_MODELS)]
-    return roots
+        roots += folder_paths.get_folder_paths(_LANGUAGE_MODELS)
+    return list(dict.fromkeys(roots))
 
 
 def _find(name: str, what: str, file: str, roots: list[str] | None = None) -> Path:
@@ -195,9 +202,13 @@ def _find(name: str, what: str, file: str, roots: list[str] | None = None) -> Pa
         folder = Path(os.path.normpath(os.path.join(root, name)))
         if folder.is_relative_to(os.path.normpath(root)) and (folder / file).is_file():
             return folder
+    # Folders of a cache have other names than those in the list.
+    folder = dict(reversed(list(_folders(roots)))).get(name)
+    if folder is not None and (folder / file).is_file():
+        return folder
+    places = f"models/{OUR_FOLDER} or models/{_LANGUAGE_MODELS if roots else 'diffusers'}"
     raise FileNotFoundError(
-        f"{what} {name!r} is not a folder with {file} in models/diffusers or models/{OUR_FOLDER}; "
-        "choose one from the list"
+        f"{what} {name!r} is not a folder with {file} in {places}; choose one from the list"
     )
 
 
@@ -213,15 +224,32 @@ def _below(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, Path]]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or not entry.is_dir():
             continue
-        name = prefix + entry.name
-        if (entry / "model_index.json").is_file() or (entry / "config.json").is_file():
-            yield name, entry
+        name, content = prefix + entry.name, entry
+        if entry.name.startswith(_CACHED):
+            name = prefix + entry.name.removeprefix(_CACHED).replace("--", "/")
+            content = _snapshot(entry)
+        if (content / "model_index.json").is_file() or (content / "config.json").is_file():
+            yield name, content
         else:
-            yield from _below(entry, name + "/", depth - 1)
+            yield from _below(content, name + "/", depth - 1)
+
+
+def _snapshot(repository: Path) -> Path:
+    """Return the current state of a cached repository: that of its main branch, else the newest."""
+    snapshots, main = repository / "snapshots", repository / "refs" / "main"
+    current = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    folders = [folder for folder in snapshots.glob("*") if folder.is_dir()]
+    newest = [(f.name == current, f.stat().st_mtime_ns, f) for f in folders]
+    return max(newest)[-1] if newest else snapshots
 
 
 def _is_fill_pipeline(folder: Path) -> bool:
     return _read(folder / "model_index.json").get("_class_name") in PIPELINES
+
+
+def is_demo(folder: Path) -> bool:
+    """Tell whether a model folder is a copy of the bundled one."""
+    return bool(_read(folder / RECIPE).get("demo_side"))
 
 
 def _is_transformer(folder: Path) -> bool:

@@ -8,6 +8,8 @@ import comfy
 import folder_paths
 from comfy_api.latest import io
 
+from ...fill.checkpoint.partners import is_fill_transformer, part_config
+
 FROM_MODEL = "from the model folder"
 """Label for no separate file."""
 ENDS = (".safetensors", ".sft", ".gguf")
@@ -18,12 +20,31 @@ FOLDERS = {
     "t5": "text_encoders",
 }
 """Where ComfyUI keeps the files of each input."""
+CHECKPOINTS = "checkpoints/"
+"""Begins the names of files that hold a whole model; those are offered as transformers."""
+_FLUX_NAMES = ("flux", "fill", "onereward")
+"""A checkpoint is opened to see what it is only with one of these in its name: people have many."""
 
 
 def file_names(what: str) -> list[str]:
     """Return the files of a kind; ComfyUI's own list leaves GGUF out."""
+    return _names(FOLDERS[what])
+
+
+def checkpoint_names() -> list[str]:
+    """Return the files in ``models/checkpoints`` that hold the transformer of a Fill model."""
+    names = []
+    for name in _names("checkpoints"):
+        path = folder_paths.get_full_path("checkpoints", name)
+        if path is not None and any(word in name.lower() for word in _FLUX_NAMES):
+            config = part_config("transformer", Path(path))
+            names += [CHECKPOINTS + name] if is_fill_transformer(config) else []
+    return names
+
+
+def _names(kind: str) -> list[str]:
     names: set[str] = set()
-    for folder in folder_paths.get_folder_paths(FOLDERS[what]):
+    for folder in folder_paths.get_folder_paths(kind):
         files, _ = folder_paths.recursive_search(folder, excluded_dir_names=[".git"])
         names.update(name for name in files if name.endswith(ENDS))
     return sorted(names)
@@ -43,9 +64,13 @@ def model_file(what: str, name: str) -> Path | None:
     if not name or name == FROM_MODEL:
         return None
     path = folder_paths.get_full_path(FOLDERS[what], name) if is_file_name(name) else None
+    if path is None and what == "transformer" and is_file_name(name):
+        kind, _, rest = name.partition("/")
+        path = folder_paths.get_full_path(kind, rest) if f"{kind}/" == CHECKPOINTS else None
     if path is None:
         raise FileNotFoundError(
-            f"{what} {name!r} is not a file in models/{FOLDERS[what]}; choose one from the list"
+            f"{what} {name!r} is not a file in models/{FOLDERS[what]}; put it there and press R, "
+            "or choose one from the list"
         )
     return Path(path)
 

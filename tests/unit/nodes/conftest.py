@@ -14,7 +14,7 @@ def nodes(comfy_base: Path) -> ModuleType:
     """Return the package ``onereward.nodes``."""
     del comfy_base  # for the import of ComfyUI
     for name in (
-        *("paths.folders", "paths.model_files", "paths.hub"),
+        *("paths.folders", "paths.model_files", "paths.hub", "paths.model_choice"),
         *("comfy_host", "node", "inputs", "loaders", "edit", "settings"),
     ):
         importlib.import_module(f"onereward.nodes.{name}")
@@ -27,7 +27,8 @@ def models_dir(nodes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     import folder_paths
 
     names = ("diffusers", "onereward", "loras", "diffusion_models", "vae", "text_encoders")
-    for name in names:
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
+    for name in (*names, "checkpoints"):
         (tmp_path / name).mkdir()
         _, extensions = folder_paths.folder_names_and_paths[name]
         monkeypatch.setitem(

@@ -1,0 +1,258 @@
+"""What the loader takes where nothing was chosen, and what it says where nothing fits."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from support.bundled_models import BUNDLED, bundled_models
+from support.template_files import CLIP, T5, TRANSFORMER, VAE, WRITERS
+
+ALL = (TRANSFORMER, VAE, CLIP, T5)
+NAME = TRANSFORMER.partition("/")[2]
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small files under the published names, in ComfyUI's folders."""
+    root = tmp_path_factory.mktemp("published")
+    for file in ALL:
+        (root / file).parent.mkdir(exist_ok=True)
+        WRITERS[file](root / file)
+    return root
+
+
+@pytest.fixture
+def put(models_dir: Path, published: Path):
+    """Return what puts a published file into its models folder, under any name."""
+
+    def link(file: str, name: str = "") -> Path:
+        path = models_dir / file.partition("/")[0] / (name or file.partition("/")[2])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(published / file)
+        return path
+
+    return link
+
+
+def defaults(nodes: ModuleType) -> tuple[str, str]:
+    schema = nodes.OneRewardLoadModel.define_schema()
+    return tuple(item.default for item in schema.inputs[:2])
+
+
+def load(nodes: ModuleType, **values: Any) -> Any:
+    node = nodes.OneRewardLoadModel.PREPARE_CLASS_CLONE({})
+    values.setdefault("model", nodes.paths.folders.NO_FOLDER)
+    return node.execute(**values)
+
+
+def validate(nodes: ModuleType, **values: Any) -> bool | str:
+    values = {
+        "model": nodes.paths.folders.NO_FOLDER,
+        "transformer": nodes.paths.folders.FROM_MODEL,
+    } | values
+    return nodes.OneRewardLoadModel.validate_inputs(**values)
+
+
+def files_of(models: Any) -> dict[str, Path]:
+    return {name: source.path for name, source in models.sources.items()}
+
+
+def test_partners_are_found_and_said(nodes: ModuleType, models_dir: Path, put: Any):
+    paths = [put(file) for file in ALL]
+    assert validate(nodes, transformer=NAME) is True
+    output = load(nodes, transformer=NAME)
+    assert list(files_of(output.args[0]).values()) == paths
+    note = "found for this model: ae.safetensors (vae), clip_l.safetensors (clip), "
+    assert note + "t5xxl_fp8_e4m3fn_scaled.safetensors (t5)" in output.ui["text"]
+    assert not any("demo" in line for line in output.ui["text"])
+    assert output.args[0].recipe.name == "OneReward"
+    assert list(files_of(load(nodes).args[0]).values()) == paths, "the transformer is found, too"
+
+
+@pytest.mark.parametrize(
+    ("what", "worse", "better"),
+    [
+        ("vae", ["other.safetensors"], "flux_vae.safetensors"),
+        ("vae", ["flux_vae.safetensors", "bae.safetensors"], "FLUX1/ae.sft"),
+        ("clip", ["ViT-L-14-TE-only-HF-format.safetensors"], "clip_l.safetensors"),
+        ("clip", ["a.safetensors"], "ViT-L-14-TE-only-HF-format.safetensors"),
+        ("clip", ["clip_l_hidream.safetensors"], "clip_l.safetensors"),
+        ("t5", ["t5xxl_fp16.safetensors"], "t5xxl_fp8_e4m3fn.safetensors"),
+        ("t5", ["t5xxl_fp8_e4m3fn.safetensors"], "t5xxl_fp8_e4m3fn_scaled.safetensors"),
+        ("t5", ["t5xxl.safetensors", "encoder.safetensors"], "t5xxl_fp16.safetensors"),
+    ],
+)
+def test_the_best_name_among_those_that_fit_is_taken(
+    nodes: ModuleType, put: Any, what: str, worse: list[str], better: str
+):
+    parts = {"vae": (VAE, "vae"), "clip": (CLIP, "text_encoder"), "t5": (T5, "text_encoder_2")}
+    file, part = parts[what]
+    for other in {TRANSFORMER, VAE, CLIP, T5} - {file}:
+        put(other)
+    paths = {name: put(file, name) for name in [*worse, better]}
+    assert files_of(load(nodes, transformer=NAME).args[0])[part] == paths[better]
+
+
+def test_content_counts_before_the_name(nodes: ModuleType, models_dir: Path, put: Any):
+    put(TRANSFORMER)
+    put(VAE, "renamed.safetensors")
+    put(CLIP, "first.safetensors")
+    put(T5, "second.safetensors")
+    # Encoders of the bundled model's size, a VAE of no file's, and nonsense under the best names.
+    for part, name in (("text_encoder", "clip_l"), ("text_encoder_2", "t5xxl_fp8_scaled")):
+        file = next((BUNDLED / part).glob("*.safetensors"))
+        if part == "text_encoder":  # as wide as that of the published file's stand-in
+            tensors = {k: torch.cat([v, v], -1) for k, v in load_file(file).items()}
+            save_file(tensors, models_dir / "text_encoders" / f"{name}.safetensors")
+        else:
+            shutil.copyfile(file, models_dir / "text_encoders" / f"{name}.safetensors")
+    (models_dir / "vae" / "ae.safetensors").write_bytes(b"<html>not found</html>")
+    names = {part: path.name for part, path in files_of(load(nodes).args[0]).items()}
+    assert names == {
+        "transformer": NAME,
+        "vae": "renamed.safetensors",
+        "text_encoder": "first.safetensors",
+        "text_encoder_2": "second.safetensors",
+    }
+
+
+@pytest.mark.parametrize("missing", [VAE, CLIP, T5, TRANSFORMER])
+def test_a_missing_file_is_named_with_its_folder(nodes: ModuleType, put: Any, missing: str):
+    for file in set(ALL) - {missing}:
+        put(file)
+    folder, name = missing.split("/")
+    text = validate(nodes)
+    assert isinstance(text, str)
+    assert f"{name} (huggingface.co/" in text
+    assert f"into models/{folder}" in text
+    assert all(other.partition("/")[2] not in text for other in set(ALL) - {missing})
+    assert "\n" not in text
+    with pytest.raises(FileNotFoundError) as caught:
+        load(nodes)
+    assert str(caught.value) == text
+    assert nodes.OneRewardLoadModel.fingerprint_inputs(model=nodes.paths.folders.NO_FOLDER) == ()
+
+
+def test_all_missing_files_are_named_at_once(nodes: ModuleType, models_dir: Path):
+    text = validate(nodes)
+    assert isinstance(text, str)
+    assert all(file.partition("/")[2] in text for file in ALL)
+
+
+def test_a_vae_that_may_be_that_of_stable_diffusion_3_is_not_guessed(nodes: ModuleType, put: Any):
+    for file in (TRANSFORMER, CLIP, T5):
+        put(file)
+    put(VAE, "sd3_vae.safetensors")
+    assert "ae.safetensors" in str(validate(nodes))
+
+
+def test_a_real_transformer_never_runs_on_the_demo_models_parts(
+    nodes: ModuleType, models_dir: Path, put: Any
+):
+    bundled = nodes.paths.folders.BUNDLED
+    put(TRANSFORMER)
+    text = validate(nodes, model=bundled, transformer=NAME)
+    assert "vae, clip, t5, as the model's own is for another transformer" in str(text)
+    put(VAE)
+    put(CLIP)
+    # Its CLIP is as wide as the demo model's, so it would fit.
+    assert "no file for t5, as" in str(validate(nodes, model=bundled, transformer=NAME))
+    put(T5)
+    models = load(nodes, model=bundled, transformer=NAME).args[0]
+    assert {path.is_relative_to(models_dir) for path in files_of(models).values()} == {True}
+    assert models.config.folder == ""
+    assert (models.recipe.name, models.recipe.demo_side) == ("OneReward", 0)
+
+
+def test_a_toy_transformer_keeps_the_demo_models_parts(
+    nodes: ModuleType, models_dir: Path, put: Any
+):
+    for file in (VAE, CLIP, T5):
+        put(file)
+    file = next((BUNDLED / "transformer").glob("*.safetensors"))
+    shutil.copyfile(file, models_dir / "diffusion_models" / "toy.safetensors")
+    output = load(nodes, model=nodes.paths.folders.BUNDLED, transformer="toy.safetensors")
+    paths = files_of(output.args[0])
+    assert paths.pop("transformer").name == "toy.safetensors"
+    assert {path.parent for path in paths.values()} == {BUNDLED}
+    assert any("this is the bundled demo model" in line for line in output.ui["text"])
+    assert not any("found for this model" in line for line in output.ui["text"])
+
+
+def test_what_a_folder_lacks_is_found(nodes: ModuleType, models_dir: Path, put: Any):
+    folder = models_dir / "diffusers" / "mine"
+    shutil.copytree(BUNDLED, folder)
+    shutil.rmtree(folder / "text_encoder_2")
+    put(T5)  # of another size
+    source = next((BUNDLED / "text_encoder_2").glob("*.safetensors"))
+    shutil.copyfile(source, models_dir / "text_encoders" / "t5.safetensors")
+    assert validate(nodes, model="mine") is True
+    models = load(nodes, model="mine").args[0]
+    assert files_of(models)["text_encoder_2"].name == "t5.safetensors"
+    assert models.tokenizer_2("a red circle") == bundled_models().tokenizer_2("a red circle")
+
+
+def test_something_else_as_transformer_is_named(nodes: ModuleType, models_dir: Path):
+    lora = {"transformer.x.lora_A.weight": torch.zeros(2, 2)}
+    save_file(lora, models_dir / "diffusion_models" / "lora.safetensors")
+    text = validate(nodes, transformer="lora.safetensors")
+    assert "lora.safetensors is a LoRA" in str(text)
+
+
+@pytest.mark.parametrize("linked", ["model", "transformer", "vae", "t5", "allow_download"])
+def test_linked_values_are_not_judged_before_they_are_known(
+    nodes: ModuleType, models_dir: Path, linked: str
+):
+    assert validate(nodes, **{linked: None}) is True
+    assert validate(nodes) is not True
+
+
+def test_a_choice_that_is_gone_is_refused_before_the_queue(nodes: ModuleType, models_dir: Path):
+    assert "model 'gone' is not a folder" in str(validate(nodes, model="gone"))
+    text = validate(nodes, transformer="gone.safetensors")
+    assert "not a file in models/diffusion_models; put it there" in str(text)
+    assert "allow_download is off" in str(validate(nodes, hub_id="owner/name"))
+
+
+def test_the_default_is_the_demo_model_where_there_is_no_other(
+    nodes: ModuleType, models_dir: Path, put: Any
+):
+    folders = nodes.paths.folders
+    assert defaults(nodes) == (folders.BUNDLED, folders.FROM_MODEL)
+    # Nor is a copy of it a real one, or a file that only has such a name.
+    shutil.copytree(BUNDLED, models_dir / "diffusers" / "copy")
+    (models_dir / "diffusion_models" / "flux1-fill-onereward.safetensors").write_bytes(b"")
+    put(VAE)
+    assert defaults(nodes) == (folders.BUNDLED, folders.FROM_MODEL)
+
+
+def test_the_default_is_a_real_model_where_one_is(nodes: ModuleType, models_dir: Path, put: Any):
+    folders = nodes.paths.folders
+    put(TRANSFORMER, "flux1-fill-dev.safetensors")
+    assert defaults(nodes) == (folders.NO_FOLDER, "flux1-fill-dev.safetensors")
+    put(TRANSFORMER, "flux.1-fill-dev-OneRewardDynamic-transformer_fp8.safetensors")
+    put(TRANSFORMER)
+    assert defaults(nodes) == (folders.NO_FOLDER, NAME)
+    shutil.copytree(BUNDLED, models_dir / "diffusers" / "FLUX.1-Fill-dev")
+    (models_dir / "diffusers" / "FLUX.1-Fill-dev" / "recipe.json").unlink()
+    assert defaults(nodes) == ("FLUX.1-Fill-dev", NAME)
+    for file in (models_dir / "diffusion_models").iterdir():
+        file.unlink()
+    assert defaults(nodes) == ("FLUX.1-Fill-dev", folders.FROM_MODEL)
+
+
+def test_rare_inputs_are_marked_where_comfyui_knows_how(nodes: ModuleType, models_dir: Path):
+    from comfy_api.latest import io
+
+    rare = {"hub_id", "allow_download", "kernels", "offload", "memory_limit"}
+    inputs = nodes.OneRewardLoadModel.define_schema().inputs
+    marked = {item.id for item in inputs if getattr(item, "advanced", None)}
+    assert marked == (rare if hasattr(io.Float.Input("x"), "advanced") else set())
+    assert bundled_models().recipe.demo_side
