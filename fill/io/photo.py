@@ -21,8 +21,9 @@ from PIL import Image, ImageCms, ImageOps
 
 from .exif import EXIF_FOLDER, GPS_FOLDER, make_upright, with_size
 from .files import UNREADABLE
+from .pixels import to_mask, to_rgb
 
-ENDS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+ENDS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
 MASK_END = "_mask"
 MASK_FOLDER = "masks"
 _SAVING: Mapping[str, Mapping[str, Any]] = {
@@ -87,8 +88,10 @@ def read_photo(path: Path, mask: Path | None = None) -> Photo:
     file = mask or _mask_file(path)
     if file is not None:
         area, transparency = _read_mask(file, path, image.size), alpha
+    elif alpha is not None and bool((alpha < 1).any()):
+        area, transparency = 1 - alpha, None
     else:
-        area, transparency = None if alpha is None else 1 - alpha, None
+        area, transparency = None, None
     pixels, profile = _to_rgb(image)
     note = path.with_suffix(".txt")
     return Photo(
@@ -155,15 +158,12 @@ def _read_mask(file: Path, path: Path, size: tuple[int, int]) -> torch.Tensor:
             f"the mask {file.name} is {mask.width}x{mask.height} pixels but {path.name} is "
             f"{size[0]}x{size[1]} pixels; make the mask from this image"
         )
-    return to_tensor(mask.convert("L"))
+    return to_tensor(to_mask(mask))
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     """Return the image in RGB and the profile that now belongs to its values."""
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I"):  # 16 bits of grey
-        values = np.asarray(image, dtype=np.float64) / 65535 * 255
-        return Image.fromarray(values.round().astype(np.uint8)).convert("RGB"), None
     if profile and image.mode in _COMPUTED_MODES:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -172,7 +172,7 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
         return converted, target.tobytes()
     # Bytes 16 to 20 of every profile are its colour space.
     is_rgb = profile is not None and profile[16:20] == b"RGB "
-    return image.convert("RGB"), profile if is_rgb else None
+    return to_rgb(image), profile if is_rgb else None
 
 
 def _saved_info(image: Image.Image, profile: bytes | None) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ...fill.io.photo import ENDS
 from ...fill.task import Task
 from ...reward.preference import GROUPS, PAIRS
 from ...training.data.conditions import FILE_NAME
-from ...training.data.edit_dataset import IMAGES
 from ...training.runs.directory import saved_step
 from .folders import ASSETS
 
@@ -167,7 +167,7 @@ def _below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
     names = {entry.name for entry in children}
     if names & {PAIRS, GROUPS}:
         return
-    has_images = any(name.lower().endswith(IMAGES) for name in names)
+    has_images = any(name.lower().endswith(ENDS) for name in names)
     if FILE_NAME in names or has_images or names & {task.value for task in Task}:
         yield prefix.rstrip("/")
     if FILE_NAME in names:

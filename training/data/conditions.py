@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ...fill.io.files import UNREADABLE, read_records, write_text
 from ...fill.io.photo import to_tensor
+from ...fill.io.pixels import to_mask, to_rgb
 from ...fill.request import FillRequest
 from ...fill.task import Task, text_prompt
 
@@ -203,14 +204,14 @@ def _parse(line: str) -> Condition:
 
 
 def read_image(path: Path, mode: str = "RGB") -> Tensor:
-    """Read an image file: ``[H, W, 3]`` (mode RGB) or ``[H, W]`` (mode L), float32, 0..1.
+    """Read an image file: ``[H, W, 3]`` (mode RGB) or a mask ``[H, W]`` (mode L), float32, 0..1.
 
     Raises:
         ValueError: It is missing or no image; names the file.
     """
     try:
         with Image.open(path) as image:
-            return to_tensor(image.convert(mode))
+            return to_tensor(to_mask(image) if mode == "L" else to_rgb(image))
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
 

@@ -20,15 +20,16 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ...fill.host import Host
+from ...fill.image.mask import clean_mask
 from ...fill.io.files import UNREADABLE, read_text
-from ...fill.io.photo import to_tensor
+from ...fill.io.photo import ENDS, to_tensor
+from ...fill.io.pixels import to_mask, to_rgb
 from ...fill.json_config import JsonConfig, setting
 from ...fill.request import FillRequest
 from ...fill.task import Task
 from .conditions import Condition, EditDataset, write_conditions
 from .random_masks import keyed_generator, random_mask
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ALL_TASKS = "all"
 MASKS = ("from_files", "random")
 GREY = 0.5
@@ -86,7 +87,7 @@ def make_edit_dataset(
     if not files:
         where = f"{images}, sub-folders fill, extend, remove and text"
         where = where if config.task == ALL_TASKS else str(images)
-        raise ValueError(f"no images in {where}; put {', '.join(IMAGES)} files there")
+        raise ValueError(f"no images in {where}; put {', '.join(ENDS)} files there")
     total = config.num_conditions or len(files)
     if config.masks == MASKS[0]:
         total = min(total, len(files))
@@ -111,7 +112,7 @@ def _list_images(folder: Path, task: str) -> Iterator[tuple[Task, Path]]:
         folders = {Task(task): folder}
     for kind, path in folders.items():
         for file in sorted(path.iterdir()) if path.is_dir() else []:
-            is_image = file.suffix.lower() in IMAGES and file.is_file()
+            is_image = file.suffix.lower() in ENDS and file.is_file()
             if is_image and not file.stem.endswith("_mask"):
                 yield kind, file
 
@@ -133,7 +134,7 @@ def _from_file(task: Task, path: Path, index: int, config: EditDatasetConfig) ->
     # The image at the condition's size, and its mask.
     image = _open(path)
     size = _fit(image.size, config.max_side)
-    resized = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
+    resized = ImageOps.fit(to_rgb(image), size, Image.Resampling.LANCZOS)
     pixels = to_tensor(resized)  # [H, W, 3]
     if config.masks == MASKS[1]:
         key = f"{config.seed}|{index}|{task.value}|{path.name}"
@@ -171,8 +172,8 @@ def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             turned = ImageOps.exif_transpose(image)
-            is_transparent = turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info
-            return turned.convert("RGBA" if is_transparent else "RGB")
+            turned.load()
+            return turned
     except UNREADABLE as error:
         raise ValueError(f"cannot be read as an image ({error}); remove it") from error
 
@@ -180,23 +181,24 @@ def _open(path: Path) -> Image.Image:
 def _mask_of(path: Path, image: Image.Image) -> Image.Image:
     """Return the mask that belongs to an image, as large as it, only black and white."""
     stems = (path.with_name(f"{path.stem}_mask"), path.parent / "masks" / path.stem)
-    files = [Path(f"{stem}{end}") for stem in stems for end in IMAGES]
+    files = [Path(f"{stem}{end}") for stem in stems for end in ENDS]
     file = next((file for file in files if file.is_file()), None)
     if file is not None:
-        mask = _open(file).convert("L")
+        mask = to_mask(_open(file))
         if mask.size != image.size:
             raise ValueError(
                 f"its mask {file.name} is {mask.width}x{mask.height} pixels but the image is "
                 f"{image.width}x{image.height} pixels; make the mask from this image"
             )
-    elif image.mode == "RGBA":
-        mask = ImageOps.invert(image.getchannel("A"))
+    elif "A" in image.getbands() or "transparency" in image.info:
+        mask = ImageOps.invert(image.convert("RGBA").getchannel("A"))
     else:
         raise ValueError(
             f"has no mask; save one as {path.stem}_mask.png, erase the area in the image, or "
             "choose random masks"
         )
-    return mask.point([0] * 128 + [255] * 128)
+    solid = clean_mask(to_tensor(mask)).solid
+    return Image.fromarray((solid * 255).to(torch.uint8).numpy())
 
 
 def _fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
