@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support.browser import Browser, BrowserError  # noqa: E402 - found through the line above
 from support.client import ComfyClient  # noqa: E402
 from support.server import ComfyServer  # noqa: E402
+from support.template_files import write_template_files  # noqa: E402
 from support.workflows import api_path, api_workflows, missing_nodes, templates  # noqa: E402
 
 
@@ -48,6 +49,7 @@ def _export_all() -> dict[Path, str | None]:
     with tempfile.TemporaryDirectory() as folder:
         base, profile = Path(folder) / "comfyui", Path(folder) / "profile"
         base.mkdir()
+        write_template_files(base)
         with ComfyServer(base) as server, Browser(profile) as browser:
             browser.open_front_end(server.url)
             object_info = ComfyClient(server.url).get("/object_info")

@@ -72,11 +72,14 @@ def comfyui(
 ) -> Iterator[ComfyServer]:
     """One real headless ComfyUI with this plugin, until the last test that needs it.
 
-    Beside the plugin are the test pack's nodes, which make faulty input.
+    Beside the plugin are the test pack's nodes, which make faulty input; in the folders are files
+    for the templates of real models.
     """
     from support.server import TEST_PACK, ComfyServer
+    from support.template_files import write_template_files
 
     base = tmp_path_factory.mktemp("comfyui")
+    write_template_files(base)
     with ComfyServer(base, other_packs=(TEST_PACK,)) as server:
         pytestconfig.stash[RUNNING_SERVER] = server
         yield server

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 
 from support import machine
-from support.template_files import write_template_files
 
 PACK_FOLDER = "a-copy-of-the-pack"
 """The pack's name under custom_nodes: nothing may depend on the repository's own folder name."""
@@ -147,7 +146,6 @@ class ComfyServer:
         example, offered = base / "input" / EXAMPLE, machine.comfyui_path() / "input" / EXAMPLE
         if not example.exists() and offered.is_file():
             shutil.copyfile(offered, example)
-        write_template_files(base)
         settings = base / "user" / "default" / "comfy.settings.json"
         if not settings.exists():  # without it the first-run dialog covers the front end
             settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")

@@ -30,6 +30,7 @@ def write_template_files(base: Path) -> None:
     """Write them below a base directory of ComfyUI, if they are not there."""
     from support.workflows import example_image
 
+    (base / "input").mkdir(parents=True, exist_ok=True)
     for name in PHOTOGRAPHS:
         if not (base / "input" / name).exists():
             example_image().save(base / "input" / name)

@@ -173,6 +173,17 @@ def test_transparency_that_is_no_mask_is_kept(tmp_path: Path):
     assert np.array_equal(np.asarray(saved.getchannel("A")), np.asarray(alpha))
 
 
+def test_transparency_without_an_erased_pixel_is_no_mask(tmp_path: Path):
+    image = draw().convert("RGBA")
+    image.save(tmp_path / "opaque.png")
+    assert read_photo(tmp_path / "opaque.png").mask is None
+    image.putpixel((3, 5), (0, 0, 0, 254))
+    image.save(tmp_path / "erased.png")
+    mask = read_photo(tmp_path / "erased.png").mask
+    assert mask is not None
+    assert mask.nonzero().tolist() == [[5, 3]]
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "I;16", "1", "LA"])
 def test_every_mode_is_read_in_rgb(mode: str, tmp_path: Path):
     grey = Image.linear_gradient("L").resize((32, 32))

@@ -21,7 +21,7 @@ from support.workflows import SIZE, example_image
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 NOT_PACKAGES = {"benchmarks", "lab", "scripts", "tests"}
-DATA_FOLDERS = {"assets", "web", "workflows"}
+DATA_FOLDERS = {"assets", "subgraphs", "web", "workflows"}
 FORBIDDEN_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "numpy"}
 
 
