@@ -29,8 +29,8 @@ MESSAGE_INTERVAL_S = 0.1
 PREVIEW_INTERVAL_S = 0.5
 PREVIEW_SHARE = 0.05
 """Previews may cost this share of a run; on a slow machine they simply come less often."""
-PREVIEW_SIDE = 512
-"""Longest side of the preview that is sent, in pixels."""
+PREVIEW_SIDE, MAX_PREVIEW_SIDE = 512, 1024
+"""Longest side of the preview that is sent, in pixels: a small one is enlarged to the first."""
 
 
 class Holder(torch.nn.Module):
@@ -182,7 +182,8 @@ class ComfyHost:
         self._last_preview = time.monotonic()
         cost = self._last_preview - start
         self._preview_pause_s = max(PREVIEW_INTERVAL_S, cost / PREVIEW_SHARE)
-        return ("JPEG", Image.fromarray(image), PREVIEW_SIDE)
+        side = min(max(PREVIEW_SIDE, *image.shape[:2]), MAX_PREVIEW_SIDE)
+        return ("JPEG", Image.fromarray(image), side)
 
 
 def managed(part: Component) -> ManagedModule:

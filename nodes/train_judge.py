@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..reward.judge import JudgeConfig
 from ..reward.preference import PreferenceSet
@@ -105,8 +105,10 @@ class OneRewardTrainJudge(OneRewardNode):
         )
         result = train_judge(config, host, on_record=_report_accuracy(host))
         trained = QwenJudge(_trained_judge(judge.config, config, result), host.device)
-        dashboard = plot_judge_dashboard(RunDirectory(config).read_metrics(), config.steps)
-        return io.NodeOutput(trained, dashboard[None], str(result))
+        metrics = RunDirectory(config).read_metrics()
+        dashboard = plot_judge_dashboard(metrics, config.steps)[None]
+        shown = ui.PreviewImage(dashboard, cls=cls).as_dict()  # it stays, as live previews do not
+        return io.NodeOutput(trained, dashboard, str(result), ui=shown)
 
 
 def _trained_judge(start: JudgeConfig, config: JudgeTrainConfig, result: Path) -> JudgeConfig:

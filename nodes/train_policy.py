@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..fill.checkpoint.modules import DTYPES
 from ..fill.models import FillModels, load_fill_models
@@ -106,7 +106,9 @@ class OneRewardTrain(OneRewardNode):
         result = train_policy(config, host, run_models)
         notes = "\n".join(result.notes)
         trained = _trained_model(model, config, result, host)
-        return io.NodeOutput(trained, result.dashboard[None], str(result.path), notes)
+        dashboard = result.dashboard[None]
+        shown = ui.PreviewImage(dashboard, cls=cls).as_dict()  # it stays, as live previews do not
+        return io.NodeOutput(trained, dashboard, str(result.path), notes, ui=shown)
 
 
 class OneRewardTrainSettings(OneRewardNode):
