@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from onereward.fill.config import COMPONENTS
+from support import machine
+from support.bundled_models import BUNDLED, bundled_models
 
 
 def make_folder(path: Path, file: str, class_name: str) -> Path:
@@ -161,3 +167,100 @@ def test_registering_keeps_what_a_users_yaml_added(nodes: ModuleType, models_dir
     assert paths[0] == "/data/models"
     assert os.path.join(folder_paths.models_dir, "onereward") in paths
     assert extensions == {".safetensors"}
+
+
+COMMIT, NEWER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
+
+
+def cached(root: Path, name: str, commit: str = COMMIT) -> Path:
+    """Make a repository as the Hub's cache keeps it, with its main branch; return the snapshot."""
+    folder = root / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text(commit)
+    (folder / "blobs").mkdir(exist_ok=True)
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    return folder / "snapshots" / commit
+
+
+def link_files(source: Path, snapshot: Path) -> None:
+    """Fill a snapshot with links to blobs, as the Hub's cache does."""
+    for number, file in enumerate(sorted(path for path in source.rglob("*") if path.is_file())):
+        repository = next(p for p in snapshot.parents if p.name.startswith("models--"))
+        blob = repository / "blobs" / str(number)
+        shutil.copyfile(file, blob)
+        target = snapshot / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(os.path.relpath(blob, target.parent))
+
+
+def test_a_model_in_the_hubs_cache_is_the_plain_folders_bit_for_bit(
+    nodes: ModuleType, models_dir: Path
+):
+    folders = nodes.paths.folders
+    base = cached(models_dir / "diffusers", "black-forest-labs/FLUX.1-Fill-dev")
+    link_files(BUNDLED, base)
+    onereward = cached(models_dir / "onereward", "bytedance-research/OneReward")
+    link_files(BUNDLED / "transformer", onereward / "flux.1-fill-dev-OneReward-transformer")
+    model = "black-forest-labs/FLUX.1-Fill-dev"
+    separate = "bytedance-research/OneReward/flux.1-fill-dev-OneReward-transformer"
+    assert folders.model_names() == [folders.BUNDLED, model, folders.NO_FOLDER]
+    assert folders.transformer_names() == [folders.FROM_MODEL, separate]
+    assert folders.model_folder(model) == base
+    # A name that an earlier version has saved is found as well.
+    old = f"models--black-forest-labs--FLUX.1-Fill-dev/snapshots/{COMMIT}"
+    assert folders.model_folder(old) == base
+    node = nodes.OneRewardLoadModel.PREPARE_CLASS_CLONE({})
+    loaded = node.execute(model=model, transformer=separate, precision="fp32").args[0]
+    assert loaded.transformer_source.path.is_relative_to(onereward)
+    for component in COMPONENTS:
+        truth = dict(getattr(bundled_models(), component).module.named_parameters())
+        values = dict(getattr(loaded, component).module.named_parameters())
+        assert set(values) == set(truth)
+        assert all(torch.equal(values[name], truth[name]) for name in truth), component
+
+
+def test_the_cached_state_is_that_of_the_main_branch(nodes: ModuleType, models_dir: Path):
+    root = models_dir / "onereward"
+    newer = pipeline(cached(root, "owner/name", NEWER) / "x").parent
+    main = pipeline(cached(root, "owner/name", COMMIT) / "x").parent
+    os.utime(newer, (2**31, 2**31))
+    assert nodes.paths.folders.model_folder("owner/name/x") == main / "x"
+    (main.parents[1] / "refs" / "main").unlink()
+    assert nodes.paths.folders.model_folder("owner/name/x") == newer / "x"
+
+
+def test_a_plain_folder_keeps_its_name_beside_a_cached_one(nodes: ModuleType, models_dir: Path):
+    plain = pipeline(models_dir / "onereward" / "owner" / "name")
+    pipeline(cached(models_dir / "diffusers", "owner/name") / "x")
+    link_files(plain, cached(models_dir / "onereward", "owner/name"))
+    assert nodes.paths.folders.model_folder("owner/name") == plain
+
+
+def test_judges_in_models_llm_are_found_whether_comfyui_knows_the_folder_or_not(
+    nodes: ModuleType, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import folder_paths
+
+    folders = nodes.paths.folders
+    judge = machine.ROOT / "assets" / "judge"
+    if not (judge / "config.json").is_file():
+        pytest.skip("the bundled judge is not in this checkout")
+    assert "LLM" not in folder_paths.folder_names_and_paths
+    shutil.copytree(judge, models_dir / "LLM" / "Qwen-VL" / "mine")
+    link_files(judge, cached(models_dir / "LLM", "Qwen/Qwen2.5-VL-7B-Instruct"))
+    elsewhere = models_dir / "elsewhere"
+    shutil.copytree(judge, elsewhere / "other")
+    names = ["Qwen-VL/mine", "Qwen/Qwen2.5-VL-7B-Instruct"]
+    assert folders.judge_names() == [folders.BUNDLED, *names]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "LLM", ([str(elsewhere)], set[str]()))
+    assert folders.judge_names() == [folders.BUNDLED, *names, "other"]
+    with pytest.raises(FileNotFoundError, match="in models/onereward or models/LLM; choose"):
+        folders.judge_folder("gone")
+    load = nodes.OneRewardLoadJudge.PREPARE_CLASS_CLONE({}).execute
+    truth = dict(
+        load(judge=folders.BUNDLED, precision="fp32").args[0].component.module.state_dict()
+    )
+    for name in (*names, "other"):
+        values = load(judge=name, precision="fp32").args[0].component.module.state_dict()
+        assert set(values) == set(truth)
+        assert all(torch.equal(values[key], truth[key]) for key in truth), name
