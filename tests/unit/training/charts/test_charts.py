@@ -7,9 +7,13 @@ import sys
 import pytest
 import torch
 
-from onereward.training.charts.dashboard import plot_dashboard, plot_judge_dashboard
+from onereward.fill.task import Dimension, Task
+from onereward.reward.report import Answer, JudgeReport, make_report
+from onereward.training.charts.dashboard import MAIN_HEIGHT, plot_dashboard, plot_judge_dashboard
 from onereward.training.charts.plots import COLOURS, Series, plot, stack
+from onereward.training.charts.strips import Strip, draw_strips
 from onereward.training.charts.tables import markdown_table, render_table
+from onereward.training.judge.report import LEAST_PAIRS, accuracy_table
 
 RED = torch.tensor([int(COLOURS[1][i : i + 2], 16) for i in (1, 3, 5)]) / 255
 """Colour of the second line of a plot."""
@@ -61,6 +65,102 @@ def test_dashboards_of_any_length_can_be_drawn() -> None:
         for image in (plot_judge_dashboard(judge[:length], 10), plot_dashboard(policy[:length])):
             assert image.shape[-1] == 3
             assert 0 <= image.min() < image.max() <= 1
+
+
+def random_strip(prompt: str = "a red hat") -> Strip:
+    grey = torch.full((64, 64, 3), 0.5)
+    mask = torch.zeros(64, 64)
+    mask[16:48, 8:40] = 1
+    return Strip(task="fill", prompt=prompt, images=(grey, grey, grey), mask=mask)
+
+
+def is_near(image: torch.Tensor, colour: str) -> torch.Tensor:
+    value = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return (image - value).abs().amax(-1) < 0.02
+
+
+def shrink(image: torch.Tensor, width: int) -> torch.Tensor:
+    height = round(image.shape[0] * width / image.shape[1])
+    planes = image.permute(2, 0, 1)[None]
+    small = torch.nn.functional.interpolate(planes, (height, width), mode="area")
+    return small[0].permute(1, 2, 0)
+
+
+def test_only_the_outline_of_a_mask_is_drawn_on_the_source() -> None:
+    sheet = draw_strips([random_strip()], ("source", "start", "now"), 640)
+    yellow = is_near(sheet, "#ffd600").nonzero()
+    (top, left), (bottom, right) = yellow.amin(0).tolist(), yellow.amax(0).tolist()
+    # A cell has 150 pixels for 64, and the three cells with their gaps end at the right edge.
+    assert bottom - top == pytest.approx(32 * 150 / 64, abs=2)
+    assert right - left == pytest.approx(32 * 150 / 64, abs=2)
+    assert left == pytest.approx(640 - 3 * 156 + 8 * 150 / 64, abs=2)
+    middle = sheet[(top + bottom) // 2, (left + right) // 2]
+    assert middle == pytest.approx(0.5, abs=0.01), "the area itself is not covered"
+
+
+def test_a_mask_up_to_the_edge_is_closed_there() -> None:
+    strip = random_strip()
+    strip.mask[:] = 1
+    yellow = is_near(draw_strips([strip], ("source", "start", "now"), 640), "#ffd600")
+    sides = yellow.nonzero()
+    assert (sides.amax(0) - sides.amin(0)).tolist() == [149, 149]
+
+
+def test_a_long_prompt_stays_beside_the_images() -> None:
+    short, long = (
+        draw_strips([random_strip(prompt)], ("source", "start", "now"), 640)
+        for prompt in ("a hat", "a very large hat " * 30)
+    )
+    assert torch.equal(short[:, 640 - 3 * 156 :], long[:, 640 - 3 * 156 :])
+    assert not torch.equal(short, long)
+
+
+def test_the_board_has_a_chart_for_each_task_and_names_what_it_shows() -> None:
+    cells = {"fill.structure": 0.4, "fill.consistency": 0.6, "text.structure": 0.5}
+    metrics = [{"step": s, "reward": 0.5, **cells} for s in range(1, 40)]
+    board = plot_dashboard(metrics)
+    structure, consistency = is_near(board, "#009e73"), is_near(board, "#e69f00")
+    assert not is_near(board, "#cc79a7").any(), "nothing is judged by its aesthetics"
+    # Structure has a line in the left and in the right half, consistency in the left one only.
+    lines = slice(MAIN_HEIGHT, MAIN_HEIGHT + 150)
+    assert structure[lines, :340].any()
+    assert structure[lines, 340:].any()
+    assert consistency[lines, :340].any()
+    assert not consistency[lines, 340:].any()
+    # Each is named once more below the charts, in its colour.
+    assert structure[MAIN_HEIGHT + 150 :].any()
+    assert consistency[MAIN_HEIGHT + 150 :].any()
+
+
+def test_the_mean_is_one_thick_line() -> None:
+    metrics = [{"step": s, "reward": 0.5, "fill.structure": 0.5} for s in range(1, 40)]
+    board = plot_dashboard(metrics)
+    column = is_near(board[50:200], "#1a1a1a")[:, 300]
+    thin = is_near(board[MAIN_HEIGHT + 35 : MAIN_HEIGHT + 140], "#009e73")[:, 300]
+    assert column.sum() >= 1.5 * thin.sum() > 0
+
+
+def test_a_board_can_be_read_in_a_node() -> None:
+    metrics = [{"step": s, "reward": 0.5, "fill.structure": 0.5} for s in range(1, 40)]
+    small = shrink(plot_dashboard(metrics, [random_strip()]), 300)
+    header = (small[:18, :200].amax(-1) < 0.5).any(-1).nonzero()
+    assert header.numel() >= 8, "rows of pixels that a line of text takes"
+    assert small.shape[0] < 2 * 300
+
+
+def test_cells_of_few_pairs_are_grey() -> None:
+    def report(num_pairs: int) -> JudgeReport:
+        answers = [
+            Answer(criterion=(Task.FILL, Dimension.STRUCTURE), winner_first=0.9, loser_first=0.1)
+        ] * num_pairs
+        return make_report(answers)
+
+    enough, few = accuracy_table(report(LEAST_PAIRS)), accuracy_table(report(LEAST_PAIRS - 1))
+    black = torch.tensor([20, 20, 20]) / 255
+    body = slice(40, None)
+    assert ((enough[body, 150:] - black).abs().amax(-1) < 0.02).any()
+    assert not ((few[body, 150:] - black).abs().amax(-1) < 0.02).any()
+    assert is_near(few[body, 150:], "#eeeeee").float().mean() > 0.5
 
 
 def test_tables() -> None:
