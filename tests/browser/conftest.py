@@ -1,4 +1,7 @@
-"""Fixtures of the tests in the real front end."""
+"""Fixtures of the tests in the real front end.
+
+``FRONT_END_PATH`` names the folder of another front end than the one in ComfyUI's environment.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from support import front_end
 from support.browser import Browser, find_chromium
-from support.server import EXAMPLE, ComfyServer
-from support.workflows import example_image
+from support.server import ComfyServer
 
 
 @pytest.fixture(scope="package")
@@ -16,7 +19,13 @@ def browser(comfyui: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> I
     """A browser that shows the front end of the running server."""
     if find_chromium() is None:
         pytest.skip("no Chromium is installed")
-    example_image().save(comfyui.base_directory / "input" / EXAMPLE)
     with Browser(tmp_path_factory.mktemp("browser")) as opened:
         opened.open_front_end(comfyui.url)
         yield opened
+
+
+@pytest.fixture
+def renderer(request: pytest.FixtureRequest, browser: Browser) -> str:
+    """One of the front end's renderers, which now draws the nodes (see `EVERY_RENDERER`)."""
+    front_end.use_renderer(browser, request.param)
+    return request.param

@@ -19,6 +19,8 @@ import websocket
 STORES = "document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s"
 """The front end's own stores by name, for what has no other handle."""
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+KEY_CODES = {"Enter": 13, "Escape": 27}
+"""Their numbers in the DevTools protocol."""
 START_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.1
@@ -156,6 +158,30 @@ class Browser:
                 "window.app.graphToPrompt().then(prompt => JSON.stringify(prompt.output))"
             )
         )
+
+    def type_text(self, text: str) -> None:
+        """Put text into whatever has the focus, as the keyboard would."""
+        self.call("Input.insertText", text=text)
+
+    def press(self, key: str) -> None:
+        """Press and release a key that has a name, such as Enter or Escape."""
+        code = KEY_CODES[key]
+        for kind in ("keyDown", "keyUp"):
+            text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
+            self.call(
+                "Input.dispatchKeyEvent",
+                **{"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code},
+                **text,
+            )
+
+    def click(self, x: float, y: float, num_clicks: int = 1) -> None:
+        """Press and release the left mouse button at a place of the window, in pixels."""
+        for count in range(1, num_clicks + 1):
+            for kind in ("mousePressed", "mouseReleased"):
+                self.call(
+                    "Input.dispatchMouseEvent",
+                    **{"type": kind, "x": x, "y": y, "button": "left", "clickCount": count},
+                )
 
     def screenshot(self, path: Path) -> None:
         """Save what the page shows as a PNG."""

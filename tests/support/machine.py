@@ -24,3 +24,9 @@ def comfyui_path() -> Path:
     """Return the ComfyUI to test against; ``make setup`` provides it."""
     folder = os.environ.get("COMFYUI_PATH")
     return Path(folder).resolve() if folder else ROOT / ".cache" / "comfyui"
+
+
+def front_end_path() -> Path | None:
+    """Return the front end to test, if not the one that ComfyUI's environment has."""
+    folder = os.environ.get("FRONT_END_PATH")
+    return Path(folder).resolve() if folder else None

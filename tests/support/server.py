@@ -161,6 +161,8 @@ class ComfyServer:
         ]
         if self._packs:
             arguments += ["--whitelist-custom-nodes", *self._packs]
+        if (front_end := machine.front_end_path()) is not None:
+            arguments += ["--front-end-root", str(front_end)]
         return arguments if machine.has_gpu() else ["--cpu", *arguments]
 
     def _wait_until_ready(self) -> None:
