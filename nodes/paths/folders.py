@@ -59,7 +59,7 @@ def transformer_names() -> list[str]:
     """Return the choices for a separate transformer, folders then files; the first one is none."""
     names = {name for name, folder in _folders() if _is_transformer(folder)}
     files = [*model_files.file_names("transformer"), *model_files.checkpoint_names()]
-    return [FROM_MODEL, *sorted(names), *files]
+    return [FROM_MODEL, *sorted(names), *dict.fromkeys(files)]
 
 
 def adapter_names() -> list[str]:

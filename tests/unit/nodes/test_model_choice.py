@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from onereward.fill.config import COMPONENTS
 from support.bundled_models import BUNDLED, bundled_models
 from support.template_files import CLIP, T5, TRANSFORMER, VAE, WRITERS
 
@@ -184,6 +185,60 @@ def test_a_toy_transformer_keeps_the_demo_models_parts(
     assert {path.parent for path in paths.values()} == {BUNDLED}
     assert any("this is the bundled demo model" in line for line in output.ui["text"])
     assert not any("found for this model" in line for line in output.ui["text"])
+
+
+@pytest.fixture(scope="session")
+def all_in_one(published: Path) -> Path:
+    """The published files in one, under ComfyUI's prefixes."""
+    prefixes = ("model.diffusion_model", "vae")
+    prefixes += ("text_encoders.clip_l.transformer", "text_encoders.t5xxl.transformer")
+    tensors = {
+        f"{prefix}.{key}": value
+        for prefix, file in zip(prefixes, ALL, strict=True)
+        for key, value in load_file(published / file).items()
+    }
+    path = published / "all.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_a_checkpoint_brings_its_own_parts(
+    nodes: ModuleType, models_dir: Path, put: Any, all_in_one: Path
+):
+    folders = nodes.paths.folders
+    folder = models_dir / "checkpoints" / "flux"
+    folder.mkdir()
+    (folder / "onereward.safetensors").symlink_to(all_in_one)
+    (folder / "vae.safetensors").symlink_to(all_in_one.parent / VAE)
+    (folder / "flux1-dev.safetensors").write_bytes(b"no model")
+    name = "checkpoints/flux/onereward.safetensors"
+    assert folders.transformer_names() == [folders.FROM_MODEL, name]
+    assert defaults(nodes) == (folders.NO_FOLDER, name)
+    for file in (VAE, CLIP, T5):
+        put(file)
+    assert validate(nodes, transformer=name) is True
+    output = load(nodes, transformer=name, precision="fp32")
+    models = output.args[0]
+    assert set(files_of(models).values()) == {folder / "onereward.safetensors"}
+    assert models.recipe.name == "OneReward"
+    put(TRANSFORMER)
+    truth = load(nodes, transformer=NAME, precision="fp32").args[0]
+    for part in COMPONENTS:
+        values = getattr(models, part).module.state_dict()
+        expected = getattr(truth, part).module.state_dict()
+        assert set(values) == set(expected)
+        assert all(torch.equal(values[key], expected[key]) for key in expected), part
+    with pytest.raises(FileNotFoundError, match="choose one from the list"):
+        folders.transformer_path("checkpoints/../flux/no.safetensors")
+
+
+def test_a_file_in_diffusion_models_keeps_its_name(
+    nodes: ModuleType, models_dir: Path, put: Any, all_in_one: Path
+):
+    (models_dir / "checkpoints" / "flux.safetensors").symlink_to(all_in_one)
+    path = put(TRANSFORMER, "checkpoints/flux.safetensors")
+    assert nodes.paths.folders.transformer_path("checkpoints/flux.safetensors") == path
+    assert nodes.paths.folders.transformer_names()[1:] == ["checkpoints/flux.safetensors"]
 
 
 def test_what_a_folder_lacks_is_found(nodes: ModuleType, models_dir: Path, put: Any):
