@@ -22,7 +22,7 @@ from .recipe import Settings, deviations, resolve_settings
 from .request import FillRequest, FillResult
 from .sampling.denoise import SampleSpec, denoise
 from .sampling.encode import EncodedJob, decode_latent, encode_job
-from .sampling.text import check_characters, encode_prompts, truncation_note
+from .sampling.text import check_characters, encode_prompts, prompt_notes
 from .task import Task
 
 logger = logging.getLogger("onereward.fill")
@@ -214,8 +214,9 @@ def _notes(request: FillRequest, models: FillModels) -> tuple[str, ...]:
     notes = []
     if left := deviations(request.config, models.recipe):
         notes.append(f"settings that leave the recipe {models.recipe.name}: {', '.join(left)}")
-    for note in (demo_note(request, models), truncation_note(models, request.full_prompt())):
-        notes += [note] if note else []
+    if note := demo_note(request, models):
+        notes.append(note)
+    notes += prompt_notes(models, request.full_prompt())
     return tuple(notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,11 @@ from ..models import FillModels
 from .guidance import Prompt
 
 logger = logging.getLogger("onereward.fill")
+
+MAX_QUOTE = 40
+"""Characters of a prompt that a note quotes."""
+_FOREIGN_SYNTAX = re.compile(r"\([^()]*:\s*\d+(?:\.\d+)?\s*\)|<(?:lora|lyco|embedding):[^<>]*>")
+"""Weights of words and adapters, as other programs write them into prompts."""
 
 
 def encode_prompts(models: FillModels, texts: Sequence[str], host: Host) -> list[Prompt]:
@@ -48,23 +54,48 @@ def _encode_texts(
 
 def check_characters(models: FillModels, text: str) -> None:
     """Raise ValueError if the model's T5 tokenizer has no token for a character of the text."""
-    tokenizer = models.tokenizer_2
-    unknown = tokenizer.unk_token_id
     for char in dict.fromkeys("".join(text.split())):
-        if unknown in tokenizer(char, add_special_tokens=False).input_ids:
+        if not _is_known(models.tokenizer_2, char):
             raise ValueError(
                 f"text contains {char!r}, which this model's text encoder has no token for; use "
                 "other characters"
             )
 
 
-def truncation_note(models: FillModels, text: str) -> str | None:
-    """Return a sentence for the user if the prompt is longer than the model reads."""
-    length = models.recipe.max_sequence_length
-    tokens = len(models.tokenizer_2(text).input_ids)
-    if tokens <= length:
-        return None
-    return f"the prompt has {tokens} tokens, but the model reads only the first {length}"
+def prompt_notes(models: FillModels, prompt: str) -> list[str]:
+    """Return a sentence for each part of a prompt that the model reads otherwise than was meant.
+
+    Example: ``prompt_notes(models, "a (red:1.3) cup")`` names ``(red:1.3)``.
+    """
+    notes = []
+    tokenizer, length = models.tokenizer_2, models.recipe.max_sequence_length
+    characters = "".join(_FOREIGN_SYNTAX.sub(" ", prompt).split())
+    lost = {char for char in set(characters) if not _is_known(tokenizer, char)}
+    if lost and not models.recipe.demo_side:  # a demo model has a note of its own
+        share = sum(char in lost for char in characters) / len(characters)
+        example = next(char for char in characters if char in lost)
+        notes.append(
+            f"{share:.0%} of the prompt are characters that this model's text encoder does not "
+            f"know, such as {example!r}, and are lost; write the prompt in English"
+        )
+    if syntax := _FOREIGN_SYNTAX.search(prompt):
+        notes.append(
+            f"{syntax.group()[:MAX_QUOTE]!r} counts as plain text: FLUX knows no weights of words, "
+            "and adapters come from OneReward Load Adapter"
+        )
+    ids = tokenizer(prompt).input_ids
+    if len(ids) > length:
+        # The last token that is read is the end mark.
+        rest = tokenizer.decode(ids[length - 1 :], skip_special_tokens=True)
+        notes.append(
+            f"the prompt has {len(ids)} tokens, but the model reads only the first {length}; cut "
+            f"from {rest[:MAX_QUOTE]!r}"
+        )
+    return notes
+
+
+def _is_known(tokenizer: Any, char: str) -> bool:
+    return tokenizer.unk_token_id not in tokenizer(char, add_special_tokens=False).input_ids
 
 
 def _clip_ids(models: FillModels, texts: Sequence[str]) -> torch.Tensor:
