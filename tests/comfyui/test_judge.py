@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from support.client import ComfyClient
+from support.client import ComfyClient, Graph
 from support.graph import GraphBuilder, Link, output
 from support.judges import make_judge
+from support.refusals import refused
 from support.server import ComfyServer
 
 NAME = "small-judge"
@@ -32,7 +33,13 @@ def upload_image(client: ComfyClient, colour: str, size: tuple[int, int] = (64, 
 
 
 def score(client: ComfyClient, uploads: list[str], node: str, **inputs: Any) -> tuple[Any, str]:
-    """Run a judge node on uploaded images; return the job and the node's id."""
+    """Run a judge node on uploaded images; return the job and the id of its report's preview."""
+    graph, preview = judging(uploads, node, **inputs)
+    return client.run(graph), preview
+
+
+def judging(uploads: list[str], node: str, **inputs: Any) -> tuple[Graph, str]:
+    """Return the graph of a judge node on uploaded images, and the id of its report's preview."""
     g = GraphBuilder()
     judge = g.add("OneRewardLoadJudge", judge=NAME)
     images = [g.add("LoadImage", image=name) for name in uploads]
@@ -48,7 +55,7 @@ def score(client: ComfyClient, uploads: list[str], node: str, **inputs: Any) -> 
     table, report = (1, 2) if node == "OneRewardScore" else (2, 3)
     g.add("PreviewImage", images=output(result, table))
     preview = g.add("PreviewAny", source=output(result, report))
-    return client.run(g.graph), preview[0]
+    return g.graph, preview[0]
 
 
 def report_of(job: Any, node: str) -> Any:
@@ -92,11 +99,11 @@ def _mean(comparison: dict[str, float]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "inputs", "message"),
+    ("sizes", "inputs", "words"),
     [
-        ([(64, 64), (64, 32)], {}, "compare images of the same size"),
-        ([(64, 64), (64, 64)], {"task": "paint"}, "choose one of: fill, extend"),
-        ([(64, 64), (64, 64)], {"view": "crop"}, "needs a mask"),
+        ([(64, 64), (64, 32)], {}, ["compare images of the same size"]),
+        ([(64, 64), (64, 64)], {"task": "paint"}, ["task", "'paint'", "fill", "extend"]),
+        ([(64, 64), (64, 64)], {"view": "crop"}, ["needs a mask"]),
     ],
     ids=["sizes", "task", "view"],
 )
@@ -105,16 +112,13 @@ def test_bad_input_gets_one_sentence(
     judge_folder: Path,
     sizes: list[tuple[int, int]],
     inputs: dict[str, Any],
-    message: str,
+    words: list[str],
 ):
     names = [
         upload_image(client, colour, size)
         for colour, size in zip(("red", "blue"), sizes, strict=True)
     ]
-    job, _ = score(client, names, "OneRewardScore", **inputs)
-    assert job.error is not None
-    assert message in job.error
-    assert "\n" not in job.error
+    refused(client, judging(names, "OneRewardScore", **inputs)[0], *words)
 
 
 def test_a_missing_judge_says_where_to_put_one(client: ComfyClient):
@@ -123,9 +127,7 @@ def test_a_missing_judge_says_where_to_put_one(client: ComfyClient):
     image = g.add("LoadImage", image=upload_image(client, "red"))
     values = {"image_a": image, "image_b": image, "task": "remove", "prompt": ""}
     g.add("PreviewImage", images=output(g.add("OneRewardScore", judge=judge, **values), 1))
-    job = client.run(g.graph)
-    assert job.error is not None
-    assert "choose one from the list" in job.error
+    refused(client, g.graph, "judge", "none")
 
 
 def test_a_folder_that_is_no_judge_is_named(client: ComfyClient, comfyui: ComfyServer):
@@ -135,10 +137,7 @@ def test_a_folder_that_is_no_judge_is_named(client: ComfyClient, comfyui: ComfyS
     (folder / "preprocessor_config.json").write_text("{}")
     g = GraphBuilder()
     g.add("PreviewAny", source=g.add("OneRewardLoadJudge", judge="llama"))
-    job = client.run(g.graph)
-    assert job.error is not None
-    assert "is a llama model, but a judge needs" in job.error
-    assert "\n" not in job.error
+    refused(client, g.graph, "llama", "judge")
 
 
 def test_metrics_stand_beside_the_judge(client: ComfyClient, judge_folder: Path, example: str):
