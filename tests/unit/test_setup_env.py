@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,76 @@ def test_wrong_comfyui_path_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     with pytest.raises(setup_env.SetupError, match=r"has no main\.py"):
         setup_env.set_up_comfyui()
+
+
+def test_a_checkout_keeps_our_torch(tmp_path: Path):
+    lines = ["torch", "torchvision", "torchaudio", "", "#optional:", "kornia>=0.7.1  # nodes"]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+    assert setup_env._comfyui_requirements(tmp_path) == ["torchaudio", "kornia>=0.7.1"]
+    assert setup_env._comfyui_requirements(None) == []
+
+
+@pytest.mark.parametrize(
+    ("pip_says", "kind"),
+    [
+        ("HTTPSConnectionPool(host='pypi.org'): Max retries exceeded", "DownloadError"),
+        ("ERROR: ResolutionImpossible: conflicting dependencies", "SetupError"),
+    ],
+)
+def test_an_index_out_of_reach_is_told_from_a_conflict(pip_says: str, kind: str, tmp_path: Path):
+    (tmp_path / "pip").write_text(f"import sys; sys.exit({pip_says!r})")
+    with pytest.raises(setup_env.SetupError, match=pip_says[:12]) as failed:
+        setup_env._run([sys.executable, "-P", str(tmp_path / "pip"), "pip"])
+    assert type(failed.value).__name__ == kind
+
+
+def test_a_venv_of_another_python_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    commands: list[list[str]] = []
+    monkeypatch.setattr(setup_env, "_run", commands.append)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "pip").touch()
+    (tmp_path / "pyvenv.cfg").write_text(f"home = /usr/bin\nversion = {setup_env.VERSION}.9\n")
+    setup_env._create_venv(tmp_path)
+    assert commands == []
+    (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.9.9\n")
+    setup_env._create_venv(tmp_path)
+    assert commands[0][1:] == ["-m", "venv", "--clear", str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        ({"python3.11": None, "python3.12": "3.12", "python3": "3.9"}, "python3.12"),
+        ({"python3": "3.13"}, "python3"),
+        ({"python3.13": "3.13", "python3": "3.14"}, "python3.13"),
+        ({"python3": "3.10"}, "python3"),
+    ],
+    ids=["not startable", "unnumbered", "too new", "none"],
+)
+def test_make_takes_the_first_python_that_fits(
+    offered: dict[str, str | None], chosen: str, tmp_path: Path
+):
+    for name, version in offered.items():  # None: a version manager's name for what is not there
+        program = tmp_path / name
+        lines = [f"#!{sys.executable}", "import sys"]
+        if version is None:
+            lines.append("sys.exit(127)")
+        else:
+            numbers = tuple(map(int, version.split(".")))
+            lines += [f"sys.version_info = {numbers}", "exec(sys.argv[2])"]
+        program.write_text("\n".join(lines))
+        program.chmod(0o755)
+    make = shutil.which("make")
+    assert make is not None
+    process = subprocess.run(
+        [make, "--dry-run", "setup"],
+        cwd=machine.ROOT,
+        env={"PATH": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert process.stdout.split()[0] == chosen
 
 
 def test_stamp_changes_with_the_requirements(tmp_path: Path):
