@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACEHOLDER = "PUBLISHER"
 IGNORE_FILE = ".comfyignore"
 """Names what ``comfy node publish`` leaves out of the archive."""
-DEVELOPMENT = {".ci", "benchmarks", "docs", "lab", "scripts", "tests"}
+DEVELOPMENT = {".ci", ".github", "benchmarks", "docs", "lab", "scripts", "tests"}
 """Top folders that are in no package and no archive."""
 MAX_LINES = 24_500
 """Python lines of the published package."""
@@ -22,14 +23,23 @@ MAX_LINES = 24_500
 
 def main() -> int:
     """Write every problem to stderr; return 1 if there is any."""
+    parser = argparse.ArgumentParser(description="Refuse what must not be published.")
+    parser.add_argument(
+        "--archive", action="store_true", help="check the archive alone, as for a pull request"
+    )
+    parser.add_argument("--tag", help="refuse a tag that is not v and the project's version")
+    options = parser.parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
-    problems = [
-        *check_metadata(project),
-        *check_changelog(project, changelog),
-        *check_files(),
-        *check_archive(published_files()),
-    ]
+    problems = check_archive(published_files())
+    if not options.archive:
+        problems += [
+            *check_metadata(project),
+            *check_changelog(project, changelog),
+            *check_files(),
+        ]
+    if options.tag:
+        problems += check_tag(project, options.tag)
     for problem in problems:
         sys.stderr.write(f"not ready for release: {problem}\n")
     return 1 if problems else 0
@@ -37,15 +47,26 @@ def main() -> int:
 
 def check_metadata(project: dict[str, Any]) -> list[str]:
     """Return which identities still have to be filled in by whoever publishes."""
-    values = {
-        "[tool.comfy] PublisherId": project["tool"]["comfy"]["PublisherId"],
-        "[project.urls] Repository": project["project"]["urls"]["Repository"],
-    }
+    comfy, urls = project["tool"]["comfy"], project["project"]["urls"]
+    values = {"[tool.comfy] PublisherId": comfy["PublisherId"]}
+    values |= {f"[project.urls] {name}": url for name, url in urls.items()}
+    values |= {f"[tool.comfy] {name}": comfy[name] for name in ("Icon", "Banner") if name in comfy}
     return [
         f"{name} is the placeholder {value!r}; set your own"
         for name, value in values.items()
         if not value or PLACEHOLDER in value
     ]
+
+
+def check_tag(project: dict[str, Any], tag: str) -> list[str]:
+    """Return whether a tag belongs to another version.
+
+    Args:
+        project: Content of pyproject.toml.
+        tag: Name of the tag that is published, such as ``v1.2.3``.
+    """
+    version = project["project"]["version"]
+    return [] if tag == f"v{version}" else [f"the tag is {tag}, but the version is {version}"]
 
 
 def check_changelog(project: dict[str, Any], changelog: str) -> list[str]:

@@ -21,7 +21,7 @@ from support.workflows import SIZE, example_image
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 NOT_PACKAGES = {"benchmarks", "lab", "scripts", "tests"}
-DATA_FOLDERS = {"assets", "subgraphs", "web", "workflows"}
+DATA_FOLDERS = {"assets", "locales", "subgraphs", "web", "workflows"}
 FORBIDDEN_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "numpy"}
 
 
@@ -65,6 +65,36 @@ def test_registry_metadata_is_complete():
     assert comfy["PublisherId"]
     assert comfy["DisplayName"]
     assert comfy["requires-comfyui"] == ">=0.3.75"
+    assert {"Bug Tracker", "Documentation"} <= project["urls"].keys()
+
+
+ACCELERATORS = {
+    *("GPU :: NVIDIA CUDA", "GPU :: AMD ROCm", "GPU :: Intel Arc", "GPU :: Apple Metal"),
+    "NPU :: Huawei Ascend",
+}
+"""What ComfyUI's registry knows (comfy-cli 1.23.0); another value voids all of them."""
+
+
+def test_classifiers_are_those_the_registry_knows():
+    classifiers = PROJECT["project"]["classifiers"]
+    prefix = "Environment :: "
+    given = {c.removeprefix(prefix) for c in classifiers if c.startswith(prefix)}
+    assert "GPU :: NVIDIA CUDA" in given
+    assert given <= ACCELERATORS
+    assert classifiers == sorted(classifiers)
+    lowest = PROJECT["project"]["requires-python"].removeprefix(">=")
+    versions = [c.rpartition(" ")[2] for c in classifiers if ":: Python :: 3." in c]
+    assert versions[0] == lowest
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("Icon", 1.0), ("Banner", 21 / 9)])
+def test_pictures_have_the_form_that_the_registry_asks_for(name: str, ratio: float):
+    urls, comfy = PROJECT["project"]["urls"], PROJECT["tool"]["comfy"]
+    root = urls["Repository"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+    path = comfy[name].removeprefix(root)
+    with Image.open(ROOT / path) as picture:
+        assert picture.width / picture.height == pytest.approx(ratio)
+        assert picture.width <= (400 if name == "Icon" else 1500)
 
 
 def test_version_has_a_changelog_entry():

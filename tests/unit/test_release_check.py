@@ -25,13 +25,18 @@ def project(publisher: str, repository: str) -> dict:
 def test_placeholders_of_this_repository_are_refused():
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     problems = release_check.check_metadata(metadata)
-    assert len(problems) == 2
-    assert "PublisherId" in problems[0]
-    assert "Repository" in problems[1]
+    places = ("PublisherId", "Repository", "Documentation", "Bug Tracker", "Icon", "Banner")
+    assert len(problems) == len(places)
+    assert all(place in problem for place, problem in zip(places, problems, strict=True))
 
 
 def test_real_identities_are_accepted():
     assert not release_check.check_metadata(project("somebody", "https://example.org/somebody/x"))
+
+
+@pytest.mark.parametrize(("tag", "num_problems"), [("v1.2.3", 0), ("1.2.3", 1), ("v1.2.4", 1)])
+def test_a_tag_is_that_of_the_version(tag: str, num_problems: int):
+    assert len(release_check.check_tag(project("p", "r"), tag)) == num_problems
 
 
 @pytest.mark.parametrize(
@@ -49,7 +54,7 @@ def test_version_needs_a_dated_entry(heading: str, is_ready: bool):
 
 def test_the_archive_holds_the_package_only():
     files = release_check.published_files()
-    assert {"fill", "kernels", "nodes", "reward", "training", "web", "workflows"} <= {
+    assert {"fill", "kernels", "locales", "nodes", "reward", "training", "web", "workflows"} <= {
         path.parts[0] for path in files
     }
     assert release_check.check_archive(files) == []
