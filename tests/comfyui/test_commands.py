@@ -11,11 +11,12 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from support import machine
-from support.workflows import api_workflows, runs_here
+from support.workflows import demo_workflows
 
 SCRIPTS = machine.ROOT / "scripts"
 TIMEOUT_S = 600
@@ -30,10 +31,18 @@ def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_demo_edits_images_and_draws_one_sheet(tmp_path: Path):
     process = run_demo("--output", str(tmp_path))
     assert process.returncode == 0, f"{process.stdout}\n{process.stderr}"
-    num_jobs = sum(map(runs_here, api_workflows())) + 1  # one of them again, on a photograph
+    num_jobs = len(demo_workflows())
     assert f"{num_jobs} of {num_jobs} jobs done" in process.stdout
-    assert Image.open(tmp_path / "contact-sheet.png").height > num_jobs * 256
     assert len(list(tmp_path.glob("*.png"))) > num_jobs
+    # Each edit has a source whose mask is outlined, and one of eight candidates is framed.
+    pixels = np.asarray(Image.open(tmp_path / "contact-sheet.png"))
+    outlined, framed = (pixels == (255, 214, 0)).all(-1), (pixels == (0, 114, 178)).all(-1)
+    rows, columns = np.nonzero(outlined)
+    assert len(set(rows // 256)) >= 3
+    assert len(set(columns // 256)) >= 3
+    rows, columns = np.nonzero(framed)
+    assert rows.max() - rows.min() >= 256
+    assert 256 <= columns.max() - columns.min() < 2 * 256, "one candidate"
 
 
 @pytest.mark.slow
