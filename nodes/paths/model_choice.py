@@ -136,12 +136,15 @@ def _with_partners(
 
 
 def _partner(part: str, transformer: Path | None, config: Mapping[str, Any] | None) -> Path | None:
-    """Return the first file that fits a transformer: the one it is in itself, or the best name."""
+    """Return the first file that fits a transformer: the one it is in itself, or the best name.
+
+    For a transformer that is not of Fill any VAE does: the engine then says what it is.
+    """
     files = [transformer] if transformer is not None and transformer.is_file() else []
     for path in [*files, *_ranked(PARTS[part])]:
         stored = part_config(part, path)
         # Only the VAE of FLUX.1 is read from a file at all.
-        is_any = config is None or part == "vae"
+        is_any = config is None or (part == "vae" and not is_fill_transformer(config))
         if stored is not None and (is_any or fits(part, stored, config or {})):
             return path
     return None

@@ -261,6 +261,16 @@ def test_something_else_as_transformer_is_named(nodes: ModuleType, models_dir: P
     assert "lora.safetensors is a LoRA" in str(text)
 
 
+def test_another_flux_is_refused_for_what_it_is(nodes: ModuleType, models_dir: Path, put: Any):
+    for file in (VAE, CLIP, T5):
+        put(file)
+    tensors = load_file(put(TRANSFORMER))
+    tensors["x_embedder.weight"] = tensors["x_embedder.weight"][:, :64].clone()
+    save_file(tensors, models_dir / "diffusion_models" / "dev.safetensors")
+    with pytest.raises(ValueError, match=r"has 64 input channels \(as FLUX\.1-dev, "):
+        load(nodes, transformer="dev.safetensors")
+
+
 @pytest.mark.parametrize("linked", ["model", "transformer", "vae", "t5", "allow_download"])
 def test_linked_values_are_not_judged_before_they_are_known(
     nodes: ModuleType, models_dir: Path, linked: str
