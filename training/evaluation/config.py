@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...fill.json_config import SHARE, JsonConfig, setting
 
 ALL = "all"
+MODEL, BASELINE = "model", "baseline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,15 +25,18 @@ from torch import Tensor
 from ...fill.io.files import write_text
 from ...fill.task import Dimension, Task
 from ...reward.report import wilson_interval
-from ..charts.contact_sheets import contact_sheet
 from ..charts.plots import stack
+from ..charts.strips import Strip, draw_strips
 from ..charts.tables import markdown_table, render_table
 from ..data.conditions import save_image
-from .config import ALL, EvalConfig
+from .config import ALL, MODEL, EvalConfig
 from .votes import BAD, GOOD, SAME, Votes, count_votes, vote
 
-MAX_IMAGES = 16
-"""Edits on the contact sheet: the first ones, good or bad."""
+MAX_IMAGES = 6
+"""Edits on the sheet: the first ones, good or bad."""
+LEAST_EDITS = 20
+"""Of a cell on the sheet; a share of fewer may be chance."""
+_FONT_SIZE, _WIDTH = 20, 640
 FORMAT = 1
 Cells = list[list[str]]
 
@@ -216,19 +219,65 @@ def votes_record(votes: Votes) -> dict[str, Any]:
     return counts | {"interval": votes.interval, "p": votes.p}
 
 
-def report_image(report: Report, images: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Draw the tables above the images, ``[1, H, W, 3]``, 0..1."""
-    per_row = len(report.sides) + 1
-    columns = per_row * (2 if len(images) > 1 else 1)
-    sheet = contact_sheet([image for row in images for image in row], columns)[0]
-    return stack([*(render_table(cells) for cells in report.tables().values()), sheet])
+def report_image(report: Report, strips: Sequence[Strip]) -> Tensor:
+    """Draw shares by task, large, above the first edits, ``[1, H, W, 3]``, 0..1.
+
+    Cells of fewer than :data:`LEAST_EDITS` edits are grey and say so; the text has every number.
+    """
+    numbers = report.numbers()
+    names = [n for n in ("usable", "accepted", "sound") if n in numbers["sides"][ALL][MODEL]]
+    has_votes = bool(numbers["votes"][ALL])
+    rows = [["task", *names, *(["better than baseline"] if has_votes else [])]]
+    faint: set[tuple[int, int]] = set()
+    for task in report.groups():
+        row = [task]
+        for name in names:
+            shares = {side: numbers["sides"][task][side].get(name) for side in report.sides}
+            row.append(_share_cell(shares))
+        if has_votes:
+            row.append(_vote_cell(numbers["votes"][task]))
+        faint |= {(len(rows), i) for i, cell in enumerate(row) if cell.startswith(_TOO_FEW)}
+        rows.append(row)
+    images = [render_table(rows, faint, _FONT_SIZE)]
+    if strips:
+        images.append(draw_strips(strips, ("source", *report.sides), _WIDTH))
+    return stack(images)
 
 
-def save_report(folder: Path, report: Report, images: Sequence[Sequence[Tensor]]) -> None:
+_TOO_FEW = "too few to tell"
+
+
+def _share_cell(shares: Mapping[str, Mapping[str, float] | None]) -> str:
+    """Return the model's share in %, and the baseline's below it."""
+    counts = [share["count"] for share in shares.values() if share]
+    if not counts:
+        return ""
+    if min(counts) < LEAST_EDITS:
+        return f"{_TOO_FEW}\n({min(counts):.0f})"
+    lines = [
+        f"{100 * share['share']:.0f} %" if side == MODEL else f"{side} {100 * share['share']:.0f} %"
+        for side, share in shares.items()
+        if share
+    ]
+    return "\n".join(lines)
+
+
+def _vote_cell(voters: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the win rate by the first voter, and how many edits it is of."""
+    for votes in voters.values():
+        num_edits, decided = votes[GOOD] + votes[SAME] + votes[BAD], votes[GOOD] + votes[BAD]
+        if num_edits < LEAST_EDITS:
+            return f"{_TOO_FEW}\n({num_edits})"
+        rate = f"{100 * votes[GOOD] / decided:.0f} %" if decided else "-"
+        return f"{rate} of {decided}\n{votes[SAME]} the same"
+    return ""
+
+
+def save_report(folder: Path, report: Report, strips: Sequence[Strip]) -> None:
     """Write report.json, report.md and sheet.png."""
     write_text(folder / "report.json", json.dumps(report.numbers(), indent=2) + "\n")
     write_text(folder / "report.md", report.text())
-    save_image(folder / "sheet.png", report_image(report, images)[0])
+    save_image(folder / "sheet.png", report_image(report, strips)[0])
 
 
 _HEAD = """# Evaluation

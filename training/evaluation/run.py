@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...fill.config import FillConfig
 from ...fill.host import Host
@@ -38,10 +37,11 @@ from ...reward.judging import chosen_queries, rank_candidates
 from ...reward.preference import append_line, drop_torn_line
 from ...reward.qwen_vl import QwenJudge
 from ...reward.score import RankingConfig
+from ..charts.strips import Strip
 from ..data.conditions import Condition, EditDataset, read_image, save_image
 from ..edited_image import EditedImage
 from ..ground_truth import GroundTruth
-from .config import EvalConfig
+from .config import BASELINE, MODEL, EvalConfig
 from .report import MAX_IMAGES, Report, Row, save_report
 from .votes import (
     choose_conditions,
@@ -52,7 +52,6 @@ from .votes import (
 )
 
 RESULTS, IDENTITY = "results.jsonl", "identity.json"
-MODEL, BASELINE = "model", "baseline"
 _NEXT_CANDIDATE = 1_000_003
 """Between the seeds of two candidates of an edit; far from those of other edits."""
 
@@ -143,7 +142,7 @@ def evaluate(
     images.make_images(eval_models.sides(), edits, host)
     rows = _Evaluator(eval_models, images).rows(edits, host)
     report = Report(config=config, rows=tuple(rows))
-    save_report(folder, report, images.images_of(rows[:MAX_IMAGES]))
+    save_report(folder, report, images.strips_of(rows[:MAX_IMAGES]))
     return report
 
 
@@ -191,15 +190,23 @@ class _ImageFolder:
             image=read_image(self.folder / file).permute(2, 0, 1),  # [3, H, W]
         )
 
-    def images_of(self, rows: Sequence[Row]) -> list[list[Tensor]]:
-        """Return source, model's and baseline's image ``[H, W, 3]`` of every row."""
+    def strips_of(self, rows: Sequence[Row]) -> list[Strip]:
+        """Return source, model's and baseline's image of every row, to be drawn."""
         by_name = {condition.name: condition for condition in self.conditions.conditions}
-        images = []
+        strips = []
         for row in rows:
-            sources, _ = self.conditions.images(by_name[row.condition])
+            condition = by_name[row.condition]
+            sources, masks = self.conditions.images(condition)
             results = [read_image(self.folder / name) for name in row.images.values()]
-            images.append([sources[0], *results])
-        return images
+            strips.append(
+                Strip(
+                    task=condition.task.value,
+                    prompt=condition.full_prompt,
+                    images=(sources[0], *results),
+                    mask=masks[0],
+                )
+            )
+        return strips
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that images and judgements depend on."""

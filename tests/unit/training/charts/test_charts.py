@@ -13,6 +13,8 @@ from onereward.training.charts.dashboard import MAIN_HEIGHT, plot_dashboard, plo
 from onereward.training.charts.plots import COLOURS, Series, plot, stack
 from onereward.training.charts.strips import Strip, draw_strips
 from onereward.training.charts.tables import markdown_table, render_table
+from onereward.training.evaluation.config import EvalConfig
+from onereward.training.evaluation.report import LEAST_EDITS, Report, Row, report_image
 from onereward.training.judge.report import LEAST_PAIRS, accuracy_table
 
 RED = torch.tensor([int(COLOURS[1][i : i + 2], 16) for i in (1, 3, 5)]) / 255
@@ -172,3 +174,28 @@ def test_tables() -> None:
     assert sheet.shape == (1, height + 5, width + 3, 3)
     assert torch.equal(sheet[0, :height, :width], image)
     assert sheet[0, :height, width:].min() == 1
+
+
+def test_shares_of_few_edits_are_grey_on_the_sheet() -> None:
+    def sheet(num_edits: int) -> torch.Tensor:
+        rows = [
+            Row(
+                key=f"a-{index}",
+                condition="a",
+                task="fill",
+                images={"model": "a.png"},
+                measures={"model": {"seam": 0.01}},
+            )
+            for index in range(num_edits)
+        ]
+        report = Report(config=EvalConfig(), rows=tuple(rows))
+        strip = random_strip()
+        two = Strip(task="fill", prompt="", images=strip.images[:2], mask=strip.mask)
+        image = report_image(report, [two])[0]
+        assert image.shape == (report_image(report, [])[0].shape[0] + 150 + 6 + 29, 640, 3)
+        return report_image(report, [])[0]
+
+    enough, few = sheet(LEAST_EDITS), sheet(LEAST_EDITS - 1)
+    head = 40
+    assert is_near(few[head:, 60:], "#eeeeee").float().mean() > 0.5
+    assert is_near(enough[head:, 60:], "#eeeeee").float().mean() < 0.02
