@@ -42,6 +42,7 @@ JUDGE, BEST, RANKED = "OneRewardPickBest", 0, 1
 """The node that ranks candidates, and two of its outputs."""
 MAKERS = {*EDITS, JUDGE, "OneRewardStitch"} - {"OneRewardNativeInputs"}
 """Nodes whose images are edits; those of others are charts, tables and data sets."""
+JOB_TIMEOUT_S = 900.0
 ORDER = ("fill", "extend", "remove", "text", "native nodes", "pick the best of 8")
 """Rows of the sheet that come first."""
 
@@ -82,7 +83,7 @@ def _run(client: ComfyClient, path: Path, output: Path) -> contact_sheet.SheetRo
     images: dict[str, list[Image.Image]] = {}
     references: dict[str, list[dict[str, str]]] = {}
     try:
-        job = client.run(graph)
+        job = client.run(graph, JOB_TIMEOUT_S)
         error = None if job.succeeded else _reason(job)
         references = {node: job.images(node) for node in graph if job.images(node)}
         images = {node: [client.image(r) for r in shown] for node, shown in references.items()}
@@ -90,8 +91,8 @@ def _run(client: ComfyClient, path: Path, output: Path) -> contact_sheet.SheetRo
             error = error or "the job showed no image"
     except ApiError as refused:
         error = "; ".join(refused.messages())
-    except TimeoutError as late:
-        error = str(late)
+    except TimeoutError:  # its own text holds the last pictures
+        error = f"it was not done after {JOB_TIMEOUT_S:.0f} s"
     seconds = time.monotonic() - start
     for index, image in enumerate(image for shown in images.values() for image in shown):
         image.save(output / f"{path.stem}-{index}.png")
