@@ -296,6 +296,7 @@ def _parse(name: str, text: str, default: Any) -> Any:
 
 def _load(arguments: argparse.Namespace, loading: dict[str, Any], device: Any) -> FillModels:
     from ..fill.config import COMPONENTS, ModelConfig
+    from ..fill.checkpoint.lora_file import left_out
     from ..fill.models import load_fill_models
 
     paths = {name: getattr(arguments, name) for name in PATHS}
@@ -309,6 +310,8 @@ def _load(arguments: argparse.Namespace, loading: dict[str, Any], device: Any) -
         raise ValueError(str(error)) from error
     for file, *strength in arguments.adapter:
         models = models.with_adapter(Path(file), _strength(strength))
+        if note := left_out(models.adapters[-1].path):
+            logging.getLogger("onereward.cli").warning("%s", note)
     return models
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..fill.checkpoint.lora_file import PEFT_CONFIG, left_out
 from ..fill.config import COMPONENTS, ModelConfig
 from ..fill.demo import describe_demo
 from ..fill.memory.plan import summary
@@ -166,17 +167,27 @@ class OneRewardLoadAdapter(OneRewardNode):
             outputs=[
                 output(FillModelSocket, "adapted_model", "The model with the adapter.", "model")
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def fingerprint_inputs(cls, **values: Any) -> Hashable:
-        """Change when the file changes."""
-        return folders.stamps(lambda: [folders.adapter_file(values.get("adapter") or "")])
+        """Change when the file changes, or PEFT's config beside it."""
+
+        def files() -> list[Path]:
+            file = folders.adapter_file(values.get("adapter") or "")
+            return [file, file.with_name(PEFT_CONFIG)]
+
+        return folders.stamps(files)
 
     @classmethod
     def execute(cls, model: FillModels, adapter: str, strength: float) -> io.NodeOutput:
         """Check the file and return the model with it."""
-        return io.NodeOutput(model.with_adapter(folders.adapter_file(adapter), strength))
+        file = folders.adapter_file(adapter)
+        adapted = model.with_adapter(file, strength)
+        if note := left_out(file):
+            ComfyHost(cls.hidden.unique_id).notify(note)
+        return io.NodeOutput(adapted)
 
 
 class OneRewardLoadJudge(OneRewardNode):

@@ -14,10 +14,12 @@ from torch import nn
 
 from ..io.files import TensorInfo, read_header
 from .identify import describe, packing_of
-from .lora_file import PREFIX, read_lora
+from .lora_file import OTHER_WAY, PEFT_CONFIG, PEFT_WEIGHTS, PREFIX, read_lora
 from .stored_tensors import open_checkpoint
 
 logger = logging.getLogger("onereward.fill")
+ENDS = (".safetensors", ".sft")
+"""How files of this format are called."""
 INPUT_LAYER = "x_embedder"
 LYCORIS = (".lokr_", ".hada_", ".oft_")
 UNETS = ("lora_unet_down_blocks_", "lora_unet_input_blocks_", "unet.down_blocks.")
@@ -44,7 +46,7 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
     """Read a LoRA of a FLUX.1 transformer, under whatever names its trainer gave the layers.
 
     Args:
-        path: A safetensors file.
+        path: A safetensors file, or a folder that PEFT saved.
         strength: Factor on its effect; 1 = as trained, 0 = none, negative = reversed.
         base: Tensors of the transformer it has to fit.
 
@@ -54,7 +56,9 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
     """
     if not -10.0 <= strength <= 10.0:
         raise ValueError(f"strength is {strength}, but -10 to 10 is expected")
-    if path.suffix != ".safetensors":
+    if path.is_dir():
+        path /= PEFT_WEIGHTS
+    if path.suffix not in ENDS:
         raise ValueError(
             f"{path.name} is no .safetensors file, and other formats can run code when opened; get "
             "the safetensors version of this LoRA"
@@ -62,8 +66,10 @@ def read_adapter(path: Path, strength: float, base: Mapping[str, TensorInfo]) ->
     _check_kind(path)
     weights = _widen_input(path.name, read_lora(path, base), base)
     _check_fit(path.name, weights, base)
-    stat = path.stat()
-    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    # The same weights under another config of PEFT are another adapter.
+    files = [path, path.with_name(PEFT_CONFIG)]
+    stats = [file.stat() for file in files if file.is_file()]
+    identity = f"{path.resolve()}|" + "|".join(f"{s.st_size}|{s.st_mtime_ns}" for s in stats)
     return Adapter(
         name="lora_" + hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(),
         path=path,
@@ -80,7 +86,10 @@ def _check_kind(path: Path) -> None:
     if packing := packing_of(keys):
         kind = f"a model {packing}"
     elif any(mark in names for mark in LYCORIS):
-        kind = "a LyCORIS adapter (LoKr or LoHa)"
+        raise ValueError(
+            f"{path.name} is a LyCORIS adapter (LoKr, LoHa or OFT), but only plain low-rank pairs "
+            f"can be loaded here; {OTHER_WAY}"
+        )
     elif any(key.startswith(UNETS) for key in keys):
         kind = "a LoRA of SDXL or Stable Diffusion"
     elif "lora" not in names.lower():

@@ -8,7 +8,6 @@ both with dots or underscores behind prefixes of their own. Sources of the names
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +19,15 @@ import torch
 from ..io.files import TensorInfo, read_header
 from .layouts import original_transformer
 
-logger = logging.getLogger("onereward.fill")
-
 PREFIX = "transformer."
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers keeps PEFT's config in a file's header."""
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""What a folder holds that PEFT itself saved."""
+OTHER_WAY = (
+    "for all of it use ComfyUI's own model and LoRA loaders, and connect them by OneReward From "
+    "Native"
+)
 ENDS = {
     ".lora_A": "down",
     ".lora_A.weight": "down",
@@ -47,14 +50,17 @@ PREFIXES = (
     "base_model.model.",
     "model.diffusion_model.",
     "diffusion_model.",
+    "unet.",
     "transformer.",
     "lora_unet_",
     "lora_transformer_",
     "lycoris_",
 )
 TEXT_ENCODERS = ("lora_te", "text_encoder", "text_model", "clip_l.", "t5xxl.")
-OTHER_MATHS = ("dora_scale", "lora_magnitude_vector", "lora_mid")
-XLABS = (
+OTHER_MATHS = ("dora_scale", "lora_magnitude_vector", ".magnitude", "lora_mid")
+OTHER_SPELLINGS = (
+    (r"\.processor\.(to_[qkv]|add_[qkv]_proj|to_add_out)_lora$", r".\1"),  # old diffusers
+    (r"\.processor\.to_out_lora$", ".to_out.0"),
     (r"(double_blocks.\d+)[._]processor[._]qkv_lora1", r"\1.img_attn.qkv"),
     (r"(double_blocks.\d+)[._]processor[._]qkv_lora2", r"\1.txt_attn.qkv"),
     (r"(double_blocks.\d+)[._]processor[._]proj_lora1", r"\1.img_attn.proj"),
@@ -76,7 +82,8 @@ def read_lora(path: Path, base: Mapping[str, TensorInfo]) -> dict[str, torch.Ten
     """Return a LoRA's tensors under diffusers' names, with its own scale multiplied in.
 
     Args:
-        path: A safetensors file that holds low-rank pairs.
+        path: A safetensors file that holds low-rank pairs; beside one that PEFT saved lies its
+            config, which says the scale.
         base: Tensors of the ``FluxTransformer2DModel`` it is for.
 
     Returns:
@@ -104,23 +111,39 @@ def read_lora(path: Path, base: Mapping[str, TensorInfo]) -> dict[str, torch.Ten
 def _sort(label: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
     """Return the tensors by layer and by what they are: down, up or alpha."""
     layers: dict[str, dict[str, torch.Tensor]] = {}
-    unused = 0
     for key, value in tensors.items():
         if any(name in key for name in OTHER_MATHS):
             raise ValueError(
                 f"{label} is a DoRA or a LoRA of convolutions ({key}), but only plain low-rank "
-                "pairs can be loaded; merge it into a checkpoint, or get a plain LoRA"
+                f"pairs can be loaded here; {OTHER_WAY}"
             )
-        end = max((end for end in ENDS if key.endswith(end)), key=len, default="")
-        if not end or key.startswith(TEXT_ENCODERS):
-            unused += 1
-        else:
+        if not torch.isfinite(value.float()).all():
+            raise ValueError(
+                f"{label} has values that are no finite numbers ({key}); download or train it again"
+            )
+        if end := _pair_end(key):
             layers.setdefault(key.removesuffix(end), {})[ENDS[end]] = value
-    if unused:
-        logger.warning(
-            "%s: %d tensors that are no pairs of a transformer are not used", label, unused
-        )
     return layers
+
+
+def left_out(path: Path) -> str | None:
+    """Return a sentence on the tensors of a file that :func:`read_lora` does not use; None: all."""
+    keys = [key for key in read_header(path)[0] if not _pair_end(key)]
+    texts = [key for key in keys if key.startswith(TEXT_ENCODERS)]
+    others = [key for key in keys if key not in texts]
+    if not keys:
+        return None
+    kinds = [f"{len(texts)} tensors for text encoders"] if texts else []
+    if others:
+        kinds.append(f"{len(others)} that are no low-rank pairs (such as {others[0]})")
+    return f"{path.name}: {' and '.join(kinds)} are left out; {OTHER_WAY}"
+
+
+def _pair_end(key: str) -> str:
+    """Return how a tensor of a transformer's pair ends, nothing for other tensors."""
+    if key.startswith(TEXT_ENCODERS):
+        return ""
+    return max((end for end in ENDS if key.endswith(end)), key=len, default="")
 
 
 def _pair(
@@ -135,7 +158,7 @@ def _pair(
             f"{label} has only {' and '.join(sorted(tensors))} of {name}, but a pair is needed; "
             "download it again"
         )
-    down, up = _as_float(tensors["down"]), _as_float(tensors["up"])
+    down, up = _as_matrix(tensors["down"]), _as_matrix(tensors["up"])
     if down.ndim != 2 or up.ndim != 2 or not down.shape[0] == up.shape[1] > 0:
         raise ValueError(
             f"{label} has {list(down.shape)} and {list(up.shape)} for {name}, which do not fit "
@@ -153,22 +176,35 @@ def _pair(
     return down, up if scale == 1.0 else up.float() * scale
 
 
-def _as_float(tensor: torch.Tensor) -> torch.Tensor:
+def _as_matrix(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+        tensor = tensor.flatten(1)  # some trainers spell a linear layer as a 1x1 convolution
     is_usual = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
     return tensor if is_usual else tensor.float()  # fp8 has no arithmetic
 
 
 def _peft_scales(path: Path) -> dict[str, Any]:
-    """Return PEFT's config of the transformer's adapter, which diffusers writes into the header."""
+    """Return PEFT's config of the adapter: a file beside it, or what diffusers puts in its header.
+
+    Keys of the header start with the component's name.
+    """
+    beside = path.with_name(PEFT_CONFIG)
     try:
-        config = dict(json.loads(read_header(path)[1].get(METADATA_KEY, "{}")))
+        if path.name == PEFT_WEIGHTS and beside.is_file():
+            adapter_config = dict(json.loads(beside.read_text("utf-8")))
+        else:
+            header = dict(json.loads(read_header(path)[1].get(METADATA_KEY, "{}")))
+            names = [name for name in header if name.startswith(PREFIX)]
+            adapter_config = {name.removeprefix(PREFIX): header[name] for name in names}
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{path.name} has damaged notes in its header ({error}); download it again"
+            f"{path.name} has damaged notes in its header or in {PEFT_CONFIG} ({error}); download "
+            "it again"
         ) from error
-    adapter_config = {k.removeprefix(PREFIX): v for k, v in config.items() if k.startswith(PREFIX)}
     if adapter_config.get("use_dora"):
-        raise ValueError(f"{path.name} is a DoRA, but only plain low-rank pairs can be loaded")
+        raise ValueError(
+            f"{path.name} is a DoRA, but only plain low-rank pairs can be loaded here; {OTHER_WAY}"
+        )
     return adapter_config
 
 
@@ -187,7 +223,7 @@ def _short(name: str) -> str:
     """Return a layer's name without what trainers put before it."""
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
-    for pattern, original in XLABS:
+    for pattern, original in OTHER_SPELLINGS:
         name = re.sub(pattern, original, name)
     return name
 

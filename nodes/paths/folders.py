@@ -9,6 +9,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ...fill.checkpoint.adapters import ENDS
 from ...fill.models import PIPELINES
 from ...fill.recipe import FILE_NAME as RECIPE
 from ...reward.adapter import CONFIG as ADAPTER_CONFIG
@@ -68,7 +69,7 @@ def adapter_names() -> list[str]:
     If there is none at all, one line says where to put some.
     """
     files = folder_paths.get_filename_list("loras")
-    names = [name for name in files if name.endswith(".safetensors")]
+    names = [name for name in files if name.endswith(ENDS)]
     return [*names, *bundled_adapters()] or [NO_ADAPTER]
 
 
@@ -141,7 +142,7 @@ def adapter_file(name: str) -> Path:
         raise FileNotFoundError(
             f"adapter {name!r} is not in models/loras; choose one from the list"
         )
-    if not path.endswith(".safetensors"):
+    if not path.endswith(ENDS):
         raise ValueError(f"adapter {name!r} is not a .safetensors file; convert it first")
     return Path(path)
 

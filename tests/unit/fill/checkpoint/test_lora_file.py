@@ -11,7 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from onereward.fill.checkpoint.lora_file import METADATA_KEY, read_lora
+from onereward.fill.checkpoint.adapters import read_adapter
+from onereward.fill.checkpoint.lora_file import (
+    METADATA_KEY,
+    PEFT_CONFIG,
+    PEFT_WEIGHTS,
+    left_out,
+    read_lora,
+)
 from onereward.fill.io.files import TensorInfo
 from support import checkpoints
 
@@ -257,11 +264,11 @@ def test_diffusers_names_win_where_a_file_has_a_layer_twice(
     assert_same(read_added(tmp_path / "l.safetensors", base, lora), truth, name)
 
 
-def test_the_scale_of_pefts_config_is_pefts(tmp_path: Path):
-    """A file as diffusers saves it, whose scale is only in the header."""
-    from diffusers import FluxPipeline, FluxTransformer2DModel
+@pytest.fixture(scope="module", params=[False, True], ids=["alpha / r", "rslora"])
+def trained(request: pytest.FixtureRequest) -> Any:
+    """A transformer with an adapter of PEFT, whose scale is not in its tensors."""
+    from diffusers import FluxTransformer2DModel
     from peft import LoraConfig
-    from peft.utils import get_peft_model_state_dict
 
     module: Any = FluxTransformer2DModel(**SIZES)
     config = LoraConfig(
@@ -270,22 +277,91 @@ def test_the_scale_of_pefts_config_is_pefts(tmp_path: Path):
         target_modules=["to_q", "proj_out", "proj_mlp"],
         rank_pattern={"proj_mlp": 2},
         alpha_pattern={"proj_mlp": 7},
+        use_rslora=request.param,
         init_lora_weights=False,
     )
     module.add_adapter(config, adapter_name="a")
-    FluxPipeline.save_lora_weights(
-        tmp_path,
-        transformer_lora_layers={**get_peft_model_state_dict(module, adapter_name="a")},
-        transformer_lora_adapter_metadata=module.peft_config["a"].to_dict(),
-    )
-    (path,) = tmp_path.iterdir()
-    shapes = FluxTransformer2DModel(**SIZES).named_parameters()
-    weights = read_lora(path, {n: TensorInfo("F32", tuple(p.shape)) for n, p in shapes})
+    return module
+
+
+def assert_equals_peft(path: Path, module: Any, base: dict[str, TensorInfo]) -> None:
+    weights = read_lora(path, base)
     layers = [(n, m) for n, m in module.named_modules() if hasattr(m, "get_delta_weight")]
     assert len(layers) == 4 + 2 + 2 + 1
     for name, layer in layers:
         down, up = (weights[f"transformer.{name}.lora_{k}.weight"] for k in "AB")
         torch.testing.assert_close(up @ down, layer.get_delta_weight("a"), msg=name)
+
+
+def test_the_scale_in_diffusers_header_is_pefts(
+    trained: Any, base: dict[str, TensorInfo], tmp_path: Path
+):
+    from diffusers import FluxPipeline
+    from peft.utils import get_peft_model_state_dict
+
+    FluxPipeline.save_lora_weights(
+        tmp_path,
+        transformer_lora_layers={**get_peft_model_state_dict(trained, adapter_name="a")},
+        transformer_lora_adapter_metadata=trained.peft_config["a"].to_dict(),
+    )
+    (path,) = tmp_path.iterdir()
+    assert_equals_peft(path, trained, base)
+
+
+def test_the_scale_in_a_folder_of_peft_is_pefts(
+    trained: Any, base: dict[str, TensorInfo], tmp_path: Path
+):
+    from peft.utils import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(trained, adapter_name="a")
+    tensors = {f"base_model.model.{key}": value for key, value in state.items()}
+    save_file(tensors, tmp_path / PEFT_WEIGHTS)
+    trained.peft_config["a"].save_pretrained(str(tmp_path))
+    assert_equals_peft(tmp_path / PEFT_WEIGHTS, trained, base)
+    adapter = read_adapter(tmp_path, 1.0, base)
+    assert adapter.path == tmp_path / PEFT_WEIGHTS
+    # Another file name is no file of PEFT's folder.
+    (tmp_path / PEFT_WEIGHTS).rename(tmp_path / "other.safetensors")
+    plain = read_lora(tmp_path / "other.safetensors", base)
+    assert not torch.equal(next(iter(plain.values())), torch.zeros(1))
+
+
+def test_a_folder_of_peft_with_dora_is_refused(base: dict[str, TensorInfo], tmp_path: Path):
+    save_file(pair(32, 12, "base_model.model.context_embedder", PEFT), tmp_path / PEFT_WEIGHTS)
+    (tmp_path / PEFT_CONFIG).write_text('{"r": 3, "lora_alpha": 3, "use_dora": true}')
+    with pytest.raises(ValueError, match=r"is a DoRA, .* OneReward From Native"):
+        read_lora(tmp_path / PEFT_WEIGHTS, base)
+
+
+OLD_NAMES = {
+    "transformer.transformer_blocks.0.attn.processor.to_q_lora": "transformer_blocks.0.attn.to_q",
+    "unet.transformer_blocks.1.attn.processor.to_out_lora": "transformer_blocks.1.attn.to_out.0",
+    "unet.single_transformer_blocks.0.attn.to_k": "single_transformer_blocks.0.attn.to_k",
+}
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_older_spellings_are_the_same_layer(name: str, base: dict[str, TensorInfo], tmp_path: Path):
+    middle = "" if name.endswith("_lora") else ".lora"
+    ends = (f"{middle}.down.weight", f"{middle}.up.weight")
+    lora = pair(32, 32, name, ends, alpha=False)
+    save_file(lora, tmp_path / "l.sft")
+    weights = read_adapter(tmp_path / "l.sft", 1.0, base).weights
+    keys = [f"transformer.{OLD_NAMES[name]}.lora_{end}.weight" for end in "AB"]
+    assert set(weights) == set(keys)
+    assert torch.equal(weights[keys[0]], lora[name + ends[0]])
+
+
+def test_a_layer_spelled_as_a_convolution_is_a_matrix(base: dict[str, TensorInfo], tmp_path: Path):
+    lora = pair(32, 12, "lora_unet_txt_in", KOHYA)
+    save_file(lora, tmp_path / "a.safetensors")
+    save_file(
+        {k: v[..., None, None].contiguous() if v.ndim == 2 else v for k, v in lora.items()},
+        tmp_path / "b.safetensors",
+    )
+    plain, spelled = (read_lora(tmp_path / f"{name}.safetensors", base) for name in "ab")
+    assert set(plain) == set(spelled)
+    assert all(torch.equal(plain[key], spelled[key]) for key in plain)
 
 
 def without(end: str) -> Callable[[Tensors], Tensors]:
@@ -295,6 +371,11 @@ def without(end: str) -> Callable[[Tensors], Tensors]:
 BAD: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "half a pair": (without("lora_up.weight"), "has only alpha and down of .* a pair is needed"),
     "dora": (lambda lora: lora | {"lora_unet_txt_in.dora_scale": torch.ones(32)}, "is a DoRA"),
+    "magnitude": (lambda lora: lora | {"lora_unet_txt_in.magnitude": torch.ones(32)}, "is a DoRA"),
+    "not finite": (
+        lambda lora: lora | {"lora_unet_txt_in.lora_up.weight": torch.full((32, RANK), torch.nan)},
+        "no finite numbers",
+    ),
     "another size": (lambda _: pair(99, 12, "lora_unet_txt_in", KOHYA), "has 32 rows here, .* 99"),
     "another rank": (
         lambda lora: lora | {"lora_unet_txt_in.lora_up.weight": torch.ones(32, RANK + 1)},
@@ -335,13 +416,16 @@ def test_damaged_notes_are_said(notes: str, base: dict[str, TensorInfo], tmp_pat
         read_lora(path, base)
 
 
-def test_tensors_without_use_are_counted(
-    base: dict[str, TensorInfo], tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_tensors_without_use_are_named(base: dict[str, TensorInfo], tmp_path: Path):
     path = tmp_path / "mine.safetensors"
     lora = pair(32, 12, "diffusion_model.txt_in", KOHYA)
+    save_file(lora, path)
+    assert left_out(path) is None
     lora["diffusion_model.txt_in.diff_b"] = torch.ones(32)
     lora |= pair(8, 8, "lora_te1_text_model_encoder_layers_0_mlp_fc1", KOHYA)
     save_file(lora, path)
     assert len(read_lora(path, base)) == 2
-    assert "mine.safetensors: 4 tensors that are no pairs of a transformer" in caplog.text
+    note = left_out(path)
+    assert note is not None
+    assert "3 tensors for text encoders and 1 that are no low-rank pairs" in note
+    assert "diffusion_model.txt_in.diff_b" in note

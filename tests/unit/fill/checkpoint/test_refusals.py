@@ -310,7 +310,6 @@ def test_halves_of_different_models_are_refused(tmp_path: Path, file_tensors: An
 
 ADAPTERS = {
     "sdxl": (tensors_named("lora_unet_down_blocks_1_to_q.lora_down.weight"), "a LoRA of SDXL"),
-    "lokr": (tensors_named("lycoris_double_blocks_0.lokr_w1"), "a LyCORIS adapter"),
     "t5": (
         tensors_named("encoder.block.0.layer.0.SelfAttention.q.weight"),
         "the T5 encoder",
@@ -324,6 +323,13 @@ def test_what_is_no_lora_of_flux_is_named(name: str, tmp_path: Path):
     tensors, words = ADAPTERS[name]
     path = checkpoints.save(tmp_path / f"{name}.safetensors", tensors)
     with pytest.raises(ValueError, match=f"{words}.* a LoRA of a FLUX.1 transformer is needed"):
+        read_adapter(path, 1.0, {})
+
+
+def test_another_mathematics_is_named_with_the_way_through_comfyui(tmp_path: Path):
+    tensors = tensors_named("lycoris_double_blocks_0.lokr_w1")
+    path = checkpoints.save(tmp_path / "lokr.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"is a LyCORIS adapter .*OneReward From Native"):
         read_adapter(path, 1.0, {})
 
 
