@@ -71,9 +71,9 @@ def plot_judge_dashboard(metrics: Sequence[Record], steps: int) -> Tensor:
     loss, accuracy = _points(metrics, "loss"), _points(metrics, "accuracy")
     with _figure(MAIN_HEIGHT) as (figure, images):
         (axes,) = _layout(figure, 0)
-        highest = max([1.0, *(value for _, value in loss)])
-        axes.set(xlim=(0, steps), ylim=(0, 1.04 * highest))
-        _draw(axes, loss, _GREY, 2.5)
+        last = loss[-1][1] if loss else 0.0
+        axes.set(xlim=(0, steps), ylim=(0, 1.05 * max(last, 1.0)))
+        _draw(axes, loss, _GREY, 2.5, is_cut=True)  # the first steps' may be far above 1
         _draw(axes, accuracy, _INK, 5, marker="o")
         step = f"step {round(metrics[-1]['step'])}/{steps}" if metrics else "no step yet"
         names = {"held-out accuracy": (accuracy, _INK), "loss": (loss, _GREY)}
@@ -164,7 +164,7 @@ def _draw_main(
     last = max((record["step"] for record in metrics), default=1)
     smooth, held_out = lines.get(whole, []), _points(metrics, "eval")
     axes.set(xlim=(0, max(last, 1)), ylim=limits)
-    _draw(axes, _points(metrics, whole), _FAINT, 1.5)
+    _draw(axes, _points(metrics, whole), _FAINT, 1.5, is_cut=True)
     _draw(axes, held_out, _GREY, 2.5, marker="o")
     _draw(axes, smooth, _INK, 5)
     mean = "mean reward" if whole == "reward" else "loss"
@@ -230,8 +230,10 @@ def _draw_words(
     )
 
 
-def _draw(axes: Axes, points: Points, colour: str, width: float, marker: str = "") -> None:
-    """Draw a line; a single point is a dot."""
+def _draw(
+    axes: Axes, points: Points, colour: str, width: float, marker: str = "", is_cut: bool = False
+) -> None:
+    """Draw a line, cut at the chart's edge or whole; a single point is a dot."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     axes.plot(
         xs,
@@ -241,7 +243,7 @@ def _draw(axes: Axes, points: Points, colour: str, width: float, marker: str = "
         marker=marker or ("o" if len(xs) == 1 else ""),
         markersize=width + 4,
         solid_capstyle="round",
-        clip_on=False,
+        clip_on=is_cut,
     )
 
 
