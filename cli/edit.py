@@ -295,8 +295,8 @@ def _parse(name: str, text: str, default: Any) -> Any:
 
 
 def _load(arguments: argparse.Namespace, loading: dict[str, Any], device: Any) -> FillModels:
-    from ..fill.config import COMPONENTS, ModelConfig
     from ..fill.checkpoint.lora_file import left_out
+    from ..fill.config import COMPONENTS, ModelConfig
     from ..fill.models import load_fill_models
 
     paths = {name: getattr(arguments, name) for name in PATHS}
