@@ -56,6 +56,16 @@ class JsonConfig:
         for f in fields(self):
             _check_field(f.name, getattr(self, f.name), f.default, f.metadata)
 
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> None:
+        """Raise ValueError for the first of some fields' values that breaks its own limits.
+
+        Example: ``FillConfig.check({"steps": 1001})`` raises; other fields may be missing.
+        """
+        for f in fields(cls):
+            if f.name in values:
+                _check_field(f.name, values[f.name], f.default, f.metadata)
+
     def to_json(self) -> str:
         """Return every value, defaults too, as JSON text."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2)

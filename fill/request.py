@@ -98,14 +98,22 @@ class FillRequest:
 
     def full_prompt(self) -> str:
         """Return the text the model gets; ValueError if the task needs one and there is none."""
-        spec = TASKS[self.task]
-        if self.task is Task.TEXT:
-            return text_prompt(self.text, self.prompt)
-        if self.prompt.strip() and spec.takes_prompt:
-            return self.prompt.strip()
-        if spec.fixed_prompt is None:
-            raise ValueError(f"prompt is empty; say what to paint (task {self.task.value})")
-        return spec.fixed_prompt
+        return full_prompt(self.task, self.prompt, self.text)
+
+
+def full_prompt(task: Task, prompt: str, text: str = "") -> str:
+    """Return the text the model gets; ValueError if the task needs one and there is none.
+
+    Example: ``full_prompt(Task.FILL, " a red circle ") == "a red circle"``.
+    """
+    spec = TASKS[task]
+    if task is Task.TEXT:
+        return text_prompt(text, prompt)
+    if prompt.strip() and spec.takes_prompt:
+        return prompt.strip()
+    if spec.fixed_prompt is None:
+        raise ValueError(f"prompt is empty; say what to paint (task {task.value})")
+    return spec.fixed_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -27,7 +27,7 @@ from .inputs import (
     preferences_input,
     search_aliases,
 )
-from .node import OneRewardNode
+from .node import OneRewardNode, given, refusal
 from .paths import folders, work_folders
 from .socket_types import DatasetSocket, FillModelSocket, JudgeSocket, PreferencesSocket
 
@@ -84,6 +84,18 @@ class OneRewardEditDataset(OneRewardNode):
         except (ValueError, FileNotFoundError, TypeError):
             return ()
         return source, path.is_file()
+
+    @classmethod
+    def validate_inputs(
+        cls, name: str | None = None, images: str | None = None, **values: Any
+    ) -> bool:
+        """Refuse before the queue a bad name or setting and a folder that is not there."""
+        if name is not None:
+            work_folders.work_folder(DATASETS, name)
+        if images is not None:
+            work_folders.image_folder(images)
+        EditDatasetConfig.check(given(values))
+        return True
 
     @classmethod
     def execute(cls, name: str, images: str, **values: Any) -> io.NodeOutput:
@@ -150,6 +162,14 @@ class OneRewardGenerateCandidates(OneRewardNode):
         return folders.stamps(lambda: [work_folders.work_folder(PREFERENCES, name) / GROUPS])
 
     @classmethod
+    def validate_inputs(cls, name: str | None = None, **values: Any) -> bool:
+        """Refuse before the queue a bad name, limits and ranges that are upside down."""
+        if name is not None:
+            work_folders.work_folder(PREFERENCES, name)
+        _generate_config(**given(values))
+        return True
+
+    @classmethod
     def execute(
         cls, model: FillModels, dataset: EditDataset, name: str, **values: Any
     ) -> io.NodeOutput:
@@ -207,6 +227,12 @@ class OneRewardLabelPreferences(OneRewardNode):
         )
 
     @classmethod
+    def validate_inputs(cls, **values: Any) -> bool:
+        """Refuse before the queue what the config refuses."""
+        LabelConfig.check(given(values))
+        return True
+
+    @classmethod
     def execute(
         cls, preferences: PreferenceSet, judge: QwenJudge | None = None, **values: Any
     ) -> io.NodeOutput:
@@ -257,6 +283,11 @@ class OneRewardLoadPreferences(OneRewardNode):
         return folders.stamps(
             lambda: [work_folders.data_folder(folder or "") / name for name in (PAIRS, GROUPS)]
         )
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        """Refuse before the queue a folder that is not there or holds no preference data."""
+        return refusal(lambda: folder is None or work_folders.data_folder(folder))
 
     @classmethod
     def execute(cls, folder: str) -> io.NodeOutput:

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..fill.config import FillConfig
-from ..fill.image.geometry import ANCHORS, Extension, extension_for_aspect
+from ..fill.config import MAX_SIDE, FillConfig
+from ..fill.image.geometry import ANCHORS, Extension, check_aspect, extension_for_aspect
 from ..fill.models import FillModels
 from ..fill.pipeline import run_fill
-from ..fill.request import MAX_SEED, FillRequest
+from ..fill.request import MAX_SEED, FillRequest, full_prompt
 from ..fill.task import Task
 from .comfy_host import ComfyHost
 from .inputs import output, search_aliases, side_input, text_input
-from .node import OneRewardNode
+from .node import OneRewardNode, given, refusal
 from .socket_types import FillModelSocket, SettingsSocket
 
 SIDES = {"left": 128, "top": 0, "right": 128, "bottom": 0}
@@ -46,6 +46,11 @@ class OneRewardFill(OneRewardNode):
                 *_last_inputs(),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
+        """Refuse an empty prompt before the queue."""
+        return refusal(lambda: prompt is None or full_prompt(Task.FILL, prompt))
 
     @classmethod
     def execute(
@@ -93,6 +98,27 @@ class OneRewardExtend(OneRewardNode):
                 *_last_inputs("the source image"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        aspect: str | None = None,
+        anchor: str | None = None,
+        left: int | None = None,
+        top: int | None = None,
+        right: int | None = None,
+        bottom: int | None = None,
+    ) -> bool:
+        """Refuse before the queue what no image can be extended by; any W:H is an aspect."""
+        sides = given({"left": left, "top": top, "right": right, "bottom": bottom})
+        for side, pixels in sides.items():
+            if not 0 <= pixels <= MAX_SIDE:
+                raise ValueError(f"{side} is {pixels}, but 0 to {MAX_SIDE} pixels are expected")
+        if aspect == USE_PIXELS and len(sides) == len(SIDES):
+            Extension(**sides)
+        elif aspect not in (None, USE_PIXELS):
+            check_aspect(aspect, ANCHORS[0] if anchor is None else anchor)
+        return True
 
     @classmethod
     def execute(
@@ -162,6 +188,11 @@ class OneRewardText(OneRewardNode):
                 *_last_inputs(),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, text: str | None = None) -> bool | str:
+        """Refuse before the queue a text that no prompt can quote."""
+        return refusal(lambda: text is None or full_prompt(Task.TEXT, "", text))
 
     @classmethod
     def execute(

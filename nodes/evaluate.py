@@ -30,7 +30,7 @@ from .inputs import (
     preferences_input,
     search_aliases,
 )
-from .node import OneRewardNode
+from .node import OneRewardNode, given
 from .paths import work_folders
 from .socket_types import FillModelSocket, JudgeSocket, SettingsSocket
 
@@ -97,6 +97,14 @@ class OneRewardEvaluate(OneRewardNode):
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None, **values: Any) -> bool:
+        """Refuse before the queue a bad name and what the config refuses."""
+        if name:
+            work_folders.work_folder(EVALUATIONS, name)
+        EvalConfig.check(given(values))
+        return True
 
     @classmethod
     def execute(
@@ -166,6 +174,14 @@ class OneRewardJudgeReport(OneRewardNode):
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None, **values: Any) -> bool:
+        """Refuse before the queue a bad name and what the config refuses."""
+        if name is not None:
+            work_folders.work_folder(REPORTS, name)
+        ReportConfig.check(given(values))
+        return True
 
     @classmethod
     def execute(

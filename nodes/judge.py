@@ -35,7 +35,7 @@ from .inputs import (
     task_input,
     text_input,
 )
-from .node import OneRewardNode
+from .node import OneRewardNode, refusal
 from .paths import work_folders
 
 FROM_LOADER = "From OneReward Load Judge."
@@ -159,6 +159,11 @@ class OneRewardPickBest(OneRewardNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, save_as: str | None = None) -> bool | str:
+        """Refuse a bad name of preference data before the queue."""
+        return refusal(lambda: save_as and work_folders.work_folder(PREFERENCES, save_as))
 
     @classmethod
     def execute(

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..fill.io.photo import Photo, list_photos, read_photo
 from .comfy_host import ComfyHost
 from .inputs import search_aliases
-from .node import OneRewardNode
+from .node import OneRewardNode, refusal
 from .paths import folders, work_folders
 
 
@@ -69,6 +69,11 @@ class OneRewardLoadFolder(OneRewardNode):
     def fingerprint_inputs(cls, folder: str | None = None, **_: object) -> Hashable:
         """Change when a file in the folder changes."""
         return folders.stamps(lambda: [work_folders.image_folder(folder or "")])
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        """Refuse a folder that is not there before the queue."""
+        return refusal(lambda: folder is None or work_folders.image_folder(folder))
 
     @classmethod
     def execute(

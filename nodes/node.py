@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -69,11 +69,30 @@ def current_notes(node_id: str | None) -> Notes:
     return _NOTES.get() or Notes(node_id)
 
 
+def refusal(check: Callable[[], object]) -> bool | str:
+    """Return True, or the sentence with which a check refuses, for ``validate_inputs``.
+
+    Example: ``return refusal(lambda: name is None or work_folder(KIND, name))``; the value of a
+    linked input is None.
+    """
+    try:
+        check()
+    except (ValueError, OSError) as error:
+        return str(error)
+    return True
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are known before the queue: those of linked inputs are None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 class OneRewardNode(io.ComfyNode):
     """Adds to what a node returns the notes of its run, and shows an error before it is raised.
 
     Subclasses implement ``define_schema`` and ``execute`` as for ``io.ComfyNode``; the output's
-    ``ui`` gains ``text``, a list of notes.
+    ``ui`` gains ``text``, a list of notes. ``validate_inputs`` of one input returns the sentence;
+    of several it raises, as ComfyUI repeats what is returned for each of them.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..fill.config import FillConfig
 from .inputs import advanced, config_inputs, output, search_aliases
-from .node import OneRewardNode
+from .node import OneRewardNode, given
 from .socket_types import SettingsSocket
 
 RARE = (
@@ -37,6 +37,12 @@ class OneRewardSettings(OneRewardNode):
                 output(SettingsSocket, "settings", "Connect it to the input `settings` of an edit.")
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, **values: Any) -> bool:
+        """Refuse before the queue what the config refuses."""
+        FillConfig(**given(values))
+        return True
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:

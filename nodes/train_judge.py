@@ -26,7 +26,7 @@ from .inputs import (
     run_inputs,
     search_aliases,
 )
-from .node import OneRewardNode
+from .node import OneRewardNode, given
 from .paths import folders, work_folders
 from .socket_types import JudgeSocket
 
@@ -80,6 +80,14 @@ class OneRewardTrainJudge(OneRewardNode):
     def fingerprint_inputs(cls, name: str = "", **values: Any) -> Hashable:
         """Change with the saved step, so that an unfinished run is not taken from the cache."""
         return work_folders.run_stamp(RUNS, name)
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None, **values: Any) -> bool:
+        """Refuse before the queue a bad name and settings out of their limits."""
+        if name is not None:
+            work_folders.work_folder(RUNS, name)
+        JudgeTrainConfig.check(given(values))
+        return True
 
     @classmethod
     def execute(

@@ -27,7 +27,7 @@ from .inputs import (
     run_inputs,
     search_aliases,
 )
-from .node import OneRewardNode
+from .node import OneRewardNode, given, refusal
 from .paths import work_folders
 from .socket_types import FillModelSocket, TrainSettingsSocket
 
@@ -72,6 +72,14 @@ class OneRewardTrain(OneRewardNode):
     def fingerprint_inputs(cls, name: str = "", **values: Any) -> Hashable:
         """Change with the saved step, so that an unfinished run is not taken from the cache."""
         return work_folders.run_stamp(KIND, name)
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None, **values: Any) -> bool:
+        """Refuse before the queue a bad name and settings out of their limits."""
+        if name is not None:
+            work_folders.work_folder(KIND, name)
+        PolicyTrainConfig.check(given(values))
+        return True
 
     @classmethod
     def execute(
@@ -136,6 +144,12 @@ class OneRewardTrainSettings(OneRewardNode):
         )
 
     @classmethod
+    def validate_inputs(cls, **values: Any) -> bool:
+        """Refuse before the queue settings out of their limits."""
+        PolicyTrainConfig.check(given(values))
+        return True
+
+    @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
         """Hand the settings over; they are validated together with those of the training node."""
         return io.NodeOutput(values)
@@ -186,6 +200,11 @@ class OneRewardSaveAdapter(OneRewardNode):
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        """Refuse a bad name before the queue."""
+        return refusal(lambda: name is None or work_folders.new_adapter_file(name))
 
     @classmethod
     def execute(

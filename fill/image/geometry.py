@@ -116,9 +116,7 @@ def extension_for_aspect(width: int, height: int, aspect: str, anchor: str) -> E
     Raises:
         ValueError: Malformed aspect, unknown anchor, or the image has that aspect already.
     """
-    ratio = _parse_aspect(aspect)
-    if anchor not in ANCHORS:
-        raise ValueError(f"anchor is {anchor!r}; choose one of: {', '.join(ANCHORS)}")
+    ratio = check_aspect(aspect, anchor)
     add_x = max(round(height * ratio) - width, 0)
     add_y = max(round(width / ratio) - height, 0)
     if not add_x and not add_y:
@@ -130,7 +128,13 @@ def extension_for_aspect(width: int, height: int, aspect: str, anchor: str) -> E
     return Extension(left=left, top=top, right=add_x - left, bottom=add_y - top)
 
 
-def _parse_aspect(aspect: str) -> float:
+def check_aspect(aspect: str, anchor: str) -> float:
+    """Return width / height of an aspect; ValueError if it or the anchor is none.
+
+    Example: ``check_aspect("5:4", "left") == 1.25``.
+    """
+    if anchor not in ANCHORS:
+        raise ValueError(f"anchor is {anchor!r}; choose one of: {', '.join(ANCHORS)}")
     parts = aspect.split(":")
     try:
         across, down = (float(part) for part in parts)
