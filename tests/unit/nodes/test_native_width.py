@@ -30,8 +30,6 @@ from support.tolerance import assert_equal_models
 pytestmark = pytest.mark.slow
 
 SIDE, SEED, RANK = 128, 7, 4
-SETTINGS = FillConfig(steps=2, target_size=SIDE)
-"""Two steps with the bundled recipe's true_cfg: both prompts take part."""
 TEXT_SIZES = {"joint_attention_dim": 128, "pooled_projection_dim": 64}
 """Those of the bundled text encoders."""
 
@@ -95,7 +93,8 @@ def write_lora(path: Path, native: Any) -> tuple[Path, int]:
     return checkpoints.save(path, lora), len(lora) // 3
 
 
-def request() -> FillRequest:
+def request(steps: int) -> FillRequest:
+    """Return an edit with the bundled recipe's true_cfg: both prompts take part."""
     mask = torch.zeros(1, SIDE, SIDE)
     mask[:, 32:96, 40:80] = 1
     return FillRequest(
@@ -103,12 +102,12 @@ def request() -> FillRequest:
         image=torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0)),
         mask=mask,
         prompt="a red circle",
-        config=SETTINGS,
+        config=FillConfig(steps=steps, target_size=SIDE),
         seed=SEED,
     )
 
 
-def by_us(models: FillModels, host: Any) -> torch.Tensor:
+def by_us(edit: FillRequest, models: FillModels, host: Any) -> torch.Tensor:
     """Return the final latents ``[C, h, w]`` of our sampler, as the VAE decodes them."""
     latents: list[torch.Tensor] = []
     decode = pipeline.decode_latent
@@ -119,16 +118,17 @@ def by_us(models: FillModels, host: Any) -> torch.Tensor:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "decode_latent", keep)
-        pipeline.run_fill(request(), models, host)
+        pipeline.run_fill(edit, models, host)
     return latents[0]
 
 
-def by_comfyui(nodes: ModuleType, models: FillModels, model: Any) -> torch.Tensor:
+def by_comfyui(
+    edit: FillRequest, nodes: ModuleType, models: FillModels, model: Any
+) -> torch.Tensor:
     """Return those of ComfyUI's sampler with its own model, and with what our bridge prepares."""
     import comfy.sample
 
     host = nodes.comfy_host.ComfyHost(None)
-    edit = request()
     out = nodes.OneRewardNativeInputs.PREPARE_CLASS_CLONE({}).execute(
         clip=nodes.native.native_model.native_clip(models, host),
         vae=nodes.native.native_model.native_vae(models, host),
@@ -137,7 +137,7 @@ def by_comfyui(nodes: ModuleType, models: FillModels, model: Any) -> torch.Tenso
         task=edit.task.value,
         prompt=edit.prompt,
         recipe="bundled",
-        settings=SETTINGS,
+        settings=edit.config,
         model=model,
     )
     positive, negative, latent, _, shifted, steps, cfg, _ = out.args
@@ -147,12 +147,13 @@ def by_comfyui(nodes: ModuleType, models: FillModels, model: Any) -> torch.Tenso
         return comfy.sample.sample(*how, seed=SEED, disable_pbar=True)[0]
 
 
-def by_us_on(native: Any, models: FillModels, nodes: ModuleType) -> torch.Tensor:
+def by_us_on(edit: FillRequest, native: Any, models: FillModels, nodes: ModuleType) -> torch.Tensor:
     """Return those of our sampler with ComfyUI's model, LoRAs and all."""
     host = nodes.comfy_host.ComfyHost(None)
     clip = nodes.native.native_model.native_clip(models, host)
     vae = nodes.native.native_model.native_vae(models, host)
-    return by_us(nodes.native.from_native.NativeModels(native, clip, vae, models.recipe), host)
+    native_models = nodes.native.from_native.NativeModels(native, clip, vae, models.recipe)
+    return by_us(edit, native_models, host)
 
 
 @pytest.fixture
@@ -166,10 +167,11 @@ def quick_attachment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CASES = {
-    "original-bf16": ("original", "bf16", False),
-    "diffusers-fp8-lora": ("diffusers", "fp8", True),
-    "original-scaled-fp8": ("original", "scaled", False),
+    "original-bf16": ("original", "bf16", False, 2),
+    "diffusers-fp8-lora": ("diffusers", "fp8", True, 1),
+    "original-scaled-fp8": ("original", "scaled", False, 1),
 }
+"""Layout, precision, whether with a LoRA, and steps: each expands fp8 anew, which takes longest."""
 
 
 @pytest.mark.usefixtures("quick_attachment")
@@ -180,7 +182,8 @@ def test_latents_are_those_of_comfyuis_own_loader_and_sampler(
     import comfy.sd
     import comfy.utils
 
-    layout, precision, with_lora = CASES[case]
+    layout, precision, with_lora, steps = CASES[case]
+    edit = request(steps)
     file = write(tmp_path / "wide.safetensors", weights, layout, precision)
     config = ModelConfig(
         folder=str(folder), transformer=str(file), precision="fp32", recipe="bundled"
@@ -193,11 +196,11 @@ def test_latents_are_those_of_comfyuis_own_loader_and_sampler(
         tensors = comfy.utils.load_torch_file(str(lora))
         native, _ = comfy.sd.load_lora_for_models(native, None, tensors, 0.8, 0.0)
         assert len(native.patches) == layers, "ComfyUI puts every layer on"
-    native_result = by_comfyui(nodes, models, native)
+    native_result = by_comfyui(edit, nodes, models, native)
     if with_lora:
         assert_equal_models(
-            by_us_on(native, models, nodes), native_result, "our sampler, their model"
+            by_us_on(edit, native, models, nodes), native_result, "our sampler, their model"
         )
     del native  # only one of the two is in memory
     gc.collect()
-    assert_equal_models(by_us(models, RecordingHost()), native_result, case)
+    assert_equal_models(by_us(edit, models, RecordingHost()), native_result, case)
