@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from .demo import demo_note
+from .demo_model import demo_note
 from .host import Host
 from .image.canvas import Job, make_jobs
 from .image.islands import split_job
@@ -53,6 +53,7 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
     Raises:
         ValueError: The words have characters that the model cannot write.
         NotEnoughMemory: It does not fit; the message says what to change.
+        ArithmeticError: A stage gave NaN or infinite values; the message names it.
     """
     host = limited(models, host)
     settings = resolve_settings(request.config, models.recipe)
@@ -113,6 +114,7 @@ class _Run:
             latents = denoise(
                 [(row.encoded, row.seed) for row in rows], spec, self.models, self.host, plan
             )
+        _check_finite("sampling", "the transformer's weights or an adapter", latents)
         # The crops of one image are pasted one after the other.
         images: dict[tuple[int, int], torch.Tensor] = {}
         for row, latent in zip(rows, latents, strict=True):
@@ -127,6 +129,8 @@ class _Run:
         rows = []
         for image, crops in enumerate(self.crops):
             encoded = [encode_job(job, self.models, self.host, plan, needs_source) for job in crops]
+            latents = [item.conditioning for item in encoded]
+            _check_finite("encoding the image", "the VAE's weights", latents)
             for candidate in range(config.num_candidates):
                 seed = self.request.candidate_seed(image, candidate)
                 rows += [
@@ -141,6 +145,8 @@ class _Run:
             texts.append(self.settings.negative_prompt)
         with self.timer.stage("text"):
             prompts = encode_prompts(self.models, texts, self.host)
+        states = [state for prompt in prompts for state in (prompt.sequence, prompt.pooled_embeds)]
+        _check_finite("encoding the prompt", "a text encoder's weights", states)
         return SampleSpec(
             positive=prompts[0],
             negative=prompts[1] if self.uses_cfg else None,
@@ -156,8 +162,18 @@ class _Run:
         """Decode one row and put it into its image, which may have other crops already."""
         with self.timer.stage("decode"):
             pixels = decode_latent(latent, self.models, self.host, plan)
+        _check_finite("decoding", "the VAE's weights", [pixels])
         with self.timer.stage("stitch"):
             return stitch(row.job, pixels, self.request.config.colour_correction, onto)
+
+
+def _check_finite(stage: str, suspect: str, values: Iterable[torch.Tensor]) -> None:
+    """Raise ArithmeticError where NaN would become a black image, or none of the request's."""
+    if not all(bool(torch.isfinite(value).all()) for value in values):
+        raise ArithmeticError(
+            f"{stage} gave values that are no finite numbers; {suspect} may be damaged, or too "
+            "large for fp16: download the file again, or choose precision bf16"
+        )
 
 
 def _crops(

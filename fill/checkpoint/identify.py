@@ -75,6 +75,7 @@ _PACKINGS = {
     ".quant_state.": "packed by bitsandbytes (NF4 or FP4)",
     ".weight_scale_2": "packed as NVFP4",
     ".qweight": "packed for Nunchaku, GPTQ or AWQ",
+    ".pre_quant_scale": "packed with scales of its inputs (SmoothQuant or AWQ)",
 }
 """Ways to pack weights that are not read here, by what their tensors' names contain."""
 READABLE = "bf16, fp16, fp8 (e4m3fn, e5m2) or GGUF"

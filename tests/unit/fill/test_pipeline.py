@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from onereward.fill import pipeline
-from onereward.fill.config import FillConfig
+from onereward.fill.config import FillConfig, ModelConfig
 from onereward.fill.image.geometry import Extension
 from onereward.fill.memory.plan import NotEnoughMemory
+from onereward.fill.models import load_fill_models
 from onereward.fill.native import prepare_native
 from onereward.fill.pipeline import run_fill
 from onereward.fill.recipe import ONEREWARD
 from onereward.fill.request import FillRequest, FillResult
 from onereward.fill.sampling.latents import unpack_latents
 from onereward.fill.task import Task
+from support import machine
 from support.bundled_models import bundled_models
 from support.recording_host import CancelledError, RecordingHost
 
@@ -348,3 +350,31 @@ def test_extend_overlap_and_correction_soften_the_old_border() -> None:
     hard = seam(grow=0, feather=0, colour_correction=0.0)
     assert seam() < 0.8 * hard
     assert seam(grow=6, feather=5) < 0.75 * hard
+
+
+@pytest.mark.parametrize(
+    ("component", "parameter", "stage"),
+    [
+        ("transformer", "proj_out.bias", "sampling"),
+        ("vae", "decoder.conv_out.bias", "decoding"),
+        ("vae", "encoder.conv_out.bias", "encoding the image"),
+        ("text_encoder_2", "encoder.final_layer_norm.weight", "encoding the prompt"),
+    ],
+)
+def test_values_that_are_no_numbers_stop_at_their_stage(
+    component: str, parameter: str, stage: str
+) -> None:
+    folder = machine.ROOT / "assets" / "fill"
+    config = ModelConfig(folder=str(folder), precision="fp32")
+    models = load_fill_models(config, torch.device("cpu"))
+    weights = dict(getattr(models, component).module.named_parameters())
+    weights[parameter].data.fill_(torch.nan)
+    request = FillRequest(
+        task=Task.FILL,
+        image=random_image(),
+        mask=square(64, 64, 20, 20, 24),
+        prompt="a red circle",
+        config=FillConfig(steps=1),
+    )
+    with pytest.raises(ArithmeticError, match=f"^{stage} gave values that are no finite numbers"):
+        run_fill(request, models, RecordingHost())

@@ -251,6 +251,13 @@ PACKINGS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
         },
         "packed for Nunchaku",
     ),
+    "smooth": (
+        {
+            "double_blocks.0.img_attn.qkv.weight": torch.zeros(6, 4),
+            "double_blocks.0.img_attn.qkv.pre_quant_scale": torch.zeros(4),
+        },
+        "packed with scales of its inputs",
+    ),
 }
 
 
