@@ -51,6 +51,10 @@ class NativeEdit:
             torch.stack(masks).repeat_interleave(num, 0),
         )
 
+    def notes(self) -> list[str]:
+        """Return what the user should know of the masks, each sentence once."""
+        return list(dict.fromkeys(note for job in self.jobs if job for note in job.notes))
+
     def sigmas(self) -> torch.Tensor:
         """Return the recipe's noise levels, ``steps + 1`` of them."""
         shift = self.request.config.shift

@@ -82,7 +82,9 @@ class OneRewardNativeInputs(OneRewardNode):
             for text in (request.full_prompt(), edit.settings.negative_prompt)
         )
         latent = {"samples": _encode(vae, pixels)}
-        ComfyHost(cls.hidden.unique_id).notify(_summary(edit))
+        host = ComfyHost(cls.hidden.unique_id)
+        for line in (_summary(edit), *edit.notes()):
+            host.notify(line)
         shifted = None if model is None else _with_shift(model, edit.mu())
         steps, cfg = edit.settings.steps, float(edit.settings.true_cfg)
         return io.NodeOutput(positive, negative, latent, edit, shifted, steps, cfg, edit.sigmas())
