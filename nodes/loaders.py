@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..fill.checkpoint.lora_file import PEFT_CONFIG, left_out
 from ..fill.config import COMPONENTS, ModelConfig
-from ..fill.demo import describe_demo
+from ..fill.demo_model import describe_demo
 from ..fill.memory.plan import summary
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import JudgeConfig
@@ -86,18 +86,18 @@ class OneRewardLoadModel(OneRewardNode):
         vae: str | None = folders.FROM_MODEL,
         clip: str | None = folders.FROM_MODEL,
         t5: str | None = folders.FROM_MODEL,
-    ) -> bool | str:
-        """Say before the queue which file is missing; a linked value is None and not known yet."""
+    ) -> bool:
+        """Raise before the queue if a file is missing; a linked value is None and not known yet.
+
+        Raised, because ComfyUI repeats a sentence that is returned for each of the inputs.
+        """
         values = {"model": model, "transformer": transformer, "hub_id": hub_id}
         values |= {"vae": vae, "clip": clip, "t5": t5}
         if None in (*values.values(), allow_download):
             return True
-        try:
-            if (hub_id or "").strip():
-                hub.check_download((hub_id or "").strip(), bool(allow_download))
-            model_choice.model_paths(values)
-        except (OSError, RuntimeError, ValueError) as error:
-            return str(error)
+        if (hub_id or "").strip():
+            hub.check_download((hub_id or "").strip(), bool(allow_download))
+        model_choice.model_paths(values)
         return True
 
     @classmethod
@@ -123,8 +123,8 @@ class OneRewardLoadModel(OneRewardNode):
         if hub_id:
             hub.download(hub_id, host)
         models = _load(config, host)
-        if taken := model_choice.taken_note(choices, paths):
-            host.notify(taken)
+        if note := model_choice.found_note(choices, paths):
+            host.notify(note)
         host.notify(summary(models, host))
         if models.recipe.demo_side:
             host.notify(describe_demo(models.recipe))

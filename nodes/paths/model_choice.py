@@ -1,4 +1,4 @@
-"""What OneReward Load Model takes where nothing was chosen: a real model, and the files for it."""
+"""What OneReward Load Model takes where nothing was files: a real model, and the files for it."""
 
 from __future__ import annotations
 
@@ -88,42 +88,42 @@ def model_paths(values: Mapping[str, Any]) -> dict[str, str]:
     name = values.get("model") or ""
     folder = folders.download_folder(hub_id) if hub_id else folders.model_folder(name)
     transformer = folders.transformer_path(values.get("transformer") or FROM_MODEL)
-    chosen = {
+    files = {
         part: model_files.model_file(what, values.get(what) or "") for part, what in PARTS.items()
     }
     if not hub_id:
         if folder is None and transformer is None:
             transformer = folders.transformer_path(_best_transformer() or FROM_MODEL)
-        folder, chosen = _with_partners(folder, transformer, chosen)
-    paths = {"folder": folder, "transformer": transformer, **chosen}
+        folder, files = _with_partners(folder, transformer, files)
+    paths = {"folder": folder, "transformer": transformer, **files}
     return {field: str(path or "") for field, path in paths.items()}
 
 
-def taken_note(values: Mapping[str, Any], paths: Mapping[str, str]) -> str:
+def found_note(values: Mapping[str, Any], paths: Mapping[str, str]) -> str:
     """Return one line that names the files that were taken without being chosen; empty: none."""
     inputs = {"transformer": "transformer", **PARTS}
-    taken = [
+    names = [
         f"{Path(paths[part]).name} ({what})"
         for part, what in inputs.items()
         if paths[part] and (values.get(what) or FROM_MODEL) == FROM_MODEL
     ]
-    return f"found for this model: {', '.join(taken)}" if taken else ""
+    return f"found for this model: {', '.join(names)}" if names else ""
 
 
 def _with_partners(
-    folder: Path | None, transformer: Path | None, chosen: dict[str, Path | None]
+    folder: Path | None, transformer: Path | None, files: dict[str, Path | None]
 ) -> tuple[Path | None, dict[str, Path | None]]:
     """Return the model folder, unless it is for another transformer, and every part's file."""
     where = transformer or (folder / "transformer" if folder else None)
     config = read_part_config("transformer", where) if where else None
     # What the folder has for the parts that are open.
-    open_parts = [part for part, path in chosen.items() if path is None]
+    open_parts = [part for part, path in files.items() if path is None]
     stored = {part: part_config(part, folder / part) if folder else None for part in open_parts}
     is_foreign = folder is None
     if transformer is not None and config is not None:
         is_foreign |= any(c is not None and not fits(part, c, config) for part, c in stored.items())
     # What ComfyUI's folders have.
-    files, missing = dict(chosen), [] if where else ["transformer"]
+    files, missing = dict(files), [] if where else ["transformer"]
     for part in open_parts:
         if is_foreign or stored[part] is None:
             files[part] = _partner(part, where, config)

@@ -65,8 +65,8 @@ def model_file(what: str, name: str) -> Path | None:
         return None
     path = folder_paths.get_full_path(FOLDERS[what], name) if is_file_name(name) else None
     if path is None and what == "transformer" and is_file_name(name):
-        kind, _, rest = name.partition("/")
-        path = folder_paths.get_full_path(kind, rest) if f"{kind}/" == CHECKPOINTS else None
+        kind, _, file = name.partition("/")
+        path = folder_paths.get_full_path(kind, file) if f"{kind}/" == CHECKPOINTS else None
     if path is None:
         raise FileNotFoundError(
             f"{what} {name!r} is not a file in models/{FOLDERS[what]}; put it there and press R, "

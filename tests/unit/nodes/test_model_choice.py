@@ -53,12 +53,17 @@ def load(nodes: ModuleType, **values: Any) -> Any:
     return node.execute(**values)
 
 
-def validate(nodes: ModuleType, **values: Any) -> bool | str:
+def refusal(nodes: ModuleType, **values: Any) -> str:
+    """Return what is said before the queue; nothing if the choices are accepted."""
     values = {
         "model": nodes.paths.folders.NO_FOLDER,
         "transformer": nodes.paths.folders.FROM_MODEL,
     } | values
-    return nodes.OneRewardLoadModel.validate_inputs(**values)
+    try:
+        answer = nodes.OneRewardLoadModel.validate_inputs(**values)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return "" if answer is True else str(answer)
 
 
 def files_of(models: Any) -> dict[str, Path]:
@@ -67,7 +72,7 @@ def files_of(models: Any) -> dict[str, Path]:
 
 def test_partners_are_found_and_said(nodes: ModuleType, models_dir: Path, put: Any):
     paths = [put(file) for file in ALL]
-    assert validate(nodes, transformer=NAME) is True
+    assert refusal(nodes, transformer=NAME) == ""
     output = load(nodes, transformer=NAME)
     assert list(files_of(output.args[0]).values()) == paths
     note = "found for this model: ae.safetensors (vae), clip_l.safetensors (clip), "
@@ -95,8 +100,8 @@ def test_the_best_name_among_those_that_fit_is_taken(
 ):
     parts = {"vae": (VAE, "vae"), "clip": (CLIP, "text_encoder"), "t5": (T5, "text_encoder_2")}
     file, part = parts[what]
-    for other in {TRANSFORMER, VAE, CLIP, T5} - {file}:
-        put(other)
+    for partner in set(ALL) - {file}:
+        put(partner)
     paths = {name: put(file, name) for name in [*worse, better]}
     assert files_of(load(nodes, transformer=NAME).args[0])[part] == paths[better]
 
@@ -129,11 +134,10 @@ def test_a_missing_file_is_named_with_its_folder(nodes: ModuleType, put: Any, mi
     for file in set(ALL) - {missing}:
         put(file)
     folder, name = missing.split("/")
-    text = validate(nodes)
-    assert isinstance(text, str)
+    text = refusal(nodes)
     assert f"{name} (huggingface.co/" in text
     assert f"into models/{folder}" in text
-    assert all(other.partition("/")[2] not in text for other in set(ALL) - {missing})
+    assert all(file.partition("/")[2] not in text for file in set(ALL) - {missing})
     assert "\n" not in text
     with pytest.raises(FileNotFoundError) as caught:
         load(nodes)
@@ -142,8 +146,7 @@ def test_a_missing_file_is_named_with_its_folder(nodes: ModuleType, put: Any, mi
 
 
 def test_all_missing_files_are_named_at_once(nodes: ModuleType, models_dir: Path):
-    text = validate(nodes)
-    assert isinstance(text, str)
+    text = refusal(nodes)
     assert all(file.partition("/")[2] in text for file in ALL)
 
 
@@ -151,7 +154,7 @@ def test_a_vae_that_may_be_that_of_stable_diffusion_3_is_not_guessed(nodes: Modu
     for file in (TRANSFORMER, CLIP, T5):
         put(file)
     put(VAE, "sd3_vae.safetensors")
-    assert "ae.safetensors" in str(validate(nodes))
+    assert "ae.safetensors" in refusal(nodes)
 
 
 def test_a_real_transformer_never_runs_on_the_demo_models_parts(
@@ -159,12 +162,12 @@ def test_a_real_transformer_never_runs_on_the_demo_models_parts(
 ):
     bundled = nodes.paths.folders.BUNDLED
     put(TRANSFORMER)
-    text = validate(nodes, model=bundled, transformer=NAME)
-    assert "vae, clip, t5, as the model's own is for another transformer" in str(text)
+    text = refusal(nodes, model=bundled, transformer=NAME)
+    assert "vae, clip, t5, as the model's own is for another transformer" in text
     put(VAE)
     put(CLIP)
     # Its CLIP is as wide as the demo model's, so it would fit.
-    assert "no file for t5, as" in str(validate(nodes, model=bundled, transformer=NAME))
+    assert "no file for t5, as" in refusal(nodes, model=bundled, transformer=NAME)
     put(T5)
     models = load(nodes, model=bundled, transformer=NAME).args[0]
     assert {path.is_relative_to(models_dir) for path in files_of(models).values()} == {True}
@@ -216,7 +219,7 @@ def test_a_checkpoint_brings_its_own_parts(
     assert defaults(nodes) == (folders.NO_FOLDER, name)
     for file in (VAE, CLIP, T5):
         put(file)
-    assert validate(nodes, transformer=name) is True
+    assert refusal(nodes, transformer=name) == ""
     output = load(nodes, transformer=name, precision="fp32")
     models = output.args[0]
     assert set(files_of(models).values()) == {folder / "onereward.safetensors"}
@@ -248,7 +251,7 @@ def test_what_a_folder_lacks_is_found(nodes: ModuleType, models_dir: Path, put: 
     put(T5)  # of another size
     source = next((BUNDLED / "text_encoder_2").glob("*.safetensors"))
     shutil.copyfile(source, models_dir / "text_encoders" / "t5.safetensors")
-    assert validate(nodes, model="mine") is True
+    assert refusal(nodes, model="mine") == ""
     models = load(nodes, model="mine").args[0]
     assert files_of(models)["text_encoder_2"].name == "t5.safetensors"
     assert models.tokenizer_2("a red circle") == bundled_models().tokenizer_2("a red circle")
@@ -257,8 +260,8 @@ def test_what_a_folder_lacks_is_found(nodes: ModuleType, models_dir: Path, put: 
 def test_something_else_as_transformer_is_named(nodes: ModuleType, models_dir: Path):
     lora = {"transformer.x.lora_A.weight": torch.zeros(2, 2)}
     save_file(lora, models_dir / "diffusion_models" / "lora.safetensors")
-    text = validate(nodes, transformer="lora.safetensors")
-    assert "lora.safetensors is a LoRA" in str(text)
+    text = refusal(nodes, transformer="lora.safetensors")
+    assert "lora.safetensors is a LoRA" in text
 
 
 def test_another_flux_is_refused_for_what_it_is(nodes: ModuleType, models_dir: Path, put: Any):
@@ -275,15 +278,15 @@ def test_another_flux_is_refused_for_what_it_is(nodes: ModuleType, models_dir: P
 def test_linked_values_are_not_judged_before_they_are_known(
     nodes: ModuleType, models_dir: Path, linked: str
 ):
-    assert validate(nodes, **{linked: None}) is True
-    assert validate(nodes) is not True
+    assert refusal(nodes, **{linked: None}) == ""
+    assert refusal(nodes) != ""
 
 
 def test_a_choice_that_is_gone_is_refused_before_the_queue(nodes: ModuleType, models_dir: Path):
-    assert "model 'gone' is not a folder" in str(validate(nodes, model="gone"))
-    text = validate(nodes, transformer="gone.safetensors")
-    assert "not a file in models/diffusion_models; put it there" in str(text)
-    assert "allow_download is off" in str(validate(nodes, hub_id="owner/name"))
+    assert "model 'gone' is not a folder" in refusal(nodes, model="gone")
+    text = refusal(nodes, transformer="gone.safetensors")
+    assert "not a file in models/diffusion_models; put it there" in text
+    assert "allow_download is off" in refusal(nodes, hub_id="owner/name")
 
 
 def test_the_default_is_the_demo_model_where_there_is_no_other(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onereward.fill.config import FillConfig, ModelConfig
-from onereward.fill.demo import unknown_words
+from onereward.fill.demo_model import unknown_words
 from onereward.fill.models import load_fill_models
 from onereward.fill.pipeline import run_fill
 from onereward.fill.recipe import FLUX_FILL, find_recipe
