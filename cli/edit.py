@@ -137,16 +137,16 @@ def _say_skipped(folder: Path, sources: list[Path]) -> None:
     if not folder.is_dir():
         return
     notes = {source.with_suffix(".txt") for source in sources}
-    others = sorted(
+    strangers = sorted(
         file.name
         for file in folder.iterdir()
         if file.is_file() and file.suffix.lower() not in ENDS and file not in notes
     )
-    if others:
-        more = ", ..." if len(others) > MAX_NAMES else ""
-        names = ", ".join(others[:MAX_NAMES]) + more
+    if strangers:
+        more = ", ..." if len(strangers) > MAX_NAMES else ""
+        names = ", ".join(strangers[:MAX_NAMES]) + more
         sys.stderr.write(
-            f"onereward: skipped {len(others)} files that are no images ({', '.join(ENDS)}): "
+            f"onereward: skipped {len(strangers)} files that are no images ({', '.join(ENDS)}): "
             f"{names}\n"
         )
 
@@ -211,7 +211,7 @@ def _edit(
             save_photo(photo, pixels, target)
             sys.stdout.write(f"{target}\n")
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        # RuntimeError: out of memory, or kernels that cannot run; the others may still succeed.
+        # RuntimeError: out of memory, or kernels that cannot run; the strangers may still succeed.
         sys.stderr.write(f"onereward: {job.source.name}: {error}\n")
         return FAILED
     return MADE

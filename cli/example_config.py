@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .command_help import add_command
 from .version import PACKAGE_ROOT
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = PACKAGE_ROOT / "assets" / "examples"
 WORK = "onereward-work"
-PREFERENCES = "preferences"
+COMMANDS = ("generate", "label", "train-judge", "report", "train", "evaluate")
 
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,7 +35,7 @@ def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "example-config train",
         "example-config evaluate my-evaluation.json",
     )
-    parser.add_argument("command", choices=_CONFIGS, help="what the config is for")
+    parser.add_argument("command", choices=COMMANDS, help="what the config is for")
     parser.add_argument(
         "file", type=Path, nargs="?", help="new file; COMMAND.json in this folder if absent"
     )
@@ -50,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     path: Path = arguments.file or Path(f"{arguments.command}.json")
     if path.exists():
         raise ValueError(f"{path} is there already; choose another file")
-    config = _CONFIGS[arguments.command](path.resolve().parent / WORK)
+    config = make_example(arguments.command, path.resolve().parent / WORK)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, config.to_json() + "\n")
     sys.stdout.write(f"{path}\n")
@@ -61,91 +60,46 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _generate(work: Path) -> JsonConfig:
-    from ..training.jobs import GenerateJob
-
-    return GenerateJob(
-        model=_model(),
-        dataset_folder=str(EXAMPLES / "toy-train"),
-        preferences_folder=str(work / PREFERENCES),
-        threads=_threads(),
-    )
-
-
-def _label(work: Path) -> JsonConfig:
-    """Label what the example of ``generate`` makes."""
-    from ..training.jobs import LabelJob
-
-    return LabelJob(preferences_folder=str(work / PREFERENCES), judge=_judge(), threads=_threads())
-
-
-def _train_judge(work: Path) -> JsonConfig:
+def make_example(command: str, work: Path) -> JsonConfig:
+    """Return the example for a command; what the job makes goes into `work`."""
+    from ..fill.config import ModelConfig
+    from ..reward.judge import JudgeConfig
+    from ..training.jobs import EvaluateJob, GenerateJob, LabelJob, ReportJob
     from ..training.judge.config import JudgeTrainConfig
-
-    return JudgeTrainConfig(
-        run_folder=str(work / "judge"),
-        preferences_folder=str(EXAMPLES / "toy-preferences"),
-        threads=_threads(),
-    )
-
-
-def _report(work: Path) -> JsonConfig:
-    from ..training.jobs import ReportJob
-
-    return ReportJob(
-        preferences_folder=str(EXAMPLES / "toy-preferences"),
-        report_folder=str(work / "judge-report"),
-        judge=_judge(),
-        threads=_threads(),
-    )
-
-
-def _train(work: Path) -> JsonConfig:
     from ..training.policy.config import PolicyTrainConfig
 
-    return PolicyTrainConfig(
-        run_folder=str(work / "policy"),
-        model=_model(),
-        dataset_folder=str(EXAMPLES / "toy-train"),
-        judges=(_judge(),),
-        threads=_threads(),
-    )
-
-
-def _evaluate(work: Path) -> JsonConfig:
-    from ..training.jobs import EvaluateJob
-
-    return EvaluateJob(
-        model={"model": _model(), "adapters": (), "strengths": ()},
-        dataset_folder=str(EXAMPLES / "toy-test"),
-        evaluation_folder=str(work / "evaluation"),
-        judge=_judge(),
-        threads=_threads(),
-    )
-
-
-def _model() -> dict[str, Any]:
-    from ..fill.config import ModelConfig
-
-    return asdict(ModelConfig(folder=str(PACKAGE_ROOT / "assets" / "fill")))
-
-
-def _judge() -> dict[str, Any]:
-    from ..reward.judge import JudgeConfig
-
-    return asdict(JudgeConfig())
-
-
-def _threads() -> int:
-    return os.cpu_count() or 1
-
-
-_CONFIGS: dict[str, Callable[[Path], JsonConfig]] = {
-    "generate": _generate,
-    "label": _label,
-    "train-judge": _train_judge,
-    "report": _report,
-    "train": _train,
-    "evaluate": _evaluate,
-}
-"""What makes the example for a command, given the folder for its work."""
+    model = asdict(ModelConfig(folder=str(PACKAGE_ROOT / "assets" / "fill")))
+    judge = asdict(JudgeConfig())
+    dataset, pairs = str(EXAMPLES / "toy-train"), str(EXAMPLES / "toy-preferences")
+    preferences = str(work / "preferences")  # `generate` makes them, `label` goes on
+    threads = os.cpu_count() or 1
+    examples: dict[str, JsonConfig] = {
+        "generate": GenerateJob(
+            model=model, dataset_folder=dataset, preferences_folder=preferences, threads=threads
+        ),
+        "label": LabelJob(preferences_folder=preferences, judge=judge, threads=threads),
+        "train-judge": JudgeTrainConfig(
+            run_folder=str(work / "judge"), preferences_folder=pairs, threads=threads
+        ),
+        "report": ReportJob(
+            preferences_folder=pairs,
+            report_folder=str(work / "judge-report"),
+            judge=judge,
+            threads=threads,
+        ),
+        "train": PolicyTrainConfig(
+            run_folder=str(work / "policy"),
+            model=model,
+            dataset_folder=dataset,
+            judges=(judge,),
+            threads=threads,
+        ),
+        "evaluate": EvaluateJob(
+            model={"model": model, "adapters": (), "strengths": ()},
+            dataset_folder=str(EXAMPLES / "toy-test"),
+            evaluation_folder=str(work / "evaluation"),
+            judge=judge,
+            threads=threads,
+        ),
+    }
+    return examples[command]

@@ -115,8 +115,8 @@ class OneRewardTrainJudge(OneRewardNode):
         trained = QwenJudge(_trained_judge(judge.config, config, result), host.device)
         metrics = RunDirectory(config).read_metrics()
         dashboard = plot_judge_dashboard(metrics, config.steps)[None]
-        shown = ui.PreviewImage(dashboard, cls=cls).as_dict()  # it stays, as live previews do not
-        return io.NodeOutput(trained, dashboard, str(result), ui=shown)
+        board = ui.PreviewImage(dashboard, cls=cls).as_dict()  # it stays, as live previews do not
+        return io.NodeOutput(trained, dashboard, str(result), ui=board)
 
 
 def _trained_judge(start: JudgeConfig, config: JudgeTrainConfig, result: Path) -> JudgeConfig:

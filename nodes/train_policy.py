@@ -115,8 +115,8 @@ class OneRewardTrain(OneRewardNode):
         notes = "\n".join(result.notes)
         trained = _trained_model(model, config, result, host)
         dashboard = result.dashboard[None]
-        shown = ui.PreviewImage(dashboard, cls=cls).as_dict()  # it stays, as live previews do not
-        return io.NodeOutput(trained, dashboard, str(result.path), notes, ui=shown)
+        board = ui.PreviewImage(dashboard, cls=cls).as_dict()  # it stays, as live previews do not
+        return io.NodeOutput(trained, dashboard, str(result.path), notes, ui=board)
 
 
 class OneRewardTrainSettings(OneRewardNode):

@@ -86,7 +86,7 @@ def _run(client: ComfyClient, path: Path, output: Path) -> contact_sheet.SheetRo
         job = client.run(graph, JOB_TIMEOUT_S)
         error = None if job.succeeded else _reason(job)
         references = {node: job.images(node) for node in graph if job.images(node)}
-        images = {node: [client.image(r) for r in shown] for node, shown in references.items()}
+        images = {node: [client.image(ref) for ref in refs] for node, refs in references.items()}
         if not images:
             error = error or "the job showed no image"
     except ApiError as refused:
@@ -94,11 +94,11 @@ def _run(client: ComfyClient, path: Path, output: Path) -> contact_sheet.SheetRo
     except TimeoutError:  # its own text holds the last pictures
         error = f"it was not done after {JOB_TIMEOUT_S:.0f} s"
     seconds = time.monotonic() - start
-    for index, image in enumerate(image for shown in images.values() for image in shown):
+    for index, image in enumerate(image for batch in images.values() for image in batch):
         image.save(output / f"{path.stem}-{index}.png")
     cells: list[contact_sheet.SheetCell] = []
-    for node, shown in images.items():
-        cells += _cells(client, graph, node, shown, references[node])
+    for node, batch in images.items():
+        cells += _cells(client, graph, node, batch, references[node])
     _say(f"{title}: {error or f'{seconds:.1f} s'}")
     return contact_sheet.SheetRow(
         title=title, cells=_without_repeats(cells), seconds=seconds, error=error
@@ -157,7 +157,7 @@ def _without_repeats(cells: list[contact_sheet.SheetCell]) -> list[contact_sheet
     unique: list[contact_sheet.SheetCell] = []
     for cell in cells:
         pixels = cell.image.convert("RGB").tobytes()
-        if not any(pixels == other.image.convert("RGB").tobytes() for other in unique):
+        if not any(pixels == before.image.convert("RGB").tobytes() for before in unique):
             unique.append(cell)
     return unique
 
@@ -182,10 +182,10 @@ def _caption(node: dict[str, Any]) -> str:
     """Say what an edit was asked for."""
     inputs, task = node["inputs"], _task(node)
     names = {"text": "text", "extend": "aspect"}
-    asked = inputs.get(names.get(task, "prompt"), "")
-    if not isinstance(asked, str) or not asked:
+    words = inputs.get(names.get(task, "prompt"), "")
+    if not isinstance(words, str) or not words:
         return task
-    return f"{task} to {asked}" if task == "extend" else f"{task}: {asked}"
+    return f"{task} to {words}" if task == "extend" else f"{task}: {words}"
 
 
 def _reason(job: ComfyJob) -> str:

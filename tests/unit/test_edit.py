@@ -98,8 +98,8 @@ def test_a_folder_makes_what_the_engine_makes(tmp_path: Path, capsys: pytest.Cap
     assert [path.name for path in list_photos(tmp_path)] == ["a.png", "b.png"]
     out = tmp_path / "out"
     assert edit("fill", tmp_path, "--output", out, "--seed", 5, "--prompt", "a red circle") == 0
-    made = [str(out / f"{name}_fill.png") for name in "ab"]
-    assert capsys.readouterr().out.split() == made
+    names = [str(out / f"{name}_fill.png") for name in "ab"]
+    assert capsys.readouterr().out.split() == names
     values = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
     mask = torch.from_numpy(np.asarray(mask_for(image), dtype=np.float32) / 255)[None]
     for index, name in enumerate("ab"):

@@ -124,8 +124,8 @@ def accuracy_table(report: JudgeReport) -> Tensor:
 
     Cells of fewer than :data:`LEAST_PAIRS` pairs are grey and say so.
     """
-    tasks = [task for task in Task if any(task is t for t, _ in report.cells)]
-    dimensions = [d for d in Dimension if any(d is judged for _, judged in report.cells)]
+    tasks = [task for task in Task if any(task is cell[0] for cell in report.cells)]
+    dimensions = [d for d in Dimension if any(d is cell[1] for cell in report.cells)]
     faint: set[tuple[int, int]] = set()
     rows = [["right answers", *(task.value for task in tasks)]]
     for dimension in dimensions:
