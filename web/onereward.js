@@ -127,6 +127,39 @@ function forgetErrors(graph) {
   }
 }
 
+/** Return what a refusal before the queue says, without the name of the input in front of it. */
+function sentence(error) {
+  const input = `${error.extra_info?.input_name} - `;
+  const details = error.details ?? "";
+  if (error.type === "custom_validation_failed" || error.type?.startsWith("exception_during")) {
+    return details.startsWith(input) ? details.slice(input.length) : details;
+  }
+  return `${error.message}: ${details}`;
+}
+
+function showRefusals(nodeErrors) {
+  for (const [id, { errors }] of Object.entries(nodeErrors ?? {})) {
+    const node = findNode(id);
+    if (node) show(node, errors.map(sentence), true);
+  }
+}
+
+/** Puts what the server refuses before the queue on the nodes, too. */
+function watchQueue() {
+  const queue = api.queuePrompt;
+  api.queuePrompt = async function (...args) {
+    forgetErrors(app.rootGraph ?? app.graph);
+    try {
+      const answer = await queue.apply(this, args);
+      showRefusals(answer?.node_errors); // another output was fine
+      return answer;
+    } catch (error) {
+      showRefusals(error?.response?.node_errors);
+      throw error;
+    }
+  };
+}
+
 app.registerExtension({
   name: "OneReward.text",
   setup() {
@@ -138,7 +171,7 @@ app.registerExtension({
       const node = findNode(detail.display_node ?? detail.node);
       if (node && detail.output?.text) show(node, detail.output.text);
     });
-    api.addEventListener("execution_start", () => forgetErrors(app.rootGraph ?? app.graph));
+    watchQueue();
   },
   /** Shows again what a tab or a job of the history has had. */
   onNodeOutputsUpdated(outputs) {
