@@ -39,7 +39,7 @@ def shown(browser: Browser, renderer: str, template: Path, node_types: set[str])
 
 
 def test_plugin_causes_no_error_at_page_load(browser: Browser):
-    errors = browser.console[: browser.num_errors_at_load]
+    errors = browser.errors_at_load
     assert not [line for line in errors if PACK_FOLDER in line or "OneReward" in line]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import itertools
 import json
@@ -21,8 +22,8 @@ STORES = "document.querySelector('#vue-app').__vue_app__.config.globalProperties
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 KEY_CODES = {"Enter": 13, "Escape": 27}
 """Their numbers in the DevTools protocol."""
-START_TIMEOUT_S = 60.0
-CALL_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
+CALL_TIMEOUT_S = 180.0
 POLL_INTERVAL_S = 0.1
 
 
@@ -60,8 +61,8 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         self.console: list[str] = []
         """Errors and uncaught exceptions of the page, in order."""
-        self.num_errors_at_load = 0
-        """How many of them had come when the front end was ready."""
+        self.errors_at_load: list[str] = []
+        """Those that had come when the front end was last ready."""
         self._profile = profile
         self._ids = itertools.count(1)
         self._events: list[dict[str, Any]] = []
@@ -82,7 +83,9 @@ class Browser:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            self._connection = websocket.create_connection(self._page_address(), timeout=60)
+            self._connection = websocket.create_connection(
+                self._page_address(), timeout=CALL_TIMEOUT_S
+            )
             for domain in ("Page", "Runtime", "Log", "Network"):
                 self.call(f"{domain}.enable")
         except BaseException:
@@ -141,10 +144,11 @@ class Browser:
 
     def open_front_end(self, url: str) -> None:
         """Open ComfyUI's front end and wait until it can load workflows."""
+        num_errors = len(self.console)
         self.call("Page.navigate", url=url)
         self.wait_for("window.app?.graph && window.app.extensionManager && LiteGraph")
         self.wait_for("Object.keys(LiteGraph.registered_node_types).includes('OneRewardFill')")
-        self.num_errors_at_load = len(self.console)
+        self.errors_at_load = self.console[num_errors:]
 
     def load_workflow(self, workflow: dict[str, Any], name: str) -> None:
         """Load a workflow in the front end's format into the open page."""
@@ -160,19 +164,19 @@ class Browser:
         )
 
     def type_text(self, text: str) -> None:
-        """Put text into whatever has the focus, as the keyboard would."""
-        self.call("Input.insertText", text=text)
+        """Type into whatever has the focus."""
+        for character in text:
+            self._press(character, {"key": character, "text": character})
 
     def press(self, key: str) -> None:
         """Press and release a key that has a name, such as Enter or Escape."""
-        code = KEY_CODES[key]
-        for kind in ("keyDown", "keyUp"):
-            text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
-            self.call(
-                "Input.dispatchKeyEvent",
-                **{"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code},
-                **text,
-            )
+        text = {"text": "\r"} if key == "Enter" else {}
+        named = {"key": key, "code": key, "windowsVirtualKeyCode": KEY_CODES[key]}
+        self._press(key, named | text)
+
+    def _press(self, key: str, event: dict[str, Any]) -> None:
+        self.call("Input.dispatchKeyEvent", type="keyDown", **event)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def click(self, x: float, y: float, num_clicks: int = 1) -> None:
         """Press and release the left mouse button at a place of the window, in pixels."""
@@ -183,10 +187,18 @@ class Browser:
                     **{"type": kind, "x": x, "y": y, "button": "left", "clickCount": count},
                 )
 
+    def resize(self, width_px: int, height_px: int, density: float = 1.0) -> None:
+        """Give the page another size; ``density`` pixels are drawn per pixel of the page."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width_px,
+            height=height_px,
+            deviceScaleFactor=density,
+            mobile=False,
+        )
+
     def screenshot(self, path: Path) -> None:
         """Save what the page shows as a PNG."""
-        import base64
-
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def _page_address(self) -> str:

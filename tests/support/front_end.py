@@ -65,6 +65,17 @@ SHOW_ALL = f"""
 }})
 """
 
+SELECT_NEW = """
+(type => {
+  window.app.graph.clear();
+  const node = LiteGraph.createNode(type);
+  window.app.graph.add(node);
+  window.app.canvas.selectNode(node);
+})"""
+INFO_BUTTON = """document.querySelector('[data-testid="info-button"]')"""
+HELP = "document.querySelector('.node-help-content')"
+HELP_IMAGES = f"[...{HELP}.querySelectorAll('img')]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
@@ -144,11 +155,12 @@ def overlaps(browser: Browser) -> list[tuple[str, str]]:
 def run(browser: Browser, client: ComfyClient) -> ComfyJob:
     """Press the Run button, so to speak, and wait for the job's end and its results on the page."""
     before = set(client.get("/history"))
+    # Older front ends answer false and no errors when all went well, newer ones true.
     refusal = browser.evaluate(
         "window.app.queuePrompt(0).then("
-        "isQueued => isQueued ? '' : JSON.stringify(window.app.lastNodeErrors ?? null))"
+        "isQueued => isQueued ? '{}' : JSON.stringify(window.app.lastNodeErrors ?? null))"
     )
-    if refusal:
+    if refusal != "{}":
         raise BrowserError(f"the front end refused the workflow: {refusal}")
     deadline = time.monotonic() + JOB_TIMEOUT_S
     while not (finished := set(client.get("/history")) - before):
@@ -162,3 +174,26 @@ def run(browser: Browser, client: ComfyClient) -> ComfyJob:
     shown = json.dumps(sorted(job.outputs))
     browser.wait_for(f"{shown}.every(id => window.app.nodeOutputs[id])")
     return job
+
+
+def open_help(browser: Browser, node_type: str, heading: str) -> None:
+    """Select a new node and press its info button, unless a panel shows its help already.
+
+    Args:
+        browser: The open page.
+        node_type: Id of the node's class.
+        heading: What the help page begins with.
+    """
+    is_shown = f"{HELP}?.querySelector('h1')?.innerText.trim() === {json.dumps(heading)}"
+    browser.evaluate(f"{SELECT_NEW}({json.dumps(node_type)})")
+    browser.wait_for(f"{INFO_BUTTON} || {is_shown}")
+    browser.evaluate(f"({is_shown}) || {INFO_BUTTON}.click()")
+    browser.wait_for(is_shown)
+
+
+def broken_help_images(browser: Browser) -> list[str]:
+    """Return the addresses of images in the open help page that cannot be shown."""
+    browser.wait_for(f"{HELP_IMAGES}.every(image => image.complete)")
+    return browser.evaluate(
+        f"{HELP_IMAGES}.filter(image => !image.naturalWidth).map(image => image.src)"
+    )
