@@ -129,6 +129,32 @@ def native_sources(model: ModelPatcher, vae: Any) -> dict[str, Any]:
     return sources
 
 
+_SAMPLER_PATCHES = {
+    "sampler_cfg_function": "a CFG function",
+    "sampler_pre_cfg_function": "a function before CFG",
+    "sampler_post_cfg_function": "a function after CFG",
+    "sampler_calc_cond_batch_function": "a function for batches of conditions",
+    "model_function_wrapper": "a wrapper of the model's function",
+    "denoise_mask_function": "a mask function (Differential Diffusion)",
+}
+"""What other nodes put on a MODEL for ComfyUI's samplers alone, by its key."""
+
+
+def sampler_patches(model: ModelPatcher) -> list[str]:
+    """Return, in words, what is on a MODEL that only ComfyUI's own samplers heed.
+
+    Example: ``sampler_patches(model) == ["a CFG function"]``.
+    """
+    patches = [words for key, words in _SAMPLER_PATCHES.items() if model.model_options.get(key)]
+    if "model_sampling" in model.object_patches:
+        patches.append("another noise schedule (such as ModelSamplingFlux)")
+    wrappers: Any = getattr(model, "wrappers", {})
+    keys = {
+        key or "no name" for group in wrappers.values() for key, items in group.items() if items
+    }
+    return patches + [f"a wrapper ({key})" for key in sorted(keys)]
+
+
 def _transformer_config(model: ModelPatcher) -> dict[str, Any]:
     """Return diffusers' config of ComfyUI's transformer."""
     config: Any = model.model.model_config

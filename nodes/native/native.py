@@ -21,7 +21,7 @@ from ..inputs import output, parse_task, search_aliases, side_input, task_input,
 from ..node import OneRewardNode
 from ..paths import folders
 from ..socket_types import FillModelSocket, SettingsSocket, StitchSocket
-from .from_native import NativeModels, native_sources
+from .from_native import NativeModels, native_sources, sampler_patches
 from .native_model import native_clip, native_model, native_vae
 from .native_text import encode_text
 
@@ -190,11 +190,17 @@ class OneRewardFromNative(OneRewardNode):
                 _recipe_input(),
             ],
             outputs=[output(FillModelSocket, "fill_model", "For the edits and adapters.", "model")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, recipe: str) -> io.NodeOutput:
         """Check that the three are those of FLUX.1 Fill and return the model."""
+        if patches := sampler_patches(model):
+            ComfyHost(cls.hidden.unique_id).notify(
+                f"on the MODEL, but without effect here: {', '.join(patches)}; the edits have a "
+                "sampler of their own"
+            )
         return io.NodeOutput(NativeModels(model, clip, vae, _recipe(recipe)))
 
 

@@ -61,3 +61,26 @@ def test_a_vae_of_another_model_is_refused(nodes: ModuleType):
 def test_an_unknown_task_is_refused(nodes: ModuleType):
     with pytest.raises(ValueError, match="task is 'paint'; choose one of: fill, extend, remove"):
         prepare(nodes, Native(nodes), task="paint")
+
+
+def test_what_only_comfyuis_own_samplers_heed_is_named(nodes: Any):
+    import comfy.patcher_extension
+    from comfy.model_patcher import ModelPatcher
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+
+    named = nodes.native.from_native.sampler_patches
+    model = ModelPatcher(torch.nn.Linear(2, 2), torch.device("cpu"), torch.device("cpu"))
+    model.set_model_attn1_patch(lambda q, k, v, extra: (q, k, v))
+    assert named(model) == [], "patches of attention do take effect"
+    (masked,) = DifferentialDiffusion.execute(model).args
+    assert named(masked) == ["a mask function (Differential Diffusion)"]
+    (rescaled,) = RescaleCFG().patch(masked, 0.7)
+    assert len(named(rescaled)) == 2
+    rescaled.add_object_patch("model_sampling", object())
+    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    rescaled.add_wrapper_with_key(kind, "easycache", lambda *_: None)
+    assert named(rescaled)[-2:] == [
+        "another noise schedule (such as ModelSamplingFlux)",
+        "a wrapper (easycache)",
+    ]
