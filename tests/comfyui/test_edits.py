@@ -8,16 +8,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.client import ComfyClient, ComfyJob
+from support.client import ApiError, ComfyClient, ComfyJob
 from support.edits import TASK_INPUTS, EditGraph
 from support.graph import Link, load_graph, nodes_of, output
 from support.server import ComfyServer
-from support.template_files import IMAGES
-from support.workflows import HOLE, SIZE, api_workflows, example_image, runs_here
+from support.workflows import (
+    API_FOLDER,
+    CORE_MODEL_LOADERS,
+    DEMO,
+    HOLE,
+    NEWER_NODES,
+    SIZE,
+    api_workflows,
+    example_image,
+    missing_nodes,
+    runs_here,
+)
 
 SOURCE = np.asarray(example_image().convert("RGB"))
-EXTENDED = {"OneRewardExtend": (96, 64)}
-"""Sizes of results that differ from the source's: the shipped workflow extends to 3:2."""
+BUNDLED_SCENES = 3
+"""Pictures with a mask in the folder of the shipped workflow."""
 TASKS = list(TASK_INPUTS)
 
 
@@ -27,7 +37,7 @@ def pixels(client: ComfyClient, job: ComfyJob, node: str) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("path", filter(runs_here, api_workflows()), ids=lambda path: path.stem)
-def test_shipped_workflow_runs(path: Path, client: ComfyClient, example: str):
+def test_shipped_workflow_runs(path: Path, client: ComfyClient):
     graph = load_graph(path)
     job = client.run(graph)
     assert job.succeeded, job.error
@@ -35,12 +45,69 @@ def test_shipped_workflow_runs(path: Path, client: ComfyClient, example: str):
     # What judges or trains shows its images and keeps its files in folders of its own.
     assert saved or any(job.images(node) for node in graph)
     for node in saved:
-        edit = graph[graph[node]["inputs"]["images"][0]]["class_type"]
+        edit = graph[graph[node]["inputs"]["images"][0]]
+        width, height = map(int, edit["inputs"].get("aspect", "1:1").split(":"))
         references = job.images(node)
-        assert len(references) == (IMAGES if nodes_of(graph, "OneRewardLoadFolder") else 1)
+        assert len(references) == (BUNDLED_SCENES if nodes_of(graph, "OneRewardLoadFolder") else 1)
         for reference in references:
-            assert client.image(reference).size == EXTENDED.get(edit, (SIZE, SIZE))
+            size = client.image(reference).size
+            assert size == (pytest.approx(SIZE * width / height, abs=1), SIZE)
             assert reference["subfolder"].split("/")[0] == "onereward"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in api_workflows() if not path.stem.startswith(DEMO) and runs_here(path)],
+    ids=lambda path: path.stem,
+)
+def test_workflow_for_photographs_paints_inside_the_mask_only(path: Path, client: ComfyClient):
+    graph = load_graph(path)
+    (edit,) = (node for kind in TASKS for node in nodes_of(graph, f"OneReward{kind}"))
+    g = EditGraph()
+    g.graph |= graph
+    mask = show_mask(g, [edit, 0])
+    job = client.run(g.graph)
+    (result,) = pixels(client, job, nodes_of(graph, "SaveImage")[0])
+    (painted,) = (mask[..., 0] > 0 for mask in pixels(client, job, mask))
+    left = (result.shape[1] - SIZE) // 2
+    inside = result[:, left : left + SIZE]
+    kept = ~painted[:, left : left + SIZE]
+    assert (inside[kept] == SOURCE[kept]).all()
+    assert (inside != SOURCE).any() or result.shape != SOURCE.shape
+
+
+def test_words_choose_what_is_removed_in_a_folder(comfyui: ComfyServer, client: ComfyClient):
+    """The rest of the workflow; tests have no weights for the node that finds things."""
+    folder = comfyui.base_directory / "input" / "words"
+    folder.mkdir(exist_ok=True)
+    for name in ("a", "b"):
+        example_image().rotate(90 * (name == "b")).save(folder / f"{name}.png")
+    graph = load_graph(API_FOLDER / "remove_by_words_in_a_folder.json")
+    (load,) = nodes_of(graph, "OneRewardLoadFolder")
+    (grow,) = nodes_of(graph, "GrowMask")
+    (found,) = nodes_of(graph, "SAM3_Detect")
+    assert graph[grow]["inputs"]["mask"] == [found, 0]
+    assert graph[found]["inputs"]["image"] == [load, 0]
+    graph[load]["inputs"]["folder"] = "words"
+    graph[grow]["inputs"]["mask"] = [load, 1]
+    for kind in (*NEWER_NODES, "CLIPTextEncode", *CORE_MODEL_LOADERS):
+        for node in nodes_of(graph, kind):
+            del graph[node]
+    job = client.run(graph)
+    assert job.succeeded, job.error
+    (saved,) = nodes_of(graph, "SaveImage")
+    names = [reference["filename"].split("_")[0] for reference in job.images(saved)]
+    assert names == ["a", "b"]
+
+
+def test_finding_things_by_words_needs_only_its_weights(client: ComfyClient):
+    path = API_FOLDER / "remove_by_words_in_a_folder.json"
+    if missing_nodes(path, client.get("/object_info")):
+        pytest.skip("this ComfyUI has no SAM 3")
+    with pytest.raises(ApiError) as refused:
+        client.run(load_graph(path))
+    assert refused.value.messages()
+    assert all("ckpt_name" in message for message in refused.value.messages())
 
 
 def add_source(g: EditGraph, client: ComfyClient, image: Image.Image) -> Link:
