@@ -143,7 +143,10 @@ def _install(python: Path, *requirements: str) -> None:
         _pip(python, "install", TRITON)
     site_packages = Path(_output(python, "import sysconfig as s; print(s.get_path('purelib'))"))
     _link(site_packages / "onereward", ROOT)
-    _fit_torchvision(python, site_packages)
+    code = "import torch; print(torch.version.cuda or torch.version.hip or 'cpu')"
+    is_cpu = _output(python, code) == "cpu"
+    _fit_torchvision(python, site_packages, is_cpu)
+    _fit_torchaudio(site_packages, is_cpu)
 
 
 def _comfyui_requirements(folder: Path | None) -> list[str]:
@@ -195,19 +198,30 @@ def set_up_tools() -> None:
         stamp.write_text(key, encoding="utf-8")
 
 
-def _fit_torchvision(python: Path, site_packages: Path) -> None:
+def _fit_torchvision(python: Path, site_packages: Path, is_cpu: bool) -> None:
     """Install the operator declarations where torch is for the CPU and torchvision is not."""
     module = site_packages / f"{OPERATORS_NAME}.py"
     hook = site_packages / f"{OPERATORS_NAME}.pth"
-    version = "import torch; print(torch.version.cuda or torch.version.hip or 'cpu')"
     torchvision = site_packages / "torchvision" / "version.py"
-    if _output(python, version) == "cpu" and "+cu" in torchvision.read_text("utf-8"):
+    if is_cpu and "+cu" in torchvision.read_text("utf-8"):
         shutil.copyfile(OPERATORS, module)
         hook.write_text(f"import {OPERATORS_NAME}; {OPERATORS_NAME}.install()\n", encoding="utf-8")
     else:
         hook.unlink(missing_ok=True)
         module.unlink(missing_ok=True)
     _output(python, "import torchvision")
+
+
+def _fit_torchaudio(site_packages: Path, is_cpu: bool) -> None:
+    """Remove torchaudio's compiled part where torch is for the CPU and torchaudio is not.
+
+    It cannot be loaded there, and torchaudio does without one that is missing. Newer versions of
+    ComfyUI import torchaudio at their start.
+    """
+    version = site_packages / "torchaudio" / "version.py"
+    if is_cpu and version.is_file() and "+cu" in version.read_text("utf-8"):
+        for library in (site_packages / "torchaudio" / "lib").glob("*.so"):
+            library.unlink()
 
 
 def _unpack_comfyui(wheel: Path, target: Path) -> None:

@@ -51,6 +51,21 @@ def test_a_checkout_keeps_our_torch(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("version", "is_cpu", "is_kept"),
+    [("2.11.1+cu132", True, False), ("2.11.1+cu132", False, True), ("2.11.1+cpu", True, True)],
+)
+def test_torchaudio_keeps_what_fits_torch(
+    version: str, is_cpu: bool, is_kept: bool, tmp_path: Path
+):
+    library = tmp_path / "torchaudio" / "lib" / "_torchaudio.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    (tmp_path / "torchaudio" / "version.py").write_text(f"__version__ = '{version}'")
+    setup_env._fit_torchaudio(tmp_path, is_cpu)
+    assert library.exists() == is_kept
+
+
+@pytest.mark.parametrize(
     ("pip_says", "kind"),
     [
         ("HTTPSConnectionPool(host='pypi.org'): Max retries exceeded", "DownloadError"),
