@@ -233,6 +233,8 @@ def _extension(image: torch.Tensor, sides: dict[str, int], aspect: str, anchor: 
 def _schema(
     task: str, description: str, aliases: tuple[str, ...], inputs: list[io.Input]
 ) -> io.Schema:
+    # No `essentials_category`: front ends 1.49 and 1.58 would list these four among ComfyUI's own
+    # nodes, apart from the rest of the pack, and show them on no tile.
     return io.Schema(
         node_id=f"OneReward{task}",
         display_name=f"OneReward {task}",
