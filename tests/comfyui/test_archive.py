@@ -34,8 +34,11 @@ def test_the_archive_runs_a_fill(pack: Path, tmp_path: Path):
     server = ComfyServer(base, pack_folder=None, other_packs=(pack,))
     server.python = str(make_environment(tmp_path / "environment"))
     with server:
-        example_image().save(base / "input" / EXAMPLE)
         client = ComfyClient(server.url)
+        assert (base / "input" / "onereward_photo.png").is_file()
+        blocks = {entry["name"] for entry in client.get("/global_subgraphs").values()}
+        assert "Remove object (OneReward)" in blocks
+        example_image().save(base / "input" / EXAMPLE)
         g = EditGraph()
         result = g.show(g.add_edit("Fill", g.add("LoadImage", image=EXAMPLE), seed=1))
         job = client.run(g.graph)
