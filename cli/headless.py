@@ -35,7 +35,7 @@ def run_headless(
     from ..reward.judge import JudgeError
     from ..training.runs.distributed import Distributed
     from ..training.runs.hosts import Stopped, TrainingHost, stopped_by_signals
-    from ..training.runs.loop import NonFiniteError
+    from ..training.runs.loop import TRAINING_ERRORS
 
     if threads < 1:
         raise ValueError(f"threads is {threads}, but at least 1 is expected; correct the config")
@@ -51,7 +51,7 @@ def run_headless(
     except Stopped:
         sys.stderr.write(f"onereward: stopped; the same command goes on in {folder}\n")
         return STOPPED
-    except (JudgeError, ImportError, MemoryError, NotEnoughMemory, NonFiniteError) as error:
+    except (JudgeError, ImportError, MemoryError, NotEnoughMemory, *TRAINING_ERRORS) as error:
         sys.stderr.write(f"onereward: {error}\n")
         return 1
     if text and processes.is_main:

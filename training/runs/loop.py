@@ -7,8 +7,9 @@ between them are its hooks: what a step is, which metrics are written, what an e
 from __future__ import annotations
 
 import logging
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -23,6 +24,39 @@ log = logging.getLogger("onereward.training")
 
 class NonFiniteError(RuntimeError):
     """A loss or a gradient is not finite; the last checkpoint is good."""
+
+
+class DivergedError(RuntimeError):
+    """The loss has grown out of all proportion: what is trained is being destroyed."""
+
+
+TRAINING_ERRORS = (NonFiniteError, DivergedError)
+DIVERGED = 20.0
+"""A loss this many times that of the start, for some lines of the metrics, is no learning."""
+SMALLEST_LOSS = 0.05
+"""A start's loss counts as at least this: some begin at 0."""
+FIRST_LINES, LAST_LINES = 5, 3
+"""Lines of the metrics that are compared, by their medians: a single outlier stops nothing."""
+
+
+def divergence(losses: Sequence[float]) -> str:
+    """Return a sentence if the last losses of a run are far above its first, else nothing.
+
+    Args:
+        losses: Of a whole run, in order.
+
+    Example: ``divergence([0.7] * 5 + [49.0] * 3)``.
+    """
+    if len(losses) < FIRST_LINES + LAST_LINES:
+        return ""
+    start = max(statistics.median(losses[:FIRST_LINES]), SMALLEST_LOSS)
+    end = statistics.median(losses[-LAST_LINES:])
+    if end <= DIVERGED * start:
+        return ""
+    return (
+        f"the loss has grown from {start:.3g} to {end:.3g}, so the training does harm; start a run "
+        "under another name with a lower learning_rate (a tenth), or a lower max_grad_norm"
+    )
 
 
 def step_generator(seed: int, step: int, purpose: int = 0) -> torch.Generator:
@@ -108,6 +142,7 @@ class RunLoop(Generic[_Trainer]):
                 if self.is_line_due():
                     self.write_metrics(self.step_metrics())
                     self.records = []
+                    self._check_divergence()
                 if self.is_eval_due():
                     self.write_metrics(self.evaluate())
                 if self.processes.is_main:
@@ -131,6 +166,12 @@ class RunLoop(Generic[_Trainer]):
             self.directory.truncate_metrics(step - 1)
         self.metrics.append({**line, **values})
         self.directory.append_metrics(self.metrics[-1])
+
+    def _check_divergence(self) -> None:
+        """Stop all processes where training does harm; only the first has the metrics."""
+        sentence = divergence([line["loss"] for line in self.metrics if "loss" in line])
+        if self.processes.any(bool(sentence)):
+            raise DivergedError(sentence or "another process found that the loss diverges")
 
     def _is_checkpoint_due(self) -> bool:
         """Whether the last checkpoint is old; a yes starts the next interval."""

@@ -29,7 +29,7 @@ from onereward.training.judge.train import train_judge
 from onereward.training.judge.trainer import JudgeTrainer
 from onereward.training.runs.directory import RunDirectory, saved_step
 from onereward.training.runs.distributed import Distributed
-from onereward.training.runs.loop import NonFiniteError
+from onereward.training.runs.loop import DivergedError, NonFiniteError
 from support.judges import BUNDLED_LIKE, make_judge
 from support.recording_host import CancelledError, RecordingHost
 
@@ -480,3 +480,26 @@ def test_too_little_memory_says_what_to_change(
     monkeypatch.setattr(JudgeTrainer, "train_step", full)
     with pytest.raises(NotEnoughMemory, match=r"smaller micro_batch_size \(now 4\)"):
         train_judge(config(tmp_path / "run", judge_folder, preferences_folder), RecordingHost())
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_work(
+    judge_folder: Path,
+    preferences_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take_step = JudgeTrainer.train_step
+
+    def explode(trainer: JudgeTrainer) -> float:
+        loss = take_step(trainer)
+        return loss if trainer.step <= 5 else loss * 100
+
+    monkeypatch.setattr(JudgeTrainer, "train_step", explode)
+    settings = config(
+        tmp_path / "run", judge_folder, preferences_folder, log_every=1, eval_every=99, steps=20
+    )
+    with pytest.raises(DivergedError, match="the loss has grown from"):
+        train_judge(settings, RecordingHost())
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert 8 <= len(lines) < 20
+    assert saved_step(tmp_path / "run") == len(lines)
