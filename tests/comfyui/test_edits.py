@@ -36,7 +36,9 @@ def pixels(client: ComfyClient, job: ComfyJob, node: str) -> list[np.ndarray]:
     return [np.asarray(client.image(p).convert("RGB")) for p in job.images(node)]
 
 
-@pytest.mark.parametrize("path", filter(runs_here, api_workflows()), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", list(filter(runs_here, api_workflows())), ids=lambda path: path.stem
+)
 def test_shipped_workflow_runs(path: Path, client: ComfyClient):
     graph = load_graph(path)
     job = client.run(graph)
@@ -106,8 +108,8 @@ def test_finding_things_by_words_needs_only_its_weights(client: ComfyClient):
         pytest.skip("this ComfyUI has no SAM 3")
     with pytest.raises(ApiError) as refused:
         client.run(load_graph(path))
-    assert refused.value.messages()
-    assert all("ckpt_name" in message for message in refused.value.messages())
+    _, problem = refused.value.messages()
+    assert "ckpt_name" in problem
 
 
 def add_source(g: EditGraph, client: ComfyClient, image: Image.Image) -> Link:

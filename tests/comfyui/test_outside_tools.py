@@ -52,7 +52,7 @@ def run_tool(
 
 @pytest.mark.parametrize(
     "workflow",
-    filter(runs_here, FRONT_END_FORMAT + api_workflows()),
+    list(filter(runs_here, FRONT_END_FORMAT + api_workflows())),
     ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
 def test_comfy_cli_runs_every_workflow_untouched(
