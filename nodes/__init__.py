@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .comfy_host import release_on_free
 from .dataset import (
     OneRewardEditDataset,
     OneRewardGenerateCandidates,
@@ -30,6 +31,7 @@ from .train_policy import OneRewardSaveAdapter, OneRewardTrain, OneRewardTrainSe
 # At import, because ComfyUI 0.3.75 never calls on_load.
 folders.register()
 example_inputs.put()
+release_on_free()
 
 
 class OneRewardExtension(ComfyExtension):

@@ -130,7 +130,11 @@ class ComfyHost:
         _unload(component)
         if self.device.type != "cpu":
             mm.free_memory(weight_bytes + activation_bytes, self.device)
-        with stream_blocks(component.module, self.device, weight_bytes):
+        locked_bytes = max(component.num_bytes - weight_bytes, 0)
+        with (
+            _locked(locked_bytes if self.device.type == "cuda" else 0),
+            stream_blocks(component.module, self.device, weight_bytes),
+        ):
             yield
 
     def free_bytes(self, *components: Component) -> int:
@@ -184,6 +188,58 @@ class ComfyHost:
         self._preview_pause_s = max(PREVIEW_INTERVAL_S, cost / PREVIEW_SHARE)
         side = min(max(PREVIEW_SIDE, *image.shape[:2]), MAX_PREVIEW_SIDE)
         return ("JPEG", Image.fromarray(image), side)
+
+
+_HELD: dict[str, Any] = {}
+"""The last thing of each kind, held until ComfyUI is asked to free memory."""
+
+
+def hold(kind: str, thing: Any) -> None:
+    """Keep the last of a kind, so that a later job need not read it again.
+
+    ComfyUI drops cached outputs when another job runs or memory is short. Its call to free memory
+    (``POST /free`` with ``free_memory``) lets go of what is held here, too.
+
+    Example: ``hold("fill model", models)``.
+    """
+    _HELD[kind] = thing
+
+
+def held(kind: str) -> Any:
+    """Return the last of a kind, or None."""
+    return _HELD.get(kind)
+
+
+def release_on_free() -> None:
+    """Let go of what is held whenever ComfyUI is asked to free memory; called once at start."""
+    server = getattr(PromptServer, "instance", None)
+    queue: Any = getattr(server, "prompt_queue", None)
+    if queue is None:
+        return
+    set_flag = queue.set_flag
+
+    def watched(name: str, data: Any) -> None:
+        if name == "free_memory" and data:
+            _HELD.clear()
+        set_flag(name, data)
+
+    queue.set_flag = watched
+
+
+@contextmanager
+def _locked(num_bytes: int) -> Iterator[None]:
+    """Count what streaming locks in the computer's memory in ComfyUI's budget, if it has one."""
+    budget: Any = mm
+    if not num_bytes or not hasattr(budget, "TOTAL_PINNED_MEMORY"):
+        yield
+        return
+    if hasattr(budget, "ensure_pin_registerable"):
+        budget.ensure_pin_registerable(num_bytes)  # newer ComfyUI: other models unlock theirs
+    budget.TOTAL_PINNED_MEMORY += num_bytes
+    try:
+        yield
+    finally:
+        budget.TOTAL_PINNED_MEMORY -= num_bytes
 
 
 def managed(part: Component) -> ManagedModule:

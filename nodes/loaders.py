@@ -16,7 +16,7 @@ from ..fill.memory.plan import summary
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import JudgeConfig
 from ..reward.qwen_vl import QwenJudge
-from .comfy_host import ComfyHost
+from .comfy_host import ComfyHost, hold
 from .inputs import advanced, config_inputs, output, search_aliases
 from .node import OneRewardNode
 from .paths import folders, hub, model_choice, model_files
@@ -26,7 +26,7 @@ FIRST_SETTINGS = ("recipe", "precision")
 LAST_SETTINGS = ("kernels", "offload", "memory_limit")
 _MODELS: weakref.WeakValueDictionary[Hashable, FillModels] = weakref.WeakValueDictionary()
 """Models in use, by settings and files: a loader that runs again must not make a second copy of a
-large model. Weak, so that a model goes when its last user does."""
+large model. Weak, so that a model goes when its last user does; the last one is held besides."""
 _JUDGES: weakref.WeakValueDictionary[Hashable, QwenJudge] = weakref.WeakValueDictionary()
 
 
@@ -253,6 +253,7 @@ class OneRewardLoadJudge(OneRewardNode):
         loaded = _JUDGES.get(key)
         if loaded is None:
             loaded = _JUDGES[key] = QwenJudge(config, ComfyHost().device)
+        hold("judge", loaded)
         return io.NodeOutput(loaded)
 
 
@@ -300,4 +301,5 @@ def _load(config: ModelConfig, host: ComfyHost) -> FillModels:
     models = _MODELS.get(key)
     if models is None:
         models = _MODELS[key] = load_fill_models(config, host.device)
+    hold("fill model", models)
     return models

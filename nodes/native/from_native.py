@@ -241,6 +241,9 @@ class _Transformer(_Foreign):
         (patcher,) = self._native
         height, width = (PATCH * (int(n) + 1) for n in img_ids[-1, 1:])
         options = patcher.model_options.get("transformer_options", {}) | {"sigmas": timestep}
+        # As ComfyUI's own apply_model asks for it: weights of the next blocks come in advance.
+        is_dynamic = getattr(patcher, "is_dynamic", None)
+        options["prefetch_dynamic_vbars"] = is_dynamic is not None and is_dynamic()
         velocity = patcher.model.diffusion_model(
             unpack_latents(hidden_states, height, width),
             timestep,

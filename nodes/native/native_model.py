@@ -190,6 +190,8 @@ class _TextEncoders(_Borrowed):
     """What a CLIP calls to encode."""
 
     dtypes = (torch.float32,)
+    disable_offload = True
+    """No dynamic memory in newer ComfyUI: it would ask for a buffer of the size of no weights."""
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
         """Ignore options: there is one way to encode for FLUX."""

@@ -70,6 +70,26 @@ def test_edits_share_the_model_between_workflows(client: ComfyClient, graph: Cal
     assert "OneRewardLoadModel" not in classes(removal, client.run(removal).executed_nodes)
 
 
+def test_the_last_model_stays_while_other_workflows_run(
+    client: ComfyClient, comfyui: ComfyServer, graph: Callable[..., Graph], example: str
+):
+    first = graph(seed=108, prompt="a green circle")
+    assert client.run(first).succeeded
+    for n in range(2):  # ComfyUI forgets the loader's output meanwhile
+        other = EditGraph()
+        image = other.add("LoadImage", image=example)
+        other.show(other.add("ImageScaleBy", image=image, upscale_method="area", scale_by=1 + n))
+        assert client.run(other.graph).succeeded
+    log = len(comfyui.log())
+    again = graph(seed=109, prompt="a green circle")
+    job = client.run(again)
+    assert job.succeeded, job.error
+    new = comfyui.log()[log:]
+    assert "fill: 1 images" in new
+    for sign in ("encoded", "Requested to load"):
+        assert sign not in new
+
+
 def test_a_changed_file_is_read_again(
     client: ComfyClient, comfyui: ComfyServer, graph: Callable[..., Graph]
 ):

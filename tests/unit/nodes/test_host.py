@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,6 +140,52 @@ def test_slow_previews_come_less_often_and_at_the_end(
     for step in range(5):
         host.progress(step, 4, preview)
     assert calls == [0, 3, 4]
+
+
+def test_the_last_of_a_kind_is_held_until_memory_is_freed(
+    nodes: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    class Thing:
+        pass
+
+    host, flags = nodes.comfy_host, {}
+    queue = SimpleNamespace(set_flag=flags.__setitem__)
+    server = SimpleNamespace(prompt_queue=queue)
+    monkeypatch.setattr(host.PromptServer, "instance", server, raising=False)
+    monkeypatch.setattr(host, "_HELD", {})
+    host.release_on_free()
+    first, last = Thing(), Thing()
+    seen = [weakref.ref(first), weakref.ref(last)]
+    host.hold("model", first)
+    host.hold("model", last)
+    del first, last
+    gc.collect()
+    assert [ref() is None for ref in seen] == [True, False]
+    queue.set_flag("unload_models", True)
+    assert host.held("model") is seen[1]()
+    queue.set_flag("free_memory", True)
+    gc.collect()
+    assert seen[1]() is None
+    assert flags == {"unload_models": True, "free_memory": True}
+
+
+def test_locked_memory_is_counted_in_comfyuis_budget(
+    nodes: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    import comfy.model_management as mm
+
+    asked: list[int] = []
+    monkeypatch.setattr(mm, "TOTAL_PINNED_MEMORY", 5, raising=False)
+    monkeypatch.setattr(mm, "ensure_pin_registerable", asked.append, raising=False)
+    with nodes.comfy_host._locked(100):
+        assert mm.TOTAL_PINNED_MEMORY == 105
+    assert mm.TOTAL_PINNED_MEMORY == 5
+    assert asked == [100]
+    with nodes.comfy_host._locked(0):
+        assert mm.TOTAL_PINNED_MEMORY == 5
+    monkeypatch.delattr(mm, "TOTAL_PINNED_MEMORY")
+    with nodes.comfy_host._locked(100):
+        assert not hasattr(mm, "TOTAL_PINNED_MEMORY")
 
 
 def test_text_encoders_leave_as_soon_as_they_are_done(nodes: ModuleType, mm: Any):
