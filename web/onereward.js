@@ -160,6 +160,13 @@ function watchQueue() {
   };
 }
 
+/** Takes a live preview away, where Nodes 2.0 would draw it beside the node's own image. */
+function dropPreview(id) {
+  const page = document.querySelector("#vue-app")?.__vue_app__;
+  const stores = page?.config.globalProperties.$pinia?._s;
+  stores?.get("nodeOutput")?.revokePreviewsByExecutionId?.(String(id));
+}
+
 app.registerExtension({
   name: "OneReward.text",
   setup() {
@@ -170,6 +177,7 @@ app.registerExtension({
     api.addEventListener("executed", ({ detail }) => {
       const node = findNode(detail.display_node ?? detail.node);
       if (node && detail.output?.text) show(node, detail.output.text);
+      if (node && detail.output?.images) dropPreview(detail.display_node ?? detail.node);
     });
     watchQueue();
   },
