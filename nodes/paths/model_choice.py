@@ -168,4 +168,9 @@ def _missing(inputs: list[str], has_folder: bool) -> str:
         for name, repository in [_PUBLISHED[what]]
     ]
     reason = ", as the model's own is for another transformer" if has_folder else ""
-    return f"there is no file for {', '.join(inputs)}{reason}; put {' and '.join(files)}"
+    return f"there is no file for {_listed(inputs)}{reason}; put {_listed(files)}"
+
+
+def _listed(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last

@@ -163,7 +163,7 @@ def test_a_real_transformer_never_runs_on_the_demo_models_parts(
     bundled = nodes.paths.folders.BUNDLED
     put(TRANSFORMER)
     text = refusal(nodes, model=bundled, transformer=NAME)
-    assert "vae, clip, t5, as the model's own is for another transformer" in text
+    assert "no file for vae, clip and t5, as the model's own is for another transformer" in text
     put(VAE)
     put(CLIP)
     # Its CLIP is as wide as the demo model's, so it would fit.
