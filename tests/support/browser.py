@@ -122,7 +122,8 @@ class Browser:
                 if "error" in message:
                     raise BrowserError(f"{method}: {message['error']['message']}")
                 return message["result"]
-            self._note(message)
+            if "method" in message:
+                self._note(message)
         raise BrowserError(f"{method} gave no answer in {CALL_TIMEOUT_S:.0f} s")
 
     def evaluate(self, expression: str) -> Any:
@@ -217,6 +218,10 @@ class Browser:
         parameters = message.get("params", {})
         if message["method"] == "Runtime.exceptionThrown":
             self.console.append(_exception_text(parameters["exceptionDetails"]))
+        elif message["method"] == "Page.javascriptDialogOpening":
+            # The page asks whether to leave an unsaved workflow, and answers nothing meanwhile.
+            answer = {"id": next(self._ids), "method": "Page.handleJavaScriptDialog"}
+            self._connection.send(json.dumps(answer | {"params": {"accept": True}}))
         elif message["method"] == "Runtime.consoleAPICalled" and parameters["type"] == "error":
             values = [str(a.get("value", a.get("description", ""))) for a in parameters["args"]]
             self.console.append(" ".join(values))

@@ -19,6 +19,8 @@ RENDERERS = ("classic", "nodes2")
 EVERY_RENDERER = pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
 """Of a test's decorators the first, so that the renderers take turns."""
 NODES2_SETTING = "Comfy.VueNodes.Enabled"
+NODES2_VERSION = (1, 40)
+"""Older front ends only try Nodes 2.0 out: widgets that come later or take decimals are broken."""
 LOCALE_SETTING = "Comfy.Locale"
 TEXT_WIDGET = "onereward_text"
 """Widget, and class of the element, with what a run notes and why it stopped."""
@@ -106,6 +108,12 @@ def version(browser: Browser) -> tuple[int, ...]:
 def change_setting(browser: Browser, name: str, value: Any) -> None:
     """Change one of the front end's settings, as the settings dialog does."""
     browser.evaluate(f"{SETTING}.set({json.dumps(name)}, {json.dumps(value)}).then(() => null)")
+
+
+def skip_unfinished(browser: Browser, renderer: str) -> None:
+    """Skip a test of widgets where the front end does not yet draw all of them."""
+    if renderer == "nodes2" and version(browser) < NODES2_VERSION:
+        pytest.skip("this front end only tries Nodes 2.0 out")
 
 
 def use_renderer(browser: Browser, renderer: str) -> None:
