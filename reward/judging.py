@@ -14,7 +14,7 @@ from ..fill.task import Dimension, Task
 from .judge import Judgement
 from .memory import judging_bytes
 from .metrics import measure, text_correct
-from .query import Query, queries_for
+from .query import Query, cut_note, queries_for
 from .qwen_vl import QwenJudge
 from .score import Ranking, RankingConfig, judge_pair, pick_best
 
@@ -136,7 +136,7 @@ def score_pairs(
     """
     first, second = images  # [B, H, W, 3] each
     _check_pair(first, second)
-    _ = judge.answer_ids
+    _check_questions(judge, queries, host)
     num = max(len(first), len(second))
     judgements: list[Judgement] = []
     room = judging_bytes(judge, view.pixels(first))
@@ -149,6 +149,13 @@ def score_pairs(
             judgements.append(judge_pair(judge, a, b, queries, swap))
         host.progress(num, num)
     return judgements
+
+
+def _check_questions(judge: QwenJudge, queries: Sequence[Query], host: Host) -> None:
+    """Refuse a judge without answers, and say what of a prompt it does not read."""
+    _ = judge.answer_ids
+    if note := cut_note(queries):
+        host.notify(note)
 
 
 def measure_views(
@@ -193,7 +200,7 @@ def rank_candidates(
 ) -> Ranking:
     """Rank candidates ``[B, H, W, 3]``, 0..1, of one condition; see :func:`pick_best`."""
     _check_images("candidates", candidates)
-    _ = judge.answer_ids
+    _check_questions(judge, queries, host)
     total = ranking_config.num_comparisons(len(candidates))
     num_judged = 0
 

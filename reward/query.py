@@ -5,12 +5,16 @@ Source: OneReward, sec. 4.3: the prompt goes in for text alignment only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..fill.task import TASKS, Dimension, Task, dimensions_for
 
 TEMPLATE_VERSION = 1
 """Changes with the wording; judges trained on another version answer another question."""
+
+MAX_PROMPT = 2000
+"""Characters of a prompt that the judge reads, as many as FLUX itself reads at most."""
 
 _DIMENSIONS = {
     Dimension.TEXT_ALIGNMENT: "text alignment: shows what the prompt says",
@@ -49,9 +53,23 @@ class Query:
         """Return the text of the question, the same for every image pair."""
         sentences = [f"Task: {self.task.value}.", f"Dimension: {_DIMENSIONS[self.dimension]}."]
         if self.dimension is Dimension.TEXT_ALIGNMENT:
-            sentences.append(f"Prompt: {self.prompt.strip()}.")
+            sentences.append(f"Prompt: {self.prompt.strip()[:MAX_PROMPT]}.")
         sentences.append("Is the first image better than the second image? Answer Yes or No.")
         return " ".join(sentences)
+
+
+def cut_note(queries: Sequence[Query]) -> str:
+    """Return a sentence if the judge reads only the start of a prompt, else nothing.
+
+    Example: ``if note := cut_note(queries): host.notify(note)``.
+    """
+    longest = max((len(q.prompt.strip()) for q in queries), default=0)
+    if longest <= MAX_PROMPT:
+        return ""
+    return (
+        f"the prompt has {longest} characters; the judge reads the first {MAX_PROMPT}, so put what "
+        "matters there"
+    )
 
 
 def queries_for(task: Task, prompt: str) -> tuple[Query, ...]:

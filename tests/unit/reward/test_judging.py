@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from onereward.reward.judging import View, measure_views
+from onereward.fill.task import Task
+from onereward.reward.judging import View, chosen_queries, measure_views
+from onereward.reward.query import MAX_PROMPT, cut_note
 from support.recording_host import RecordingHost
 
 
@@ -63,3 +65,16 @@ def test_what_cannot_be_measured_is_said_and_the_rest_stays() -> None:
     assert "not measured: mask has shape [1, 16, 32]" in wrong.lines[0]
     # Load Image gives an empty mask where an image has none.
     assert measure_views(images, View(mask=torch.zeros(64, 64)), "", RecordingHost()) == {}
+
+
+def test_of_an_endless_prompt_the_start_is_read_and_the_rest_is_said() -> None:
+    words = "a red kite " * 20_000
+    queries = chosen_queries(Task.FILL, words)
+    note = cut_note(queries)
+    assert f"{len(words.strip())} characters" in note
+    assert f"the first {MAX_PROMPT}" in note
+    asked = {len(query.question()) for query in queries}
+    assert max(asked) < MAX_PROMPT + 300
+    short = chosen_queries(Task.FILL, "a red kite")
+    assert cut_note(short) == ""
+    assert "Prompt: a red kite." in short[0].question()
