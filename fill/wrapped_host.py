@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 
 import torch
 
 from .host import Host, Preview
 from .memory.components import Component
+
+logger = logging.getLogger("onereward.fill")
 
 TICKS = 1000
 """Ticks of the whole progress bar per step."""
@@ -76,5 +79,8 @@ class WrappedHost:
         self._host.check_cancelled()
 
     def notify(self, text: str) -> None:
-        """Show one line to the user."""
-        self._host.notify(text)
+        """Show one line to the user; of equal steps the first one speaks, the others log."""
+        if self._share is None or self._share[0] == 0:
+            self._host.notify(text)
+        else:
+            logger.info("%s", text)
