@@ -190,24 +190,31 @@ class ComfyHost:
         return ("JPEG", Image.fromarray(image), side)
 
 
-_HELD: dict[str, Any] = {}
-"""The last thing of each kind, held until ComfyUI is asked to free memory."""
+FILL_MODEL, JUDGE = "fill model", "judge"
+"""Kinds of what is held."""
+_HELD: dict[str, tuple[Any, Any]] = {}
+"""The last used of each kind and a copy of it in another form, until memory is to be freed."""
 
 
-def hold(kind: str, thing: Any) -> None:
-    """Keep the last of a kind, so that a later job need not read it again.
+def hold(kind: str, thing: Any, copy: Any = None) -> None:
+    """Keep the last used of a kind, so that a later job need not read it again.
 
     ComfyUI drops cached outputs when another job runs or memory is short. Its call to free memory
     (``POST /free`` with ``free_memory``) lets go of what is held here, too.
 
-    Example: ``hold("fill model", models)``.
+    Example: ``hold(FILL_MODEL, models)``.
     """
-    _HELD[kind] = thing
+    _HELD[kind] = thing, copy
 
 
-def held(kind: str) -> Any:
-    """Return the last of a kind, or None."""
-    return _HELD.get(kind)
+def held(kind: str) -> tuple[Any, Any]:
+    """Return the last used of a kind and its copy, None where there is none."""
+    return _HELD.get(kind, (None, None))
+
+
+def drop_copy(kind: str) -> None:
+    """Let go of the copy in another form, for work that needs the room for the thing itself."""
+    _HELD[kind] = held(kind)[0], None
 
 
 def release_on_free() -> None:

@@ -13,7 +13,7 @@ from ..fill.models import FillModels
 from ..fill.pipeline import run_fill
 from ..fill.request import MAX_SEED, FillRequest, full_prompt
 from ..fill.task import Task
-from .comfy_host import ComfyHost
+from .comfy_host import FILL_MODEL, ComfyHost, drop_copy
 from .inputs import output, search_aliases, side_input, text_input
 from .node import OneRewardNode, given, refusal
 from .socket_types import FillModelSocket, SettingsSocket
@@ -216,6 +216,7 @@ def _run(
     settings = common.pop("settings", None) or FillConfig()
     request = FillRequest(config=settings, **fields, **common)
     host = ComfyHost(node.hidden.unique_id)
+    drop_copy(FILL_MODEL)
     result = run_fill(request, models, host)
     for note in result.notes:
         host.notify(note)

@@ -16,7 +16,7 @@ from ..fill.memory.plan import summary
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import JudgeConfig
 from ..reward.qwen_vl import QwenJudge
-from .comfy_host import ComfyHost, hold
+from .comfy_host import FILL_MODEL, JUDGE, ComfyHost, held, hold
 from .inputs import advanced, config_inputs, output, search_aliases
 from .node import OneRewardNode
 from .paths import folders, hub, model_choice, model_files
@@ -253,7 +253,7 @@ class OneRewardLoadJudge(OneRewardNode):
         loaded = _JUDGES.get(key)
         if loaded is None:
             loaded = _JUDGES[key] = QwenJudge(config, ComfyHost().device)
-        hold("judge", loaded)
+        hold(JUDGE, loaded)
         return io.NodeOutput(loaded)
 
 
@@ -301,5 +301,6 @@ def _load(config: ModelConfig, host: ComfyHost) -> FillModels:
     models = _MODELS.get(key)
     if models is None:
         models = _MODELS[key] = load_fill_models(config, host.device)
-    hold("fill model", models)
+    if held(FILL_MODEL)[0] is not models:
+        hold(FILL_MODEL, models)
     return models

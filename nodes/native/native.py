@@ -16,7 +16,7 @@ from ...fill.native import NativeEdit, prepare_native
 from ...fill.recipe import FILE_NAME, FLUX_FILL, ONEREWARD, Recipe, read_recipe
 from ...fill.request import FillRequest
 from ...fill.task import Task
-from ..comfy_host import ComfyHost, held, hold
+from ..comfy_host import FILL_MODEL, ComfyHost, held, hold
 from ..inputs import output, parse_task, search_aliases, side_input, task_input, text_input
 from ..node import OneRewardNode
 from ..paths import folders
@@ -26,7 +26,6 @@ from .native_model import native_clip, native_model, native_vae
 from .native_text import encode_text
 
 BUNDLED_RECIPE = "bundled"
-HELD_NATIVE = "native model"
 RECIPES = (ONEREWARD.name, FLUX_FILL.name, BUNDLED_RECIPE)
 SIDES = ("left", "top", "right", "bottom")
 _SIDE = "extend only: new pixels on the {}; not used with a mask."
@@ -158,8 +157,8 @@ class OneRewardToNative(OneRewardNode):
         """Build the three."""
         if isinstance(fill_model, NativeModels):
             return io.NodeOutput(*fill_model.native)
-        source, native = held(HELD_NATIVE) or (None, ())
-        if source is fill_model:
+        source, native = held(FILL_MODEL)
+        if source is fill_model and native is not None:
             return io.NodeOutput(*native)
         host = ComfyHost(cls.hidden.unique_id)
         if fill_model.transformer_source.is_quantised:
@@ -172,7 +171,7 @@ class OneRewardToNative(OneRewardNode):
             native_clip(fill_model, host),
             native_vae(fill_model, host),
         )
-        hold(HELD_NATIVE, (fill_model, native))
+        hold(FILL_MODEL, fill_model, native)
         return io.NodeOutput(*native)
 
 

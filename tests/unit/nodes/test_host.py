@@ -158,14 +158,20 @@ def test_the_last_of_a_kind_is_held_until_memory_is_freed(
     seen = [weakref.ref(first), weakref.ref(last)]
     host.hold("model", first)
     host.hold("model", last)
-    del first, last
+    copy = Thing()
+    seen.append(weakref.ref(copy))
+    host.hold("model", last, copy)
+    assert host.held("model") == (last, copy)
+    host.drop_copy("model")
+    del first, last, copy
     gc.collect()
-    assert [ref() is None for ref in seen] == [True, False]
+    assert [ref() is None for ref in seen] == [True, False, True]
     queue.set_flag("unload_models", True)
-    assert host.held("model") is seen[1]()
+    assert host.held("model") == (seen[1](), None)
     queue.set_flag("free_memory", True)
     gc.collect()
     assert seen[1]() is None
+    assert host.held("model") == (None, None)
     assert flags == {"unload_models": True, "free_memory": True}
 
 

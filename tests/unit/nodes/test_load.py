@@ -25,7 +25,7 @@ def test_equal_loaders_share_a_model_in_use(nodes: ModuleType, model: str):
     assert flux is not first
     del first, flux
     gc.collect()
-    assert list(nodes.loaders._MODELS.values()) == [nodes.comfy_host.held("fill model")]
+    assert list(nodes.loaders._MODELS.values()) == [nodes.comfy_host.held("fill model")[0]]
     nodes.comfy_host._HELD.clear()
     gc.collect()
     assert len(nodes.loaders._MODELS) == 0
