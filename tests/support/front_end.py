@@ -25,7 +25,7 @@ LOCALE_SETTING = "Comfy.Locale"
 TEXT_WIDGET = "onereward_text"
 """Widget, and class of the element, with what a run notes and why it stopped."""
 
-JOB_TIMEOUT_S = 600.0
+JOB_TIMEOUT_S = 1200.0
 POLL_INTERVAL_S = 0.1
 SETTLED_S = 0.5
 """A page whose boxes stay this long unchanged has been laid out."""
