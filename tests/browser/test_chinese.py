@@ -19,9 +19,6 @@ TITLES = """
 Object.fromEntries(Object.entries(LiteGraph.registered_node_types)
   .filter(([type]) => type.startsWith('OneReward')).map(([type, node]) => [type, node.title]))
 """
-OLDEST = (1, 40)
-"""Of the front ends that keep packs' words when they load their own language."""
-
 # What a new node calls its inputs, widgets and sockets alike.
 LABELS = """
 (type => {
@@ -42,21 +39,14 @@ def chinese(browser: Browser, comfyui: ComfyServer) -> Iterator[Browser]:
     browser.open_front_end(comfyui.url)
 
 
-@pytest.fixture
-def translated(chinese: Browser) -> Browser:
-    if front_end.version(chinese) < OLDEST:
-        pytest.skip("this front end forgets the translations of packs")
-    return chinese
-
-
-def test_titles_are_chinese(translated: Browser):
-    titles = translated.evaluate(TITLES)
+def test_titles_are_chinese(chinese: Browser):
+    titles = chinese.evaluate(TITLES)
     assert titles == {node: words["display_name"] for node, words in WORDS.items()}
 
 
 @pytest.mark.parametrize("node", WORDS)
-def test_inputs_are_chinese(translated: Browser, node: str):
-    labels = translated.evaluate(f"{LABELS}({json.dumps(node)})")
+def test_inputs_are_chinese(chinese: Browser, node: str):
+    labels = chinese.evaluate(f"{LABELS}({json.dumps(node)})")
     expected = {name: words["name"] for name, words in WORDS[node].get("inputs", {}).items()}
     assert expected.items() <= labels.items()
 
