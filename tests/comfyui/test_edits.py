@@ -57,6 +57,27 @@ def test_shipped_workflow_runs(path: Path, client: ComfyClient):
             assert reference["subfolder"].split("/")[0] == "onereward"
 
 
+@pytest.mark.parametrize(("aspect", "size"), [("5:4", (80, 64)), ("2.39:1", (153, 64))])
+def test_any_aspect_is_taken_over_the_api(
+    aspect: str, size: tuple[int, int], client: ComfyClient, example: str
+):
+    g = EditGraph()
+    shown = g.show(g.add_edit("Extend", g.add("LoadImage", image=example), aspect=aspect))
+    (result,) = pixels(client, client.run(g.graph), shown)
+    assert (result.shape[1], result.shape[0]) == size
+
+
+def test_the_notes_of_an_edit_are_in_the_history(client: ComfyClient, example: str):
+    g = EditGraph()
+    edit = g.add_edit("Fill", g.add("LoadImage", image=example), settings={"steps": 1})
+    g.show(edit)
+    job = client.run(g.graph)
+    shown = [e.data for e in job.events if e.kind == "onereward.text" and e.data["node"] == edit[0]]
+    notes = job.outputs[edit[0]]["text"]
+    assert notes == (shown[-1]["text"] if shown else [])
+    assert notes == job.outputs[edit[0]]["onereward"][0]["notes"]
+
+
 @pytest.mark.parametrize(
     "path",
     [path for path in api_workflows() if not path.stem.startswith(DEMO) and runs_here(path)],

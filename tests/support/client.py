@@ -22,6 +22,7 @@ Graph = dict[str, dict[str, Any]]
 """A workflow in API format: node id to ``{"class_type": ..., "inputs": {...}}``."""
 
 JOB_TIMEOUT_S = 300.0
+FREE_PAUSE_S = 1.0
 
 
 class ApiError(RuntimeError):
@@ -167,6 +168,7 @@ class ComfyClient:
     def free(self, *, unload_models: bool = True, free_memory: bool = True) -> None:
         """Ask for models and cached outputs to be dropped before the next job."""
         self.post("/free", {"unload_models": unload_models, "free_memory": free_memory})
+        time.sleep(FREE_PAUSE_S)  # a job that comes at once would run first
 
     def run(self, graph: Graph, timeout_s: float = JOB_TIMEOUT_S, **extra: Any) -> ComfyJob:
         """Queue a job and wait for its end, successful or not."""

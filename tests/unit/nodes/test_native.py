@@ -1,4 +1,4 @@
-"""What the bridge to ComfyUI's own sampling refuses before anything is encoded."""
+"""The bridge to ComfyUI's own sampling: what it refuses, and its part in dynamic memory."""
 
 from __future__ import annotations
 
@@ -84,3 +84,43 @@ def test_what_only_comfyuis_own_samplers_heed_is_named(nodes: Any):
         "another noise schedule (such as ModelSamplingFlux)",
         "a wrapper (easycache)",
     ]
+
+
+def test_text_encoders_of_ours_take_no_part_in_dynamic_memory(
+    nodes: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    """Newer ComfyUI would give a module without weights a buffer of size 0."""
+    import comfy.model_patcher
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a patcher with dynamic memory was made")
+
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", refuse, raising=False)
+    clip = nodes.native.native_model.native_clip(object(), nodes.comfy_host.ComfyHost())
+    assert type(clip.patcher) is comfy.model_patcher.ModelPatcher
+
+
+@pytest.mark.parametrize("is_dynamic", [True, False])
+def test_weights_are_fetched_in_advance_where_comfyui_does(nodes: ModuleType, is_dynamic: bool):
+    seen: dict[str, Any] = {}
+
+    def diffusion_model(x: torch.Tensor, *_: Any, transformer_options: dict[str, Any]) -> Any:
+        seen.update(transformer_options)
+        return x
+
+    patcher = SimpleNamespace(
+        model=SimpleNamespace(diffusion_model=diffusion_model),
+        model_options={"transformer_options": {"patches": "kept"}},
+        is_dynamic=lambda: is_dynamic,
+    )
+    none = torch.zeros(1)
+    nodes.native.from_native._Transformer(patcher)(
+        hidden_states=torch.zeros(1, 1, 16),
+        timestep=none,
+        guidance=None,
+        encoder_hidden_states=none,
+        pooled_projections=none,
+        img_ids=torch.zeros(1, 3),
+    )
+    assert seen["prefetch_dynamic_vbars"] is is_dynamic
+    assert seen["patches"] == "kept"
