@@ -33,7 +33,7 @@ class OldNode:
 
     def mapping(self) -> list[dict[str, Any]]:
         """Return where each input's value comes from; what is required and new has its default."""
-        mapping = [{"new_id": ours, "old_id": theirs} for ours, theirs in self.inputs.items()]
+        mapping = [{"new_id": new, "old_id": old} for new, old in self.inputs.items()]
         for item in self.replacement.GET_SCHEMA().inputs:
             if not item.optional and item.id not in self.inputs:
                 mapping.append({"new_id": item.id, "set_value": item.as_dict()["default"]})

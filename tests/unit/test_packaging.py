@@ -78,9 +78,9 @@ ACCELERATORS = {
 def test_classifiers_are_those_the_registry_knows():
     classifiers = PROJECT["project"]["classifiers"]
     prefix = "Environment :: "
-    given = {c.removeprefix(prefix) for c in classifiers if c.startswith(prefix)}
-    assert "GPU :: NVIDIA CUDA" in given
-    assert given <= ACCELERATORS
+    accelerators = {c.removeprefix(prefix) for c in classifiers if c.startswith(prefix)}
+    assert "GPU :: NVIDIA CUDA" in accelerators
+    assert accelerators <= ACCELERATORS
     assert classifiers == sorted(classifiers)
     lowest = PROJECT["project"]["requires-python"].removeprefix(">=")
     versions = [c.rpartition(" ")[2] for c in classifiers if ":: Python :: 3." in c]

@@ -75,12 +75,12 @@ def test_chinese_page_says_what_the_english_one_says(node_id: str):
     assert named(page["输出"]) == [label for _, label in OUTPUTS[node_id]]
     # Messages come in English; the column beside them says what to do.
     assert first_column(page["错误"]) == first_column(english["Errors"])
-    for chinese, ours in zip(page.values(), english.values(), strict=True):
-        assert codes(ours) <= codes(chinese), "a name is missing"
-        assert numbers(ours) == numbers(chinese)
-        assert re.findall(r"]\(([^)]+)\)", chinese) == re.findall(r"]\(([^)]+)\)", ours)
-    others = {names[node_id]["display_name"] for node_id in PROMISED}
-    assert set(re.findall("“(OneReward [^”]+)”", "".join(page.values()))) <= others
+    for chinese, source in zip(page.values(), english.values(), strict=True):
+        assert codes(source) <= codes(chinese), "a name is missing"
+        assert numbers(source) == numbers(chinese)
+        assert re.findall(r"]\(([^)]+)\)", chinese) == re.findall(r"]\(([^)]+)\)", source)
+    display_names = {names[node_id]["display_name"] for node_id in PROMISED}
+    assert set(re.findall("“(OneReward [^”]+)”", "".join(page.values()))) <= display_names
 
 
 def test_images_are_small():

@@ -35,13 +35,13 @@ def replacements(nodes: ModuleType) -> ModuleType:
 
 
 def test_every_required_input_has_a_value(replacements: ModuleType):
-    for old, known in zip(replacements.OLD_NODES, (LOADER, SAMPLER), strict=True):
+    for old, old_inputs in zip(replacements.OLD_NODES, (LOADER, SAMPLER), strict=True):
         inputs = {i.id: i for i in old.replacement.GET_SCHEMA().inputs}
         mapping = {entry["new_id"]: entry for entry in old.mapping()}
         assert mapping.keys() <= inputs.keys()
         assert {name for name, i in inputs.items() if not i.optional} <= mapping.keys()
-        assert {e["old_id"] for e in mapping.values() if "old_id" in e} <= known.keys()
-        assert set(old.widgets) - {"control_after_generate"} <= known.keys()
+        assert {e["old_id"] for e in mapping.values() if "old_id" in e} <= old_inputs.keys()
+        assert set(old.widgets) - {"control_after_generate"} <= old_inputs.keys()
 
 
 def test_a_comfyui_without_replacements_is_left_alone(
@@ -61,9 +61,9 @@ def test_a_prompt_of_the_older_pack_becomes_ours(
         importlib.import_module("server").PromptServer, "instance", server, raising=False
     )
     asyncio.run(nodes.OneRewardExtension().on_load())
-    ours = {old.replacement.__name__: old.replacement for old in replacements.OLD_NODES}
+    classes = {old.replacement.__name__: old.replacement for old in replacements.OLD_NODES}
     core = importlib.import_module("nodes")
-    monkeypatch.setattr(core, "NODE_CLASS_MAPPINGS", core.NODE_CLASS_MAPPINGS | ours)
+    monkeypatch.setattr(core, "NODE_CLASS_MAPPINGS", core.NODE_CLASS_MAPPINGS | classes)
     prompt = {
         "1": {"class_type": "OneRewardModelLoader", "inputs": LOADER, "_meta": {}},
         "3": {"class_type": "OneRewardSampler", "inputs": SAMPLER, "_meta": {}},

@@ -61,20 +61,64 @@ def test_defaults_and_choices_are_those_promised(classes: dict[str, Any], node_i
     assert {name for owner, name in CHOICES if owner == node_id} <= inputs.keys()
 
 
-@pytest.mark.parametrize("node_id", PROMISED)
-def test_search_words_are_given_to_a_comfyui_that_takes_them(
-    nodes: ModuleType, classes: dict[str, Any], node_id: str, monkeypatch: pytest.MonkeyPatch
-):
-    schema = nodes.inputs.io.Schema
+@pytest.fixture
+def later_schema(nodes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schemas of a ComfyUI that takes search words."""
 
     @dataclass
-    class LaterSchema(schema):
+    class LaterSchema(nodes.inputs.io.Schema):
         search_aliases: list[str] = field(default_factory=list)
 
     monkeypatch.setattr(nodes.inputs.io, "Schema", LaterSchema)
+
+
+@pytest.mark.usefixtures("later_schema")
+@pytest.mark.parametrize("node_id", PROMISED)
+def test_search_words_are_given_to_a_comfyui_that_takes_them(classes: dict[str, Any], node_id: str):
     words = classes[node_id].define_schema().search_aliases
     assert words
     assert len(set(words)) == len(words)
+
+
+SEARCHED = {
+    "OneRewardFill": ("inpaint", "inpainting", "generative fill", "replace object", "局部重绘"),
+    "OneRewardExtend": ("outpaint", "outpainting", "uncrop", "expand image", "扩图"),
+    "OneRewardRemove": ("erase", "eraser", "remove object", "object removal", "消しゴム"),
+    "OneRewardText": ("write text", "text rendering", "add text", "typography"),
+    "OneRewardStitch": ("crop and stitch",),
+    "OneRewardLoadJudge": ("reward model",),
+    "OneRewardPickBest": ("best of n", "pick best"),
+    "OneRewardTrain": ("RLHF", "LoRA training"),
+}
+
+
+@pytest.mark.usefixtures("later_schema")
+@pytest.mark.parametrize(("node_id", "words"), SEARCHED.items())
+def test_usual_words_are_among_a_node_s_search_words(
+    classes: dict[str, Any], node_id: str, words: tuple[str, ...]
+):
+    assert set(words) <= set(classes[node_id].define_schema().search_aliases)
+
+
+RARE = {
+    ("settings", "RARE"): ["OneRewardSettings"],
+    ("train_judge", "RARE"): ["OneRewardTrainJudge"],
+    ("train_policy", "RARE"): ["OneRewardTrain", "OneRewardTrainSettings"],
+}
+"""Names of folded inputs, by module, and the nodes that have them."""
+
+
+def test_folded_inputs_are_inputs_of_their_nodes(nodes: ModuleType):
+    for (module, name), node_ids in RARE.items():
+        names = {n for node_id in node_ids for n in PROMISED[node_id]}
+        assert set(getattr(getattr(nodes, module), name)) <= names
+
+
+def test_inputs_are_marked_where_comfyui_folds_them(nodes: ModuleType):
+    first, second = nodes.inputs.side_input("left", ""), nodes.inputs.side_input("top", "")
+    first.advanced = second.advanced = None  # as in a ComfyUI that knows the mark
+    nodes.inputs.advanced(first, second, names=("top",))
+    assert (first.advanced, second.advanced) == (None, True)
 
 
 def test_what_people_search_for_is_found(classes: dict[str, Any]):
