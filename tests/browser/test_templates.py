@@ -62,7 +62,10 @@ def test_template_fits_and_exports_the_api_workflow(shown: Browser, template: Pa
 # For each template one renderer after the other, so that the second takes results from the cache.
 @EVERY_RENDERER
 @EVERY_TEMPLATE
-def test_template_runs_untouched_and_fits(shown: Browser, client: ComfyClient, template: Path):
+def test_template_runs_untouched_and_fits(
+    shown: Browser, renderer: str, client: ComfyClient, template: Path
+):
+    front_end.skip_unfinished(shown, renderer)
     if not runs_here(template):
         pytest.skip("this checkout lacks a model that the template names")
     num_errors = len(shown.console)
