@@ -70,7 +70,9 @@ def test_what_only_comfyuis_own_samplers_heed_is_named(nodes: Any):
     from comfy_extras.nodes_model_advanced import RescaleCFG
 
     named = nodes.native.from_native.sampler_patches
-    model = ModelPatcher(torch.nn.Linear(2, 2), torch.device("cpu"), torch.device("cpu"))
+    module: Any = torch.nn.Linear(2, 2)
+    module.model_sampling = SimpleNamespace()  # newer ComfyUI looks at it
+    model = ModelPatcher(module, torch.device("cpu"), torch.device("cpu"))
     model.set_model_attn1_patch(lambda q, k, v, extra: (q, k, v))
     assert named(model) == [], "patches of attention do take effect"
     (masked,) = DifferentialDiffusion.execute(model).args
