@@ -238,7 +238,7 @@ def _below(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, Path]]:
 def _snapshot(repository: Path) -> Path:
     """Return the current state of a cached repository: that of its main branch, else the newest."""
     snapshots, main = repository / "snapshots", repository / "refs" / "main"
-    current = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    current = main.read_text("utf-8", errors="replace").strip() if main.is_file() else ""
     folders = [folder for folder in snapshots.glob("*") if folder.is_dir()]
     newest = [(f.name == current, f.stat().st_mtime_ns, f) for f in folders]
     return max(newest)[-1] if newest else snapshots

@@ -1,4 +1,4 @@
-"""What OneReward Load Model takes where nothing was files: a real model, and the files for it."""
+"""What OneReward Load Model takes where nothing was chosen: a real model, and the files for it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ def _best_transformer() -> str:
     names = [n for n in folders.transformer_names()[1:] if re.search("onereward|fill", n.lower())]
     # Single files first, which are smaller as a rule.
     names.sort(key=lambda n: (not _is_onereward(n), not model_files.is_file_name(n), len(n), n))
-    return next((name for name in names if _is_fill(folders.transformer_path(name))), "")
+    # Opening a GGUF file would import a large library whenever the front end asks for the nodes.
+    return next(
+        (n for n in names if n.endswith(".gguf") or _is_fill(folders.transformer_path(n))), ""
+    )
 
 
 def model_paths(values: Mapping[str, Any]) -> dict[str, str]:

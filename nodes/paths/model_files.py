@@ -34,7 +34,7 @@ def file_names(what: str) -> list[str]:
 def checkpoint_names() -> list[str]:
     """Return the files in ``models/checkpoints`` that hold the transformer of a Fill model."""
     names = []
-    for name in _names("checkpoints"):
+    for name in (name for name in _names("checkpoints") if not name.endswith(".gguf")):
         path = folder_paths.get_full_path("checkpoints", name)
         if path is not None and any(word in name.lower() for word in _FLUX_NAMES):
             config = part_config("transformer", Path(path))

@@ -303,6 +303,9 @@ def test_the_default_is_the_demo_model_where_there_is_no_other(
 
 def test_the_default_is_a_real_model_where_one_is(nodes: ModuleType, models_dir: Path, put: Any):
     folders = nodes.paths.folders
+    gguf = models_dir / "diffusion_models" / "a-much-longer-name-of-flux1-fill-dev-Q8_0.gguf"
+    gguf.write_bytes(b"GGUF")  # it is not opened for this
+    assert defaults(nodes) == (folders.NO_FOLDER, gguf.name)
     put(TRANSFORMER, "flux1-fill-dev.safetensors")
     assert defaults(nodes) == (folders.NO_FOLDER, "flux1-fill-dev.safetensors")
     put(TRANSFORMER, "flux.1-fill-dev-OneRewardDynamic-transformer_fp8.safetensors")
