@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import zlib
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,36 @@ SYNTAX = "{}@|"
 """What the front end's message compiler takes for its own."""
 OF_COMFYUI = {"loaders", "training"}
 """Categories that ComfyUI's front end translates."""
+
+
+TRANSLATED = {
+    "OneRewardLoadModel": "08efee33",
+    "OneRewardLoadAdapter": "5ab511d1",
+    "OneRewardFill": "35d17b3b",
+    "OneRewardExtend": "865e3ea8",
+    "OneRewardRemove": "71493ea3",
+    "OneRewardText": "3470d2e9",
+    "OneRewardSettings": "63a959dd",
+    "OneRewardLoadJudge": "1e31124c",
+    "OneRewardScore": "c57d75cf",
+    "OneRewardPickBest": "d48c4ee8",
+    "OneRewardNativeInputs": "8a3557a9",
+    "OneRewardStitch": "22820290",
+    "OneRewardToNative": "be3b5e0f",
+    "OneRewardFromNative": "c59d53a9",
+    "OneRewardLoadFolder": "9fb0896a",
+    "OneRewardEditDataset": "88408670",
+    "OneRewardGenerateCandidates": "46765565",
+    "OneRewardLabelPreferences": "4999ebef",
+    "OneRewardLoadPreferences": "cff7b1c9",
+    "OneRewardTrainJudge": "ab79b5bf",
+    "OneRewardJudgeReport": "ad2797be",
+    "OneRewardTrain": "76d5ff80",
+    "OneRewardTrainSettings": "ea136742",
+    "OneRewardSaveAdapter": "1ef177de",
+    "OneRewardEvaluate": "93450b0e",
+}
+"""What the translations were made from: a checksum of each node's English texts."""
 
 
 def read(language: str, name: str) -> Any:
@@ -75,6 +106,16 @@ def test_every_text_is_translated_and_no_other(language: str, nodes_in_english: 
         for path, text in texts(translated[node_id]).items():
             assert text.strip() == text != "", (node_id, path)
             assert not set(text) & set(SYNTAX), (node_id, path)
+
+
+def checksum(node: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(texts(node)).encode()):08x}"
+
+
+def test_translations_were_made_from_these_texts(nodes_in_english: dict[str, Any]):
+    checksums = {node_id: checksum(node) for node_id, node in nodes_in_english.items()}
+    changed = {n: value for n, value in checksums.items() if TRANSLATED.get(n) != value}
+    assert not changed, "translate these nodes' new texts in locales/, then put the checksums above"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
