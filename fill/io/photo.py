@@ -85,7 +85,7 @@ def read_photo(path: Path, mask: Path | None = None) -> Photo:
     alpha = None
     if "A" in image.getbands() or "transparency" in image.info:
         alpha = to_tensor(image.convert("RGBA").getchannel("A"))
-    file = mask or _mask_file(path)
+    file = mask or mask_file(path)
     if file is not None:
         area, transparency = _read_mask(file, path, image.size), alpha
     elif alpha is not None and bool((alpha < 1).any()):
@@ -143,7 +143,7 @@ def _open(path: Path) -> Image.Image:
         raise ValueError(f"{path.name} cannot be read as an image ({error})") from error
 
 
-def _mask_file(path: Path) -> Path | None:
+def mask_file(path: Path) -> Path | None:
     stems = (path.with_name(path.stem + MASK_END), path.parent / MASK_FOLDER / path.stem)
     files = (Path(f"{stem}{end}") for stem in stems for end in ENDS)
     return next((file for file in files if file.is_file()), None)

@@ -22,7 +22,7 @@ from torch import Tensor
 from ...fill.host import Host
 from ...fill.image.mask import clean_mask
 from ...fill.io.files import UNREADABLE, read_text
-from ...fill.io.photo import ENDS, to_tensor
+from ...fill.io.photo import ENDS, mask_file, to_tensor
 from ...fill.io.pixels import to_mask, to_rgb
 from ...fill.json_config import JsonConfig, setting
 from ...fill.request import FillRequest
@@ -180,9 +180,7 @@ def _open(path: Path) -> Image.Image:
 
 def _mask_of(path: Path, image: Image.Image) -> Image.Image:
     """Return the mask that belongs to an image, as large as it, only black and white."""
-    stems = (path.with_name(f"{path.stem}_mask"), path.parent / "masks" / path.stem)
-    files = [Path(f"{stem}{end}") for stem in stems for end in ENDS]
-    file = next((file for file in files if file.is_file()), None)
+    file = mask_file(path)
     if file is not None:
         mask = to_mask(_open(file))
         if mask.size != image.size:
