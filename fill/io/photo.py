@@ -144,6 +144,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def mask_file(path: Path) -> Path | None:
+    """Return the file of an image's mask, None if there is none."""
     stems = (path.with_name(path.stem + MASK_END), path.parent / MASK_FOLDER / path.stem)
     files = (Path(f"{stem}{end}") for stem in stems for end in ENDS)
     return next((file for file in files if file.is_file()), None)
