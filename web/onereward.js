@@ -13,10 +13,14 @@ const FRAME_PX = 34; // what the text's box and the node take of the width
 const SCROLL_BAR_PX = 14;
 const MAX_LINES = 9; // more scroll
 
+function rootGraph() {
+  return app.rootGraph ?? app.graph.rootGraph ?? app.graph;
+}
+
 /** Return the node of "7", of "5:3" (node 3 in subgraph node 5) or of "<subgraph's uuid>:3". */
 function findNode(id) {
   const path = String(id).split(":");
-  let graph = app.rootGraph ?? app.graph.rootGraph ?? app.graph;
+  let graph = rootGraph();
   const own = path.pop();
   for (const step of path) {
     graph = graph.subgraphs?.get(step) ?? graph.getNodeById(step)?.subgraph;
@@ -148,7 +152,7 @@ function showRefusals(nodeErrors) {
 function watchQueue() {
   const queue = api.queuePrompt;
   api.queuePrompt = async function (...args) {
-    forgetErrors(app.rootGraph ?? app.graph);
+    forgetErrors(rootGraph());
     try {
       const answer = await queue.apply(this, args);
       showRefusals(answer?.node_errors); // another output was fine
