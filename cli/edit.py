@@ -211,7 +211,7 @@ def _edit(
             save_photo(photo, pixels, target)
             sys.stdout.write(f"{target}\n")
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        # RuntimeError: out of memory, or kernels that cannot run; the strangers may still succeed.
+        # RuntimeError: out of memory, or kernels that cannot run; the others may still succeed.
         sys.stderr.write(f"onereward: {job.source.name}: {error}\n")
         return FAILED
     return MADE

@@ -54,7 +54,7 @@ def plot_dashboard(metrics: Sequence[Record], strips: Sequence[Strip] = ()) -> T
     height = MAIN_HEIGHT + (TASKS_HEIGHT if tasks else 0)
     with _figure(height) as (figure, images):
         main, *parts = _layout(figure, len(tasks))
-        limits = _limits(lines)
+        limits = _limits([*lines.values(), _points(metrics, "eval")])
         _draw_main(main, metrics, lines, limits)
         for index, (axes, task) in enumerate(zip(parts, tasks, strict=True)):
             _draw_task(axes, task, lines, limits)
@@ -146,9 +146,9 @@ def _layout(figure: Figure, num_tasks: int) -> list[Axes]:
     return charts
 
 
-def _limits(lines: Mapping[str, Points]) -> tuple[float, float]:
+def _limits(lines: Sequence[Points]) -> tuple[float, float]:
     """Return the range of all charts, in tenths, so that they can be compared."""
-    values = [value for points in lines.values() for _, value in points] or [0.0, 1.0]
+    values = [value for points in lines for _, value in points] or [0.0, 1.0]
     low, high = math.floor(10 * min(values)) / 10, math.ceil(10 * max(values)) / 10
     return (low, high) if high - low >= _LEAST_RANGE else (low - 0.1, high + 0.1)
 

@@ -142,6 +142,13 @@ def test_the_mean_is_one_thick_line() -> None:
     assert column.sum() >= 1.5 * thin.sum() > 0
 
 
+def test_a_held_out_score_far_from_the_rewards_is_on_the_chart() -> None:
+    metrics = [{"step": s, "reward": 0.5, "fill.structure": 0.5} for s in range(1, 40)]
+    metrics[-1]["eval"] = 0.95
+    dot = is_near(plot_dashboard(metrics), "#808080")[:, 600:620].nonzero()[:, 0]
+    assert 42 <= dot.median() < MAIN_HEIGHT - 36, "between the chart's top and bottom"
+
+
 def test_a_board_can_be_read_in_a_node() -> None:
     metrics = [{"step": s, "reward": 0.5, "fill.structure": 0.5} for s in range(1, 40)]
     small = shrink(plot_dashboard(metrics, [random_strip()]), 300)
