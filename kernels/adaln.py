@@ -86,7 +86,8 @@ def _adaln_bwd_kernel(
     # Row by row; sums over rows stay in registers.
     for i in range(ROWS):
         token = (group * ROWS + i).to(tl.int64)
-        live = mask & (token < tokens)
+        # One comparison: the interpreter of Triton 3.9 makes integers of a block `and` a scalar.
+        live = cols < tl.where(token < tokens, WIDTH, 0)
         out = (sample * tokens + token) * WIDTH + cols
         if HAS_UPDATE:
             source = dh_ptr + sample * dh_stride_b + token * dh_stride_s
