@@ -14,6 +14,9 @@ from comfy_api.latest import ComfyExtension, io
 _get_free_memory = mm.get_free_memory
 # What is encoded and what comes from a cache is logged at this level only.
 logging.getLogger("onereward").setLevel(logging.DEBUG)
+for handler in logging.getLogger().handlers:
+    if isinstance(handler, logging.StreamHandler):  # newer ComfyUI's own lets no such line through
+        handler.setLevel(logging.NOTSET)
 
 
 class TestImage(io.ComfyNode):
