@@ -11,10 +11,11 @@ import torch
 
 from ...fill.config import FillConfig, ModelConfig
 from ...fill.io.files import write_text
+from ...fill.io.photo import ENDS
 from ...fill.models import load_fill_models
 from ...fill.task import Task
 from ...training.data.conditions import FILE_NAME, EditDataset, save_image
-from ...training.data.edit_dataset import IMAGES, MASKS, EditDatasetConfig, make_edit_dataset
+from ...training.data.edit_dataset import MASKS, EditDatasetConfig, make_edit_dataset
 from ...training.evaluation.config import EvalConfig
 from ...training.evaluation.run import EvalModels, evaluate
 from ...training.policy.config import DYNAMIC, FIXED
@@ -48,11 +49,11 @@ def usable_photographs(folder: Path) -> list[Path]:
         ValueError: There are none.
     """
     trained_on = {photo.file for photo in PHOTOGRAPHS if not photo.is_held_out}
-    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGES]
+    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in ENDS]
     paths = [path for path in paths if path.name not in trained_on]
     if not paths:
         raise ValueError(
-            f"{folder} holds no photographs ({', '.join(IMAGES)}) but those that the bundled "
+            f"{folder} holds no photographs ({', '.join(ENDS)}) but those that the bundled "
             "model was trained on; name another folder"
         )
     return paths
