@@ -80,10 +80,10 @@ HELP_IMAGES = f"[...{HELP}.querySelectorAll('img')]"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Box:
+class NodeBox:
     """A node's rectangle with its title bar, in the graph's pixels.
 
-    Example: ``Box(node="3 OneReward Fill", left=0, top=0, right=400, bottom=300)``.
+    Example: ``NodeBox(node="3 OneReward Fill", left=0, top=0, right=400, bottom=300)``.
     """
 
     node: str
@@ -92,7 +92,7 @@ class Box:
     right: float
     bottom: float
 
-    def overlaps(self, other: Box) -> bool:
+    def overlaps(self, other: NodeBox) -> bool:
         """Tell whether two nodes cover a common area."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
@@ -135,7 +135,7 @@ def show_all(browser: Browser, max_scale: float = 1.0, margin_px: int = 60) -> N
     browser.evaluate(f"{SHOW_ALL}({max_scale}, {margin_px})")
 
 
-def boxes(browser: Browser) -> list[Box]:
+def boxes(browser: Browser) -> list[NodeBox]:
     """Return every node's rectangle, once images are loaded and nothing grows any more."""
     is_nodes2 = browser.evaluate(f"{SETTING}.get({json.dumps(NODES2_SETTING)})")
     if is_nodes2:
@@ -149,7 +149,7 @@ def boxes(browser: Browser) -> list[Box]:
             rows, since = newest, time.monotonic()
         time.sleep(POLL_INTERVAL_S)
     return [
-        Box(node=node, left=left, top=top, right=left + width, bottom=top + height)
+        NodeBox(node=node, left=left, top=top, right=left + width, bottom=top + height)
         for node, left, top, width, height in rows
     ]
 
