@@ -10,6 +10,7 @@ from onereward import cli
 from support.client import ComfyClient, Graph
 from support.edits import TOY_TEST, EditGraph
 from support.graph import output
+from support.refusals import refused
 from support.server import ComfyServer
 
 NUM = 4
@@ -57,7 +58,6 @@ def test_an_evaluation_goes_on_and_the_command_line_does_the_same(
 
 
 def test_bad_input_gets_one_sentence(client: ComfyClient):
-    job = client.run(graph(best_of=2, name="other")[0])
-    assert "best_of is 2, but there is no judge to choose" in (job.error or "")
-    job = client.run(graph(name="../x")[0])
-    assert "name is '../x', but up to 100 letters" in (job.error or "")
+    best_of = "best_of is 2, but there is no judge to choose"
+    refused(client, graph(best_of=2, name="other")[0], best_of)
+    refused(client, graph(name="../x")[0], "name is '../x', but up to 100 letters")
