@@ -97,10 +97,10 @@ class OneRewardNode(io.ComfyNode):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own = cls.__dict__.get("execute")
+        execute = cls.__dict__.get("execute")
         # ComfyUI copies a class for each run; what is copied has been wrapped.
-        if own is not None and not hasattr(own.__func__, "__wrapped__"):
-            setattr(cls, "execute", classmethod(_noted(own.__func__)))  # noqa: B010
+        if execute is not None and not hasattr(execute.__func__, "__wrapped__"):
+            setattr(cls, "execute", classmethod(_noted(execute.__func__)))  # noqa: B010
 
 
 def _noted(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:

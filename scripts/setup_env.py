@@ -102,16 +102,16 @@ def set_up_venv() -> None:
     A ComfyUI from ``COMFYUI_PATH`` gets what it requires itself, in place of the pinned versions.
     """
     stamp = VENV / ".onereward-stamp"
-    own = _comfyui_requirements(_chosen_comfyui())
+    requirements = _comfyui_requirements(_chosen_comfyui())
     pinned = REQUIREMENTS.read_text("utf-8")
-    key = _key(VERSION, TORCH, TRITON, pinned, OPERATORS.read_text("utf-8"), *own)
+    key = _key(VERSION, TORCH, TRITON, pinned, OPERATORS.read_text("utf-8"), *requirements)
     if _is_current(stamp, key):
         return
     with _timed("virtual environment"):
         stamp.unlink(missing_ok=True)
         _install(_create_venv(VENV), "--requirement", str(REQUIREMENTS))
-        if own:
-            _install(VENV / "bin" / "python", *own)
+        if requirements:
+            _install(VENV / "bin" / "python", *requirements)
         stamp.write_text(key, encoding="utf-8")
 
 
@@ -123,14 +123,14 @@ def set_up_newest() -> None:
     """
     stamp = NEWEST_VENV / ".onereward-stamp"
     exact, _, tools = REQUIREMENTS.read_text("utf-8").partition(TEST_TOOLS)
-    wanted = [*BOUNDS.read_text("utf-8").split(), *_comfyui_requirements(COMFYUI), *tools.split()]
-    wanted += ["triton", *(line for line in exact.split() if line.startswith("torchvision=="))]
-    key = _key(VERSION, TORCH, *wanted, time.strftime("%Y-%m-%d", time.gmtime()))
+    bounds = [*BOUNDS.read_text("utf-8").split(), *_comfyui_requirements(COMFYUI), *tools.split()]
+    bounds += ["triton", *(line for line in exact.split() if line.startswith("torchvision=="))]
+    key = _key(VERSION, TORCH, *bounds, time.strftime("%Y-%m-%d", time.gmtime()))
     if _is_current(stamp, key):
         return
     with _timed("newest libraries"):
         stamp.unlink(missing_ok=True)
-        _install(_create_venv(NEWEST_VENV), "--upgrade", *wanted)
+        _install(_create_venv(NEWEST_VENV), "--upgrade", *bounds)
         stamp.write_text(key, encoding="utf-8")
 
 

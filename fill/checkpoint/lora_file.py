@@ -130,12 +130,12 @@ def left_out(path: Path) -> str | None:
     """Return a sentence on the tensors of a file that :func:`read_lora` does not use; None: all."""
     keys = [key for key in read_header(path)[0] if not _pair_end(key)]
     texts = [key for key in keys if key.startswith(TEXT_ENCODERS)]
-    others = [key for key in keys if key not in texts]
+    unpaired = [key for key in keys if key not in texts]
     if not keys:
         return None
     kinds = [f"{len(texts)} tensors for text encoders"] if texts else []
-    if others:
-        kinds.append(f"{len(others)} that are no low-rank pairs (such as {others[0]})")
+    if unpaired:
+        kinds.append(f"{len(unpaired)} that are no low-rank pairs (such as {unpaired[0]})")
     return f"{path.name}: {' and '.join(kinds)} are left out; {OTHER_WAY}"
 
 

@@ -33,9 +33,9 @@ def to_mask(image: Image.Image) -> Image.Image:
     if grey.mode == "L":
         return grey
     has_alpha = "A" in image.getbands() or "transparency" in image.info
-    red, green, blue, *rest = image.convert("RGBA" if has_alpha else "RGB").split()
+    red, green, blue, *alphas = image.convert("RGBA" if has_alpha else "RGB").split()
     paint = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-    for alpha in rest:
+    for alpha in alphas:
         layer = ImageChops.multiply(paint, alpha)
         paint = layer if layer.getbbox() else alpha
     return paint

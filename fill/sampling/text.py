@@ -86,10 +86,10 @@ def prompt_notes(models: FillModels, prompt: str) -> list[str]:
     ids = tokenizer(prompt).input_ids
     if len(ids) > length:
         # The last token that is read is the end mark.
-        rest = tokenizer.decode(ids[length - 1 :], skip_special_tokens=True)
+        cut_text = tokenizer.decode(ids[length - 1 :], skip_special_tokens=True)
         notes.append(
             f"the prompt has {len(ids)} tokens, but the model reads only the first {length}; cut "
-            f"from {rest[:MAX_QUOTE]!r}"
+            f"from {cut_text[:MAX_QUOTE]!r}"
         )
     return notes
 

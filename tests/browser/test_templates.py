@@ -28,7 +28,7 @@ def node_types(browser: Browser) -> set[str]:
 
 
 @pytest.fixture
-def shown(browser: Browser, renderer: str, template: Path, node_types: set[str]) -> Browser:
+def page(browser: Browser, renderer: str, template: Path, node_types: set[str]) -> Browser:
     """The page with the template, drawn by one of the renderers."""
     if missing := missing_nodes(template, dict.fromkeys(node_types)):
         pytest.skip(f"this ComfyUI has no {', '.join(missing)}")
@@ -50,28 +50,28 @@ def test_templates_are_in_the_template_browser(browser: Browser):
 
 @EVERY_RENDERER
 @EVERY_TEMPLATE
-def test_template_fits_and_exports_the_api_workflow(shown: Browser, template: Path):
-    assert front_end.overlaps(shown) == []
-    exported = shown.export_api()
+def test_template_fits_and_exports_the_api_workflow(page: Browser, template: Path):
+    assert front_end.overlaps(page) == []
+    exported = page.export_api()
     assert exported == load_graph(api_path(template))
-    saved = shown.evaluate("JSON.stringify(window.app.graph.serialize())")
-    shown.load_workflow(json.loads(saved), template.stem)
-    assert shown.export_api() == exported, "it survives saving and loading"
+    saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
+    page.load_workflow(json.loads(saved), template.stem)
+    assert page.export_api() == exported, "it survives saving and loading"
 
 
 # For each template one renderer after the other, so that the second takes results from the cache.
 @EVERY_RENDERER
 @EVERY_TEMPLATE
 def test_template_runs_untouched_and_fits(
-    shown: Browser, renderer: str, client: ComfyClient, template: Path
+    page: Browser, renderer: str, client: ComfyClient, template: Path
 ):
-    front_end.skip_unfinished(shown, renderer)
+    front_end.skip_unfinished(page, renderer)
     if not runs_here(template):
         pytest.skip("this checkout lacks a model that the template names")
-    num_errors = len(shown.console)
-    job = front_end.run(shown, client)
+    num_errors = len(page.console)
+    job = front_end.run(page, client)
     assert job.succeeded, job.error
     assert job.images()
-    assert front_end.overlaps(shown) == []
-    errors = shown.console[num_errors:]
+    assert front_end.overlaps(page) == []
+    errors = page.console[num_errors:]
     assert [line for line in errors if REGISTRY not in line] == []

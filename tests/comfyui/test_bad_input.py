@@ -42,11 +42,11 @@ def run_bad(client: ComfyClient, graph: Graph, server: ComfyServer) -> str:
 
 def last_text(job: ComfyJob) -> str:
     """Return the last line of what the failed node showed."""
-    shown = [e.data for e in job.events if e.kind == "onereward.text"]
-    assert shown, "nothing was shown"
-    assert shown[-1]["is_error"]
-    assert shown[-1]["node"] == job.failed_node
-    return shown[-1]["text"][-1]
+    lines = [e.data for e in job.events if e.kind == "onereward.text"]
+    assert lines, "nothing was shown"
+    assert lines[-1]["is_error"]
+    assert lines[-1]["node"] == job.failed_node
+    return lines[-1]["text"][-1]
 
 
 def refusal(refused: ApiError) -> str:

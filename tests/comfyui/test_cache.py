@@ -76,10 +76,10 @@ def test_the_last_model_stays_while_other_workflows_run(
     first = graph(seed=108, prompt="a green circle")
     assert client.run(first).succeeded
     for n in range(2):  # ComfyUI forgets the loader's output meanwhile
-        other = EditGraph()
-        image = other.add("LoadImage", image=example)
-        other.show(other.add("ImageScaleBy", image=image, upscale_method="area", scale_by=1 + n))
-        assert client.run(other.graph).succeeded
+        second = EditGraph()
+        image = second.add("LoadImage", image=example)
+        second.show(second.add("ImageScaleBy", image=image, upscale_method="area", scale_by=1 + n))
+        assert client.run(second.graph).succeeded
     log = len(comfyui.log())
     again = graph(seed=109, prompt="a green circle")
     job = client.run(again)

@@ -62,8 +62,8 @@ def test_any_aspect_is_taken_over_the_api(
     aspect: str, size: tuple[int, int], client: ComfyClient, example: str
 ):
     g = EditGraph()
-    shown = g.show(g.add_edit("Extend", g.add("LoadImage", image=example), aspect=aspect))
-    (result,) = pixels(client, client.run(g.graph), shown)
+    preview = g.show(g.add_edit("Extend", g.add("LoadImage", image=example), aspect=aspect))
+    (result,) = pixels(client, client.run(g.graph), preview)
     assert (result.shape[1], result.shape[0]) == size
 
 
@@ -72,9 +72,9 @@ def test_the_notes_of_an_edit_are_in_the_history(client: ComfyClient, example: s
     edit = g.add_edit("Fill", g.add("LoadImage", image=example), settings={"steps": 1})
     g.show(edit)
     job = client.run(g.graph)
-    shown = [e.data for e in job.events if e.kind == "onereward.text" and e.data["node"] == edit[0]]
+    lines = [e.data for e in job.events if e.kind == "onereward.text" and e.data["node"] == edit[0]]
     notes = job.outputs[edit[0]]["text"]
-    assert notes == (shown[-1]["text"] if shown else [])
+    assert notes == (lines[-1]["text"] if lines else [])
     assert notes == job.outputs[edit[0]]["onereward"][0]["notes"]
 
 
@@ -94,8 +94,8 @@ def test_workflow_for_photographs_paints_inside_the_mask_only(path: Path, client
     (painted,) = (mask[..., 0] > 0 for mask in pixels(client, job, mask))
     left = (result.shape[1] - SIZE) // 2
     inside = result[:, left : left + SIZE]
-    kept = ~painted[:, left : left + SIZE]
-    assert (inside[kept] == SOURCE[kept]).all()
+    untouched = ~painted[:, left : left + SIZE]
+    assert (inside[untouched] == SOURCE[untouched]).all()
     assert (inside != SOURCE).any() or result.shape != SOURCE.shape
 
 
@@ -108,9 +108,9 @@ def test_words_choose_what_is_removed_in_a_folder(comfyui: ComfyServer, client: 
     graph = load_graph(API_FOLDER / "remove_by_words_in_a_folder.json")
     (load,) = nodes_of(graph, "OneRewardLoadFolder")
     (grow,) = nodes_of(graph, "GrowMask")
-    (found,) = nodes_of(graph, "SAM3_Detect")
-    assert graph[grow]["inputs"]["mask"] == [found, 0]
-    assert graph[found]["inputs"]["image"] == [load, 0]
+    (detector,) = nodes_of(graph, "SAM3_Detect")
+    assert graph[grow]["inputs"]["mask"] == [detector, 0]
+    assert graph[detector]["inputs"]["image"] == [load, 0]
     graph[load]["inputs"]["folder"] = "words"
     graph[grow]["inputs"]["mask"] = [load, 1]
     for kind in (*NEWER_NODES, "CLIPTextEncode", *CORE_MODEL_LOADERS):

@@ -172,8 +172,8 @@ class Browser:
     def press(self, key: str) -> None:
         """Press and release a key that has a name, such as Enter or Escape."""
         text = {"text": "\r"} if key == "Enter" else {}
-        named = {"key": key, "code": key, "windowsVirtualKeyCode": KEY_CODES[key]}
-        self._press(key, named | text)
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": KEY_CODES[key]}
+        self._press(key, event | text)
 
     def _press(self, key: str, event: dict[str, Any]) -> None:
         self.call("Input.dispatchKeyEvent", type="keyDown", **event)

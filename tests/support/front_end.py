@@ -92,10 +92,10 @@ class NodeBox:
     right: float
     bottom: float
 
-    def overlaps(self, other: NodeBox) -> bool:
+    def overlaps(self, box: NodeBox) -> bool:
         """Tell whether two nodes cover a common area."""
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        width = min(self.right, box.right) - max(self.left, box.left)
+        height = min(self.bottom, box.bottom) - max(self.top, box.top)
         return width > TOLERANCE_PX and height > TOLERANCE_PX
 
 
@@ -179,8 +179,8 @@ def run(browser: Browser, client: ComfyClient) -> ComfyJob:
     history = client.history(prompt_id)
     assert history is not None, "it is in the list"
     job = ComfyJob(prompt_id=prompt_id, history=history)
-    shown = json.dumps(sorted(job.outputs))
-    browser.wait_for(f"{shown}.every(id => window.app.nodeOutputs[id])")
+    outputs = json.dumps(sorted(job.outputs))
+    browser.wait_for(f"{outputs}.every(id => window.app.nodeOutputs[id])")
     return job
 
 

@@ -23,9 +23,9 @@ def test_pictures_are_of_the_templates_that_ship():
 
 @pytest.mark.parametrize("template", templates(), ids=lambda path: path.stem)
 def test_picture_shows_the_nodes_and_widgets_that_ship(template: Path):
-    shown = dict(RECORD[template.stem])
-    moments = shown.pop("pictures")
-    assert shown == screenshots.summary(template), HINT
+    record = dict(RECORD[template.stem])
+    moments = record.pop("pictures")
+    assert record == screenshots.summary(template), HINT
     assert "before" in moments, HINT
     for moment in moments:
         with Image.open(screenshots.FOLDER / screenshots.picture(template, moment)) as picture:

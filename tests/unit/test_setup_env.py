@@ -93,7 +93,7 @@ def test_a_venv_of_another_python_is_made_anew(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("offered", "chosen"),
+    ("offered", "interpreter"),
     [
         ({"python3.11": None, "python3.12": "3.12", "python3": "3.9"}, "python3.12"),
         ({"python3": "3.13"}, "python3"),
@@ -103,7 +103,7 @@ def test_a_venv_of_another_python_is_made_anew(tmp_path: Path, monkeypatch: pyte
     ids=["not startable", "unnumbered", "too new", "none"],
 )
 def test_make_takes_the_first_python_that_fits(
-    offered: dict[str, str | None], chosen: str, tmp_path: Path
+    offered: dict[str, str | None], interpreter: str, tmp_path: Path
 ):
     for name, version in offered.items():  # None: a version manager's name for what is not there
         program = tmp_path / name
@@ -125,7 +125,7 @@ def test_make_takes_the_first_python_that_fits(
         capture_output=True,
         text=True,
     )
-    assert process.stdout.split()[0] == chosen
+    assert process.stdout.split()[0] == interpreter
 
 
 def test_stamp_changes_with_the_requirements(tmp_path: Path):

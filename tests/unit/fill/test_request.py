@@ -110,7 +110,9 @@ def test_merged_masks_are_one_and_one_seed_serves_a_batch() -> None:
         masks[i, 4 * i, 4 * i] = 1
     merged = request(image=IMAGE[:1], mask=masks, config=FillConfig(merge_masks=True))
     assert merged.num_images == 1
-    assert torch.equal(merged.mask_batch("mask"), masks.amax(0, keepdim=True))
+    united = merged.mask_batch("mask")
+    assert united is not None
+    assert torch.equal(united, masks.amax(0, keepdim=True))
     assert request(image=IMAGE[:1], mask=masks).num_images == 3
     config = FillConfig(same_seed=True, num_candidates=2)
     assert [request(seed=7, config=config).candidate_seed(1, n) for n in (0, 1)] == [7, 8]

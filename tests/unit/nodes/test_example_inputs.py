@@ -43,13 +43,13 @@ def test_every_picture_carries_its_mask_as_alpha(module: Any, tmp_path: Path):
 
 
 def test_a_picture_that_is_there_stays(module: Any, tmp_path: Path):
-    mine = tmp_path / "input" / "onereward_photo.png"
-    mine.parent.mkdir()
-    mine.write_bytes(b"mine")
+    path = tmp_path / "input" / "onereward_photo.png"
+    path.parent.mkdir()
+    path.write_bytes(b"mine")
     module.put()
     module.put()
-    assert mine.read_bytes() == b"mine"
-    assert len(list(mine.parent.iterdir())) == len(module.NAMES)
+    assert path.read_bytes() == b"mine"
+    assert len(list(path.parent.iterdir())) == len(module.NAMES)
 
 
 def test_a_folder_that_cannot_be_written_is_logged(

@@ -155,22 +155,22 @@ def test_the_last_of_a_kind_is_held_until_memory_is_freed(
     monkeypatch.setattr(host, "_HELD", {})
     host.release_on_free()
     first, last = Thing(), Thing()
-    seen = [weakref.ref(first), weakref.ref(last)]
+    references = [weakref.ref(first), weakref.ref(last)]
     host.hold("model", first)
     host.hold("model", last)
     copy = Thing()
-    seen.append(weakref.ref(copy))
+    references.append(weakref.ref(copy))
     host.hold("model", last, copy)
     assert host.held("model") == (last, copy)
     host.drop_copy("model")
     del first, last, copy
     gc.collect()
-    assert [ref() is None for ref in seen] == [True, False, True]
+    assert [ref() is None for ref in references] == [True, False, True]
     queue.set_flag("unload_models", True)
-    assert host.held("model") == (seen[1](), None)
+    assert host.held("model") == (references[1](), None)
     queue.set_flag("free_memory", True)
     gc.collect()
-    assert seen[1]() is None
+    assert references[1]() is None
     assert host.held("model") == (None, None)
     assert flags == {"unload_models": True, "free_memory": True}
 
@@ -180,13 +180,13 @@ def test_locked_memory_is_counted_in_comfyuis_budget(
 ):
     import comfy.model_management as mm
 
-    asked: list[int] = []
+    sizes: list[int] = []
     monkeypatch.setattr(mm, "TOTAL_PINNED_MEMORY", 5, raising=False)
-    monkeypatch.setattr(mm, "ensure_pin_registerable", asked.append, raising=False)
+    monkeypatch.setattr(mm, "ensure_pin_registerable", sizes.append, raising=False)
     with nodes.comfy_host._locked(100):
         assert mm.TOTAL_PINNED_MEMORY == 105
     assert mm.TOTAL_PINNED_MEMORY == 5
-    assert asked == [100]
+    assert sizes == [100]
     with nodes.comfy_host._locked(0):
         assert mm.TOTAL_PINNED_MEMORY == 5
     monkeypatch.delattr(mm, "TOTAL_PINNED_MEMORY")

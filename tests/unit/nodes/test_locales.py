@@ -114,8 +114,8 @@ def checksum(node: dict[str, Any]) -> str:
 
 def test_translations_were_made_from_these_texts(nodes_in_english: dict[str, Any]):
     checksums = {node_id: checksum(node) for node_id, node in nodes_in_english.items()}
-    changed = {n: value for n, value in checksums.items() if TRANSLATED.get(n) != value}
-    assert not changed, "translate these nodes' new texts in locales/, then put the checksums above"
+    stale = {n: value for n, value in checksums.items() if TRANSLATED.get(n) != value}
+    assert not stale, "translate these nodes' new texts in locales/, then put the checksums above"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -69,20 +69,20 @@ def test_what_only_comfyuis_own_samplers_heed_is_named(nodes: Any):
     from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
     from comfy_extras.nodes_model_advanced import RescaleCFG
 
-    named = nodes.native.from_native.sampler_patches
+    sampler_patches = nodes.native.from_native.sampler_patches
     module: Any = torch.nn.Linear(2, 2)
     module.model_sampling = SimpleNamespace()  # newer ComfyUI looks at it
     model = ModelPatcher(module, torch.device("cpu"), torch.device("cpu"))
     model.set_model_attn1_patch(lambda q, k, v, extra: (q, k, v))
-    assert named(model) == [], "patches of attention do take effect"
+    assert sampler_patches(model) == [], "patches of attention do take effect"
     (masked,) = DifferentialDiffusion.execute(model).args
-    assert named(masked) == ["a mask function (Differential Diffusion)"]
+    assert sampler_patches(masked) == ["a mask function (Differential Diffusion)"]
     (rescaled,) = RescaleCFG().patch(masked, 0.7)
-    assert len(named(rescaled)) == 2
+    assert len(sampler_patches(rescaled)) == 2
     rescaled.add_object_patch("model_sampling", object())
     kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
     rescaled.add_wrapper_with_key(kind, "easycache", lambda *_: None)
-    assert named(rescaled)[-2:] == [
+    assert sampler_patches(rescaled)[-2:] == [
         "another noise schedule (such as ModelSamplingFlux)",
         "a wrapper (easycache)",
     ]
@@ -104,10 +104,10 @@ def test_text_encoders_of_ours_take_no_part_in_dynamic_memory(
 
 @pytest.mark.parametrize("is_dynamic", [True, False])
 def test_weights_are_fetched_in_advance_where_comfyui_does(nodes: ModuleType, is_dynamic: bool):
-    seen: dict[str, Any] = {}
+    calls: dict[str, Any] = {}
 
     def diffusion_model(x: torch.Tensor, *_: Any, transformer_options: dict[str, Any]) -> Any:
-        seen.update(transformer_options)
+        calls.update(transformer_options)
         return x
 
     patcher = SimpleNamespace(
@@ -124,5 +124,5 @@ def test_weights_are_fetched_in_advance_where_comfyui_does(nodes: ModuleType, is
         pooled_projections=none,
         img_ids=torch.zeros(1, 3),
     )
-    assert seen["prefetch_dynamic_vbars"] is is_dynamic
-    assert seen["patches"] == "kept"
+    assert calls["prefetch_dynamic_vbars"] is is_dynamic
+    assert calls["patches"] == "kept"

@@ -9,28 +9,28 @@ import pytest
 
 
 @pytest.fixture
-def shown(nodes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, str]]:
+def messages(nodes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, str]]:
     """What is sent to the front end of the client "c": event, message, client."""
-    sent: list[tuple[str, Any, str]] = []
-    server = SimpleNamespace(client_id="c", send_sync=lambda *message: sent.append(message))
+    messages: list[tuple[str, Any, str]] = []
+    server = SimpleNamespace(client_id="c", send_sync=lambda *message: messages.append(message))
     monkeypatch.setattr(nodes.node.PromptServer, "instance", server, raising=False)
-    return sent
+    return messages
 
 
 def make_node(nodes: ModuleType, body: Any) -> Any:
     """A node without inputs that runs the function."""
     from comfy_api.latest import io
 
-    class Sample(nodes.node.OneRewardNode):
+    class RunsBody(nodes.node.OneRewardNode):
         @classmethod
         def define_schema(cls) -> Any:
-            return io.Schema(node_id="Sample", outputs=[io.Int.Output("n", display_name="n")])
+            return io.Schema(node_id="RunsBody", outputs=[io.Int.Output("n", display_name="n")])
 
         @classmethod
         def execute(cls) -> Any:
             return body(nodes.comfy_host.ComfyHost("7"))
 
-    return Sample
+    return RunsBody
 
 
 def run(node: Any) -> Any:
@@ -44,7 +44,7 @@ def run(node: Any) -> Any:
         return call()
 
 
-def test_notes_are_shown_at_once_and_returned(nodes: ModuleType, shown: list[Any]):
+def test_notes_are_shown_at_once_and_returned(nodes: ModuleType, messages: list[Any]):
     from comfy_api.latest import io
 
     def body(host: Any) -> Any:
@@ -55,11 +55,11 @@ def test_notes_are_shown_at_once_and_returned(nodes: ModuleType, shown: list[Any
     output = run(make_node(nodes, body))
     assert output.args == (5,)
     assert output.ui == {"onereward": [{"seeds": [1]}], "text": ["one", "two"]}
-    assert [(event, m["node"], m["text"], m["is_error"]) for event, m, _ in shown] == [
+    assert [(event, m["node"], m["text"], m["is_error"]) for event, m, _ in messages] == [
         ("onereward.text", "7", ["one"], False),
         ("onereward.text", "7", ["one", "two"], False),
     ]
-    assert {client for *_, client in shown} == {"c"}
+    assert {client for *_, client in messages} == {"c"}
 
 
 def test_a_run_without_notes_returns_the_same_keys(nodes: ModuleType):
@@ -68,21 +68,21 @@ def test_a_run_without_notes_returns_the_same_keys(nodes: ModuleType):
     assert run(make_node(nodes, lambda _host: io.NodeOutput(1))).ui == {"text": []}
 
 
-def test_an_error_follows_the_notes_and_is_raised(nodes: ModuleType, shown: list[Any]):
+def test_an_error_follows_the_notes_and_is_raised(nodes: ModuleType, messages: list[Any]):
     def body(host: Any) -> Any:
         host.notify("one")
         raise ValueError("mask is empty; paint the area to repaint")
 
     with pytest.raises(ValueError, match="mask is empty"):
         run(make_node(nodes, body))
-    assert shown[-1][1] == {
+    assert messages[-1][1] == {
         "node": "7",
         "text": ["one", "mask is empty; paint the area to repaint"],
         "is_error": True,
     }
 
 
-def test_cancel_is_no_error(nodes: ModuleType, shown: list[Any]):
+def test_cancel_is_no_error(nodes: ModuleType, messages: list[Any]):
     from comfy.model_management import InterruptProcessingException
 
     def body(_host: Any) -> Any:
@@ -90,7 +90,7 @@ def test_cancel_is_no_error(nodes: ModuleType, shown: list[Any]):
 
     with pytest.raises(InterruptProcessingException):
         run(make_node(nodes, body))
-    assert shown == []
+    assert messages == []
 
 
 def test_a_long_run_keeps_its_first_and_last_notes(nodes: ModuleType):

@@ -64,11 +64,11 @@ def test_every_picture_that_is_loaded_comes_with_the_pack(nodes: ModuleType):
 def test_every_model_file_has_a_link_that_the_front_end_takes(path: Path):
     for node in nodes_of_file(path):
         values = node.get("widgets_values") or []
-        named = {v for v in values if isinstance(v, str) and v.endswith(".safetensors")}
+        names = {v for v in values if isinstance(v, str) and v.endswith(".safetensors")}
         offered = node["properties"].get("models", [])
         if node["type"] in {b["id"] for b in blocks_of(path)}:
             continue
-        assert {model["name"] for model in offered} == named
+        assert {model["name"] for model in offered} == names
         for model in offered:
             assert model["url"].startswith("https://huggingface.co/")
             assert model["url"].endswith(f"/{model['name']}")

@@ -73,8 +73,8 @@ def test_of_an_endless_prompt_the_start_is_read_and_the_rest_is_said() -> None:
     note = cut_note(queries)
     assert f"{len(words.strip())} characters" in note
     assert f"the first {MAX_PROMPT}" in note
-    asked = {len(query.question()) for query in queries}
-    assert max(asked) < MAX_PROMPT + 300
+    lengths = {len(query.question()) for query in queries}
+    assert max(lengths) < MAX_PROMPT + 300
     short = chosen_queries(Task.FILL, "a red kite")
     assert cut_note(short) == ""
     assert "Prompt: a red kite." in short[0].question()

@@ -59,8 +59,8 @@ def test_what_one_crop_shows_well_stays_one() -> None:
     assert len(split(near)[0]) == 1
     in_small = squares(512, 30, (10, 10), (460, 460))
     assert len(split(in_small)[0]) == 1
-    one = squares(2560, 2000, (300, 300))
-    jobs, notes = split(one)
+    large = squares(2560, 2000, (300, 300))
+    jobs, notes = split(large)
     assert len(jobs) == 1
     assert "is sampled at" in notes[0], "the user hears that detail is lost"
 

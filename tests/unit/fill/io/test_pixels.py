@@ -87,8 +87,8 @@ def test_a_data_set_keeps_what_was_painted(mask: Image.Image, tmp_path: Path):
     Image.linear_gradient("L").resize((SIZE, SIZE)).save(source / "a.png")
     mask.save(source / ("a_mask.tif" if mask.mode in ("I", "F") else "a_mask.png"))
     config = EditDatasetConfig(task=Task.REMOVE.value, max_side=SIZE)
-    made = make_edit_dataset(tmp_path / "made", source, config, RecordingHost())
-    _, stored = made.images(made.conditions[0])
+    dataset = make_edit_dataset(tmp_path / "made", source, config, RecordingHost())
+    _, stored = dataset.images(dataset.conditions[0])
     assert np.array_equal(stored[0].numpy() > 0.5, PAINTED)
 
 
