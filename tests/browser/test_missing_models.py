@@ -30,6 +30,14 @@ HTMLAnchorElement.prototype.click = function () { window.opened.push(this.href);
 null
 """
 
+# Some front ends ask the Hub for a file's size, and without an answer open its page instead.
+ANSWER_AS_THE_HUB = """
+const ask = window.fetch;
+window.fetch = (request, options) => String(request.url ?? request).startsWith('https://hug')
+  ? Promise.resolve(new Response(null, {status: 200, headers: {'content-length': '1'}}))
+  : ask(request, options);
+"""
+
 
 def models_of(template: Path) -> list[dict[str, str]]:
     """Return the name, url and directory of every model that a template's nodes name."""
@@ -38,26 +46,35 @@ def models_of(template: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def without_models(browser: Browser, comfyui: ComfyServer) -> Iterator[Browser]:
-    """The page as it starts when the model files are not there; they come back afterwards."""
+def without_models(browser: Browser, comfyui: ComfyServer) -> Iterator[None]:
+    """The model files are not there, and the Hub answers; both end with the tests."""
     folder = comfyui.base_directory / "models"
     models = [model for name in TEMPLATES for model in models_of(FOLDER / f"{name}.json")]
     files = sorted({folder / model["directory"] / model["name"] for model in models})
     laid = [path for path in files if path.exists()]
     for path in laid:
         path.rename(path.with_suffix(".away"))
+    script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=ANSWER_AS_THE_HUB)
     try:
-        browser.open_front_end(comfyui.url)
-        yield browser
+        yield
     finally:
+        browser.call("Page.removeScriptToEvaluateOnNewDocument", **script)
         for path in laid:
             path.with_suffix(".away").rename(path)
         browser.open_front_end(comfyui.url)
 
 
+@pytest.fixture
+def fresh(without_models: None, browser: Browser, comfyui: ComfyServer) -> Browser:
+    """The page as it starts, without what an earlier template has opened."""
+    browser.evaluate("localStorage.clear(); sessionStorage.clear(); null")
+    browser.open_front_end(comfyui.url)
+    return browser
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_each_missing_model_has_a_download(without_models: Browser, name: str):
-    browser, template = without_models, FOLDER / f"{name}.json"
+def test_each_missing_model_has_a_download(fresh: Browser, name: str):
+    browser, template = fresh, FOLDER / f"{name}.json"
     types = browser.evaluate("Object.keys(LiteGraph.registered_node_types)")
     if missing := missing_nodes(template, dict.fromkeys(types)):
         pytest.skip(f"this ComfyUI has no {', '.join(missing)}")

@@ -269,7 +269,7 @@ def test_deviations_from_the_recipe_are_shown_and_logged(
     (note,) = job.outputs[edit[0]]["onereward"][0]["notes"]
     assert "true_cfg 2.5 instead of" in note
     assert note in comfyui.log()
-    texts = [e.data.decode(errors="replace") for e in job.events if e.kind == "text"]
+    texts = [e.data["text"] for e in job.events if e.kind == "onereward.text"]
     assert any(note in text for text in texts)
 
 
