@@ -149,6 +149,8 @@ class Browser:
         self.call("Page.navigate", url=url)
         self.wait_for("window.app?.graph && window.app.extensionManager && LiteGraph")
         self.wait_for("Object.keys(LiteGraph.registered_node_types).includes('OneRewardFill')")
+        # The workflow that was last open, or the first one, would replace a test's own.
+        self.wait_for("window.app.extensionManager.workflow?.activeWorkflow")
         self.errors_at_load = self.console[num_errors:]
 
     def load_workflow(self, workflow: dict[str, Any], name: str) -> None:
