@@ -109,7 +109,10 @@ def _make_job(
     if stitch is not None and (stitch >= NEAR).any():
         alpha = without_traces(stitch)
     context = _mask_of(request, "context_mask", index)
-    areas = [repaint, alpha] if context is None else [repaint, alpha, context >= 0.5]
+    areas = [repaint, alpha]
+    if context is not None:
+        # A faint brush counts as well as a full one; haze below it does not.
+        areas.append((context >= NEAR) & (context >= min(0.5, float(context.max()) / 2)))
     boxes = [box for box in map(bounding_box, areas) if box is not None]
     box, content, padded = crop_sizes(
         functools.reduce(Box.union, boxes), request, models, settings, canvas

@@ -44,6 +44,7 @@ def split_job(
         models: What the model says about sizes.
         settings: The size the model works at.
     """
+    # Crops of their own for areas that one crop would show at a fraction of its size.
     jobs = [job]
     is_whole = request.stitch_mask is not None or request.context_mask is not None
     can_split = request.config.crop_to_context and request.task in (Task.FILL, Task.REMOVE)
@@ -51,6 +52,7 @@ def split_job(
         areas = _areas(job, request, models, settings)
         if len(areas) > 1:
             jobs = [_island(job, area, request, models, settings) for area in areas]
+    # What the user should know of them.
     notes = job.notes
     if len(jobs) > 1:
         notes = (

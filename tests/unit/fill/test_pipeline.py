@@ -9,12 +9,13 @@ import torch
 
 from onereward.fill import pipeline
 from onereward.fill.config import FillConfig, ModelConfig
+from onereward.fill.image.canvas import make_jobs
 from onereward.fill.image.geometry import Extension
 from onereward.fill.memory.plan import NotEnoughMemory
 from onereward.fill.models import load_fill_models
 from onereward.fill.native import prepare_native
 from onereward.fill.pipeline import run_fill
-from onereward.fill.recipe import ONEREWARD
+from onereward.fill.recipe import ONEREWARD, resolve_settings
 from onereward.fill.request import FillRequest, FillResult
 from onereward.fill.sampling.latents import unpack_latents
 from onereward.fill.task import Task
@@ -244,6 +245,23 @@ def test_context_mask_changes_the_crop_and_not_the_pasted_area() -> None:
     far = run(image=image, mask=mask, context_mask=square(256, 256, 200, 200, 30))
     assert torch.equal(near.mask, far.mask)
     assert not torch.equal(near.image, far.image)
+
+
+def test_a_faint_context_mask_counts_and_haze_in_it_does_not() -> None:
+    image, mask = random_image(256, 256), square(256, 256, 10, 10, 24)
+    context = square(256, 256, 200, 200, 30)
+    config = FillConfig(**FAST)
+    settings = resolve_settings(config, bundled_models().recipe)
+    boxes = []
+    for context_mask in (context, context * 0.3, context.clamp_min(0.05)):
+        request = FillRequest(
+            task=Task.REMOVE, image=image, mask=mask, context_mask=context_mask, config=config
+        )
+        (job,) = make_jobs(request, bundled_models(), settings)
+        assert job is not None
+        boxes.append(job.box)
+    assert boxes[0].right >= 230
+    assert boxes[1:] == boxes[:1] * 2
 
 
 def test_soft_borders_of_the_user_survive() -> None:
