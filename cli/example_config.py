@@ -68,11 +68,13 @@ def make_example(command: str, work: Path) -> JsonConfig:
     from ..training.judge.config import JudgeTrainConfig
     from ..training.policy.config import PolicyTrainConfig
 
+    # What comes with the package, so that every example runs as it is.
     model = asdict(ModelConfig(folder=str(PACKAGE_ROOT / "assets" / "fill")))
     judge = asdict(JudgeConfig())
     dataset, pairs = str(EXAMPLES / "toy-train"), str(EXAMPLES / "toy-preferences")
     preferences = str(work / "preferences")  # `generate` makes them, `label` goes on
     threads = os.cpu_count() or 1
+    # One job for each command; what is not named has its default.
     examples: dict[str, JsonConfig] = {
         "generate": GenerateJob(
             model=model, dataset_folder=dataset, preferences_folder=preferences, threads=threads

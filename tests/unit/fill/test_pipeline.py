@@ -250,7 +250,7 @@ def test_context_mask_changes_the_crop_and_not_the_pasted_area() -> None:
 def test_a_faint_context_mask_counts_and_haze_in_it_does_not() -> None:
     image, mask = random_image(256, 256), square(256, 256, 10, 10, 24)
     context = square(256, 256, 200, 200, 30)
-    config = FillConfig(**FAST)
+    config = FillConfig(steps=2)
     settings = resolve_settings(config, bundled_models().recipe)
     boxes = []
     for context_mask in (context, context * 0.3, context.clamp_min(0.05)):
