@@ -20,6 +20,8 @@ import websocket
 STORES = "document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s"
 """The front end's own stores by name, for what has no other handle."""
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+REGISTRY = "https://api.comfy.org/"
+"""The front end looks nodes up there, and `--disable-api-nodes` forbids it: not a page's fault."""
 KEY_CODES = {"Enter": 13, "Escape": 27}
 """Their numbers in the DevTools protocol."""
 START_TIMEOUT_S = 180.0
@@ -219,17 +221,21 @@ class Browser:
     def _note(self, message: dict[str, Any]) -> None:
         parameters = message.get("params", {})
         if message["method"] == "Runtime.exceptionThrown":
-            self.console.append(_exception_text(parameters["exceptionDetails"]))
+            self._add_error(_exception_text(parameters["exceptionDetails"]))
         elif message["method"] == "Page.javascriptDialogOpening":
             # The page asks whether to leave an unsaved workflow, and answers nothing meanwhile.
             answer = {"id": next(self._ids), "method": "Page.handleJavaScriptDialog"}
             self._connection.send(json.dumps(answer | {"params": {"accept": True}}))
         elif message["method"] == "Runtime.consoleAPICalled" and parameters["type"] == "error":
             values = [str(a.get("value", a.get("description", ""))) for a in parameters["args"]]
-            self.console.append(" ".join(values))
+            self._add_error(" ".join(values))
         elif message["method"] == "Log.entryAdded" and parameters["entry"]["level"] == "error":
             entry = parameters["entry"]
-            self.console.append(f"{entry['text']} {entry.get('url', '')}".strip())
+            self._add_error(f"{entry['text']} {entry.get('url', '')}".strip())
+
+    def _add_error(self, text: str) -> None:
+        if REGISTRY not in text:
+            self.console.append(text)
 
 
 def _exception_text(details: dict[str, Any]) -> str:
