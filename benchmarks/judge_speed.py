@@ -27,8 +27,8 @@ from onereward.fill.task import Task
 from onereward.reward.judge import BUNDLED_FOLDER, JudgeConfig
 from onereward.reward.judging import View, rank_candidates
 from onereward.reward.query import Query, queries_for
-from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.score import RankingConfig
+from onereward.reward.vlm.qwen_vl import QwenJudge
 
 QUERIES = queries_for(Task.FILL, "a red circle")
 
@@ -82,7 +82,7 @@ def naive(judge: QwenJudge, images: torch.Tensor) -> list[float]:
 
 
 def _whole_pass(judge: QwenJudge, pair: torch.Tensor, query: Query) -> float:
-    from onereward.reward.preprocess import to_patches
+    from onereward.reward.vlm.preprocess import to_patches
 
     patches, sizes = zip(
         *(to_patches(p.permute(2, 0, 1), judge.patches) for p in pair), strict=True

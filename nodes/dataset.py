@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..fill.fingerprint import fingerprint
 from ..fill.models import FillModels
 from ..reward.preference import GROUPS, PAIRS, PreferenceSet
-from ..reward.qwen_vl import QwenJudge
+from ..reward.vlm.qwen_vl import QwenJudge
 from ..training.charts.contact_sheets import candidates_sheet, conditions_sheet
 from ..training.data.conditions import FILE_NAME, EditDataset
 from ..training.data.edit_dataset import EditDatasetConfig, make_edit_dataset

@@ -14,7 +14,7 @@ from comfy_api.latest import io
 from ..fill.config import FillConfig
 from ..fill.models import FillModels
 from ..reward.preference import PreferenceSet
-from ..reward.qwen_vl import QwenJudge
+from ..reward.vlm.qwen_vl import QwenJudge
 from ..training.data.conditions import EditDataset, read_image
 from ..training.evaluation.config import EvalConfig
 from ..training.evaluation.run import EvalModels

@@ -20,8 +20,8 @@ from ..reward.judging import (
 )
 from ..reward.metrics import quoted
 from ..reward.preference import PreferenceSet
-from ..reward.qwen_vl import QwenJudge
 from ..reward.score import METHODS, RankingConfig
+from ..reward.vlm.qwen_vl import QwenJudge
 from ..training.charts.tables import Rows, table_image, table_text
 from ..training.data.ranking import picked_group, save_ranking
 from .comfy_host import ComfyHost

@@ -15,7 +15,7 @@ from ..fill.demo_model import describe_demo
 from ..fill.memory.plan import summary
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import JudgeConfig
-from ..reward.qwen_vl import QwenJudge
+from ..reward.vlm.qwen_vl import QwenJudge
 from .comfy_host import FILL_MODEL, JUDGE, ComfyHost, held, hold
 from .inputs import advanced, config_inputs, output, search_aliases
 from .node import OneRewardNode

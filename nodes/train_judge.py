@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..reward.judge import JudgeConfig
 from ..reward.preference import PreferenceSet
-from ..reward.qwen_vl import QwenJudge
+from ..reward.vlm.qwen_vl import QwenJudge
 from ..training.charts.dashboard import plot_judge_dashboard
 from ..training.judge.config import JudgeTrainConfig
 from ..training.judge.train import train_judge

@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 
 from ..fill.checkpoint.modules import DTYPES
 from ..fill.models import FillModels, load_fill_models
-from ..reward.qwen_vl import QwenJudge
+from ..reward.vlm.qwen_vl import QwenJudge
 from ..training.data.conditions import EditDataset
 from ..training.jobs import describe_models
 from ..training.policy.config import LORA, PolicyTrainConfig

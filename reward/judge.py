@@ -88,7 +88,7 @@ class Judgement:
 class Judge(Protocol):
     """Answers "is the first image better than the second?".
 
-    Example: A :class:`~.qwen_vl.QwenJudge` is one.
+    Example: A :class:`~.vlm.qwen_vl.QwenJudge` is one.
     """
 
     def encode(self, image: torch.Tensor) -> Any:

@@ -12,11 +12,11 @@ from ..fill.image.geometry import Box, context_box
 from ..fill.image.mask import bounding_box
 from ..fill.task import Dimension, Task
 from .judge import Judgement
-from .memory import judging_bytes
 from .metrics import measure, text_correct
 from .query import Query, cut_note, queries_for
-from .qwen_vl import QwenJudge
 from .score import Ranking, RankingConfig, judge_pair, pick_best
+from .vlm.memory import judging_bytes
+from .vlm.qwen_vl import QwenJudge
 
 VIEWS = (
     "full_image",

@@ -23,8 +23,8 @@ from ..fill.json_config import JsonConfig
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
 from ..reward.preference import PreferenceSet
-from ..reward.qwen_vl import QwenJudge
 from ..reward.report import JudgeReport, write_report
+from ..reward.vlm.qwen_vl import QwenJudge
 from .data.conditions import EditDataset
 from .data.generate import GenerateConfig, generate_candidates
 from .data.label import LABELLERS, LabelConfig, LabelReport, label

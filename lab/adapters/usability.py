@@ -23,9 +23,9 @@ from ...fill.host import Host
 from ...fill.local_host import LocalHost
 from ...fill.task import Task
 from ...reward.query import Query, queries_for
-from ...reward.qwen_vl import QwenJudge
 from ...reward.report import sign_test, wilson_interval
 from ...reward.score import RankingConfig, pick_best
+from ...reward.vlm.qwen_vl import QwenJudge
 from ...training.charts.tables import markdown_table
 from ..base_model.models import FillComponents, load_folder, load_with_adapter
 from ..base_model.sampling import SampleSettings, sample_scenes

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...reward.qwen_vl import EncodedImage, PairQuestion, QwenJudge
 from ...reward.report import Answer, JudgeReport, make_report
+from ...reward.vlm.qwen_vl import EncodedImage, PairQuestion, QwenJudge
 from ...training.objectives import preference_loss
 from .config import CompareConfig
 from .pairs.attacks import Ascent, attack

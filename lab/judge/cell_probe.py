@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...reward.qwen_vl import EncodedImage
+from ...reward.vlm.qwen_vl import EncodedImage
 from ..world.cell_labels import CELL
 from .pairs.vqa_questions import LABEL_SIZES, VqaBatch
 

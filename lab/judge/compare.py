@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...reward.qwen_vl import EncodedImage
+from ...reward.vlm.qwen_vl import EncodedImage
 from ...training.judge.pairs import Augmentation
 from ...training.runs.directory import RunDirectory, TrainState
 from ...training.runs.loop import step_generator

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...reward.judge import JudgeConfig
-from ...reward.qwen_vl import QwenJudge
+from ...reward.vlm.qwen_vl import QwenJudge
 from ...training.runs.directory import TrainState
 from ...training.runs.loop import RunLoop, Trainer, warmup_scale
 from ...training.runs.optimizer_state import flatten_optimizer, restore_optimizer

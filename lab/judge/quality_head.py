@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...reward.qwen_vl import EncodedImage
+from ...reward.vlm.qwen_vl import EncodedImage
 from ..oracle import DIMENSIONS, composite
 from ..world.cell_labels import CELL
 from ..world.conditions import TASKS, Conditions

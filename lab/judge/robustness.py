@@ -36,8 +36,8 @@ from ...fill.io.files import write_text
 from ...fill.sampling.latents import decode_latents, encode_pixels
 from ...fill.task import Dimension, Task
 from ...reward.query import Query
-from ...reward.qwen_vl import QwenJudge
 from ...reward.report import wilson_interval
+from ...reward.vlm.qwen_vl import QwenJudge
 from ..adapters.usability import Scenes, queries_of
 from ..base_model.models import FillComponents, load_folder, load_with_adapter
 from ..base_model.sampling import sample_scenes

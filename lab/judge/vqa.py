@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...reward.qwen_vl import EncodedImage, QwenJudge
+from ...reward.vlm.qwen_vl import EncodedImage, QwenJudge
 from ...training.runs.directory import RunDirectory, TrainState
 from ...training.runs.loop import step_generator
 from ..world.splits import Split

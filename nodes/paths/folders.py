@@ -12,11 +12,11 @@ import folder_paths
 from ...fill.checkpoint.adapters import ENDS
 from ...fill.models import PIPELINES
 from ...fill.recipe import FILE_NAME as RECIPE
-from ...reward.adapter import CONFIG as ADAPTER_CONFIG
 from ...reward.judge import BUNDLED as BUNDLED_JUDGE
 from ...reward.judge import judge_folder as judge_path
-from ...reward.qwen_vl import MODEL_TYPES
 from ...reward.report import FILE_NAME as REPORT
+from ...reward.vlm.adapter import CONFIG as ADAPTER_CONFIG
+from ...reward.vlm.qwen_vl import MODEL_TYPES
 from . import model_files
 from .model_files import FROM_MODEL
 

@@ -15,8 +15,8 @@ from onereward.lab.judge.judge_card import write_card
 from onereward.lab.world.conditions import TASKS, Conditions, sample_conditions
 from onereward.lab.world.splits import Split
 from onereward.reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
-from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.report import read_report
+from onereward.reward.vlm.qwen_vl import QwenJudge
 
 MAX_BYTES = 8_000_000
 NUM = 8

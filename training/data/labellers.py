@@ -15,8 +15,8 @@ from ...reward.judging import VIEWS, rank_candidates
 from ...reward.metrics import quoted, seam_step, text_correct
 from ...reward.preference import CandidateGroup, PreferenceSet
 from ...reward.query import queries_for
-from ...reward.qwen_vl import QwenJudge
 from ...reward.score import METHODS, RankingConfig
+from ...reward.vlm.qwen_vl import QwenJudge
 from ..judge.pairs import view_of
 from .conditions import image_size, read_image
 from .label import LABELLERS, CandidateScores, LabelConfig, Labeller

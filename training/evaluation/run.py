@@ -35,8 +35,8 @@ from ...fill.task import Dimension
 from ...fill.wrapped_host import WrappedHost
 from ...reward.judging import chosen_queries, rank_candidates
 from ...reward.preference import append_line, drop_torn_line
-from ...reward.qwen_vl import QwenJudge
 from ...reward.score import RankingConfig
+from ...reward.vlm.qwen_vl import QwenJudge
 from ..charts.strips import Strip
 from ..data.conditions import Condition, EditDataset, read_image, save_image
 from ..edited_image import EditedImage

@@ -15,8 +15,8 @@ from ...reward.judging import VIEWS, View, score_pairs
 from ...reward.metrics import seam_step, text_correct, texture_gap, tone_step
 from ...reward.preference import split_of
 from ...reward.query import Query, queries_for
-from ...reward.qwen_vl import QwenJudge
 from ...reward.report import sign_test, wilson_interval
+from ...reward.vlm.qwen_vl import QwenJudge
 from ..data.conditions import Condition, EditDataset, spread
 from ..edited_image import EditedImage
 

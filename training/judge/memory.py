@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from ...reward.memory import TEXT_TOKENS, towers_of
-from ...reward.qwen_vl import QwenJudge
+from ...reward.vlm.memory import TEXT_TOKENS, towers_of
+from ...reward.vlm.qwen_vl import QwenJudge
 from ..runs.config import OFF
 from .config import JudgeTrainConfig
 

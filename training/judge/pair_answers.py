@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...reward.judging import VIEWS
 from ...reward.preference import Preference, PreferenceSet
-from ...reward.qwen_vl import QwenJudge
 from ...reward.report import Answer
+from ...reward.vlm.qwen_vl import QwenJudge
 from .pairs import ViewPair, images_of, query_of
 
 BATCH = 4

@@ -14,10 +14,10 @@ from ...fill.io.files import write_text
 from ...fill.json_config import JsonConfig, setting
 from ...fill.task import Dimension, Task
 from ...reward.judging import VIEWS
-from ...reward.memory import judging_bytes
 from ...reward.preference import PreferenceSet, by_split
-from ...reward.qwen_vl import QwenJudge
 from ...reward.report import JudgeReport, make_report, report_cells, write_report
+from ...reward.vlm.memory import judging_bytes
+from ...reward.vlm.qwen_vl import QwenJudge
 from ..charts.plots import Series, plot, stack
 from ..charts.tables import markdown_table, render_table
 from ..data.conditions import save_image

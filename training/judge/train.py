@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ...fill.host import Host
 from ...fill.memory.plan import explain_out_of_memory
-from ...reward.adapter import read_notes
 from ...reward.report import JudgeReport
+from ...reward.vlm.adapter import read_notes
 from ..charts.dashboard import plot_judge_dashboard
 from ..runs.directory import RunDirectory, reset_if_not_started, saved_step
 from ..runs.distributed import Distributed

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from ...fill.host import Host
-from ...reward.adapter import (
+from ...reward.judge import JudgeError, judge_folder
+from ...reward.preference import Preference, PreferenceSet, by_split
+from ...reward.report import Answer, JudgeReport, make_report
+from ...reward.vlm.adapter import (
     adapter_parameters,
     attach_adapter,
     inject_lora,
     save_adapter,
     write_notes,
 )
-from ...reward.judge import JudgeError, judge_folder
-from ...reward.preference import Preference, PreferenceSet, by_split
-from ...reward.qwen_vl import RESULT, QwenJudge
-from ...reward.report import Answer, JudgeReport, make_report
+from ...reward.vlm.qwen_vl import RESULT, QwenJudge
 from ..objectives import preference_loss
 from ..runs.config import OFF, require
 from ..runs.directory import TrainState

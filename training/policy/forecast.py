@@ -17,8 +17,8 @@ from ...fill.memory.plan import sample_bytes
 from ...fill.models import FillModels
 from ...fill.sampling.latents import vae_factor
 from ...reward.judging import VIEWS
-from ...reward.memory import judging_bytes, towers_of
-from ...reward.qwen_vl import QwenJudge
+from ...reward.vlm.memory import judging_bytes, towers_of
+from ...reward.vlm.qwen_vl import QwenJudge
 from .config import ADAM_8BIT, ATTENTION, BLOCKS, KEEP_ATTENTION, LORA, OFF, PolicyTrainConfig
 from .weights import target_pattern
 

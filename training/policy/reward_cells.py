@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from ...fill.task import TASKS, Task
 from ...reward.query import Query
-from ...reward.qwen_vl import QwenJudge
 from ...reward.report import Cell, JudgeReport, read_report
+from ...reward.vlm.qwen_vl import QwenJudge
 from .config import PolicyTrainConfig
 
 

@@ -21,7 +21,7 @@ from ...fill.models import FillModels
 from ...fill.sampling.latents import decode_latents, unpack_latents, vae_factor
 from ...reward.judging import VIEWS, View
 from ...reward.query import Query
-from ...reward.qwen_vl import QwenJudge
+from ...reward.vlm.qwen_vl import QwenJudge
 from ..edited_image import EditedImage, EditPair
 from ..judge.pairs import Augmentation, ViewPair
 from ..objectives import reward_loss

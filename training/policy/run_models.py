@@ -25,7 +25,7 @@ from ...fill.fingerprint import fingerprint
 from ...fill.io.file_digest import fingerprint_files
 from ...fill.io.files import write_text
 from ...fill.models import FillModels, load_fill_models
-from ...reward.qwen_vl import QwenJudge
+from ...reward.vlm.qwen_vl import QwenJudge
 from ..data.conditions import FILE_NAME
 from .config import PolicyTrainConfig
 from .reward_cells import RewardCells

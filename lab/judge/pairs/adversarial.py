@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ....reward.qwen_vl import QwenJudge
+from ....reward.vlm.qwen_vl import QwenJudge
 from ...oracle import judge
 from ..config import CompareConfig
 from .attacks import Ascent, attack

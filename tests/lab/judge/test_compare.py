@@ -63,7 +63,7 @@ from onereward.lab.oracle import DIMENSIONS, judge
 from onereward.lab.world.conditions import TASKS, sample_conditions
 from onereward.lab.world.splits import Split
 from onereward.reward.judge import JudgeConfig
-from onereward.reward.qwen_vl import EncodedImage, QwenJudge
+from onereward.reward.vlm.qwen_vl import EncodedImage, QwenJudge
 from onereward.training.data.generate import GenerateConfig
 from support.judges import make_judge
 

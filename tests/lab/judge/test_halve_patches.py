@@ -11,7 +11,7 @@ import torch
 from onereward.lab.judge.build import JudgeShape
 from onereward.lab.judge.halve_patches import halve_patches
 from onereward.reward.judge import JudgeConfig, JudgeError
-from onereward.reward.qwen_vl import QwenJudge
+from onereward.reward.vlm.qwen_vl import QwenJudge
 from support.judges import make_judge
 
 SHAPE = JudgeShape(

@@ -15,7 +15,7 @@ from onereward.lab.oracle import DIMENSIONS, composite, judge
 from onereward.lab.world.artifacts import inject_artifact
 from onereward.lab.world.conditions import Conditions, sample_conditions
 from onereward.lab.world.splits import Split
-from onereward.reward.qwen_vl import EncodedImage
+from onereward.reward.vlm.qwen_vl import EncodedImage
 
 SCENES = 16
 MARGINS = (0.1,) * 5

@@ -25,7 +25,7 @@ from onereward.lab.world.lettering import LETTERS
 from onereward.lab.world.shapes import COLOURS, SHAPE_NAMES
 from onereward.lab.world.splits import Split
 from onereward.reward.judge import JudgeConfig
-from onereward.reward.qwen_vl import EncodedImage, QwenJudge
+from onereward.reward.vlm.qwen_vl import EncodedImage, QwenJudge
 
 
 def config(folder: Path, **changes: object) -> VqaConfig:

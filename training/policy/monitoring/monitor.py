@@ -22,8 +22,8 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from ....reward.memory import judging_bytes
-from ....reward.qwen_vl import QwenJudge
+from ....reward.vlm.memory import judging_bytes
+from ....reward.vlm.qwen_vl import QwenJudge
 from ...charts.strips import Strip
 from ...data.conditions import spread
 from ...edited_image import EditedImage, EditPair

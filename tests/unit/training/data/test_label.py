@@ -15,8 +15,8 @@ from onereward.lab.world.splits import Split
 from onereward.reward.judge import JudgeConfig
 from onereward.reward.preference import CandidateGroup, Preference, PreferenceSet
 from onereward.reward.query import queries_for
-from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.score import judge_pair
+from onereward.reward.vlm.qwen_vl import QwenJudge
 from onereward.training.data.conditions import save_image
 from onereward.training.data.label import LABELS, LabelConfig, label, label_group
 from onereward.training.data.labellers import JudgeLabeller, MetricLabeller, make_labeller

@@ -20,7 +20,7 @@ from onereward.reward.preference import (
     by_split,
     split_of,
 )
-from onereward.reward.qwen_vl import QwenJudge
+from onereward.reward.vlm.qwen_vl import QwenJudge
 from onereward.training.data.conditions import EditDataset
 from onereward.training.data.generate import GenerateConfig, generate_candidates
 from onereward.training.data.label import LABELS, label

@@ -20,8 +20,8 @@ from onereward.lab.toy_dataset import make_from_world
 from onereward.lab.world.splits import Split
 from onereward.reward.judge import JudgeConfig
 from onereward.reward.query import queries_for
-from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.report import sign_test, wilson_interval
+from onereward.reward.vlm.qwen_vl import QwenJudge
 from onereward.training.data.conditions import EditDataset, read_image
 from onereward.training.data.edit_dataset import EditDatasetConfig
 from onereward.training.evaluation.config import EvalConfig

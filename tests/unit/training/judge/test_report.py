@@ -12,9 +12,9 @@ from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import JudgeConfig, Judgement
 from onereward.reward.judging import View, chosen_queries, rank_candidates, score_pairs
 from onereward.reward.preference import Preference, PreferenceSet
-from onereward.reward.qwen_vl import QwenJudge
 from onereward.reward.report import Answer, make_report, read_report
 from onereward.reward.score import Comparison, Ranking, RankingConfig
+from onereward.reward.vlm.qwen_vl import QwenJudge
 from onereward.training.data.conditions import read_image, save_image
 from onereward.training.data.ranking import picked_group, save_ranking
 from onereward.training.judge.report import ReportConfig, report_on_judge, report_text, save_report

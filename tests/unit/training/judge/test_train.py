@@ -20,7 +20,7 @@ from onereward.fill.memory.plan import NotEnoughMemory
 from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import JudgeConfig, JudgeError
 from onereward.reward.preference import Preference, PreferenceSet, split_of
-from onereward.reward.qwen_vl import QwenJudge
+from onereward.reward.vlm.qwen_vl import QwenJudge
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.pair_answers import ask_both_ways
 from onereward.training.judge.pairs import Augmentation, images_of, sample_batch, spread

@@ -17,7 +17,7 @@ from onereward.fill.config import ModelConfig
 from onereward.fill.models import load_fill_models
 from onereward.fill.transformer.recompute import checkpoint_blocks
 from onereward.reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
-from onereward.reward.qwen_vl import QwenJudge
+from onereward.reward.vlm.qwen_vl import QwenJudge
 from onereward.training.policy.config import OFF, PolicyTrainConfig
 from onereward.training.policy.forecast import (
     make_forecast,

@@ -14,7 +14,7 @@ from onereward.fill.models import load_fill_models
 from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import JudgeConfig
 from onereward.reward.query import Query
-from onereward.reward.qwen_vl import QwenJudge
+from onereward.reward.vlm.qwen_vl import QwenJudge
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.trainer import make_trainable
 from onereward.training.policy.run import PolicyRun, RunModels, check, train_policy

@@ -1,0 +1,1 @@
+"""The judge made of a local vision-language model in transformers format."""
