@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
+from ...fill.io.names import check_name
 from ...fill.io.photo import ENDS
 from ...fill.task import Task
 from ...reward.preference import GROUPS, PAIRS
@@ -24,7 +24,6 @@ BUNDLED_MARK = " [bundled]"
 EXAMPLES = ASSETS / "examples"
 DEFAULT_EXAMPLE = "toy-train" + BUNDLED_MARK
 """Scenes like those that the bundled models were trained on."""
-_NAME = re.compile(r"\w[\w .-]{0,99}")
 _MAX_DEPTH = 4
 _MAX_LISTED = 500
 
@@ -44,7 +43,7 @@ def work_folder(kind: str, name: str) -> Path:
     Raises:
         ValueError: The name is not a plain name.
     """
-    _check_name(name)
+    check_name(name)
     return Path(folder_paths.get_output_directory()) / "onereward" / kind / name
 
 
@@ -62,17 +61,9 @@ def new_adapter_file(name: str) -> tuple[Path, str]:
     Raises:
         ValueError: The name is not a plain name.
     """
-    _check_name(name)
+    check_name(name)
     label = f"onereward/{name}.safetensors"
     return Path(folder_paths.get_folder_paths("loras")[0]) / label, label
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name) or name.endswith((".", " ")):
-        raise ValueError(
-            f"name is {name!r}, but up to 100 letters, digits, spaces, '.', '_' and '-' are "
-            "expected, with a letter or digit first"
-        )
 
 
 def image_folders() -> list[str]:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILL_LEAVES = {
     *("fill.task", "fill.host", "fill.image.mask", "fill.image.geometry"),
     *("fill.config", "fill.json_config", "fill.io.files", "fill.io.file_digest"),
+    *("fill.io.json_text", "fill.io.names"),
     "fill.memory.components",
     *(f"fill.checkpoint.{name}" for name in ("packing", "linear", "codec", "gguf", "modules")),
 }
