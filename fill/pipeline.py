@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -62,8 +61,7 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
         host.notify(note)
     timer = _Timer()
     with timer.stage("prepare"):
-        jobs = make_jobs(request, models, settings)
-        crops, crop_notes = _crops(request, models, settings, jobs)
+        crops, crop_notes = _crops(request, models, settings)
     for note in crop_notes:
         host.notify(note)
     run = _Run(request, models, host, settings, crops, timer)
@@ -177,12 +175,12 @@ def _check_finite(stage: str, suspect: str, values: Iterable[torch.Tensor]) -> N
 
 
 def _crops(
-    request: FillRequest, models: FillModels, settings: Settings, jobs: list[Job | None]
+    request: FillRequest, models: FillModels, settings: Settings
 ) -> tuple[list[list[Job]], tuple[str, ...]]:
     """Return the crops of each image, and what is to be told of them, each sentence once."""
     crops: list[list[Job]] = []
     notes: list[str] = []
-    for job in jobs:
+    for job in make_jobs(request, models, settings):
         islands, sentences = ([], ()) if job is None else split_job(job, request, models, settings)
         crops.append(islands)
         notes += [note for note in sentences if note not in notes]
@@ -202,8 +200,10 @@ def _result(
     images, masks = [], []
     for b, islands in enumerate(crops):
         source = request.image[b % request.image.shape[0]].detach().to("cpu", torch.float32)
-        alphas = [job.alpha for job in islands] or [torch.zeros(source.shape[:2])]
-        alpha = functools.reduce(torch.maximum, alphas)
+        alpha = torch.zeros(islands[0].canvas.shape[:2] if islands else source.shape[:2])
+        for job in islands:
+            part = alpha[job.window.rows, job.window.cols]
+            torch.maximum(part, job.alpha, out=part)
         for _ in range(num):
             images.append(next(edited) if islands else source)
             masks.append(alpha)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -18,6 +18,8 @@ from .mask import NEAR, bounding_box, clean_mask, feather, fill_holes, grow, wit
 
 REFERENCE_SIDE = 1024
 """Task defaults for grow and feather are pixels of a context this large."""
+_MASKS = ("mask", "repaint", "alpha")
+"""Of a job, over its window."""
 
 
 class Sizes(Protocol):
@@ -40,14 +42,17 @@ class Job:
 
     canvas: torch.Tensor
     """``[H, W, 3]``, 0..1: the source, extended for extend. Read-only."""
+    window: Box
+    """The part of the canvas that the three masks cover: all of it, or little more than the crop,
+    as a large canvas with many crops would take gigabytes."""
     mask: torch.Tensor
-    """``[H, W]``, 0..1: what the user painted. Read-only."""
+    """``[h, w]`` of the window, 0..1: what the user painted. Read-only."""
     repaint: torch.Tensor
-    """``[H, W]``, bool: what the model repaints."""
+    """``[h, w]`` of the window, bool: what the model repaints."""
     alpha: torch.Tensor
-    """``[H, W]``, 0..1: how much of each pixel is replaced."""
+    """``[h, w]`` of the window, 0..1: how much of each pixel is replaced; 0 beyond it."""
     box: Box
-    """The crop that is sampled."""
+    """The crop that is sampled, inside the window."""
     content: tuple[int, int]
     """Width and height the crop is resized to."""
     padded: tuple[int, int]
@@ -55,10 +60,20 @@ class Job:
     notes: tuple[str, ...] = ()
     """What the user should know of the mask and the crop, one sentence each."""
 
+    def crop(self, mask: torch.Tensor) -> torch.Tensor:
+        """Return the part of one of the three masks that the crop shows."""
+        box = self.box.moved(-self.window.left, -self.window.top)
+        return mask[box.rows, box.cols]
+
+    def windowed(self) -> Job:
+        """Return the same job with copies of the masks that cover the crop alone."""
+        masks = {name: self.crop(getattr(self, name)).clone() for name in _MASKS}
+        return replace(self, window=self.box, **masks)
+
     def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pixels ``[3, h, w]`` in -1..1 and binary mask ``[h, w]`` at the sampled size."""
-        crop = _crop(self.canvas, self.box).permute(2, 0, 1) * 2 - 1
-        mask = _crop(self.repaint, self.box).to(torch.float32)
+        crop = self.canvas[self.box.rows, self.box.cols].permute(2, 0, 1) * 2 - 1
+        mask = self.crop(self.repaint).to(torch.float32)
         pixels = resize(crop, *self.content).clamp(-1, 1)
         if self.content != (self.box.width, self.box.height):
             # Whatever touches the mask must be repainted, so no averaging here.
@@ -69,7 +84,7 @@ class Job:
 
     def model_alpha(self) -> torch.Tensor:
         """Return alpha ``[h, w]`` in 0..1 at the sampled size, padding left out."""
-        alpha = _crop(self.alpha, self.box)[None]
+        alpha = self.crop(self.alpha)[None]
         return resize(alpha, *self.content).clamp(0, 1)[0]
 
     def to_crop(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -119,6 +134,7 @@ def _make_job(
     )
     return Job(
         canvas=canvas,
+        window=Box(0, 0, canvas.shape[1], canvas.shape[0]),
         mask=mask,
         repaint=repaint,
         alpha=alpha,
@@ -234,7 +250,3 @@ def _extend(image: torch.Tensor, request: FillRequest) -> torch.Tensor:
 
 def _sides(extension: Extension) -> tuple[int, int, int, int]:
     return extension.left, extension.right, extension.top, extension.bottom
-
-
-def _crop(image: torch.Tensor, box: Box) -> torch.Tensor:
-    return image[box.rows, box.cols]

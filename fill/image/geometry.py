@@ -55,6 +55,10 @@ class Box:
             min(self.bottom + pixels, height),
         )
 
+    def moved(self, right: int, down: int) -> Box:
+        """Return the box elsewhere."""
+        return Box(self.left + right, self.top + down, self.right + right, self.bottom + down)
+
     def union(self, box: Box) -> Box:
         """Return the smallest box that holds both."""
         return Box(

@@ -45,13 +45,14 @@ def split_job(
         settings: The size the model works at.
     """
     # Crops of their own for areas that one crop would show at a fraction of its size.
-    jobs = [job]
+    jobs = [job.windowed()]
     is_whole = request.stitch_mask is not None or request.context_mask is not None
     can_split = request.config.crop_to_context and request.task in (Task.FILL, Task.REMOVE)
     if can_split and not is_whole and _scale(job.box, job.content) < NEARLY:
-        areas = _areas(job, request, models, settings)
+        areas, cell = _areas(job, request, models, settings)
         if len(areas) > 1:
-            jobs = [_island(job, area, request, models, settings) for area in areas]
+            parts = (_island(job, area, cell, request, models, settings) for area in areas)
+            jobs = [part.windowed() for part in parts]
     # What the user should know of them.
     notes = job.notes
     if len(jobs) > 1:
@@ -74,16 +75,18 @@ def _scale(box: Box, content: tuple[int, int]) -> float:
     return (content[0] * content[1] / (box.width * box.height)) ** 0.5
 
 
-def _areas(job: Job, request: FillRequest, models: Sizes, settings: Settings) -> list[torch.Tensor]:
-    """Return the areas to sample apart, each as a mask of the canvas, ``[H, W]``, bool."""
+def _areas(
+    job: Job, request: FillRequest, models: Sizes, settings: Settings
+) -> tuple[list[torch.Tensor], int]:
+    """Return the areas to sample apart, as coarse masks ``[h, w]``, bool, and the coarse pixel."""
 
     def scale(box: Box) -> float:
         box, content, _ = crop_sizes(box, request, models, settings, job.canvas)
         return _scale(box, content)
 
-    labels, boxes = _coarse_labels(job.repaint)
+    labels, boxes, cell = _coarse_labels(job.repaint)
     if len(boxes) > MAX_AREAS:
-        return [job.repaint]
+        return [labels > 0], cell
     # Labels, box, and the scale at which its areas would be sampled alone.
     groups = [({index + 1}, box, min(scale(box), 1.0)) for index, box in enumerate(boxes)]
     while len(groups) > 1:
@@ -97,7 +100,7 @@ def _areas(job: Job, request: FillRequest, models: Sizes, settings: Settings) ->
             break
         groups = [group for i, group in enumerate(groups) if i not in nearest]
         groups.append(unions[nearest])
-    return [job.repaint & torch.isin(labels, torch.tensor(sorted(ids))) for ids, _, _ in groups]
+    return [torch.isin(labels, torch.tensor(sorted(ids))) for ids, _, _ in groups], cell
 
 
 def _union(
@@ -106,8 +109,11 @@ def _union(
     return a[0] | b[0], a[1].union(b[1]), min(a[2], b[2])
 
 
-def _coarse_labels(repaint: torch.Tensor) -> tuple[torch.Tensor, list[Box]]:
-    """Return a label per pixel ``[H, W]``, from 1, of areas that do not touch, and their boxes."""
+def _coarse_labels(repaint: torch.Tensor) -> tuple[torch.Tensor, list[Box], int]:
+    """Return labels ``[h, w]``, from 1, of areas that do not touch.
+
+    Also their boxes in pixels of ``repaint [H, W]``, and the side of a label in pixels.
+    """
     from scipy import ndimage
 
     height, width = repaint.shape
@@ -115,8 +121,6 @@ def _coarse_labels(repaint: torch.Tensor) -> tuple[torch.Tensor, list[Box]]:
     pad = (0, -width % cell, 0, -height % cell)
     coarse = F.max_pool2d(F.pad(repaint.float()[None], pad), cell)[0] > 0
     labelled: Any = ndimage.label(coarse.numpy(), np.ones((3, 3)))
-    labels = torch.from_numpy(labelled[0])
-    labels = labels.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width]
     slices: Any = ndimage.find_objects(labelled[0])
     boxes = [
         Box(
@@ -127,13 +131,21 @@ def _coarse_labels(repaint: torch.Tensor) -> tuple[torch.Tensor, list[Box]]:
         )
         for rows, cols in slices
     ]
-    return labels, boxes
+    return torch.from_numpy(labelled[0]), boxes, cell
 
 
 def _island(
-    job: Job, area: torch.Tensor, request: FillRequest, models: Sizes, settings: Settings
+    job: Job,
+    coarse: torch.Tensor,
+    cell: int,
+    request: FillRequest,
+    models: Sizes,
+    settings: Settings,
 ) -> Job:
     """Return the job of one area, with the border that a mask of its size gets."""
+    height, width = job.repaint.shape
+    area = coarse.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width]
+    area = area & job.repaint
     mask = torch.where(area, job.mask, 0.0)
     alone = replace(request, image=job.canvas[None], mask=mask)
     (island,) = make_jobs(alone, models, settings)

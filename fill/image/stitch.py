@@ -21,9 +21,9 @@ def stitch(
         onto: The image to write into, which has other areas already; None: a copy of the source.
     """
     rows, cols = job.box.rows, job.box.cols
-    old, alpha = job.canvas[rows, cols], job.alpha[rows, cols]
+    old, alpha = job.canvas[rows, cols], job.crop(job.alpha)
     # What the model repainted and what is not pasted are both no witness of the tone shift.
-    unknown = torch.maximum(alpha, job.repaint[rows, cols].to(alpha.dtype))
+    unknown = torch.maximum(alpha, job.crop(job.repaint).to(alpha.dtype))
     new = correct_colour(job.to_crop(pixels), old, unknown, correction)
     canvas = job.canvas.clone() if onto is None else onto
     canvas[rows, cols] = composite(new, canvas[rows, cols], alpha)
