@@ -24,12 +24,15 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..fill.io.files import read_records, write_text
+from ..fill.io.files import write_text
+from ..fill.io.json_text import MAX_LINE, label_of, parse_object, quote, read_records, read_text
+from ..fill.io.names import check_file_name
+from ..fill.json_config import make_record
 from ..fill.task import TASKS, Dimension, Task
 
 PAIRS = "metadata.jsonl"
@@ -61,7 +64,7 @@ class Preference:
     def __post_init__(self) -> None:
         """Refuse what can't be a preference."""
         if self.winner_file_name == self.loser_file_name:
-            raise ValueError(f"{self.winner_file_name} cannot be better than itself")
+            raise ValueError(f"{quote(self.winner_file_name)} cannot be better than itself")
         if self.dimension not in TASKS[self.task].dimensions:
             raise ValueError(f"{self.task.value} is not judged on {self.dimension.value}")
         if not 0.5 <= self.confidence <= 1.0:
@@ -121,7 +124,7 @@ class PreferenceSet:
     def replace_pairs(self, pairs: Iterable[Preference]) -> None:
         """Replace all pairs by these, at once; the same ones change no file."""
         path, text = self.folder / PAIRS, "".join(to_line(p) + "\n" for p in pairs)
-        if path.exists() and path.read_text(encoding="utf-8") == text:
+        if path.exists() and read_text(path) == text:
             return
         write_text(path, text)
 
@@ -141,7 +144,9 @@ class PreferenceSet:
         """Return the path of an image; ValueError if the name leaves the folder."""
         path = (self.folder / name).resolve()
         if not path.is_relative_to(self.folder.resolve()):
-            raise ValueError(f"{name!r} leaves the folder {self.folder}; do not use this data")
+            raise ValueError(
+                f"{quote(name)} leaves the folder {label_of(self.folder)}; do not use this data"
+            )
         return path
 
 
@@ -176,8 +181,8 @@ def _check_names(record: Preference | CandidateGroup) -> None:
     if not all(names):
         raise ValueError("an image has no file name")
     for name in [*names, record.source_file_name, record.mask_file_name]:
-        if name and (Path(name).is_absolute() or ".." in Path(name).parts):
-            raise ValueError(f"{name!r} leaves the folder of the data; do not use this data")
+        if name:
+            check_file_name(name, "an image's file")
 
 
 def to_line(record: Preference | CandidateGroup) -> str:
@@ -192,22 +197,11 @@ def to_line(record: Preference | CandidateGroup) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
-def _from_json(cls: type[T], line: str) -> T:
-    values = json.loads(line)
-    if not isinstance(values, dict):
-        raise ValueError("no JSON object")
-    # A later version may know more; a pair does not become wrong by what is not read.
-    names = {f.name for f in fields(cls)}
-    values = {k: v for k, v in values.items() if k in names}
-    values["task"] = Task(values["task"])
-    if "dimension" in values:
-        values["dimension"] = Dimension(values["dimension"])
-    for name in ("file_names", "settings"):
-        if isinstance(values.get(name), list):
-            values[name] = tuple(values[name])
+def _from_json(cls: type[T], values: dict[str, Any]) -> T:
+    """Make a record; what a later version knows beyond it is passed over."""
     for name in ("source_file_name", "mask_file_name"):
-        values[name] = values.get(name) or ""
-    return cls(**values)
+        values[name] = "" if values.get(name) is None else values[name]
+    return make_record(cls, values, ignores_unknown=True)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -220,22 +214,24 @@ def append_line(path: Path, line: str) -> None:
 
 def drop_torn_line(path: Path) -> None:
     """Cut off a line that a crash left unfinished; one that lacks its line break alone gets it."""
-    if not path.exists():
+    if not path.is_file():
         return
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end == len(data):
-        return
+    size = path.stat().st_size
     with path.open("r+b") as file:
-        if _is_whole(data[end:]):  # editors and other tools leave the last line break out
-            file.seek(0, os.SEEK_END)
+        file.seek(max(size - MAX_LINE, 0))
+        _, line_break, tail = file.read().rpartition(b"\n")
+        is_ours = tail.startswith(b"{") and (line_break or size <= MAX_LINE)
+        if not is_ours:  # none is unfinished, or it is another kind of file
+            return
+        if _is_whole(tail):  # editors and other tools leave the last line break out
             file.write(b"\n")
         else:
-            file.truncate(end)
+            file.truncate(size - len(tail))
 
 
 def _is_whole(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        parse_object(line.decode("utf-8"))
     except ValueError:
         return False
+    return True

@@ -1,16 +1,23 @@
-"""Text and JSON files; what a model folder holds, from configs and safetensors headers only."""
+"""What a model folder holds, from indices and safetensors headers only; text written at once."""
 
 from __future__ import annotations
 
-import json
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+
+from .json_text import label_of, parse_object, quote, read_json, shorten
+from .json_text import read_records as read_records
+from .json_text import read_text as read_text
+from .names import check_file_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that are damaged, no images, or far too large."""
@@ -20,7 +27,10 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 INTEGER_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2}
 INTEGER_BYTES |= {"U32": 4, "I32": 4, "U64": 8, "I64": 8}
-T = TypeVar("T")
+OTHER_TYPES = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64")
+"""Further types of the format, which nothing here reads."""
+MAX_AXES, MAX_AXIS = 16, 1 << 48
+"""Of a tensor's shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,61 +50,11 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
-def read_text(path: Path) -> str:
-    """Read a text file of the user's.
-
-    Raises:
-        ValueError: It is not UTF-8; names it.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8 ({error}); save it as UTF-8") from error
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a file at once: readers see the old text or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def read_records(path: Path, parse: Callable[[str], T]) -> list[T]:
-    """Parse every line of a file that is not blank; without the file there are none.
-
-    Raises:
-        ValueError: A line is damaged; names file and line.
-    """
-    records = []
-    lines = read_text(path).split("\n") if path.exists() else []
-    for index, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(parse(line))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {index}: {error}") from error
-    return records
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FileNotFoundError: It is not there.
-        ValueError: It is not a JSON object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing; download the complete model folder in diffusers format"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); download it again") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no JSON object; download it again")
-    return values
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
@@ -106,43 +66,86 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             contradicts itself.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; download the complete model")
+        raise FileNotFoundError(f"{label_of(path)} is missing; download the complete model")
     # The header's JSON.
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
         if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise ValueError(f"{path} is no safetensors file or is cut off; download it again")
-        try:
-            header: Any = json.loads(file.read(length))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} has a damaged header; download it again") from error
+            raise ValueError(
+                f"{label_of(path)} is no safetensors file or is cut off; download it again"
+            )
+        data = file.read(length)
     # Tensors, metadata, and the size that they add up to.
-    data = 8 + length
     try:
-        metadata = {key: str(text) for key, text in header.pop("__metadata__", {}).items()}
-        infos = {key: _info(entry, data) for key, entry in header.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has a damaged header ({error}); download it again") from error
-    end = max((info.start + info.num_bytes for info in infos.values()), default=data)
+        header = parse_object(data.decode("utf-8"))
+        metadata = _metadata(header.pop("__metadata__", {}))
+        infos = {key: _info(key, entry, 8 + length) for key, entry in header.items()}
+    except ValueError as error:  # among them what is not UTF-8
+        raise ValueError(
+            f"{label_of(path)} has a damaged header ({shorten(str(error), 120)}); download it again"
+        ) from error
+    end = max((info.start + info.num_bytes for info in infos.values()), default=8 + length)
     if size != end:
         raise ValueError(
-            f"{path} has {size:,} bytes but its header promises {end:,}; it is cut off or "
-            "damaged, download it again"
+            f"{label_of(path)} has {size:,} bytes but its header promises {end:,}; it is cut off "
+            "or damaged, download it again"
         )
+    _check_order(path, infos, 8 + length)
     return infos, metadata
 
 
-def _info(entry: dict[str, Any], data: int) -> TensorInfo:
-    start, stop = entry["data_offsets"]
-    shape = tuple(entry["shape"])
-    width = (FLOAT_BYTES | INTEGER_BYTES).get(entry["dtype"])
-    if any(type(number) is not int or number < 0 for number in (*shape, start, stop)):
-        raise ValueError(f"{list(shape)} at {start} to {stop} are no whole numbers from 0 on")
-    if not start <= stop or (width and stop - start != math.prod(shape) * width):
-        raise ValueError(f"{list(shape)} of {entry['dtype']} cannot be {stop - start} bytes")
-    return TensorInfo(entry["dtype"], shape, data + start, stop - start)
+def _metadata(values: Any) -> dict[str, str]:
+    if not isinstance(values, dict):
+        raise ValueError(f"__metadata__ is {quote(values)}, but an object of texts is expected")
+    return {key: str(text) for key, text in values.items()}
+
+
+def _info(key: str, entry: Any, data: int) -> TensorInfo:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{quote(key)} is {quote(entry)}, which is no tensor")
+    kind, shape, offsets = (entry.get(name) for name in ("dtype", "shape", "data_offsets"))
+    widths = FLOAT_BYTES | INTEGER_BYTES
+    if not isinstance(kind, str) or not (kind in widths or kind in OTHER_TYPES):
+        raise ValueError(f"{quote(key)} has the unknown type {quote(kind)}")
+    if not isinstance(shape, list) or len(shape) > MAX_AXES or not _are_whole(shape):
+        raise ValueError(f"{quote(key)} has {quote(shape)} as its shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not _are_whole(offsets):
+        raise ValueError(f"{quote(key)} has {quote(offsets)} as its place in the file")
+    size, width = offsets[1] - offsets[0], widths.get(kind)
+    if size < 0 or (width and size != math.prod(shape) * width):
+        raise ValueError(f"{quote(key)}: {quote(shape)} of {kind} cannot be {size} bytes")
+    return TensorInfo(kind, tuple(shape), data + offsets[0], size)
+
+
+def _are_whole(numbers: list[Any]) -> bool:
+    return all(type(number) is int and 0 <= number <= MAX_AXIS for number in numbers)
+
+
+def _check_order(path: Path, infos: Mapping[str, TensorInfo], end: int) -> None:
+    """Raise ValueError unless every tensor begins where the one before it ends."""
+    for key, info in sorted(infos.items(), key=lambda entry: (entry[1].start, entry[1].num_bytes)):
+        if info.start != end:
+            raise ValueError(
+                f"{label_of(path)} has a damaged header ({quote(key)} does not begin where another "
+                "tensor ends); download it again"
+            )
+        end += info.num_bytes
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a safetensors file; raises as :func:`read_header`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    read_header(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{label_of(path)} cannot be read ({shorten(str(error), 120)}); download it again"
+        ) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -154,11 +157,24 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = sorted(folder.glob("*.safetensors.index.json"))
     if index:
-        names: Iterable[str] = set(read_json(index[0]).get("weight_map", {}).values())
-        if any(Path(name).name != name for name in names):
-            raise ValueError(f"{index[0]} names a file outside its folder; do not use this model")
-        return [folder / name for name in sorted(names)]
+        return [folder / name for name in sorted(_shard_names(index[0]))]
     return _single_file(folder)
+
+
+def _shard_names(index: Path) -> set[str]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
+        raise ValueError(f"{label_of(index)} lists no files of weights; download it again")
+    names = set(shards.values())
+    for name in names:
+        try:
+            check_file_name(name if Path(name).name == name else "")
+        except ValueError:
+            raise ValueError(
+                f"{label_of(index)} names {quote(name)}, which is no file in its folder or outside "
+                "its folder; do not use this model"
+            ) from None
+    return names
 
 
 def read_weights(folder: Path) -> dict[str, TensorInfo]:
@@ -172,7 +188,9 @@ def read_weights(folder: Path) -> dict[str, TensorInfo]:
     for file in weight_files(folder):
         tensors.update(read_header(file)[0])
     if not tensors:
-        raise ValueError(f"{folder} has weights files without any tensor; download them again")
+        raise ValueError(
+            f"{label_of(folder)} has weights files without any tensor; download them again"
+        )
     return tensors
 
 
@@ -182,11 +200,11 @@ def _single_file(folder: Path) -> list[Path]:
             return [folder / name]
     if any(next(folder.glob(pattern), None) for pattern in PICKLES):
         raise ValueError(
-            f"{folder} has only pickled weights, which can run code when opened; get the "
+            f"{label_of(folder)} has only pickled weights, which can run code when opened; get the "
             "safetensors version of this model"
         )
     raise FileNotFoundError(
-        f"{folder} has no safetensors weights; download the complete model folder in "
+        f"{label_of(folder)} has no safetensors weights; download the complete model folder in "
         "diffusers format"
     )
 

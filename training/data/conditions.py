@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...fill.io.files import UNREADABLE, read_records, write_text
+from ...fill.io.files import UNREADABLE, write_text
+from ...fill.io.json_text import label_of, quote, read_records
+from ...fill.io.names import MAX_BYTES, check_file_name
 from ...fill.io.photo import to_tensor
 from ...fill.io.pixels import to_mask, to_rgb
+from ...fill.json_config import make_record
 from ...fill.request import FillRequest
 from ...fill.task import Task, text_prompt
 
@@ -58,14 +63,15 @@ class Condition:
 
     def __post_init__(self) -> None:
         """Refuse names that leave the folder, and a task without what it needs."""
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
+        if not re.fullmatch(r"\w[\w.-]*", self.name) or len(self.name.encode()) > MAX_BYTES:
             raise ValueError(
-                f"name is {self.name!r}, but letters, digits, '.', '_' and '-' are expected"
+                f"name is {quote(self.name)}, but letters, digits, '.', '_' and '-' are expected, "
+                f"in at most {MAX_BYTES} bytes"
             )
-        names = (self.image_file_name, self.mask_file_name, self.result_file_name or "none")
-        for file in names:
-            if not file or Path(file).is_absolute() or ".." in Path(file).parts:
-                raise ValueError(f"{file!r} is no file of the folder")
+        check_file_name(self.image_file_name, "image_file_name")
+        check_file_name(self.mask_file_name, "mask_file_name")
+        if self.result_file_name:
+            check_file_name(self.result_file_name, "result_file_name")
         _ = self.full_prompt
 
     @property
@@ -89,15 +95,17 @@ class EditDataset:
         """
         self.folder = folder
         path = folder / FILE_NAME
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; make the conditions first")
-        self.conditions = read_records(path, _parse)
+        if not path.exists():
+            raise FileNotFoundError(f"{label_of(path)} is missing; make the conditions first")
+        self.conditions = read_records(path, partial(make_record, Condition))
         names = [c.name for c in self.conditions]
         if not names:
-            raise ValueError(f"{path} is empty; add at least one condition")
+            raise ValueError(f"{label_of(path)} is empty; add at least one condition")
         if len(set(names)) < len(names):
-            double = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{path} has two conditions named {double!r}; names must be unique")
+            double = next(iter(Counter(names) - Counter(set(names))))
+            raise ValueError(
+                f"{label_of(path)} has two conditions named {quote(double)}; names must be unique"
+            )
 
     def summary(self) -> str:
         """Return how many conditions there are, per task."""
@@ -194,13 +202,6 @@ def _to_json(condition: Condition) -> str:
     keys = sorted(_KEYS if condition.result_file_name else _KEYS - {"result_file_name"})
     values = {key: getattr(condition, key) for key in keys}
     return json.dumps(values | {"task": condition.task.value}, ensure_ascii=False)
-
-
-def _parse(line: str) -> Condition:
-    values = json.loads(line)
-    if unknown := set(values) - _KEYS:
-        raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
-    return Condition(**values | {"task": Task(values["task"])})
 
 
 def read_image(path: Path, mode: str = "RGB") -> Tensor:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...fill.host import Host
-from ...fill.io.files import read_records
-from ...fill.json_config import SHARE, JsonConfig, setting
+from ...fill.io.json_text import quote, read_records
+from ...fill.json_config import SHARE, JsonConfig, make_record, setting
 from ...fill.task import Dimension, Task
 from ...fill.wrapped_host import WrappedHost
 from ...reward.judging import VIEWS
@@ -256,6 +256,33 @@ def _extremes(values: Sequence[float]) -> tuple[int, int]:
     return max(indices, key=lambda i: values[i]), min(indices, key=lambda i: values[i])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelLine:
+    """A line of the file. Example: the one at the top of this module."""
+
+    condition: str
+    labeller: str
+    scores: Mapping[str, tuple[float | None, ...]]
+    wins: tuple[tuple[Any, ...], ...] = ()
+    """Dimension, first and second candidate, P(the first is better)."""
+    made_by: str = ""
+
+    def candidate_scores(self) -> CandidateScores:
+        """Return the scores; ValueError if something is no dimension or no win."""
+        scores = {
+            Dimension(d): [math.nan if v is None else float(v) for v in numbers]
+            for d, numbers in self.scores.items()
+        }
+        return CandidateScores(scores=scores, wins=dict(map(_parse_win, self.wins)))
+
+
+def _parse_win(win: Sequence[Any]) -> tuple[tuple[Dimension, int, int], float]:
+    types = [str, int, int, (int, float)]
+    if len(win) != len(types) or not all(map(isinstance, win, types)):
+        raise ValueError(f"a win is {quote(win)}, but dimension, two numbers, and P are expected")
+    return (Dimension(win[0]), win[1], win[2]), float(win[3])
+
+
 class _Labels:
     """The scores that one labeller has given, in a file that several share."""
 
@@ -266,10 +293,10 @@ class _Labels:
         drop_torn_line(path)
         read_records(path, self._take)
 
-    def _take(self, line: str) -> None:
-        values = json.loads(line)
-        if values["labeller"] == self._identity:
-            self.scored[values["condition"], values.get("made_by", "")] = _parse_scores(values)
+    def _take(self, values: dict[str, Any]) -> None:
+        line = make_record(LabelLine, values, ignores_unknown=True)
+        if line.labeller == self._identity:
+            self.scored[line.condition, line.made_by] = line.candidate_scores()
 
     def add(self, key: Key, candidate_scores: CandidateScores, *, writes: bool) -> None:
         """Take in scores, and append them to the file."""
@@ -283,13 +310,3 @@ class _Labels:
         wins = [[d.value, a, b, p] for (d, a, b), p in candidate_scores.wins.items()]
         record = {"condition": key[0], "made_by": key[1], "labeller": self._identity}
         append_line(self._path, json.dumps(record | {"scores": scores, "wins": wins}))
-
-
-def _parse_scores(values: dict[str, Any]) -> CandidateScores:
-    return CandidateScores(
-        scores={
-            Dimension(d): [math.nan if v is None else v for v in numbers]
-            for d, numbers in values["scores"].items()
-        },
-        wins={(Dimension(d), a, b): p for d, a, b, p in values["wins"]},
-    )

@@ -21,6 +21,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,17 @@ import torch
 
 from ...fill.config import FillConfig
 from ...fill.host import Host
-from ...fill.io.files import read_records, write_text
+from ...fill.io.files import write_text
+from ...fill.io.json_text import read_json, read_records
+from ...fill.json_config import make_record
 from ...fill.models import FillModels
 from ...fill.pipeline import run_fill
 from ...fill.task import Dimension
 from ...fill.wrapped_host import WrappedHost
+from ...reward.judge import Judge
 from ...reward.judging import chosen_queries, rank_candidates
 from ...reward.preference import append_line, drop_torn_line
 from ...reward.score import RankingConfig
-from ...reward.vlm.qwen_vl import QwenJudge
 from ..charts.strips import Strip
 from ..data.conditions import Condition, EditDataset, read_image, save_image
 from ..edited_image import EditedImage
@@ -65,7 +68,7 @@ class EvalModels:
 
     model: FillModels
     baseline: FillModels | None = None
-    judge: QwenJudge | None = None
+    judge: Judge | None = None
     truth: GroundTruth | None = None
     """A laboratory's; it says which images are usable."""
 
@@ -131,7 +134,7 @@ def evaluate(
             "to 1"
         )
     if judge is not None:
-        _ = judge.answer_ids
+        judge.check()
     subset = choose_conditions(conditions, config.split, config.num_conditions)
     conditions.check(subset)
     images = _ImageFolder(conditions, config, folder, fill or FillConfig())
@@ -225,7 +228,7 @@ class _Evaluator:
         """Return a row per edit, in order; those of an earlier run are read."""
         path = self._images.folder / RESULTS
         drop_torn_line(path)
-        stored = read_records(path, lambda line: Row(**json.loads(line)))
+        stored = read_records(path, partial(make_record, Row), allows_nan=True)
         rows = {row.key: row for row in stored}
         for index, edit in enumerate(edits):
             if edit.key not in rows:
@@ -290,7 +293,7 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     if not path.exists():
         write_text(path, json.dumps(identity, indent=2) + "\n")
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path, "choose another name, or delete the folder")
     keys = sorted(before.keys() | identity.keys())
     differences = [key for key in keys if before.get(key) != identity.get(key)]
     if differences:
