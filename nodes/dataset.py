@@ -10,8 +10,8 @@ from comfy_api.latest import io
 
 from ..fill.fingerprint import fingerprint
 from ..fill.models import FillModels
+from ..reward.judge import Judge
 from ..reward.preference import GROUPS, PAIRS, PreferenceSet
-from ..reward.vlm.qwen_vl import QwenJudge
 from ..training.charts.contact_sheets import candidates_sheet, conditions_sheet
 from ..training.data.conditions import FILE_NAME, EditDataset
 from ..training.data.edit_dataset import EditDatasetConfig, make_edit_dataset
@@ -234,7 +234,7 @@ class OneRewardLabelPreferences(OneRewardNode):
 
     @classmethod
     def execute(
-        cls, preferences: PreferenceSet, judge: QwenJudge | None = None, **values: Any
+        cls, preferences: PreferenceSet, judge: Judge | None = None, **values: Any
     ) -> io.NodeOutput:
         """Label the candidates that have no label yet."""
         work_folders.check_writable(preferences.folder)
@@ -285,7 +285,7 @@ class OneRewardLoadPreferences(OneRewardNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+    def validate_inputs(cls, folder: str | None = None) -> bool:
         """Refuse before the queue a folder that is not there or holds no preference data."""
         return refusal(lambda: folder is None or work_folders.data_folder(folder))
 

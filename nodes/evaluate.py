@@ -13,8 +13,8 @@ from comfy_api.latest import io
 
 from ..fill.config import FillConfig
 from ..fill.models import FillModels
+from ..reward.judge import Judge
 from ..reward.preference import PreferenceSet
-from ..reward.vlm.qwen_vl import QwenJudge
 from ..training.data.conditions import EditDataset, read_image
 from ..training.evaluation.config import EvalConfig
 from ..training.evaluation.run import EvalModels
@@ -113,7 +113,7 @@ class OneRewardEvaluate(OneRewardNode):
         dataset: EditDataset,
         name: str = "",
         baseline: FillModels | None = None,
-        judge: QwenJudge | None = None,
+        judge: Judge | None = None,
         settings: FillConfig | None = None,
         **values: Any,
     ) -> io.NodeOutput:
@@ -185,7 +185,7 @@ class OneRewardJudgeReport(OneRewardNode):
 
     @classmethod
     def execute(
-        cls, judge: QwenJudge, preferences: PreferenceSet, name: str, **values: Any
+        cls, judge: Judge, preferences: PreferenceSet, name: str, **values: Any
     ) -> io.NodeOutput:
         """Ask the judge and write the report."""
         host, folder = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(REPORTS, name)

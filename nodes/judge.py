@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..fill.task import Dimension, Task
-from ..reward.judge import Judgement
+from ..reward.judge import Judge, Judgement
 from ..reward.judging import (
     VIEWS,
     View,
@@ -21,7 +21,6 @@ from ..reward.judging import (
 from ..reward.metrics import quoted
 from ..reward.preference import PreferenceSet
 from ..reward.score import METHODS, RankingConfig
-from ..reward.vlm.qwen_vl import QwenJudge
 from ..training.charts.tables import Rows, table_image, table_text
 from ..training.data.ranking import picked_group, save_ranking
 from .comfy_host import ComfyHost
@@ -88,7 +87,7 @@ class OneRewardScore(OneRewardNode):
     @classmethod
     def execute(
         cls,
-        judge: QwenJudge,
+        judge: Judge,
         image_a: torch.Tensor,
         image_b: torch.Tensor,
         task: str,
@@ -161,14 +160,14 @@ class OneRewardPickBest(OneRewardNode):
         )
 
     @classmethod
-    def validate_inputs(cls, save_as: str | None = None) -> bool | str:
+    def validate_inputs(cls, save_as: str | None = None) -> bool:
         """Refuse a bad name of preference data before the queue."""
         return refusal(lambda: save_as and work_folders.work_folder(PREFERENCES, save_as))
 
     @classmethod
     def execute(
         cls,
-        judge: QwenJudge,
+        judge: Judge,
         candidates: torch.Tensor,
         task: str,
         prompt: str,
@@ -224,7 +223,7 @@ def _ranking_json(ranking: Any) -> dict[str, Any]:
 
 
 def _view(
-    judge: QwenJudge,
+    judge: Judge,
     host: ComfyHost,
     view: str = VIEWS[0],
     mask: torch.Tensor | None = None,

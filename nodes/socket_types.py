@@ -9,7 +9,7 @@ FillModelSocket = io.Custom("ONEREWARD_FILL_MODEL")
 SettingsSocket = io.Custom("ONEREWARD_SETTINGS")
 """Carries :class:`~..fill.config.FillConfig`."""
 JudgeSocket = io.Custom("ONEREWARD_JUDGE")
-"""Carries :class:`~..reward.vlm.qwen_vl.QwenJudge`."""
+"""Carries :class:`~..reward.judge.Judge`."""
 DatasetSocket = io.Custom("ONEREWARD_DATASET")
 """Carries :class:`~..training.data.conditions.EditDataset`."""
 StitchSocket = io.Custom("ONEREWARD_STITCH")

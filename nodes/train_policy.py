@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 
 from ..fill.checkpoint.modules import DTYPES
 from ..fill.models import FillModels, load_fill_models
-from ..reward.vlm.qwen_vl import QwenJudge
+from ..reward.judge import Judge
 from ..training.data.conditions import EditDataset
 from ..training.jobs import describe_models
 from ..training.policy.config import LORA, PolicyTrainConfig
@@ -87,9 +87,9 @@ class OneRewardTrain(OneRewardNode):
         model: FillModels,
         dataset: EditDataset,
         name: str,
-        judge: QwenJudge | None = None,
-        second_judge: QwenJudge | None = None,
-        eval_judge: QwenJudge | None = None,
+        judge: Judge | None = None,
+        second_judge: Judge | None = None,
+        eval_judge: Judge | None = None,
         settings: dict[str, Any] | None = None,
         max_minutes: float = 600.0,
         **values: Any,
@@ -102,8 +102,8 @@ class OneRewardTrain(OneRewardNode):
             **describe_models(model),
             dataset_folder=str(dataset.folder),
             run_folder=str(work_folders.work_folder(KIND, name)),
-            judges=tuple(asdict(j.config) for j in judges),
-            eval_judge=asdict(eval_judge.config) if eval_judge else {},
+            judges=tuple(j.to_values() for j in judges),
+            eval_judge=eval_judge.to_values() if eval_judge else {},
             max_minutes=max_minutes,
             threads=torch.get_num_threads(),
             **(settings or {}),
@@ -202,7 +202,7 @@ class OneRewardSaveAdapter(OneRewardNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None = None) -> bool | str:
+    def validate_inputs(cls, name: str | None = None) -> bool:
         """Refuse a bad name before the queue."""
         return refusal(lambda: name is None or work_folders.new_adapter_file(name))
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from ..fill.config import PRECISIONS
 from ..fill.json_config import JsonConfig, setting
+from ..fill.memory.components import Component
 from ..fill.task import Dimension
-from .query import Query
 
 BUNDLED = "bundled"
 """The judge that comes with this package, instead of a folder."""
@@ -85,16 +85,108 @@ class Judgement:
         return sum(p * weigh[d] for d, p in self.probabilities.items()) / total
 
 
-class Judge(Protocol):
-    """Answers "is the first image better than the second?".
+class Question(Protocol):
+    """Anything that can be asked about two images. Example: :class:`~.query.Query`."""
+
+    def question(self) -> str:
+        """Return the text of the question."""
+        ...
+
+
+class PairQuestion(NamedTuple):
+    """A question about two images that a judge has encoded.
+
+    Example: ``judge.probabilities([PairQuestion(first, second, query)])``.
+    """
+
+    first: Any
+    second: Any
+    query: Question
+    source: Any = None
+    """The image before the edit, encoded; needed by judges with ``needs_source``."""
+
+
+class PairScorer(Protocol):
+    """The part of a judge that choosing needs. Example: ``judge_pair(scorer, a, b, queries)``."""
+
+    def probabilities(self, questions: Sequence[PairQuestion]) -> torch.Tensor:
+        """Return P(the first image is better), ``[len(questions)]``, float32."""
+        ...
+
+
+class Judge(PairScorer, Protocol):
+    """Answers "is the first image better than the second?", whatever it is made of.
 
     Example: A :class:`~.vlm.qwen_vl.QwenJudge` is one.
     """
 
-    def encode(self, image: torch.Tensor) -> Any:
-        """Prepare an image ``[3, H, W]``, 0..1, once for any number of comparisons."""
+    @property
+    def label(self) -> str:
+        """A short name for records and reports."""
         ...
 
-    def ask(self, first: Any, second: Any, queries: Sequence[Query]) -> torch.Tensor:
-        """Return P("Yes") per query, ``[len(queries)]``, float32, for two encoded images."""
+    @property
+    def identity(self) -> str:
+        """A digest that changes when an answer might: weights, settings, wording."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """A digest of the weights alone, for runs that must go on with the same ones."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its report is kept; None: nowhere."""
+        ...
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What its training noted, such as the view of the images; empty if it is unknown."""
+        ...
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether questions must have the image before the edit."""
+        ...
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether gradients reach the pixels, so that it can be a training reward."""
+        ...
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """What a host makes resident while the judge works; empty for one that runs elsewhere."""
+        ...
+
+    def to_values(self) -> dict[str, Any]:
+        """Return what :func:`~.load_judge.load_judge` makes the same judge of, as JSON values."""
+        ...
+
+    def check(self) -> None:
+        """Raise JudgeError if it cannot be asked; no weight is read."""
+        ...
+
+    def working_bytes(self, pixels: int, rows: int = 1) -> int:
+        """Return the activations of judging without gradient, in bytes.
+
+        Args:
+            pixels: Of what it is shown as one image.
+            rows: Pairs that are judged at once.
+        """
+        ...
+
+    def training_bytes(self, pixels: int, rows: int, recompute: bool) -> int:
+        """Return the activations of judging with gradient, in bytes; arguments as above.
+
+        Args:
+            pixels: Of what it is shown as one image.
+            rows: Pairs that are judged at once.
+            recompute: Whether layers forget what they compute until the backward pass.
+        """
+        ...
+
+    def encode_images(self, images: Sequence[torch.Tensor]) -> list[Any]:
+        """Prepare images ``[3, H, W]``, 0..1, each once for any number of questions."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,12 +12,10 @@ from ..fill.host import Host
 from ..fill.image.geometry import Box, context_box
 from ..fill.image.mask import bounding_box
 from ..fill.task import Dimension, Task
-from .judge import Judgement
+from .judge import Judge, Judgement
 from .metrics import measure, text_correct
 from .query import Query, cut_note, queries_for
 from .score import Ranking, RankingConfig, judge_pair, pick_best
-from .vlm.memory import judging_bytes
-from .vlm.qwen_vl import QwenJudge
 
 VIEWS = (
     "full_image",
@@ -29,6 +28,9 @@ MASK_COLOUR = (1.0, 0.3, 0.2)
 """Colour of the mask on a source that is shown; half of it."""
 CROP_FACTOR = 1.5
 """Side of the crop around the mask, in sides of the mask's box."""
+
+
+_NO_SOURCE = "this judge needs the image before the edit; connect the source"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +80,23 @@ class View:
         cut = [p[box.top : box.bottom, box.left : box.right].permute(2, 0, 1) for p in images]
         return torch.cat(cut, dim=2)
 
-    def _marked_source(self, index: int, height: int, width: int) -> torch.Tensor:
+    def show_source(self, index: int, size: tuple[int, int]) -> torch.Tensor:
+        """Return the image before edit number ``index``, cut like the others: ``[3, h, w]``.
+
+        Args:
+            index: The edit.
+            size: Height and width of the edited image.
+
+        Raises:
+            ValueError: There is no source, or it is not as large as the image.
+        """
+        if self.source is None:
+            raise ValueError(_NO_SOURCE)
+        box = self.box(index, *size)
+        source = self._unmarked_source(index, *size)
+        return source[box.top : box.bottom, box.left : box.right].permute(2, 0, 1)
+
+    def _unmarked_source(self, index: int, height: int, width: int) -> torch.Tensor:
         assert self.source is not None, "checked when the view was made"
         source = self.source[index % len(self.source)].cpu().float()
         if tuple(source.shape) != (height, width, 3):
@@ -86,6 +104,10 @@ class View:
                 f"source is {source.shape[1]}x{source.shape[0]} pixels but the images are "
                 f"{width}x{height} pixels; give the source that they were made from"
             )
+        return source
+
+    def _marked_source(self, index: int, height: int, width: int) -> torch.Tensor:
+        source = self._unmarked_source(index, height, width)
         if self.mask is None:
             return source
         mask = self._mask(index, height, width)[..., None].cpu().float()
@@ -113,7 +135,7 @@ class View:
 
 
 def score_pairs(
-    judge: QwenJudge,
+    judge: Judge,
     images: tuple[torch.Tensor, torch.Tensor],
     queries: Sequence[Query],
     host: Host,
@@ -136,24 +158,27 @@ def score_pairs(
     """
     first, second = images  # [B, H, W, 3] each
     _check_pair(first, second)
-    _check_questions(judge, queries, host)
+    _check_questions(judge, queries, view, host)
     num = max(len(first), len(second))
     judgements: list[Judgement] = []
-    room = judging_bytes(judge, view.pixels(first))
-    with host.resident(judge.component, activation_bytes=room), torch.no_grad():
+    room = judge.working_bytes(view.pixels(first))
+    with host.resident(*judge.components, activation_bytes=room), torch.no_grad():
         for i in range(num):
             host.check_cancelled()
             host.progress(i, num)
             pair = [_render(p[i % len(p)], view, i, host) for p in images]
-            a, b = judge.encode_images(pair)
-            judgements.append(judge_pair(judge, a, b, queries, swap))
+            sources = [_render_source(view, i, first, host)] if judge.needs_source else []
+            a, b, *source = judge.encode_images([*pair, *sources])
+            judgements.append(judge_pair(judge, a, b, queries, swap, next(iter(source), None)))
         host.progress(num, num)
     return judgements
 
 
-def _check_questions(judge: QwenJudge, queries: Sequence[Query], host: Host) -> None:
+def _check_questions(judge: Judge, queries: Sequence[Query], view: View, host: Host) -> None:
     """Refuse a judge without answers, and say what of a prompt it does not read."""
-    _ = judge.answer_ids
+    judge.check()
+    if judge.needs_source and view.source is None:
+        raise ValueError(_NO_SOURCE)
     if note := cut_note(queries):
         host.notify(note)
 
@@ -191,7 +216,7 @@ def measure_views(
 
 
 def rank_candidates(
-    judge: QwenJudge,
+    judge: Judge,
     candidates: torch.Tensor,
     queries: Sequence[Query],
     host: Host,
@@ -200,7 +225,7 @@ def rank_candidates(
 ) -> Ranking:
     """Rank candidates ``[B, H, W, 3]``, 0..1, of one condition; see :func:`pick_best`."""
     _check_images("candidates", candidates)
-    _check_questions(judge, queries, host)
+    _check_questions(judge, queries, view, host)
     total = ranking_config.num_comparisons(len(candidates))
     num_judged = 0
 
@@ -210,13 +235,16 @@ def rank_candidates(
         host.progress(num_judged, max(total, 1))
         num_judged += 1
 
-    room = judging_bytes(judge, view.pixels(candidates))
-    with host.resident(judge.component, activation_bytes=room), torch.no_grad():
-        encoded = []
+    room = judge.working_bytes(view.pixels(candidates))
+    with host.resident(*judge.components, activation_bytes=room), torch.no_grad():
+        encoded: list[Any] = []
+        source = None
         for i, image in enumerate(candidates):
             host.check_cancelled()
-            encoded.append(judge.encode(_render(image, view, i, host)))
-        return pick_best(judge, encoded, queries, ranking_config, tick)
+            encoded += judge.encode_images([_render(image, view, i, host)])
+        if judge.needs_source:
+            (source,) = judge.encode_images([_render_source(view, 0, candidates, host)])
+        return pick_best(judge, encoded, queries, ranking_config, tick, source)
 
 
 def chosen_queries(
@@ -242,6 +270,12 @@ def chosen_queries(
 def _render(image: torch.Tensor, view: View, index: int, host: Host) -> torch.Tensor:
     """Return what the judge sees, ``[3, h, w]``, on the host's device."""
     return view.show(image, index).to(host.device, torch.float32).clamp(0, 1)
+
+
+def _render_source(view: View, index: int, images: torch.Tensor, host: Host) -> torch.Tensor:
+    """Return the image before the edit as it is shown beside images ``[B, H, W, 3]``."""
+    size = (images.shape[1], images.shape[2])
+    return view.show_source(index, size).to(host.device, torch.float32).clamp(0, 1)
 
 
 def _check_pair(first: torch.Tensor, second: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..fill.task import Dimension
-from .judge import Judge, Judgement
+from .judge import Judgement, PairQuestion, PairScorer
 from .query import Query
 
 METHODS = ("knockout", "round_robin")
@@ -57,7 +57,12 @@ class Ranking:
 
 
 def judge_pair(
-    judge: Judge, first: Any, second: Any, queries: Sequence[Query], swap: bool = True
+    judge: PairScorer,
+    first: Any,
+    second: Any,
+    queries: Sequence[Query],
+    swap: bool = True,
+    source: Any = None,
 ) -> Judgement:
     """Return the probability per dimension that the first image is the better one.
 
@@ -68,20 +73,23 @@ def judge_pair(
         queries: Which dimensions; one each.
         swap: Ask in both orders and return ``(P(Yes|a,b) + 1 - P(Yes|b,a)) / 2``, which cancels a
             preference for a position. A score; the training reward asks once (OneReward, eq. 3).
+        source: The image before the edit, encoded, for a judge that needs it.
     """
     with torch.no_grad():
-        p = judge.ask(first, second, queries)
+        p = judge.probabilities([PairQuestion(first, second, q, source) for q in queries])
         if swap:
-            p = (p + 1 - judge.ask(second, first, queries)) / 2
+            back = judge.probabilities([PairQuestion(second, first, q, source) for q in queries])
+            p = (p + 1 - back) / 2
     return Judgement(probabilities={q.dimension: float(v) for q, v in zip(queries, p, strict=True)})
 
 
 def pick_best(
-    judge: Judge,
+    judge: PairScorer,
     encoded: Sequence[Any],
     queries: Sequence[Query],
     ranking_config: RankingConfig,
     on_comparison: Tick | None = None,
+    source: Any = None,
 ) -> Ranking:
     """Rank candidates of the same condition.
 
@@ -91,6 +99,7 @@ def pick_best(
         queries: Which dimensions to judge.
         ranking_config: The rules.
         on_comparison: Called before every comparison (progress and cancel).
+        source: The image before the edit, encoded, for a judge that needs it.
 
     Raises:
         ValueError: No candidates, no queries, or weights that are all 0.
@@ -104,7 +113,7 @@ def pick_best(
     def compare(a: int, b: int) -> Comparison:
         if on_comparison is not None:
             on_comparison()
-        judgement = judge_pair(judge, encoded[a], encoded[b], queries)
+        judgement = judge_pair(judge, encoded[a], encoded[b], queries, source=source)
         judgement.mean(table)  # refuses weights that are all 0 before hours of work, not after
         return Comparison(first=a, second=b, judgement=judgement)
 

@@ -21,10 +21,10 @@ from ..fill.host import Host
 from ..fill.io.files import write_text
 from ..fill.json_config import JsonConfig
 from ..fill.models import FillModels, load_fill_models
-from ..reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig
+from ..reward.judge import BUNDLED, BUNDLED_FOLDER, Judge
+from ..reward.load_judge import load_judge
 from ..reward.preference import PreferenceSet
 from ..reward.report import JudgeReport, write_report
-from ..reward.vlm.qwen_vl import QwenJudge
 from .data.conditions import EditDataset
 from .data.generate import GenerateConfig, generate_candidates
 from .data.label import LABELLERS, LabelConfig, LabelReport, label
@@ -98,13 +98,13 @@ class LabelJob(JsonConfig):
         self,
         host: Host,
         processes: Distributed | None = None,
-        judge: QwenJudge | None = None,
+        judge: Judge | None = None,
     ) -> LabelReport:
         """Label what is not labelled; arguments as for :meth:`GenerateJob.run`."""
         from .data.labellers import make_labeller
 
         if judge is None and self.judge and self.settings.labeller == LABELLERS[0]:
-            judge = QwenJudge(JudgeConfig.from_values(self.judge), host.device)
+            judge = load_judge(self.judge, host.device)
         labeller = make_labeller(self.settings, judge)
         data = _open(self.preferences_folder, "label.json", self, processes)
         return label(data, labeller, self.settings.margin, host, processes)
@@ -132,10 +132,10 @@ class ReportJob(JsonConfig):
         self,
         host: Host,
         processes: Distributed | None = None,
-        judge: QwenJudge | None = None,
+        judge: Judge | None = None,
     ) -> JudgeReport:
         """Ask the judge and write the report, beside the judge too, where training looks for it."""
-        judge = judge or QwenJudge(JudgeConfig.from_values(self.judge), host.device)
+        judge = judge or load_judge(self.judge, host.device)
         data = PreferenceSet(Path(self.preferences_folder))
         report = report_on_judge(judge, data, self.settings, host, processes)
         if processes is None or processes.is_main:
@@ -189,7 +189,7 @@ class EvaluateJob(JsonConfig):
         return EvalModels(
             model=_load_models(self.model, device),
             baseline=_load_models(self.baseline, device) if self.baseline else None,
-            judge=QwenJudge(JudgeConfig.from_values(self.judge), device) if self.judge else None,
+            judge=load_judge(self.judge, device) if self.judge else None,
         )
 
 
@@ -219,13 +219,15 @@ def describe_models(models: FillModels) -> dict[str, Any]:
     }
 
 
-def describe_judge(judge: QwenJudge | None) -> dict[str, Any]:
+def describe_judge(judge: Judge | None) -> dict[str, Any]:
     """Return the fields of a job that load the same judge again; empty for none."""
-    return asdict(judge.config) if judge is not None else {}
+    return judge.to_values() if judge is not None else {}
 
 
-def _write_beside(judge: QwenJudge, report: JudgeReport, host: Host) -> None:
+def _write_beside(judge: Judge, report: JudgeReport, host: Host) -> None:
     """Write a report where training looks for it, unless the judge is part of this pack."""
+    if judge.folder is None:
+        return
     if judge.folder.resolve() == BUNDLED_FOLDER:
         host.notify("the bundled judge keeps the report that it came with")
         return

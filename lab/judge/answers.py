@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...reward.judge import PairQuestion
 from ...reward.report import Answer, JudgeReport, make_report
-from ...reward.vlm.qwen_vl import EncodedImage, PairQuestion, QwenJudge
+from ...reward.vlm.qwen_vl import EncodedImage, QwenJudge
 from ...training.objectives import preference_loss
 from .config import CompareConfig
 from .pairs.attacks import Ascent, attack
@@ -39,7 +40,7 @@ def _pair_questions(
         pair = encoded[2 * index : 2 * index + 2]
         for query, better in comparison.queries():
             winner, loser = pair[better], pair[1 - better]
-            questions += [(winner, loser, query), (loser, winner, query)]
+            questions += [PairQuestion(winner, loser, query), PairQuestion(loser, winner, query)]
     return questions
 
 

@@ -35,6 +35,7 @@ from torch import Tensor
 from ...fill.io.files import write_text
 from ...fill.sampling.latents import decode_latents, encode_pixels
 from ...fill.task import Dimension, Task
+from ...reward.judge import PairQuestion
 from ...reward.query import Query
 from ...reward.report import wilson_interval
 from ...reward.vlm.qwen_vl import QwenJudge
@@ -152,7 +153,7 @@ def wins(judge: QwenJudge, images: Tensor, pairs: AdversarialPairs) -> Tensor:
     with torch.no_grad():
         good = judge.encode_images(list(pairs.good))
     questions = [
-        (first, second, query)
+        PairQuestion(first, second, query)
         for first, second, queries in zip(bad, good, pairs.queries, strict=True)
         for query in queries
     ]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...reward.judge import PairQuestion
 from ...reward.vlm.qwen_vl import EncodedImage, QwenJudge
 from ...training.runs.directory import RunDirectory, TrainState
 from ...training.runs.loop import step_generator
@@ -113,7 +114,8 @@ def answer(
 ) -> tuple[Tensor, Tensor]:
     """Return the logits `[Q, vocabulary]` and the ids of the right answers `[Q]`."""
     with torch.autocast("cpu", torch.bfloat16):
-        logits = judge.answer_logits([(encoded[q.first], encoded[q.second], q) for q in questions])
+        pairs = [PairQuestion(encoded[q.first], encoded[q.second], q) for q in questions]
+        logits = judge.answer_logits(pairs)
     ids = [judge.tokenizer.convert_tokens_to_ids(q.answer) for q in questions]
     return logits, torch.tensor(ids)
 

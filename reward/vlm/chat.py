@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...fill.checkpoint.modules import load_tokenizer
-from ...fill.io.files import read_json, read_text
+from ...fill.io.files import label_of
 from ..judge import JudgeError
+from .families import TEMPLATE_FILE, read_chat_template
 
 YES, NO = "Yes", "No"
 MAX_QUESTIONS = 4096
-"""Tokenised questions that are kept; training asks the same few again and again."""
-_TEMPLATE, _PROCESSORS_TEMPLATE = "chat_template.jinja", "chat_template.json"
-_IMAGES = 2
+"""Tokenised conversations that are kept; training asks the same few again and again."""
+IMAGE = "\0image"
+"""Stands for an image in the content of a message."""
+THINKING, NO_THOUGHT = "<think>", "\n\n</think>\n\n"
+"""Begins the answer of a model that reasons first, and what ends it before it began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What is said to a model before it answers.
+
+    Example: ``Conversation((IMAGE, IMAGE, 'Is the first better?'))``.
+    """
+
+    content: tuple[str, ...]
+    """The user's message: texts, and ``IMAGE`` in the place of every image."""
+    system: str = ""
+    """The system's message; empty: none, and the template may have its own."""
+    answer_start: str = ""
+    """What the answer begins with, so that the next token is the one that counts."""
+    reasons: bool = False
+    """Whether a model that can reason before it answers does so."""
+
+
+def about_pair(question: str) -> Conversation:
+    """Return the built-in form of a question about two images: both, then the text."""
+    return Conversation((IMAGE, IMAGE, question))
 
 
 class Chat:
-    """Turns questions about two images into token ids. Example: ``chat.ids('Yes or No?')``."""
+    """Turns conversations into token ids. Example: ``chat.ids(about_pair('Yes or No?'))``.
+
+    Args:
+        folder: Of tokenizer and chat template.
+        image_token: Stands for an image in token ids.
+    """
 
     def __init__(self, folder: Path, image_token: int) -> None:
         self._folder, self._image_token = folder, image_token
-        self._questions: dict[str, list[int]] = {}
+        self._known: dict[Conversation, list[int]] = {}
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -31,74 +62,86 @@ class Chat:
 
     @cached_property
     def template(self) -> str | None:
-        """The chat template for images; None: the tokenizer's own.
-
-        The published folders have it in a file for processors, while their tokenizer brings one
-        that is for text alone.
-        """
-        if (self._folder / _TEMPLATE).is_file():
-            return read_text(self._folder / _TEMPLATE)
-        if (self._folder / _PROCESSORS_TEMPLATE).is_file():
-            return read_json(self._folder / _PROCESSORS_TEMPLATE).get("chat_template")
-        return None
+        """The chat template for images; None: the tokenizer's own."""
+        return read_chat_template(self._folder)
 
     @cached_property
     def answer_ids(self) -> tuple[int, int]:
         """Token ids of "Yes" and "No".
 
         Raises:
-            JudgeError: Either takes more than one token, or the template has no place for two
-                images.
+            JudgeError: Either takes more than one token, or the template has no place for images.
         """
-        ids = [self.tokenizer.encode(word, add_special_tokens=False) for word in (YES, NO)]
-        if any(len(i) != 1 for i in ids) or ids[0] == ids[1]:
-            raise JudgeError(
-                f"the tokenizer in {self._folder} has no single tokens for Yes and No, which a "
-                "judge needs; choose an original Qwen-VL tokenizer"
-            )
-        self.ids("Yes or No?")
-        return ids[0][0], ids[1][0]
-
-    def ids(self, question: str) -> list[int]:
-        """Return a question in the chat template; one image token stands for each image.
-
-        Raises:
-            JudgeError: The template has no place for two images.
-        """
-        cached = self._questions.get(question)
-        if cached is not None:
-            return cached
-        ids = self.tokenizer.encode(self._fill_template(question), add_special_tokens=False)
-        if ids.count(self._image_token) != _IMAGES:
-            raise JudgeError(self._no_images())
-        if len(self._questions) >= MAX_QUESTIONS:
-            self._questions.clear()
-        self._questions[question] = ids
+        ids = (self.single_token(YES), self.single_token(NO))
+        self.ids(about_pair("Yes or No?"))
         return ids
 
-    def _fill_template(self, question: str) -> str:
+    def single_token(self, word: str) -> int:
+        """Return the id of a word that is one token; JudgeError if it is more."""
+        ids = self.tokenizer.encode(word, add_special_tokens=False)
+        if len(ids) != 1:
+            raise JudgeError(
+                f"the tokenizer in {label_of(self._folder)} has no single tokens for {YES} and "
+                f"{NO}, which a judge needs; choose an original Qwen-VL tokenizer"
+                if word in (YES, NO)
+                else f"the tokenizer in {label_of(self._folder)} has no single token for "
+                f"{word[:20]!r}, which this judge answers with; choose the original tokenizer"
+            )
+        return ids[0]
+
+    def ids(self, conversation: Conversation) -> list[int]:
+        """Return a conversation in the chat template; one image token stands for each image.
+
+        Raises:
+            JudgeError: The template has no place for the images.
+        """
+        cached = self._known.get(conversation)
+        if cached is not None:
+            return cached
+        text = self._fill_template(conversation)
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if ids.count(self._image_token) != conversation.content.count(IMAGE):
+            raise JudgeError(self._no_images())
+        if len(self._known) >= MAX_QUESTIONS:
+            self._known.clear()
+        self._known[conversation] = ids
+        return ids
+
+    def _fill_template(self, conversation: Conversation) -> str:
         from jinja2 import TemplateError
 
-        content = [{"type": "image"}] * _IMAGES
-        content.append({"type": "text", "text": self._as_plain_text(question)})
+        content = [
+            {"type": "image"}
+            if part == IMAGE
+            else {"type": "text", "text": self._as_plain_text(part)}
+            for part in conversation.content
+        ]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if conversation.system:
+            system = {"type": "text", "text": self._as_plain_text(conversation.system)}
+            messages.insert(0, {"role": "system", "content": [system]})
         try:
-            return self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
+            text = self.tokenizer.apply_chat_template(
+                messages,
                 chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=True,
+                enable_thinking=conversation.reasons,
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise JudgeError(f"{self._no_images()} ({error})") from error
+        if not conversation.reasons and text.rstrip().endswith(THINKING):
+            text = text.rstrip() + NO_THOUGHT
+        return text + conversation.answer_start
 
-    def _as_plain_text(self, question: str) -> str:
+    def _as_plain_text(self, text: str) -> str:
         """Take control tokens in a user's prompt apart: they are no words of the model."""
         for token in self.tokenizer.get_added_vocab():
-            question = question.replace(token, f"{token[0]} {token[1:]}")
-        return question
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
     def _no_images(self) -> str:
         return (
-            f"the chat template in {self._folder} has no place for two images; download "
-            f"{_PROCESSORS_TEMPLATE} of the original Qwen-VL checkpoint into that folder"
+            f"the chat template in {label_of(self._folder)} has no place for two images; download "
+            f"{TEMPLATE_FILE} of the original Qwen-VL checkpoint into that folder"
         )

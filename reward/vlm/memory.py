@@ -7,11 +7,14 @@ Counted with saved-tensor hooks on transformers' own modules, with attention tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...fill.io.files import read_json
 from ...fill.task import TASKS
 from ..judge import judge_folder
-from .qwen_vl import QwenJudge
+
+if TYPE_CHECKING:
+    from .qwen_vl import QwenJudge
 
 TEXT_TOKENS = 200
 """Longest question with its chat template, in tokens."""
@@ -78,6 +81,22 @@ def judging_bytes(judge: QwenJudge, pixels: int, rows: int = 1) -> int:
     images = 2 * rows * _judged(judge, pixels) * _PIXEL
     num_bytes = rows * numbers * judge.component.dtype.itemsize + images
     return _MARGIN * num_bytes + judge.expansion_bytes
+
+
+def saved_bytes(judge: QwenJudge, pixels: int, recompute: bool) -> int:
+    """Return what one pair keeps for the backward pass, in bytes.
+
+    Args:
+        judge: The one that is asked.
+        pixels: Of what it is shown as one image.
+        recompute: Whether a layer keeps only its input.
+    """
+    towers = towers_of(judge, pixels)
+    if recompute:
+        numbers = sum(t.tokens * (t.layers * t.width + t.layer) for t in towers)
+    else:
+        numbers = sum(t.tokens * t.layers * t.layer for t in towers)
+    return numbers * judge.component.dtype.itemsize
 
 
 def _judged(judge: QwenJudge, pixels: int) -> int:

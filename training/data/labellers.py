@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ...fill.host import Host
 from ...fill.task import Dimension, Task
+from ...reward.judge import Judge
 from ...reward.judging import VIEWS, rank_candidates
 from ...reward.metrics import quoted, seam_step, text_correct
 from ...reward.preference import CandidateGroup, PreferenceSet
 from ...reward.query import queries_for
 from ...reward.score import METHODS, RankingConfig
-from ...reward.vlm.qwen_vl import QwenJudge
 from ..judge.pairs import view_of
 from .conditions import image_size, read_image
 from .label import LABELLERS, CandidateScores, LabelConfig, Labeller
@@ -26,7 +26,7 @@ SEAM_SCALE = 0.1
 _METRICS = {Dimension.CONSISTENCY: "seam_step", Dimension.TEXT_ALIGNMENT: "text_correct"}
 
 
-def make_labeller(config: LabelConfig, judge: QwenJudge | None) -> Labeller:
+def make_labeller(config: LabelConfig, judge: Judge | None) -> Labeller:
     """Return the labeller that a config asks for; ValueError if it needs a judge."""
     if config.labeller == LABELLERS[1]:
         return MetricLabeller()
@@ -45,7 +45,7 @@ class JudgeLabeller:
     Example: ``label(data, JudgeLabeller(judge), 0.2, host)``.
     """
 
-    judge: QwenJudge
+    judge: Judge
     view: str = VIEWS[0]
 
     @property
@@ -61,7 +61,7 @@ class JudgeLabeller:
     def check(self, groups: Sequence[CandidateGroup], data: PreferenceSet) -> None:
         """Refuse a judge without Yes and No (JudgeError)."""
         del groups, data
-        _ = self.judge.answer_ids
+        self.judge.check()
 
     def candidate_scores(
         self, group: CandidateGroup, data: PreferenceSet, host: Host

@@ -11,12 +11,12 @@ from torch import Tensor
 from ...fill.host import Host
 from ...fill.task import Dimension, Task
 from ...fill.wrapped_host import WrappedHost
+from ...reward.judge import Judge
 from ...reward.judging import VIEWS, View, score_pairs
 from ...reward.metrics import seam_step, text_correct, texture_gap, tone_step
 from ...reward.preference import split_of
 from ...reward.query import Query, queries_for
 from ...reward.report import sign_test, wilson_interval
-from ...reward.vlm.qwen_vl import QwenJudge
 from ..data.conditions import Condition, EditDataset, spread
 from ..edited_image import EditedImage
 
@@ -81,14 +81,14 @@ def count_votes(votes: Sequence[str]) -> Votes:
     return Votes(num_good=votes.count(GOOD), num_same=votes.count(SAME), num_bad=votes.count(BAD))
 
 
-def view_for(judge: QwenJudge, edit: EditedImage) -> View:
+def view_for(judge: Judge, edit: EditedImage) -> View:
     """Return the view that a judge was trained with, of one edit."""
     source = edit.source.permute(1, 2, 0)[None]  # [1, H, W, 3]
     return View(kind=judge.notes.get("view", VIEWS[0]), mask=edit.mask[None], source=source)
 
 
 def compare_with_baseline(
-    judge: QwenJudge, edit: EditedImage, baseline: EditedImage, host: Host
+    judge: Judge, edit: EditedImage, baseline: EditedImage, host: Host
 ) -> dict[Dimension, float]:
     """Return P(the edit is better than the baseline's) per dimension, both orders averaged.
 
@@ -99,7 +99,7 @@ def compare_with_baseline(
     return _compare(judge, edit, baseline.image, queries, host)
 
 
-def compare_with_source(judge: QwenJudge, edit: EditedImage, host: Host) -> dict[Dimension, float]:
+def compare_with_source(judge: Judge, edit: EditedImage, host: Host) -> dict[Dimension, float]:
     """Return P(the edit is better than the image before it), in what the edit is for.
 
     Empty for a fill without a prompt: nothing was asked for.
@@ -130,7 +130,7 @@ def measure_edit(edit: EditedImage, read_text: bool = False) -> dict[str, float 
 
 
 def _compare(
-    judge: QwenJudge, edit: EditedImage, opponent: Tensor, queries: Sequence[Query], host: Host
+    judge: Judge, edit: EditedImage, opponent: Tensor, queries: Sequence[Query], host: Host
 ) -> dict[Dimension, float]:
     """Return P(the edit is better than another image ``[3, H, W]``) per dimension."""
     first, second = (image.permute(1, 2, 0)[None] for image in (edit.image, opponent))

@@ -102,6 +102,16 @@ def images_of(data: PreferenceSet, pair: Preference, view: str = VIEWS[0]) -> Vi
     return pair_view.show(winner), pair_view.show(loser)
 
 
+def source_of(data: PreferenceSet, pair: Preference, view: str = VIEWS[0]) -> Tensor:
+    """Return the image before the edit, cut as the view cuts, ``[3, h, w]``, 0..1.
+
+    Raises:
+        ValueError: The pair has no source, or one of another size.
+    """
+    winner = read_image(data.image(pair.winner_file_name))
+    return view_of(data, pair, view).show_source(0, (winner.shape[0], winner.shape[1]))
+
+
 def check_pairs(data: PreferenceSet, pairs: Iterable[Preference], view: str = VIEWS[0]) -> None:
     """Check questions and the headers of images, before hours of work depend on them.
 

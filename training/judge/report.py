@@ -13,11 +13,10 @@ from ...fill.host import Host
 from ...fill.io.files import write_text
 from ...fill.json_config import JsonConfig, setting
 from ...fill.task import Dimension, Task
+from ...reward.judge import Judge
 from ...reward.judging import VIEWS
 from ...reward.preference import PreferenceSet, by_split
 from ...reward.report import JudgeReport, make_report, report_cells, write_report
-from ...reward.vlm.memory import judging_bytes
-from ...reward.vlm.qwen_vl import QwenJudge
 from ..charts.plots import Series, plot, stack
 from ..charts.tables import markdown_table, render_table
 from ..data.conditions import save_image
@@ -52,8 +51,12 @@ class ReportConfig(JsonConfig):
     view: str = setting(VIEWS[0], "How the images are shown to the judge.", options=VIEWS)
 
 
+ANY_SIZE = 1 << 26
+"""More pixels than any judge sees as one image."""
+
+
 def report_on_judge(
-    judge: QwenJudge,
+    judge: Judge,
     data: PreferenceSet,
     config: ReportConfig,
     host: Host,
@@ -74,17 +77,17 @@ def report_on_judge(
             f"{data.folder} holds no pairs of its {config.split} split, which takes a tenth of all "
             "conditions; collect and label more, or choose another split"
         )
-    _ = judge.answer_ids
+    judge.check()
     check_pairs(data, pairs, config.view)
-    room = judging_bytes(judge, judge.patches.max_pixels, rows=2 * BATCH)  # in both orders
+    room = judge.working_bytes(ANY_SIZE, rows=2 * BATCH)  # in both orders
     share = pairs[processes.rank :: processes.count]
 
     def tick(count: int, total: int) -> None:
         host.check_cancelled()
         host.progress(count, total)
 
-    with host.resident(judge.component, activation_bytes=room):
-        answers = answer_pairs(judge, data, share, tick, config.view)
+    with host.resident(*judge.components, activation_bytes=room):
+        answers = answer_pairs(judge, data, share, tick, host.device, config.view)
     host.progress(len(share), len(share))
     return make_report(list(chain(*processes.gather(answers))))
 

@@ -142,7 +142,8 @@ class JudgeTrainer:
             self.host.check_cancelled()
 
         with self._autocast():
-            answers = answer_pairs(self.judge, self.data, share, tick, self.config.view)
+            view, device = self.config.view, self.host.device
+            answers = answer_pairs(self.judge, self.data, share, tick, device, view)
         return [answer for share in self.processes.gather(answers) for answer in share]
 
     def train_state(self, seconds: float) -> TrainState:

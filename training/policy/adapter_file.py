@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from ...fill.io.files import read_header
+from ...fill.io.json_text import parse_object
 from ..runs.files import write_tensors
 from .weights import NAME
 
@@ -68,8 +69,10 @@ def write_adapter(
 
 def read_about(path: Path) -> dict[str, Any]:
     """Return what :func:`write_adapter` wrote about the file; empty for files of others."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get(KEY, "{}"))
+    try:
+        return parse_object(read_header(path)[1].get(KEY, "{}"))
+    except ValueError as error:
+        raise ValueError(f"the notes in {path.name} are damaged: {error}") from error
 
 
 def _scaled(name: str, weight: Tensor, scale: float) -> Tensor:

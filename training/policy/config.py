@@ -9,7 +9,7 @@ from ...fill.config import LIMITS, PACKED_PRECISIONS, FillConfig, ModelConfig
 from ...fill.json_config import SHARE, setting
 from ...fill.recipe import Recipe, Settings, resolve_settings
 from ...fill.task import Task
-from ...reward.judge import JudgeConfig
+from ...reward.load_judge import check_judge_values
 from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha_and_rate, require
 
 FIXED, DYNAMIC = "fixed", "dynamic"
@@ -286,8 +286,8 @@ class PolicyTrainConfig(RunConfig):
             f"mode full trains all weights, but in precision {precision} they are packed and "
             "frozen; set mode to lora, or load the model in another precision",
         )
-        self.judge_configs()
-        self.eval_judge_config()
+        for judge in (*self.judges, *([self.eval_judge] if self.eval_judge else [])):
+            check_judge_values(judge)
         self.fill()
 
     @property
@@ -308,16 +308,6 @@ class PolicyTrainConfig(RunConfig):
     def model_config(self) -> ModelConfig:
         """Return what to load."""
         return ModelConfig.from_values(self.model)
-
-    def judge_configs(self) -> tuple[JudgeConfig, ...]:
-        """Return the judges to load."""
-        return tuple(JudgeConfig.from_values(judge) for judge in self.judges)
-
-    def eval_judge_config(self) -> JudgeConfig | None:
-        """Return the judge that only evaluates, or None."""
-        if not self.eval_judge:
-            return None
-        return JudgeConfig.from_values(self.eval_judge)
 
     def fill(self) -> FillConfig:
         """Return the sampling settings, -1 where the recipe decides."""

@@ -16,9 +16,8 @@ from ...fill.host import Host
 from ...fill.memory.plan import sample_bytes
 from ...fill.models import FillModels
 from ...fill.sampling.latents import vae_factor
+from ...reward.judge import Judge
 from ...reward.judging import VIEWS
-from ...reward.vlm.memory import judging_bytes, towers_of
-from ...reward.vlm.qwen_vl import QwenJudge
 from .config import ADAM_8BIT, ATTENTION, BLOCKS, KEEP_ATTENTION, LORA, OFF, PolicyTrainConfig
 from .weights import target_pattern
 
@@ -107,9 +106,9 @@ def memory_advice(config: PolicyTrainConfig) -> str:
 def make_forecast(
     config: PolicyTrainConfig,
     models: FillModels,
-    judges: Sequence[QwenJudge],
+    judges: Sequence[Judge],
     host: Host,
-    eval_judge: QwenJudge | None = None,
+    eval_judge: Judge | None = None,
 ) -> Forecast:
     """Forecast a run, and if it does not fit, look for settings under which it would.
 
@@ -159,7 +158,7 @@ def policy_bytes(config: PolicyTrainConfig, models: FillModels, shape: Sequence[
 def reward_bytes(
     config: PolicyTrainConfig,
     models: FillModels,
-    judges: Sequence[QwenJudge],
+    judges: Sequence[Judge],
     size: tuple[int, int],
     rows: int,
 ) -> int:
@@ -181,7 +180,7 @@ def reward_bytes(
     return math.ceil(decoder * values * pixels) + judging
 
 
-def shown_pixels(judge: QwenJudge, pixels: int) -> int:
+def shown_pixels(judge: Judge, pixels: int) -> int:
     """Return the pixels of what a judge is shown, in the view it was trained with, of an image."""
     return pixels * (2 if judge.notes.get("view", VIEWS[0]) in VIEWS[2:] else 1)
 
@@ -212,8 +211,8 @@ def num_trained(config: PolicyTrainConfig, models: FillModels) -> int:
 def _stages(
     config: PolicyTrainConfig,
     models: FillModels,
-    judges: Sequence[QwenJudge],
-    eval_judge: QwenJudge | None,
+    judges: Sequence[Judge],
+    eval_judge: Judge | None,
 ) -> tuple[Stage, ...]:
     side = config.settings(models.recipe).target_size
     tokens, factor = side**2 // models.multiple**2, vae_factor(models.vae_config)
@@ -232,7 +231,7 @@ def _stages(
         stages.append(
             Stage(
                 name="decoding and judging",
-                weights=models.vae.num_bytes + sum(judge.component.num_bytes for judge in judges),
+                weights=models.vae.num_bytes + sum(_weight_bytes(judge) for judge in judges),
                 activations=reward_bytes(config, models, judges, latents, rows),
             )
         )
@@ -240,8 +239,8 @@ def _stages(
         stages.append(
             Stage(
                 name="evaluation judge",
-                weights=eval_judge.component.num_bytes,
-                activations=judging_bytes(eval_judge, shown_pixels(eval_judge, side**2), rows=2),
+                weights=_weight_bytes(eval_judge),
+                activations=eval_judge.working_bytes(shown_pixels(eval_judge, side**2), rows=2),
             )
         )
     return tuple(stages)
@@ -286,13 +285,13 @@ def _leaner(
             yield words, config
 
 
-def _judge_bytes(config: PolicyTrainConfig, judge: QwenJudge, pixels: int, rows: int) -> int:
-    towers = towers_of(judge, shown_pixels(judge, pixels))
-    if config.gradient_checkpointing != OFF:
-        saved = sum(t.tokens * (t.layers * t.width + t.layer) for t in towers)
-    else:
-        saved = sum(t.tokens * t.layers * t.layer for t in towers)
-    return rows * saved * judge.component.dtype.itemsize + judge.expansion_bytes
+def _weight_bytes(judge: Judge) -> int:
+    return sum(component.num_bytes for component in judge.components)
+
+
+def _judge_bytes(config: PolicyTrainConfig, judge: Judge, pixels: int, rows: int) -> int:
+    recompute = config.gradient_checkpointing != OFF
+    return judge.training_bytes(shown_pixels(judge, pixels), rows, recompute)
 
 
 def _is_lora(config: PolicyTrainConfig) -> bool:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...fill.task import TASKS, Task
+from ...reward.judge import Judge
 from ...reward.query import Query
 from ...reward.report import Cell, JudgeReport, read_report
-from ...reward.vlm.qwen_vl import QwenJudge
 from .config import PolicyTrainConfig
 
 
@@ -32,7 +32,7 @@ class RewardCells:
         return tuple(q for q in queries if q.criterion in self.cells)
 
 
-def reward_cells_of(config: PolicyTrainConfig, judges: Sequence[QwenJudge]) -> RewardCells:
+def reward_cells_of(config: PolicyTrainConfig, judges: Sequence[Judge]) -> RewardCells:
     """Return the cells of a run, from the reports beside its judges.
 
     Raises:
@@ -40,9 +40,8 @@ def reward_cells_of(config: PolicyTrainConfig, judges: Sequence[QwenJudge]) -> R
     """
     if not config.needs_judge:
         return RewardCells(cells=frozenset(ALL_CELLS))
-    return select_reward_cells(
-        [read_report(judge.folder) for judge in judges], config.min_judge_accuracy
-    )
+    reports = [read_report(judge.folder) if judge.folder else None for judge in judges]
+    return select_reward_cells(reports, config.min_judge_accuracy)
 
 
 ALL_CELLS: tuple[Cell, ...] = tuple((task, d) for task in Task for d in TASKS[task].dimensions)

@@ -19,9 +19,9 @@ from ...fill.host import Host
 from ...fill.image.canvas import Job
 from ...fill.models import FillModels
 from ...fill.sampling.latents import decode_latents, unpack_latents, vae_factor
+from ...reward.judge import Judge, PairQuestion
 from ...reward.judging import VIEWS, View
 from ...reward.query import Query
-from ...reward.vlm.qwen_vl import QwenJudge
 from ..edited_image import EditedImage, EditPair
 from ..judge.pairs import Augmentation, ViewPair
 from ..objectives import reward_loss
@@ -119,7 +119,7 @@ class JudgeReward:
         self,
         config: PolicyTrainConfig,
         models: FillModels,
-        judges: Sequence[QwenJudge],
+        judges: Sequence[Judge],
         host: Host,
     ) -> None:
         self._config, self._models, self._judges, self._host = config, models, judges, host
@@ -128,7 +128,7 @@ class JudgeReward:
 
     def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> RewardOutput:
         """See :class:`Reward`. Source: OneReward, sec. 4.4."""
-        components = [self._models.vae, *(judge.component for judge in self._judges)]
+        components = [self._models.vae, *(c for judge in self._judges for c in judge.components)]
         room = reward_bytes(self._config, self._models, self._judges, batch.size, len(batch.jobs))
         with (
             self._host.resident(*components, activation_bytes=room),
@@ -181,7 +181,7 @@ class JudgeReward:
             yield
             return
         vae: Any = self._models.vae.module
-        judges: list[Any] = [judge.component.module for judge in self._judges]
+        judges: list[Any] = [c.module for judge in self._judges for c in judge.components]
         vae.enable_gradient_checkpointing()
         for module in judges:
             module.gradient_checkpointing_enable({"use_reentrant": False})
@@ -210,7 +210,7 @@ def make_edited_image(
 
 
 def ask_judge(
-    judge: QwenJudge,
+    judge: Judge,
     pairs: Sequence[EditPair],
     queries: Sequence[Sequence[Query]],
     host: Host,
@@ -232,9 +232,17 @@ def ask_judge(
         second = judge.encode_images([view.detach() for _, view in views])
     host.check_cancelled()
     first = judge.encode_images([view for view, _ in views])
-    questions = [(first[i], second[i], q) for i, group in enumerate(queries) for q in group]
+    sources: list[Any] = [None] * len(pairs)
+    if judge.needs_source:
+        with torch.no_grad():
+            sources = judge.encode_images([edited.source for edited, _ in pairs])
+    questions = [
+        PairQuestion(first[i], second[i], query, sources[i])
+        for i, group in enumerate(queries)
+        for query in group
+    ]
     host.check_cancelled()
-    answers = judge.answer(questions)[:, 0].exp()  # [sum of E]
+    answers = judge.probabilities(questions)  # [sum of E]
     return list(answers.split([len(group) for group in queries]))
 
 

@@ -118,7 +118,13 @@ def check(config: PolicyTrainConfig, host: Host, run_models: RunModels) -> Forec
             "that made it, or connect a judge"
         )
     for judge in run_models.all_judges:
-        _ = judge.answer_ids
+        judge.check()
+    for judge in run_models.judges:
+        if not judge.is_differentiable:
+            raise ValueError(
+                f"judge {judge.label} cannot train a model: no gradient reaches the images through "
+                "it; choose a judge whose card reads a probability, or use it as eval_judge"
+            )
     return make_forecast(config, run_models.models, run_models.judges, host, run_models.eval_judge)
 
 

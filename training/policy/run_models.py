@@ -24,8 +24,10 @@ import torch
 from ...fill.fingerprint import fingerprint
 from ...fill.io.file_digest import fingerprint_files
 from ...fill.io.files import write_text
+from ...fill.io.json_text import label_of, read_json, shorten
 from ...fill.models import FillModels, load_fill_models
-from ...reward.vlm.qwen_vl import QwenJudge
+from ...reward.judge import Judge
+from ...reward.load_judge import load_judge
 from ..data.conditions import FILE_NAME
 from .config import PolicyTrainConfig
 from .reward_cells import RewardCells
@@ -43,13 +45,13 @@ class RunModels:
     """
 
     models: FillModels
-    judges: tuple[QwenJudge, ...] = ()
-    eval_judge: QwenJudge | None = None
+    judges: tuple[Judge, ...] = ()
+    eval_judge: Judge | None = None
     reward: RewardFactory | None = None
     """Takes the place of the judges in a run with ``external_reward``."""
 
     @property
-    def all_judges(self) -> tuple[QwenJudge, ...]:
+    def all_judges(self) -> tuple[Judge, ...]:
         """Those that reward, then the one that only evaluates."""
         return (*self.judges, *([self.eval_judge] if self.eval_judge else []))
 
@@ -65,9 +67,8 @@ def load(config: PolicyTrainConfig, device: torch.device) -> RunModels:
     models = load_fill_models(config.model_config(), device)
     for path, strength in zip(config.adapters, config.strengths, strict=True):
         models = models.with_adapter(Path(path), strength)
-    judges = tuple(QwenJudge(judge, device) for judge in config.judge_configs())
-    judge_config = config.eval_judge_config()
-    eval_judge = QwenJudge(judge_config, device) if judge_config else None
+    judges = tuple(load_judge(judge, device) for judge in config.judges)
+    eval_judge = load_judge(config.eval_judge, device) if config.eval_judge else None
     return RunModels(models=models, judges=judges, eval_judge=eval_judge)
 
 
@@ -89,7 +90,7 @@ def input_digests(
         f"the list of conditions in {conditions}": fingerprint_files([conditions / FILE_NAME]),
         "the cells that reach min_judge_accuracy": fingerprint_files([], *names),
         **{
-            f"judge {index} ({judge.label})": fingerprint_files(judge.files)
+            f"judge {index} ({judge.label})": judge.digest
             for index, judge in enumerate(run_models.all_judges, 1)
         },
     }
@@ -109,10 +110,10 @@ def check_inputs(run: Path, digests: Mapping[str, str]) -> None:
         ValueError: Something has changed; names it.
     """
     path = run / INPUTS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else digests
+    before = read_json(path, "choose another run folder") if path.exists() else digests
     changes = [name for name in before if before[name] != digests.get(name)]
     if changes:
         raise ValueError(
-            f"since {run} was begun, {' and '.join(changes)} changed; choose another run folder "
-            "(another name on the node), or put the old files back"
+            f"since {label_of(run)} was begun, {shorten(' and '.join(changes), 120)} changed; "
+            "choose another run folder (another name on the node), or put the old files back"
         )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ....reward.judge import PairQuestion
 from ....reward.vlm.qwen_vl import QwenJudge
 from ...oracle import judge
 from ..config import CompareConfig
@@ -130,7 +131,7 @@ def attack_unusable(
         with torch.autocast("cpu", torch.bfloat16):
             bad = judge.encode_images(list(bad_images))
             questions = [
-                (first, second, query)
+                PairQuestion(first, second, query)
                 for first, second, comparison in zip(bad, good, comparisons, strict=True)
                 for query, _ in comparison.queries()
             ]

@@ -62,7 +62,7 @@ from onereward.lab.judge.robustness import (
 from onereward.lab.oracle import DIMENSIONS, judge
 from onereward.lab.world.conditions import TASKS, sample_conditions
 from onereward.lab.world.splits import Split
-from onereward.reward.judge import JudgeConfig
+from onereward.reward.judge import JudgeConfig, PairQuestion
 from onereward.reward.vlm.qwen_vl import EncodedImage, QwenJudge
 from onereward.training.data.generate import GenerateConfig
 from support.judges import make_judge
@@ -267,8 +267,8 @@ def test_the_loss_is_equation_3(pool: Candidates, judge_folder: Path) -> None:
         for query, better in comparison.queries():
             winner, loser = exact.encode_images([pair[better], pair[1 - better]])
             with torch.no_grad():
-                first = exact.answer([(winner, loser, query)])[0].double()
-                second = exact.answer([(loser, winner, query)])[0].double()
+                first = exact.answer([PairQuestion(winner, loser, query)])[0].double()
+                second = exact.answer([PairQuestion(loser, winner, query)])[0].double()
             terms.append(-0.5 * (first[0] + second[1]))
     learner = load_whole_judge(judge_folder)
     loss = comparison_loss(learner, encode_pairs(learner, images), comparisons)
@@ -420,8 +420,9 @@ def test_the_unusable_image_alone_is_attacked(pool: Candidates, judge_folder: Pa
 
     def yes(pairs: Tensor) -> Tensor:
         first, second = (victim.encode_images(list(pairs[:, k])) for k in (0, 1))
+        questions = [PairQuestion(first[n], second[n], query) for n, query in queries]
         with torch.no_grad():
-            return victim.answer([(first[n], second[n], q) for n, q in queries])[:, 0].sum()
+            return victim.answer(questions)[:, 0].sum()
 
     assert yes(attacked) > yes(images)
     twice = attack_unusable(victim, comparisons, images, masks, settings, attacked[:, 0])

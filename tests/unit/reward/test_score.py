@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onereward.fill.task import Dimension, Task
-from onereward.reward.judge import Judgement
+from onereward.reward.judge import Judgement, PairQuestion
 from onereward.reward.query import Query, queries_for
 from onereward.reward.score import METHODS, RankingConfig, judge_pair, pick_best
 
@@ -22,13 +22,10 @@ class QualityJudge:
     def __init__(self) -> None:
         self.asked = 0
 
-    def encode(self, image: torch.Tensor) -> float:
-        return float(image)
-
-    def ask(self, first: float, second: float, queries: Sequence[Query]) -> torch.Tensor:
+    def probabilities(self, questions: Sequence[PairQuestion]) -> torch.Tensor:
         self.asked += 1
-        p = torch.sigmoid(torch.tensor(first - second)) * (1 - self.bias) + self.bias
-        return p.expand(len(queries))
+        gaps = torch.tensor([float(q.first - q.second) for q in questions])
+        return torch.sigmoid(gaps) * (1 - self.bias) + self.bias
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -74,13 +71,14 @@ def test_weights_decide_who_wins() -> None:
     """One candidate is the better built, the other the better looking."""
 
     class Two:
-        def encode(self, image: torch.Tensor) -> int:
-            return int(image)
-
-        def ask(self, first: int, second: int, queries: Sequence[Query]) -> torch.Tensor:
-            favours = {Dimension.STRUCTURE: 0.9, Dimension.AESTHETICS: 0.2}
-            first_wins = [favours.get(q.dimension, 0.5) for q in queries]
-            return torch.tensor(first_wins if first < second else [1 - p for p in first_wins])
+        def probabilities(self, questions: Sequence[PairQuestion]) -> torch.Tensor:
+            favours = {"structure": 0.9, "aesthetics": 0.2}
+            answers: list[float] = []
+            for first, second, query, _ in questions:
+                dimension = query.question().partition("Dimension: ")[2].partition(":")[0]
+                first_wins = favours.get(dimension, 0.5)
+                answers.append(first_wins if first < second else 1 - first_wins)
+            return torch.tensor(answers)
 
     for method in METHODS:
         for dimension, best in ((Dimension.STRUCTURE, 0), (Dimension.AESTHETICS, 1)):

@@ -22,8 +22,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from ....reward.vlm.memory import judging_bytes
-from ....reward.vlm.qwen_vl import QwenJudge
+from ....reward.judge import Judge
 from ...charts.strips import Strip
 from ...data.conditions import spread
 from ...edited_image import EditedImage, EditPair
@@ -76,7 +75,7 @@ class Monitor:
     """
 
     def __init__(
-        self, trainer: PolicyTrainer, judges: Sequence[QwenJudge], eval_judge: QwenJudge | None
+        self, trainer: PolicyTrainer, judges: Sequence[Judge], eval_judge: Judge | None
     ) -> None:
         self._trainer, self._judges, self._eval_judge = trainer, judges, eval_judge
         self._conditions = spread(trainer.source.held_out, trainer.config.eval_conditions)
@@ -199,14 +198,14 @@ class Monitor:
                 scores[name] = fmean(cells.values())
         return scores
 
-    def _compare(self, judges: Sequence[QwenJudge], now: Sequence[EditPair]) -> dict[str, float]:
+    def _compare(self, judges: Sequence[Judge], now: Sequence[EditPair]) -> dict[str, float]:
         """Return P(better than the start) by cell, averaged over orders, images and judges."""
         host, values = self._trainer.host, defaultdict(list)
         pixels = max(first.mask.numel() for first, _ in now)
         for judge in judges:
             # Both orders at once.
-            room = judging_bytes(judge, shown_pixels(judge, pixels), rows=2)
-            with host.resident(judge.component, activation_bytes=room):
+            room = judge.working_bytes(shown_pixels(judge, pixels), rows=2)
+            with host.resident(*judge.components, activation_bytes=room):
                 for index in range(len(_SEEDS)):
                     for edited, start in zip(now, self._start, strict=True):
                         cells = self._ask(judge, edited[index], start[index])
@@ -214,7 +213,7 @@ class Monitor:
                             values[cell].append(score)
         return {cell: fmean(scores) for cell, scores in sorted(values.items())}
 
-    def _ask(self, judge: QwenJudge, edited: EditedImage, start: EditedImage) -> dict[str, float]:
+    def _ask(self, judge: Judge, edited: EditedImage, start: EditedImage) -> dict[str, float]:
         """Return P(better than the start) by cell of one image, averaged over both orders."""
         host = self._trainer.host
         new = replace(edited, image=edited.image.to(host.device))

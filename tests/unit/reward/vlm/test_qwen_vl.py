@@ -12,7 +12,7 @@ import torch
 
 from onereward.fill.task import Dimension, Task
 from onereward.lab.judge.build import JudgeShape
-from onereward.reward.judge import JudgeConfig, JudgeError
+from onereward.reward.judge import JudgeConfig, JudgeError, PairQuestion
 from onereward.reward.query import Query, queries_for
 from onereward.reward.score import judge_pair
 from onereward.reward.vlm.preprocess import judged_size, read_patch_config, to_patches
@@ -134,14 +134,15 @@ def test_mixed_sizes_in_one_pass_equal_one_by_one(judge: QwenJudge) -> None:
     images = random_images((64, 64), (112, 56), (140, 224))
     with torch.no_grad():
         a, b, c = judge.encode_images(images)
-        questions = [(a, b, QUERIES[0]), (c, a, QUERIES[1]), (b, c, QUERIES[0])]
+        asked = [(a, b, QUERIES[0]), (c, a, QUERIES[1]), (b, c, QUERIES[0])]
+        questions = [PairQuestion(*question) for question in asked]
         together = judge.answer(questions)
         apart = [judge.encode(image) for image in images]
         alone = [(apart[0], apart[1]), (apart[2], apart[0]), (apart[1], apart[2])]
         expected = torch.cat(
             [
-                judge.answer([(first, second, query)])
-                for (first, second), (_, _, query) in zip(alone, questions, strict=True)
+                judge.answer([PairQuestion(first, second, question.query)])
+                for (first, second), question in zip(alone, questions, strict=True)
             ]
         )
     assert torch.allclose(together, expected, atol=1e-4)
@@ -173,7 +174,9 @@ def test_gradient_equals_finite_differences(folder: Path) -> None:
     second = judge.encode(other_image)
 
     def value(x: torch.Tensor) -> torch.Tensor:
-        return judge.answer_logits([(judge.encode(x), second, QUERIES[0])]).double()[0, 3]
+        return judge.answer_logits([PairQuestion(judge.encode(x), second, QUERIES[0])]).double()[
+            0, 3
+        ]
 
     x = image.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(value(x), x)

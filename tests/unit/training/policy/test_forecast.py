@@ -202,7 +202,8 @@ def test_the_evaluation_judge_is_counted_where_it_evaluates(tmp_path: Path) -> N
     config = policy_config(tmp_path / "run", conditions, judge, eval_judge=eval_judge, eval_every=1)
     run_models = run_models_for(config)
     assert run_models.eval_judge is not None
-    weights = sum(4 * p.numel() for p in run_models.eval_judge.component.module.parameters())
+    (component,) = run_models.eval_judge.components
+    weights = sum(4 * p.numel() for p in component.module.parameters())
     *before, evaluation = check(config, RecordingHost(), run_models).stages
     assert evaluation.weights == pytest.approx(weights, rel=0.01)
     assert evaluation.activations > 0

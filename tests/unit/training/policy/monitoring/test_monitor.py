@@ -264,7 +264,7 @@ def test_an_evaluation_asks_for_the_room_that_its_judge_takes(
         tmp_path, conditions, judge, steps=1, batch_size=1, eval_every=1, eval_conditions=1
     )
     run_models, rooms, peaks = run_models_for(config), [], []
-    component = run_models.judges[0].component
+    (component,) = run_models.judges[0].components
 
     class Host(RecordingHost):
         @contextmanager
