@@ -42,13 +42,13 @@ class OneRewardFill(OneRewardNode):
             ),
             [
                 *_image_inputs(),
-                text_input("prompt", "What to paint inside the mask, in English."),
+                text_input("prompt", "What to paint inside the mask, in English.", chooses=True),
                 *_last_inputs(),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
+    def validate_inputs(cls, prompt: str | None = None) -> bool:
         """Refuse an empty prompt before the queue."""
         return refusal(lambda: prompt is None or full_prompt(Task.FILL, prompt))
 
@@ -78,7 +78,9 @@ class OneRewardExtend(OneRewardNode):
             [
                 *_image_inputs()[:2],
                 text_input(
-                    "prompt", "What the new area shows; empty: whatever continues the image."
+                    "prompt",
+                    "What the new area shows; empty: whatever continues the image.",
+                    chooses=True,
                 ),
                 *(side_input(name, _SIDE.format(name), pixels) for name, pixels in SIDES.items()),
                 io.Combo.Input(
@@ -180,17 +182,18 @@ class OneRewardText(OneRewardNode):
             [
                 *_image_inputs(),
                 text_input("text", "The text to write, one line of the image per line."),
-                io.String.Input(
+                text_input(
                     "text_style",
-                    default="",
-                    tooltip="How the letters look, for example: white neon letters. May be empty.",
+                    "How the letters look, for example: white neon letters. May be empty.",
+                    multiline=False,
+                    chooses=True,
                 ),
                 *_last_inputs(),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, text: str | None = None) -> bool | str:
+    def validate_inputs(cls, text: str | None = None) -> bool:
         """Refuse before the queue a text that no prompt can quote."""
         return refusal(lambda: text is None or full_prompt(Task.TEXT, "", text))
 

@@ -131,9 +131,33 @@ def side_input(name: str, tooltip: str, default: int = 0, optional: bool = False
     )
 
 
-def text_input(name: str, tooltip: str, optional: bool = False) -> io.Input:
-    """Return a text of several lines, empty at first."""
-    return io.String.Input(name, multiline=True, default="", optional=optional, tooltip=tooltip)
+def text_input(
+    name: str,
+    tooltip: str,
+    optional: bool = False,
+    *,
+    multiline: bool = True,
+    chooses: bool = False,
+) -> io.Input:
+    """Return a text, empty at first.
+
+    Example: ``text_input("prompt", "What to paint.", chooses=True)``.
+
+    Args:
+        name: Of the input.
+        tooltip: What it means.
+        optional: Whether a job can leave it out.
+        multiline: Whether it has several lines.
+        chooses: Whether the front end chooses one of ``{a|b}`` for each job, as for CLIP.
+    """
+    return io.String.Input(
+        name,
+        multiline=multiline,
+        default="",
+        optional=optional,
+        tooltip=tooltip,
+        dynamic_prompts=chooses,
+    )
 
 
 def preferences_input(tooltip: str) -> io.Input:

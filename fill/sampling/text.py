@@ -21,6 +21,8 @@ MAX_QUOTE = 40
 """Characters of a prompt that a note quotes."""
 _FOREIGN_SYNTAX = re.compile(r"\([^()]*:\s*\d+(?:\.\d+)?\s*\)|<(?:lora|lyco|embedding):[^<>]*>")
 """Weights of words and adapters, as other programs write them into prompts."""
+_CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}")
+"""A choice that only ComfyUI's front end makes, before it queues a job."""
 
 
 def encode_prompts(models: FillModels, texts: Sequence[str], host: Host) -> list[Prompt]:
@@ -69,7 +71,8 @@ def prompt_notes(models: FillModels, prompt: str) -> list[str]:
     """
     notes = []
     tokenizer, length = models.tokenizer_2, models.recipe.max_sequence_length
-    characters = "".join(_FOREIGN_SYNTAX.sub(" ", prompt).split())
+    words = _CHOICE.sub(" ", _FOREIGN_SYNTAX.sub(" ", prompt))
+    characters = "".join(words.split())
     lost = {char for char in set(characters) if not _is_known(tokenizer, char)}
     if lost and not models.recipe.demo_side:  # a demo model has a note of its own
         share = sum(char in lost for char in characters) / len(characters)
@@ -82,6 +85,11 @@ def prompt_notes(models: FillModels, prompt: str) -> list[str]:
         notes.append(
             f"{syntax.group()[:MAX_QUOTE]!r} counts as plain text: FLUX knows no weights of words, "
             "and adapters come from OneReward Load Adapter"
+        )
+    if choice := _CHOICE.search(prompt):
+        notes.append(
+            f"{choice.group()[:MAX_QUOTE]!r} counts as plain text: only ComfyUI's front end "
+            "chooses one; in an API job or on the command line write what is meant"
         )
     ids = tokenizer(prompt).input_ids
     if len(ids) > length:

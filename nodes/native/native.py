@@ -274,6 +274,7 @@ def _native_inputs() -> list[io.Input]:
         text_input(
             "prompt",
             "fill and extend: what to paint; text: how the letters look; remove: not used.",
+            chooses=True,
         ),
         _recipe_input(),
         text_input("text", "text only: the text to write, one line of the image per line.", True),

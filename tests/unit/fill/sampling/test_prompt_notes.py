@@ -49,6 +49,11 @@ def test_lost_characters_are_named_with_their_share(
     assert repr(example) in note
 
 
+def test_a_choice_that_no_front_end_has_made_is_named(models: Any):
+    (note,) = prompt_notes(models, "a {red|dark blue} cup")
+    assert note.startswith("'{red|dark blue}' counts as plain text")
+
+
 @pytest.mark.parametrize(
     ("prompt", "syntax"),
     [
