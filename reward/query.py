@@ -24,6 +24,18 @@ _DIMENSIONS = {
     Dimension.REMOVAL_QUALITY: "removal quality: the object is gone and the patch is clean",
 }
 
+_INSTRUCTIONS = {
+    (Task.FILL, True): "Edit the image so that it shows: {prompt}",
+    (Task.FILL, False): "Fill the masked area so that it fits the image",
+    (Task.EXTEND, True): "Extend the image beyond its borders: {prompt}",
+    (Task.EXTEND, False): "Extend the image beyond its borders",
+    (Task.REMOVE, True): "Remove from the image: {prompt}",
+    (Task.REMOVE, False): "Remove the object and fill in the background",
+    (Task.TEXT, True): "Write into the image: {prompt}",
+    (Task.TEXT, False): "Write text into the image",
+}
+"""Each task as an order to edit, with a prompt of the user's and without."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -56,6 +68,16 @@ class Query:
             sentences.append(f"Prompt: {self.prompt.strip()[:MAX_PROMPT]}.")
         sentences.append("Is the first image better than the second image? Answer Yes or No.")
         return " ".join(sentences)
+
+    def instruction(self) -> str:
+        """Return the edit as an order, which judges made by others are asked about."""
+        prompt = self.prompt.strip()[:MAX_PROMPT]
+        return _INSTRUCTIONS[self.task, bool(prompt)].format(prompt=prompt)
+
+    @property
+    def dimension_text(self) -> str:
+        """The dimension in words."""
+        return _DIMENSIONS[self.dimension]
 
 
 def cut_note(queries: Sequence[Query]) -> str:

@@ -1,0 +1,1 @@
+"""How the judges of others are asked and read: one JSON card each."""
