@@ -16,7 +16,7 @@ from ...reward.judge import BUNDLED as BUNDLED_JUDGE
 from ...reward.judge import judge_folder as judge_path
 from ...reward.report import FILE_NAME as REPORT
 from ...reward.vlm.adapter import CONFIG as ADAPTER_CONFIG
-from ...reward.vlm.qwen_vl import MODEL_TYPES
+from ...reward.vlm.families import MODEL_TYPES
 from . import model_files
 from .model_files import FROM_MODEL
 
@@ -100,7 +100,7 @@ def judge_folder(name: str) -> Path:
     if name == BUNDLED:
         return judge_path(BUNDLED_JUDGE)
     roots = [*_judge_roots(), _trained_root()]
-    return _find(name, "judge", "preprocessor_config.json", roots)
+    return _find(name, "judge", "config.json", roots)
 
 
 def judge_adapter_folder(name: str) -> Path | None:

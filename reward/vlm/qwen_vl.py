@@ -1,4 +1,4 @@
-"""The vision-language judge: P("Yes") of a Qwen2.5-VL (or Qwen2-VL) checkpoint, down to the pixels.
+"""The vision-language judge: P("Yes") of a checkpoint of the Qwen-VL families, down to the pixels.
 
 Source: OneReward, sec. 4.3. The probability is that of the token itself under the full vocabulary,
 at the one position where the answer begins; no other row of logits is computed.
@@ -17,16 +17,12 @@ import torch
 from ...fill.config import PACKED_PRECISIONS
 from ...fill.io.file_digest import fingerprint_files
 from ...fill.memory.components import Component
-from ..judge import (
-    BUNDLED,
-    BUNDLED_FOLDER,
-    JudgeConfig,
-    PairQuestion,
-)
+from ..judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, PairQuestion
 from ..query import TEMPLATE_VERSION, Query
 from .adapter import WEIGHTS, read_notes
-from .chat import Chat
+from .chat import Chat, about_pair
 from .memory import judging_bytes, saved_bytes
+from .model import EncodedImage, Row, VisionLanguageModel
 
 RESULT = "judge"
 """Folder in that of a run, where a judge is written that was trained as a whole."""
@@ -172,8 +168,9 @@ class QwenJudge:
         Args:
             questions: (first image, second image, query), any mixture of images and sizes.
         """
-        rows = [
-            Row(self.chat.ids(about_pair(query.question())), (first, second))
-            for first, second, query, _ in questions
-        ]
-        return self.model.last_logits(rows)
+        return self.model.last_logits(
+            [
+                Row(self.chat.ids(about_pair(query.question())), (first, second))
+                for first, second, query, _ in questions
+            ]
+        )

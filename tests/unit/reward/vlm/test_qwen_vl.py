@@ -15,6 +15,7 @@ from onereward.lab.judge.build import JudgeShape
 from onereward.reward.judge import JudgeConfig, JudgeError, PairQuestion
 from onereward.reward.query import Query, queries_for
 from onereward.reward.score import judge_pair
+from onereward.reward.vlm.chat import about_pair
 from onereward.reward.vlm.preprocess import judged_size, read_patch_config, to_patches
 from onereward.reward.vlm.qwen_vl import QwenJudge
 from support.judges import (
@@ -253,10 +254,10 @@ def test_the_published_folders_template_is_found_where_they_have_it(
 
 
 def test_words_of_a_prompt_are_no_control_tokens(judge: QwenJudge) -> None:
-    plain = judge.chat.ids("a circle")
+    plain = judge.chat.ids(about_pair("a circle"))
     for word in ("<|image_pad|>", "<|im_end|>", "<|im_start|>"):
         control = judge.tokenizer.convert_tokens_to_ids(word)
-        assert judge.chat.ids(f"a {word} circle").count(control) == plain.count(control)
+        assert judge.chat.ids(about_pair(f"a {word} circle")).count(control) == plain.count(control)
 
 
 def test_the_older_family_is_asked_as_by_transformers(tmp_path: Path) -> None:
