@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import RECIPE, RECIPE_TEXT, FillConfig
+from .io.json_text import label_of, quote, shorten
 from .json_config import JsonConfig
 
 FILE_NAME = "recipe.json"
@@ -41,16 +42,21 @@ class Recipe(JsonConfig):
 
     def __post_init__(self) -> None:
         """Refuse values no model can have."""
-        for name in ("true_cfg", "guidance", "max_upscale"):
+        for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"{name} is {value!r}, but a number of at least 0 is expected")
-        for name in ("steps", "target_size", "max_sequence_length"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}, but a whole number above 0 is expected")
-        if not isinstance(self.demo_side, int) or self.demo_side < 0:
-            raise ValueError(f"demo_side is {self.demo_side!r}, but a whole number is expected")
+            is_number = isinstance(value, int if isinstance(low, int) else (int, float))
+            if not is_number or isinstance(value, bool) or not low <= value <= high:
+                kind = "a whole number" if isinstance(low, int) else "a number"
+                raise ValueError(
+                    f"{name} is {quote(value)}, but {kind} from {low} to {high} is expected"
+                )
+
+
+_LIMITS = {
+    **{"true_cfg": (0.0, 1000.0), "guidance": (0.0, 1000.0), "max_upscale": (0.0, 1000.0)},
+    **{"steps": (1, 10_000), "target_size": (1, 1 << 14), "max_sequence_length": (1, 1 << 14)},
+    "demo_side": (0, 1 << 14),
+}
 
 
 # Source of both: the model cards of the published checkpoints and onereward's inference script.
@@ -91,7 +97,7 @@ def find_recipe(choice: str, folder: Path | None, transformer: Path | None) -> R
         return stored
     if choice == "bundled":
         raise FileNotFoundError(
-            f"{paths[-1]} has no {FILE_NAME}; choose the recipe OneReward or FLUX.1 Fill "
+            f"{label_of(paths[-1])} has no {FILE_NAME}; choose the recipe OneReward or FLUX.1 Fill "
             "for this model"
         )
     names = "/".join(path.name for path in paths).lower()
@@ -103,7 +109,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return Recipe.load(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not a recipe: {error}") from error
+        raise ValueError(shorten(f"{FILE_NAME} is not a recipe: {error}")) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,14 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ..fill.io.files import write_text
+from ..fill.io.json_text import label_of, quote, read_json, shorten
+from ..fill.json_config import make_record
 from ..fill.task import Dimension, Task
 
 Z_95 = 1.959964
@@ -28,6 +31,7 @@ NUM_BINS = 10
 FILE_NAME = "report.json"
 """In the folder of a judge: how good it is. Training a policy reads it."""
 FORMAT = 1
+_ADVICE = "measure the judge again, or remove the file"
 Cell = tuple[Task, Dimension]
 
 
@@ -129,22 +133,34 @@ def read_report(folder: Path) -> JudgeReport | None:
         ValueError: The file is no report; names it.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
+    if not path.exists():
         return None
+    values = read_json(path, _ADVICE)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise ValueError(f"format {values['format']}, but this version reads {FORMAT}")
-        cells = {_cell_of(name): CellReport(**cell) for name, cell in values["cells"].items()}
-        bins = tuple(CalibrationBin(**values_of_bin) for values_of_bin in values["calibration"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is no report of a judge: {error}") from error
+        if values.get("format") != FORMAT:
+            raise ValueError(f"its format is {quote(values.get('format'))}, but {FORMAT} is read")
+        stored = make_record(_StoredReport, values, ignores_unknown=True)
+        cells = {_cell_of(n): make_record(CellReport, cell) for n, cell in stored.cells.items()}
+        bins = tuple(make_record(CalibrationBin, entry) for entry in stored.calibration)
+    except ValueError as error:
+        raise ValueError(
+            shorten(f"{label_of(path)} is no report of a judge: {error}; {_ADVICE}")
+        ) from error
     return JudgeReport(cells=cells, calibration=bins)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoredReport:
+    cells: Mapping[str, Mapping[str, Any]]
+    calibration: tuple[Mapping[str, Any], ...]
 
 
 def _cell_of(name: str) -> Cell:
     task, _, dimension = name.partition(".")
-    return Task(task), Dimension(dimension)
+    names = {(t.value, d.value): (t, d) for t in Task for d in Dimension}
+    if (task, dimension) not in names:
+        raise ValueError(f"{quote(name)} is no task and dimension")
+    return names[task, dimension]
 
 
 def wilson_interval(share: float, num: float) -> tuple[float, float]:

@@ -7,7 +7,6 @@ both with dots or underscores behind prefixes of their own. Sources of the names
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from typing import Any
 
 import torch
 
-from ..io.files import TensorInfo, read_header
+from ..io.files import TensorInfo, load_tensors, read_header
+from ..io.json_text import parse_object, quote, read_json
 from .layouts import original_transformer
 
 PREFIX = "transformer."
@@ -56,6 +56,13 @@ PREFIXES = (
     "lora_transformer_",
     "lycoris_",
 )
+MAX_RANK = 1 << 16
+"""Of a LoRA, and of its alpha."""
+MAX_PATTERNS, MAX_PATTERN = 10_000, 300
+"""Layers with a rank of their own, and characters of the pattern of their names."""
+MAX_REPEATED = 3
+"""Repetitions in such a regular expression: each multiplies the time that it can take."""
+_REPEATED = re.compile(r"[*+?{]")
 TEXT_ENCODERS = ("lora_te", "text_encoder", "text_model", "clip_l.", "t5xxl.")
 OTHER_MATHS = ("dora_scale", "lora_magnitude_vector", ".magnitude", "lora_mid")
 OTHER_SPELLINGS = (
@@ -94,10 +101,8 @@ def read_lora(path: Path, base: Mapping[str, TensorInfo]) -> dict[str, torch.Ten
         ValueError: A layer that the transformer does not have or has in another size, half a pair,
             or another mathematics than low-rank terms.
     """
-    from safetensors.torch import load_file
-
     with torch.inference_mode(False), torch.no_grad():
-        tensors = _sort(path.name, load_file(path))
+        tensors = _sort(path.name, load_tensors(path))
         scales = _peft_scales(path)
         layers = _layers(base)
         weights: dict[str, torch.Tensor] = {}
@@ -189,23 +194,41 @@ def _peft_scales(path: Path) -> dict[str, Any]:
     Keys of the header start with the component's name.
     """
     beside = path.with_name(PEFT_CONFIG)
-    try:
-        if path.name == PEFT_WEIGHTS and beside.is_file():
-            adapter_config = dict(json.loads(beside.read_text("utf-8")))
-        else:
-            header = dict(json.loads(read_header(path)[1].get(METADATA_KEY, "{}")))
-            names = [name for name in header if name.startswith(PREFIX)]
-            adapter_config = {name.removeprefix(PREFIX): header[name] for name in names}
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path.name} has damaged notes in its header or in {PEFT_CONFIG} ({error}); download "
-            "it again"
-        ) from error
+    if path.name == PEFT_WEIGHTS and beside.exists():
+        adapter_config = read_json(beside)
+    else:
+        try:
+            header = parse_object(read_header(path)[1].get(METADATA_KEY, "{}"))
+        except ValueError as error:
+            raise ValueError(
+                f"{path.name} has damaged notes in its header ({error}); download it again"
+            ) from error
+        names = [name for name in header if name.startswith(PREFIX)]
+        adapter_config = {name.removeprefix(PREFIX): header[name] for name in names}
+    check_peft_config(path.name, adapter_config)
     if adapter_config.get("use_dora"):
         raise ValueError(
             f"{path.name} is a DoRA, but only plain low-rank pairs can be loaded here; {OTHER_WAY}"
         )
     return adapter_config
+
+
+def check_peft_config(label: str, config: Mapping[str, Any]) -> None:
+    """Raise ValueError for ranks, alphas and patterns of PEFT's config that cannot be meant."""
+    numbers = {name: config.get(name, 1) for name in ("r", "lora_alpha")}
+    for name in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(name) or {}
+        if not isinstance(pattern, dict) or len(pattern) > MAX_PATTERNS:
+            raise ValueError(f"{label} has {quote(pattern)} as {name}; download it again")
+        numbers |= pattern
+    for name, number in numbers.items():
+        is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+        is_slow = len(name) > MAX_PATTERN or len(_REPEATED.findall(name)) > MAX_REPEATED
+        if not is_number or not 0 < number <= MAX_RANK or is_slow:
+            raise ValueError(
+                f"{label} has {quote(number)} as {quote(name)} in its PEFT config, but a number "
+                f"above 0 and up to {MAX_RANK} is expected; download it again"
+            )
 
 
 def _peft_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
