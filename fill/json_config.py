@@ -13,6 +13,7 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -153,8 +154,12 @@ def make_record(
     missing = sorted(required - set(values))
     if missing:
         raise ValueError(f"settings {quote(missing)} are missing; {cls.__name__} needs them")
-    hints = get_type_hints(cls)
+    hints = _type_hints(cls)
     return cls(**{n: _parse(n, v, hints[n]) for n, v in values.items() if n in names})
+
+
+_type_hints = cache(get_type_hints)
+"""Of a class; a file may hold thousands of its records."""
 
 
 def _parse(name: str, value: Any, hint: Any) -> Any:
