@@ -138,6 +138,11 @@ class FillConfig(JsonConfig):
         "The same noise for all images of a batch, for example frames of a video. Off: each image "
         "takes the next seeds.",
     )
+    skip_empty_masks: bool = setting(
+        False,
+        "An image whose mask is empty comes out as it is, and a note says which. Off: an edit "
+        "whose masks are all empty stops.",
+    )
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""

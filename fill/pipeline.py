@@ -26,6 +26,9 @@ from .task import Task
 
 logger = logging.getLogger("onereward.fill")
 
+MAX_NAMED = 20
+"""Of images that stay as they are, in a note."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
@@ -38,13 +41,14 @@ class _Row:
     seed: int
 
 
-def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult:
+def run_fill(request: FillRequest, models: FillModels, host: Host, number: int = 1) -> FillResult:
     """Edit the images of a request.
 
     Args:
         request: What to do; validated when it was made.
         models: The fill model with the adapters to use.
         host: Memory, progress and cancel.
+        number: What notes call the first image, which may be one of a list.
 
     Returns:
         The images; wherever ``mask`` is 0 they equal the source bit for bit.
@@ -62,8 +66,11 @@ def run_fill(request: FillRequest, models: FillModels, host: Host) -> FillResult
     timer = _Timer()
     with timer.stage("prepare"):
         crops, crop_notes = _crops(request, models, settings)
+        crop_notes += _unchanged_notes(crops, number)
     for note in crop_notes:
         host.notify(note)
+    if not any(crops):
+        return _result(request, crops, [], (*notes, *crop_notes), timer)
     run = _Run(request, models, host, settings, crops, timer)
     plan = run.plan()
     if plan.weight_bytes is not None:
@@ -187,6 +194,18 @@ def _crops(
     return crops, tuple(notes)
 
 
+def _unchanged_notes(crops: list[list[Job]], first: int) -> tuple[str, ...]:
+    """Return the sentence that names the images without anything to paint, if there are any."""
+    numbers = [str(first + b) for b, islands in enumerate(crops) if not islands]
+    if not numbers:
+        return ()
+    if len(numbers) == 1:
+        return (f"image {numbers[0]} has an empty mask and stays as it is",)
+    more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
+    names = ", ".join(numbers[:MAX_NAMED]) + more
+    return (f"images {names} have an empty mask and stay as they are",)
+
+
 def _result(
     request: FillRequest,
     crops: list[list[Job]],
@@ -207,12 +226,6 @@ def _result(
         for _ in range(num):
             images.append(next(edited) if islands else source)
             masks.append(alpha)
-    # What to tell the user.
-    if [] in crops:
-        notes = (
-            *notes,
-            f"{crops.count([])} images have an empty mask and stay as they are",
-        )
     total = len(crops) * num
     logger.info("%s: %d images in %.2f s", request.task.value, total, sum(timer.seconds.values()))
     return FillResult(

@@ -49,7 +49,10 @@ class FillRequest:
         context = self.context_mask
         if context is not None and context.numel() and context.max() < MIN_PEAK:
             object.__setattr__(self, "context_mask", None)
-        _check_image(self.image)
+        check_image("image", self.image)
+        check_size(self.image.shape[2], self.image.shape[1])
+        if not _is_finite(self.image):
+            raise ValueError("image contains NaN or infinite values; look at the node that made it")
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}, but 0 to 2**64 - 1 is expected")
         self._check_area()
@@ -69,7 +72,7 @@ class FillRequest:
             return
         if self.task is Task.EXTEND and self.mask is None:
             raise ValueError("extend needs the pixels to add per side, or an aspect")
-        _check_mask("mask", self.mask, self.image)
+        _check_mask("mask", self.mask, self.image, self.config.skip_empty_masks)
         if self.task in (Task.REMOVE, Task.EXTEND):
             _check_surroundings(self.task, self.mask)
 
@@ -127,51 +130,69 @@ class FillResult:
     seeds: tuple[int, ...]
     """The seed of every image."""
     notes: tuple[str, ...]
-    """What the user should know: deviations from the recipe, truncated prompts."""
+    """What the user should know: deviations from the recipe, truncated prompts, empty masks."""
     seconds: dict[str, float]
     """Wall-clock time per stage: ``text``, ``encode``, ``sample``, ``decode``, ``stitch``."""
 
 
-def _check_image(image: torch.Tensor) -> None:
+def check_image(name: str, image: torch.Tensor) -> None:
+    """Raise ValueError unless this is a batch of RGB images ``[B, H, W, 3]``; names the input.
+
+    Example: ``check_image("image_a", torch.zeros(64, 64, 3))`` raises.
+    """
     if image.ndim != 4:
         raise ValueError(
-            f"image has shape {list(image.shape)}, but [batch, height, width, 3] is expected"
+            f"{name} has shape {list(image.shape)}, but [batch, height, width, 3] is expected"
         )
     batch, height, width, channels = image.shape
     if channels != 3:
         kind = {1: "1 channel (greyscale)", 4: "4 channels (RGBA)"}.get(
             channels, f"{channels} channels"
         )
-        raise ValueError(f"image has {kind}, but 3 (RGB) are expected; convert it to RGB first")
+        raise ValueError(f"{name} has {kind}, but 3 (RGB) are expected; convert it to RGB first")
     if batch == 0:
-        raise ValueError("image is an empty batch; connect at least one image")
-    check_size(width, height)
+        raise ValueError(f"{name} is an empty batch; connect at least one image")
+    if not height * width:
+        raise ValueError(f"{name} is {width}x{height} pixels, so there is nothing in it")
     if not image.dtype.is_floating_point:
         raise ValueError(
-            f"image has data type {image.dtype}, but floating point in 0..1 is expected"
+            f"{name} has data type {image.dtype}, but floating point in 0..1 is expected"
         )
-    if not _is_finite(image):
-        raise ValueError("image contains NaN or infinite values; look at the node that made it")
 
 
-def _check_mask(name: str, mask: torch.Tensor | None, image: torch.Tensor) -> None:
-    if mask is None:
-        raise ValueError(f"{name} is missing; paint the area to repaint, 1 = repaint")
+def check_mask_axes(name: str, mask: torch.Tensor) -> None:
+    """Raise ValueError unless this is ``[B, H, W]`` or ``[H, W]`` of numbers; names the input.
+
+    Example: ``check_mask_axes("mask", torch.zeros(64))`` raises.
+    """
     if mask.ndim not in (2, 3):
         raise ValueError(
             f"{name} has shape {list(mask.shape)}, but [batch, height, width] is expected"
         )
+    if not mask.dtype.is_floating_point and mask.dtype is not torch.bool:
+        raise ValueError(
+            f"{name} has data type {mask.dtype}, but floating point in 0..1 is expected"
+        )
+
+
+def _check_mask(
+    name: str, mask: torch.Tensor | None, image: torch.Tensor, may_be_empty: bool = False
+) -> None:
+    if mask is None:
+        raise ValueError(f"{name} is missing; paint the area to repaint, 1 = repaint")
+    check_mask_axes(name, mask)
     if mask.numel() and not _is_finite(mask):
         raise ValueError(f"{name} contains NaN or infinite values; look at the node that made it")
     # LoadImage gives a 64x64 mask of zeros for an image without alpha: that is "nothing painted".
     peak = float(mask.max()) if mask.numel() else 0.0
-    if peak < MIN_PEAK:
+    is_empty = peak < MIN_PEAK
+    if is_empty and not may_be_empty:
         highest = f" (its highest value is {peak:.2g})" if peak > 0 else ""
         raise ValueError(
             f"{name} is empty{highest}; paint the area to repaint (for example in the mask editor)"
         )
     _, height, width, _ = image.shape
-    if tuple(mask.shape[-2:]) != (height, width):
+    if not is_empty and tuple(mask.shape[-2:]) != (height, width):
         raise ValueError(
             f"{name} is {mask.shape[-1]}x{mask.shape[-2]} pixels but image is {width}x{height} "
             "pixels; make the mask from this image"

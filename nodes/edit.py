@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 
 from ..fill.config import MAX_SIDE, FillConfig
 from ..fill.image.geometry import ANCHORS, Extension, check_aspect, extension_for_aspect
@@ -220,7 +221,8 @@ def _run(
     request = FillRequest(config=settings, **fields, **common)
     host = ComfyHost(node.hidden.unique_id)
     drop_copy(FILL_MODEL)
-    result = run_fill(request, models, host)
+    context = get_executing_context()
+    result = run_fill(request, models, host, 1 + ((context and context.list_index) or 0))
     for note in result.notes:
         host.notify(note)
     report = {"seeds": result.seeds, "notes": result.notes, "seconds": result.seconds}

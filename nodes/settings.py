@@ -13,7 +13,7 @@ from .socket_types import SettingsSocket
 
 RARE = (
     *("shift", "cfg_mode", "context_factor", "fill_holes", "colour_correction"),
-    *("preserve_unmasked", "merge_masks", "same_seed"),
+    *("preserve_unmasked", "merge_masks", "same_seed", "skip_empty_masks"),
 )
 """Settings that a newer front end folds away."""
 

@@ -105,6 +105,8 @@ def test_words_choose_what_is_removed_in_a_folder(comfyui: ComfyServer, client: 
     folder.mkdir(exist_ok=True)
     for name in ("a", "b"):
         example_image().rotate(90 * (name == "b")).save(folder / f"{name}.png")
+    nothing_found = Image.linear_gradient("L").resize((SIZE + 8, SIZE)).convert("RGB")
+    nothing_found.save(folder / "c.png")
     graph = load_graph(API_FOLDER / "remove_by_words_in_a_folder.json")
     (load,) = nodes_of(graph, "OneRewardLoadFolder")
     (grow,) = nodes_of(graph, "GrowMask")
@@ -120,7 +122,10 @@ def test_words_choose_what_is_removed_in_a_folder(comfyui: ComfyServer, client: 
     assert job.succeeded, job.error
     (saved,) = nodes_of(graph, "SaveImage")
     names = [reference["filename"].split("_")[0] for reference in job.images(saved)]
-    assert names == ["a", "b"]
+    assert names == ["a", "b", "c"]
+    assert np.array_equal(pixels(client, job, saved)[2], np.asarray(nothing_found))
+    (edit,) = nodes_of(graph, "OneRewardRemove")
+    assert "image 3 has an empty mask and stays as it is" in job.outputs[edit]["text"]
 
 
 def test_finding_things_by_words_needs_only_its_weights(client: ComfyClient):

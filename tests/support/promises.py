@@ -21,7 +21,7 @@ PROMISED: dict[str, list[str]] = {
         *("steps", "true_cfg", "guidance", "negative_prompt", "num_candidates", "denoise"),
         *("shift", "cfg_mode", "crop_to_context", "context_factor", "target_size", "grow"),
         *("feather", "fill_holes", "colour_correction", "preserve_unmasked"),
-        *("merge_masks", "same_seed"),
+        *("merge_masks", "same_seed", "skip_empty_masks"),
     ],
     "OneRewardLoadJudge": ["judge", "precision", "max_pixels", "adapter", "liger_kernel"],
     "OneRewardScore": [
@@ -127,6 +127,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "preserve_unmasked": False,
         "merge_masks": False,
         "same_seed": False,
+        "skip_empty_masks": False,
     },
     "OneRewardLoadJudge": {
         "judge": "bundled (tiny)",

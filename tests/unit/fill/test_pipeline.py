@@ -206,7 +206,21 @@ def test_a_image_with_an_empty_mask_in_a_batch_stays() -> None:
     result = run(image=images, mask=masks)
     assert torch.equal(result.image[0], images[0])
     assert not torch.equal(result.image[1], images[1])
-    assert any("empty mask" in note for note in result.notes)
+    assert "image 1 has an empty mask and stays as it is" in result.notes
+
+
+@pytest.mark.parametrize("side", [64, 16], ids=["of-the-image", "of-load-image"])
+def test_images_without_anything_painted_stay_and_are_named(side: int) -> None:
+    """LoadImage gives a small mask of zeros, whatever the size of the image."""
+    images = torch.cat([random_image(seed=1), random_image(seed=2)])
+    result = run(
+        image=images,
+        mask=torch.full((2, side, side), 0.01),
+        config={"skip_empty_masks": True, "num_candidates": 2},
+    )
+    assert torch.equal(result.image, images.repeat_interleave(2, 0))
+    assert not result.mask.any()
+    assert "images 1, 2 have an empty mask and stay as they are" in result.notes
 
 
 def test_runs_repeat_exactly_and_seeds_matter() -> None:

@@ -29,7 +29,7 @@ TRANSLATED = {
     "OneRewardExtend": "865e3ea8",
     "OneRewardRemove": "71493ea3",
     "OneRewardText": "3470d2e9",
-    "OneRewardSettings": "63a959dd",
+    "OneRewardSettings": "235e37f5",
     "OneRewardLoadJudge": "1e31124c",
     "OneRewardScore": "c57d75cf",
     "OneRewardPickBest": "d48c4ee8",
