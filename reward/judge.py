@@ -49,6 +49,8 @@ class JudgeConfig(JsonConfig):
         False,
         "Fused kernels of the package liger-kernel, on a CUDA GPU: faster, the same answers.",
     )
+    card: str = ""
+    """A bundled card's name or a card's file; empty: the checkpoint's own, see ``cards``."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...fill.io.json_text import label_of, quote, shorten
 from ..judge import JudgeConfig, JudgeError
+from ..vlm.adapter import NOTES
 from .card import FILE_NAME, JudgeCard
 
 BUILT_IN = "onereward"
@@ -52,6 +53,11 @@ def find_card(config: JudgeConfig, folder: Path, family: str) -> JudgeCard:
     return card
 
 
+def is_built_in(card: JudgeCard) -> bool:
+    """Whether a card is that of the built-in question. Example: ``is_built_in(card)``."""
+    return card == bundled_cards()[BUILT_IN]
+
+
 def _named(name: str) -> Path | None:
     if not name:
         return None
@@ -66,6 +72,9 @@ def _named(name: str) -> Path | None:
 
 
 def _recognised(folders: list[Path]) -> JudgeCard:
+    # What was trained here answers the built-in question, whatever it was made of.
+    if (folders[0] / NOTES).exists():
+        return bundled_cards()[BUILT_IN]
     names = [_plain(_name_of(folder)) for folder in folders]
     for card in bundled_cards().values():
         if any(_plain(part) in name for part in card.names for name in names):

@@ -14,7 +14,7 @@ from ...fill.task import TASKS
 from ..judge import judge_folder
 
 if TYPE_CHECKING:
-    from .qwen_vl import QwenJudge
+    from .qwen_vl import FolderJudge
 
 TEXT_TOKENS = 200
 """Longest question with its chat template, in tokens."""
@@ -38,7 +38,7 @@ class Tower:
     """Numbers per token that a layer keeps for its backward pass."""
 
 
-def towers_of(judge: QwenJudge, pixels: int) -> tuple[Tower, Tower]:
+def towers_of(judge: FolderJudge, pixels: int) -> tuple[Tower, Tower]:
     """Return the language model, asked about every dimension, and the vision tower of an image.
 
     Args:
@@ -67,7 +67,7 @@ def towers_of(judge: QwenJudge, pixels: int) -> tuple[Tower, Tower]:
     return language, vision
 
 
-def judging_bytes(judge: QwenJudge, pixels: int, rows: int = 1) -> int:
+def judging_bytes(judge: FolderJudge, pixels: int, rows: int = 1) -> int:
     """Return the activations of judging without gradient, in bytes; leans towards too much.
 
     Args:
@@ -83,7 +83,7 @@ def judging_bytes(judge: QwenJudge, pixels: int, rows: int = 1) -> int:
     return _MARGIN * num_bytes + judge.expansion_bytes
 
 
-def saved_bytes(judge: QwenJudge, pixels: int, recompute: bool) -> int:
+def saved_bytes(judge: FolderJudge, pixels: int, recompute: bool) -> int:
     """Return what one pair keeps for the backward pass, in bytes.
 
     Args:
@@ -99,5 +99,5 @@ def saved_bytes(judge: QwenJudge, pixels: int, recompute: bool) -> int:
     return numbers * judge.component.dtype.itemsize
 
 
-def _judged(judge: QwenJudge, pixels: int) -> int:
+def _judged(judge: FolderJudge, pixels: int) -> int:
     return max(judge.patches.min_pixels, min(pixels, judge.patches.max_pixels))

@@ -70,6 +70,7 @@ class VisionLanguageModel:
         patches: How images are cut.
         image_token: Stands for an image in token ids.
         expansion_bytes: What the largest packed layer takes while it is used; 0 without any.
+        has_grid_positions: Whether tokens of an image have positions in a grid, else as text.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -83,6 +84,7 @@ class VisionLanguageModel:
     ) -> None:
         # The folder and what it says of the model.
         self.config = config
+        self.has_grid_positions = True
         self.folder = judge_folder(config.folder)
         if config.liger_kernel:
             check_liger(device)
@@ -233,6 +235,8 @@ class VisionLanguageModel:
         self, ids: torch.Tensor, last: torch.Tensor, rows: Sequence[Row]
     ) -> torch.Tensor:
         """Return multimodal positions ``[3, N, L]``, by the model's own function."""
+        if not self.has_grid_positions:
+            return torch.arange(ids.shape[1]).expand(3, *ids.shape)
         model: Any = self.component.module
         function, merge = model.model.get_rope_index, self.patches.merge_size
         options: dict[str, Any] = {

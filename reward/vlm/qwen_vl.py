@@ -28,12 +28,15 @@ RESULT = "judge"
 """Folder in that of a run, where a judge is written that was trained as a whole."""
 
 
-class QwenJudge:
-    """A judge in a transformers folder; weights are read when a host first makes it resident.
+class FolderJudge:
+    """What all judges in transformers folders share; weights are read when a host needs them.
 
-    Example: ``QwenJudge(JudgeConfig(), torch.device('cpu')).encode(image)``.
+    Example: ``class MyJudge(FolderJudge): ...``; it adds how the model is asked and read.
 
-    It is a model, a chat and the built-in question: "is the first better?", answered Yes or No.
+    Args:
+        config: Folder, precision, adapter and the like.
+        device: Where it will run.
+        heads: As for :class:`~.model.VisionLanguageModel`, which says what is raised.
 
     Attributes:
         model: Encodes images, and answers about them.
@@ -42,11 +45,15 @@ class QwenJudge:
         chat: Tokenizer and chat template.
         patches: How images are cut.
         expansion_bytes: What the largest packed layer takes while it is used; 0 without any.
+        wording: Of its questions, for its identity.
     """
 
-    def __init__(self, config: JudgeConfig, device: torch.device) -> None:
-        """Check the folder; raises as :class:`~.model.VisionLanguageModel`."""
-        self.model = VisionLanguageModel(config, device)
+    wording = str(TEMPLATE_VERSION)
+
+    def __init__(
+        self, config: JudgeConfig, device: torch.device, heads: tuple[str, ...] = ()
+    ) -> None:
+        self.model = VisionLanguageModel(config, device, heads)
         self.config, self._folder = config, self.model.folder
         self.component, self.patches = self.model.component, self.model.patches
         self.expansion_bytes = self.model.expansion_bytes
@@ -90,14 +97,41 @@ class QwenJudge:
     @cached_property
     def _identity(self) -> str:
         packing = self.config.precision if self.config.precision in PACKED_PRECISIONS else ""
-        version = str(TEMPLATE_VERSION)
-        settings = (str(self.patches.max_pixels), str(self.component.dtype), packing, version)
-        return fingerprint_files(self.files, *settings)
+        pixels, dtype = str(self.patches.max_pixels), str(self.component.dtype)
+        return fingerprint_files(self.files, pixels, dtype, packing, self.wording)
 
     @property
     def digest(self) -> str:
         """A digest of the weights, the adapter's too."""
         return fingerprint_files(self.files)
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The model."""
+        return (self.component,)
+
+    def to_values(self) -> dict[str, Any]:
+        """Return its config."""
+        return asdict(self.config)
+
+    def working_bytes(self, pixels: int, rows: int = 1) -> int:
+        """Return the activations of judging without gradient, in bytes; leans towards too much."""
+        return judging_bytes(self, pixels, rows)
+
+    def training_bytes(self, pixels: int, rows: int, recompute: bool) -> int:
+        """Return the activations of judging with gradient, in bytes."""
+        return rows * saved_bytes(self, pixels, recompute) + self.expansion_bytes
+
+    def encode_images(self, images: Sequence[torch.Tensor]) -> list[EncodedImage]:
+        """Run the vision tower once for images of any sizes; each as for :meth:`encode`."""
+        return self.model.encode_images(images)
+
+
+class QwenJudge(FolderJudge):
+    """The built-in question to a model: "is the first better?", answered Yes or No.
+
+    Example: ``QwenJudge(JudgeConfig(), torch.device('cpu')).encode(image)``.
+    """
 
     @property
     def needs_source(self) -> bool:
@@ -109,26 +143,9 @@ class QwenJudge:
         """True."""
         return True
 
-    @property
-    def components(self) -> tuple[Component, ...]:
-        """The model."""
-        return (self.component,)
-
-    def to_values(self) -> dict[str, Any]:
-        """Return its config."""
-        return asdict(self.config)
-
     def check(self) -> None:
         """Raise JudgeError if the tokenizer has no single Yes and No, or no place for images."""
         _ = self.answer_ids
-
-    def working_bytes(self, pixels: int, rows: int = 1) -> int:
-        """Return the activations of judging without gradient, in bytes; leans towards too much."""
-        return judging_bytes(self, pixels, rows)
-
-    def training_bytes(self, pixels: int, rows: int, recompute: bool) -> int:
-        """Return the activations of judging with gradient, in bytes."""
-        return rows * saved_bytes(self, pixels, recompute) + self.expansion_bytes
 
     @property
     def tokenizer(self) -> Any:
@@ -143,10 +160,6 @@ class QwenJudge:
     def encode(self, image: torch.Tensor) -> EncodedImage:
         """Run the vision tower on one image ``[3, H, W]``, 0..1; differentiable."""
         return self.encode_images([image])[0]
-
-    def encode_images(self, images: Sequence[torch.Tensor]) -> list[EncodedImage]:
-        """Run the vision tower once for images of any sizes; each as for :meth:`encode`."""
-        return self.model.encode_images(images)
 
     def ask(
         self, first: EncodedImage, second: EncodedImage, queries: Sequence[Query]
