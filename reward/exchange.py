@@ -15,16 +15,23 @@ import csv
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from ..fill.io.files import UNREADABLE, read_text
+from ..fill.io.folder_lock import folder_lock
+from ..fill.io.image_file import open_image
+from ..fill.io.json_text import (
+    MAX_LIST_BYTES,
+    label_of,
+    quote,
+    read_records,
+    read_text,
+    shorten,
+)
+from ..fill.io.writing import atomic_folder, copy_file
 from ..fill.task import Dimension, Task
 from .preference import PAIRS, Preference, PreferenceSet, by_split, to_line
 from .query import Query
@@ -53,6 +60,7 @@ def import_pairs(path: Path, folder: Path) -> int:
     Raises:
         ValueError: A row is no pair, or an image cannot be read; names file and row.
         OSError: A file cannot be read or written.
+        FolderInUse: Another process writes to the data.
     """
     # Check all rows.
     rows: list[tuple[Preference, dict[str, Path]]] = []
@@ -60,22 +68,24 @@ def import_pairs(path: Path, folder: Path) -> int:
         try:
             rows.append(_pair(row, path.parent))
         except (ValueError, OSError) as error:
-            raise ValueError(f"{path}, row {index}: {error}") from error
+            raise ValueError(shorten(f"{label_of(path)}, row {index}: {error}")) from error
     if not rows:
-        raise ValueError(f"{path} lists no pairs; give one row per pair")
+        raise ValueError(f"{label_of(path)} lists no pairs; give one row per pair")
     # New pairs and their images.
-    data = PreferenceSet(folder)
-    lines = set(map(_without_condition, data.pairs()))
     num = 0
-    for pair, images in rows:
-        line = _without_condition(pair)
-        if line in lines:
-            continue
-        for name, source in images.items():
-            _copy(source, folder / name)
-        data.add(pair)
-        lines.add(line)
-        num += 1
+    with folder_lock(folder):
+        data = PreferenceSet(folder)
+        lines = set(map(_without_condition, data.pairs()))
+        for pair, images in rows:
+            line = _without_condition(pair)
+            if line in lines:
+                continue
+            for name, source in images.items():
+                if not (folder / name).is_file():
+                    copy_file(source, folder / name)
+            data.add(pair)
+            lines.add(line)
+            num += 1
     return num
 
 
@@ -114,15 +124,13 @@ def export_pairs(folder: Path, target: Path, judged_by: str = "") -> Exported:
     pairs = [pair for pair in data.pairs() if judged_by in ("", pair.judged_by)]
     if not pairs:
         raise ValueError(f"{folder} holds no pairs{f' judged by {judged_by}' * bool(judged_by)}")
-    fresh = target.with_name(target.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
     splits = {SPLIT_NAMES[name]: rows for name, rows in by_split(pairs).items() if rows}
     # Images that a whole split lacks are left out of all splits.
     columns = ("source_file_name", "mask_file_name")
     left_out = tuple(c for c in columns if any(_lacks(c, rows) for rows in splits.values()))
-    for name, rows in splits.items():
-        _write_split(data, rows, left_out, fresh / name)
-    fresh.rename(target)
+    with atomic_folder(target) as fresh:
+        for name, rows in splits.items():
+            _write_split(data, rows, left_out, fresh / name)
     return Exported(counts={name: len(rows) for name, rows in splits.items()}, left_out=left_out)
 
 
@@ -142,40 +150,44 @@ def _write_split(
                 continue
             if not data.image(name).is_file():
                 raise ValueError(f"{data.folder / name} is missing; remove the pairs that name it")
-            _copy(data.image(name), folder / name)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(data.image(name), folder / name)
         # Settings differ from judge to judge, and with them their type.
         lines.append(json.dumps(line | {"settings": json.dumps(line["settings"])}))
     (folder / PAIRS).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    label = label_of(path)
     if path.suffix.lower() == ".csv":
-        for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
-            yield {key: value for key, value in row.items() if value}
+        try:
+            reader = csv.DictReader(io.StringIO(read_text(path, MAX_LIST_BYTES), newline=""))
+            for row in reader:
+                yield {key: value for key, value in row.items() if value}
+        except csv.Error as error:
+            raise ValueError(f"{label} is no list of columns ({error})") from error
     elif path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(read_text(path).split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, row {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, row {number} is no JSON object of columns")
+        if not path.exists():
+            raise FileNotFoundError(f"{label} is missing; name a list of pairs")
+        for row in read_records(path, dict):
             yield {key: value for key, value in row.items() if value not in (None, "")}
     else:
-        raise ValueError(f"{path} is neither .csv nor .jsonl; give a list in one of these formats")
+        raise ValueError(f"{label} is neither .csv nor .jsonl; give a list in one of these formats")
 
 
 def _pair(row: Mapping[str, Any], folder: Path) -> tuple[Preference, dict[str, Path]]:
     """Return a pair of one row, and where the images that it names come from."""
     if unknown := sorted(map(str, set(row) - set(COLUMNS))):
-        raise ValueError(f"unknown columns {', '.join(unknown)}; known are {', '.join(COLUMNS)}")
+        names = shorten(", ".join(unknown), 80)
+        raise ValueError(f"unknown columns {names}; known are {', '.join(COLUMNS)}")
     if absent := [name for name in REQUIRED if name not in row]:
         raise ValueError(f"{', '.join(absent)} missing")
     if "source" not in row and "condition" not in row:
         raise ValueError("give source or condition, so that one condition stays in one split")
-    sources = {name: folder / str(row[name]) for name in IMAGES if name in row}
+    for name in set(row) - {"confidence"}:
+        if not isinstance(row[name], str):
+            raise ValueError(f"{name} is {quote(row[name])}, but text is expected")
+    sources = {name: folder / row[name] for name in IMAGES if name in row}
     _check_images(sources)
     names = {name: _name_of(path) for name, path in sources.items()}
     pair = Preference(
@@ -186,13 +198,20 @@ def _pair(row: Mapping[str, Any], folder: Path) -> tuple[Preference, dict[str, P
         condition="",
         source_file_name=names.get("source", ""),
         mask_file_name=names.get("mask", ""),
-        prompt=str(row.get("prompt", "")),
-        judged_by=str(row.get("judged_by", "human")),
-        confidence=float(row.get("confidence", 1.0)),
+        prompt=row.get("prompt", ""),
+        judged_by=row.get("judged_by", "human"),
+        confidence=_confidence(row.get("confidence", 1.0)),
     )
     Query(pair.task, pair.dimension, pair.prompt)  # refuses text alignment without a text
-    condition = str(row.get("condition") or _condition_of(pair))
+    condition = row.get("condition") or _condition_of(pair)
     return replace(pair, condition=condition), {names[n]: path for n, path in sources.items()}
+
+
+def _confidence(value: Any) -> float:
+    try:
+        return float(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"confidence is {quote(value)}, but 0.5 to 1 is expected") from None
 
 
 def _member(kind: Any, name: str, value: Any) -> Any:
@@ -200,7 +219,7 @@ def _member(kind: Any, name: str, value: Any) -> Any:
         return kind(value)
     except ValueError:
         options = ", ".join(member.value for member in kind)
-        raise ValueError(f"{name} is {value!r}; choose one of: {options}") from None
+        raise ValueError(f"{name} is {quote(value)}; choose one of: {options}") from None
 
 
 def _condition_of(pair: Preference) -> str:
@@ -216,12 +235,9 @@ def _without_condition(pair: Preference) -> str:
 def _check_images(sources: Mapping[str, Path]) -> None:
     sizes = {}
     for name, path in sources.items():
-        try:
-            with Image.open(path) as image:
-                image.load()
-                sizes[name] = image.size
-        except UNREADABLE as error:
-            raise ValueError(f"{path} cannot be read as an image ({error})") from error
+        with open_image(path) as image:
+            image.load()
+            sizes[name] = image.size
     width, height = sizes["winner"]
     for name, size in sizes.items():
         if size != (width, height):
@@ -235,12 +251,3 @@ def _name_of(path: Path) -> str:
     """Name an image by what is in it: the same one is stored once."""
     digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     return f"{FOLDER}/{digest}{path.suffix.lower()}"
-
-
-def _copy(source: Path, target: Path) -> None:
-    if target.is_file():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)

@@ -28,7 +28,7 @@ MAX_DEPTH = 64
 """Levels of lists and objects within one another."""
 MAX_DIGITS = 40
 """Of a whole number; tokenizers write 10 to the 30th for "no limit"."""
-_LABEL_PARTS, _LABEL_CHARACTERS = 3, 100
+_LABEL_CHARACTERS = 100
 _BAD_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 _ESCAPED_BAD_CHARACTERS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 T = TypeVar("T")
@@ -50,9 +50,9 @@ def shorten(text: str, limit: int = MAX_MESSAGE) -> str:
     return text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"
 
 
-def label_of(path: Path) -> str:
-    """Return how messages name a file or folder: the last three parts of its path, shortened."""
-    parts = path.parts[-_LABEL_PARTS:]
+def label_of(path: Path, num_parts: int = 3) -> str:
+    """Return how messages name a file or folder: the last parts of its path, shortened."""
+    parts = path.parts[-num_parts:]
     return shorten("/".join(part.strip("/\\") for part in parts), _LABEL_CHARACTERS)
 
 

@@ -8,9 +8,8 @@ paint. EXIF data and colour profile are kept, but images are turned upright and 
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from .exif import EXIF_FOLDER, GPS_FOLDER, make_upright, with_size
-from .files import UNREADABLE
+from .image_file import open_image
+from .json_text import read_text
 from .pixels import to_mask, to_rgb
+from .writing import write_image
 
 ENDS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
 MASK_END = "_mask"
@@ -98,7 +99,7 @@ def read_photo(path: Path, mask: Path | None = None) -> Photo:
         path=path,
         pixels=to_tensor(pixels),
         mask=area,
-        text=note.read_text("utf-8").strip() if note.is_file() else "",
+        text=read_text(note).strip() if note.is_file() else "",
         alpha=transparency,
         carried=_saved_info(image, profile),
     )
@@ -120,27 +121,15 @@ def save_photo(photo: Photo, pixels: torch.Tensor, path: Path) -> None:
     carried = dict(photo.carried)
     if "exif" in carried:
         carried["exif"] = with_size(carried["exif"], *image.size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, kind, **carried, **_SAVING.get(kind, {}))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_image(path, image, kind, **carried, **_SAVING.get(kind, {}))
 
 
 def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image)
-            # Pillow's own turning writes all of it anew, and loses letters beyond ASCII.
-            turned.info["exif"] = make_upright(image.info.get("exif") or _tiff_exif(image))
-            return turned
-    except UNREADABLE as error:
-        raise ValueError(f"{path.name} cannot be read as an image ({error})") from error
+    with open_image(path) as image:
+        turned = ImageOps.exif_transpose(image)
+        # Pillow's own turning writes all of it anew, and loses letters beyond ASCII.
+        turned.info["exif"] = make_upright(image.info.get("exif") or _tiff_exif(image))
+        return turned
 
 
 def mask_file(path: Path) -> Path | None:
@@ -166,11 +155,13 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     """Return the image in RGB and the profile that now belongs to its values."""
     profile = image.info.get("icc_profile")
     if profile and image.mode in _COMPUTED_MODES:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-        assert converted is not None, "a new image was asked for"
-        return converted, target.tobytes()
+        # A profile that is damaged says nothing about the colours.
+        with suppress(OSError, ImageCms.PyCMSError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+            assert converted is not None, "a new image was asked for"
+            return converted, target.tobytes()
     # Bytes 16 to 20 of every profile are its colour space.
     is_rgb = profile is not None and profile[16:20] == b"RGB "
     return to_rgb(image), profile if is_rgb else None

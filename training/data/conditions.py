@@ -26,16 +26,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...fill.io.files import UNREADABLE, write_text
+from ...fill.io.files import write_text
+from ...fill.io.image_file import open_image
 from ...fill.io.json_text import label_of, quote, read_records
 from ...fill.io.names import MAX_BYTES, check_file_name
 from ...fill.io.photo import to_tensor
 from ...fill.io.pixels import to_mask, to_rgb
+from ...fill.io.writing import write_image
 from ...fill.json_config import make_record
 from ...fill.request import FillRequest
 from ...fill.task import Task, text_prompt
 
 FILE_NAME = "conditions.jsonl"
+_ADVICE = "remove the line that names it"
 _KEYS = {
     *("name", "task", "image_file_name", "mask_file_name", "prompt", "text"),
     "result_file_name",
@@ -179,7 +182,6 @@ def write_conditions(
 
     The list is written last: a stop before leaves the old one, if any.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for condition, image, mask in items:
         for name, pixels in ((condition.image_file_name, image), (condition.mask_file_name, mask)):
@@ -190,12 +192,13 @@ def write_conditions(
 
 
 def save_image(path: Path, pixels: Tensor) -> None:
-    """Write ``[H, W, 3]`` or ``[H, W]``, 0..1, as PNG, whole or not at all; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``[H, W, 3]`` or ``[H, W]``, 0..1, as PNG, whole or not at all; makes its folder.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
     values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(values).save(temporary, format="PNG")
-    temporary.replace(path)
+    write_image(path, Image.fromarray(values))
 
 
 def _to_json(condition: Condition) -> str:
@@ -210,24 +213,14 @@ def read_image(path: Path, mode: str = "RGB") -> Tensor:
     Raises:
         ValueError: It is missing or no image; names the file.
     """
-    try:
-        with Image.open(path) as image:
-            return to_tensor(to_mask(image) if mode == "L" else to_rgb(image))
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    with open_image(path, _ADVICE) as image:
+        return to_tensor(to_mask(image) if mode == "L" else to_rgb(image))
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return width and height of an image file; ValueError as for :func:`read_image`."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} cannot be read as an image ({error}); remove the line that names it")
+    with open_image(path, _ADVICE) as image:
+        return image.size
 
 
 def spread(conditions: Sequence[Condition], num: int) -> list[Condition]:

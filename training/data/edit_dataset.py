@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ...fill.host import Host
 from ...fill.image.mask import clean_mask
-from ...fill.io.files import UNREADABLE, read_text
+from ...fill.io.image_file import open_image
+from ...fill.io.json_text import label_of, read_text, shorten
 from ...fill.io.photo import ENDS, mask_file, to_tensor
 from ...fill.io.pixels import to_mask, to_rgb
 from ...fill.json_config import JsonConfig, setting
@@ -125,7 +126,9 @@ def _from_files(
         try:
             yield _from_file(task, path, index, config)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            text, label = str(error), label_of(path, 2)
+            text = text if text.startswith(label) else f"{label}: {text}"
+            raise ValueError(shorten(text)) from error
 
 
 def _from_file(task: Task, path: Path, index: int, config: EditDatasetConfig) -> Item:
@@ -169,13 +172,10 @@ def _sidecar(path: Path, end: str) -> str:
 
 
 def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image)
-            turned.load()
-            return turned
-    except UNREADABLE as error:
-        raise ValueError(f"cannot be read as an image ({error}); remove it") from error
+    with open_image(path, "remove it") as image:
+        turned = ImageOps.exif_transpose(image)
+        turned.load()
+        return turned
 
 
 def _mask_of(path: Path, image: Image.Image) -> Image.Image:

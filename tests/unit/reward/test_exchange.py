@@ -89,7 +89,7 @@ def test_pairs_of_one_source_stay_together(rows: list[dict[str, Any]], tmp_path:
         ({"stars": "5"}, "row 2: unknown columns stars"),
         ({"loser": "1-good.png"}, "row 2: .* cannot be better than itself"),
         ({"loser": "wide.png"}, "row 2: loser is 32x16 pixels but winner is 16x16 pixels"),
-        ({"confidence": "sure"}, "row 2: could not convert"),
+        ({"confidence": "sure"}, "row 2: confidence is .sure., but 0.5 to 1"),
         ({"dimension": "text_alignment", "prompt": ""}, "row 2: text alignment needs the prompt"),
         ({"winner": "large.png"}, "row 2: .* cannot be read as an image"),
     ],

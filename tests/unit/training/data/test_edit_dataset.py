@@ -120,7 +120,7 @@ def test_a_random_mask_leaves_something_to_look_at(task: Task) -> None:
     [
         ("no mask", {}, "x.png: has no mask; save one as x_mask.png"),
         ("size", {}, "32x64 pixels but the image is 64x64"),
-        ("damaged", {}, "x.png: cannot be read as an image"),
+        ("damaged", {}, r"x\.png cannot be read as an image"),
         ("empty mask", {}, "mask is empty"),
         ("", {"prompt": ""}, "x.png: prompt is empty"),
         ("", {"task": "text"}, "text is empty"),
