@@ -1,33 +1,81 @@
-"""Makes any kind of judge of its values in a config, a job or a run."""
+"""Makes any kind of judge of its values in a config, a job or a run.
+
+Values without ``kind`` are those of a folder, :class:`~.judge.JudgeConfig`. Others, for example::
+
+    {"kind": "remote", "base_url": "http://localhost:8000/v1", "model": "Qwen/Qwen3-VL-8B-Instruct"}
+    {"kind": "calibrated", "judge": {"folder": "bundled"}, "folder": "judge-reports/my-judge"}
+    {"kind": "ensemble", "judges": [{...}, {...}], "combine": "mean"}
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..fill.io.json_text import quote
+from ..fill.json_config import JsonConfig
+from . import calibrated_judge, ensemble
+from .calibrated_judge import CalibratedConfig, CalibratedJudge
+from .ensemble import EnsembleConfig, EnsembleJudge
 from .judge import Judge, JudgeConfig
+from .remote import remote_judge
+from .remote.remote_config import RemoteConfig
+from .remote.remote_judge import RemoteJudge
 from .vlm.qwen_vl import QwenJudge
+
+LOCAL = "local"
+_CONFIGS: dict[str, type[JsonConfig]] = {
+    LOCAL: JudgeConfig,
+    remote_judge.KIND: RemoteConfig,
+    calibrated_judge.KIND: CalibratedConfig,
+    ensemble.KIND: EnsembleConfig,
+}
 
 
 def check_judge_values(values: Mapping[str, Any]) -> None:
     """Raise ValueError if values are of no judge or out of their limits; no file is read."""
-    JudgeConfig.from_values(values)
+    config = _config_of(values)
+    parts = config.judges if isinstance(config, EnsembleConfig) else ()
+    for part in (config.judge,) if isinstance(config, CalibratedConfig) else parts:
+        check_judge_values(part)
 
 
-def load_judge(values: Mapping[str, Any], device: torch.device) -> Judge:
+def load_judge(
+    values: Mapping[str, Any], device: torch.device, poll: Callable[[], None] = lambda: None
+) -> Judge:
     """Check a judge and return it; weights are read when a host first makes it resident.
 
     Example: ``load_judge({"folder": "bundled"}, torch.device("cpu"))``.
 
     Args:
-        values: Fields of :class:`~.judge.JudgeConfig`, as :meth:`Judge.to_values` returns them.
+        values: Of a judge, as :meth:`Judge.to_values` returns them.
         device: Where it will run.
+        poll: Called while a server is waited for; raises to cancel.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A setting is out of its limits, or pickled or damaged weights.
         JudgeError: The checkpoint cannot judge.
     """
-    return QwenJudge(JudgeConfig.from_values(values), device)
+    config = _config_of(values)
+    if isinstance(config, RemoteConfig):
+        return RemoteJudge(config, poll)
+    if isinstance(config, CalibratedConfig):
+        return CalibratedJudge(load_judge(config.judge, device, poll), Path(config.folder))
+    if isinstance(config, EnsembleConfig):
+        judges = [load_judge(part, device, poll) for part in config.judges]
+        return EnsembleJudge(judges, config.combine)
+    assert isinstance(config, JudgeConfig), "the table has no other kind"
+    return QwenJudge(config, device)
+
+
+def _config_of(values: Mapping[str, Any]) -> JsonConfig:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"a judge is {quote(values)}, but an object of settings is expected")
+    kind = values.get("kind", LOCAL)
+    if not isinstance(kind, str) or kind not in _CONFIGS:
+        raise ValueError(f"kind of a judge is {quote(kind)}; choose one of: {', '.join(_CONFIGS)}")
+    return _CONFIGS[kind].from_values({k: v for k, v in values.items() if k != "kind"})

@@ -1,0 +1,1 @@
+"""A judge that runs on a server: the OpenAI-compatible API with log-probabilities."""
