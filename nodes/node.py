@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -13,10 +15,15 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+from .checks.error_text import user_error
+from .checks.input_checks import check_constants, check_inputs
+
 EVENT = "onereward.text"
 """Message to the front end: ``{"node": id, "text": [notes], "is_error": bool}``."""
 HEAD, TAIL = 4, 8
 """Notes of a run that are kept: its first and its last."""
+
+log = logging.getLogger("onereward.nodes")
 
 
 class Notes:
@@ -69,16 +76,13 @@ def current_notes(node_id: str | None) -> Notes:
     return _NOTES.get() or Notes(node_id)
 
 
-def refusal(check: Callable[[], object]) -> bool | str:
-    """Return True, or the sentence with which a check refuses, for ``validate_inputs``.
+def refusal(check: Callable[[], object]) -> bool:
+    """Return True unless a check raises, for ``validate_inputs``.
 
     Example: ``return refusal(lambda: name is None or work_folder(KIND, name))``; the value of a
     linked input is None.
     """
-    try:
-        check()
-    except (ValueError, OSError) as error:
-        return str(error)
+    check()
     return True
 
 
@@ -88,19 +92,68 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class OneRewardNode(io.ComfyNode):
-    """Adds to what a node returns the notes of its run, and shows an error before it is raised.
+    """Checks the inputs, adds to what a node returns the notes of its run, and shows its error.
 
     Subclasses implement ``define_schema`` and ``execute`` as for ``io.ComfyNode``; the output's
-    ``ui`` gains ``text``, a list of notes. ``validate_inputs`` of one input returns the sentence;
-    of several it raises, as ComfyUI repeats what is returned for each of them.
+    ``ui`` gains ``text``, a list of notes. A ``validate_inputs`` of their own takes what it checks
+    besides type and limits, and raises; who raises is shown as
+    :func:`~.error_text.user_error` says.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        execute = cls.__dict__.get("execute")
         # ComfyUI copies a class for each run; what is copied has been wrapped.
-        if execute is not None and not hasattr(execute.__func__, "__wrapped__"):
-            setattr(cls, "execute", classmethod(_noted(execute.__func__)))  # noqa: B010
+        for name, wrap in (("execute", _noted), ("validate_inputs", _checked)):
+            method = cls.__dict__.get(name)
+            if method is not None and not hasattr(method.__func__, "__wrapped__"):
+                setattr(cls, name, classmethod(wrap(method.__func__)))
+
+    @classmethod
+    def validate_inputs(cls, **values: Any) -> bool:
+        """Check before the queue what is known; raise ValueError with a sentence."""
+        return _check_before_queue(cls, values)
+
+
+def _display_name(node: type[io.ComfyNode]) -> str:
+    return (node.SCHEMA and node.SCHEMA.display_name) or node.__name__
+
+
+def _check(
+    check: Callable[..., None], node: type[io.ComfyNode], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Check values by the node's schema; return those that it goes on to check by itself."""
+    inputs = (node.SCHEMA or node.define_schema()).inputs
+    validate = getattr(node.validate_inputs, "__wrapped__", None)
+    parameters = inspect.signature(validate).parameters if validate else {}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    further = {name: value for name, value in values.items() if takes_all or name in parameters}
+    check(inputs, values, further)
+    return further
+
+
+def _check_before_queue(
+    node: type[io.ComfyNode],
+    values: Mapping[str, Any],
+    validate: Callable[..., bool] | None = None,
+) -> bool:
+    try:
+        further = _check(check_constants, node, values)
+        return validate(node, **further) if validate else True
+    except Exception as error:
+        sentence = user_error(error, _display_name(node))
+        if sentence is error:
+            raise
+        log.exception("%s", sentence)
+        raise sentence from error
+
+
+def _checked(validate: Callable[..., bool]) -> Callable[..., bool]:
+    # ComfyUI hands over every input, and leaves the limits to us, as it sees `**values`.
+    @functools.wraps(validate)
+    def run(cls: type[OneRewardNode], **values: Any) -> bool:
+        return _check_before_queue(cls, values, validate)
+
+    return run
 
 
 def _noted(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
@@ -110,12 +163,16 @@ def _noted(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput
         notes = Notes(context.node_id if context else None)
         token = _NOTES.set(notes)
         try:
+            _check(check_inputs, cls, values)
             output = execute(cls, *args, **values)
         except mm.InterruptProcessingException:
             raise
         except Exception as error:
-            notes.show(str(error).strip() or type(error).__name__)
-            raise
+            sentence = user_error(error, _display_name(cls))
+            notes.show(str(sentence).strip() or type(sentence).__name__)
+            if sentence is error:
+                raise
+            raise sentence from error
         finally:
             _NOTES.reset(token)
         # The same keys from every run: ComfyUI joins those of the images of a list.

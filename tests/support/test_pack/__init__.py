@@ -11,6 +11,8 @@ import comfy.model_management as mm
 import torch
 from comfy_api.latest import ComfyExtension, io
 
+from .values import VALUES
+
 _get_free_memory = mm.get_free_memory
 # What is encoded and what comes from a cache is logged at this level only.
 logging.getLogger("onereward").setLevel(logging.DEBUG)
@@ -100,13 +102,65 @@ class _OneClip:
         return {"l": [[(text, 1.0)]]}
 
 
+class _AnyType(str):
+    """A socket type that fits every other, as many packs define it."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+class TestValue(io.ComfyNode):
+    """Puts an object of any class on a socket of any type."""
+
+    __test__ = False
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestValue",
+            category="test",
+            inputs=[io.String.Input("kind")],
+            outputs=[io.Custom(_AnyType("*")).Output("value")],
+        )
+
+    @classmethod
+    def execute(cls, kind: str) -> io.NodeOutput:
+        return io.NodeOutput(VALUES[kind]())
+
+
+class TestSink(io.ComfyNode):
+    """Takes an object of any class, so that the node before it runs."""
+
+    __test__ = False
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestSink",
+            category="test",
+            inputs=[io.Custom(_AnyType("*")).Input("value")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, value: object) -> io.NodeOutput:
+        return io.NodeOutput()
+
+
 class TestExtension(ComfyExtension):
     """The nodes above."""
 
     __test__ = False
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestImage, TestFreeMemory, TestClipOfAnotherKind]
+        return [TestImage, TestFreeMemory, TestClipOfAnotherKind, TestValue, TestSink]
 
 
 async def comfy_entrypoint() -> TestExtension:

@@ -28,7 +28,7 @@ class Native:
 def prepare(nodes: ModuleType, native: Native, **changes: Any) -> None:
     values = {"model": native.model, "vae": native.vae, "task": "fill"}
     nodes.OneRewardNativeInputs.PREPARE_CLASS_CLONE({}).execute(
-        clip=SimpleNamespace(clone=lambda: pytest.fail("encoded a prompt")),
+        clip=SimpleNamespace(clone=lambda: pytest.fail("encoded a prompt"), tokenize=print),
         image=torch.rand(1, 64, 64, 3),
         mask=torch.ones(1, 64, 64),
         prompt="a red circle",
@@ -46,7 +46,7 @@ def test_a_model_that_would_ignore_the_mask_is_refused(nodes: ModuleType):
 
 
 def test_another_family_is_refused(nodes: ModuleType):
-    foreign = SimpleNamespace(model=SimpleNamespace())
+    foreign = SimpleNamespace(model=SimpleNamespace(), clone=print)
     with pytest.raises(ValueError, match=r"MODEL is a SimpleNamespace, but FLUX\.1 Fill"):
         prepare(nodes, Native(nodes), model=foreign)
 

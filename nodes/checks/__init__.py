@@ -1,0 +1,1 @@
+"""What a node checks of its inputs, and how its errors read."""
