@@ -76,8 +76,9 @@ class CalibratedJudge:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """The judge's."""
-        return dict(self.judge.notes)
+        """The judge's, and the view that it was calibrated with."""
+        view = self.calibration.view
+        return {**self.judge.notes, **({"view": view} if view else {})}
 
     @property
     def needs_source(self) -> bool:

@@ -6,7 +6,7 @@ rises in steps, so no gradient passes and it cannot be a training reward. Cells 
 temperature of all pairs together. ``calibration.json``, whole::
 
     {"format": 1, "judge": "c4d9e1a2b3c4d5e6", "method": "temperature", "temperature": 1.8,
-     "num_pairs": 640, "temperatures": {"fill.structure": 2.1}, "steps": {}}
+     "num_pairs": 640, "temperatures": {"fill.structure": 2.1}, "steps": {}, "view": "crop"}
 
 ``steps`` holds, for isotonic cells, the curve's corners: ``[[0.1, 0.2], [0.7, 0.9]]`` are values of
 P and what they become. Source: C. Guo et al., "On Calibration of Modern Neural Networks" (2017).
@@ -52,6 +52,8 @@ class Calibration(JsonConfig):
     """By ``task.dimension``, of cells with enough pairs."""
     steps: dict[str, Any] = field(default_factory=dict)
     """By ``task.dimension``: corners of the curve, as pairs of numbers that rise."""
+    view: str = ""
+    """How the judge was shown the images, and should be."""
 
     def __post_init__(self) -> None:
         """Refuse temperatures and curves that are none."""

@@ -12,7 +12,9 @@ from ..fill.task import Dimension
 from .judge import Judgement, PairQuestion, PairScorer
 from .query import Query
 
-METHODS = ("knockout", "round_robin")
+KNOCKOUT, ROUND_ROBIN, WIN_RATE = METHODS = ("knockout", "round_robin", "win_rate")
+TIE = 1e-6
+"""Nearer to one half nobody wins: the probabilities of both orders are float32."""
 Tick = Callable[[], None]
 
 
@@ -22,7 +24,8 @@ class RankingConfig:
 
     method: str = METHODS[0]
     """``knockout``: N - 1 comparisons, exact about the winner only as far as the judge is
-    transitive; ``round_robin``: all N (N - 1) / 2."""
+    transitive; ``round_robin``: all N (N - 1) / 2, scored by the mean P(better than an opponent);
+    ``win_rate``: the same, scored by the share of opponents that it beats, a tie counts half."""
     weights: Mapping[Dimension, float] | None = None
     """Weight per dimension; None: equal."""
 
@@ -33,7 +36,7 @@ class RankingConfig:
 
     def num_comparisons(self, num: int) -> int:
         """Return how many pairs are judged among ``num`` candidates."""
-        return num - 1 if self.method == METHODS[0] else num * (num - 1) // 2
+        return num - 1 if self.method == KNOCKOUT else num * (num - 1) // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,8 @@ class Ranking:
     order: tuple[int, ...]
     """Indices in the batch, best first."""
     scores: tuple[float, ...]
-    """Mean P(better than its opponents) of every candidate, in the order of the batch."""
+    """Mean P(better than its opponents), or its win rate, of every candidate, in the order of the
+    batch."""
     comparisons: tuple[Comparison, ...]
 
 
@@ -117,8 +121,8 @@ def pick_best(
         judgement.mean(table)  # refuses weights that are all 0 before hours of work, not after
         return Comparison(first=a, second=b, judgement=judgement)
 
-    # Knockout: the order is that of the rounds; round robin: that of the scores.
-    if ranking_config.method == METHODS[0]:
+    # Knockout: the order is that of the rounds; every pair: that of the scores.
+    if ranking_config.method == KNOCKOUT:
         comparisons, order = _knock_out(len(encoded), compare, table)
         return Ranking(
             order=order,
@@ -126,8 +130,12 @@ def pick_best(
             comparisons=tuple(comparisons),
         )
     comparisons = [compare(a, b) for a in range(len(encoded)) for b in range(a + 1, len(encoded))]
-    scores = _mean_scores(len(encoded), comparisons, table)
-    order = tuple(sorted(range(len(encoded)), key=lambda i: -scores[i]))
+    means = _mean_scores(len(encoded), comparisons, table)
+    scores = means
+    if ranking_config.method == WIN_RATE:
+        scores = _mean_scores(len(encoded), comparisons, table, _win)
+    # Who wins as often stands higher by winning more surely.
+    order = tuple(sorted(range(len(encoded)), key=lambda i: (-scores[i], -means[i])))
     return Ranking(order=order, scores=scores, comparisons=tuple(comparisons))
 
 
@@ -159,12 +167,19 @@ def _knock_out(
     return comparisons, (*alive, *losers)
 
 
+def _win(p: float) -> float:
+    return 0.5 if abs(p - 0.5) < TIE else float(p > 0.5)
+
+
 def _mean_scores(
-    num: int, comparisons: Sequence[Comparison], weights: dict[Dimension, float] | None
+    num: int,
+    comparisons: Sequence[Comparison],
+    weights: dict[Dimension, float] | None,
+    worth: Callable[[float], float] = float,
 ) -> tuple[float, ...]:
     results: list[list[float]] = [[] for _ in range(num)]
     for comparison in comparisons:
-        p = comparison.judgement.mean(weights)
+        p = worth(comparison.judgement.mean(weights))
         results[comparison.first].append(p)
         results[comparison.second].append(1 - p)
     return tuple(sum(r) / len(r) if r else 0.5 for r in results)

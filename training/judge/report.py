@@ -16,7 +16,7 @@ from ...fill.task import Dimension, Task
 from ...reward.judge import Judge
 from ...reward.judging import VIEWS
 from ...reward.preference import PreferenceSet, by_split
-from ...reward.report import JudgeReport, make_report, report_cells, write_report
+from ...reward.report import Answer, JudgeReport, make_report, report_cells, write_report
 from ..charts.plots import Series, plot, stack
 from ..charts.tables import markdown_table, render_table
 from ..data.conditions import save_image
@@ -62,6 +62,17 @@ def report_on_judge(
     host: Host,
     processes: Distributed | None = None,
 ) -> JudgeReport:
+    """Report on a judge's answers about held-out pairs; as :func:`ask_held_out`."""
+    return make_report(ask_held_out(judge, data, config, host, processes))
+
+
+def ask_held_out(
+    judge: Judge,
+    data: PreferenceSet,
+    config: ReportConfig,
+    host: Host,
+    processes: Distributed | None = None,
+) -> list[Answer]:
     """Ask a judge about held-out pairs, in both orders; several processes share them.
 
     Raises:
@@ -89,7 +100,7 @@ def report_on_judge(
     with host.resident(*judge.components, activation_bytes=room):
         answers = answer_pairs(judge, data, share, tick, host.device, config.view)
     host.progress(len(share), len(share))
-    return make_report(list(chain(*processes.gather(answers))))
+    return list(chain(*processes.gather(answers)))
 
 
 def report_text(report: JudgeReport, label: str) -> str:

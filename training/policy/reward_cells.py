@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...fill.task import TASKS, Task
+from ...reward.ensemble import members_of
 from ...reward.judge import Judge
 from ...reward.query import Query
 from ...reward.report import Cell, JudgeReport, read_report
@@ -40,7 +41,8 @@ def reward_cells_of(config: PolicyTrainConfig, judges: Sequence[Judge]) -> Rewar
     """
     if not config.needs_judge:
         return RewardCells(cells=frozenset(ALL_CELLS))
-    reports = [read_report(judge.folder) if judge.folder else None for judge in judges]
+    members = [member for judge in judges for member in members_of(judge)]
+    reports = [read_report(judge.folder) if judge.folder else None for judge in members]
     return select_reward_cells(reports, config.min_judge_accuracy)
 
 

@@ -37,11 +37,28 @@ def test_the_best_of_a_transitive_judge_wins(method: str, num: int) -> None:
         ranking = pick_best(QualityJudge(), values, QUERIES, RankingConfig(method=method))
         assert values[ranking.order[0]] == max(values)
         assert sorted(ranking.order) == list(range(num))
-        if method == "round_robin":
+        if method != "knockout":
             assert [values[i] for i in ranking.order] == sorted(values, reverse=True)
             assert len(ranking.comparisons) == num * (num - 1) // 2
         else:
             assert len(ranking.comparisons) == num - 1
+
+
+def test_win_rate_is_the_share_of_siblings_that_are_beaten() -> None:
+    """Where the mean probability puts one great win first, the win rate counts how often."""
+    p = {(0, 1): 0.55, (0, 2): 0.55, (0, 3): 0.55, (1, 2): 1.0, (1, 3): 1.0, (2, 3): 0.5}
+
+    class Table:
+        def probabilities(self, questions: Sequence[PairQuestion]) -> torch.Tensor:
+            pairs = [(q.first, q.second) for q in questions]
+            return torch.tensor([p[a, b] if a < b else 1 - p[b, a] for a, b in pairs])
+
+    rates = pick_best(Table(), range(4), QUERIES, RankingConfig(method="win_rate"))
+    assert rates.scores == pytest.approx((1, 2 / 3, 1 / 6, 1 / 6))
+    assert rates.order == (0, 1, 2, 3)
+    means = pick_best(Table(), range(4), QUERIES, RankingConfig(method="round_robin"))
+    assert means.order[0] == 1
+    assert means.comparisons == rates.comparisons
 
 
 @pytest.mark.parametrize("num", [3, 5, 6, 7, 9, 11])
