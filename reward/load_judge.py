@@ -19,12 +19,12 @@ from ..fill.io.json_text import quote
 from ..fill.json_config import JsonConfig
 from . import calibrated_judge, ensemble
 from .calibrated_judge import CalibratedConfig, CalibratedJudge
+from .cards.card_judge import local_judge
 from .ensemble import EnsembleConfig, EnsembleJudge
 from .judge import Judge, JudgeConfig
 from .remote import remote_judge
 from .remote.remote_config import RemoteConfig
 from .remote.remote_judge import RemoteJudge
-from .vlm.qwen_vl import QwenJudge
 
 LOCAL = "local"
 _CONFIGS: dict[str, type[JsonConfig]] = {
@@ -53,7 +53,7 @@ def load_judge(
     Args:
         values: Of a judge, as :meth:`Judge.to_values` returns them.
         device: Where it will run.
-        poll: Called while a server is waited for; raises to cancel.
+        poll: Called while a server is waited for or a judge writes; raises to cancel.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -69,7 +69,7 @@ def load_judge(
         judges = [load_judge(part, device, poll) for part in config.judges]
         return EnsembleJudge(judges, config.combine)
     assert isinstance(config, JudgeConfig), "the table has no other kind"
-    return QwenJudge(config, device)
+    return local_judge(config, device, poll)
 
 
 def _config_of(values: Mapping[str, Any]) -> JsonConfig:

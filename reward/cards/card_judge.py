@@ -38,6 +38,7 @@ from .find_card import find_card, is_built_in
 Poll = Callable[[], None]
 Ask = tuple[CardQuestion, Row]
 Layers = list[tuple[Tensor, Tensor | None]]
+_END_OF_TURN = "<|im_end|>"
 _EMBEDDINGS = "embed_tokens.weight"
 _EXTRA_TEXT = 1500
 """Tokens of a long question beyond those of the built-in one."""
@@ -242,9 +243,8 @@ class CardJudge(FolderJudge):
         if not self.card.reading.token:
             return ids
         # The token's state is read, so what would follow it in the message need not be computed.
-        end = self.chat.tokenizer.eos_token_id
-        last = len(ids) - 1 - ids[::-1].index(end) if end in ids else len(ids)
-        return [*ids[:last], self._token_id]
+        ends = [place for place, token in enumerate(ids) if token in self._stop]
+        return [*ids[: ends[-1] if ends else None], self._token_id]
 
     def _shown(
         self, question: CardQuestion, first: EncodedImage, second: EncodedImage, source: Any
@@ -287,7 +287,9 @@ class CardJudge(FolderJudge):
         path = self._folder / "generation_config.json"
         ends = read_json(path).get("eos_token_id", []) if path.is_file() else []
         ends = ends if isinstance(ends, list) else [ends]
-        return {self.chat.tokenizer.eos_token_id, *ends} - {None}
+        tokenizer = self.chat.tokenizer
+        turn = tokenizer.get_added_vocab().get(_END_OF_TURN)
+        return {tokenizer.eos_token_id, turn, *ends} - {None}
 
     @cached_property
     def _token_id(self) -> int:
