@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .command_help import add_command
 from .headless import run_headless
+from .label_page import serve_label_page
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -28,8 +29,14 @@ def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         examples = [f"example-config {name}", f"{name} {name}.json"]
         if run is train:
             examples.append(f"{name} {name}.json --check")
+        if run is label:
+            examples.append(f"{name} --open output/onereward/preferences/my-data")
         parser = add_command(subparsers, name, help, *examples)
-        parser.add_argument("config", type=Path, help=config)
+        parser.add_argument("config", type=Path, help=config, nargs="?" if run is label else None)
+        if run is label:
+            parser.add_argument(
+                "--open", type=Path, metavar="FOLDER", help="label by hand, in a browser"
+            )
         if run is train:
             parser.add_argument("--check", action="store_true", help="forecast, train nothing")
         parser.set_defaults(run=run)
@@ -48,7 +55,11 @@ def generate(arguments: argparse.Namespace) -> int:
 
 
 def label(arguments: argparse.Namespace) -> int:
-    """Label what is not labelled; write how many pairs that gave."""
+    """Label what is not labelled; write how many pairs that gave. Or let a person do it."""
+    if (arguments.config is None) == (arguments.open is None):
+        raise ValueError("give either the file of a job or --open with a folder of candidates")
+    if arguments.open:
+        return serve_label_page(arguments.open)
     from ..training.jobs import LabelJob
 
     job = LabelJob.load(arguments.config)
@@ -93,7 +104,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     def run(host: TrainingHost, processes: Distributed) -> str:
         if arguments.check:
-            return check(config, host, load(config, host.device)).text()
+            return check(config, host, load(config, host.device, host.check_cancelled)).text()
         return str(train_policy(config, host, processes=processes).path)
 
     return run_headless(config.threads, config.run_folder, run)

@@ -14,6 +14,9 @@ from .dataset import (
 from .edit import OneRewardExtend, OneRewardFill, OneRewardRemove, OneRewardText
 from .evaluate import OneRewardEvaluate, OneRewardJudgeReport
 from .judge import OneRewardPickBest, OneRewardScore
+from .judges.combine_judges import OneRewardCalibrateJudge, OneRewardEnsembleJudges
+from .judges.load_remote import OneRewardRemoteJudge
+from .labelling.page_routes import add_routes
 from .load_folder import OneRewardLoadFolder
 from .loaders import OneRewardLoadAdapter, OneRewardLoadJudge, OneRewardLoadModel
 from .native.native import (
@@ -32,6 +35,7 @@ from .train_policy import OneRewardSaveAdapter, OneRewardTrain, OneRewardTrainSe
 folders.register()
 example_inputs.put()
 release_on_free()
+add_routes()
 
 
 class OneRewardExtension(ComfyExtension):
@@ -69,4 +73,7 @@ class OneRewardExtension(ComfyExtension):
             OneRewardTrainSettings,
             OneRewardSaveAdapter,
             OneRewardEvaluate,
+            OneRewardRemoteJudge,
+            OneRewardCalibrateJudge,
+            OneRewardEnsembleJudges,
         ]

@@ -1,0 +1,1 @@
+"""The labelling page on the server of ComfyUI."""

@@ -1,0 +1,154 @@
+"""How far two labellers agree: raw share, Cohen's kappa, and how sure that is.
+
+An item is one question (a group of candidates and a dimension) that both have answered, read as a
+verdict on two candidates: those that the first of the two has named best and worst. The second one
+has said which of them is better if either is its best or its worst. "Hardly any difference" counts
+between people alone: a judge's labels hold none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Z = 1.959964
+"""Of a two-sided interval of 95 %."""
+HALF_WIDTH = 0.05
+"""What an interval should be narrowed to: +-5 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What somebody says about a group in one dimension; indices of candidates.
+
+    Without a best one they hardly differ; without a worst one the answer is half given.
+    Example: ``Answer(best=1, worst=0)``.
+    """
+
+    best: int | None = None
+    worst: int | None = None
+    confidence: float = 1.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to be asked."""
+        return (self.best is None) == (self.worst is None)
+
+    @property
+    def ends(self) -> tuple[int, int] | None:
+        """The best and the worst; None if there are not both."""
+        if self.best is None or self.worst is None:
+            return None
+        return self.best, self.worst
+
+    def verdict(self, a: int, b: int) -> int | None:
+        """Return 1 if a is better than b, -1 for the reverse, 0 for neither, None if unsaid."""
+        if self.ends is None:
+            return 0 if self.is_complete else None
+        if a == self.best or b == self.worst:
+            return 1
+        return -1 if b == self.best or a == self.worst else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How far two agree. Example: ``agreement([(1, 1), (-1, 1)]).share``."""
+
+    num: int
+    """Items."""
+    share: float
+    """Of items on which both say the same, 0..1."""
+    kappa: float | None
+    """Cohen's kappa, at most 1; 0 = as chance has it; None where both always say the same thing."""
+    low: float
+    """Least share in Wilson's interval of 95 %."""
+    high: float
+    num_more: int
+    """Further items after which the interval is +-5 % or narrower, if the share stays."""
+
+
+def verdicts(first: Answer, second: Answer, *, counts_ties: bool) -> tuple[int, int] | None:
+    """Return what both say about the same two candidates, or None if one of them does not.
+
+    Example: ``verdicts(Answer(0, 1), Answer(0, 1), counts_ties=True) == (1, 1)``.
+    """
+    ends = first.ends or second.ends
+    if ends is None:  # both say that they hardly differ
+        return (0, 0) if counts_ties else None
+    a, b = sorted(ends)
+    one_says, other_says = first.verdict(a, b), second.verdict(a, b)
+    if one_says is None or other_says is None:
+        return None
+    if not counts_ties and 0 in (one_says, other_says):
+        return None
+    return one_says, other_says
+
+
+def agreement(items: Iterable[tuple[int, int]]) -> Agreement | None:
+    """Measure how far two agree; None without items.
+
+    Source: Cohen, "A coefficient of agreement for nominal scales", 1960: (o - e) / (1 - e) with
+    the share o on which they agree and the share e expected of two who answer at random, each with
+    his own frequencies.
+
+    Args:
+        items: What the first and the second one says, in any categories.
+    """
+    pairs = list(items)
+    if not pairs:
+        return None
+    num = len(pairs)
+    num_same = sum(a == b for a, b in pairs)
+    firsts, seconds = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    by_chance = sum(firsts[c] * seconds[c] for c in firsts) / num**2
+    share = num_same / num
+    low, high = wilson_interval(share, num)
+    return Agreement(
+        num=num,
+        share=share,
+        kappa=None if by_chance == 1 else (share - by_chance) / (1 - by_chance),
+        low=low,
+        high=high,
+        num_more=max(0, num_for(share) - num),
+    )
+
+
+def wilson_interval(share: float, num: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share. Source: Wilson, JASA 22 (1927).
+
+    Args:
+        share: Of successes, 0..1.
+        num: Trials, at least 1.
+    """
+    middle = (share + Z**2 / (2 * num)) / (1 + Z**2 / num)
+    half = _half_width(share, num)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def num_for(share: float, half_width: float = HALF_WIDTH) -> int:
+    """Return the fewest trials whose Wilson interval of this share is +-``half_width`` at most."""
+    low, high = 1, math.ceil(Z**2 / (4 * half_width**2)) + 1
+    while low < high:
+        middle = (low + high) // 2
+        if _half_width(share, middle) <= half_width:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _half_width(share: float, num: int) -> float:
+    spread = share * (1 - share) / num + Z**2 / (4 * num**2)
+    return Z * math.sqrt(spread) / (1 + Z**2 / num)
+
+
+def doubt(chance: float) -> float:
+    """Return a judge's doubt, 0..1, of P(the best is better than the worst): most at one half."""
+    return 1 - abs(2 * chance - 1)
+
+
+def mean_doubt(chances: Sequence[float]) -> float:
+    """Return the doubt of a group: the mean over its dimensions."""
+    return sum(map(doubt, chances)) / len(chances)
