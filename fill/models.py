@@ -12,6 +12,7 @@ import torch
 
 from .checkpoint.adapters import Adapter, read_adapter
 from .checkpoint.component import FileComponent
+from .checkpoint.config_limits import read_model_config, read_scheduler_config
 from .checkpoint.modules import compute_dtype, load_tokenizer
 from .checkpoint.packing import expansion_bytes
 from .checkpoint.partners import WIDTHS, fill_channels, fits
@@ -158,7 +159,7 @@ def load_fill_models(config: ModelConfig, device: torch.device) -> FillModels:
     # Schedule and recipe.
     scheduler, owner = FLUX_SCHEDULER, _settings_folder(folder, sources["transformer"])
     if owner is not None:
-        scheduler = read_json(owner / "scheduler" / "scheduler_config.json")
+        scheduler = read_scheduler_config(owner / "scheduler" / "scheduler_config.json")
     recipe = find_recipe(config.recipe, owner, paths.get("transformer"))
     # Data type and packing.
     dtype = compute_dtype(config.precision, device)
@@ -183,13 +184,13 @@ def _source(name: str, path: Path | None, folder: Path | None) -> FolderComponen
     """Return where a component comes from: what was given for it, else the model folder."""
     if path is not None and not path.is_dir():
         config = folder / name / "config.json" if folder is not None else None
-        base = read_json(config) if config is not None and config.is_file() else None
+        base = read_model_config(config) if config is not None and config.is_file() else None
         return FileComponent(name, path, base)
     if path is None:
         assert folder is not None, "ModelConfig asks for a folder or for every component"
         path = folder / name
     if file := unlisted_file(path):
-        return FileComponent(name, file, read_json(path / "config.json"))
+        return FileComponent(name, file, read_model_config(path / "config.json"))
     return FolderComponent(name, path)
 
 
@@ -236,7 +237,7 @@ def _settings_folder(folder: Path | None, source: Source) -> Path | None:
     config = folder / "transformer" / "config.json" if folder is not None else None
     if config is None or not config.is_file():
         return folder
-    values = read_json(config)
+    values = read_model_config(config)
     return folder if all(values.get(key) == source.config.get(key) for key in _SIZES) else None
 
 
@@ -257,7 +258,8 @@ def _find_tokenizer(
     if path is not None and isinstance(source, FileComponent):
         config = path.parent / encoder / "config.json"
         is_other = (
-            config.is_file() and read_json(config).get("vocab_size") != source.config["vocab_size"]
+            config.is_file()
+            and read_model_config(config).get("vocab_size") != source.config["vocab_size"]
         )
         path = None if is_other or not path.is_dir() else path
     path = path or (Path(fallback) if fallback else None)

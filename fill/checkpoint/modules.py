@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..io.json_text import label_of, read_json, shorten
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -41,7 +45,12 @@ def empty_module(component: str, config: Mapping[str, Any]) -> nn.Module:
     from accelerate import init_empty_weights
 
     cls = class_of(component)
-    with torch.inference_mode(False), torch.no_grad(), init_empty_weights(include_buffers=False):
+    with (
+        _explained(f"the config of {component}", ValueError),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        init_empty_weights(include_buffers=False),
+    ):
         if component in ("transformer", "vae"):
             return cls.from_config(dict(config))
         module = cls(cls.config_class(**config))
@@ -54,23 +63,45 @@ def load_pretrained(
     cls: Any, folder: Path, error: type[Exception] = ValueError, **options: Any
 ) -> nn.Module:
     """Load a library's model from a folder of safetensors; raise ``error`` if it lacks weights."""
-    module, info = cls.from_pretrained(
-        str(folder),
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-        **options,
-    )
+    with _explained(label_of(folder), error):
+        module, info = cls.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
     # Both libraries fill missing weights with random numbers and only warn.
     if missing := sorted(info["missing_keys"]):
-        raise error(f"{folder} lacks {len(missing)} weights ({missing[0]} ...); download it again")
+        raise error(
+            f"{label_of(folder)} lacks {len(missing)} weights ({missing[0]} ...); download it again"
+        )
     return module
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load a folder's own tokenizer."""
+    """Load a folder's own tokenizer; ValueError if its files are damaged."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False
-    )
+    for file in folder.glob("*.json"):
+        if file.name in TOKENIZER_FILES:
+            read_json(file)  # a sentence of our own, before the library's
+    with _explained(f"the tokenizer in {label_of(folder)}", ValueError):
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+        if not tokenizer.model_max_length >= 1 or not len(tokenizer):
+            raise ValueError(f"its length is {tokenizer.model_max_length}")
+    return tokenizer
+
+
+@contextmanager
+def _explained(label: str, error: type[Exception]) -> Iterator[None]:
+    """Turn what a library raises for files that it cannot use into a sentence."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as cause:
+        reason = shorten(f"{type(cause).__name__}: {cause}", 120)
+        raise error(f"{label} cannot be loaded ({reason}); download it again") from cause

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..io.files import read_json
 from ..sampling.latents import vae_factor
+from .config_limits import read_model_config
 from .identify import identify
 from .shapes import make_config
 from .stored_tensors import open_checkpoint
@@ -51,7 +51,7 @@ def read_part_config(component: str, path: Path) -> Mapping[str, Any]:
         ValueError: It is damaged or something else; says what.
     """
     if path.is_dir():
-        return read_json(path / "config.json")
+        return read_model_config(path / "config.json")
     checkpoint = open_checkpoint(path)
     return make_config(component, checkpoint, identify(checkpoint, component), None)
 

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoint.config_limits import COMPONENTS, check_sizes, read_model_config
 from ..checkpoint.modules import class_of, load_pretrained
-from ..io.files import read_json, read_weights, tensor_bytes, weight_files
+from ..io.files import read_weights, tensor_bytes, weight_files
+from ..io.json_text import label_of
 
 
 class FolderComponent:
@@ -23,7 +25,7 @@ class FolderComponent:
 
     Raises:
         FileNotFoundError: The folder or a file in it is missing.
-        ValueError: Pickled or damaged weights.
+        ValueError: Pickled or damaged weights, or a config that cannot be theirs.
     """
 
     is_quantised = False
@@ -31,12 +33,14 @@ class FolderComponent:
     def __init__(self, name: str, path: Path) -> None:
         if not path.is_dir():
             raise FileNotFoundError(
-                f"{path} is missing; download the complete model folder in diffusers format"
+                f"{label_of(path)} is missing; download the complete model folder in diffusers "
+                "format"
             )
         self.name = name
         self.path = path
-        self.config = read_json(path / "config.json")
+        self.config = read_model_config(path / "config.json", *COMPONENTS[name])
         self.tensors = read_weights(path)
+        check_sizes(label_of(path), self.config, self.tensors)
 
     @property
     def files(self) -> list[Path]:

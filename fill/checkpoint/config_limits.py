@@ -1,0 +1,166 @@
+"""Configs of models from anywhere, bounded before a library builds a model of them.
+
+A single absurd number of layers or of words would fill the memory or never end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..io.files import TensorInfo
+from ..io.json_text import label_of, quote, read_json, shorten
+from ..json_config import make_record
+
+ADVICE = "download it again"
+_LAYERS = r"num_(\w+_)?layers|depth|layers_per_block"
+_WIDTHS = (
+    r"hidden_size|out_hidden_size|intermediate_size|vocab_size|d_model|d_ff|embed_dim|"
+    r"block_out_channels|latent_channels"
+)
+_LIMITS = [
+    (re.compile(pattern), low, high)
+    for pattern, low, high in (
+        (_LAYERS, 0, 512),
+        (r"num_(\w+_)?heads|\w*patch_size|\w*merge_size|norm_num_groups", 1, 1024),
+        (r"vocab_size", 1, 1 << 22),
+        (r"\w+_token_id", -1, 1 << 22),
+        (rf"{_WIDTHS}|d_kv|\w*head_dim|\w+_(attention|projection)_dim|\w*channels", 1, 1 << 18),
+        (r"num_train_timesteps", 1, 100_000),
+        (r"max_position_embeddings|\w*_seq_len|window_size|relative_attention_\w+", 1, 1 << 24),
+        (r"(min|max)_pixels|shortest_edge|longest_edge", 1, 1 << 32),
+    )
+]
+"""Names of whole numbers, and what they may be; null stands for the model's own choice."""
+MAX_NUMBER, MAX_ENTRIES = 10**12, 1 << 16
+"""Of any other number, and of any list or object."""
+COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "transformer": ("in_channels", "joint_attention_dim", "pooled_projection_dim"),
+    "vae": ("latent_channels", "block_out_channels", "scaling_factor"),
+    "text_encoder": ("hidden_size", "max_position_embeddings", "vocab_size"),
+    "text_encoder_2": ("d_model", "vocab_size"),
+}
+"""What the config of each component of a fill model has to say."""
+
+
+def read_model_config(path: Path, *required: str) -> dict[str, Any]:
+    """Read the JSON config of a model or of a part of one.
+
+    Args:
+        path: The file.
+        *required: Keys that it must have.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is no JSON object, lacks a key, or has a number that no model has.
+
+    Example: ``read_model_config(folder / "config.json")["in_channels"]``.
+    """
+    values = read_json(path)
+    try:
+        for key in required:
+            if values.get(key) is None:
+                raise ValueError(f"it lacks {key}")
+        for name, value in _entries(values):
+            _check_entry(name, value)
+        channels = values.get("block_out_channels", [1])
+        if not isinstance(channels, list) or not channels:
+            raise ValueError(f"block_out_channels is {quote(channels)}, but a list is expected")
+    except ValueError as error:
+        raise ValueError(
+            shorten(f"{label_of(path)} describes no model that can be built: {error}; {ADVICE}")
+        ) from error
+    return values
+
+
+def check_sizes(label: str, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
+    """Raise ValueError if a config speaks of more layers or wider ones than there are weights.
+
+    Example: ``check_sizes("vae", config, read_weights(folder))``.
+    """
+    longest = max((axis for info in tensors.values() for axis in info.shape), default=0)
+    for name, value in _entries(config):
+        is_layers = bool(re.fullmatch(_LAYERS, name))
+        limit = len(tensors) if is_layers else longest
+        numbers = value if isinstance(value, list) else [value]
+        if (is_layers or re.fullmatch(_WIDTHS, name)) and any(
+            isinstance(number, int) and number > limit for number in numbers
+        ):
+            raise ValueError(
+                f"the config of {label} has {name} {quote(value)}, but its weights have "
+                f"{'only' if is_layers else 'no axis beyond'} {limit}; {ADVICE}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """What of a scheduler's config is used. Example: ``SchedulerConfig(shift=3.0)``."""
+
+    num_train_timesteps: int = 1000
+    shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: float | None = 0.5
+    max_shift: float | None = 1.15
+    base_image_seq_len: int | None = 256
+    max_image_seq_len: int | None = 4096
+    invert_sigmas: bool = False
+    shift_terminal: float | None = None
+    use_karras_sigmas: bool | None = False
+    use_exponential_sigmas: bool | None = False
+    use_beta_sigmas: bool | None = False
+    stochastic_sampling: bool = False
+    time_shift_type: str = "exponential"
+
+    def __post_init__(self) -> None:
+        """Refuse what no schedule can be made of."""
+        if self.shift <= 0 or self.shift_terminal == 1:
+            raise ValueError(f"shift is {self.shift}, shift_terminal {self.shift_terminal}")
+        if self.time_shift_type not in ("exponential", "linear"):
+            raise ValueError(f"time_shift_type is {quote(self.time_shift_type)}")
+        if self.base_image_seq_len == self.max_image_seq_len:
+            raise ValueError(
+                f"base_image_seq_len and max_image_seq_len are {self.max_image_seq_len}"
+            )
+
+
+def read_scheduler_config(path: Path) -> dict[str, Any]:
+    """Read a scheduler's config; raises as :func:`read_model_config`."""
+    values = read_model_config(path)
+    try:
+        make_record(SchedulerConfig, values, ignores_unknown=True)
+    except ValueError as error:
+        raise ValueError(shorten(f"{label_of(path)} is no schedule: {error}; {ADVICE}")) from error
+    return values
+
+
+def _entries(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of every entry, those of objects in it, too."""
+    if len(values) > MAX_ENTRIES:
+        raise ValueError(f"it has {len(values):,} entries")
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _entries(value)
+        else:
+            yield name, value
+
+
+def _check_entry(name: str, value: Any) -> None:
+    limits = _limits(name)
+    numbers = value if isinstance(value, list) else [value]
+    if len(numbers) > MAX_ENTRIES:
+        raise ValueError(f"{quote(name)} has {len(numbers):,} entries")
+    low, high = limits or (-MAX_NUMBER, MAX_NUMBER)
+    for number in numbers:
+        is_typed = type(number) is int or not limits or number is None
+        if not is_typed or (isinstance(number, (int, float)) and not low <= number <= high):
+            kind = "a whole number" if limits else "a number"
+            raise ValueError(
+                f"{quote(name)} is {quote(number)}, but {kind} from {low} to {high} is expected"
+            )
+
+
+def _limits(name: str) -> tuple[int, int] | None:
+    return next(((low, high) for p, low, high in _LIMITS if p.fullmatch(name)), None)
