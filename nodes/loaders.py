@@ -14,8 +14,9 @@ from ..fill.config import COMPONENTS, ModelConfig
 from ..fill.demo_model import describe_demo
 from ..fill.memory.plan import summary
 from ..fill.models import FillModels, load_fill_models
+from ..reward.cards.card_judge import CardJudge, local_judge
 from ..reward.judge import JudgeConfig
-from ..reward.vlm.qwen_vl import QwenJudge
+from ..reward.vlm.qwen_vl import FolderJudge
 from .comfy_host import FILL_MODEL, JUDGE, ComfyHost, held, hold
 from .inputs import advanced, config_inputs, output, search_aliases
 from .node import OneRewardNode
@@ -27,7 +28,7 @@ LAST_SETTINGS = ("kernels", "offload", "memory_limit")
 _MODELS: weakref.WeakValueDictionary[Hashable, FillModels] = weakref.WeakValueDictionary()
 """Models in use, by settings and files: a loader that runs again must not make a second copy of a
 large model. Weak, so that a model goes when its last user does; the last one is held besides."""
-_JUDGES: weakref.WeakValueDictionary[Hashable, QwenJudge] = weakref.WeakValueDictionary()
+_JUDGES: weakref.WeakValueDictionary[Hashable, FolderJudge] = weakref.WeakValueDictionary()
 
 
 class OneRewardLoadModel(OneRewardNode):
@@ -202,15 +203,20 @@ class OneRewardLoadJudge(OneRewardNode):
             display_name="OneReward Load Judge",
             category="OneReward/loaders",
             description="Loads the judge: a reward model, made from a vision-language model "
-            "(Qwen2.5-VL), that compares images. Weights are read at first use.",
-            **search_aliases("reward model", "VLM", "Qwen2.5-VL", "vision-language model"),
+            "(Qwen2.5-VL, Qwen3-VL, Qwen3.5), that compares images. Public ones are asked as "
+            "their cards say. Weights are read at first use.",
+            **search_aliases(
+                *("reward model", "VLM", "Qwen2.5-VL", "Qwen3-VL", "vision-language model"),
+                *("EditScore", "EditReward", "UnifiedReward", "FIRM", "RationalRewards"),
+            ),
             inputs=[
                 io.Combo.Input(
                     "judge",
                     options=judges,
                     default=judges[0],
-                    tooltip="The bundled judge, or the folder of a Qwen2.5-VL or Qwen2-VL model "
-                    "in transformers format, in models/onereward or models/LLM.",
+                    tooltip="The bundled judge, or the folder of a Qwen-VL model in transformers "
+                    "format, in models/onereward or models/LLM; a judge_card.json in it says how "
+                    "it is asked.",
                 ),
                 *config_inputs(JudgeConfig, ("precision",)),
                 *advanced(*config_inputs(JudgeConfig, ("max_pixels",))),
@@ -232,6 +238,7 @@ class OneRewardLoadJudge(OneRewardNode):
                     "judge",
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -247,12 +254,15 @@ class OneRewardLoadJudge(OneRewardNode):
         cls, judge: str, adapter: str = folders.NO_JUDGE_ADAPTER, **settings: Any
     ) -> io.NodeOutput:
         """Check the folders and return the judge."""
+        host = ComfyHost(cls.hidden.unique_id)
         folder, adapter_folder = folders.judge_folder(judge), folders.judge_adapter_folder(adapter)
         config = JudgeConfig(folder=str(folder), adapter=str(adapter_folder or ""), **settings)
         key = (config, folders.stamp(folder), folders.stamp(adapter_folder))
         loaded = _JUDGES.get(key)
         if loaded is None:
-            loaded = _JUDGES[key] = QwenJudge(config, ComfyHost().device)
+            loaded = _JUDGES[key] = local_judge(config, host.device, host.check_cancelled)
+        if isinstance(loaded, CardJudge):
+            host.notify(f"asked as card {loaded.card.name} says. {loaded.card.evidence}")
         hold(JUDGE, loaded)
         return io.NodeOutput(loaded)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..reward.judge import JudgeConfig
+from ..reward.judge import Judge, JudgeConfig
 from ..reward.preference import PreferenceSet
 from ..reward.vlm.qwen_vl import QwenJudge
 from ..training.charts.dashboard import plot_judge_dashboard
@@ -92,13 +92,18 @@ class OneRewardTrainJudge(OneRewardNode):
     @classmethod
     def execute(
         cls,
-        judge: QwenJudge,
+        judge: Judge,
         preferences: PreferenceSet,
         name: str,
         max_minutes: float = 600.0,
         **values: Any,
     ) -> io.NodeOutput:
         """Train, or go on."""
+        if not isinstance(judge, QwenJudge):
+            raise ValueError(
+                f"judge {judge.label} cannot be trained: only the built-in question "
+                "is; choose a Qwen-VL checkpoint without a card in OneReward Load Judge"
+            )
         host, run = ComfyHost(cls.hidden.unique_id), work_folders.work_folder(RUNS, name)
         config = JudgeTrainConfig(
             judge_folder=judge.config.folder,

@@ -30,7 +30,7 @@ TRANSLATED = {
     "OneRewardRemove": "71493ea3",
     "OneRewardText": "3470d2e9",
     "OneRewardSettings": "235e37f5",
-    "OneRewardLoadJudge": "1e31124c",
+    "OneRewardLoadJudge": "8ae93880",
     "OneRewardScore": "c57d75cf",
     "OneRewardPickBest": "d48c4ee8",
     "OneRewardNativeInputs": "8a3557a9",
