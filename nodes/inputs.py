@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..fill.config import MAX_SIDE
+from ..fill.io.json_text import quote
 from ..fill.task import Task
 from .socket_types import DatasetSocket, JudgeSocket, PreferencesSocket
 
@@ -120,7 +121,7 @@ def parse_task(name: str) -> Task:
     """Return the task; combos are not checked by every version of ComfyUI."""
     names = [task.value for task in Task]
     if name not in names:
-        raise ValueError(f"task is {name!r}; choose one of: {', '.join(names)}")
+        raise ValueError(f"task is {quote(name)}; choose one of: {', '.join(names)}")
     return Task(name)
 
 
@@ -160,9 +161,9 @@ def text_input(
     )
 
 
-def preferences_input(tooltip: str) -> io.Input:
+def preferences_input(tooltip: str, optional: bool = False) -> io.Input:
     """Return an input for preference data."""
-    return PreferencesSocket.Input("preferences", tooltip=tooltip)
+    return PreferencesSocket.Input("preferences", tooltip=tooltip, optional=optional)
 
 
 def dataset_input(tooltip: str) -> io.Input:

@@ -13,6 +13,7 @@ from comfy_api.latest import io, ui
 from ..fill.checkpoint.modules import DTYPES
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import Judge
+from ..reward.preference import PreferenceSet
 from ..training.data.conditions import EditDataset
 from ..training.jobs import describe_models
 from ..training.policy.config import LORA, PolicyTrainConfig
@@ -24,6 +25,7 @@ from .inputs import (
     dataset_input,
     judge_input,
     output,
+    preferences_input,
     run_inputs,
     search_aliases,
 )
@@ -59,9 +61,11 @@ class OneRewardTrain(OneRewardNode):
             display_name="OneReward Train",
             category="OneReward/training",
             description="Trains a fill model with a judge as the reward (RLHF, alg. 1 and 2 of "
-            "OneReward), or on known results: a LoRA adapter, or all weights. Cancel keeps the "
-            "work; run again to go on.",
-            **search_aliases("RLHF", "LoRA training", "reinforcement learning", "fine-tuning"),
+            "OneReward), on preference pairs (DPO), or on known results: a LoRA adapter, or all "
+            "weights. Cancel keeps the work; run again to go on.",
+            **search_aliases(
+                "RLHF", "DPO", "LoRA training", "reinforcement learning", "fine-tuning"
+            ),
             inputs=_inputs(),
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -91,6 +95,7 @@ class OneRewardTrain(OneRewardNode):
         second_judge: Judge | None = None,
         eval_judge: Judge | None = None,
         settings: dict[str, Any] | None = None,
+        preferences: PreferenceSet | None = None,
         max_minutes: float = 600.0,
         **values: Any,
     ) -> io.NodeOutput:
@@ -103,6 +108,7 @@ class OneRewardTrain(OneRewardNode):
             dataset_folder=str(dataset.folder),
             run_folder=str(work_folders.work_folder(KIND, name)),
             judges=tuple(j.to_values() for j in judges),
+            preferences_folder=str(preferences.folder) if preferences else "",
             eval_judge=eval_judge.to_values() if eval_judge else {},
             max_minutes=max_minutes,
             threads=torch.get_num_threads(),
@@ -239,7 +245,7 @@ def _inputs() -> list[io.Input]:
         dataset_input("The edits to train on; a tenth is held out for evaluation."),
         work_folders.name_input("output/onereward/policies", "my-policy"),
         judge_input(
-            "The reward model. Not needed for supervised learning.", "judge", optional=True
+            "The reward model; supervised and dpo learn without one.", "judge", optional=True
         ),
         *advanced(*config_inputs(PolicyTrainConfig, MAIN), names=RARE),
         *run_inputs(
@@ -261,6 +267,7 @@ def _inputs() -> list[io.Input]:
             optional=True,
             tooltip="From OneReward Train Settings; without it all have their defaults.",
         ),
+        preferences_input("What objective dpo learns from, instead of a judge.", optional=True),
     ]
 
 

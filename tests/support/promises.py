@@ -63,7 +63,7 @@ PROMISED: dict[str, list[str]] = {
         *("model", "dataset", "name", "judge", "steps", "algorithm", "mode", "rank", "batch_size"),
         *("micro_batch_size", "learning_rate", "reward_cap", "target_size", "min_judge_accuracy"),
         *("gradient_checkpointing", "objective", "seed", "max_minutes"),
-        *("second_judge", "eval_judge", "settings"),
+        *("second_judge", "eval_judge", "settings", "preferences"),
     ],
     "OneRewardTrainSettings": [
         *("alpha", "layers", "warmup_steps", "max_grad_norm", "ema_decay", "saved_weights"),
@@ -71,12 +71,21 @@ PROMISED: dict[str, list[str]] = {
         *("weight_remove", "weight_text", "ensemble", "paste_back", "shift", "blur", "noise"),
         *("kl_weight", "reference_pool", "optimizer", "eval_every", "eval_conditions", "patience"),
         *("stop_on_drift", "save_total_limit", "grow", "feather", "tensorboard"),
+        *("dpo_beta", "nft_beta", "group_size", "num_rivals", "mask_loss"),
     ],
     "OneRewardSaveAdapter": ["model", "name", "precision", "overwrite"],
     "OneRewardEvaluate": [
         *("model", "dataset", "baseline", "judge", "name", "split", "num_conditions", "num_seeds"),
         *("seed", "best_of", "margin", "max_seam", "max_tone", "read_text", "settings"),
     ],
+    "OneRewardRemoteJudge": [
+        *("base_url", "model", "key_variable", "max_pixels", "max_tokens", "timeout", "retries"),
+        *("concurrency", "top_logprobs"),
+    ],
+    "OneRewardCalibrateJudge": [
+        *("judge", "name", "preferences", "method", "min_pairs", "split", "max_pairs", "view"),
+    ],
+    "OneRewardEnsembleJudges": ["judge_1", "judge_2", "judge_3", "judge_4", "combine"],
 }
 # What inputs have where a job does not name them; those without a default are not listed.
 DEFAULTS: dict[str, dict[str, object]] = {
@@ -273,6 +282,11 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "grow": -1,
         "feather": -1,
         "tensorboard": False,
+        "dpo_beta": 2000.0,
+        "nft_beta": 1.0,
+        "group_size": 8,
+        "num_rivals": 2,
+        "mask_loss": False,
     },
     "OneRewardSaveAdapter": {"name": "my-adapter", "precision": "bf16", "overwrite": False},
     "OneRewardEvaluate": {
@@ -287,6 +301,26 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "max_tone": 0.1,
         "read_text": False,
     },
+    "OneRewardRemoteJudge": {
+        "base_url": "http://localhost:8000/v1",
+        "model": "",
+        "key_variable": "",
+        "max_pixels": 262144,
+        "max_tokens": 1,
+        "timeout": 60.0,
+        "retries": 4,
+        "concurrency": 8,
+        "top_logprobs": 20,
+    },
+    "OneRewardCalibrateJudge": {
+        "name": "my-judge-calibrated",
+        "method": "temperature",
+        "min_pairs": 30,
+        "split": "dev",
+        "max_pairs": 0,
+        "view": "full_image",
+    },
+    "OneRewardEnsembleJudges": {"combine": "mean"},
 }
 # The tokens of every list that does not come from the disk; labels may change, these may not.
 CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -311,7 +345,7 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("OneRewardScore", "task"): ("fill", "extend", "remove", "text"),
     ("OneRewardScore", "view"): ("full_image", "crop", "image_with_source", "crop_with_source"),
     ("OneRewardPickBest", "task"): ("fill", "extend", "remove", "text"),
-    ("OneRewardPickBest", "method"): ("knockout", "round_robin"),
+    ("OneRewardPickBest", "method"): ("knockout", "round_robin", "win_rate"),
     ("OneRewardPickBest", "view"): ("full_image", "crop", "image_with_source", "crop_with_source"),
     ("OneRewardNativeInputs", "task"): ("fill", "extend", "remove", "text"),
     ("OneRewardNativeInputs", "recipe"): ("OneReward", "FLUX.1 Fill", "bundled"),
@@ -344,13 +378,22 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("OneRewardTrain", "algorithm"): ("fixed", "dynamic"),
     ("OneRewardTrain", "mode"): ("lora", "full"),
     ("OneRewardTrain", "gradient_checkpointing"): ("off", "blocks", "blocks_keep_attention"),
-    ("OneRewardTrain", "objective"): ("reward", "supervised"),
+    ("OneRewardTrain", "objective"): ("reward", "supervised", "dpo", "nft", "best_of_n"),
     ("OneRewardTrainSettings", "layers"): ("attention_mlp", "attention"),
     ("OneRewardTrainSettings", "saved_weights"): ("policy", "ema"),
     ("OneRewardTrainSettings", "ensemble"): ("mean", "worst"),
     ("OneRewardTrainSettings", "optimizer"): ("adamw", "adamw_8bit"),
     ("OneRewardSaveAdapter", "precision"): ("bf16", "fp16", "fp32"),
     ("OneRewardEvaluate", "split"): ("all", "dev", "test", "train"),
+    ("OneRewardCalibrateJudge", "method"): ("temperature", "isotonic"),
+    ("OneRewardCalibrateJudge", "split"): ("test", "dev", "test_and_dev"),
+    ("OneRewardCalibrateJudge", "view"): (
+        "full_image",
+        "crop",
+        "image_with_source",
+        "crop_with_source",
+    ),
+    ("OneRewardEnsembleJudges", "combine"): ("mean", "worst"),
 }
 OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardNativeInputs": [
@@ -396,6 +439,12 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
     "OneRewardTrainSettings": [("train_settings", "settings")],
     "OneRewardSaveAdapter": [("saved", "file")],
     "OneRewardEvaluate": [("sheet", "sheet"), ("table", "table"), ("report", "report")],
+    "OneRewardRemoteJudge": [("remote_judge", "judge")],
+    "OneRewardCalibrateJudge": [
+        *(("image", "image"), ("text", "text")),
+        *(("calibration", "calibration"), ("calibrated_judge", "judge")),
+    ],
+    "OneRewardEnsembleJudges": [("ensemble", "judge")],
 } | {
     f"OneReward{task}": [("result", "image"), ("result_mask", "mask")]
     for task in ("Fill", "Extend", "Remove", "Text")

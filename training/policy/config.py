@@ -16,6 +16,7 @@ FIXED, DYNAMIC = "fixed", "dynamic"
 LORA, FULL = "lora", "full"
 ADAM, ADAM_8BIT = "adamw", "adamw_8bit"
 MEAN, WORST = "mean", "worst"
+REWARD, SUPERVISED, DPO, NFT, BEST_OF_N = "reward", "supervised", "dpo", "nft", "best_of_n"
 ATTENTION, LINEAR = "attention", "attention_mlp"
 KEEP_ATTENTION = "blocks_keep_attention"
 PAPER_RATE, LORA_RATE = 1e-5, 1e-4
@@ -23,7 +24,7 @@ PAPER_RATE, LORA_RATE = 1e-5, 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTrainConfig(RunConfig):
-    """One run of alg. 1 or alg. 2, or of the supervised warm-up before it.
+    """One run of alg. 1 or alg. 2, or of another objective on the same loop.
 
     Example: ``PolicyTrainConfig.load(Path("runs/policy/config.json")).peak_rate``.
     """
@@ -48,6 +49,8 @@ class PolicyTrainConfig(RunConfig):
     eval_judge: dict[str, Any] = field(default_factory=dict)
     """A judge that no gradient ever reaches; it exposes reward hacking and picks the best step.
     Empty: none."""
+    preferences_folder: str = ""
+    """Preference data that objective dpo learns from; its conditions are those of the dataset."""
     external_reward: bool = False
     """The caller of ``train_policy`` hands in a reward that takes the place of the judges, as a
     laboratory's control experiment does; such a run cannot be started from its file alone."""
@@ -228,9 +231,10 @@ class PolicyTrainConfig(RunConfig):
     )
     objective: str = setting(
         "reward",
-        "reward: learn from the judge. supervised: learn to paint what is under the mask in the "
-        "conditions' own images, as a warm-up.",
-        options=("reward", "supervised"),
+        "reward: OneReward, the judge's gradient. supervised: what is under the mask in the "
+        "images. dpo: stored preferences. nft, best_of_n: own candidates, which any judge compares "
+        "(DiffusionNFT; the best of each group).",
+        options=(REWARD, SUPERVISED, DPO, NFT, BEST_OF_N),
     )
     grow: int = setting(
         -1,
@@ -246,6 +250,33 @@ class PolicyTrainConfig(RunConfig):
     )
     tensorboard: bool = setting(
         False, "Also write the metrics for TensorBoard; needs the package tensorboard."
+    )
+    dpo_beta: float = setting(
+        2000.0,
+        "dpo: pull towards the reference; more learns less (Diffusion-DPO: 2000 to 5000).",
+        min=1e-3,
+        max=1e6,
+        step=10.0,
+    )
+    nft_beta: float = setting(
+        1.0, "nft: how strongly good and bad candidates act.", min=1e-3, max=100.0, step=0.05
+    )
+    group_size: int = setting(
+        8,
+        "nft, best_of_n: candidates per edit; batch_size is a multiple of it.",
+        min=2,
+        max=256,
+        step=1,
+    )
+    num_rivals: int = setting(
+        2,
+        "nft, best_of_n: siblings that each candidate is set against; it meets twice as many.",
+        min=1,
+        max=255,
+        step=1,
+    )
+    mask_loss: bool = setting(
+        False, "All objectives but reward: count errors only where an edit repaints."
     )
 
     def __post_init__(self) -> None:
@@ -268,8 +299,18 @@ class PolicyTrainConfig(RunConfig):
             "judges is empty; connect a judge, or name the folder of one",
         )
         require(
-            self.needs_reward or not self.external_reward,
-            "external_reward is a reward, but the objective is supervised; set it to reward",
+            self.objective == REWARD or not self.external_reward,
+            f"external_reward is a gradient, but the objective is {self.objective}; set it to "
+            "reward",
+        )
+        require(
+            self.objective != DPO or bool(self.preferences_folder),
+            "preferences_folder is empty, but objective dpo learns from preferences; connect them",
+        )
+        require(
+            not self.has_groups or self.batch_size % self.group_size == 0,
+            f"batch_size is {self.batch_size}, but objective {self.objective} needs a multiple of "
+            f"group_size, {self.group_size}",
         )
         require(
             not (self.external_reward and self.judges),
@@ -292,8 +333,18 @@ class PolicyTrainConfig(RunConfig):
 
     @property
     def needs_reward(self) -> bool:
-        """Whether images are compared at all."""
-        return self.objective == "reward"
+        """Whether images of the policy are compared at all."""
+        return self.objective in (REWARD, NFT, BEST_OF_N)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the reward's own gradient is used."""
+        return self.objective == REWARD
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether candidates of one edit are compared with each other."""
+        return self.objective in (NFT, BEST_OF_N)
 
     @property
     def needs_judge(self) -> bool:

@@ -13,12 +13,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...fill.host import Host
-from ...fill.memory.plan import sample_bytes
+from ...fill.memory.plan import sample_bytes, vae_bytes
 from ...fill.models import FillModels
 from ...fill.sampling.latents import vae_factor
 from ...reward.judge import Judge
 from ...reward.judging import VIEWS
-from .config import ADAM_8BIT, ATTENTION, BLOCKS, KEEP_ATTENTION, LORA, OFF, PolicyTrainConfig
+from .config import (
+    ADAM_8BIT,
+    ATTENTION,
+    BLOCKS,
+    DPO,
+    KEEP_ATTENTION,
+    LORA,
+    OFF,
+    PolicyTrainConfig,
+)
 from .weights import target_pattern
 
 HALF, SINGLE = 2, 4
@@ -141,8 +150,10 @@ def policy_bytes(config: PolicyTrainConfig, models: FillModels, shape: Sequence[
     architecture = models.transformer_config
     num_double, num_single = architecture["num_layers"], architecture["num_single_layers"]
     width = architecture["num_attention_heads"] * architecture["attention_head_dim"]
-    guided = config.settings(models.recipe).true_cfg != 1.0 and config.needs_reward
-    rows = shape[0] * (2 if guided else 1)
+    is_guided = config.settings(models.recipe).true_cfg != 1.0
+    is_double = (is_guided and config.needs_gradient) or config.objective == DPO  # winner, loser
+    rows = shape[0] * (2 if is_double else 1)
+    sampled_rows = shape[0] * (2 if is_guided and config.needs_reward else 1)
     itemsize = models.dtype.itemsize
     state = rows * (shape[1] + models.recipe.max_sequence_length) * width * itemsize
     kind = ("attention" if config.layers == ATTENTION else "linear") if _is_lora(config) else "full"
@@ -152,7 +163,7 @@ def policy_bytes(config: PolicyTrainConfig, models: FillModels, shape: Sequence[
         per_block = 2 if config.gradient_checkpointing == KEEP_ATTENTION else 1
         num_saved = per_block * (num_double + num_single) + max(double, single)
     learning = math.ceil((num_saved + _BACKWARD) * state)
-    return max(learning, sample_bytes(models, rows, shape[1])) + models.expansion_bytes
+    return max(learning, sample_bytes(models, sampled_rows, shape[1])) + models.expansion_bytes
 
 
 def reward_bytes(
@@ -232,7 +243,11 @@ def _stages(
             Stage(
                 name="decoding and judging",
                 weights=models.vae.num_bytes + sum(_weight_bytes(judge) for judge in judges),
-                activations=reward_bytes(config, models, judges, latents, rows),
+                activations=(
+                    reward_bytes(config, models, judges, latents, rows)
+                    if config.needs_gradient
+                    else _comparing_bytes(config, models, judges, side**2)
+                ),
             )
         )
     if eval_judge is not None and config.eval_every:
@@ -283,6 +298,15 @@ def _leaner(
         if is_open:
             config = replace(config, **change)
             yield words, config
+
+
+def _comparing_bytes(
+    config: PolicyTrainConfig, models: FillModels, judges: Sequence[Judge], pixels: int
+) -> int:
+    """Return the activations of decoding, or of judging, without gradient."""
+    rows = 2 * config.micro_batch_size
+    judging = [judge.working_bytes(shown_pixels(judge, pixels), rows) for judge in judges]
+    return max(vae_bytes(models, pixels), *judging)
 
 
 def _weight_bytes(judge: Judge) -> int:

@@ -122,14 +122,15 @@ class JudgeReward:
         judges: Sequence[Judge],
         host: Host,
     ) -> None:
-        self._config, self._models, self._judges, self._host = config, models, judges, host
+        self._config, self._models, self._host = config, models, host
+        self.judges = judges
         self.decoder = Decoder(models, config.paste_back, host.check_cancelled)
         self.augmentation = Augmentation(shift=config.shift, blur=config.blur, noise=config.noise)
 
     def judge(self, batch: Batch, x0: Tensor, reference: Tensor) -> RewardOutput:
         """See :class:`Reward`. Source: OneReward, sec. 4.4."""
-        components = [self._models.vae, *(c for judge in self._judges for c in judge.components)]
-        room = reward_bytes(self._config, self._models, self._judges, batch.size, len(batch.jobs))
+        components = [self._models.vae, *(c for judge in self.judges for c in judge.components)]
+        room = reward_bytes(self._config, self._models, self.judges, batch.size, len(batch.jobs))
         with (
             self._host.resident(*components, activation_bytes=room),
             self._checkpointing(),
@@ -169,7 +170,7 @@ class JudgeReward:
         def augment(index: int, views: ViewPair) -> ViewPair:
             return self.augmentation.apply(views, batch.generators[index])
 
-        by_judge = [ask_judge(judge, pairs, queries, self._host, augment) for judge in self._judges]
+        by_judge = [ask_judge(judge, pairs, queries, self._host, augment) for judge in self.judges]
         by_edit = [torch.stack(answers) for answers in zip(*by_judge, strict=True)]  # [J, E] each
         is_worst = self._config.ensemble == WORST
         return [p.amin(dim=0) if is_worst else p.mean(dim=0) for p in by_edit]
@@ -181,7 +182,7 @@ class JudgeReward:
             yield
             return
         vae: Any = self._models.vae.module
-        judges: list[Any] = [c.module for judge in self._judges for c in judge.components]
+        judges: list[Any] = [c.module for judge in self.judges for c in judge.components]
         vae.enable_gradient_checkpointing()
         for module in judges:
             module.gradient_checkpointing_enable({"use_reentrant": False})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,35 +13,51 @@ import torch
 from torch import Tensor
 
 from ...fill.host import Host
+from ...fill.io.folder_lock import folder_lock, put_right
+from ...fill.io.json_text import label_of
+from ...fill.io.writing import atomic_folder, make_folder, recover, remove
 from ...fill.memory.plan import explain_out_of_memory
-from ..charts.dashboard import plot_dashboard
-from ..charts.strips import Strip
+from ...reward.preference import PAIRS
+from ..charts.dashboard import draw_edits, plot_dashboard
 from ..data.conditions import EditDataset, read_image, save_image
 from ..runs.config import require
 from ..runs.directory import RunDirectory, TrainState, reset_if_not_started, saved_step
 from ..runs.distributed import Distributed
-from ..runs.files import remove, replace_by_copy
+from ..runs.files import replace_by_copy
 from ..runs.loop import RunLoop
 from ..runs.tensorboard import TensorBoard
 from .adapter_file import write_adapter
-from .config import LORA, PolicyTrainConfig
+from .config import BEST_OF_N, DPO, LORA, NFT, REWARD, SUPERVISED, PolicyTrainConfig
 from .forecast import Forecast, make_forecast, memory_advice
 from .loop import PolicyTrainer
 from .monitoring.monitor import Monitor, last_scores
+from .objectives.best_of_n import BestOfNTrainer
+from .objectives.dpo import DpoTrainer
+from .objectives.nft import NftTrainer
+from .objectives.supervised import SupervisedTrainer
 from .reward_cells import RewardCells, reward_cells_of
 from .rewards import JudgeReward, Reward
 from .run_models import RunModels, check_inputs, input_digests, load, write_inputs
 from .samples import SampleSource
 from .sharding import make_sharding
-from .supervised import SupervisedTrainer
 from .weights import Policy
 
 log = logging.getLogger("onereward.training")
 
+TRAINERS: dict[str, type[PolicyTrainer]] = {
+    REWARD: PolicyTrainer,
+    SUPERVISED: SupervisedTrainer,
+    DPO: DpoTrainer,
+    NFT: NftTrainer,
+    BEST_OF_N: BestOfNTrainer,
+}
+"""What a run learns by, per objective."""
 ADAPTER, TRANSFORMER = "adapter.safetensors", "transformer"
 """The result in the run folder: a LoRA, or a transformer's folder."""
 DASHBOARD = "dashboard.png"
 """Metrics and images in the run folder, as of the last checkpoint."""
+_EDITS = "dashboard.edits"
+"""In a checkpoint: the images among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,20 +92,28 @@ def train_policy(
 
     Raises:
         ValueError: The config does not fit the folder, the models or the conditions.
+        FolderInUse: Another process trains in this folder.
         NotEnoughMemory: It does not fit; says what to change.
         RuntimeError: The loss is not finite.
     """
     processes = processes or Distributed()
+    run_folder = Path(config.run_folder)
+    if processes.is_main:
+        put_right(run_folder)
     if result := finished(config):
         if run_models:
             cells = reward_cells_of(config, run_models.judges)
-            check_inputs(Path(config.run_folder), input_digests(config, run_models, cells))
+            check_inputs(run_folder, input_digests(config, run_models, cells))
             result = replace(result, notes=cells.notes)
         host.notify(f"all {config.steps} steps are done; raise steps to go on")
         return result
     # ComfyUI's nodes run in inference mode; weights that were made there cannot learn.
-    with torch.inference_mode(False), torch.enable_grad():
-        run_models = run_models or load(config, host.device)
+    with (
+        folder_lock(run_folder) if processes.is_main else nullcontext(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        run_models = run_models or load(config, host.device, host.check_cancelled)
         host.notify(check(config, host, run_models).text())
         with (
             explain_out_of_memory(memory_advice(config)),
@@ -117,13 +141,19 @@ def check(config: PolicyTrainConfig, host: Host, run_models: RunModels) -> Forec
             "external_reward is on, but no reward was handed in; start this run from the program "
             "that made it, or connect a judge"
         )
+    if config.objective == DPO and not (Path(config.preferences_folder) / PAIRS).is_file():
+        raise ValueError(
+            f"{label_of(Path(config.preferences_folder))} holds no labelled pairs, which objective "
+            "dpo learns from; label its candidates, or choose another folder"
+        )
     for judge in run_models.all_judges:
         judge.check()
-    for judge in run_models.judges:
+    for judge in run_models.judges if config.needs_gradient else ():
         if not judge.is_differentiable:
             raise ValueError(
-                f"judge {judge.label} cannot train a model: no gradient reaches the images through "
-                "it; choose a judge whose card reads a probability, or use it as eval_judge"
+                f"judge {judge.label} cannot train by objective reward: no gradient reaches the "
+                "images through it; set objective to nft, or choose a judge in a folder whose card "
+                "reads a probability (calibrated by temperature, if at all)"
             )
     return make_forecast(config, run_models.models, run_models.judges, host, run_models.eval_judge)
 
@@ -165,13 +195,14 @@ class PolicyRun(RunLoop[PolicyTrainer]):
         """
         self.config, self.host, self.run_models = config, host, run_models
         self.notes: list[str] = []
-        self.strips: list[Strip] = []
+        self.edits: Tensor | None = None  # [H, W, 3], of the last evaluation
         self.log: TensorBoard | None = None
         models = run_models.models
+        num_shares = config.batch_size // (config.group_size if config.has_groups else 1)
         require(
-            config.batch_size >= processes.count,
+            num_shares >= processes.count,
             f"batch_size is {config.batch_size}, but {processes.count} processes share it; give at "
-            "least one edit to each",
+            "least one edit, or one group of candidates, to each",
         )
         self.sharding = make_sharding(config, processes)
         if self.sharding is not None:
@@ -196,8 +227,7 @@ class PolicyRun(RunLoop[PolicyTrainer]):
             reward = JudgeReward(config, models, run_models.judges, host)
         policy = Policy(models, config, host.device, self.sharding)
         try:
-            kind = PolicyTrainer if config.needs_reward else SupervisedTrainer
-            trainer = kind(config, policy, source, reward, host, processes)
+            trainer = TRAINERS[config.objective](config, policy, source, reward, host, processes)
             self.monitor = Monitor(trainer, run_models.judges, run_models.eval_judge)
             self.notify(*self.monitor.notes())
             super().__init__(directory, trainer, config.steps, processes)
@@ -212,6 +242,8 @@ class PolicyRun(RunLoop[PolicyTrainer]):
         super().restore(state)
         if state.step:
             self.monitor.restore(state.tensors)
+            if _EDITS in state.tensors:
+                self.edits = state.tensors[_EDITS].float() / 255
 
     def notify(self, *notes: str) -> None:
         """Tell the user now, and once more beside the result."""
@@ -226,9 +258,9 @@ class PolicyRun(RunLoop[PolicyTrainer]):
             self.log.close()
 
     def run(self) -> None:
-        """Do the steps, and choose the result of a run that stopped itself."""
+        """Do the steps, and say why they ended early."""
         super().run()
-        self.keep_best()
+        self.explain_stop()
         step, steps = self.trainer.step, self.steps
         if step < steps and self.is_out_of_time:
             self.notify(f"the time is up after {step} of {steps} steps; run again to go on")
@@ -266,11 +298,11 @@ class PolicyRun(RunLoop[PolicyTrainer]):
     def evaluate(self) -> dict[str, float]:
         """Evaluate on held-out conditions; keep the weights, the best and the last few."""
         result = self.monitor.evaluate()
-        self.strips = result.strips()
+        self.edits = draw_edits(result.strips())
         results = self.directory.path / "results"
-        results.mkdir(exist_ok=True)
+        make_folder(results)
         if self.agree(self.monitor.is_best(result)):
-            self.export(results / f"best{self.ending}")
+            self.export(self.best_path)
         self.export(results / f"step-{self.trainer.step:06d}{self.ending}")
         if self.processes.is_main:
             checkpoints = sorted(results.glob(f"step-*{self.ending}"))
@@ -290,18 +322,21 @@ class PolicyRun(RunLoop[PolicyTrainer]):
 
     def dashboard(self) -> Tensor:
         """Return metrics and images so far, ``[H, W, 3]``, 0..1."""
-        return plot_dashboard(self.metrics, self.strips)
+        return plot_dashboard(self.metrics, edits=self.edits)
 
     def save(self) -> None:
         """Write the checkpoint and the weights."""
         if not self.takes_part:
             return
         state = self.trainer.train_state(self.seconds)
+        edits = {} if self.edits is None else {_EDITS: (self.edits * 255).round().to(torch.uint8)}
         if self.processes.is_main:
             # Comes back at the end: without it the result may be an older checkpoint's.
             (self.directory.path / DASHBOARD).unlink(missing_ok=True)
-            self.directory.save(replace(state, tensors=state.tensors | self.monitor.tensors()))
-        self.export(self.directory.path / self.name)
+            self.directory.save(
+                replace(state, tensors=state.tensors | self.monitor.tensors() | edits)
+            )
+        self.write_result()
         if self.processes.is_main:
             save_image(self.directory.path / DASHBOARD, self.dashboard())
 
@@ -310,21 +345,32 @@ class PolicyRun(RunLoop[PolicyTrainer]):
         """Whether the state is whole: no step is cut in half, and no share is in other hands."""
         return super().can_save_after_error and self.sharding is None
 
-    def keep_best(self) -> None:
-        """Make the best checkpoint the result of a run that stopped itself; if none, the start."""
-        if not self.takes_part:
-            return
-        reason, result = self.monitor.reason_to_stop(), self.directory.path / self.name
-        best = self.directory.path / "results" / f"best{self.ending}"
-        has_best = self.agree(best.exists())
+    def write_result(self) -> None:
+        """Write the weights; of a run that stopped itself its best ones, and without any the start.
+
+        Where the result is chosen: what came after the last mark of the end could get lost.
+        """
+        result = self.directory.path / self.name
+        has_best = self.agree(self.best_path.exists())
         if self.agree(self.monitor.has_drifted) and not has_best:
             self.export(result, is_start=True)
+        elif not (has_best and self.agree(self.monitor.reason_to_stop() is not None)):
+            self.export(result)
+        elif self.processes.is_main:
+            replace_by_copy(self.best_path, result)
+
+    def explain_stop(self) -> None:
+        """Tell why a run stopped itself."""
+        reason = self.monitor.reason_to_stop()
+        if self.monitor.has_drifted and not self.best_path.exists():
             reason = f"{reason}; no evaluation was good, so the result is the start, unchanged"
-        if reason is None or not self.processes.is_main:
-            return
-        self.notify(reason)
-        if has_best:
-            replace_by_copy(best, result)
+        if reason is not None and self.processes.is_main:
+            self.notify(reason)
+
+    @property
+    def best_path(self) -> Path:
+        """The best weights so far, if an evaluation was good."""
+        return self.directory.path / "results" / f"best{self.ending}"
 
     @property
     def ending(self) -> str:
@@ -344,14 +390,12 @@ class PolicyRun(RunLoop[PolicyTrainer]):
             weights = policy.weights("start" if is_start else config.saved_weights)
             write_adapter(path, weights, about, config.lora_scale)
             return
-        fresh, is_main = path.with_name(path.name + ".new"), self.processes.is_main
-        if is_main:
-            remove(fresh)
-        with policy.as_start() if is_start else policy.as_result():
+        is_main = self.processes.is_main
+        with (
+            policy.as_start() if is_start else policy.as_result(),
+            atomic_folder(path) if is_main else nullcontext(path) as fresh,
+        ):
             policy.save_module(fresh, is_main)
-        if is_main:
-            remove(path)
-            fresh.rename(path)
 
     def about(self) -> dict[str, Any]:
         """Return what goes into the file's metadata."""
@@ -384,6 +428,7 @@ def open_directory(
 ) -> RunDirectory:
     """Open a run's folder; ValueError if it holds a run with other settings, models or data."""
     if is_main:
+        recover(Path(config.run_folder) / "results")
         reset_if_not_started(config, "prompts", "references", "results")
     directory = RunDirectory(config)
     digests = input_digests(config, run_models, cells)

@@ -15,7 +15,7 @@ would name neither::
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,9 @@ from ...fill.io.json_text import label_of, read_json, shorten
 from ...fill.models import FillModels, load_fill_models
 from ...reward.judge import Judge
 from ...reward.load_judge import load_judge
+from ...reward.preference import PAIRS
 from ..data.conditions import FILE_NAME
-from .config import PolicyTrainConfig
+from .config import DPO, PolicyTrainConfig
 from .reward_cells import RewardCells
 from .rewards import RewardFactory
 
@@ -56,8 +57,15 @@ class RunModels:
         return (*self.judges, *([self.eval_judge] if self.eval_judge else []))
 
 
-def load(config: PolicyTrainConfig, device: torch.device) -> RunModels:
+def load(
+    config: PolicyTrainConfig, device: torch.device, poll: Callable[[], None] = lambda: None
+) -> RunModels:
     """Check all models of a run; no weight is read yet.
+
+    Args:
+        config: Names them.
+        device: Where they will run.
+        poll: Called while a judge's server is waited for; raises to cancel.
 
     Raises:
         FileNotFoundError: A folder or file is missing.
@@ -67,8 +75,8 @@ def load(config: PolicyTrainConfig, device: torch.device) -> RunModels:
     models = load_fill_models(config.model_config(), device)
     for path, strength in zip(config.adapters, config.strengths, strict=True):
         models = models.with_adapter(Path(path), strength)
-    judges = tuple(load_judge(judge, device) for judge in config.judges)
-    eval_judge = load_judge(config.eval_judge, device) if config.eval_judge else None
+    judges = tuple(load_judge(judge, device, poll) for judge in config.judges)
+    eval_judge = load_judge(config.eval_judge, device, poll) if config.eval_judge else None
     return RunModels(models=models, judges=judges, eval_judge=eval_judge)
 
 
@@ -83,12 +91,18 @@ def input_digests(
     Raises:
         OSError: A file is gone.
     """
+    preferences = Path(config.preferences_folder) / PAIRS
     names = sorted(f"{task.value}.{dimension.value}" for task, dimension in cells.cells)
     conditions = Path(config.dataset_folder)
     return {
         "the fill model": fingerprint(run_models.models),
         f"the list of conditions in {conditions}": fingerprint_files([conditions / FILE_NAME]),
         "the cells that reach min_judge_accuracy": fingerprint_files([], *names),
+        **(
+            {f"the list of pairs in {config.preferences_folder}": fingerprint_files([preferences])}
+            if config.objective == DPO
+            else {}
+        ),
         **{
             f"judge {index} ({judge.label})": judge.digest
             for index, judge in enumerate(run_models.all_judges, 1)

@@ -26,9 +26,10 @@ from ...fill.sampling.schedule import make_sigmas
 from ...fill.task import Task
 from ...reward.preference import split_of
 from ...reward.query import Query, queries_for
-from ..data.conditions import Condition, EditDataset
+from ..data.conditions import Condition, EditDataset, read_image
 from ..runs.loop import step_generator
-from .config import PolicyTrainConfig
+from .config import DPO, PolicyTrainConfig
+from .preference_pairs import learned_pairs
 from .prompts import PromptStore, model_prompt
 from .reward_cells import RewardCells
 
@@ -53,6 +54,10 @@ class Sample:
     """Of the policy's noise."""
     reference_seed: int
     """Of the reference's noise, another one."""
+    group: int = 0
+    """Which edits are candidates of one and the same edit, where candidates are compared."""
+    pair: tuple[Path, Path] | None = None
+    """Winner and loser, where preferences are learned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,7 +81,24 @@ class Batch:
     generators: tuple[torch.Generator, ...]
     """A source of randomness per edit, for what happens to it later in the step."""
     truth: Tensor | None = None
-    """Packed latents ``[B, S, 4C]``, float32, of the whole images; supervised learning only."""
+    """Packed latents ``[B, S, 4C]``, float32, of what is learned: whole images, or the winners."""
+    loser: Tensor | None = None
+    """The same of the losers, where preferences are learned."""
+
+    def rows(self, indices: Sequence[int]) -> Batch:
+        """Return some of its edits, which have no truth of their own."""
+        rows, prompt = list(indices), self.conditioning.positive
+        positive = Prompt(sequence=prompt.sequence[rows], pooled_embeds=prompt.pooled_embeds[rows])
+        packed = self.conditioning.packed[rows]
+        return replace(
+            self,
+            samples=tuple(self.samples[i] for i in rows),
+            jobs=tuple(self.jobs[i] for i in rows),
+            conditioning=replace(self.conditioning, packed=packed, positive=positive),
+            noise=self.noise[rows],
+            reference_noise=self.reference_noise[rows],
+            generators=tuple(self.generators[i] for i in rows),
+        )
 
 
 class SampleSource:
@@ -106,6 +128,7 @@ class SampleSource:
         self._config, self._conditions, self._models = config, conditions, models
         self._reward_cells, self._host = cells, host
         self.settings = config.settings(models.recipe)
+        self._pairs = learned_pairs(config, models, host)
         # Conditions by split and task, without those that nothing can be learned from.
         self.train = self._by_task("train")
         self.held_out = list(chain(*self._by_task("dev").values()))
@@ -133,16 +156,22 @@ class SampleSource:
         """
         generator = step_generator(self._config.seed, step)
         stop_index = self._sample_stop(generator)
-        samples = [self._sample_edit(generator) for _ in range(self._config.batch_size)]
-        share = list(enumerate(samples))[rank::count]
+        size = self._config.group_size if self._config.has_groups else 1
+        groups = [
+            self._sample_group(index, size, generator)
+            for index in range(self._config.batch_size // size)
+        ]
+        numbered = list(enumerate(chain(*groups)))
+        # Siblings stay together: one process compares them.
+        share = [item for item in numbered if item[0] // size % count == rank]
         return list(self.batches(share, step)), stop_index
 
     def batches(self, samples: Iterable[tuple[int, Sample]], step: int) -> Iterable[Batch]:
         """Yield the edits in batches of equal size, at most ``micro_batch_size`` each."""
         items = []
         for index, sample in samples:
-            job, encoded = self._encode(sample.condition)
-            items.append((encoded.size, index, sample, job, encoded))
+            job, encoded = self._encode(sample)
+            items.append((encoded[0].size, index, sample, job, encoded))
         items.sort(key=lambda item: item[:2])
         for _, group in groupby(items, key=lambda item: item[0]):
             equal_size = list(group)
@@ -168,6 +197,8 @@ class SampleSource:
             is_judged = bool(self.queries_of(condition)) or not self._config.needs_judge
             shows_truth = condition.task in LEARNED or bool(condition.result_file_name)
             is_known = self._config.needs_reward or shows_truth
+            if self._config.objective == DPO:
+                is_known = split != "train" or condition.name in self._pairs
             if split_of(condition.name) == split and is_judged and is_known:
                 by_task[condition.task].append(condition)
         return by_task
@@ -178,6 +209,12 @@ class SampleSource:
         first = min(round(self._config.t1 * steps), last)
         return int(torch.randint(first, last + 1, (), generator=generator))
 
+    def _sample_group(self, index: int, size: int, generator: torch.Generator) -> list[Sample]:
+        """Return an edit, or several of one condition with noises of their own."""
+        first = replace(self._sample_edit(generator), group=index)
+        more = torch.randint(_MAX_SEED, (size - 1,), generator=generator).tolist()
+        return [first, *(replace(first, noise_seed=seed) for seed in more)]
+
     def _sample_edit(self, generator: torch.Generator) -> Sample:
         tasks, weights = zip(*self._weights.items(), strict=True)
         task = tasks[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]
@@ -186,22 +223,38 @@ class SampleSource:
         seeds = torch.randint(_MAX_SEED, (2,), generator=generator).tolist()
         if pool := self._config.reference_pool:
             seeds[1] %= pool
-        return self.sample(condition, *seeds)
+        sample = self.sample(condition, *seeds)
+        if pairs := self._pairs.get(condition.name):
+            pair = pairs[int(torch.randint(len(pairs), (), generator=generator))]
+            return replace(sample, pair=pair)
+        return sample
 
-    def _encode(self, condition: Condition) -> tuple[Job, EncodedJob]:
+    def _encode(self, sample: Sample) -> tuple[Job, tuple[EncodedJob, ...]]:
+        """Return the edit, encoded with what is learned of it: nothing, a truth, or a pair."""
+        condition = sample.condition
         request = self._conditions.request(condition, config=self._config.fill())
-        needs_source = not self._config.needs_reward
-        if needs_source:
-            request = replace(request, image=self._conditions.result(condition))
-        (job,) = make_jobs(request, self._models, self.settings)
-        assert job is not None, "a request refuses an empty mask"
-        return job, encode_job(job, self._models, self._host, _PLAN, needs_source)
+        images: list[Tensor] = []
+        if sample.pair is not None:
+            images = [read_image(path)[None] for path in sample.pair]
+        elif not self._config.needs_reward:
+            images = [self._conditions.result(condition)]
+        requests = [replace(request, image=image) for image in images] or [request]
+        jobs: list[Job] = []
+        for each in requests:
+            (job,) = make_jobs(each, self._models, self.settings)
+            assert job is not None, "a request refuses an empty mask"
+            jobs.append(job)
+        encoded = (encode_job(j, self._models, self._host, _PLAN, bool(images)) for j in jobs)
+        return jobs[0], tuple(encoded)
 
     def _batch(
-        self, items: Sequence[tuple[tuple[int, int], int, Sample, Job, EncodedJob]], step: int
+        self,
+        items: Sequence[tuple[tuple[int, int], int, Sample, Job, tuple[EncodedJob, ...]]],
+        step: int,
     ) -> Batch:
-        size, indices, samples, jobs, encoded = (list(v) for v in zip(*items, strict=True))
+        size, indices, samples, jobs, learned = (list(v) for v in zip(*items, strict=True))
         height, width = size[0]
+        encoded, *losers = zip(*learned, strict=True)
         tokens = encoded[0].conditioning.shape[0]
         return Batch(
             samples=tuple(samples),
@@ -215,6 +268,7 @@ class SampleSource:
                 step_generator(self._config.seed + 1 + index, step, purpose=1) for index in indices
             ),
             truth=self._truth(encoded),
+            loser=self._truth(losers[0]) if losers else None,
         )
 
     def _truth(self, encoded: Sequence[EncodedJob]) -> Tensor | None:

@@ -115,6 +115,10 @@ class Policy:
         is_dynamic = self._config.algorithm == DYNAMIC
         return self._swap(self.ema) if is_dynamic else self.as_start()
 
+    def as_average(self) -> AbstractContextManager[None]:
+        """Let the model be the policy's moving average."""
+        return self._swap(self.ema)
+
     def as_result(self) -> AbstractContextManager[None]:
         """Let the model be what is saved: the policy or its moving average."""
         return self._swap(self.ema if self._config.saved_weights == "ema" else self.masters)

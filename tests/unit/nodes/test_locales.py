@@ -32,7 +32,7 @@ TRANSLATED = {
     "OneRewardSettings": "235e37f5",
     "OneRewardLoadJudge": "8ae93880",
     "OneRewardScore": "c57d75cf",
-    "OneRewardPickBest": "d48c4ee8",
+    "OneRewardPickBest": "4601f267",
     "OneRewardNativeInputs": "8a3557a9",
     "OneRewardStitch": "22820290",
     "OneRewardToNative": "be3b5e0f",
@@ -44,10 +44,13 @@ TRANSLATED = {
     "OneRewardLoadPreferences": "cff7b1c9",
     "OneRewardTrainJudge": "ab79b5bf",
     "OneRewardJudgeReport": "ad2797be",
-    "OneRewardTrain": "76d5ff80",
-    "OneRewardTrainSettings": "ea136742",
+    "OneRewardTrain": "918adedb",
+    "OneRewardTrainSettings": "5a9cf865",
     "OneRewardSaveAdapter": "1ef177de",
     "OneRewardEvaluate": "93450b0e",
+    "OneRewardRemoteJudge": "7149a2df",
+    "OneRewardCalibrateJudge": "f52869a7",
+    "OneRewardEnsembleJudges": "52553b3c",
 }
 """What the translations were made from: a checksum of each node's English texts."""
 

@@ -21,8 +21,9 @@ from onereward.training.data.conditions import (
     write_conditions,
 )
 from onereward.training.policy.config import PolicyTrainConfig
+from onereward.training.policy.objectives.flow import sample_sigma
+from onereward.training.policy.objectives.supervised import SupervisedTrainer
 from onereward.training.policy.run import PolicyRun, train_policy
-from onereward.training.policy.supervised import SupervisedTrainer, sample_sigma
 from onereward.training.runs.distributed import Distributed
 from support.bundled_models import bundled_models
 from support.policy_runs import make_conditions, policy_config, run_models_for
