@@ -138,7 +138,8 @@ class OneRewardPickBest(OneRewardNode):
                     default=METHODS[0],
                     optional=True,
                     tooltip="knockout: N - 1 comparisons. round_robin: every pair, N (N - 1) / 2 "
-                    "comparisons.",
+                    "comparisons, scored by how surely others are beaten. win_rate: the same, "
+                    "scored by how many are.",
                 ),
                 *advanced(*(_weight_input(dimension) for dimension in Dimension)),
                 *_view_inputs(),

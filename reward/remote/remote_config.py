@@ -30,7 +30,7 @@ class RemoteConfig(JsonConfig):
 
     base_url: str = setting(
         "http://localhost:8000/v1",
-        "Address of the OpenAI-compatible server, to which /chat/completions is added.",
+        "Address of the server with the API of OpenAI, to which /chat/completions is added.",
     )
     model: str = setting("", "Name of the vision-language model, as the server calls it.")
     key_variable: str = setting(
@@ -124,7 +124,7 @@ def read_key(config: RemoteConfig) -> str:
         raise ValueError(f"what {config.key_variable} holds is no key; look at it")
     host = (check_url(config.base_url).hostname or "").lower()
     hosts = {name.strip().lower() for name in os.environ.get(HOSTS_VARIABLE, "").split(",")}
-    if host not in hosts and not _is_this_computer(host):
+    if host not in hosts and not is_this_computer(host):
         raise ValueError(
             f"{quote(host)} may not get the key in {config.key_variable}; if you trust this host, "
             f"name it in the environment variable {HOSTS_VARIABLE} and start again"
@@ -132,7 +132,8 @@ def read_key(config: RemoteConfig) -> str:
     return key
 
 
-def _is_this_computer(host: str) -> bool:
+def is_this_computer(host: str) -> bool:
+    """Tell whether a host's name is that of this computer. Example: ``is_this_computer("::1")``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from onereward.fill.config import FillConfig, ModelConfig
+from onereward.reward.ensemble import EnsembleConfig
 from onereward.reward.judge import JudgeConfig
+from onereward.reward.remote.remote_config import RemoteConfig
 from onereward.training.data.edit_dataset import EditDatasetConfig
 from onereward.training.data.label import LabelConfig
 from onereward.training.evaluation.config import EvalConfig
+from onereward.training.judge.calibrate import CalibrateConfig
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig
 from support.promises import CHOICES, DEFAULTS, OUTPUTS, PROMISED
@@ -104,6 +108,7 @@ RARE = {
     ("settings", "RARE"): ["OneRewardSettings"],
     ("train_judge", "RARE"): ["OneRewardTrainJudge"],
     ("train_policy", "RARE"): ["OneRewardTrain", "OneRewardTrainSettings"],
+    ("judges.load_remote", "RARE"): ["OneRewardRemoteJudge"],
 }
 """Names of folded inputs, by module, and the nodes that have them."""
 
@@ -111,7 +116,7 @@ RARE = {
 def test_folded_inputs_are_inputs_of_their_nodes(nodes: ModuleType):
     for (module, name), node_ids in RARE.items():
         names = {n for node_id in node_ids for n in PROMISED[node_id]}
-        assert set(getattr(getattr(nodes, module), name)) <= names
+        assert set(attrgetter(f"{module}.{name}")(nodes)) <= names
 
 
 def test_inputs_are_marked_where_comfyui_folds_them(nodes: ModuleType):
@@ -179,6 +184,9 @@ LAST_SETTINGS = ["kernels", "offload", "memory_limit"]
         ("OneRewardLabelPreferences", LabelConfig, [f.name for f in fields(LabelConfig)]),
         ("OneRewardJudgeReport", ReportConfig, [f.name for f in fields(ReportConfig)]),
         ("OneRewardEvaluate", EvalConfig, [f.name for f in fields(EvalConfig)]),
+        ("OneRewardRemoteJudge", RemoteConfig, [f.name for f in fields(RemoteConfig)]),
+        ("OneRewardCalibrateJudge", CalibrateConfig, [f.name for f in fields(CalibrateConfig)]),
+        ("OneRewardEnsembleJudges", EnsembleConfig, ["combine"]),
         (
             "OneRewardTrainJudge",
             JudgeTrainConfig,
