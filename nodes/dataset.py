@@ -81,7 +81,7 @@ class OneRewardEditDataset(OneRewardNode):
         try:
             path = work_folders.work_folder(DATASETS, name) / FILE_NAME
             source = folders.stamp(work_folders.image_folder(images))
-        except (ValueError, FileNotFoundError, TypeError):
+        except (ValueError, OSError, TypeError):
             return ()
         return source, path.is_file()
 

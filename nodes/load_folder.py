@@ -71,7 +71,7 @@ class OneRewardLoadFolder(OneRewardNode):
         return folders.stamps(lambda: [work_folders.image_folder(folder or "")])
 
     @classmethod
-    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+    def validate_inputs(cls, folder: str | None = None) -> bool:
         """Refuse a folder that is not there before the queue."""
         return refusal(lambda: folder is None or work_folders.image_folder(folder))
 
@@ -81,12 +81,14 @@ class OneRewardLoadFolder(OneRewardNode):
     ) -> io.NodeOutput:
         """Read the images."""
         path = work_folders.image_folder(folder)
-        files = list_photos(path)
-        photos = [read_photo(file) for file in files[first : first + count]]
+        files, photos = list_photos(path), []
+        host = ComfyHost(cls.hidden.unique_id)
+        for file in files[first : first + count]:
+            host.check_cancelled()
+            photos.append(read_photo(file))
         usable = [photo for photo in photos if photo.mask is not None or not needs_mask]
         if not usable:
             raise ValueError(_no_images(path, len(files), first, len(photos)))
-        host = ComfyHost(cls.hidden.unique_id)
         host.notify(f"{len(usable)} of {len(files)} images in {path.name}")
         if len(usable) < len(photos):
             host.notify(f"{len(photos) - len(usable)} have no mask and are left out")

@@ -98,8 +98,11 @@ def _check_whole_number(name: str, value: Any) -> None:
 
 
 def _check_number(name: str, value: Any) -> None:
-    # A whole number of many digits is no float at all.
-    if not isinstance(value, Real) or not abs(value) < math.inf or abs(value) > 1e308:
+    try:
+        is_finite = isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        is_finite = False
+    if not is_finite:
         _refuse(name, value, "a finite number")
 
 

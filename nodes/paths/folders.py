@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from ...fill.checkpoint.adapters import ENDS
+from ...fill.io.json_text import parse_object, quote, read_text
 from ...fill.models import PIPELINES
 from ...fill.recipe import FILE_NAME as RECIPE
 from ...reward.judge import BUNDLED as BUNDLED_JUDGE
@@ -18,6 +19,7 @@ from ...reward.report import FILE_NAME as REPORT
 from ...reward.vlm.adapter import CONFIG as ADAPTER_CONFIG
 from ...reward.vlm.families import MODEL_TYPES
 from . import model_files
+from .folder_walk import file_stamps, walk_folders
 from .model_files import FROM_MODEL
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -36,6 +38,9 @@ _LANGUAGE_MODELS = "LLM"
 """Where other packs keep vision-language models, whether ComfyUI knows the folder or not."""
 _CACHED = "models--"
 """Begins the name of a repository in a cache of the Hugging Face Hub."""
+_INDEX_FILES = {"model_index.json", "config.json"}
+_MAX_BYTES = 4 << 20
+"""Of these files."""
 _MAX_DEPTH = 3
 """Levels below a model folder that are searched: owner, repository, transformer."""
 
@@ -140,10 +145,10 @@ def adapter_file(name: str) -> Path:
     path = folder_paths.get_full_path("loras", name)
     if path is None:
         raise FileNotFoundError(
-            f"adapter {name!r} is not in models/loras; choose one from the list"
+            f"adapter {quote(name)} is not in models/loras; choose one from the list"
         )
     if not path.endswith(ENDS):
-        raise ValueError(f"adapter {name!r} is not a .safetensors file; convert it first")
+        raise ValueError(f"adapter {quote(name)} is not a .safetensors file; convert it first")
     return Path(path)
 
 
@@ -164,17 +169,15 @@ def stamp(path: Path | None) -> tuple[tuple[str, int, int], ...]:
     """
     if path is None or not path.exists():
         return ()
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    files = [f for f in files if f.is_file() and f.name != REPORT]
-    stats = [(str(f.relative_to(path)), f.stat()) for f in files]
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return tuple(entry for entry in file_stamps(path) if os.path.basename(entry[0]) != REPORT)
 
 
 def stamps(find: Callable[[], Iterable[Path | None]]) -> Hashable:
-    """Return the stamps of what a node reads; nothing where it is gone, or linked and unknown."""
+    """Return a digest of what a node reads; nothing where it is gone, or linked and unknown."""
     try:
-        return tuple(stamp(path) for path in find())
-    except (ValueError, FileNotFoundError, TypeError):
+        entries = [stamp(path) for path in find()]
+        return hashlib.sha256(repr(entries).encode()).hexdigest()  # ComfyUI walks through tuples
+    except (ValueError, OSError, TypeError):
         return ()
 
 
@@ -201,7 +204,7 @@ def _find(name: str, what: str, file: str, roots: list[str] | None = None) -> Pa
     """
     for root in roots or _roots():
         folder = Path(os.path.normpath(os.path.join(root, name)))
-        if folder.is_relative_to(os.path.normpath(root)) and (folder / file).is_file():
+        if folder.is_relative_to(os.path.normpath(root)) and os.path.isfile(folder / file):
             return folder
     # Folders of a cache have other names than those in the list.
     folder = dict(reversed(list(_folders(roots)))).get(name)
@@ -209,36 +212,39 @@ def _find(name: str, what: str, file: str, roots: list[str] | None = None) -> Pa
         return folder
     places = f"models/{OUR_FOLDER} or models/{_LANGUAGE_MODELS if roots else 'diffusers'}"
     raise FileNotFoundError(
-        f"{what} {name!r} is not a folder with {file} in {places}; choose one from the list"
+        f"{what} {quote(name)} is not a folder with {file} in {places}; choose one from the list"
     )
 
 
 def _folders(roots: list[str] | None = None) -> Iterator[tuple[str, Path]]:
     """Yield every model folder with its name, ``/`` between levels."""
+    names: list[tuple[str, Path]] = []
+
+    def visit(name: str, path: Path, entries: set[str]) -> bool:
+        is_model = any((path / file).is_file() for file in entries & _INDEX_FILES)
+        names.extend([(name, path)] if is_model else [])
+        return not is_model
+
     for root in roots or _roots():
-        yield from _below(Path(root), "", _MAX_DEPTH)
+        walk_folders(Path(root), _MAX_DEPTH, visit, _without_cache)
+    yield from names
 
 
-def _below(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, Path]]:
-    if not depth or not folder.is_dir():
-        return
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or not entry.is_dir():
-            continue
-        name, content = prefix + entry.name, entry
-        if entry.name.startswith(_CACHED):
-            name = prefix + entry.name.removeprefix(_CACHED).replace("--", "/")
-            content = _snapshot(entry)
-        if (content / "model_index.json").is_file() or (content / "config.json").is_file():
-            yield name, content
-        else:
-            yield from _below(content, name + "/", depth - 1)
+def _without_cache(name: str, path: Path) -> tuple[str, Path]:
+    """Return the name and content of a folder, which may be a repository in a cache."""
+    if not path.name.startswith(_CACHED):
+        return name, path
+    repository = path.name.removeprefix(_CACHED).replace("--", "/")
+    return name.removesuffix(path.name) + repository, _snapshot(path)
 
 
 def _snapshot(repository: Path) -> Path:
     """Return the current state of a cached repository: that of its main branch, else the newest."""
     snapshots, main = repository / "snapshots", repository / "refs" / "main"
-    current = main.read_text("utf-8", errors="replace").strip() if main.is_file() else ""
+    try:
+        current = read_text(main).strip()
+    except (OSError, ValueError):
+        current = ""
     folders = [folder for folder in snapshots.glob("*") if folder.is_dir()]
     newest = [(f.name == current, f.stat().st_mtime_ns, f) for f in folders]
     return max(newest)[-1] if newest else snapshots
@@ -264,7 +270,6 @@ def _is_judge(folder: Path) -> bool:
 def _read(path: Path) -> dict[str, object]:
     """Return a JSON object, empty if there is none: a broken folder is just not listed."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(read_text(path, _MAX_BYTES))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}

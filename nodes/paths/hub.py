@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from ...fill.host import Host
+from ...fill.io.json_text import quote
 from .folders import OUR_FOLDER, download_folder
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 # Weights in the top folder are single-file copies of the same model in another format.
 PATTERNS = ["*.json", "*.txt", "*/*.model", "*/*.safetensors"]
 
@@ -15,7 +16,7 @@ PATTERNS = ["*.json", "*.txt", "*/*.model", "*/*.safetensors"]
 def check_download(hub_id: str, allow_download: bool) -> None:
     """Refuse a malformed id, or an id without the switch, with ValueError."""
     if not HUB_ID.fullmatch(hub_id):
-        raise ValueError(f"hub_id is {hub_id!r}, but owner/name is expected")
+        raise ValueError(f"hub_id is {quote(hub_id)}, but owner/name is expected")
     if not allow_download:
         raise ValueError(
             f"hub_id is {hub_id} but allow_download is off; switch it on to download this model, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import comfy
@@ -9,6 +10,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ...fill.checkpoint.partners import is_fill_transformer, part_config
+from ...fill.io.json_text import quote
 
 FROM_MODEL = "from the model folder"
 """Label for no separate file."""
@@ -46,7 +48,8 @@ def _names(kind: str) -> list[str]:
     names: set[str] = set()
     for folder in folder_paths.get_folder_paths(kind):
         files, _ = folder_paths.recursive_search(folder, excluded_dir_names=[".git"])
-        names.update(name for name in files if name.endswith(ENDS))
+        # Neither broken links nor pipes and devices, which nobody could read.
+        names.update(n for n in files if n.endswith(ENDS) and os.path.isfile(f"{folder}/{n}"))
     return sorted(names)
 
 
@@ -69,8 +72,8 @@ def model_file(what: str, name: str) -> Path | None:
         path = folder_paths.get_full_path(kind, file) if f"{kind}/" == CHECKPOINTS else None
     if path is None:
         raise FileNotFoundError(
-            f"{what} {name!r} is not a file in models/{FOLDERS[what]}; put it there and press R, "
-            "or choose one from the list"
+            f"{what} {quote(name)} is not a file in models/{FOLDERS[what]}; put it there and press "
+            "R, or choose one from the list"
         )
     return Path(path)
 

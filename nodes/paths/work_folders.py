@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
+from ...fill.io.json_text import label_of, quote
 from ...fill.io.names import check_name
-from ...fill.io.photo import ENDS
+from ...fill.io.photo import ENDS, MASK_FOLDER
 from ...fill.task import Task
 from ...reward.preference import GROUPS, PAIRS
 from ...training.data.conditions import FILE_NAME
 from ...training.runs.directory import saved_step
+from .folder_walk import walk_folders
 from .folders import ASSETS
 
 OUTPUT_MARK = " [output]"
@@ -24,7 +26,6 @@ BUNDLED_MARK = " [bundled]"
 EXAMPLES = ASSETS / "examples"
 DEFAULT_EXAMPLE = "toy-train" + BUNDLED_MARK
 """Scenes like those that the bundled models were trained on."""
-_MAX_DEPTH = 4
 _MAX_LISTED = 500
 
 
@@ -68,18 +69,40 @@ def new_adapter_file(name: str) -> tuple[Path, str]:
 
 def image_folders() -> list[str]:
     """Return the folders that hold images or conditions; bundled examples first."""
-    labels: list[str] = []
-    for mark, root in _roots():
-        labels += [name + mark for name in _below(Path(root), _MAX_DEPTH) if name]
-    return _sort_labels(labels)
+
+    def visit(name: str, entries: set[str], names: list[str]) -> bool:
+        if Path(name).name == MASK_FOLDER or entries & {PAIRS, GROUPS}:
+            return False
+        has_images = any(entry.lower().endswith(ENDS) for entry in entries)
+        if FILE_NAME in entries or has_images or entries & {task.value for task in Task}:
+            names.append(name)
+        return FILE_NAME not in entries
+
+    return _labels(3, visit)
 
 
 def preference_folders() -> list[str]:
     """Return the folders of preference data; the bundled example first."""
-    labels: list[str] = []
+
+    def visit(name: str, entries: set[str], names: list[str]) -> bool:
+        is_data = bool(entries & {PAIRS, GROUPS})
+        names += [name] if is_data else []
+        return not is_data
+
+    return _labels(4, visit)
+
+
+def _labels(levels: int, visit: Callable[[str, set[str], list[str]], bool]) -> list[str]:
+    """Return the labels of the folders whose names a visit collects; the bundled ones first."""
+    bundled: list[str] = []
+    users: list[str] = []
     for mark, root in _roots():
-        labels += [name + mark for name in _data_below(Path(root), _MAX_DEPTH)]
-    return _sort_labels(labels)
+        names: list[str] = []
+        walk_folders(
+            Path(root), levels, lambda name, _, entries, names=names: visit(name, entries, names)
+        )
+        (bundled if mark == BUNDLED_MARK else users).extend(name + mark for name in names)
+    return [*sorted(bundled), *sorted(users)[:_MAX_LISTED]]
 
 
 def data_folder(label: str) -> Path:
@@ -87,7 +110,8 @@ def data_folder(label: str) -> Path:
     folder = image_folder(label)
     if not any((folder / name).is_file() for name in (PAIRS, GROUPS)):
         raise FileNotFoundError(
-            f"{folder} has neither {PAIRS} nor {GROUPS}; choose a folder of preference data"
+            f"{label_of(folder)} has neither {PAIRS} nor {GROUPS}; choose a folder of preference "
+            "data"
         )
     return folder
 
@@ -104,33 +128,20 @@ def image_folder(label: str) -> Path:
     # Links inside are followed, as for models; the name itself must not lead out.
     folder = Path(os.path.normpath(root / label.removesuffix(mark)))
     if not folder.is_relative_to(os.path.normpath(root)) or folder == root:
-        raise ValueError(f"folder {label!r} leaves {root}; choose one from the list")
-    if not folder.is_dir():
+        raise ValueError(f"folder {quote(label)} leaves {label_of(root)}; choose one from the list")
+    if not os.path.isdir(folder):
         raise FileNotFoundError(
-            f"there is no folder {label!r} below {root}; put one there and press R"
+            f"there is no folder {quote(label)} below {label_of(root)}; put one there and press R"
         )
     return folder
-
-
-def _data_below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
-    if not depth or not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
-        below = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    for entry in below:
-        name = prefix + entry.name
-        if any(os.path.isfile(os.path.join(entry.path, file)) for file in (PAIRS, GROUPS)):
-            yield name
-        else:
-            yield from _data_below(Path(entry.path), depth - 1, name + "/")
 
 
 def check_writable(folder: Path) -> None:
     """Raise ValueError for a folder of the bundled examples: an update would undo the change."""
     if folder.is_relative_to(EXAMPLES):
         raise ValueError(
-            f"{folder} is a bundled example, which stays as it is; copy it below ComfyUI's output "
-            "folder and choose the copy"
+            f"{label_of(folder)} is a bundled example, which stays as it is; copy it below "
+            "ComfyUI's output folder and choose the copy"
         )
 
 
@@ -140,29 +151,3 @@ def _roots() -> tuple[tuple[str, str], ...]:
         (OUTPUT_MARK, folder_paths.get_output_directory()),
         (BUNDLED_MARK, str(EXAMPLES)),
     )
-
-
-def _sort_labels(labels: list[str]) -> list[str]:
-    """Sort labels and cut the list; the bundled ones come first: they are always there."""
-    bundled = [label for label in labels if label.endswith(BUNDLED_MARK)]
-    users = [label for label in labels if not label.endswith(BUNDLED_MARK)]
-    return [*sorted(bundled), *sorted(users)[:_MAX_LISTED]]
-
-
-def _below(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
-    """Yield the names of folders that hold images or conditions, or task folders that do."""
-    if not depth or not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
-        children = sorted(entries, key=lambda entry: entry.name)
-    names = {entry.name for entry in children}
-    if names & {PAIRS, GROUPS}:
-        return
-    has_images = any(name.lower().endswith(ENDS) for name in names)
-    if FILE_NAME in names or has_images or names & {task.value for task in Task}:
-        yield prefix.rstrip("/")
-    if FILE_NAME in names:
-        return
-    for entry in children:
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name != "masks":
-            yield from _below(Path(entry.path), depth - 1, f"{prefix}{entry.name}/")
