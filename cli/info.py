@@ -50,7 +50,7 @@ def collect() -> dict[str, dict[str, Any]]:
     versions |= {name: _installed_version(name) for name in LIBRARIES}
     return {
         "versions": versions,
-        "devices": _devices() if versions["torch"] else {},
+        "devices": devices() if versions["torch"] else {},
         "assets": _assets(PACKAGE_ROOT / "assets"),
     }
 
@@ -62,7 +62,8 @@ def _installed_version(name: str) -> str | None:
         return None
 
 
-def _devices() -> dict[str, str]:
+def devices() -> dict[str, str]:
+    """Return where PyTorch can compute, and what is there. Example: ``devices()["cpu"]``."""
     import torch
 
     devices = {"cpu": f"{os.cpu_count()} threads"}

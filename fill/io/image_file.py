@@ -1,4 +1,7 @@
-"""Opens image files of unknown origin: only usual formats, and no more pixels than can be meant."""
+"""Opens image files of unknown origin: usual formats, one frame, no more pixels than can be meant.
+
+AVIF needs Pillow 11.3 or newer, HEIC (photos of telephones) the package pillow-heif.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -20,6 +25,27 @@ FORMATS = {
 }
 """Those that Pillow, or its plugin for HEIF, decodes itself: others start programs, or hold none.
 """
+AVIF_ENDS, HEIF_ENDS = (".avif",), (".heic", ".heif")
+HAS_AVIF, HAS_HEIF = find_spec("PIL._avif") is not None, find_spec("pillow_heif") is not None
+ENDS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
+"""Of images in a folder."""
+ENDS += (AVIF_ENDS if HAS_AVIF else ()) + (HEIF_ENDS if HAS_HEIF else ())
+OTHER_ENDS = {
+    **dict.fromkeys(AVIF_ENDS, "reading it needs Pillow 11.3: pip install -U pillow"),
+    **dict.fromkeys(HEIF_ENDS, "reading it needs a package: pip install pillow-heif"),
+    **dict.fromkeys((".gif", ".apng"), "save it as PNG, frame by frame if it moves"),
+    **dict.fromkeys((".psd", ".xcf", ".svg", ".tga", ".jp2", ".jxl", ".exr"), "save it as PNG"),
+    **dict.fromkeys(
+        (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+        "develop it into a JPEG or TIFF file",
+    ),
+}
+"""Of other images, with what to do; only those that are not in ``ENDS`` count."""
+_PARTS = ("MPO", "HEIF")
+"""Formats whose further images are parts of the first one: a gain map, a depth map, a small copy.
+"""
+_SUBFILE_TYPE, _IS_SMALLER = 254, 1
+"""TIFF's tag that says what a page is, and its bit for a small copy of another."""
 _DECODERS_RAISE = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
     *(SyntaxError, TypeError, ValueError, Image.DecompressionBombError, struct.error, zlib.error),
@@ -36,21 +62,47 @@ def open_image(path: Path, advice: str = "") -> Iterator[Image.Image]:
         advice: What to do if it cannot be read.
 
     Raises:
-        ValueError: It is missing, no image, of an unusual format, damaged or too large; names it.
+        ValueError: It is missing, no image, of an unusual format, damaged or too large, or has
+            several frames or pages; names it.
 
     Example: ``with open_image(path) as image: pixels = to_rgb(image)``.
     """
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
+        register_heif(path)
         with Image.open(path) as image:
             if image.format not in FORMATS:
                 raise ValueError(f"it is a {image.format} file; save it as PNG")
             check_pixels(*image.size)
+            if (num := _num_frames(image)) > 1:
+                raise ValueError(f"it holds {num} frames or pages; save each as a file of its own")
             yield image
     except _DECODERS_RAISE as error:
         text = f"{label_of(path, 2)} cannot be read as an image ({_reason(error)})"
         raise ValueError(f"{text}; {advice}" if advice else text) from error
+
+
+def register_heif(path: Path) -> None:
+    """Teach Pillow to read and write HEIC files, if this is one and the package is there."""
+    if HAS_HEIF and path.suffix.lower() in HEIF_ENDS:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def _num_frames(image: Image.Image) -> int:
+    """Return how many images of equal rank a file holds."""
+    num = 1 if image.format in _PARTS else getattr(image, "n_frames", 1)
+    if num == 1 or image.format != "TIFF":
+        return num
+    is_page = []
+    for index in range(num):
+        image.seek(index)
+        tags: Any = image.getexif()
+        is_page.append(not int(tags.get(_SUBFILE_TYPE, 0)) & _IS_SMALLER)
+    image.seek(0)
+    return sum(is_page)
 
 
 def check_pixels(width: int, height: int) -> None:

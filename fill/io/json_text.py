@@ -92,8 +92,8 @@ def parse_object(text: str, *, allows_nan: bool = False) -> dict[str, Any]:
     return values
 
 
-def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
-    """Read a text file.
+def read_text(path: Path, max_bytes: int = MAX_BYTES, *, allows_utf16: bool = False) -> str:
+    """Read a text file; UTF-16, as some editors save it, only where that is allowed.
 
     Raises:
         FileNotFoundError: It is not there.
@@ -113,10 +113,11 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         raise ValueError(
             f"{label_of(path)} is larger than {max_bytes >> 20} MB, which no such file is"
         )
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if is_utf16 and not allows_utf16:
         raise ValueError(f"{label_of(path)} is text in UTF-16; save it as UTF-8")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{label_of(path)} is not text in UTF-8 (byte {error.start:,}); save it as UTF-8"

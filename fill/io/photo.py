@@ -2,12 +2,14 @@
 
 An image's mask is the file ``<name>_mask.*`` beside it or ``masks/<name>.*``, white where to
 repaint, or else what is erased (transparent) in the image. A text file ``<name>.txt`` is what to
-paint. EXIF data and colour profile are kept, but images are turned upright and EXIF says so.
+paint. EXIF and XMP data, colour profile, comments and texts are kept, but images are turned upright
+and the data say so.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,21 +20,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from .exif import EXIF_FOLDER, GPS_FOLDER, make_upright, with_size
-from .image_file import open_image
+from .image_file import ENDS as ENDS
+from .image_file import open_image, register_heif
 from .json_text import read_text
+from .metadata import read_metadata, saving_options
 from .pixels import to_mask, to_rgb
 from .writing import write_image
 
-ENDS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
+log = logging.getLogger("onereward.fill")
+
 MASK_END = "_mask"
 MASK_FOLDER = "masks"
-_SAVING: Mapping[str, Mapping[str, Any]] = {
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True},
-}
-_PIXEL_TAGS = {*range(254, 267), *range(273, 285), *range(286, 298), *range(317, 340), 347, 34675}
-_FOLDERS = (EXIF_FOLDER, GPS_FOLDER)
 _COMPUTED_MODES = ("CMYK", "LAB", "YCbCr", "HSV")
 """Modes whose colours are converted by their profile; the others just spell RGB differently."""
 
@@ -51,7 +49,7 @@ class Photo:
     alpha: torch.Tensor | None = field(repr=False)
     """``[H, W]``: transparency that is no mask, because there is another."""
     carried: Mapping[str, Any] = field(repr=False)
-    """EXIF data, colour profile and resolution, as Pillow saves them."""
+    """What else the file held, see :func:`~.metadata.read_metadata`."""
 
 
 def list_photos(path: Path) -> list[Path]:
@@ -99,9 +97,9 @@ def read_photo(path: Path, mask: Path | None = None) -> Photo:
         path=path,
         pixels=to_tensor(pixels),
         mask=area,
-        text=read_text(note).strip() if note.is_file() else "",
+        text=read_text(note, allows_utf16=True).strip() if note.is_file() else "",
         alpha=transparency,
-        carried=_saved_info(image, profile),
+        carried=image.info["carried"] | ({"icc_profile": profile} if profile else {}),
     )
 
 
@@ -111,24 +109,24 @@ def save_photo(photo: Photo, pixels: torch.Tensor, path: Path) -> None:
     Args:
         photo: The source.
         pixels: ``[H, W, 3]``, 0..1; any size.
-        path: Where to; its ending decides the format. JPEG is encoded again, the others are exact.
+        path: Where to; its ending, one of ``ENDS``, decides the format. JPEG, AVIF and HEIC are
+            encoded again, the others are exact.
     """
+    register_heif(path)
     values = (pixels.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     image = Image.fromarray(values)
     kind = Image.registered_extensions()[path.suffix.lower()]
     if photo.alpha is not None and photo.alpha.shape == pixels.shape[:2] and kind != "JPEG":
         image.putalpha(Image.fromarray((photo.alpha * 255).round().to(torch.uint8).numpy()))
-    carried = dict(photo.carried)
-    if "exif" in carried:
-        carried["exif"] = with_size(carried["exif"], *image.size)
-    write_image(path, image, kind, **carried, **_SAVING.get(kind, {}))
+    write_image(path, image, kind, **saving_options(photo.carried, kind, image.size))
 
 
 def _open(path: Path) -> Image.Image:
     with open_image(path) as image:
         turned = ImageOps.exif_transpose(image)
-        # Pillow's own turning writes all of it anew, and loses letters beyond ASCII.
-        turned.info["exif"] = make_upright(image.info.get("exif") or _tiff_exif(image))
+        turned.info["carried"] = read_metadata(image)
+        if getattr(image, "n_frames", 1) > 1:
+            log.warning("%s: parts beside the image, such as a depth map, are not kept", path.name)
         return turned
 
 
@@ -165,29 +163,6 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     # Bytes 16 to 20 of every profile are its colour space.
     is_rgb = profile is not None and profile[16:20] == b"RGB "
     return to_rgb(image), profile if is_rgb else None
-
-
-def _saved_info(image: Image.Image, profile: bytes | None) -> dict[str, Any]:
-    carried: dict[str, Any] = {}
-    if image.info["exif"]:
-        carried["exif"] = image.info["exif"]
-    if profile:
-        carried["icc_profile"] = profile
-    if "dpi" in image.info:
-        carried["dpi"] = image.info["dpi"]
-    return carried
-
-
-def _tiff_exif(image: Image.Image) -> bytes:
-    """Return the data of a TIFF, which has them among the tags that describe its pixels."""
-    exif = image.getexif()
-    tags = Image.Exif()
-    for tag in set(exif) - _PIXEL_TAGS - set(_FOLDERS):
-        tags[tag] = exif[tag]
-    inner = {tag: values for tag in _FOLDERS if (values := exif.get_ifd(tag))}
-    for tag, values in inner.items():
-        tags.get_ifd(tag).update(values)
-    return tags.tobytes() if tags or inner else b""
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

@@ -136,17 +136,19 @@ def test_what_is_there_is_not_made_again(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_files_that_are_no_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for name in ("a.heic", "b.gif", "notes.txt", "c.txt"):
+    for name in ("a.nef", "b.gif", "notes.txt", "notes.md", "c.txt"):
         (tmp_path / name).write_text("a red circle")
     assert edit("fill", tmp_path) == 1
     assert "holds no image" in capsys.readouterr().err
     draw().save(tmp_path / "c.png")
     mask_for(draw()).save(tmp_path / "c_mask.png")
-    assert edit("fill", tmp_path) == 0
+    assert edit("fill", tmp_path) == 1, "two images are missing among the results"
     message = capsys.readouterr().err
-    assert "skipped 3 files that are no images" in message
-    assert ": a.heic, b.gif, notes.txt\n" in message, "c.txt is the prompt of c.png"
-    assert message.endswith("onereward: images: 1 made\n")
+    assert "skipped 2 files that are no images" in message
+    assert ": notes.md, notes.txt\n" in message, "c.txt is the prompt of c.png"
+    assert "onereward: a.nef: develop it into a JPEG or TIFF file\n" in message
+    assert "onereward: b.gif: save it as PNG" in message
+    assert message.endswith("onereward: images: 1 made, 2 failed\n")
 
 
 def test_extend_and_text_and_candidates(tmp_path: Path):
@@ -222,7 +224,11 @@ def test_one_bad_image_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixt
         (["{}/none.png"], "is neither an image nor a folder"),
         (["{}", "--mask", "{}/a.png"], "--mask is for a single image"),
         (["{}", "--set", "stepps=3"], "NAME=VALUE is expected"),
-        (["{}", "--set", "steps=x"], "a number is expected"),
+        (["{}", "--set", "stepps=3"], "such as steps"),
+        (["{}", "--set", "steps=x"], "a whole number is expected"),
+        (["{}", "--set", f"steps={'9' * 5000}"], "a whole number is expected"),
+        (["{}", "--seed", "-2"], "--seed is -2"),
+        (["{}", "--seed", str(2**64)], "2**64 - 1"),
         (["{}", "--set", "true_cfg=-0.5"], "true_cfg is -0.5"),
         (["{}", "--set", "offload=maybe"], "offload is 'maybe'"),
         (["{}", "--output", "{}"], "is the folder of the sources"),
@@ -240,6 +246,7 @@ def test_bad_arguments_get_one_sentence(
     last_line = capsys.readouterr().err.strip().splitlines()[-1]
     assert last_line.startswith("onereward: ")
     assert message in last_line
+    assert len(last_line) < 320
 
 
 def test_two_images_never_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -168,7 +168,7 @@ def _unique(items: Iterator[Item]) -> Iterator[Item]:
 
 def _sidecar(path: Path, end: str) -> str:
     file = path.with_name(path.stem + end)
-    return read_text(file).strip() if file.is_file() else ""
+    return read_text(file, allows_utf16=True).strip() if file.is_file() else ""
 
 
 def _open(path: Path) -> Image.Image:
