@@ -22,16 +22,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..fill.io.files import write_text
-from ..fill.io.json_text import MAX_LINE, label_of, parse_object, quote, read_records, read_text
+from ..fill.io.folder_lock import FolderInUse, folder_lock
+from ..fill.io.json_text import label_of, quote, read_records, read_text
 from ..fill.io.names import check_file_name
+from ..fill.io.writing import append_line, drop_torn_line, make_folder, torn_line, write_text
 from ..fill.json_config import make_record
 from ..fill.task import TASKS, Dimension, Task
 
@@ -107,11 +108,17 @@ class PreferenceSet:
     """A folder of preference data. Example: ``PreferenceSet(Path('preferences')).pairs()``."""
 
     def __init__(self, folder: Path) -> None:
-        """Open or create the folder and repair what a crash left behind."""
+        """Open or create the folder and repair what a crash left behind.
+
+        A line that another process is just writing is none.
+        """
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (PAIRS, GROUPS):
-            drop_torn_line(folder / name)
+        make_folder(folder)
+        paths = [folder / name for name in (PAIRS, GROUPS) if torn_line(folder / name)]
+        if paths:
+            with suppress(FolderInUse), folder_lock(folder):
+                for path in paths:
+                    drop_torn_line(path)
 
     def add(self, preference: Preference) -> None:
         """Append a pair; it is on the disk when this returns."""
@@ -202,36 +209,3 @@ def _from_json(cls: type[T], values: dict[str, Any]) -> T:
     for name in ("source_file_name", "mask_file_name"):
         values[name] = "" if values.get(name) is None else values[name]
     return make_record(cls, values, ignores_unknown=True)
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append a line; it is on the disk when this returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut off a line that a crash left unfinished; one that lacks its line break alone gets it."""
-    if not path.is_file():
-        return
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        file.seek(max(size - MAX_LINE, 0))
-        _, line_break, tail = file.read().rpartition(b"\n")
-        is_ours = tail.startswith(b"{") and (line_break or size <= MAX_LINE)
-        if not is_ours:  # none is unfinished, or it is another kind of file
-            return
-        if _is_whole(tail):  # editors and other tools leave the last line break out
-            file.write(b"\n")
-        else:
-            file.truncate(size - len(tail))
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        parse_object(line.decode("utf-8"))
-    except ValueError:
-        return False
-    return True

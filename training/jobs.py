@@ -10,6 +10,8 @@ on several GPUs. ``label.json``, for example::
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ import torch
 
 from ..fill.config import FillConfig, ModelConfig
 from ..fill.host import Host
-from ..fill.io.files import write_text
+from ..fill.io.folder_lock import folder_lock
+from ..fill.io.writing import write_text
 from ..fill.json_config import JsonConfig
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import BUNDLED, BUNDLED_FOLDER, Judge
@@ -71,10 +74,10 @@ class GenerateJob(JsonConfig):
             models: What a node has loaded already; None: load as the job says.
         """
         conditions = EditDataset(Path(self.dataset_folder))
-        data = _open(self.preferences_folder, "generate.json", self, processes)
-        model = {"model": self.model, "adapters": self.adapters, "strengths": self.strengths}
-        models = models or _load_models(model, host.device)
-        generate_candidates(conditions, models, data, self.settings, host, processes)
+        with _opened(self.preferences_folder, "generate.json", self, processes) as data:
+            model = {"model": self.model, "adapters": self.adapters, "strengths": self.strengths}
+            models = models or _load_models(model, host.device)
+            generate_candidates(conditions, models, data, self.settings, host, processes)
         return data
 
 
@@ -104,10 +107,10 @@ class LabelJob(JsonConfig):
         from .data.labellers import make_labeller
 
         if judge is None and self.judge and self.settings.labeller == LABELLERS[0]:
-            judge = load_judge(self.judge, host.device)
+            judge = load_judge(self.judge, host.device, host.check_cancelled)
         labeller = make_labeller(self.settings, judge)
-        data = _open(self.preferences_folder, "label.json", self, processes)
-        return label(data, labeller, self.settings.margin, host, processes)
+        with _opened(self.preferences_folder, "label.json", self, processes) as data:
+            return label(data, labeller, self.settings.margin, host, processes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +138,7 @@ class ReportJob(JsonConfig):
         judge: Judge | None = None,
     ) -> JudgeReport:
         """Ask the judge and write the report, beside the judge too, where training looks for it."""
-        judge = judge or load_judge(self.judge, host.device)
+        judge = judge or load_judge(self.judge, host.device, host.check_cancelled)
         data = PreferenceSet(Path(self.preferences_folder))
         report = report_on_judge(judge, data, self.settings, host, processes)
         if processes is None or processes.is_main:
@@ -179,17 +182,18 @@ class EvaluateJob(JsonConfig):
         """
         folder = Path(self.evaluation_folder)
         conditions = EditDataset(Path(self.dataset_folder))
-        eval_models = eval_models or self._load(host.device)
+        eval_models = eval_models or self._load(host)
         report = evaluate(eval_models, conditions, self.settings, folder, host, self.sampling)
         write_text(folder / "config.json", self.to_json())
         return report
 
-    def _load(self, device: torch.device) -> EvalModels:
+    def _load(self, host: Host) -> EvalModels:
         """Check all files; no weight is read yet."""
+        device, poll = host.device, host.check_cancelled
         return EvalModels(
             model=_load_models(self.model, device),
             baseline=_load_models(self.baseline, device) if self.baseline else None,
-            judge=load_judge(self.judge, device) if self.judge else None,
+            judge=load_judge(self.judge, device, poll) if self.judge else None,
         )
 
 
@@ -237,11 +241,16 @@ def _write_beside(judge: Judge, report: JudgeReport, host: Host) -> None:
         host.notify(f"the report is not beside the judge ({error.strerror or error})")
 
 
-def _open(folder: str, name: str, job: JsonConfig, processes: Distributed | None) -> PreferenceSet:
-    """Open a data set and note the job in it; the first process repairs what a crash left."""
-    if processes is None or processes.is_main:
-        data = PreferenceSet(Path(folder))
-        write_text(data.folder / name, job.to_json())
-    if processes is not None:
-        processes.wait()
-    return PreferenceSet(Path(folder))
+@contextmanager
+def _opened(
+    folder: str, name: str, job: JsonConfig, processes: Distributed | None
+) -> Iterator[PreferenceSet]:
+    """Open a data set to write to, and note the job in it; the first process keeps others out."""
+    is_main = processes is None or processes.is_main
+    with folder_lock(Path(folder)) if is_main else nullcontext():
+        if is_main:
+            data = PreferenceSet(Path(folder))
+            write_text(data.folder / name, job.to_json())
+        if processes is not None:
+            processes.wait()
+        yield PreferenceSet(Path(folder))

@@ -15,6 +15,7 @@ from .json_text import label_of, parse_object, quote, read_json, shorten
 from .json_text import read_records as read_records
 from .json_text import read_text as read_text
 from .names import check_file_name
+from .writing import write_text as write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,13 +49,6 @@ class TensorInfo:
     def numel(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once: readers see the old text or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import folder_paths
 from PIL import Image
 
 from ...fill.io.files import UNREADABLE
+from ...fill.io.writing import write_image
 from .folders import ASSETS
 
 PREFIX = "onereward_"
@@ -35,19 +35,9 @@ def put() -> None:
     try:
         for name, path in paths.items():
             if not path.exists():
-                _write(_picture(name), path)
+                write_image(path, _picture(name))
     except UNREADABLE as error:
         log.warning("the example pictures of the templates could not be written: %s", error)
-
-
-def _write(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        picture.save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _picture(name: str) -> Image.Image:

@@ -42,12 +42,15 @@ Record = Mapping[str, float]
 Points = Sequence[tuple[float, float]]
 
 
-def plot_dashboard(metrics: Sequence[Record], strips: Sequence[Strip] = ()) -> Tensor:
+def plot_dashboard(
+    metrics: Sequence[Record], strips: Sequence[Strip] = (), edits: Tensor | None = None
+) -> Tensor:
     """Return ``[H, W, 3]``, 0..1: rewards by step, and below source, start and policy images.
 
     Args:
         metrics: Records with ``step`` and rewards by ``<task>.<dimension>``.
         strips: Edits with the images that :data:`COLUMNS` name.
+        edits: The same, drawn already by :func:`draw_edits`.
     """
     lines = reward_lines(metrics)
     tasks = [task for task in _TASKS if any(name.startswith(f"{task}.") for name in lines)]
@@ -62,8 +65,13 @@ def plot_dashboard(metrics: Sequence[Record], strips: Sequence[Strip] = ()) -> T
         if tasks:
             _draw_key(figure, lines)
     if strips:
-        images.append(draw_strips(strips[:MAX_STRIPS], COLUMNS, WIDTH))
-    return stack(images)[0]
+        edits = draw_edits(strips)
+    return stack([*images, *([] if edits is None else [edits])])[0]
+
+
+def draw_edits(strips: Sequence[Strip]) -> Tensor:
+    """Return ``[H, W, 3]``, 0..1 in steps of 1/255: the first edits, at least one."""
+    return draw_strips(strips[:MAX_STRIPS], COLUMNS, WIDTH)
 
 
 def plot_judge_dashboard(metrics: Sequence[Record], steps: int) -> Tensor:

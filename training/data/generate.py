@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def generate_candidates(
     Raises:
         ValueError: An image is missing or damaged, or a mask is empty; names it. Or the model was
             not loaded from files, or has made candidates with other settings here.
-        OSError: The disk is full; what was listed is whole, and the same run goes on from there.
+        WriteError: The disk is full; what was listed is whole, and the same run goes on from there.
     """
     processes = processes or Distributed()
     # What is missing.
@@ -114,8 +113,7 @@ def generate_candidates(
             group = _make_group(conditions, condition, generator, data.folder, step)
         for result in processes.gather(group):
             if result is not None and processes.is_main:
-                with _explain_full_disk(data.folder):
-                    data.add_group(result)
+                data.add_group(result)
     return len(missing) * config.num_candidates
 
 
@@ -175,17 +173,6 @@ class _Generator:
     """The models' fingerprint."""
 
 
-@contextmanager
-def _explain_full_disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"cannot write to {folder} ({error.strerror or error}); free some space and run again: "
-            "it goes on with the first incomplete condition"
-        ) from error
-
-
 def _between(limits: tuple[float, float], share: float) -> float:
     return limits[0] + share * (limits[1] - limits[0])
 
@@ -201,17 +188,15 @@ def _make_group(
     image, mask = conditions.images(condition)
     config, subfolder = generator.config, f"images/{condition.name}/{generator.name}"
     path = folder / subfolder
-    with _explain_full_disk(folder):
-        save_image(path / "source.png", image[0])
-        save_image(path / "mask.png", mask[0])
+    save_image(path / "source.png", image[0])
+    save_image(path / "mask.png", mask[0])
     # The candidates.
     names, settings = [], []
     for index, (fill, seed) in enumerate(sample_settings(config, condition.name)):
         step = WrappedHost(host, share=(index, config.num_candidates))
         request = conditions.request(condition, config=fill, seed=seed)
         result = run_fill(request, generator.models, step)
-        with _explain_full_disk(folder):
-            save_image(path / f"{index}.png", result.image[0])
+        save_image(path / f"{index}.png", result.image[0])
         names.append(f"{subfolder}/{index}.png")
         settings.append(asdict(fill) | {"seed": seed})
     return CandidateGroup(

@@ -21,17 +21,12 @@ from typing import Any, Protocol
 
 from ...fill.host import Host
 from ...fill.io.json_text import quote, read_records
+from ...fill.io.writing import append_line, drop_torn_line
 from ...fill.json_config import SHARE, JsonConfig, make_record, setting
 from ...fill.task import Dimension, Task
 from ...fill.wrapped_host import WrappedHost
 from ...reward.judging import VIEWS
-from ...reward.preference import (
-    CandidateGroup,
-    Preference,
-    PreferenceSet,
-    append_line,
-    drop_torn_line,
-)
+from ...reward.preference import CandidateGroup, Preference, PreferenceSet
 from ..runs.distributed import Distributed
 from .ranking import is_picked, make_pair
 

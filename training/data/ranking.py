@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...fill.io.folder_lock import folder_lock
 from ...fill.task import Dimension, Task
 from ...reward.preference import CandidateGroup, Preference, PreferenceSet
 from ...reward.score import Ranking
@@ -34,16 +35,17 @@ def save_ranking(
     Returns:
         The number of new pairs.
     """
-    is_new = group.file_names not in {stored.file_names for stored in data.groups()}
-    if is_new:
-        for name, image in zip(group.file_names, candidates, strict=True):
-            save_image(data.folder / name, image)
-    comparisons = {pair.comparison for pair in data.pairs()}
-    pairs = [p for p in _pairs(group, ranking, judged_by) if p.comparison not in comparisons]
-    for pair in pairs:
-        data.add(pair)
-    if is_new:
-        data.add_group(group)
+    with folder_lock(data.folder):
+        is_new = group.file_names not in {stored.file_names for stored in data.groups()}
+        if is_new:
+            for name, image in zip(group.file_names, candidates, strict=True):
+                save_image(data.folder / name, image)
+        comparisons = {pair.comparison for pair in data.pairs()}
+        pairs = [p for p in _pairs(group, ranking, judged_by) if p.comparison not in comparisons]
+        for pair in pairs:
+            data.add(pair)
+        if is_new:
+            data.add_group(group)
     return len(pairs)
 
 

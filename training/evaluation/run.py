@@ -29,8 +29,9 @@ import torch
 
 from ...fill.config import FillConfig
 from ...fill.host import Host
-from ...fill.io.files import write_text
+from ...fill.io.folder_lock import folder_lock
 from ...fill.io.json_text import read_json, read_records
+from ...fill.io.writing import append_line, drop_torn_line, write_text
 from ...fill.json_config import make_record
 from ...fill.models import FillModels
 from ...fill.pipeline import run_fill
@@ -38,7 +39,6 @@ from ...fill.task import Dimension
 from ...fill.wrapped_host import WrappedHost
 from ...reward.judge import Judge
 from ...reward.judging import chosen_queries, rank_candidates
-from ...reward.preference import append_line, drop_torn_line
 from ...reward.score import RankingConfig
 from ..charts.strips import Strip
 from ..data.conditions import Condition, EditDataset, read_image, save_image
@@ -123,6 +123,7 @@ def evaluate(
     Raises:
         ValueError: No condition is left, one is damaged, several candidates without a judge, or
             the folder holds results of other files.
+        FolderInUse: Another process evaluates into this folder.
         JudgeError: The judge cannot answer Yes and No.
         ImportError: Words should be read without the package for it.
     """
@@ -138,14 +139,15 @@ def evaluate(
     subset = choose_conditions(conditions, config.split, config.num_conditions)
     conditions.check(subset)
     images = _ImageFolder(conditions, config, folder, fill or FillConfig())
-    _check_identity(folder, eval_models.identity() | images.identity())
     # Make the images, judge and measure them, write the report.
     seeds = range(config.seed, config.seed + config.num_seeds)
     edits = [_Edit(condition=condition, seed=seed) for condition in subset for seed in seeds]
-    images.make_images(eval_models.sides(), edits, host)
-    rows = _Evaluator(eval_models, images).rows(edits, host)
-    report = Report(config=config, rows=tuple(rows))
-    save_report(folder, report, images.strips_of(rows[:MAX_IMAGES]))
+    with folder_lock(folder):
+        _check_identity(folder, eval_models.identity() | images.identity())
+        images.make_images(eval_models.sides(), edits, host)
+        rows = _Evaluator(eval_models, images).rows(edits, host)
+        report = Report(config=config, rows=tuple(rows))
+        save_report(folder, report, images.strips_of(rows[:MAX_IMAGES]))
     return report
 
 
@@ -288,7 +290,6 @@ class _Evaluator:
 
 def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Note what results in a folder come from; ValueError if it has those of something else."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / IDENTITY
     if not path.exists():
         write_text(path, json.dumps(identity, indent=2) + "\n")

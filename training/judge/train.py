@@ -9,13 +9,14 @@ run's ``metrics.jsonl``, the accuracies only where it was evaluated::
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ...fill.host import Host
+from ...fill.io.folder_lock import folder_lock, put_right
 from ...fill.memory.plan import explain_out_of_memory
 from ...reward.report import JudgeReport
 from ...reward.vlm.adapter import read_notes
@@ -48,16 +49,23 @@ def train_judge(
     Raises:
         ValueError: The data cannot be learned from, or the folder holds another run.
         JudgeError: The folder holds no judge.
+        FolderInUse: Another process trains in this folder.
         NotEnoughMemory: It does not fit; says what to change.
-        OSError: The disk is full; the last checkpoint is whole.
+        WriteError: The disk is full; the last checkpoint is whole.
     """
     processes = processes or Distributed()
     host = host or TrainingHost(processes.device)
+    if processes.is_main:
+        put_right(Path(config.run_folder))
     if is_finished(config):
         host.notify(f"all {config.steps} steps are done; raise steps to go on")
         return result_folder(config)
     # ComfyUI's nodes run in inference mode; weights that were made there cannot learn.
-    with torch.inference_mode(False), torch.enable_grad():
+    with (
+        folder_lock(Path(config.run_folder)) if processes.is_main else nullcontext(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         trainer = JudgeTrainer(config, host, processes)
         host.notify(describe(trainer))
         dev = spread(trainer.splits["dev"], config.eval_pairs)
@@ -157,20 +165,14 @@ class JudgeRun(RunLoop[JudgeTrainer]):
         """Write the checkpoint, and the result so far; not those of weights that are not finite.
 
         Raises:
-            OSError: The disk is full.
+            WriteError: The disk is full; the last checkpoint is whole.
         """
         weights = self.trainer.parameters.values()
         is_worth_it = self.trainer.step > 0 and self.processes.is_main
         if not is_worth_it or not all(torch.isfinite(w).all() for w in weights):
             return
         super().save()
-        try:
-            self.trainer.export()
-        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-            raise OSError(
-                f"cannot write {result_folder(self.config)} ({error}); free some space and run "
-                "again: it goes on from the last checkpoint"
-            ) from error
+        self.trainer.export()
 
 
 def accuracies(report: JudgeReport) -> dict[str, float]:

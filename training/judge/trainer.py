@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...fill.host import Host
+from ...fill.io.writing import atomic_folder
 from ...reward.judge import JudgeError, judge_folder
+from ...reward.label_choice import choose_labels
 from ...reward.preference import Preference, PreferenceSet, by_split
 from ...reward.report import Answer, JudgeReport, make_report
 from ...reward.vlm.adapter import (
@@ -64,7 +66,10 @@ class JudgeTrainer:
         )
         self.host = host or TrainingHost(self.processes.device)
         self.data = PreferenceSet(Path(config.preferences_folder))
-        self.splits = by_split(self.data.pairs())
+        chosen = choose_labels(self.data.pairs(), config.labels_by, config.contradictions)
+        if note := chosen.note():
+            self.host.notify(note)
+        self.splits = by_split(chosen.pairs)
         if not self.splits["train"]:
             raise ValueError(
                 f"{config.preferences_folder} holds no pairs of its train split; collect more"
@@ -172,29 +177,24 @@ class JudgeTrainer:
 
     def export(self) -> Path:
         """Write the result as a folder that loads by itself: the whole judge, or its adapter."""
-        is_full, current = self.config.mode == "full", result_folder(self.config)
-        start = judge_folder(self.config.judge_folder)
-        fresh = current.with_name(current.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        if is_full:
-            # Weights in other shards would be taken for the new ones.
-            weights = shutil.ignore_patterns("*.safetensors*", "*.bin*", "report.json")
-            shutil.copytree(start, fresh, ignore=weights)
+        result, start = result_folder(self.config), judge_folder(self.config.judge_folder)
         model: Any = self.judge.component.module
-        if is_full:
-            model.save_pretrained(fresh)
-        else:
-            save_adapter(model, fresh)
-        write_notes(
-            fresh,
-            base=start.name,
-            steps=self.step,
-            view=self.config.view,
-            max_pixels=self.config.max_pixels,
-        )
-        shutil.rmtree(current, ignore_errors=True)
-        fresh.rename(current)
-        return current
+        with atomic_folder(result) as fresh:
+            if self.config.mode == "full":
+                # Weights in other shards would be taken for the new ones.
+                weights = shutil.ignore_patterns("*.safetensors*", "*.bin*", "report.json")
+                shutil.copytree(start, fresh, ignore=weights, dirs_exist_ok=True)
+                model.save_pretrained(fresh)
+            else:
+                save_adapter(model, fresh)
+            write_notes(
+                fresh,
+                base=start.name,
+                steps=self.step,
+                view=self.config.view,
+                max_pixels=self.config.max_pixels,
+            )
+        return result
 
     def _update(self) -> None:
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]

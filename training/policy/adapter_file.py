@@ -49,8 +49,18 @@ def write_adapter(
         dtype: Data type in the file.
 
     Raises:
-        OSError: The file cannot be written.
+        WriteError: The file cannot be written.
     """
+    write_tensors(path, *adapter_contents(weights, about, scale, dtype))
+
+
+def adapter_contents(
+    weights: Mapping[str, Tensor],
+    about: Mapping[str, Any],
+    scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of a LoRA's file; arguments as for :func:`write_adapter`."""
     tensors = {
         _public_name(name): _scaled(name, weight, scale).cpu().to(dtype).contiguous()
         for name, weight in weights.items()
@@ -64,7 +74,7 @@ def write_adapter(
         KEY: json.dumps(dict(about)),
         _PEFT_KEY: json.dumps({f"transformer.{k}": v for k, v in peft.items()}),
     }
-    write_tensors(path, tensors, metadata)
+    return tensors, metadata
 
 
 def read_about(path: Path) -> dict[str, Any]:

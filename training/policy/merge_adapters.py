@@ -6,7 +6,7 @@ Low-rank terms add up by standing side by side: the sum of ``s_i B_i A_i`` is ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...fill.checkpoint.adapters import PREFIX, Adapter
+from ...fill.io.json_text import label_of
 from ...fill.models import FillModels
-from .adapter_file import read_about, write_adapter
+from ..runs.files import write_tensors
+from .adapter_file import adapter_contents, read_about
 
 
 def save_adapters(
@@ -26,38 +28,34 @@ def save_adapters(
 
     Raises:
         ValueError: The model has no adapter, or the file is there and another.
-        OSError: The file cannot be written.
+        WriteError: The file cannot be written.
     """
     if not models.adapters:
         raise ValueError(
             "this model has no adapter to save; connect the model output of OneReward Train (mode "
             "lora) or of OneReward Load Adapter"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    try:
-        write_adapter(fresh, merge_adapters(models.adapters), _about(models), dtype=dtype)
-        if path.exists() and _is_same(path, fresh):
+    tensors, metadata = adapter_contents(
+        merge_adapters(models.adapters), _about(models), dtype=dtype
+    )
+    if path.exists():
+        if _holds(path, tensors, metadata):
             return
-        if path.exists() and not overwrite:
+        if not overwrite:
             raise ValueError(
-                f"{path} is there already and another adapter; choose another name, or turn "
-                "overwrite on"
+                f"{label_of(path)} is there already and another adapter; choose another name, or "
+                "turn overwrite on"
             )
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    write_tensors(path, tensors, metadata)
 
 
-def _is_same(first: Path, second: Path) -> bool:
-    """Compare what two files hold; the order of a header's notes differs from time to time."""
+def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
     try:
-        with safe_open(first, framework="pt") as a, safe_open(second, framework="pt") as b:
-            names = set(a.keys())
+        with safe_open(path, framework="pt") as file:
             return (
-                a.metadata() == b.metadata()
-                and names == set(b.keys())
-                and all(torch.equal(a.get_tensor(n), b.get_tensor(n)) for n in names)
+                file.metadata() == metadata
+                and set(file.keys()) == tensors.keys()
+                and all(torch.equal(file.get_tensor(name), t) for name, t in tensors.items())
             )
     except SafetensorError:
         return False

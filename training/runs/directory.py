@@ -7,7 +7,7 @@
     checkpoint/state.json    {"step": 10, "seconds": 8.25}
     checkpoint/state.safetensors    weights, averages and optimiser state by name
 
-While a checkpoint is replaced it is called ``checkpoint.old``, and the new one ``checkpoint.new``.
+Everything is replaced at once, as ``fill/io/writing.py`` says.
 """
 
 from __future__ import annotations
@@ -15,21 +15,38 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ...fill.io.files import write_text
+from ...fill.io.files import load_tensors, write_text
+from ...fill.io.json_text import (
+    label_of,
+    parse_object,
+    quote,
+    read_json,
+    read_lines,
+    read_text,
+    shorten,
+)
+from ...fill.io.writing import (
+    append_line,
+    atomic_folder,
+    folder_set_aside,
+    make_folder,
+    remove,
+    sync_file,
+)
+from ...fill.json_config import make_record
 from .config import RunConfig
-from .files import remove
 
-_TENSORS, _STATE = "state.safetensors", "state.json"
+_CHECKPOINT, _TENSORS, _STATE = "checkpoint", "state.safetensors", "state.json"
+_METRICS = "metrics.jsonl"
+_RUN_ADVICE = "restore the run's folder from a copy, or choose another"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,57 +79,53 @@ class RunDirectory:
             ValueError: If the folder holds a run with another config.
         """
         self.path = Path(config.run_folder)
-        self.path.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{label_of(self.path)} is a file; choose another run_folder")
+        make_folder(self.path)
         stored = self.path / "config.json"
-        before = stored.read_text(encoding="utf-8") if stored.exists() else None
-        if before is not None and (changes := _changed_settings(before, config)):
-            differences = ", ".join(f"{k}: {old} -> {new}" for k, (old, new) in changes.items())
+        before = read_text(stored) if stored.exists() else None
+        if before is not None and (changes := _changed_settings(stored, config)):
+            differences = ", ".join(
+                f"{k}: {quote(old)} -> {quote(new)}" for k, (old, new) in changes.items()
+            )
             raise ValueError(
-                f"{self.path} holds a run with other settings ({differences}); "
-                "choose another run_folder or restore them"
+                f"{label_of(self.path)} holds a run with other settings "
+                f"({shorten(differences, 120)}); choose another run_folder or restore them"
             )
         if before != config.to_json():
             write_text(stored, config.to_json())
 
     def append_metrics(self, record: Mapping[str, float | str]) -> None:
         """Add a line to the metrics."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(record)) + "\n")
+        # Every step has one: they are brought to the disk with the checkpoint.
+        append_line(self.path / _METRICS, json.dumps(dict(record)), is_durable=False)
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Return all whole lines of the metrics."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+        lines = (line for _, line in read_lines(self.path / _METRICS))
+        return [
+            parse_object(line, allows_nan=True) for line in lines if math.isfinite(_step_of(line))
+        ]
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the lines after `step`, where a run goes on, and one that a crash tore."""
-        path = self.path / "metrics.jsonl"
+        path = self.path / _METRICS
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = [line for _, line in read_lines(path)]
             write_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def save(self, state: TrainState) -> None:
-        """Replace the checkpoint; a stop at any moment leaves the old one or the new one."""
-        fresh, current = self.path / "checkpoint.new", self.path / "checkpoint"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        try:
+        """Replace the checkpoint; a stop at any moment leaves the old one or the new one.
+
+        Raises:
+            WriteError: It cannot be written; the old one is whole.
+        """
+        if (self.path / _METRICS).exists():
+            sync_file(self.path / _METRICS)
+        with atomic_folder(self.path / _CHECKPOINT) as fresh:
             save_file(untie_shared_tensors(state.tensors), fresh / _TENSORS)
             progress = {"step": state.step, "seconds": state.seconds}
-            write_text(fresh / _STATE, json.dumps(progress))
-        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise OSError(
-                f"cannot write a checkpoint to {self.path} ({error}); free some space and run "
-                "the same command again: it goes on from the last checkpoint"
-            ) from error
-        old = self.path / "checkpoint.old"
-        shutil.rmtree(old, ignore_errors=True)
-        if current.exists():
-            current.rename(old)
-        fresh.rename(current)
-        shutil.rmtree(old, ignore_errors=True)
+            (fresh / _STATE).write_text(json.dumps(progress), encoding="utf-8")
 
     def load(self) -> TrainState | None:
         """Return the checkpoint, or None if there is none yet."""
@@ -123,7 +136,7 @@ class RunDirectory:
 def saved_step(run: Path) -> int:
     """Return the step of a run folder's checkpoint, -1 if there is none; reads no tensor."""
     checkpoint = _find_checkpoint(run)
-    return int(_read_progress(checkpoint)["step"]) if checkpoint else -1
+    return _read_progress(checkpoint)[0] if checkpoint else -1
 
 
 def reset_if_not_started(config: RunConfig, *names: str) -> None:
@@ -135,7 +148,7 @@ def reset_if_not_started(config: RunConfig, *names: str) -> None:
     """
     run, stored = Path(config.run_folder), Path(config.run_folder) / "config.json"
     is_unstarted = saved_step(run) < 0 and stored.exists()
-    if is_unstarted and _changed_settings(stored.read_text(encoding="utf-8"), config):
+    if is_unstarted and _changed_settings(stored, config):
         for name in (*names, stored.name):  # last the settings, which say what the others are
             remove(run / name)
 
@@ -150,25 +163,41 @@ def initial_state(folder: RunDirectory, config: RunConfig) -> TrainState | None:
 
 def load_state(folder: Path) -> TrainState:
     """Read a checkpoint folder."""
-    if not (folder / _STATE).is_file():
-        raise FileNotFoundError(f"{folder} is no checkpoint: it lacks {_STATE}")
-    tensors = load_file(folder / _TENSORS)
+    if not (folder / _STATE).exists():
+        raise FileNotFoundError(f"{label_of(folder)} is no checkpoint: it lacks {_STATE}")
+    step, seconds = _read_progress(folder)
+    tensors = load_tensors(folder / _TENSORS)
     if os.name == "nt":  # Windows replaces no file that is still mapped
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    return TrainState(tensors=tensors, **_read_progress(folder))
+    return TrainState(step=step, seconds=seconds, tensors=tensors)
 
 
 def _find_checkpoint(run: Path) -> Path | None:
-    folders = (run / "checkpoint", run / "checkpoint.old")
+    current = run / _CHECKPOINT
+    folders = (current, folder_set_aside(current), current.with_suffix(".old"))  # older versions'
     return next((folder for folder in folders if (folder / _STATE).exists()), None)
 
 
-def _read_progress(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+def _read_progress(checkpoint: Path) -> tuple[int, float]:
+    """Return the steps and seconds of a checkpoint."""
+    path = checkpoint / _STATE
+    try:
+        progress = make_record(_Progress, parse_object(read_text(path)))
+        if not progress.step >= 0 or not progress.seconds >= 0:
+            raise ValueError(f"step is {progress.step}, seconds {progress.seconds}")
+    except ValueError as error:
+        raise ValueError(f"{label_of(path)} cannot be used ({error}); {_RUN_ADVICE}") from error
+    return progress.step, float(progress.seconds)
 
 
-def _changed_settings(stored: str, config: RunConfig) -> dict[str, tuple[Any, Any]]:
-    before, after = json.loads(stored), json.loads(config.to_json())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Progress:
+    step: int
+    seconds: float
+
+
+def _changed_settings(stored: Path, config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    before, after = read_json(stored, _RUN_ADVICE), json.loads(config.to_json())
     keys = sorted((before.keys() | after.keys()) - set(config.MAY_CHANGE))
     return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
 
@@ -176,8 +205,9 @@ def _changed_settings(stored: str, config: RunConfig) -> dict[str, tuple[Any, An
 def _step_of(line: str) -> float:
     """Return the step of a line of the metrics; infinity for one that a crash tore."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
+        step: object = parse_object(line, allows_nan=True).get("step")
+        return float(step) if isinstance(step, (int, float)) else math.inf
+    except ValueError:
         return math.inf
 
 

@@ -1,15 +1,17 @@
-"""Write files and folders atomically: a stop at any moment leaves the old content or the new."""
+"""Write weights, and copies of them: a stop at any moment leaves the old content or the new."""
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ...fill.io.writing import atomic_file, atomic_folder, copy_file
 
 
 def write_tensors(
@@ -17,33 +19,34 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file at once; several processes may write the same one.
 
+    The same tensors and metadata make the same bytes.
+
     Raises:
-        OSError: The file cannot be written.
+        WriteError: The file cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
+    with atomic_file(path) as temporary:
         save_file(contiguous, temporary, metadata=metadata)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-        raise OSError(f"cannot write {path} ({error}); free some space and run again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove(path: Path) -> None:
-    """Delete a file, or a folder with what is in it, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        if len(metadata or {}) > 1:
+            _sort_metadata(temporary)
 
 
 def replace_by_copy(source: Path, target: Path) -> None:
     """Replace a file or folder by a copy of another; a stop in between leaves one of them whole."""
-    fresh = target.with_name(target.name + ".new")
-    remove(fresh)
-    (shutil.copytree if source.is_dir() else shutil.copy)(source, fresh)
-    if target.is_dir():
-        remove(target)
-    fresh.replace(target)
+    if not source.is_dir():
+        copy_file(source, target)
+        return
+    with atomic_folder(target) as fresh:
+        shutil.copytree(source, fresh, dirs_exist_ok=True)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a file in order: safetensors' own is another each time."""
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))

@@ -21,6 +21,7 @@ from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import JudgeConfig, JudgeError
 from onereward.reward.preference import Preference, PreferenceSet, split_of
 from onereward.reward.vlm.qwen_vl import QwenJudge
+from onereward.training.judge import trainer
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.pair_answers import ask_both_ways
 from onereward.training.judge.pairs import Augmentation, images_of, sample_batch, spread
@@ -391,7 +392,7 @@ def test_a_kill_before_the_result_is_written_does_not_pass_for_the_end(
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
-        patch.setattr(JudgeTrainer, "export", fill_up)
+        patch.setattr(trainer, "save_adapter", fill_up)
         with pytest.raises(OSError, match=r"cannot write .*adapter .*No space left.* free some"):
             train_judge(more, RecordingHost())
     assert saved_step(tmp_path / "run") == 2
