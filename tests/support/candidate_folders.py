@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
 from onereward.fill.task import Task
 from onereward.reward.preference import CandidateGroup, PreferenceSet
+from onereward.training.labelling.label_session import LabelSession
 
 COLOURS = ("#c0392b", "#27648f", "#3c8d40", "#a97b1c", "#6d4aa0", "#357f7f", "#8c4a6b", "#5d6b2f")
 
@@ -47,6 +50,24 @@ def make_candidates(
             )
         )
     return data
+
+
+def press(session: LabelSession, view: dict[str, Any], choice: Any, name: str = "Ada") -> Any:
+    """Answer the view's question by a place on the screen, or another choice."""
+    question = view["question"]
+    index = question["candidates"][choice] if isinstance(choice, int) else choice
+    key = {name: question[name] for name in ("group", "dimension", "stage")} | {"choice": index}
+    return session.answer(name, key)
+
+
+def label_by_chance(folder: Path, name: str, seed: int) -> None:
+    """Answer everything by chance, and take every fourth key back; as a process of its own."""
+    session, choices = LabelSession(folder), random.Random(seed)
+    view = session.view(name)
+    while view["question"]:
+        view = press(session, view, choices.choice([0, 1, "tie"]), name)
+        if choices.random() < 0.25:
+            view = session.undo(name)
 
 
 def _scene(size: tuple[int, int], number: int) -> Image.Image:

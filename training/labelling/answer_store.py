@@ -113,6 +113,10 @@ class AnswerStore:
         values = {k: v for k, v in self._groups[group_id].items() if v is not None}
         return make_record(CandidateGroup, values, ignores_unknown=True)
 
+    def num_candidates(self, group_id: str) -> int:
+        """Return how many candidates a group has; 0 if there is no such group."""
+        return len(self._groups.get(group_id, {}).get("file_names", ()))
+
     def doubts(self) -> dict[str, float]:
         """Return the judge's doubt of each group that it has labelled, 0..1."""
         chances = {**self._pair_chances, **self._chances}

@@ -180,8 +180,8 @@ class LabelSession:
 
     def _is_usable(self, group_id: str) -> bool:
         """Whether all candidates are there and can be shown."""
-        group = self._store.group(group_id)
         try:
+            group = self._store.group(group_id)
             return all(self._path(name, name) for name in group.file_names)
         except (ValueError, OSError):
             return False
@@ -220,11 +220,8 @@ class LabelSession:
                 for d in self._store.dimensions[group_id]
             ],
             "can_repeat": self._repeated(name, cell) is not None,
-            "upcoming": {"group": upcoming, "candidates": self._num_candidates(upcoming)},
+            "upcoming": {"group": upcoming, "candidates": self._store.num_candidates(upcoming)},
         }
-
-    def _num_candidates(self, group_id: str) -> int:
-        return len(self._store.group(group_id).file_names) if group_id else 0
 
     def _is_there(self, name: str) -> bool:
         try:
@@ -248,7 +245,7 @@ class LabelSession:
         return None if answer.is_complete else STAGES[1]
 
     def _new_answer(self, name: str, cell: Cell, stage: str, choice: Any) -> Answer:
-        num = self._num_candidates(cell[0])
+        num = self._store.num_candidates(cell[0])
         if choice == TIE:
             return Answer()
         if choice == REPEAT:
