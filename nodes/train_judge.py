@@ -36,6 +36,8 @@ RARE = (
     *("eval_pairs", "precision", "micro_batch_size", "gradient_checkpointing", "liger_kernel"),
 )
 """Settings that a newer front end folds away."""
+WHOSE = ("labels_by", "contradictions")
+"""They came later, so they stand at the end."""
 
 
 class OneRewardTrainJudge(OneRewardNode):
@@ -57,10 +59,11 @@ class OneRewardTrainJudge(OneRewardNode):
                     "Pairs, from OneReward Label Preferences or OneReward Load Preferences."
                 ),
                 work_folders.name_input("output/onereward/judges", "my-judge"),
-                *advanced(*config_inputs(JudgeTrainConfig), names=RARE),
+                *advanced(*config_inputs(JudgeTrainConfig, leave_out=WHOSE), names=RARE),
                 *run_inputs(
                     "Seed of the adapter's first weights, the order of pairs and augmentation."
                 ),
+                *advanced(*config_inputs(JudgeTrainConfig, WHOSE)),
             ],
             outputs=[
                 output(JudgeSocket, "trained_judge", "The trained judge.", "judge"),

@@ -57,8 +57,12 @@ PROMISED: dict[str, list[str]] = {
         *("batch_size", "learning_rate", "weight_decay", "max_grad_norm", "shift", "blur", "noise"),
         *("eval_every", "eval_pairs", "view", "precision", "micro_batch_size"),
         *("gradient_checkpointing", "liger_kernel", "seed", "max_minutes"),
+        *("labels_by", "contradictions"),
     ],
-    "OneRewardJudgeReport": ["judge", "preferences", "name", "split", "max_pairs", "view"],
+    "OneRewardJudgeReport": [
+        *("judge", "preferences", "name", "split", "max_pairs", "view"),
+        *("labels_by", "contradictions"),
+    ],
     "OneRewardTrain": [
         *("model", "dataset", "name", "judge", "steps", "algorithm", "mode", "rank", "batch_size"),
         *("micro_batch_size", "learning_rate", "reward_cap", "target_size", "min_judge_accuracy"),
@@ -72,6 +76,7 @@ PROMISED: dict[str, list[str]] = {
         *("kl_weight", "reference_pool", "optimizer", "eval_every", "eval_conditions", "patience"),
         *("stop_on_drift", "save_total_limit", "grow", "feather", "tensorboard"),
         *("dpo_beta", "nft_beta", "group_size", "num_rivals", "mask_loss"),
+        *("labels_by", "contradictions"),
     ],
     "OneRewardSaveAdapter": ["model", "name", "precision", "overwrite"],
     "OneRewardEvaluate": [
@@ -226,12 +231,16 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "liger_kernel": False,
         "seed": 0,
         "max_minutes": 600.0,
+        "labels_by": "",
+        "contradictions": "keep",
     },
     "OneRewardJudgeReport": {
         "name": "my-judge",
         "split": "test",
         "max_pairs": 0,
         "view": "full_image",
+        "labels_by": "",
+        "contradictions": "keep",
     },
     "OneRewardTrain": {
         "name": "my-policy",
@@ -287,6 +296,8 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "group_size": 8,
         "num_rivals": 2,
         "mask_loss": False,
+        "labels_by": "",
+        "contradictions": "keep",
     },
     "OneRewardSaveAdapter": {"name": "my-adapter", "precision": "bf16", "overwrite": False},
     "OneRewardEvaluate": {
@@ -368,6 +379,9 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("OneRewardTrainJudge", "precision"): ("auto", "bf16", "fp32", "fp8", "nf4"),
     ("OneRewardTrainJudge", "gradient_checkpointing"): ("off", "blocks"),
+    ("OneRewardJudgeReport", "contradictions"): ("keep", "majority", "drop"),
+    ("OneRewardTrainJudge", "contradictions"): ("keep", "majority", "drop"),
+    ("OneRewardTrainSettings", "contradictions"): ("keep", "majority", "drop"),
     ("OneRewardJudgeReport", "split"): ("test", "dev", "test_and_dev"),
     ("OneRewardJudgeReport", "view"): (
         "full_image",

@@ -9,6 +9,7 @@ from ...fill.config import PACKED_PRECISIONS
 from ...fill.json_config import SHARE, setting
 from ...reward.judge import BUNDLED, JudgeConfig
 from ...reward.judging import VIEWS
+from ...reward.label_choice import contradictions_setting, labels_by_setting
 from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha_and_rate, require
 
 MODES = ("lora", "full")
@@ -119,6 +120,8 @@ class JudgeTrainConfig(RunConfig):
     liger_kernel: bool = setting(
         False, "Fused kernels of the package liger-kernel; needs a CUDA GPU."
     )
+    labels_by: str = labels_by_setting()
+    contradictions: str = contradictions_setting()
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
@@ -163,5 +166,9 @@ class JudgeTrainConfig(RunConfig):
         return {"r": self.rank, "lora_alpha": self.lora_alpha, "target_modules": LORA_TARGETS}
 
 
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""Linear layers of the language model; the vision tower's feed-forward layers are named alike."""
+LORA_TARGETS = (
+    r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+    r"|in_proj_qkv|in_proj_z|out_proj)"
+)
+"""Linear layers of the language model, those of linear attention on the second line; the vision
+tower's feed-forward layers are named alike."""

@@ -15,6 +15,11 @@ from ...fill.json_config import JsonConfig, setting
 from ...fill.task import Dimension, Task
 from ...reward.judge import Judge
 from ...reward.judging import VIEWS
+from ...reward.label_choice import (
+    choose_labels,
+    contradictions_setting,
+    labels_by_setting,
+)
 from ...reward.preference import PreferenceSet, by_split
 from ...reward.report import Answer, JudgeReport, make_report, report_cells, write_report
 from ..charts.plots import Series, plot, stack
@@ -49,6 +54,8 @@ class ReportConfig(JsonConfig):
         0, "Pairs to ask about at most, spread over all; 0 = all.", min=0, max=1_000_000, step=1
     )
     view: str = setting(VIEWS[0], "How the images are shown to the judge.", options=VIEWS)
+    labels_by: str = labels_by_setting()
+    contradictions: str = contradictions_setting()
 
 
 ANY_SIZE = 1 << 26
@@ -79,7 +86,10 @@ def ask_held_out(
         ValueError: There are no pairs in these splits, or one cannot be asked about; names it.
     """
     processes = processes or Distributed()
-    splits = by_split(data.pairs())
+    chosen = choose_labels(data.pairs(), config.labels_by, config.contradictions)
+    if note := chosen.note():
+        host.notify(note)
+    splits = by_split(chosen.pairs)
     pairs = [pair for name in config.split.split("_and_") for pair in splits[name]]
     if config.max_pairs:
         pairs = spread(pairs, config.max_pairs)

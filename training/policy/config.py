@@ -9,6 +9,7 @@ from ...fill.config import LIMITS, PACKED_PRECISIONS, FillConfig, ModelConfig
 from ...fill.json_config import SHARE, setting
 from ...fill.recipe import Recipe, Settings, resolve_settings
 from ...fill.task import Task
+from ...reward.label_choice import contradictions_setting, labels_by_setting
 from ...reward.load_judge import check_judge_values
 from ..runs.config import BLOCKS, OFF, RunConfig, check_alpha_and_rate, require
 
@@ -278,6 +279,8 @@ class PolicyTrainConfig(RunConfig):
     mask_loss: bool = setting(
         False, "All objectives but reward: count errors only where an edit repaints."
     )
+    labels_by: str = labels_by_setting()
+    contradictions: str = contradictions_setting()
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits or does not fit together."""

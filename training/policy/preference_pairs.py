@@ -9,6 +9,7 @@ from pathlib import Path
 from ...fill.fingerprint import fingerprint
 from ...fill.host import Host
 from ...fill.models import FillModels
+from ...reward.label_choice import choose_labels
 from ...reward.preference import PreferenceSet
 from ..data.conditions import EditDataset, image_size
 from .config import DPO, PolicyTrainConfig
@@ -34,7 +35,10 @@ def learned_pairs(config: PolicyTrainConfig, models: FillModels, host: Host) -> 
     conditions = {condition.name: condition for condition in dataset.conditions}
     pairs: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
     num_strangers = 0
-    for pair in data.pairs():
+    chosen = choose_labels(data.pairs(), config.labels_by, config.contradictions)
+    if note := chosen.note():
+        host.notify(note)
+    for pair in chosen.pairs:
         condition = conditions.get(pair.condition)
         if condition is None:
             num_strangers += 1
