@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = PACKAGE_ROOT / "assets" / "examples"
 WORK = "onereward-work"
-COMMANDS = ("generate", "label", "train-judge", "report", "train", "evaluate")
+COMMANDS = ("generate", "label", "train-judge", "report", "calibrate", "train", "evaluate")
 
 
 def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,6 +65,7 @@ def make_example(command: str, work: Path) -> JsonConfig:
     from ..fill.config import ModelConfig
     from ..reward.judge import JudgeConfig
     from ..training.jobs import EvaluateJob, GenerateJob, LabelJob, ReportJob
+    from ..training.judge.calibrate import CalibrateConfig, CalibrateJob
     from ..training.judge.config import JudgeTrainConfig
     from ..training.policy.config import PolicyTrainConfig
 
@@ -87,6 +88,13 @@ def make_example(command: str, work: Path) -> JsonConfig:
             preferences_folder=pairs,
             report_folder=str(work / "judge-report"),
             judge=judge,
+            threads=threads,
+        ),
+        "calibrate": CalibrateJob(
+            preferences_folder=pairs,
+            report_folder=str(work / "judge-calibration"),
+            judge=judge,
+            settings=CalibrateConfig(split="test_and_dev"),  # of the few pairs of the example
             threads=threads,
         ),
         "train": PolicyTrainConfig(

@@ -95,6 +95,16 @@ def report(arguments: argparse.Namespace) -> int:
     )
 
 
+def calibrate(arguments: argparse.Namespace) -> int:
+    """Calibrate the judge; write the losses before and after."""
+    from ..training.judge.calibrate import CalibrateJob
+
+    job = CalibrateJob.load(arguments.config)
+    return run_headless(
+        job.threads, job.report_folder, lambda host, processes: job.run(host, processes).text
+    )
+
+
 def train(arguments: argparse.Namespace) -> int:
     """Train a policy, or with ``--check`` only check and forecast."""
     from ..training.policy.config import PolicyTrainConfig
@@ -123,6 +133,10 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, str]] = {
     "label": (label, "find the best and worst candidates", "label.json in the folder of the data"),
     "train-judge": (train_judge, "train a judge on pairs", "config.json in the folder of a run"),
     "report": (report, "measure a judge on held-out pairs", "config.json in a report's folder"),
+    "calibrate": (
+        *(calibrate, "calibrate a judge on held-out pairs"),
+        "calibrate.json in a report's folder",
+    ),
     "train": (train, "train a policy by a judge", "config.json in the folder of a run"),
     "evaluate": (
         *(evaluate, "evaluate a model, alone or beside a baseline"),

@@ -36,6 +36,8 @@ LIMITS = (0.05, 20.0)
 """Of a temperature: beyond, a judge is as good as never or always sure."""
 EDGE = 1e-6
 """Probabilities nearer to 0 or 1 count as this far from it."""
+LEAST_PAIRS = 5
+"""Fewer say nothing about a judge."""
 _FOLDS = 5
 
 
@@ -133,10 +135,13 @@ def fit_calibration(
         min_pairs: Pairs that a cell needs for a calibration of its own.
 
     Raises:
-        ValueError: There are no answers, or the method is unknown.
+        ValueError: There are too few answers, or the method is unknown.
     """
-    if not answers:
-        raise ValueError("there are no pairs to calibrate with; label more conditions")
+    if len(answers) < LEAST_PAIRS:
+        raise ValueError(
+            f"there are {len(answers)} pairs to calibrate with, but {LEAST_PAIRS} are the least; "
+            "label more conditions, or choose another split"
+        )
     groups: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         groups[cell_name(answer.criterion)].append(answer)
@@ -168,11 +173,12 @@ def held_out_answers(
     results: list[Answer] = list(answers)
     for fold in set(folds):
         others = [a for a, f in zip(answers, folds, strict=True) if f != fold]
-        if others:
-            calibration = fit_calibration(others, "", method, min_pairs)
-            for index, answer in enumerate(answers):
-                if folds[index] == fold:
-                    results[index] = calibrated_answer(calibration, answer)
+        if len(others) < LEAST_PAIRS:
+            continue  # too few to say more than the judge itself
+        calibration = fit_calibration(others, "", method, min_pairs)
+        for index, answer in enumerate(answers):
+            if folds[index] == fold:
+                results[index] = calibrated_answer(calibration, answer)
     return results
 
 

@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "label": {},
     "train-judge": {"steps": 1, "batch_size": 2, "eval_pairs": 4},
     "report": {"settings": {"max_pairs": 8}},
+    "calibrate": {"settings": {"max_pairs": 6}},
     "train": {"steps": 1, "batch_size": 1, "eval_every": 0},
     "evaluate": {"settings": {"num_conditions": 2}, "sampling": {"steps": 2}},
 }
@@ -34,6 +35,7 @@ MAKES = {
     "label": "preferences/labels.jsonl",
     "train-judge": "judge/metrics.jsonl",
     "report": "judge-report/report.png",
+    "calibrate": "judge-calibration/calibration.json",
     "train": "policy/adapter.safetensors",
     "evaluate": "evaluation/report.json",
 }
@@ -42,6 +44,7 @@ DEFAULTS_OF_EXAMPLES: dict[str, dict[str, Any]] = {
     "label": {"labeller": "judge", "margin": 0.2},
     "train-judge": {"steps": 1000, "batch_size": 16, "rank": 16},
     "report": {"split": "test", "max_pairs": 0},
+    "calibrate": {"method": "temperature", "min_pairs": 30, "split": "test_and_dev"},
     "train": {"steps": 8000, "batch_size": 8, "reward_cap": 0.9},
     "evaluate": {"split": "all", "margin": 0.05},
 }

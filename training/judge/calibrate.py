@@ -119,6 +119,11 @@ class CalibrateJob(JsonConfig):
         )
         held_out = held_out_answers(answers, settings.method, settings.min_pairs)
         report = make_report(held_out)
+        if log_loss(held_out) > log_loss(answers):
+            host.notify(
+                f"on pairs that it did not know, the calibration of {len(answers)} pairs is worse "
+                "than none; use more pairs"
+            )
         if processes is None or processes.is_main:
             save_report(folder, report, f"{judge.label}+{settings.method}")
             write_text(folder / JOB, self.to_json())
