@@ -117,7 +117,8 @@ def _is_packed(kind: str, name: str, info: TensorInfo) -> bool:
 
 
 def _fits(kind: str, name: str, shape: tuple[int, ...]) -> bool:
-    is_matrix = len(shape) == 2 and _BLOCK.search(name) is not None
+    # A file may hold experts one by one; in memory they are one tensor, which stays as it is.
+    is_matrix = len(shape) == 2 and _BLOCK.search(name) is not None and ".experts." not in name
     return is_matrix and (kind != NF4 or shape[1] % 2 == math.prod(shape) % NF4_BLOCK == 0)
 
 

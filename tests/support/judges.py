@@ -83,3 +83,19 @@ def lay_out_as_published(folder: Path) -> str:
     values = json.loads(path.read_text()) | {"chat_template": text_only}
     path.write_text(json.dumps(values))
     return template
+
+
+def random_images(*sizes: tuple[int, int]) -> list[torch.Tensor]:
+    """Return smooth images ``[3, H, W]`` of whole 8-bit values, as files have them."""
+    generator = torch.Generator().manual_seed(7)
+    images = []
+    for height, width in sizes:
+        coarse = torch.rand(1, 3, 6, 6, generator=generator)
+        fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+        images.append((fine[0] * 255).round() / 255)
+    return images
+
+
+def as_uint8(image: torch.Tensor) -> torch.Tensor:
+    """Return an image of whole 8-bit values as bytes."""
+    return (image * 255).round().to(torch.uint8)

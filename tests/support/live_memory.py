@@ -75,3 +75,29 @@ def _zeros_of(func: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     return run
+
+
+class SavedBytes:
+    """Counts what is kept for a backward pass, each storage once.
+
+    Example: ``with saved_tensors_hooks(SavedBytes(weights).count, lambda tensor: tensor): ...``.
+
+    Args:
+        weights: Tensors that were there before and do not count.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
+        self._given = {tensor.untyped_storage().data_ptr() for tensor in weights}
+        self._kept: dict[int, torch.Tensor] = {}
+
+    @property
+    def total(self) -> int:
+        """All bytes so far."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
+
+    def count(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor and return it."""
+        address = tensor.untyped_storage().data_ptr()
+        if address not in self._given:
+            self._kept[address] = tensor
+        return tensor

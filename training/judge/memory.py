@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import nn
 
-from ...reward.vlm.memory import TEXT_TOKENS, towers_of
+from ...reward.vlm.memory import TEXT_TOKENS, language_tower, towers_of
 from ...reward.vlm.qwen_vl import QwenJudge
 from ..runs.config import OFF
 from .config import JudgeTrainConfig
@@ -26,22 +25,20 @@ def training_bytes(
         config: Batch sizes, precision, checkpointing.
         trained: Its trained parameters; each takes a gradient and two averages in float32.
     """
-    model: Any = judge.component.module
-    text = getattr(model.config, "text_config", model.config)
     pixels_per_token = judge.patches.factor**2
     tokens = 2 * judge.patches.max_pixels // pixels_per_token + TEXT_TOKENS
     tokens *= 2 * config.micro_batch_size
     value = 2 if config.mode == "full" else judge.component.dtype.itemsize
-    layer = tokens * value
-    layer *= WIDTHS_PER_LAYER * text.hidden_size + INNER_PER_LAYER * text.intermediate_size
-    language = text.num_hidden_layers * layer
+    text = judge.model.values.get("text_config", judge.model.values)
+    stack = language_tower(text, tokens, (WIDTHS_PER_LAYER, INNER_PER_LAYER))
+    language = tokens * value * stack.stack
     if config.gradient_checkpointing != OFF:
-        language = text.num_hidden_layers * tokens * value * text.hidden_size + layer
+        language = tokens * value * (stack.layers * stack.width + stack.layer)
     _, tower = towers_of(judge, judge.patches.max_pixels)
     patches = 2 * config.micro_batch_size * tower.tokens * value
     vision = patches * tower.layer  # nothing is kept where the vision tower does not learn
     if config.mode == "full":
-        vision *= tower.layers
+        vision = patches * tower.stack
         if config.gradient_checkpointing != OFF:
             vision = patches * (tower.layers * tower.width + tower.layer)
     state = 12 * sum(p.numel() for p in trained)

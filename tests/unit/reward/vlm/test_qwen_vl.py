@@ -21,9 +21,11 @@ from onereward.reward.vlm.qwen_vl import QwenJudge
 from support.judges import (
     BUNDLED_LIKE,
     REAL_LIKE,
+    as_uint8,
     lay_out_as_published,
     make_judge,
     make_qwen2_vl,
+    random_images,
 )
 
 QUERIES = queries_for(Task.FILL, "a red circle")
@@ -41,21 +43,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def judge(folder: Path) -> QwenJudge:
     return QwenJudge(JudgeConfig(folder=str(folder)), torch.device("cpu"))
-
-
-def random_images(*sizes: tuple[int, int]) -> list[torch.Tensor]:
-    """Images of whole 8-bit values, as files have them."""
-    generator = torch.Generator().manual_seed(7)
-    images = []
-    for height, width in sizes:
-        coarse = torch.rand(1, 3, 6, 6, generator=generator)
-        fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-        images.append((fine[0] * 255).round() / 255)
-    return images
-
-
-def as_uint8(image: torch.Tensor) -> torch.Tensor:
-    return (image * 255).round().to(torch.uint8)
 
 
 def _processor(folder: Path) -> Any:
