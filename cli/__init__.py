@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import edit, example_config, info, jobs, pairs, workflows
+from . import benchmark_judge, edit, example_config, info, jobs, pairs, workflows
 from .version import package_version
 
-COMMANDS = (edit, jobs, example_config, pairs, info, workflows)
+COMMANDS = (edit, jobs, example_config, pairs, benchmark_judge, info, workflows)
 """Each has ``add_to(subparsers)``, which sets ``run``: parsed arguments to exit code."""
 
 
@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return parsed.run(parsed)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"onereward: {error}\n")
+        from ..fill.io.json_text import shorten
+
+        sys.stderr.write(f"onereward: {shorten(str(error))}\n")
         return 1
 
 

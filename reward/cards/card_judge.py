@@ -22,7 +22,8 @@ from ..vlm.families import read_model_config
 from ..vlm.model import EncodedImage, Row
 from ..vlm.qwen_vl import FolderJudge, QwenJudge
 from . import readings
-from .card import (
+from .find_card import find_card, is_built_in
+from .judge_card import (
     DIGITS,
     FIELDS,
     GENERATE,
@@ -33,7 +34,6 @@ from .card import (
     CardQuestion,
     JudgeCard,
 )
-from .find_card import find_card, is_built_in
 
 Poll = Callable[[], None]
 Ask = tuple[CardQuestion, Row]
@@ -226,9 +226,9 @@ class CardJudge(FolderJudge):
         return self.card.question_for(edit.task, edit.dimension), values
 
     def _conversation(self, question: CardQuestion, values: Mapping[str, str]) -> Conversation:
-        start, *others = self.card.parts_of(question, values)
+        start, *following = self.card.parts_of(question, values)
         content = [start]
-        for part in others:
+        for part in following:
             content += [IMAGE, part]
         return Conversation(
             content=tuple(part for part in content if part),

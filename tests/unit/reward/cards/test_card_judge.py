@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from unit.reward.vlm.test_qwen_vl import as_uint8, random_images
 
 from onereward.fill.task import Dimension, Task
-from onereward.reward.cards.card import JudgeCard
 from onereward.reward.cards.card_judge import CardJudge, local_judge
+from onereward.reward.cards.judge_card import JudgeCard
 from onereward.reward.judge import JudgeConfig, JudgeError, PairQuestion
 from onereward.reward.query import Query, queries_for
 from onereward.reward.score import judge_pair
@@ -85,8 +85,8 @@ def inputs_of(
         video_processor=Qwen3VLVideoProcessor(),
     )
     pictures = [Image.fromarray(as_uint8(i).permute(1, 2, 0).numpy()) for i in images]
-    shown = "<|vision_start|><|image_pad|><|vision_end|>" * len(images)
-    chat = f"<|im_start|>user\n{shown}{text}<|im_end|>\n<|im_start|>assistant\n{end}"
+    places = "<|vision_start|><|image_pad|><|vision_end|>" * len(images)
+    chat = f"<|im_start|>user\n{places}{text}<|im_end|>\n<|im_start|>assistant\n{end}"
     return processor(text=[chat], images=pictures, return_tensors="pt")
 
 
@@ -176,8 +176,8 @@ def test_reward_heads_score_the_state_after_their_token(headed: Path) -> None:
             torch.nn.ReLU(),
             torch.nn.Linear(16, 2),
         ).eval()
-        own = {k.removeprefix(f"{head}."): v for k, v in tensors.items() if k.startswith(head)}
-        modules.load_state_dict(own)
+        weights = {k.removeprefix(f"{head}."): v for k, v in tensors.items() if k.startswith(head)}
+        modules.load_state_dict(weights)
         text = f"{word} {query.instruction()}: "
         scores = [modules(head_states(judge, [source, i], text))[0, 0] for i in (first, second)]
         expected = (scores[0] - scores[1]).sigmoid().item()
@@ -215,19 +215,19 @@ def test_gradient_to_the_pixels_equals_a_difference(headed: Path, name: str) -> 
     judge.component.module.double()
     judge.component.dtype = torch.float64
     first, second, source = (i.double() for i in random_images(SIZE, SIZE, SIZE))
-    moved = first.clone().requires_grad_()
+    leaf = first.clone().requires_grad_()
 
     def score(image: torch.Tensor) -> torch.Tensor:
         return ask(judge, [image, second, source])[0]
 
-    score(moved).backward()
-    assert moved.grad is not None
-    direction, step = moved.grad.sign(), 1e-4
+    score(leaf).backward()
+    assert leaf.grad is not None
+    direction, step = leaf.grad.sign(), 1e-4
     with torch.no_grad():
         difference = (score(first + step * direction) - score(first - step * direction)) / (
             2 * step
         )
-    assert (moved.grad * direction).sum().item() == pytest.approx(difference.item(), rel=0.02)
+    assert (leaf.grad * direction).sum().item() == pytest.approx(difference.item(), rel=0.02)
     assert difference.abs() > 0
 
 
@@ -266,11 +266,11 @@ def test_what_is_written_equals_the_models_own_generation(folder: Path) -> None:
     reading = {"kind": "generate", "max_new_tokens": 6}
     question = {"pattern": r"^([\s\S]*)$"}
     judge = judge_of(folder, card_of(reading, "single", question=question))
-    image, other = random_images(SIZE, SIZE)
+    image, second = random_images(SIZE, SIZE)
     expected = written_by_transformers(judge, image, 6)
     assert expected.strip(), "the random model must write something"
     with torch.no_grad(), pytest.raises(JudgeError, match="in the place of a score") as caught:
-        ask(judge, [image, other, image])
+        ask(judge, [image, second, image])
     assert repr(expected[:40]) in str(caught.value)
     assert not judge.is_differentiable
 
@@ -399,7 +399,7 @@ def test_the_built_in_card_gives_the_built_in_judge(folder: Path, tmp_path: Path
 
 
 def test_identity_changes_with_the_card_and_digest_does_not(folder: Path) -> None:
-    one = judge_of(folder, card_of({"kind": "digits"}, "single"))
-    two = judge_of(folder, card_of({"kind": "digits"}, "single", "{prompt} ?"))
-    assert one.identity != two.identity
-    assert one.digest == two.digest
+    first = judge_of(folder, card_of({"kind": "digits"}, "single"))
+    second = judge_of(folder, card_of({"kind": "digits"}, "single", "{prompt} ?"))
+    assert first.identity != second.identity
+    assert first.digest == second.digest

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from onereward.fill.task import TASKS, Dimension, Task
-from onereward.reward.cards.card import GENERATE, NUM_IMAGES, JudgeCard, Reading
 from onereward.reward.cards.find_card import BUILT_IN, FOLDER, bundled_cards, find_card
+from onereward.reward.cards.judge_card import GENERATE, NUM_IMAGES, CardReading, JudgeCard
 from onereward.reward.cards.readings import read_score
 from onereward.reward.judge import JudgeConfig, JudgeError
 
@@ -86,24 +86,24 @@ def test_what_cannot_be_asked_or_read_is_refused(values: dict[str, Any], message
 
 
 def test_a_prompt_is_never_taken_for_a_field_or_an_image() -> None:
-    made = card(questions={"default": {"text": "A <image> b <image> {prompt} {task}"}})
-    entry = made.question_for(Task.FILL, Dimension.STRUCTURE)
-    parts = made.parts_of(entry, {"prompt": "{task} <image>", "task": "fill"})
+    parsed = card(questions={"default": {"text": "A <image> b <image> {prompt} {task}"}})
+    entry = parsed.question_for(Task.FILL, Dimension.STRUCTURE)
+    parts = parsed.parts_of(entry, {"prompt": "{task} <image>", "task": "fill"})
     assert parts == ("A ", " b ", " {task} <image> fill")
 
 
 def test_a_question_is_that_of_the_cell_then_of_the_dimension_then_the_default() -> None:
     texts = {"fill.structure": "a", "structure": "b", "default": "c {prompt}"}
-    made = card(questions={key: {"text": text} for key, text in texts.items()})
-    asked = [
-        made.question_for(task, dimension).text
+    parsed = card(questions={key: {"text": text} for key, text in texts.items()})
+    texts_of = [
+        parsed.question_for(task, dimension).text
         for task, dimension in (
             (Task.FILL, Dimension.STRUCTURE),
             (Task.EXTEND, Dimension.STRUCTURE),
             (Task.FILL, Dimension.AESTHETICS),
         )
     ]
-    assert asked == ["a", "b", "c {prompt}"]
+    assert texts_of == ["a", "b", "c {prompt}"]
     with pytest.raises(ValueError, match="no question about aesthetics of fill"):
         card(questions={"structure": {"text": "b"}}).question_for(Task.FILL, Dimension.AESTHETICS)
 
@@ -197,4 +197,4 @@ def test_bundled_questions_have_their_images_and_no_other_marker() -> None:
 
 
 def test_readings_are_checked_alone() -> None:
-    assert Reading.from_values({"kind": "digits", "low": 1, "high": 5}).high == 5
+    assert CardReading.from_values({"kind": "digits", "low": 1, "high": 5}).high == 5

@@ -47,8 +47,8 @@ _FIELD = re.compile(r"\{([a-z_]+)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading(JsonConfig):
-    """How an answer becomes a number. Example: ``Reading(kind='digits', low=1, high=5)``."""
+class CardReading(JsonConfig):
+    """How an answer becomes a number. Example: ``CardReading(kind='digits', low=1, high=5)``."""
 
     kind: str = setting(
         TOKEN_PAIR,
@@ -134,7 +134,7 @@ class JudgeCard(JsonConfig):
     """What of the card was tried, and what not."""
     text: str = ""
     """Of the questions that have none of their own."""
-    reading: Reading = field(default_factory=Reading)
+    reading: CardReading = field(default_factory=CardReading)
     images: str = setting(PAIR, "What a question shows.", options=IMAGES)
     names: tuple[str, ...] = ()
     """Parts of folder names by which the checkpoint is recognised."""
