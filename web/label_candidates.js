@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 
 const PAGE = "/onereward/labelling/";
 const NAME = "onereward.labelling.name"; // where the page keeps who labels
-const BUTTON = "onereward_label";
+const BUTTON = "label by hand"; // its text, too
 const NODES = ["OneRewardLabelPreferences", "OneRewardGenerateCandidates", "OneRewardLoadPreferences"];
 const SAVED = /^onereward\/preferences\/([^/]+) \[output\]$/;
 
@@ -31,7 +31,6 @@ function addButton(node) {
   const widget = node.addWidget("button", BUTTON, null, () => openPage(folderOf(node)), {
     serialize: false,
   });
-  widget.label = "label by hand";
   widget.serialize = false; // takes no place among the values of a saved workflow
 }
 

@@ -223,7 +223,7 @@ function makeKeys(question) {
 const KEYS = {
   0: () => answer("tie"),
   "=": () => view?.question?.can_repeat && answer("repeat"),
-  Backspace: undo,
+  backspace: undo,
   z: toggleZoom,
   o: () => stage.classList.toggle("no-outline"),
 };
