@@ -24,6 +24,8 @@ from ...training.data.conditions import EditDataset
 
 MAX_TEXT = 200_000
 """Characters of a text, of which a model reads some hundred words; tokenizing more takes long."""
+_MAX_WHOLE = 2**64 - 1
+"""The largest seed."""
 MAX_CHOICE = 1000
 """Characters of a choice from a list."""
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
@@ -93,8 +95,8 @@ def _shown(value: Any) -> str:
 
 
 def _check_whole_number(name: str, value: Any) -> None:
-    if not isinstance(value, Integral):
-        _refuse(name, value, "a whole number")
+    if not isinstance(value, Integral) or abs(int(value)) > _MAX_WHOLE:
+        _refuse(name, value, "a whole number of at most 20 digits")
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -169,7 +171,10 @@ _SOCKETS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ONEREWARD_PREFERENCES": (_is_a(PreferenceSet), "data from OneReward Load Preferences"),
     "ONEREWARD_TRAIN_SETTINGS": (_is_a(dict), "what OneReward Train Settings makes"),
     # Other packs have classes of their own for these.
-    "MODEL": (_has("clone"), "a MODEL from Load Diffusion Model"),
+    "MODEL": (
+        lambda v: _has("clone")(v) and hasattr(v, "model"),
+        "a MODEL from Load Diffusion Model",
+    ),
     "CLIP": (_has("clone", "tokenize"), "a CLIP from DualCLIPLoader"),
     "VAE": (_has("encode", "decode"), "a VAE from Load VAE"),
 }

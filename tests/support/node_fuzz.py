@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from support.client import Graph
 from support.edits import BUNDLED, FROM_MODEL, TOY_PREFERENCES, TOY_TEST
@@ -91,9 +91,13 @@ class Outcome:
 _OPAQUE = re.compile(
     r"object has no attribute|\[Errno|not subscriptable|not iterable|KeyError|unexpected keyword"
     r"|positional argument|line \d+ column|char \d+|codec can't|not supported between|NoneType"
-    r"|<class |object at 0x|unhashable|recursion|must be str|expected str|a fault of this pack"
+    r"|<class |object at 0x|unhashable|recursion|must be str|expected str|should not happen"
     r"|tensor\(|Traceback|dtype=|size of tensor|out of bounds|embedded null|Expecting"
 )
+
+
+_OTHER_NAMES = ("folder", "first", "second", "server")
+"""What sentences call some inputs: images is a folder; image_a and image_b are first and second."""
 
 
 def problems_of(text: str, names: tuple[str, ...] = ()) -> list[str]:
@@ -107,8 +111,8 @@ def problems_of(text: str, names: tuple[str, ...] = ()) -> list[str]:
         problems.append("several lines")
     if not text:
         problems.append("empty")
-    if names and not any(re.search(rf"\b{name}", text) for name in names):
-        problems.append(f"names none of {', '.join(names)}")
+    if names and not any(re.search(rf"\b{name}", text) for name in (*names, *_OTHER_NAMES)):
+        problems.append("names no input")
     return problems
 
 
@@ -122,15 +126,19 @@ def small_values(node: str) -> dict[str, Any]:
         "OneRewardText": {"text": "AB"},
         "OneRewardSettings": {"steps": 1},
         "OneRewardNativeInputs": {"prompt": "a red circle", "recipe": "bundled"},
-        "OneRewardLoadFolder": {"folder": "toy-test [bundled]", "count": 2, "needs_mask": False},
+        "OneRewardLoadFolder": {"folder": "scenes [bundled]", "count": 2, "needs_mask": False},
         "OneRewardEditDataset": {"images": TOY_TEST},
         "OneRewardLoadPreferences": {"folder": TOY_PREFERENCES},
         "OneRewardGenerateCandidates": {
             **{"num_candidates": 2, "max_conditions": 1, "steps_min": 1, "steps_max": 1},
         },
         "OneRewardTrainJudge": {"steps": 1, "eval_pairs": 2, "batch_size": 1},
-        "OneRewardTrain": {"steps": 1, "batch_size": 1, "algorithm": "sft"},
-        "OneRewardEvaluate": {"max_conditions": 1},
+        "OneRewardTrain": {"steps": 1, "batch_size": 1, "min_judge_accuracy": 0.0},
+        "OneRewardTrainSettings": {"sampling_steps": 2, "eval_conditions": 1},
+        "OneRewardSaveAdapter": {"overwrite": True},
+        "OneRewardEvaluate": {"num_conditions": 1, "best_of": 1},
+        "OneRewardRemoteJudge": {"model": "x", "retries": 0, "timeout": 1.0},
+        "OneRewardJudgeReport": {"max_pairs": 2},
     }.get(node, {})
 
 
@@ -170,10 +178,14 @@ class FuzzGraph(GraphBuilder):
                 inputs[name] = values.get("default", choices[0])
             elif kind in WIDGETS:
                 inputs[name] = values.get("default", "")
-            elif node == "OneRewardLabelPreferences" and kind == "ONEREWARD_PREFERENCES":
-                inputs[name] = self._add_node("OneRewardGenerateCandidates")  # it writes there
             else:
                 inputs[name] = self._source(kind)
+        kinds = inputs_of(self._info, node)
+        if "settings" in kinds:
+            inputs["settings"] = self._source(kinds["settings"])
+        for name, source in OTHER_SOURCES.get(node, {}).items():
+            is_node = source.startswith("OneReward")
+            inputs[name] = self._add_node(source) if is_node else self._source(source)
         return inputs | small_values(node)
 
     def _source(self, kind: str) -> Link:
@@ -186,9 +198,8 @@ class FuzzGraph(GraphBuilder):
         if kind in ("IMAGE", "MASK"):
             return self.add("TestValue", kind=kind.lower())
         if kind in NATIVE:
-            native = self._source("native")
-            return output(native, NATIVE.index(kind))
-        return self._add_node(SOURCES[kind])
+            return output(self._source("native"), NATIVE.index(kind))
+        return output(self._add_node(SOURCES[kind]), 3 * (kind == "ONEREWARD_STITCH"))
 
     def _add_node(self, node: str) -> Link:
         return self.add(node, **self._valid_inputs(node))
@@ -205,14 +216,24 @@ SOURCES = {
     "ONEREWARD_STITCH": "OneRewardNativeInputs",
     "ONEREWARD_TRAIN_SETTINGS": "OneRewardTrainSettings",
 }
-"""The node whose first output fits a socket."""
+"""The node that makes what fits a socket: its first output, the fourth for a stitch."""
+OTHER_SOURCES = {
+    "OneRewardLabelPreferences": {
+        "preferences": "OneRewardGenerateCandidates",
+        "judge": "ONEREWARD_JUDGE",
+    },
+    "OneRewardNativeInputs": {"mask": "MASK"},
+    "OneRewardSaveAdapter": {"model": "OneRewardLoadAdapter"},
+    "OneRewardTrain": {"judge": "ONEREWARD_JUDGE"},
+}
+"""What some nodes need besides: a node, or whatever fits a socket."""
 
 
 def inputs_of(object_info: Mapping[str, Any], node: str) -> dict[str, str]:
     """Return the type of each input of a node, by name."""
-    groups = object_info[node]["input"].values()
+    groups = (object_info[node]["input"].get(group, {}) for group in ("required", "optional"))
     kinds = {name: entry[0] for group in groups for name, entry in group.items()}
-    return {n: "COMBO" if isinstance(k, list) else k for n, k in kinds.items() if n != "unique_id"}
+    return {n: "COMBO" if isinstance(k, list) else k for n, k in kinds.items()}
 
 
 class InProcess:
@@ -234,13 +255,13 @@ class InProcess:
         self._execution = execution
         self._executor = execution.PromptExecutor(
             server,
-            cache_type=execution.CacheType.CLASSIC,
+            cache_type=execution.CacheType.CLASSIC,  # pyright: ignore[reportArgumentType]
             cache_args={"lru": 0, "ram": 16.0, "ram_inactive": 16.0},
         )
         self.object_info = {name: _info(node) for name, node in classes.items()}
 
     def run(self, graph: Graph, names: tuple[str, ...]) -> Outcome:
-        """Check and execute a graph; the named inputs are those that were changed."""
+        """Check and execute a graph; a refusal must name one of the inputs."""
         valid = asyncio.run(self._execution.validate_prompt("p", graph, None))
         if not valid[0] or valid[3]:
             return refusal_outcome({"error": valid[1] or {}, "node_errors": valid[3]}, names)
@@ -291,7 +312,7 @@ class _NoServer:
     client_id = None
     last_node_id = None
     last_prompt_id = None
-    sockets_metadata: dict[str, Any] = {}
+    sockets_metadata: ClassVar[dict[str, Any]] = {}
 
     def send_sync(self, *message: Any) -> None:
         """Send nothing."""
