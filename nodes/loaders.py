@@ -262,7 +262,8 @@ class OneRewardLoadJudge(OneRewardNode):
         if loaded is None:
             loaded = _JUDGES[key] = local_judge(config, host.device, host.check_cancelled)
         if isinstance(loaded, CardJudge):
-            host.notify(f"asked as card {loaded.card.name} says. {loaded.card.evidence}")
+            evidence = loaded.card.evidence.partition(".")[0]
+            host.notify(f"asked as card {loaded.card.name} says ({evidence})")
         hold(JUDGE, loaded)
         return io.NodeOutput(loaded)
 
