@@ -172,10 +172,10 @@ def held_out_answers(
     folds = [order[name] % _FOLDS for name in names]
     results: list[Answer] = list(answers)
     for fold in set(folds):
-        others = [a for a, f in zip(answers, folds, strict=True) if f != fold]
-        if len(others) < LEAST_PAIRS:
+        other_folds = [a for a, f in zip(answers, folds, strict=True) if f != fold]
+        if len(other_folds) < LEAST_PAIRS:
             continue  # too few to say more than the judge itself
-        calibration = fit_calibration(others, "", method, min_pairs)
+        calibration = fit_calibration(other_folds, "", method, min_pairs)
         for index, answer in enumerate(answers):
             if folds[index] == fold:
                 results[index] = calibrated_answer(calibration, answer)

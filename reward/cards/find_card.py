@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -71,15 +72,33 @@ def _named(name: str) -> Path | None:
     return Path(name)
 
 
+def card_of(name: str, model_names: Sequence[str]) -> JudgeCard:
+    """Return the card that is named, else a bundled one that knows a model's name.
+
+    Example: ``card_of("", ["Org/EditScore-7B"]).name``; the built-in one if none does.
+
+    Args:
+        name: A bundled card's or a file's; may be empty.
+        model_names: Of folders, or as a server has them.
+
+    Raises:
+        FileNotFoundError: The card that is named is not there.
+        ValueError: It cannot be used.
+    """
+    if path := _named(name):
+        return JudgeCard.load(path)
+    names = [_plain(model_name) for model_name in model_names]
+    for card in bundled_cards().values():
+        if any(_plain(part) in model_name for part in card.names for model_name in names):
+            return card
+    return bundled_cards()[BUILT_IN]
+
+
 def _recognised(folders: list[Path]) -> JudgeCard:
     # What was trained here answers the built-in question, whatever it was made of.
     if (folders[0] / NOTES).exists():
         return bundled_cards()[BUILT_IN]
-    names = [_plain(_name_of(folder)) for folder in folders]
-    for card in bundled_cards().values():
-        if any(_plain(part) in name for part in card.names for name in names):
-            return card
-    return bundled_cards()[BUILT_IN]
+    return card_of("", [_name_of(folder) for folder in folders])
 
 
 def _name_of(folder: Path) -> str:

@@ -71,6 +71,9 @@ class RemoteConfig(JsonConfig):
         max=20,
         step=1,
     )
+    card: str = ""
+    """A bundled card's name or a card's file; empty: one that knows the model's name, else the
+    built-in one; see :mod:`~..cards`."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of limits, an address that is none, and a key in place of a name."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,22 @@ import torch
 from PIL import Image
 
 from ...fill.io.file_digest import fingerprint_files
+from ...fill.io.json_text import quote
 from ...fill.memory.components import Component
-from ..judge import PairQuestion, Question
-from ..query import TEMPLATE_VERSION
+from ...fill.task import TASKS, Task
+from ..cards import readings
+from ..cards.find_card import card_of, is_built_in
+from ..cards.judge_card import CardQuestion
+from ..judge import JudgeError, PairQuestion
+from ..query import TEMPLATE_VERSION, Query
 from .chat_client import ChatClient
 from .remote_config import RemoteConfig, read_key
-from .top_tokens import answer_place
+from .remote_questions import card_question, check_card, make_body, read_number, shown_images
 
 KIND = "remote"
 """Marks its values among those of other judges."""
-YES, NO = ("Yes",), ("No",)
+MAX_NUMBERS = 10_000
+"""Answers that are kept."""
 _PROBE = 64
 """Side of the grey images of the first question, in pixels."""
 
@@ -46,8 +54,11 @@ class RemoteJudge:
     def __init__(self, config: RemoteConfig, poll: Callable[[], None] = lambda: None) -> None:
         read_key(config)
         self.config = config
+        self.card = card_of(config.card, [config.model])
+        check_card(self.card)
         self._client = ChatClient(config, poll)
         self._has_answered = False
+        self._numbers: dict[str, float] = {}
 
     @property
     def label(self) -> str:
@@ -59,7 +70,7 @@ class RemoteJudge:
         """A digest of server, model, limits and wording; what the server loads is not known."""
         config = self.config
         settings = (config.max_pixels, config.max_tokens, config.top_logprobs, TEMPLATE_VERSION)
-        return fingerprint_files([], self.digest, *map(str, settings))
+        return fingerprint_files([], self.digest, self.card.to_json(), *map(str, settings))
 
     @property
     def digest(self) -> str:
@@ -73,13 +84,13 @@ class RemoteJudge:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """Empty: it was trained elsewhere."""
-        return {}
+        """The view that its card wants."""
+        return {} if is_built_in(self.card) else {"view": self.card.view}
 
     @property
     def needs_source(self) -> bool:
-        """False: the question is about two images."""
-        return False
+        """Whether a question of its card shows the image before the edit."""
+        return self.card.needs_source
 
     @property
     def is_differentiable(self) -> bool:
@@ -101,7 +112,19 @@ class RemoteJudge:
             return
         greys = [torch.full((3, _PROBE, _PROBE), level) for level in (0.25, 0.75)]
         first, second = self.encode_images(greys)
-        self.probabilities([PairQuestion(first, second, _Probe())])
+        self.probabilities([PairQuestion(first, second, self._probe(), first)])
+
+    def _probe(self) -> Query:
+        """Return the first query that the card has a question for."""
+        for query in (
+            Query(task, d, "a red ball") for task in Task for d in TASKS[task].dimensions
+        ):
+            try:
+                card_question(self.card, query)
+            except ValueError:
+                continue
+            return query
+        raise JudgeError(f"card {quote(self.card.name)} asks about no task; choose another card")
 
     def working_bytes(self, pixels: int, rows: int = 1) -> int:
         """Return 0."""
@@ -115,55 +138,63 @@ class RemoteJudge:
 
     def encode_images(self, images: Sequence[torch.Tensor]) -> list[str]:
         """Return images ``[3, H, W]``, 0..1, as PNG in a data URL, shrunk to ``max_pixels``."""
-        return [_data_url(image, self.config.max_pixels) for image in images]
+        return [_data_url(i, self.config.max_pixels, self.card.pixels) for i in images]
 
     def probabilities(self, questions: Sequence[PairQuestion]) -> torch.Tensor:
-        """Return P(Yes) per question, ``[len(questions)]``, float32, on the CPU.
+        """Return P(the first image is better), ``[len(questions)]``, float32, on the CPU.
+
+        What was asked before is not asked again.
 
         Raises:
             JudgeError: The server cannot be asked, or its answer is none.
-            ValueError: The key has gone, or this server may not get it.
+            ValueError: The key has gone, this server may not get it, or the card has no such
+                question.
         """
-        replies = self._client.ask_all([self._body(question) for question in questions])
-        words = (*YES, *NO)
-        places = [answer_place(reply, words, self.config.max_tokens) for reply in replies]
-        self._has_answered = True
-        return torch.tensor([place.between(YES, NO) for place in places], dtype=torch.float32)
+        keys: list[list[str]] = []  # of each question: one request, or one per image
+        requests: dict[str, tuple[CardQuestion, dict[str, Any]]] = {}
+        for question in questions:
+            query: Any = question.query
+            wording = card_question(self.card, query)
+            of_question = []
+            for images in shown_images(self.card, wording, question):
+                body = make_body(self.config, self.card, query, images)
+                key = hashlib.sha256(json.dumps(body).encode()).hexdigest()
+                of_question.append(key)
+                if key not in self._numbers:
+                    requests[key] = wording, body
+            keys.append(of_question)
+        numbers = self._ask(requests)
+        first, second = (torch.tensor([numbers[k[i]] for k in keys]) for i in (0, -1))
+        single = torch.tensor([len(k) == 2 for k in keys])
+        chances = readings.preference(first, second, self.card.reading.temperature)
+        return torch.where(single, chances, first).float()
 
-    def _body(self, question: PairQuestion) -> dict[str, Any]:
-        urls = (question.first, question.second)
-        content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": url}} for url in urls
-        ]
-        # A model's control tokens in a user's prompt are no words of the model.
-        text = question.query.question().replace("<|", "< |")
-        content.append({"type": "text", "text": text})
-        return {
-            "model": self.config.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": self.config.max_tokens,
-            # Some servers divide by it before they tell the log-probabilities.
-            "temperature": 1 if self.config.max_tokens == 1 else 0,
-            "logprobs": True,
-            "top_logprobs": self.config.top_logprobs,
-            "stream": False,
+    def _ask(self, requests: Mapping[str, tuple[CardQuestion, dict[str, Any]]]) -> dict[str, float]:
+        """Return the numbers of all requests so far, these included."""
+        replies = self._client.ask_all([body for _, body in requests.values()])
+        fresh = {
+            key: read_number(self.config, self.card, wording, reply)
+            for (key, (wording, _)), reply in zip(requests.items(), replies, strict=True)
         }
+        numbers = self._numbers | fresh
+        self._numbers = numbers if len(numbers) <= MAX_NUMBERS else fresh
+        self._has_answered = True
+        return numbers
 
 
-class _Probe(Question):
-    """Any question; the answer does not matter."""
+def _data_url(image: torch.Tensor, max_pixels: int, pixels: int) -> str:
+    """Return an image ``[3, H, W]``, 0..1, as PNG in a data URL.
 
-    def question(self) -> str:
-        """Return its text."""
-        return "Is the first image better than the second image? Answer Yes or No."
-
-
-def _data_url(image: torch.Tensor, max_pixels: int) -> str:
-    """Return an image ``[3, H, W]``, 0..1, as PNG in a data URL."""
+    Args:
+        image: The image.
+        max_pixels: The most that it may have.
+        pixels: What a card wants it to have; 0: whatever it has.
+    """
     values = (image.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     picture = Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
-    scale = math.sqrt(max_pixels / (picture.width * picture.height))
-    if scale < 1:
+    area = picture.width * picture.height
+    scale = math.sqrt(min(pixels or area, max_pixels) / area)
+    if scale != 1:
         size = [max(math.floor(side * scale), 1) for side in picture.size]
         picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     file = io.BytesIO()

@@ -176,8 +176,8 @@ def test_calibrated_judge_is_saved_loaded_and_refused_for_another(
     assert again == new
     # It belongs to this judge.
     g = Judging()
-    other = g.add("OneRewardLoadJudge", judge="bundled (tiny)", max_pixels=28 * 28)
-    g.score(output(g.calibrated(other, "c1", preferences=None), 3), images)
+    second = g.add("OneRewardLoadJudge", judge="bundled (tiny)", max_pixels=28 * 28)
+    g.score(output(g.calibrated(second, "c1", preferences=None), 3), images)
     refused(client, g.graph, "made of another judge")
     # The command makes the same.
     job = json.loads((work / "judge-reports" / "c1" / "calibrate.json").read_text())
@@ -200,20 +200,20 @@ def test_ensemble_of_a_near_and_a_far_judge(
     near = score_of(client, lambda g: g.local(), images, swap=False)["removal_quality"]
     yes = score_of(client, lambda g: g.remote(address, "yes"), images, swap=False)
     far = yes["removal_quality"]
-    both = score_of(client, ensemble, images, swap=False)["removal_quality"]
+    combined = score_of(client, ensemble, images, swap=False)["removal_quality"]
     expected = (near + far) / 2 if combine == "mean" else min(near, far)
-    assert both == pytest.approx(expected, abs=1e-4)
+    assert combined == pytest.approx(expected, abs=1e-4)
 
 
 def training(address: str, name: str, **judges: Any) -> Graph:
     g = Judging()
-    made = {key: make(g) for key, make in judges.items()}
+    links = {key: make(g) for key, make in judges.items()}
     settings = g.add(
         "OneRewardTrainSettings", sampling_steps=2, warmup_steps=0, eval_every=1, eval_conditions=1
     )
     values = {"steps": 1, "batch_size": 1, "rank": 2, "min_judge_accuracy": 0.0, "name": name}
-    links = {"model": g.add_model(), "dataset": g.add_dataset(), "settings": settings}
-    g.show(output(g.add("OneRewardTrain", **links, **values, **made), 1))
+    links |= {"model": g.add_model(), "dataset": g.add_dataset(), "settings": settings}
+    g.show(output(g.add("OneRewardTrain", **links, **values), 1))
     return g.graph
 
 

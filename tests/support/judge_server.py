@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -102,6 +103,7 @@ def completion(*places: list[tuple[str, float]], finish: str = "stop") -> dict[s
 YES = [("Yes", -0.1), ("No", -2.4)]
 NEITHER = [("The", -0.1), ("A", -3.0)]
 END = [("</think>", -0.1)]
+SCORES = {"Image 1": -0.2, "4": math.log(0.5), "2": math.log(0.25), "9": math.log(0.1)}
 COMPLETIONS: dict[str, dict[str, Any]] = {
     "yes": completion(YES),
     "neither": completion(NEITHER),
@@ -111,6 +113,9 @@ COMPLETIONS: dict[str, dict[str, Any]] = {
     "silent": {"choices": [{"message": {"content": ""}, "logprobs": {"content": []}}]},
     "reasons": completion(NEITHER, [("No", -0.3)], [(".", 0.0)], END, [("\n\n", 0.0)], YES),
     "cut-off": completion(NEITHER, [("Yes", 0.0)], finish="length"),
+    "scores": completion(sorted(SCORES.items(), key=lambda entry: -entry[1])),
+    "writes": completion([('{"reasoning": "good", "score": [20, 15]}', 0.0)]),
+    "writes-nothing": completion([("", 0.0)]),
     "unclear": completion(YES, NEITHER, [("No", -0.1)]),
 }
 
@@ -139,6 +144,7 @@ class Handler(BaseHTTPRequestHandler):
             SEEN["requests"] += 1
             SEEN["keys"].append(self.headers.get("Authorization"))
             SEEN["bodies"].append({k: v for k, v in body.items() if k != "messages"})
+            SEEN["messages"] = body["messages"]
         self._answer(body["model"], body)
 
     def _answer(self, model: str, body: dict[str, Any]) -> None:
@@ -148,7 +154,8 @@ class Handler(BaseHTTPRequestHandler):
             with LOCK:
                 if not JUDGE:
                     JUDGE.append(BundledJudge())
-            self._send(200, json.dumps(completion(JUDGE[0].top(body["messages"][0]["content"]))))
+                top = JUDGE[0].top(body["messages"][0]["content"])
+            self._send(200, json.dumps(completion(top)))
         elif model in COMPLETIONS:
             self._send(200, json.dumps(COMPLETIONS[model]))
         elif model == "pauses":

@@ -85,7 +85,7 @@ PROMISED: dict[str, list[str]] = {
     ],
     "OneRewardRemoteJudge": [
         *("base_url", "model", "key_variable", "max_pixels", "max_tokens", "timeout", "retries"),
-        *("concurrency", "top_logprobs"),
+        *("concurrency", "top_logprobs", "card"),
     ],
     "OneRewardCalibrateJudge": [
         *("judge", "name", "preferences", "method", "min_pairs", "split", "max_pairs", "view"),
@@ -322,6 +322,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "retries": 4,
         "concurrency": 8,
         "top_logprobs": 20,
+        "card": "by the model's name",
     },
     "OneRewardCalibrateJudge": {
         "name": "my-judge-calibrated",

@@ -148,8 +148,8 @@ def _text(
         temperature = f"{calibration.temperatures.get(name, calibration.temperature):.2f}"
         if name not in calibration.temperatures:
             temperature += " (of all)"
-        shown = "isotonic" if name in calibration.steps else temperature
-        rows.append([name, str(len(parts[0])), *losses, shown])
+        method = "isotonic" if name in calibration.steps else temperature
+        rows.append([name, str(len(parts[0])), *losses, method])
     losses = [f"{log_loss(answers):.3f}" for answers in (before, after)]
     rows.append(["all", str(len(before)), *losses, f"{calibration.temperature:.2f}"])
     return "\n".join(

@@ -48,7 +48,7 @@ TRANSLATED = {
     "OneRewardTrainSettings": "147d2364",
     "OneRewardSaveAdapter": "1ef177de",
     "OneRewardEvaluate": "93450b0e",
-    "OneRewardRemoteJudge": "7149a2df",
+    "OneRewardRemoteJudge": "71ffaf07",
     "OneRewardCalibrateJudge": "f52869a7",
     "OneRewardEnsembleJudges": "52553b3c",
 }

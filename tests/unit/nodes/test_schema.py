@@ -27,6 +27,7 @@ FROM_DISK = {
     *(("OneRewardLoadModel", name) for name in ("model", "transformer", "vae", "clip", "t5")),
     *(("OneRewardLoadJudge", name) for name in ("judge", "adapter")),
     *(("OneRewardLoadAdapter", "adapter"), ("OneRewardLoadFolder", "folder")),
+    ("OneRewardRemoteJudge", "card"),
     *(("OneRewardEditDataset", "images"), ("OneRewardLoadPreferences", "folder")),
 }
 """Lists of files and folders."""
@@ -184,7 +185,7 @@ LAST_SETTINGS = ["kernels", "offload", "memory_limit"]
         ("OneRewardLabelPreferences", LabelConfig, [f.name for f in fields(LabelConfig)]),
         ("OneRewardJudgeReport", ReportConfig, [f.name for f in fields(ReportConfig)]),
         ("OneRewardEvaluate", EvalConfig, [f.name for f in fields(EvalConfig)]),
-        ("OneRewardRemoteJudge", RemoteConfig, [f.name for f in fields(RemoteConfig)]),
+        ("OneRewardRemoteJudge", RemoteConfig, [f.name for f in fields(RemoteConfig) if f.metadata]),
         ("OneRewardCalibrateJudge", CalibrateConfig, [f.name for f in fields(CalibrateConfig)]),
         ("OneRewardEnsembleJudges", EnsembleConfig, ["combine"]),
         (

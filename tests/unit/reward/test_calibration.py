@@ -77,11 +77,11 @@ def test_each_cell_has_its_own_and_a_rare_one_that_of_all():
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
 def test_log_loss_falls_on_pairs_that_calibration_did_not_know(method: str):
-    known, unknown = answers_of(3.0, 1500), answers_of(3.0, 1500, seed=1)
-    calibration = fit_calibration(known, "x", method)
-    after = [calibrated_answer(calibration, answer) for answer in unknown]
+    learned_from, unseen = answers_of(3.0, 1500), answers_of(3.0, 1500, seed=1)
+    calibration = fit_calibration(learned_from, "x", method)
+    after = [calibrated_answer(calibration, answer) for answer in unseen]
     perfect = log_loss(answers_of(1.0, 1500, seed=1))
-    assert log_loss(after) < log_loss(unknown) - 0.15
+    assert log_loss(after) < log_loss(unseen) - 0.15
     assert log_loss(after) == pytest.approx(perfect, abs=0.02)
 
 
@@ -128,8 +128,8 @@ def test_report_is_made_without_the_condition_itself():
     with_odd = held_out_answers([*answers, odd], min_pairs=1)
     index = sorted({a.condition for a in [*answers, odd]}).index("odd")
     names = sorted({a.condition for a in [*answers, odd]})
-    others = [a for a in answers if names.index(a.condition) % 5 != index % 5]
-    expected = calibrated_answer(fit_calibration(others, "", min_pairs=1), odd)
+    remaining = [a for a in answers if names.index(a.condition) % 5 != index % 5]
+    expected = calibrated_answer(fit_calibration(remaining, "", min_pairs=1), odd)
     assert with_odd[-1].winner_first == pytest.approx(expected.winner_first, rel=1e-5)
 
 

@@ -158,9 +158,9 @@ def test_gradient_is_that_of_differences(random_folders: list[Path], combine: st
     from onereward.reward.calibration import Calibration
 
     device = torch.device("cpu")
-    plain, other = (QwenJudge(JudgeConfig(folder=str(f)), device) for f in random_folders)
-    Calibration(judge=other.identity, temperature=0.5).save(random_folders[1])
-    judge = EnsembleJudge((plain, CalibratedJudge(other, random_folders[1])), combine)
+    plain, second_judge = (QwenJudge(JudgeConfig(folder=str(f)), device) for f in random_folders)
+    Calibration(judge=second_judge.identity, temperature=0.5).save(random_folders[1])
+    judge = EnsembleJudge((plain, CalibratedJudge(second_judge, random_folders[1])), combine)
     assert judge.is_differentiable
     generator = torch.Generator().manual_seed(0)
     first, second, direction = torch.rand(3, 3, 64, 64, generator=generator)

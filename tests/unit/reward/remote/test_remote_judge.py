@@ -7,6 +7,7 @@ import math
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from onereward.reward.query import Query, queries_for
 from onereward.reward.remote.chat_client import ServerBusy
 from onereward.reward.remote.remote_config import HOSTS_VARIABLE, RemoteConfig, read_key
 from onereward.reward.remote.remote_judge import RemoteJudge
+from onereward.reward.remote.remote_questions import make_body, read_number
 from onereward.reward.remote.top_tokens import TopTokens
+from onereward.reward.score import RankingConfig, pick_best
 from onereward.reward.vlm.qwen_vl import QwenJudge
 from support.judge_server import judge_server
 
@@ -39,9 +42,10 @@ def make(address: str, model: str, **settings: Any) -> RemoteJudge:
 
 
 def ask(judge: RemoteJudge, num: int = 1) -> torch.Tensor:
-    first, second = judge.encode_images([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
+    greys = [torch.full((3, 8, 8), index / num) for index in range(num + 1)]
+    *firsts, last = judge.encode_images(greys)
     query = queries_for(Task.REMOVE, "")[0]
-    return judge.probabilities([PairQuestion(first, second, query)] * num)
+    return judge.probabilities([PairQuestion(first, last, query, last) for first in firsts])
 
 
 def seen(address: str) -> dict[str, Any]:
@@ -266,6 +270,95 @@ def test_server_is_probed_once(address: str):
     assert seen(address)["requests"] == before + 1
 
 
+# -- cards ---------------------------------------------------------------------------------------
+
+
+def card_file(folder: Path, **values: Any) -> str:
+    card = {"name": "mine", "evidence": "a test", "questions": {"default": {}}, "text": "Good?"}
+    path = folder / "card.json"
+    path.write_text(json.dumps({"format": 1} | card | values))
+    return str(path)
+
+
+def test_pair_beside_its_source_is_shown_in_the_card_s_order(address: str):
+    judge = make(address, "yes", card="unifiedreward_edit")
+    assert judge.needs_source
+    assert judge.notes == {"view": "full_image"}
+    a, b, source = judge.encode_images(list(torch.rand(3, 3, 8, 8)))
+    query = queries_for(Task.FILL, "a red kite")[0]
+    with pytest.raises(JudgeError, match="neither 1 nor 2"):
+        judge.probabilities([PairQuestion(a, b, query, source)])
+    *_, user, answer = seen(address)["messages"]
+    urls = [part["image_url"]["url"] for part in user["content"] if part["type"] == "image_url"]
+    assert urls == [source, a, b]
+    assert "a red kite" in json.dumps(user["content"])
+    assert answer == {"role": "assistant", "content": "Image "}
+    assert seen(address)["bodies"][-1]["continue_final_message"] is True
+    with pytest.raises(ValueError, match="needs the image before the edit"):
+        judge.probabilities([PairQuestion(a, b, query)])
+
+
+def test_digits_are_weighed_among_those_that_are_there(address: str, tmp_path: Path):
+    reading = {"kind": "digits", "low": 1, "high": 5, "temperature": 2.0}
+    card = card_file(tmp_path, reading=reading, images="single")
+    judge = make(address, "scores", card=card)
+    assert float(ask(judge)) == 0.5  # the same score for either image
+    question = judge.card.questions["default"]
+    reply = {"choices": [{"logprobs": {"content": [token("4", "2", "9")]}}]}
+    number = read_number(judge.config, judge.card, question, reply)
+    # 9 is no digit of 1 to 5.
+    assert number == pytest.approx((4 * 0.5 + 2 * 0.25) / 0.75)
+    with pytest.raises(JudgeError, match="no digit of 1 to 5"):
+        read_number(judge.config, judge.card, question, {"choices": [{"logprobs": {
+            "content": [token("9")]}}]})  # fmt: skip
+
+
+def token(*words: str) -> dict[str, Any]:
+    shares = {"4": 0.5, "2": 0.25, "9": 0.1}
+    top = [{"token": word, "logprob": math.log(shares[word])} for word in words]
+    return {**top[0], "top_logprobs": top}
+
+
+def test_single_images_are_asked_about_once(address: str, tmp_path: Path):
+    """Whatever they are compared with, and in whichever order."""
+    card = card_file(tmp_path, reading={"first": ["Yes"]}, images="single")
+    judge = make(address, "yes", card=card)
+    images = judge.encode_images(list(torch.rand(4, 3, 8, 8)))
+    queries = queries_for(Task.REMOVE, "")
+    before = seen(address)["requests"]
+    ranking = pick_best(judge, images, queries, RankingConfig(method="win_rate"))
+    assert seen(address)["requests"] == before + 4
+    assert ranking.scores == (0.5,) * 4
+
+
+def test_score_that_is_written_out(address: str):
+    judge = make(address, "writes", card="editscore")
+    a, b, source = judge.encode_images(list(torch.rand(3, 3, 8, 8)))
+    p = judge.probabilities([PairQuestion(a, b, queries_for(Task.REMOVE, "")[0], source)])
+    assert float(p) == 0.5
+    body = seen(address)["bodies"][-1]
+    assert body["max_tokens"] == 512
+    assert body["temperature"] == 0
+    assert "logprobs" not in body
+    with pytest.raises(JudgeError, match="empty answer"):
+        make(address, "writes-nothing", card="editscore").check()
+
+
+def test_card_that_no_server_can_answer(address: str):
+    with pytest.raises(JudgeError, match="'EditReward' reads reward heads"):
+        make(address, "Org/EditReward-MiMo-VL-7B-SFT-2508")
+    with pytest.raises(FileNotFoundError, match="no card 'none'"):
+        make(address, "yes", card="none")
+
+
+def test_card_changes_identity_and_is_known_by_the_model_s_name(address: str):
+    assert make(address, "Org/UnifiedReward-Edit-qwen3vl-8b").card.name == "UnifiedReward-Edit"
+    assert make(address, "yes").card.name == "OneReward"
+    plain, scored = make(address, "yes"), make(address, "yes", card="editscore")
+    assert plain.identity != scored.identity
+    assert plain.digest == scored.digest
+
+
 # -- the key -------------------------------------------------------------------------------------
 
 
@@ -276,15 +369,17 @@ def test_key_is_sent_and_never_told(
     monkeypatch.setenv(VARIABLE, KEY)
     caplog.set_level("DEBUG")
     judge = make(address, model, key_variable=VARIABLE)
-    told = json.dumps(judge.to_values()) + judge.config.to_json() + judge.label + repr(judge.config)
+    traces = (
+        json.dumps(judge.to_values()) + judge.config.to_json() + judge.label + repr(judge.config)
+    )
     try:
         judge.check()
     except JudgeError as error:
-        told += str(error) + repr(error.__cause__) + repr(error.__context__)
+        traces += str(error) + repr(error.__cause__) + repr(error.__context__)
     assert seen(address)["keys"][-1] == f"Bearer {KEY}"
-    assert VARIABLE in told
-    assert KEY not in told + caplog.text
-    assert KEY[:12] not in told + caplog.text
+    assert VARIABLE in traces
+    assert KEY not in traces + caplog.text
+    assert KEY[:12] not in traces + caplog.text
 
 
 def test_no_redirect_is_followed_with_a_key(address: str, monkeypatch: pytest.MonkeyPatch):
@@ -378,5 +473,5 @@ def test_values_make_the_same_judge_again(address: str):
 def test_control_tokens_of_a_prompt_are_taken_apart(address: str):
     judge = make(address, "yes")
     query = Query(*queries_for(Task.FILL, "x")[0].criterion, "a <|im_end|> kite")
-    body = judge._body(PairQuestion("a", "b", query))
+    body = make_body(judge.config, judge.card, query, ["a", "b"])
     assert "< |im_end|>" in body["messages"][0]["content"][-1]["text"]
