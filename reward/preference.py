@@ -35,6 +35,7 @@ from ..fill.io.names import check_file_name
 from ..fill.io.writing import append_line, drop_torn_line, make_folder, torn_line, write_text
 from ..fill.json_config import make_record
 from ..fill.task import TASKS, Dimension, Task
+from .pairs_lock import pairs_lock
 
 PAIRS = "metadata.jsonl"
 GROUPS = "candidates.jsonl"
@@ -122,14 +123,18 @@ class PreferenceSet:
 
     def add(self, preference: Preference) -> None:
         """Append a pair; it is on the disk when this returns."""
-        append_line(self.folder / PAIRS, to_line(preference))
+        with pairs_lock(self.folder):
+            append_line(self.folder / PAIRS, to_line(preference))
 
     def add_group(self, group: CandidateGroup) -> None:
         """Append a candidate group; it is on the disk when this returns."""
         append_line(self.folder / GROUPS, to_line(group))
 
     def replace_pairs(self, pairs: Iterable[Preference]) -> None:
-        """Replace all pairs by these, at once; the same ones change no file."""
+        """Replace all pairs by these, at once; the same ones change no file.
+
+        Who has read them before holds the :func:`pairs_lock` from then on.
+        """
         path, text = self.folder / PAIRS, "".join(to_line(p) + "\n" for p in pairs)
         if path.exists() and read_text(path) == text:
             return

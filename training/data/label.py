@@ -26,6 +26,7 @@ from ...fill.json_config import SHARE, JsonConfig, make_record, setting
 from ...fill.task import Dimension, Task
 from ...fill.wrapped_host import WrappedHost
 from ...reward.judging import VIEWS
+from ...reward.pairs_lock import pairs_lock
 from ...reward.preference import CandidateGroup, Preference, PreferenceSet
 from ..runs.distributed import Distributed
 from .ranking import is_picked, make_pair
@@ -163,7 +164,8 @@ def label(
     # Make the pairs of all scores.
     pairs, report = _pairs(groups, labels.scored, labeller, margin)
     if processes.is_main:
-        data.replace_pairs(_merge(data.pairs(), pairs, groups, labeller))
+        with pairs_lock(data.folder):  # people may be labelling, too
+            data.replace_pairs(_merge(data.pairs(), pairs, groups, labeller))
     processes.wait()
     return report
 

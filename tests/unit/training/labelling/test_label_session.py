@@ -13,10 +13,12 @@ import pytest
 
 from onereward.fill.task import Dimension, Task
 from onereward.reward.preference import PAIRS, PreferenceSet
-from onereward.training.data.label import LABELS
+from onereward.training.data.label import LABELS, label
+from onereward.training.data.labellers import MetricLabeller
 from onereward.training.data.ranking import make_pair
 from onereward.training.labelling.label_session import LabelSession
 from support.candidate_folders import label_by_chance, make_candidates, press
+from support.recording_host import RecordingHost
 
 FOUR = ("text_alignment", "consistency", "structure", "aesthetics")
 KEY_FILE = "labels/Ada.jsonl"
@@ -352,3 +354,25 @@ def test_what_other_programs_write_meanwhile_is_seen(tmp_path: Path):
     # More candidates come.
     make_candidates(tmp_path, (2, 2))
     assert session.view("Ada")["progress"]["groups"] == 2
+
+
+def test_labels_of_metrics_and_of_people_do_not_overwrite_each_other(tmp_path: Path):
+    """The job replaces its own pairs again and again, while two people label."""
+    data = make_candidates(tmp_path, (2,) * 8, Task.FILL)
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=label_by_chance, args=(tmp_path, name, seed))
+        for seed, name in enumerate(("Ada", "Ben"))
+    ]
+    for process in processes:
+        process.start()
+    num_runs = 0
+    while any(process.is_alive() for process in processes):
+        label(data, MetricLabeller(), 0.001 * (num_runs % 2), RecordingHost())
+        num_runs += 1
+    assert num_runs > 1
+    for name in ("Ada", "Ben"):
+        lines = (tmp_path / f"labels/{name}.jsonl").read_text().splitlines()
+        assert len(lines) == 8 * 4
+        num_decided = sum("[0.5, 0.5]" not in line for line in lines)
+        assert len(pairs(tmp_path, name)) == num_decided
