@@ -46,7 +46,9 @@ def walk_folders(
         try:
             stat = path.stat()
             key = (stat.st_dev, stat.st_ino)
-            entries = [] if key in above else _entries(path, MAX_ENTRIES - num_entries)
+            if key in above:
+                continue
+            entries = _entries(path, MAX_ENTRIES - num_entries)
         except OSError:
             continue
         num_folders += 1
