@@ -21,6 +21,7 @@ VAE = "vae/ae.safetensors"
 CLIP = "text_encoders/clip_l.safetensors"
 T5 = "text_encoders/t5xxl_fp8_e4m3fn_scaled.safetensors"
 ADAPTER = "loras/pytorch_lora_weights.safetensors"
+JUDGE = "onereward/Qwen3-VL-4B-Instruct"
 PHOTOGRAPHS = ("onereward_photo.png", "onereward_photo_text.png")
 WIDTH, TEXT_WIDTH, RANK = 128, 64, 4
 """Of the transformer, of both text encoders, of the adapter."""
@@ -28,12 +29,15 @@ WIDTH, TEXT_WIDTH, RANK = 128, 64, 4
 
 def write_template_files(base: Path) -> None:
     """Write them below a base directory of ComfyUI, if they are not there."""
+    from support.judge_families import make_family
     from support.workflows import example_image
 
     (base / "input").mkdir(parents=True, exist_ok=True)
     for name in PHOTOGRAPHS:
         if not (base / "input" / name).exists():
             example_image().save(base / "input" / name)
+    if not (base / "models" / JUDGE).exists():
+        make_family(base / "models" / JUDGE, "qwen3_vl")
     for name, write in WRITERS.items():
         path = base / "models" / name
         if not path.exists():
