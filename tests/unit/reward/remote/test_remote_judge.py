@@ -54,7 +54,7 @@ def seen(address: str) -> dict[str, Any]:
 
 
 def test_probabilities_are_those_of_the_same_judge_here(address: str):
-    remote = make(address, "judge", concurrency=2)
+    remote = make(address, "judge", concurrency=2, timeout=300.0)
     local = QwenJudge(JudgeConfig(), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     images = list(torch.rand(4, 3, 64, 64, generator=generator))
