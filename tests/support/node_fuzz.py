@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from support.client import Graph
@@ -65,6 +67,9 @@ CONSTANTS: dict[str, Any] = {
     "a deep object": DEEP,
 }
 """JSON values by name."""
+_VALUES = Path(__file__).with_name("test_pack") / "values.py"
+EMITTED = sorted(runpy.run_path(str(_VALUES))["VALUES"])
+"""What the test pack can put on a socket; its package itself imports ComfyUI."""
 
 
 @dataclass(frozen=True)
