@@ -61,6 +61,7 @@ class FillModels:
         prompts: Encoded prompts by text.
         images: Encoded images by content.
         encode_texts: What stands in for the text encoders, if they are another program's.
+        sample_rows: What stands in for the sampler, if it is another program's.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class FillModels:
         self.prompts = TensorCache(PROMPT_CACHE_BYTES)
         self.images = TensorCache(IMAGE_CACHE_BYTES)
         self.encode_texts: EncodeTexts | None = None
+        self.sample_rows: Callable[..., torch.Tensor] | None = None
 
     @property
     def multiple(self) -> int:

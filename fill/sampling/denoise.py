@@ -45,7 +45,8 @@ def denoise(
     chunks = list(_chunks(rows, plan.rows))
     if not chunks:
         return []
-    passes = 1 if spec.negative is None or plan.batched_cfg else 2
+    is_single = spec.negative is None or plan.batched_cfg or models.sample_rows is not None
+    passes = 1 if is_single else 2
     calls = _Calls(host, sum(len(_sigmas(c, spec, models)) - 1 for c in chunks) * passes)
     apply_adapters(models.transformer.module, models.adapters)
     apply_kernels(models.transformer.module, models.kernels, host.device)
@@ -93,6 +94,14 @@ def _denoise_chunk(
     sigmas = _sigmas(chunk, spec, models)
     # Noise and conditioning.
     noise = torch.stack([_noise(row, models) for row in chunk])  # [N, C, h, w]
+    factor, weights = vae_factor(models.vae_config), chunk[0][0].preview
+    if models.sample_rows is not None:
+
+        def on_estimate(x0: torch.Tensor) -> None:
+            calls.before()
+            calls.after(lambda: preview_image(x0[0], weights, factor))
+
+        return list(models.sample_rows(chunk, noise, sigmas, spec, on_estimate).cpu())
     x = pack_latents(_start(chunk, noise, sigmas[0])).to(device)  # [N, S, 4C]
     cond = _conditioning(chunk, spec, models, device)
     transformer = models.transformer.module
@@ -105,7 +114,6 @@ def _denoise_chunk(
         table=make_table(transformer, cond, sigmas[:-1]),
     )
     # Preview, source to blend in, and sampling.
-    factor, weights = vae_factor(models.vae_config), chunk[0][0].preview
 
     def on_step(_: int, x0: torch.Tensor) -> None:
         first = x0[:1]

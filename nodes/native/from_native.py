@@ -25,8 +25,9 @@ from ...fill.io.files import TensorInfo
 from ...fill.memory.components import Component
 from ...fill.models import FillModels, check_fit
 from ...fill.recipe import Recipe
-from ...fill.sampling.latents import pack_latents, unpack_latents
+from ...fill.sampling.latents import pack_latents, unpack_latents, vae_factor
 from ..paths import model_files
+from .core_sampler import CoreSampler, has_schedule
 from .native_model import PATCH
 from .native_text import check_clip, encode_text
 
@@ -34,8 +35,9 @@ from .native_text import check_clip, encode_text
 class NativeModels(FillModels):
     """A fill model whose components ComfyUI has loaded, patched and placed itself.
 
-    LoRAs and attention patches of the MODEL take effect; our kernels and streaming do not, because
-    ComfyUI's modules compute and ComfyUI moves them.
+    LoRAs and patches of the MODEL take effect; our kernels and streaming do not, because ComfyUI's
+    modules compute and ComfyUI moves them. Where something is on the MODEL that works on a whole
+    sampler, ComfyUI's own samples.
 
     Example: ``run_fill(request, NativeModels(model, clip, vae, ONEREWARD), host)``.
 
@@ -62,6 +64,7 @@ class NativeModels(FillModels):
         self.vae = _component("vae", _Vae(vae, self.vae_config), vae.patcher, torch.float32)
         self.encode_texts = lambda texts: _encode_texts(clip, texts, recipe)
         self.native = model, clip, vae
+        self.sample_rows = _sampler(model, self.vae_config)
         # Kernels are for the transformer of diffusers, and ComfyUI moves its own layers.
         self.kernels = self.offload = "off"
 
@@ -73,8 +76,11 @@ class NativeModels(FillModels):
         model: Any = self.transformer.handle
         patched, _ = comfy.sd.load_lora_for_models(model, None, dict(weights), strength, 0.0)
         assert patched is not None, "a model was given"
-        derived.transformer = _component("transformer", _Transformer(patched), patched, self.dtype)
+        derived.transformer = _component(
+            "transformer", _Transformer(patched), patched, self.dtype
+        )
         derived.native = patched, *self.native[1:]
+        derived.sample_rows = _sampler(patched, self.vae_config)
         return derived
 
 
@@ -135,24 +141,28 @@ _SAMPLER_PATCHES = {
     "sampler_post_cfg_function": "a function after CFG",
     "sampler_calc_cond_batch_function": "a function for batches of conditions",
     "model_function_wrapper": "a wrapper of the model's function",
-    "denoise_mask_function": "a mask function (Differential Diffusion)",
 }
-"""What other nodes put on a MODEL for ComfyUI's samplers alone, by its key."""
+"""What other nodes put on a MODEL for samplers, by its key."""
 
 
 def sampler_patches(model: ModelPatcher) -> list[str]:
-    """Return, in words, what is on a MODEL that only ComfyUI's own samplers heed.
+    """Return, in words, what is on a MODEL that only ComfyUI's own sampler heeds.
 
     Example: ``sampler_patches(model) == ["a CFG function"]``.
     """
     patches = [words for key, words in _SAMPLER_PATCHES.items() if model.model_options.get(key)]
-    if "model_sampling" in model.object_patches:
+    if has_schedule(model):
         patches.append("another noise schedule (such as ModelSamplingFlux)")
     wrappers: Any = getattr(model, "wrappers", {})
     keys = {
         key or "no name" for group in wrappers.values() for key, items in group.items() if items
     }
     return patches + [f"a wrapper ({key})" for key in sorted(keys)]
+
+
+def _sampler(model: ModelPatcher, vae_config: dict[str, Any]) -> CoreSampler | None:
+    """Return ComfyUI's own sampler if anything is on the MODEL that ours would not heed."""
+    return CoreSampler(model, vae_factor(vae_config)) if sampler_patches(model) else None
 
 
 def _transformer_config(model: ModelPatcher) -> dict[str, Any]:

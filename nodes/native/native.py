@@ -203,11 +203,13 @@ class OneRewardFromNative(OneRewardNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, recipe: str) -> io.NodeOutput:
         """Check that the three are those of FLUX.1 Fill and return the model."""
+        host = ComfyHost(cls.hidden.unique_id)
         if patches := sampler_patches(model):
-            ComfyHost(cls.hidden.unique_id).notify(
-                f"on the MODEL, but without effect here: {', '.join(patches)}; the edits have a "
-                "sampler of their own"
+            host.notify(
+                f"ComfyUI's own Euler sampler heeds what is on the MODEL: {', '.join(patches)}"
             )
+        if model.model_options.get("denoise_mask_function"):
+            host.notify("Differential Diffusion has no effect: the model gets a binary mask here")
         return io.NodeOutput(NativeModels(model, clip, vae, _recipe(recipe)))
 
 

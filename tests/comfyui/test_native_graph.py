@@ -9,7 +9,7 @@ import pytest
 
 from support.client import ComfyClient, ComfyJob
 from support.edits import TASK_INPUTS, EditGraph
-from support.graph import Link, output
+from support.graph import Link, nodes_of, output
 
 SEED = 11
 EXTENSION = {side: TASK_INPUTS["Extend"][side] for side in ("left", "top", "right", "bottom")}
@@ -136,6 +136,48 @@ def test_loras_of_a_native_model_work_in_our_sampler(
     assert np.abs(expected - first).max() <= MAX_DIFFERENCE
     assert np.abs(expected - second).max() <= MAX_DIFFERENCE
     assert np.abs(expected - plain).max() > 3 * MAX_DIFFERENCE, "nothing is left on a shared model"
+
+
+@pytest.mark.parametrize(
+    ("node", "values"),
+    [
+        (
+            "EasyCache",
+            {"reuse_threshold": 0.3, "start_percent": 0.1, "end_percent": 0.95, "verbose": False},
+        ),
+        ("RescaleCFG", {"multiplier": 1.0}),
+        ("CFGZeroStar", {}),
+        ("ModelSamplingFlux", {"max_shift": 3.0, "base_shift": 2.0, "width": 64, "height": 64}),
+        ("ModelSamplingSD3", {"shift": 5.0}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_works_on_a_whole_sampler_works_as_in_comfyuis_own(
+    node: str, values: dict[str, Any], client: ComfyClient, example: str
+):
+    g = EditGraph()
+    image = g.add("LoadImage", image=example)
+    native = g.add("OneRewardToNative", fill_model=g.add_model())
+    settings = {"steps": -1, "true_cfg": 8.0}
+    config = g.add("OneRewardSettings", **settings)
+    direct = g.show(add_native(g, g.add_model(), image, settings=config, **NATIVE["Fill"]))
+    # The node behind the MODEL of the KSampler, and the same MODEL in our edit.
+    (sampler,) = nodes_of(g.graph, "KSampler")
+    inputs = g.graph[sampler]["inputs"]
+    inputs["model"] = patched = g.add(node, model=inputs["model"], **values)
+    back = add_back(g, native, patched)
+    edits = [
+        g.show(g.add_edit("Fill", image, model=model, seed=SEED, settings=settings))
+        for model in (back, add_back(g, native, native))
+    ]
+    job = client.run(g.graph)
+    expected = pixels(client, job, direct)
+    honoured, plain = (pixels(client, job, edit) for edit in edits)
+    assert np.abs(honoured - expected).max() <= 1, "but for rounding"
+    assert np.abs(plain - expected).max() > 3 * MAX_DIFFERENCE
+    shown = [e.data for e in job.events if e.kind == "onereward.text"]
+    notes = [data["text"] for data in shown if data["node"] == back[0]]
+    assert "ComfyUI's own Euler sampler heeds" in str(notes)
 
 
 def test_a_native_model_goes_back_as_it_came(client: ComfyClient, example: str):

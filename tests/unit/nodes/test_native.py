@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from onereward.fill.config import ModelConfig
+from onereward.fill.config import FillConfig, ModelConfig
 from onereward.fill.models import load_fill_models
+from onereward.fill.pipeline import run_fill
+from onereward.fill.request import FillRequest
+from onereward.fill.task import Task
 from support.bundled_models import BUNDLED
 
 
@@ -20,9 +24,10 @@ class Native:
         config = ModelConfig(folder=str(BUNDLED), precision="fp32")
         models = load_fill_models(config, torch.device("cpu"))
         self.model: Any = nodes.native.native_model.native_model(models)
-        self.vae: Any = nodes.native.native_model.native_vae(
-            models, nodes.comfy_host.ComfyHost(None)
-        )
+        self.recipe = models.recipe
+        host = nodes.comfy_host.ComfyHost(None)
+        self.vae: Any = nodes.native.native_model.native_vae(models, host)
+        self.clip: Any = nodes.native.native_model.native_clip(models, host)
 
 
 def prepare(nodes: ModuleType, native: Native, **changes: Any) -> None:
@@ -63,7 +68,7 @@ def test_an_unknown_task_is_refused(nodes: ModuleType):
         prepare(nodes, Native(nodes), task="paint")
 
 
-def test_what_only_comfyuis_own_samplers_heed_is_named(nodes: Any):
+def test_what_only_comfyuis_own_sampler_heeds_is_named(nodes: Any):
     import comfy.patcher_extension
     from comfy.model_patcher import ModelPatcher
     from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
@@ -76,9 +81,9 @@ def test_what_only_comfyuis_own_samplers_heed_is_named(nodes: Any):
     model.set_model_attn1_patch(lambda q, k, v, extra: (q, k, v))
     assert sampler_patches(model) == [], "patches of attention do take effect"
     (masked,) = DifferentialDiffusion.execute(model).args
-    assert sampler_patches(masked) == ["a mask function (Differential Diffusion)"]
+    assert sampler_patches(masked) == [], "no sampler makes it work on a binary mask"
     (rescaled,) = RescaleCFG().patch(masked, 0.7)
-    assert len(sampler_patches(rescaled)) == 2
+    assert sampler_patches(rescaled) == ["a CFG function"]
     rescaled.add_object_patch("model_sampling", object())
     kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
     rescaled.add_wrapper_with_key(kind, "easycache", lambda *_: None)
@@ -86,6 +91,48 @@ def test_what_only_comfyuis_own_samplers_heed_is_named(nodes: Any):
         "another noise schedule (such as ModelSamplingFlux)",
         "a wrapper (easycache)",
     ]
+
+
+def unchanged_call(apply_model: Any, values: dict[str, Any]) -> torch.Tensor:
+    return apply_model(values["input"], values["timestep"], **values["c"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"true_cfg": 1.0},
+        {"true_cfg": 3.0, "num_candidates": 2},
+        {"denoise": 0.5},
+        {"preserve_unmasked": True},
+        {"shift": 3.0},
+    ],
+    ids=lambda config: "-".join(config),
+)
+def test_comfyuis_own_sampler_makes_what_ours_makes(nodes: Any, config: dict[str, Any]):
+    """A wrapper that changes nothing is enough for ComfyUI's to sample."""
+    native = Native(nodes)
+    wrapped = native.model.clone()
+    wrapped.set_model_unet_function_wrapper(unchanged_call)
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 20:44, 16:40] = 1
+    request = FillRequest(
+        task=Task.FILL,
+        image=torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0)),
+        mask=mask,
+        prompt="a red circle",
+        seed=5,
+        config=replace(FillConfig(steps=4), **config),
+    )
+    results = []
+    for model in (native.model, wrapped):
+        kind = nodes.native.from_native.NativeModels
+        models = kind(model, native.clip, native.vae, native.recipe)
+        assert (models.sample_rows is None) == (model is native.model)
+        results.append(run_fill(request, models, nodes.comfy_host.ComfyHost(None)))
+    ours, theirs = (result.image for result in results)
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() < 4 / 255
+    assert (ours - theirs).abs().mean() < 1e-3
 
 
 def test_text_encoders_of_ours_take_no_part_in_dynamic_memory(
