@@ -25,6 +25,7 @@ from .native.native import (
     OneRewardStitch,
     OneRewardToNative,
 )
+from .panel.run_folders import add_panel_routes
 from .paths import example_inputs, folders
 from .replacements import register_replacements
 from .settings import OneRewardSettings
@@ -36,6 +37,7 @@ folders.register()
 example_inputs.put()
 release_on_free()
 add_routes()
+add_panel_routes()
 
 
 class OneRewardExtension(ComfyExtension):

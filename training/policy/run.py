@@ -31,6 +31,7 @@ from .config import BEST_OF_N, DPO, LORA, NFT, REWARD, SUPERVISED, PolicyTrainCo
 from .forecast import Forecast, make_forecast, memory_advice
 from .loop import PolicyTrainer
 from .monitoring.monitor import Monitor, last_scores
+from .monitoring.samples_folder import SAMPLES, save_samples
 from .objectives.best_of_n import BestOfNTrainer
 from .objectives.dpo import DpoTrainer
 from .objectives.nft import NftTrainer
@@ -264,6 +265,8 @@ class PolicyRun(RunLoop[PolicyTrainer]):
         step, steps = self.trainer.step, self.steps
         if step < steps and self.is_out_of_time:
             self.notify(f"the time is up after {step} of {steps} steps; run again to go on")
+        elif step < steps and self.was_asked_to_stop:
+            self.notify(f"stopped as asked after {step} of {steps} steps; run again to go on")
 
     def before_first_step(self) -> None:
         """Evaluate, where a stop has cut an evaluation short."""
@@ -295,6 +298,11 @@ class PolicyRun(RunLoop[PolicyTrainer]):
         """Whether this process evaluates after the step just done."""
         return self.takes_part and self.monitor.is_due()
 
+    def is_asked_to_evaluate(self) -> bool:
+        """Whether somebody has asked for an evaluation, and there is something to evaluate on."""
+        can_evaluate = self.takes_part and self.monitor.can_evaluate
+        return can_evaluate and self.agree(super().is_asked_to_evaluate())
+
     def evaluate(self) -> dict[str, float]:
         """Evaluate on held-out conditions; keep the weights, the best and the last few."""
         result = self.monitor.evaluate()
@@ -305,6 +313,8 @@ class PolicyRun(RunLoop[PolicyTrainer]):
             self.export(self.best_path)
         self.export(results / f"step-{self.trainer.step:06d}{self.ending}")
         if self.processes.is_main:
+            step, limit = self.trainer.step, self.config.save_total_limit
+            save_samples(self.directory.path, step, result.pairs, limit)
             checkpoints = sorted(results.glob(f"step-*{self.ending}"))
             for path in checkpoints[: -self.config.save_total_limit]:
                 remove(path)
@@ -429,7 +439,8 @@ def open_directory(
     """Open a run's folder; ValueError if it holds a run with other settings, models or data."""
     if is_main:
         recover(Path(config.run_folder) / "results")
-        reset_if_not_started(config, "prompts", "references", "results")
+        recover(Path(config.run_folder) / SAMPLES)
+        reset_if_not_started(config, "prompts", "references", "results", "samples")
     directory = RunDirectory(config)
     digests = input_digests(config, run_models, cells)
     if is_main and saved_step(directory.path) < 0:

@@ -18,6 +18,7 @@ import torch
 from .config import RunConfig
 from .directory import RunDirectory, TrainState, initial_state
 from .distributed import Distributed
+from .run_requests import EVALUATE, STOP, forget_all, take
 
 log = logging.getLogger("onereward.training")
 
@@ -129,6 +130,8 @@ class RunLoop(Generic[_Trainer]):
         if self.processes.is_main:
             # A kill leaves lines of steps that are now done again.
             directory.truncate_metrics(trainer.step)
+            forget_all(directory.path)
+        self.was_asked_to_stop = False
         self.metrics: list[dict[str, float]] = directory.read_metrics()
         self._seconds_before = stored.seconds if stored else 0.0
         self._start = self._last_save = time.monotonic()
@@ -137,13 +140,13 @@ class RunLoop(Generic[_Trainer]):
         """Do the steps that are left; save however they end, if the state can be gone on from."""
         try:
             self.before_first_step()
-            while not self.processes.any(self.is_over()):
+            while not self.processes.any(self.is_over() or self.is_asked_to_stop()):
                 self.records.append(self.train_step())
                 if self.is_line_due():
                     self.write_metrics(self.step_metrics())
                     self.records = []
                     self._check_divergence()
-                if self.is_eval_due():
+                if self.is_eval_due() or self.is_asked_to_evaluate():
                     self.write_metrics(self.evaluate())
                 if self.processes.is_main:
                     self.report()
@@ -151,9 +154,23 @@ class RunLoop(Generic[_Trainer]):
                     self.save()
         except BaseException:
             if self.can_save_after_error:
+                if self.metrics and self.processes.is_main:  # a line of theirs may have failed
+                    self.directory.replace_metrics(self.metrics)
                 self.save()
             raise
+        if self.processes.is_main:
+            forget_all(self.directory.path)
         self.save()
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether somebody has asked this run to end now, with its work kept."""
+        if self.processes.is_main and take(self.directory.path, STOP):
+            self.was_asked_to_stop = True
+        return self.was_asked_to_stop
+
+    def is_asked_to_evaluate(self) -> bool:
+        """Whether somebody has asked for an evaluation; the hook says who takes part in one."""
+        return self.processes.is_main and take(self.directory.path, EVALUATE)
 
     def write_metrics(self, values: Mapping[str, float]) -> None:
         """Write metrics of the step just done, in one line with what was written of it before."""
@@ -162,10 +179,11 @@ class RunLoop(Generic[_Trainer]):
         step = self.trainer.step
         line = {"step": step, "seconds": round(self.seconds, 2)}
         if self.metrics and self.metrics[-1]["step"] == step:
-            line = self.metrics.pop()
-            self.directory.truncate_metrics(step - 1)
-        self.metrics.append({**line, **values})
-        self.directory.append_metrics(self.metrics[-1])
+            self.metrics[-1] = {**self.metrics[-1], **values}
+            self.directory.replace_metrics(self.metrics)
+        else:
+            self.metrics.append({**line, **values})
+            self.directory.append_metrics(self.metrics[-1])
 
     def _check_divergence(self) -> None:
         """Stop all processes where training does harm; only the first has the metrics."""

@@ -95,6 +95,11 @@ class Monitor:
             "name; add conditions, or judge the results yourself",
         )
 
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether there are held-out conditions, and this step has not been evaluated."""
+        return bool(self._conditions) and self._trainer.step != self._step
+
     def is_due(self) -> bool:
         """Whether to evaluate after the step just done, and it has not been done yet."""
         step, every = self._trainer.step, self._trainer.config.eval_every

@@ -1,0 +1,1 @@
+"""The training panel on the server of ComfyUI."""
