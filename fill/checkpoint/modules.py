@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..io.json_text import label_of, read_json, shorten
+from ..io.json_text import label_of, read_json, read_text, shorten
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"),
+    *("added_tokens.json", "merges.txt", "chat_template.jinja"),
+)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -83,9 +86,9 @@ def load_tokenizer(folder: Path) -> Any:
     """Load a folder's own tokenizer; ValueError if its files are damaged."""
     from transformers import AutoTokenizer
 
-    for file in folder.glob("*.json"):
-        if file.name in TOKENIZER_FILES:
-            read_json(file)  # a sentence of our own, before the library's
+    for file in (folder / name for name in TOKENIZER_FILES):
+        if file.exists():  # a sentence of our own comes before the library's
+            (read_json if file.suffix == ".json" else read_text)(file)
     with _explained(f"the tokenizer in {label_of(folder)}", ValueError):
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False

@@ -73,10 +73,10 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         data = file.read(length)
     # Tensors, metadata, and the size that they add up to.
     try:
-        header = parse_object(data.decode("utf-8"))
+        header = parse_object(_decoded(data))
         metadata = _metadata(header.pop("__metadata__", {}))
         infos = {key: _info(key, entry, 8 + length) for key, entry in header.items()}
-    except ValueError as error:  # among them what is not UTF-8
+    except ValueError as error:
         raise ValueError(
             f"{label_of(path)} has a damaged header ({shorten(str(error), 120)}); download it again"
         ) from error
@@ -88,6 +88,13 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         )
     _check_order(path, infos, 8 + length)
     return infos, metadata
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start:,} of it is no text in UTF-8") from None
 
 
 def _metadata(values: Any) -> dict[str, str]:

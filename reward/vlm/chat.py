@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...fill.checkpoint.modules import load_tokenizer
-from ...fill.io.files import label_of
+from ...fill.io.json_text import label_of, shorten
+from ...fill.io.template import render_template
 from ..judge import JudgeError
 from .families import TEMPLATE_FILE, read_chat_template
 
@@ -108,8 +109,6 @@ class Chat:
         return ids
 
     def _fill_template(self, conversation: Conversation) -> str:
-        from jinja2 import TemplateError
-
         content = [
             {"type": "image"}
             if part == IMAGE
@@ -120,16 +119,16 @@ class Chat:
         if conversation.system:
             system = {"type": "text", "text": self._as_plain_text(conversation.system)}
             messages.insert(0, {"role": "system", "content": [system]})
+        variables = self.tokenizer.special_tokens_map | {
+            "messages": messages,
+            "add_generation_prompt": True,
+            "enable_thinking": conversation.reasons,
+        }
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=conversation.reasons,
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise JudgeError(f"{self._no_images()} ({error})") from error
+            template = self.template or self.tokenizer.get_chat_template()
+            text = render_template(template, **variables)
+        except ValueError as error:
+            raise JudgeError(shorten(f"{self._no_images()} ({error})")) from error
         if not conversation.reasons and text.rstrip().endswith(THINKING):
             text = text.rstrip() + NO_THOUGHT
         return text + conversation.answer_start

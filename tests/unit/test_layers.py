@@ -16,7 +16,7 @@ FILL_LEAVES = {
     *("fill.task", "fill.host", "fill.image.mask", "fill.image.geometry"),
     *("fill.config", "fill.json_config", "fill.io.files", "fill.io.file_digest"),
     *("fill.io.json_text", "fill.io.names", "fill.io.writing", "fill.io.folder_lock"),
-    *("fill.io.image_file", "fill.memory.components"),
+    *("fill.io.image_file", "fill.io.template", "fill.memory.components"),
     *(f"fill.checkpoint.{name}" for name in ("packing", "linear", "codec", "gguf", "modules")),
 }
 """Modules of the engine that import no other of its modules but these."""

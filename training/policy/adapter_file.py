@@ -79,8 +79,9 @@ def adapter_contents(
 
 def read_about(path: Path) -> dict[str, Any]:
     """Return what :func:`write_adapter` wrote about the file; empty for files of others."""
+    text = read_header(path)[1].get(KEY, "{}")
     try:
-        return parse_object(read_header(path)[1].get(KEY, "{}"))
+        return parse_object(text)
     except ValueError as error:
         raise ValueError(f"the notes in {path.name} are damaged: {error}") from error
 
