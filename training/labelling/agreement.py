@@ -20,11 +20,11 @@ HALF_WIDTH = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LabelAnswer:
     """What somebody says about a group in one dimension; indices of candidates.
 
     Without a best one they hardly differ; without a worst one the answer is half given.
-    Example: ``Answer(best=1, worst=0)``.
+    Example: ``LabelAnswer(best=1, worst=0)``.
     """
 
     best: int | None = None
@@ -69,10 +69,12 @@ class Agreement:
     """Further items after which the interval is +-5 % or narrower, if the share stays."""
 
 
-def verdicts(first: Answer, second: Answer, *, counts_ties: bool) -> tuple[int, int] | None:
+def verdicts(
+    first: LabelAnswer, second: LabelAnswer, *, counts_ties: bool
+) -> tuple[int, int] | None:
     """Return what both say about the same two candidates, or None if one of them does not.
 
-    Example: ``verdicts(Answer(0, 1), Answer(0, 1), counts_ties=True) == (1, 1)``.
+    Example: ``verdicts(LabelAnswer(0, 1), LabelAnswer(0, 1), counts_ties=True) == (1, 1)``.
     """
     ends = first.ends or second.ends
     if ends is None:  # both say that they hardly differ

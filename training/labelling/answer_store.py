@@ -36,7 +36,7 @@ from ...reward.pairs_lock import pairs_lock
 from ...reward.preference import GROUPS, PAIRS, CandidateGroup, PreferenceSet
 from ..data.label import LABELS, LabelLine
 from ..data.ranking import make_pair
-from .agreement import Answer, mean_doubt
+from .agreement import LabelAnswer, mean_doubt
 from .growing_file import GrowingFile
 
 HUMAN, JUDGE = "human:", "judge:"
@@ -64,13 +64,13 @@ class AnswerStore:
         """Grows whenever groups, or a judge's labels, have changed."""
         self.num_changes = 0
         """Grows with every answer that comes or goes."""
-        self.pairs: defaultdict[str, dict[Cell, Answer]] = defaultdict(dict)
+        self.pairs: defaultdict[str, dict[Cell, LabelAnswer]] = defaultdict(dict)
         """By labeller: answers with a best and a worst candidate."""
         self._groups: dict[str, dict[str, Any]] = {}
         self._ids: dict[tuple[str, str], str] = {}
         self._places: dict[str, tuple[str, int]] = {}
-        self._keys: defaultdict[str, list[tuple[Cell, Answer]]] = defaultdict(list)
-        self._by_cell: defaultdict[str, defaultdict[Cell, list[Answer]]]
+        self._keys: defaultdict[str, list[tuple[Cell, LabelAnswer]]] = defaultdict(list)
+        self._by_cell: defaultdict[str, defaultdict[Cell, list[LabelAnswer]]]
         self._by_cell = defaultdict(partial(defaultdict, list))
         self._chances: dict[str, dict[Dimension, float]] = {}
         self._has_strangers = False
@@ -96,7 +96,7 @@ class AnswerStore:
             self._read_person(HUMAN + path.stem)
         self._read(PAIRS, self._clear_pairs, self._take_pair)
 
-    def answer(self, labeller: str, cell: Cell) -> Answer | None:
+    def answer(self, labeller: str, cell: Cell) -> LabelAnswer | None:
         """Return what somebody has said so far, if anything."""
         if pair := self.pairs[labeller].get(cell):
             return pair
@@ -132,7 +132,7 @@ class AnswerStore:
             self.refresh()
             yield
 
-    def add(self, name: str, cell: Cell, answer: Answer) -> None:
+    def add(self, name: str, cell: Cell, answer: LabelAnswer) -> None:
         """Write what a person says, as one key; within :meth:`change`.
 
         Raises:
@@ -166,9 +166,9 @@ class AnswerStore:
         if answer.ends and self.pairs[labeller].get(cell) == answer:
             names = self.group(cell[0]).file_names
             best, worst = (names[index] for index in answer.ends)
-            wanted = {"winner_file_name": best, "loser_file_name": worst}
-            wanted |= {"dimension": cell[1].value, "judged_by": labeller}
-            _remove_line(self._files[PAIRS], wanted)
+            values = {"winner_file_name": best, "loser_file_name": worst}
+            values |= {"dimension": cell[1].value, "judged_by": labeller}
+            _remove_line(self._files[PAIRS], values)
             del self.pairs[labeller][cell]
         _remove_line(self._people[labeller], {"labeller": labeller})
         self._keys[labeller].pop()
@@ -242,7 +242,7 @@ class AnswerStore:
             return
         labeller, confidence = str(values.get("judged_by", "")), values.get("confidence", 1.0)
         cell = (best[0], Dimension(values.get("dimension")))
-        self.pairs[labeller][cell] = Answer(best[1], worst[1], confidence)
+        self.pairs[labeller][cell] = LabelAnswer(best[1], worst[1], confidence)
         if labeller.startswith(JUDGE):
             self._pair_chances[cell[0]][cell[1]] = float(confidence)
             self.version += 1
@@ -264,11 +264,11 @@ class AnswerStore:
         group_id = self._ids.get((line.condition, line.made_by))
         if group_id is None or line.labeller.startswith(("metrics|", HUMAN)):
             return
-        given = line.candidate_scores()
-        for dimension, scores in given.scores.items():
+        candidate_scores = line.candidate_scores()
+        for dimension, scores in candidate_scores.scores.items():
             if scores and math.isfinite(sum(scores)):
                 best, worst = scores.index(max(scores)), scores.index(min(scores))
-                chance = given.wins.get((dimension, best, worst))
+                chance = candidate_scores.wins.get((dimension, best, worst))
                 if chance is None:
                     chance = 0.5 + (scores[best] - scores[worst]) / 2
                 self._chances.setdefault(group_id, {})[dimension] = chance
@@ -288,7 +288,7 @@ def _id_of(names: Sequence[str]) -> str:
     return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
 
 
-def _to_scores(answer: Answer, num: int) -> list[float | None]:
+def _to_scores(answer: LabelAnswer, num: int) -> list[float | None]:
     if answer.ends is None and answer.is_complete:
         return [0.5] * num
     scores: list[float | None] = [0.5 if answer.is_complete else None] * num
@@ -298,22 +298,22 @@ def _to_scores(answer: Answer, num: int) -> list[float | None]:
     return scores
 
 
-def _from_scores(scores: Sequence[float | None]) -> Answer:
+def _from_scores(scores: Sequence[float | None]) -> LabelAnswer:
     """Read a line of a person's; ValueError for what no key writes."""
     if 1.0 not in scores:
-        return Answer()
+        return LabelAnswer()
     best = scores.index(1.0)
-    return Answer(best, None if None in scores else scores.index(0.0))
+    return LabelAnswer(best, None if None in scores else scores.index(0.0))
 
 
-def _remove_line(file: GrowingFile, wanted: Mapping[str, str]) -> None:
+def _remove_line(file: GrowingFile, values: Mapping[str, str]) -> None:
     """Remove the last line of a file that holds these values, and nothing else."""
     data = file.path.read_bytes()
     end = len(data)
     while end > 0:
         start = data.rfind(b"\n", 0, end - 1) + 1
         line = data[start:end]
-        if line.strip() and wanted.items() <= parse_object(line.decode("utf-8-sig")).items():
+        if line.strip() and values.items() <= parse_object(line.decode("utf-8-sig")).items():
             break
         end = start
     else:

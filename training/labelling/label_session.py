@@ -16,7 +16,7 @@ from typing import Any
 from ...fill.io.json_text import label_of, quote, shorten
 from ...fill.io.names import check_name
 from ...fill.task import Dimension
-from .agreement import Agreement, Answer, agreement, verdicts
+from .agreement import Agreement, LabelAnswer, agreement, verdicts
 from .answer_store import HUMAN, AnswerStore, Cell
 from .questions import BEST, WORST
 
@@ -244,10 +244,10 @@ class LabelSession:
             return STAGES[0]
         return None if answer.is_complete else STAGES[1]
 
-    def _new_answer(self, name: str, cell: Cell, stage: str, choice: Any) -> Answer:
+    def _new_answer(self, name: str, cell: Cell, stage: str, choice: Any) -> LabelAnswer:
         num = self._store.num_candidates(cell[0])
         if choice == TIE:
-            return Answer()
+            return LabelAnswer()
         if choice == REPEAT:
             repeated = self._repeated(name, cell)
             if repeated is None:
@@ -256,20 +256,20 @@ class LabelSession:
         if type(choice) is not int or not 0 <= choice < num:
             raise ValueError(shorten(f"choice is {quote(choice)}, but a candidate is expected"))
         if stage == STAGES[0]:
-            return Answer(choice, 1 - choice if num == 2 else None)
+            return LabelAnswer(choice, 1 - choice if num == 2 else None)
         best = self._store.answer(HUMAN + name, cell)
         if best is None or best.best == choice:
             raise ValueError("the best candidate cannot be the worst one; choose another")
-        return Answer(best.best, choice)
+        return LabelAnswer(best.best, choice)
 
-    def _repeated(self, name: str, cell: Cell) -> Answer | None:
+    def _repeated(self, name: str, cell: Cell) -> LabelAnswer | None:
         """Return the person's answer to the same candidates in the dimension before, if any."""
         dimensions = self._store.dimensions[cell[0]]
         index = dimensions.index(cell[1])
         for dimension in (*reversed(dimensions[:index]), *dimensions[index + 1 :]):
             answer = self._store.answer(HUMAN + name, (cell[0], dimension))
             if answer and answer.is_complete:
-                return Answer(answer.best, answer.worst)
+                return LabelAnswer(answer.best, answer.worst)
         return None
 
     # --- what others say -------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binomtest
 
 from onereward.training.labelling.agreement import (
-    Answer,
+    LabelAnswer,
     agreement,
     mean_doubt,
     num_for,
@@ -61,18 +61,18 @@ def test_as_many_more_as_narrow_the_interval_to_five_percent():
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        (Answer(0, 1), Answer(0, 1), (1, 1)),
-        (Answer(1, 0), Answer(0, 1), (-1, 1)),
-        (Answer(2, 0), Answer(2, 3), (-1, -1)),  # 2 is best of all, so better than 0
-        (Answer(2, 0), Answer(1, 0), (-1, -1)),  # 0 is worst of all, so worse than 2
-        (Answer(2, 0), Answer(1, 3), None),  # says nothing about 2 and 0
-        (Answer(2, 0), Answer(), (-1, 0)),
-        (Answer(), Answer(2, 0), (0, -1)),
-        (Answer(), Answer(), (0, 0)),
+        (LabelAnswer(0, 1), LabelAnswer(0, 1), (1, 1)),
+        (LabelAnswer(1, 0), LabelAnswer(0, 1), (-1, 1)),
+        (LabelAnswer(2, 0), LabelAnswer(2, 3), (-1, -1)),  # 2 is best of all, so better than 0
+        (LabelAnswer(2, 0), LabelAnswer(1, 0), (-1, -1)),  # 0 is worst of all, so worse than 2
+        (LabelAnswer(2, 0), LabelAnswer(1, 3), None),  # says nothing about 2 and 0
+        (LabelAnswer(2, 0), LabelAnswer(), (-1, 0)),
+        (LabelAnswer(), LabelAnswer(2, 0), (0, -1)),
+        (LabelAnswer(), LabelAnswer(), (0, 0)),
     ],
 )
 def test_what_two_say_about_the_same_candidates(
-    first: Answer, second: Answer, expected: tuple[int, int] | None
+    first: LabelAnswer, second: LabelAnswer, expected: tuple[int, int] | None
 ):
     assert verdicts(first, second, counts_ties=True) == expected
     has_tie = expected is not None and 0 in expected
