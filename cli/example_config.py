@@ -50,7 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
     if path.exists():
         raise ValueError(f"{path} is there already; choose another file")
     config = make_example(arguments.command, path.resolve().parent / WORK)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, config.to_json() + "\n")
     sys.stdout.write(f"{path}\n")
     sys.stderr.write(

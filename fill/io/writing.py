@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 _FILE, _NEW, _OLD = ".onereward-tmp-", ".onereward-new-", ".onereward-old-"
 _REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run again"),
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        "free some space and run again, or choose another drive",
+    ),
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS), "allow writing there, or choose another folder"
     ),

@@ -86,10 +86,10 @@ def ask_held_out(
         ValueError: There are no pairs in these splits, or one cannot be asked about; names it.
     """
     processes = processes or Distributed()
-    chosen = choose_labels(data.pairs(), config.labels_by, config.contradictions)
-    if note := chosen.note():
+    choice = choose_labels(data.pairs(), config.labels_by, config.contradictions)
+    if note := choice.note():
         host.notify(note)
-    splits = by_split(chosen.pairs)
+    splits = by_split(choice.pairs)
     pairs = [pair for name in config.split.split("_and_") for pair in splits[name]]
     if config.max_pairs:
         pairs = spread(pairs, config.max_pairs)
@@ -194,7 +194,6 @@ def report_image(report: JudgeReport) -> Tensor:
 
 def save_report(folder: Path, report: JudgeReport, label: str) -> Tensor:
     """Write report.json, report.md and report.png; return the image."""
-    folder.mkdir(parents=True, exist_ok=True)
     image = report_image(report)
     write_report(folder, report)
     write_text(folder / "report.md", report_text(report, label))

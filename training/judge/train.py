@@ -135,6 +135,13 @@ class JudgeRun(RunLoop[JudgeTrainer]):
         super().__init__(directory, trainer, config.steps, processes)
         self.config, self.host, self.on_record = config, trainer.host, on_record
 
+    def before_first_step(self) -> None:
+        """Evaluate, where a stop has cut an evaluation short."""
+        line = self.metrics[-1] if self.metrics else {}
+        is_missing = self.trainer.step > 0 and self.is_eval_due() and "accuracy" not in line
+        if self.processes.any(is_missing):
+            self.write_metrics(self.evaluate())
+
     def is_line_due(self) -> bool:
         """Whether to write a line: every few steps, with every evaluation, and at the end."""
         is_last = self.trainer.step >= self.steps

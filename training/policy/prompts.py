@@ -29,7 +29,6 @@ class PromptStore:
     def __init__(self, folder: Path, models: FillModels) -> None:
         self._folder = folder
         self._models = models
-        folder.mkdir(parents=True, exist_ok=True)
 
     def prepare(self, texts: Iterable[str], host: Host) -> None:
         """Encode what is new, then take the text encoders out of memory."""

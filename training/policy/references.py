@@ -30,9 +30,7 @@ class ReferenceStore:
 
     def put(self, sample: Sample, latents: Tensor) -> None:
         """Keep the latents of one reference."""
-        path = self._path(sample)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, {"latents": latents})
+        write_tensors(self._path(sample), {"latents": latents})
 
     def _path(self, sample: Sample) -> Path:
         return self._folder / sample.condition.name / f"{sample.reference_seed}.safetensors"

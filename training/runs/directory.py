@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,11 @@ class RunDirectory:
         return [
             parse_object(line, allows_nan=True) for line in lines if math.isfinite(_step_of(line))
         ]
+
+    def replace_metrics(self, records: Sequence[Mapping[str, float | str]]) -> None:
+        """Write all lines of the metrics anew."""
+        lines = (json.dumps(dict(record)) + "\n" for record in records)
+        write_text(self.path / _METRICS, "".join(lines))
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the lines after `step`, where a run goes on, and one that a crash tore."""

@@ -240,4 +240,4 @@ def test_a_full_disk_is_named_and_keeps_the_last_state(tmp_path: Path) -> None:
     assert all(line.startswith("cannot write") and "free some space" in line for line in lines)
     state = load_file(tmp_path / "run" / "checkpoint" / "state.safetensors")
     assert len(state["x"]) == 1000
-    assert not list((tmp_path / "run").glob("*.tmp"))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "checkpoint"}
