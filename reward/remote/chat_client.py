@@ -57,6 +57,7 @@ class ChatClient:
         self._config, self._poll = config, poll
         self._host = check_url(config.base_url).netloc
         self._url = f"{config.base_url.rstrip('/')}/chat/completions"
+        self._has_answered = False  # until then nobody may be there, and waiting is of no use
 
     def ask_all(self, bodies: Sequence[Body]) -> list[dict[str, Any]]:
         """Return the server's answers, in the order of the questions.
@@ -144,6 +145,7 @@ class ChatClient:
                 allow_redirects=False,
                 stream=True,
             ) as response:
+                self._has_answered = True
                 data = bytearray()
                 for chunk in response.iter_content(_CHUNK_BYTES):
                     data += chunk
@@ -159,8 +161,11 @@ class ChatClient:
         except requests.exceptions.SSLError:
             raise self._error("has no valid certificate; look at base_url") from None
         except requests.RequestException as error:
-            is_read_timeout = "Read timed out" in str(error)
-            raise ServerBusy(slow if is_read_timeout else "is not reachable") from None
+            if "Read timed out" in str(error):
+                raise ServerBusy(slow) from None
+            if self._has_answered:
+                raise ServerBusy("is not reachable") from None
+            raise self._error("is not reachable; see that it runs, and at base_url") from None
 
     def _authorise(self, request: PreparedRequest) -> PreparedRequest:
         if key := read_key(self._config):

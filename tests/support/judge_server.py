@@ -1,8 +1,9 @@
 """A stand-in for vLLM and the like: ``python -m support.judge_server``; prints its port.
 
-It speaks the OpenAI-compatible API in a process of its own. The model ``judge`` is the bundled
-judge: its own logits, of the images that arrive. Every other model is a way to fail. ``GET /seen``
-tells which requests came in, and how many of them at once.
+No real one can be installed by pip on every machine, and ``transformers serve`` refuses
+log-probabilities. It speaks the OpenAI-compatible API in a process of its own. The model ``judge``
+is the bundled judge: its own logits, of the images that arrive. Every other model is a way to fail.
+``GET /seen`` tells which requests came in, and how many of them at once.
 """
 
 from __future__ import annotations
