@@ -19,6 +19,7 @@ from support.workflows import (
     HOLE,
     NEWER_NODES,
     SIZE,
+    SLOW,
     api_workflows,
     example_image,
     missing_nodes,
@@ -55,6 +56,16 @@ def test_shipped_workflow_runs(path: Path, client: ComfyClient):
             size = client.image(reference).size
             assert size == (pytest.approx(SIZE * width / height, abs=1), SIZE)
             assert reference["subfolder"].split("/")[0] == "onereward"
+
+
+def test_shipped_workflow_picks_the_best_with_any_judge(client: ComfyClient):
+    graph = load_graph(API_FOLDER / f"{SLOW}.json")
+    (settings,), (best,) = (nodes_of(graph, f"OneReward{n}") for n in ("Settings", "PickBest"))
+    graph[settings]["inputs"] |= {"steps": 1, "num_candidates": 2, "target_size": 64}
+    job = client.run(graph)
+    (ranked,) = (n for n in graph if graph[n]["inputs"].get("images") == [best, 1])
+    assert len(pixels(client, job, ranked)) == 2
+    assert len(pixels(client, job, nodes_of(graph, "SaveImage")[0])) == 1
 
 
 @pytest.mark.parametrize(("aspect", "size"), [("5:4", (80, 64)), ("2.39:1", (153, 64))])
