@@ -83,15 +83,15 @@ def choose_labels(
         ValueError: There are labels, but none by these; says who has labelled.
     """
     names = [name.strip() for name in labels_by.split(",") if name.strip()]
-    own = [pair for pair in pairs if not names or any(_is_by(pair, name) for name in names)]
-    if pairs and not own:
+    labels = [pair for pair in pairs if not names or any(_is_by(pair, name) for name in names)]
+    if pairs and not labels:
         counts = Counter(pair.judged_by or "unknown" for pair in pairs)
         there = ", ".join(f"{name} ({count})" for name, count in counts.most_common(5))
         raise ValueError(
             shorten(f"no label is by {quote(labels_by)}; there are labels by {there}", 290)
         )
-    chosen = ChosenLabels(pairs=own, num_others=len(pairs) - len(own))
-    return _settled(chosen, contradictions)
+    choice = ChosenLabels(pairs=labels, num_others=len(pairs) - len(labels))
+    return _settled(choice, contradictions)
 
 
 def _is_by(pair: Preference, name: str) -> bool:
@@ -102,10 +102,10 @@ def _is_by(pair: Preference, name: str) -> bool:
     return pair.judged_by == (name if is_full else f"human:{name}")
 
 
-def _settled(chosen: ChosenLabels, contradictions: str) -> ChosenLabels:
+def _settled(choice: ChosenLabels, contradictions: str) -> ChosenLabels:
     """Apply a rule to comparisons that were answered both ways."""
     winners: dict[object, Counter[str]] = defaultdict(Counter)
-    for pair in chosen.pairs:
+    for pair in choice.pairs:
         winners[_comparison(pair)][pair.winner_file_name] += 1
     both_ways = {key: counts for key, counts in winners.items() if len(counts) > 1}
 
@@ -116,12 +116,12 @@ def _settled(chosen: ChosenLabels, contradictions: str) -> ChosenLabels:
         for_this = votes[pair.winner_file_name]
         return contradictions == MAJORITY and for_this > votes.total() - for_this
 
-    kept = [pair for pair in chosen.pairs if counts_for(pair)]
+    pairs = [pair for pair in choice.pairs if counts_for(pair)]
     return replace(
-        chosen,
-        pairs=kept,
+        choice,
+        pairs=pairs,
         num_contradictory=len(both_ways),
-        num_dropped=len(chosen.pairs) - len(kept),
+        num_dropped=len(choice.pairs) - len(pairs),
     )
 
 

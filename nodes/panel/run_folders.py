@@ -24,15 +24,15 @@ class WorkRuns:
 
     def names(self) -> list[str]:
         """Return kind and name of the last changed, those first."""
-        found: list[tuple[float, str]] = []
+        dated_names: list[tuple[float, str]] = []
         for kind in KINDS:
             parent = work_folder(kind, "x").parent
             for path in parent.iterdir() if parent.is_dir() else ():
                 if (config := path / CONFIG).is_file():
                     metrics = path / "metrics.jsonl"
                     newest = metrics if metrics.is_file() else config
-                    found.append((newest.stat().st_mtime, f"{kind}/{path.name}"))
-        return [name for _, name in sorted(found, reverse=True)[:MAX_RUNS]]
+                    dated_names.append((newest.stat().st_mtime, f"{kind}/{path.name}"))
+        return [name for _, name in sorted(dated_names, reverse=True)[:MAX_RUNS]]
 
     def find(self, name: str) -> Path:
         """Return a run's folder; ValueError unless kind and name are plain."""

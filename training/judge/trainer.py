@@ -66,10 +66,10 @@ class JudgeTrainer:
         )
         self.host = host or TrainingHost(self.processes.device)
         self.data = PreferenceSet(Path(config.preferences_folder))
-        chosen = choose_labels(self.data.pairs(), config.labels_by, config.contradictions)
-        if note := chosen.note():
+        choice = choose_labels(self.data.pairs(), config.labels_by, config.contradictions)
+        if note := choice.note():
             self.host.notify(note)
-        self.splits = by_split(chosen.pairs)
+        self.splits = by_split(choice.pairs)
         if not self.splits["train"]:
             raise ValueError(
                 f"{config.preferences_folder} holds no pairs of its train split; collect more"

@@ -88,12 +88,12 @@ def is_running(run: Path) -> bool:
 def thinned(lines: Sequence[Mapping[str, float]]) -> list[dict[str, float | None]]:
     """Return at most about ``MAX_LINES``, evenly, with all evaluations; numbers that JSON has."""
     every = max(1, math.ceil(len(lines) / MAX_LINES))
-    kept = [
+    records = [
         line
         for index, line in enumerate(lines)
         if index % every == 0 or index == len(lines) - 1 or "eval" in line or "accuracy" in line
     ]
-    return [{k: v if math.isfinite(v) else None for k, v in line.items()} for line in kept]
+    return [{k: v if math.isfinite(v) else None for k, v in line.items()} for line in records]
 
 
 def _config(run: Path) -> dict[str, Any]:

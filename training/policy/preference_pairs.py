@@ -35,10 +35,10 @@ def learned_pairs(config: PolicyTrainConfig, models: FillModels, host: Host) -> 
     conditions = {condition.name: condition for condition in dataset.conditions}
     pairs: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
     num_strangers = 0
-    chosen = choose_labels(data.pairs(), config.labels_by, config.contradictions)
-    if note := chosen.note():
+    choice = choose_labels(data.pairs(), config.labels_by, config.contradictions)
+    if note := choice.note():
         host.notify(note)
-    for pair in chosen.pairs:
+    for pair in choice.pairs:
         condition = conditions.get(pair.condition)
         if condition is None:
             num_strangers += 1

@@ -240,8 +240,8 @@ class SampleSource:
             images = [self._conditions.result(condition)]
         requests = [replace(request, image=image) for image in images] or [request]
         jobs: list[Job] = []
-        for each in requests:
-            (job,) = make_jobs(each, self._models, self.settings)
+        for job_request in requests:
+            (job,) = make_jobs(job_request, self._models, self.settings)
             assert job is not None, "a request refuses an empty mask"
             jobs.append(job)
         encoded = (encode_job(j, self._models, self._host, _PLAN, bool(images)) for j in jobs)
@@ -252,9 +252,9 @@ class SampleSource:
         items: Sequence[tuple[tuple[int, int], int, Sample, Job, tuple[EncodedJob, ...]]],
         step: int,
     ) -> Batch:
-        size, indices, samples, jobs, learned = (list(v) for v in zip(*items, strict=True))
+        size, indices, samples, jobs, encodings = (list(v) for v in zip(*items, strict=True))
         height, width = size[0]
-        encoded, *losers = zip(*learned, strict=True)
+        encoded, *losers = zip(*encodings, strict=True)
         tokens = encoded[0].conditioning.shape[0]
         return Batch(
             samples=tuple(samples),

@@ -43,9 +43,9 @@ LABELS = [
     ],
 )
 def test_labels_of_those_who_are_named_count(labels_by: str, expected: list[int]) -> None:
-    chosen = choose_labels(LABELS, labels_by)
-    assert chosen.pairs == [LABELS[index] for index in expected]
-    assert chosen.num_others == len(LABELS) - len(expected)
+    choice = choose_labels(LABELS, labels_by)
+    assert choice.pairs == [LABELS[index] for index in expected]
+    assert choice.num_others == len(LABELS) - len(expected)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_labels_of_those_who_are_named_count(labels_by: str, expected: list[int]
 def test_contradictions_are_settled_as_chosen(
     labels_by: str, contradictions: str, expected: list[int], num_contradictory: int
 ) -> None:
-    chosen = choose_labels(LABELS, labels_by, contradictions)
-    assert chosen.pairs == [LABELS[index] for index in expected]
-    assert chosen.num_contradictory == num_contradictory
-    assert ("contradict" in chosen.note()) == bool(num_contradictory)
+    choice = choose_labels(LABELS, labels_by, contradictions)
+    assert choice.pairs == [LABELS[index] for index in expected]
+    assert choice.num_contradictory == num_contradictory
+    assert ("contradict" in choice.note()) == bool(num_contradictory)
 
 
 def test_labels_of_nobody_are_refused_and_those_there_named() -> None:

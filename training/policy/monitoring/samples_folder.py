@@ -33,20 +33,20 @@ def save_samples(run: Path, step: int, pairs: Sequence[EditPair], num_steps: int
         pairs: The start's image and the policy's of every edit.
         num_steps: How many evaluations are kept.
     """
-    folder, shown = run / SAMPLES, pairs[:MAX_SAMPLES]
+    folder, edit_pairs = run / SAMPLES, pairs[:MAX_SAMPLES]
     if not (folder / BASE / EDITS).is_file():
         with atomic_folder(folder / BASE) as fresh:
-            for index, (start, _) in enumerate(shown):
+            for index, (start, _) in enumerate(edit_pairs):
                 save_image(fresh / f"source-{index}.png", _last(start.source))
                 save_image(fresh / f"start-{index}.png", _last(start.image))
                 save_image(fresh / f"mask-{index}.png", start.mask)
             edits = [
                 {"task": start.condition.task.value, "prompt": start.condition.full_prompt}
-                for start, _ in shown
+                for start, _ in edit_pairs
             ]
             (fresh / EDITS).write_text(json.dumps(edits), encoding="utf-8")
     with atomic_folder(folder / f"step-{step:06d}") as fresh:
-        for index, (_, now) in enumerate(shown):
+        for index, (_, now) in enumerate(edit_pairs):
             save_image(fresh / f"{index}.png", _last(now.image))
     for old in sample_steps(run)[:-num_steps]:
         remove(folder / f"step-{old:06d}")

@@ -32,19 +32,19 @@ class BestOfNTrainer(GroupTrainer):
         batches, _ = self.source.draw(self.step, self.processes.rank, self.processes.count)
         candidates = self.paint(batches)
         winners = self.winners(candidates.rewards)
-        chosen: list[Batch] = []
+        winner_batches: list[Batch] = []
         images: list[Tensor] = []
         for batch, latents, rows in zip(batches, candidates.latents, winners, strict=True):
             if rows:
-                chosen.append(self.fresh_noise(batch.rows(rows), latents[rows]))
+                winner_batches.append(self.fresh_noise(batch.rows(rows), latents[rows]))
                 images.append(latents[rows])
 
         def losses_of(index: int, batch: Batch) -> Tensor:
             return self.errors(batch, images[index], sample_levels(batch))
 
         num_groups = config.batch_size // config.group_size
-        with self.policy_resident(chosen):
-            record = self.learn(chosen, losses_of, num_groups)
+        with self.policy_resident(winner_batches):
+            record = self.learn(winner_batches, losses_of, num_groups)
         return record | {"spread": self.spread(candidates.rewards)}
 
     def winners(self, rewards: list[Tensor]) -> list[list[int]]:

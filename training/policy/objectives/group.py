@@ -20,7 +20,7 @@ from .group_reward import win_rates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Candidates:
+class PaintedImages:
     """What a step has painted. Example: ``candidates = trainer.paint(batches)``."""
 
     latents: list[Tensor]
@@ -43,7 +43,7 @@ class GroupTrainer(FlowTrainer):
         assert isinstance(self.reward, JudgeReward), "the config refuses another reward"
         return self.reward
 
-    def paint(self, batches: Sequence[Batch]) -> Candidates:
+    def paint(self, batches: Sequence[Batch]) -> PaintedImages:
         """Sample every edit's image by the model as it is now, and compare the siblings."""
         steps = self.source.settings.steps
         with self.policy_resident(batches), torch.no_grad():
@@ -60,7 +60,7 @@ class GroupTrainer(FlowTrainer):
             rates = self._compare(batches, members, images)  # [N]
             for (index, row), rate in zip(members, rates.tolist(), strict=True):
                 rewards[index][row] = rate
-        return Candidates(latents=latents, rewards=rewards)
+        return PaintedImages(latents=latents, rewards=rewards)
 
     def _decode(self, batches: Sequence[Batch], latents: Sequence[Tensor]) -> list[list[Tensor]]:
         """Return the images ``[3, H, W]``, 0..1, of every batch, on the CPU."""

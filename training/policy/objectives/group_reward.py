@@ -69,8 +69,8 @@ def _encode(judge: Judge, edits: Sequence[EditedImage], host: Host) -> tuple[lis
     with torch.no_grad():
         for image in edits:
             host.check_cancelled()
-            shown = view.show(image.image.permute(1, 2, 0))
-            encoded += judge.encode_images([shown.to(host.device, torch.float32)])
+            crop = view.show(image.image.permute(1, 2, 0))
+            encoded += judge.encode_images([crop.to(host.device, torch.float32)])
         if not judge.needs_source:
             return encoded, None
         size = (edit.source.shape[1], edit.source.shape[2])

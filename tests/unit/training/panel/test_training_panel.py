@@ -70,8 +70,8 @@ def test_a_run_is_shown_as_it_wrote_itself(conditions: Path, tmp_path: Path) -> 
         assert view["edits"][index]["task"] == start.condition.task.value
         images = {"4": now.image, "start": start.image, "source": start.source}
         for place, image in images.items():
-            shown = read_image(sample_file(tmp_path / "run", place, str(index)))
-            assert (shown - image.permute(1, 2, 0)).abs().max() <= 0.51 / 255
+            file = read_image(sample_file(tmp_path / "run", place, str(index)))
+            assert (file - image.permute(1, 2, 0)).abs().max() <= 0.51 / 255
 
 
 def test_a_run_evaluates_and_stops_when_it_is_asked_and_goes_on_exactly(
@@ -88,16 +88,18 @@ def test_a_run_evaluates_and_stops_when_it_is_asked_and_goes_on_exactly(
     assert not (tmp_path / "asked/requests").exists()
     assert train_policy(config, RecordingHost(), models()).step == 4
     states = [load_file(tmp_path / n / "checkpoint/state.safetensors") for n in ("whole", "asked")]
-    learned = [name for name in states[0] if not name.startswith("monitor")]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in learned)
+    names = [name for name in states[0] if not name.startswith("monitor")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in names)
 
 
 def test_long_runs_are_thinned_but_for_their_evaluations() -> None:
     lines = [{"step": float(s)} | ({"eval": 0.5} if s % 977 == 0 else {}) for s in range(9000)]
-    shown = thinned(lines)
-    assert len(shown) <= MAX_LINES + 15
-    assert [line for line in lines if "eval" in line] == [line for line in shown if "eval" in line]
-    assert shown[-1] == lines[-1]
+    records = thinned(lines)
+    assert len(records) <= MAX_LINES + 15
+    assert [line for line in lines if "eval" in line] == [
+        line for line in records if "eval" in line
+    ]
+    assert records[-1] == lines[-1]
     assert thinned([{"step": 1.0, "loss": float("nan")}]) == [{"step": 1.0, "loss": None}]
 
 
@@ -142,8 +144,8 @@ def test_routes_answer_their_own_page_only(tmp_path: Path) -> None:
             body = {"run": "policies/mine", "request": "stop"}
             answer = await client.post(f"{PATH}/api/request", json=body)
             answers.append((answer.status, await answer.json()))
-            other = {"Sec-Fetch-Site": "cross-site"}
-            answer = await client.post(f"{PATH}/api/request", json=body, headers=other)
+            cross_site = {"Sec-Fetch-Site": "cross-site"}
+            answer = await client.post(f"{PATH}/api/request", json=body, headers=cross_site)
             answers.append((answer.status, await answer.json()))
             page = await client.get(f"{PATH}/")
             answers.append((page.status, (await page.text())[:15]))
