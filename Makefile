@@ -15,12 +15,13 @@ NEWEST_TESTS := tests/unit/kernels tests/unit/fill tests/unit/reward tests/unit/
 # Tests run in this many processes, beside the servers that they start.
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-lab test-newest lint comfyui workflows reproduce release-check clean
+.PHONY: help setup demo test test-lab test-faults test-newest lint comfyui workflows reproduce release-check clean
 
 help:
 	@echo "make demo           edit images in a real ComfyUI; results in demo-output/"
 	@echo "make test           lint, and every test of the pack that this machine can run"
 	@echo "make test-lab       the tests of lab/, which made the bundled models"
+	@echo "make test-faults    stop every writer at every file operation; an hour"
 	@echo "make test-newest    the tests that use libraries, with the newest that may be installed"
 	@echo "make lint           ruff and pyright only"
 	@echo "make comfyui        start ComfyUI with this plugin and print its address"
@@ -37,11 +38,15 @@ demo:
 
 test: setup # pytest runs even if lint fails, so that one run shows everything
 	@$(MAKE) --no-print-directory lint; lint=$$?; \
-		.venv/bin/pytest -n $(WORKERS) -m "not lab" && exit $$lint
+		.venv/bin/pytest -n $(WORKERS) -m "not lab and not faults" && exit $$lint
 
 test-lab:
 	@$(PYTHON) scripts/setup_env.py venv
 	@.venv/bin/pytest -n $(WORKERS) -m lab
+
+test-faults: # FAULTS_SEED=N draws other pairs
+	@$(PYTHON) scripts/setup_env.py venv
+	@.venv/bin/pytest -m "faults or not faults" tests/faults
 
 test-newest: # a download that fails is no failed test
 	@$(PYTHON) scripts/setup_env.py comfyui newest; status=$$?; \
