@@ -139,7 +139,7 @@ def fit_calibration(
     """
     if len(answers) < LEAST_PAIRS:
         raise ValueError(
-            f"there are {len(answers)} pairs to calibrate with, but {LEAST_PAIRS} are the least; "
+            f"calibration has {len(answers)} of the {LEAST_PAIRS} pairs that it needs at least; "
             "label more conditions, or choose another split"
         )
     groups: dict[str, list[Answer]] = defaultdict(list)

@@ -79,10 +79,18 @@ def judge_pair(
             preference for a position. A score; the training reward asks once (OneReward, eq. 3).
         source: The image before the edit, encoded, for a judge that needs it.
     """
+    forth = [PairQuestion(first, second, q, source) for q in queries]
+    swapped = [PairQuestion(second, first, q, source) for q in queries] if swap else []
+    # A judge that runs elsewhere takes no memory here, so it gets both orders at once.
+    is_elsewhere = not getattr(judge, "components", True)
     with torch.no_grad():
-        p = judge.probabilities([PairQuestion(first, second, q, source) for q in queries])
+        if is_elsewhere:
+            p = judge.probabilities(forth + swapped)
+            p, back = p[: len(forth)], p[len(forth) :]
+        else:
+            p = judge.probabilities(forth)
+            back = judge.probabilities(swapped) if swap else p
         if swap:
-            back = judge.probabilities([PairQuestion(second, first, q, source) for q in queries])
             p = (p + 1 - back) / 2
     return Judgement(probabilities={q.dimension: float(v) for q, v in zip(queries, p, strict=True)})
 

@@ -159,6 +159,11 @@ def test_certain_answers_stay_finite(p: float):
         assert math.isfinite(log_loss([calibrated_answer(calibration, a) for a in answers]))
 
 
+def test_too_few_pairs_are_refused():
+    with pytest.raises(ValueError, match="calibration has 4 of the 5 pairs"):
+        fit_calibration(answers_of(1.0, 4), "x")
+
+
 # -- the file and the judge ----------------------------------------------------------------------
 
 

@@ -117,6 +117,17 @@ def test_position_bias_cancels() -> None:
     assert abs(once.mean() - 0.55) < 1e-6
 
 
+def test_judge_that_runs_elsewhere_gets_both_orders_at_once() -> None:
+    class FarJudge(QualityJudge):
+        components = ()
+
+    near, far = QualityJudge(), FarJudge()
+    for swap in (True, False):
+        expected = judge_pair(near, 1.0, 0.5, QUERIES, swap)
+        assert judge_pair(far, 1.0, 0.5, QUERIES, swap).probabilities == expected.probabilities
+    assert (near.asked, far.asked) == (3, 2)
+
+
 def test_every_comparison_polls_the_host() -> None:
     ticks: list[None] = []
     values = [1.0, 2.0, 3.0, 4.0]
