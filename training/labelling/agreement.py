@@ -9,9 +9,11 @@ between people alone: a judge's labels hold none.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from ...fill.task import Dimension
 
 Z = 1.959964
 """Of a two-sided interval of 95 %."""
@@ -69,6 +71,30 @@ class Agreement:
     """Further items after which the interval is +-5 % or narrower, if the share stays."""
 
 
+class AgreementTable:
+    """What two people or judges say about the same questions, kept up question by question.
+
+    Example: ``table.put(cell, (1, -1)); table.totals()``.
+    """
+
+    def __init__(self) -> None:
+        self._items: dict[tuple[str, Dimension], tuple[int, int]] = {}
+        self._counts: defaultdict[Dimension, Counter[tuple[int, int]]] = defaultdict(Counter)
+
+    def put(self, cell: tuple[str, Dimension], item: tuple[int, int] | None) -> None:
+        """Set what they say about a question; None: not both of them, or nothing comparable."""
+        if before := self._items.pop(cell, None):
+            self._counts[cell[1]][before] -= 1
+        if item:
+            self._items[cell] = item
+            self._counts[cell[1]][item] += 1
+
+    def totals(self) -> tuple[Agreement | None, dict[Dimension, Agreement]]:
+        """Return the agreement in all, and in every dimension with items."""
+        rows = {d: row for d in Dimension if (row := agreement(self._counts[d]))}
+        return agreement(sum(self._counts.values(), Counter())), rows
+
+
 def verdicts(
     first: LabelAnswer, second: LabelAnswer, *, counts_ties: bool
 ) -> tuple[int, int] | None:
@@ -88,7 +114,7 @@ def verdicts(
     return one_says, other_says
 
 
-def agreement(items: Iterable[tuple[int, int]]) -> Agreement | None:
+def agreement(items: Iterable[tuple[int, int]] | Mapping[tuple[int, int], int]) -> Agreement | None:
     """Measure how far two agree; None without items.
 
     Source: Cohen, "A coefficient of agreement for nominal scales", 1960: (o - e) / (1 - e) with
@@ -96,14 +122,18 @@ def agreement(items: Iterable[tuple[int, int]]) -> Agreement | None:
     his own frequencies.
 
     Args:
-        items: What the first and the second one says, in any categories.
+        items: What the first and the second one says, in any categories; or a Counter of it.
     """
-    pairs = list(items)
-    if not pairs:
+    counts = Counter(items)
+    num = sum(counts.values())
+    if not num:
         return None
-    num = len(pairs)
-    num_same = sum(a == b for a, b in pairs)
-    firsts, seconds = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    num_same = sum(count for (a, b), count in counts.items() if a == b)
+    firsts: Counter[int] = Counter()
+    seconds: Counter[int] = Counter()
+    for (a, b), count in counts.items():
+        firsts[a] += count
+        seconds[b] += count
     by_chance = sum(firsts[c] * seconds[c] for c in firsts) / num**2
     share = num_same / num
     low, high = wilson_interval(share, num)

@@ -62,8 +62,8 @@ class AnswerStore:
         """By labeller: what he has answered in full."""
         self.version = 0
         """Grows whenever groups, or a judge's labels, have changed."""
-        self.num_changes = 0
-        """Grows with every answer that comes or goes."""
+        self.changes: list[tuple[str, Cell]] = []
+        """By whom, and to what, every answer was that has come or gone so far."""
         self.pairs: defaultdict[str, dict[Cell, LabelAnswer]] = defaultdict(dict)
         """By labeller: answers with a best and a worst candidate."""
         self._groups: dict[str, dict[str, Any]] = {}
@@ -184,13 +184,7 @@ class AnswerStore:
         begins_anew, records = self._files[name].news()
         if begins_anew:
             clear()
-        try:
-            for values in records:
-                take(values)
-        except (ValueError, TypeError) as error:
-            self._files[name].start_again()
-            label = label_of(self._files[name].path)
-            raise ValueError(shorten(f"{label} holds a damaged line: {error}")) from error
+        _take_all(self._files[name], records, take)
         if records and name != PAIRS:
             self.version += 1
         return begins_anew and bool(records)
@@ -205,8 +199,7 @@ class AnswerStore:
             self._keys.pop(labeller, None)
             for cell in touched:
                 self._note(labeller, cell)
-        for values in records:
-            self._take_key(values, labeller)
+        _take_all(self._people[labeller], records, lambda values: self._take_key(values, labeller))
 
     def _clear_groups(self) -> None:
         for index in (self._groups, self._ids, self._places, self.dimensions):
@@ -249,11 +242,14 @@ class AnswerStore:
         self._note(labeller, cell)
 
     def _take_key(self, values: dict[str, Any], labeller: str) -> None:
-        line = make_record(LabelLine, values, ignores_unknown=True)
-        group_id = values.get("group")
-        if line.labeller != labeller or group_id not in self._groups:
+        group_id, scores_of = values.get("group"), values.get("scores")
+        if values.get("labeller") != labeller or group_id not in self._groups:
             return
-        for name, scores in line.scores.items():
+        if not isinstance(scores_of, dict) or not all(
+            isinstance(v, list) for v in scores_of.values()
+        ):
+            raise ValueError(f"scores are {quote(scores_of)}, but a list per dimension is expected")
+        for name, scores in scores_of.items():
             cell, answer = (group_id, Dimension(name)), _from_scores(scores)
             self._keys[labeller].append((cell, answer))
             self._by_cell[labeller][cell].append(answer)
@@ -275,12 +271,23 @@ class AnswerStore:
 
     def _note(self, labeller: str, cell: Cell) -> None:
         answer = self.answer(labeller, cell)
-        self.num_changes += 1
+        self.changes.append((labeller, cell))
         is_asked = cell[1] in self.dimensions.get(cell[0], ())
         if answer and answer.is_complete and is_asked:
             self.complete[labeller].add(cell)
         else:
             self.complete[labeller].discard(cell)
+
+
+def _take_all(file: GrowingFile, records: list[dict[str, Any]], take: Any) -> None:
+    """Take in records; a damaged one is an error (ValueError) at every reading."""
+    try:
+        for values in records:
+            take(values)
+    except (ValueError, TypeError) as error:
+        file.start_again()
+        label = label_of(file.path)
+        raise ValueError(shorten(f"{label} holds a damaged line: {error}")) from error
 
 
 def _id_of(names: Sequence[str]) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...fill.io.json_text import label_of, quote, shorten
 from ...fill.io.names import check_name
-from ...fill.task import Dimension
-from .agreement import Agreement, LabelAnswer, agreement, verdicts
+from .agreement import AgreementTable, LabelAnswer, verdicts
 from .answer_store import HUMAN, AnswerStore, Cell
 from .questions import BEST, WORST
 
@@ -40,7 +40,7 @@ class LabelSession:
         self._store = AnswerStore(folder)
         self._lock = threading.Lock()
         self._order: tuple[Any, list[str]] = (None, [])
-        self._agreements: dict[str, tuple[int, list[dict[str, Any]]]] = {}
+        self._agreements: dict[str, _Tables] = {}
 
     def progress(self, name: str) -> dict[str, int]:
         """Return how many questions there are, and how many a person has answered."""
@@ -290,32 +290,42 @@ class LabelSession:
 
     def _agreement(self, name: str) -> list[dict[str, Any]]:
         """Return the agreement with every other labeller, in all and per dimension."""
-        own = HUMAN + name
-        before, rows = self._agreements.get(name, (-1, []))
-        if self._store.num_changes != before:
-            others = sorted(set(self._store.complete) - {own})
-            rows = [row for who in others if (row := self._agreement_with(own, who))]
-            self._agreements[name] = self._store.num_changes, rows
+        tables = self._agreements.setdefault(name, _Tables())
+        own, changes = HUMAN + name, self._store.changes
+        # Only what has changed since this person's last key is looked at.
+        touched = {(who, cell) for who, cell in changes[tables.num_changes :] if who != own}
+        mine = {cell for who, cell in changes[tables.num_changes :] if who == own}
+        touched |= {(who, cell) for cell in mine for who in self._store.complete if who != own}
+        tables.num_changes = len(changes)
+        for who, cell in touched:
+            tables.by_other[who].put(cell, self._item(own, who, cell))
+        rows = []
+        for who, table in sorted(tables.by_other.items()):
+            total, dimensions = table.totals()
+            if total:
+                row = {"labeller": who, "all": asdict(total)}
+                rows.append(
+                    row | {"dimensions": {d.value: asdict(r) for d, r in dimensions.items()}}
+                )
         return rows
 
-    def _agreement_with(self, own: str, other: str) -> dict[str, Any] | None:
-        items: dict[Dimension, list[tuple[int, int]]] = {d: [] for d in Dimension}
-        are_people = other.startswith(HUMAN)
-        cells = self._store.complete
-        for cell in cells[own] & cells[other]:
-            first, second = self._store.answer(own, cell), self._store.answer(other, cell)
-            if first and second and (says := verdicts(first, second, counts_ties=are_people)):
-                items[cell[1]].append(says)
-        total = agreement([pair for pairs in items.values() for pair in pairs])
-        if total is None:
+    def _item(self, own: str, other: str, cell: Cell) -> tuple[int, int] | None:
+        first, second = self._store.answer(own, cell), self._store.answer(other, cell)
+        is_asked = cell[1] in self._store.dimensions.get(cell[0], ())
+        if not (is_asked and first and second and first.is_complete and second.is_complete):
             return None
-        per_dimension = {d.value: row for d, pairs in items.items() if (row := _row(pairs))}
-        return {"labeller": other, "all": asdict(total), "dimensions": per_dimension}
+        return verdicts(first, second, counts_ties=other.startswith(HUMAN))
 
 
-def _row(pairs: list[tuple[int, int]]) -> dict[str, Any] | None:
-    result: Agreement | None = agreement(pairs)
-    return asdict(result) if result else None
+@dataclass(slots=True)
+class _Tables:
+    """A person's agreement with all others. Example: ``_Tables().by_other["judge:big"]``."""
+
+    by_other: defaultdict[str, AgreementTable] = field(
+        default_factory=lambda: defaultdict(AgreementTable)
+    )
+    num_changes: int = 0
+    """Changes of the store that are counted in."""
 
 
 def _place(cell: Cell) -> str:

@@ -192,6 +192,32 @@ def test_a_damaged_line_is_named_and_stays_an_error(tmp_path: Path):
             session.view("Ada")
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (PAIRS, '{"winner_file_name": []}'),
+        (PAIRS, '{"winner_file_name": "W", "loser_file_name": "L", "dimension": "taste"}'),
+        (KEY_FILE, '{"labeller": "human:Ada", "group": "G", "scores": 1}'),
+        (KEY_FILE, '{"labeller": "human:Ada", "group": "G", "scores": {"structure": [1.0, 1.0]}}'),
+        (LABELS, '{"condition": "x", "labeller": "j", "scores": 5}'),
+        ("candidates.jsonl", '{"file_names": 3}'),
+    ],
+)
+def test_lines_that_are_no_records_are_an_error_every_time(tmp_path: Path, name: str, line: str):
+    make_candidates(tmp_path, (2,))
+    group = LabelSession(tmp_path).view("Ada")["question"]["group"]
+    prefix = "images/scene-0/model"
+    for mark, value in (("G", group), ("W", f"{prefix}/0.png"), ("L", f"{prefix}/1.png")):
+        line = line.replace(f'"{mark}"', json.dumps(value))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    with (tmp_path / name).open("a") as file:
+        file.write(line + "\n")
+    session = LabelSession(tmp_path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=name.rpartition("/")[2]):
+            session.view("Ada")
+
+
 def test_groups_without_their_images_are_left_out_with_a_note(tmp_path: Path):
     make_candidates(tmp_path, (1, 2, 2))
     session = LabelSession(tmp_path)
