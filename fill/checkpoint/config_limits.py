@@ -37,6 +37,10 @@ _LIMITS = [
 """Names of whole numbers, and what they may be; null stands for the model's own choice."""
 MAX_NUMBER, MAX_ENTRIES = 10**12, 1 << 16
 """Of any other number, and of any list or object."""
+MAX_PATTERN = 2000
+"""Characters of a regular expression."""
+_NESTED_REPEATS = re.compile(r"[*+}][^()]*\)[*+{]")
+"""What makes one take time without end."""
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "transformer": ("in_channels", "joint_attention_dim", "pooled_projection_dim"),
     "vae": ("latent_channels", "block_out_channels", "scaling_factor"),
@@ -93,6 +97,73 @@ def check_sizes(label: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
                 f"the config of {label} has {name} {quote(value)}, but its weights have "
                 f"{'only' if is_layers else 'no axis beyond'} {limit}; {ADVICE}"
             )
+
+
+def check_vision(label: str, config: Mapping[str, Any], processor: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a vision-language model and its image processor are of one kind.
+
+    Args:
+        label: What messages call the model.
+        config: Its config, read by :func:`read_model_config`.
+        processor: What its image processor's file says.
+    """
+    vision, text = config.get("vision_config"), config.get("text_config", config)
+    if not isinstance(vision, dict) or not isinstance(text, dict):
+        raise ValueError(f"the config of {label} describes no vision model; {ADVICE}")
+    vocabulary, token = text.get("vocab_size"), config.get("image_token_id")
+    if not isinstance(token, int) or not 0 <= token < (vocabulary or 1 << 22):
+        raise ValueError(
+            f"the config of {label} has image_token_id {quote(token)}, but a number below "
+            f"vocab_size {quote(vocabulary)} is expected; {ADVICE}"
+        )
+    pairs = {"patch_size": "patch_size", "merge_size": "spatial_merge_size"}
+    pairs["temporal_patch_size"] = "temporal_patch_size"
+    for name, key in pairs.items():
+        ours, theirs = processor.get(name), vision.get(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise ValueError(
+                f"the image processor of {label} has {name} {quote(ours)}, but the model has "
+                f"{quote(theirs)}; {ADVICE}"
+            )
+    for name in ("image_mean", "image_std"):
+        numbers = processor.get(name)
+        entries = numbers if isinstance(numbers, list) else []
+        if len(entries) != 3 or not all(type(n) in (int, float) and abs(n) < 1000 for n in entries):
+            raise ValueError(
+                f"the image processor of {label} has {name} {quote(numbers)}, but three numbers "
+                f"are expected; {ADVICE}"
+            )
+    if min(processor["image_std"]) <= 0:
+        raise ValueError(f"the image processor of {label} has an image_std of 0; {ADVICE}")
+
+
+def check_peft_config(label: str, config: Mapping[str, Any], max_rank: int = 1 << 16) -> None:
+    """Raise ValueError for ranks, alphas and patterns of PEFT's config that cannot be meant.
+
+    Args:
+        label: What messages call the adapter.
+        config: The contents of ``adapter_config.json``.
+        max_rank: Largest rank that there are weights for.
+    """
+    numbers = {name: (config.get(name, 1), name == "r") for name in ("r", "lora_alpha")}
+    patterns = [p for p in (config.get("target_modules"),) if isinstance(p, str)]
+    for name in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(name) or {}
+        if not isinstance(pattern, dict) or len(pattern) > MAX_ENTRIES:
+            raise ValueError(f"{label} has {quote(pattern)} as {name}; {ADVICE}")
+        numbers |= {key: (value, name == "rank_pattern") for key, value in pattern.items()}
+        patterns += pattern
+    for name, (number, is_rank) in numbers.items():
+        is_number = type(number) is int or (type(number) is float and not is_rank)
+        high = max_rank if is_rank else 1 << 16
+        if not is_number or not 0 < number <= high:
+            raise ValueError(
+                f"{label} has {quote(number)} as {quote(name)} in its PEFT config, but a number "
+                f"above 0 and up to {high} is expected; {ADVICE}"
+            )
+    for pattern in patterns:
+        if len(pattern) > MAX_PATTERN or _NESTED_REPEATS.search(pattern):
+            raise ValueError(f"{label} has {quote(pattern)} as a pattern of names; {ADVICE}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

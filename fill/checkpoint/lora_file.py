@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from ..io.files import TensorInfo, load_tensors, read_header
-from ..io.json_text import parse_object, quote, read_json
+from ..io.json_text import parse_object, read_json
+from .config_limits import check_peft_config
 from .layouts import original_transformer
 
 PREFIX = "transformer."
@@ -56,13 +57,6 @@ PREFIXES = (
     "lora_transformer_",
     "lycoris_",
 )
-MAX_RANK = 1 << 16
-"""Of a LoRA, and of its alpha."""
-MAX_PATTERNS, MAX_PATTERN = 10_000, 300
-"""Layers with a rank of their own, and characters of the pattern of their names."""
-MAX_REPEATED = 3
-"""Repetitions in such a regular expression: each multiplies the time that it can take."""
-_REPEATED = re.compile(r"[*+?{]")
 TEXT_ENCODERS = ("lora_te", "text_encoder", "text_model", "clip_l.", "t5xxl.")
 OTHER_MATHS = ("dora_scale", "lora_magnitude_vector", ".magnitude", "lora_mid")
 OTHER_SPELLINGS = (
@@ -211,24 +205,6 @@ def _peft_scales(path: Path) -> dict[str, Any]:
             f"{path.name} is a DoRA, but only plain low-rank pairs can be loaded here; {OTHER_WAY}"
         )
     return adapter_config
-
-
-def check_peft_config(label: str, config: Mapping[str, Any]) -> None:
-    """Raise ValueError for ranks, alphas and patterns of PEFT's config that cannot be meant."""
-    numbers = {name: config.get(name, 1) for name in ("r", "lora_alpha")}
-    for name in ("rank_pattern", "alpha_pattern"):
-        pattern = config.get(name) or {}
-        if not isinstance(pattern, dict) or len(pattern) > MAX_PATTERNS:
-            raise ValueError(f"{label} has {quote(pattern)} as {name}; download it again")
-        numbers |= pattern
-    for name, number in numbers.items():
-        is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-        is_slow = len(name) > MAX_PATTERN or len(_REPEATED.findall(name)) > MAX_REPEATED
-        if not is_number or not 0 < number <= MAX_RANK or is_slow:
-            raise ValueError(
-                f"{label} has {quote(number)} as {quote(name)} in its PEFT config, but a number "
-                f"above 0 and up to {MAX_RANK} is expected; download it again"
-            )
 
 
 def _peft_scale(config: Mapping[str, Any], module: str, rank: int) -> float:

@@ -71,7 +71,7 @@ def parse_json(text: str, *, allows_nan: bool = False) -> Any:
     except json.JSONDecodeError as error:
         if not text.strip():
             raise ValueError("it is empty, but JSON is expected") from None
-        if error.pos >= len(text.rstrip()):
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
             raise ValueError("it is cut off in the middle of its JSON") from None
         raise ValueError(
             f"it is not valid JSON at line {error.lineno}, column {error.colno}"

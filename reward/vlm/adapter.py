@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...fill.io.files import TensorInfo, read_header, read_json
+from ...fill.checkpoint.config_limits import check_peft_config
+from ...fill.io.files import TensorInfo, read_header
+from ...fill.io.json_text import label_of, quote, read_json
 from ..judge import JudgeError
 from ..query import TEMPLATE_VERSION
 
@@ -38,22 +40,27 @@ def check_adapter(folder: Path) -> dict[str, TensorInfo]:
         ValueError: No LoRA adapter, or a damaged file.
         JudgeError: It was trained for another question than this version asks.
     """
-    kind = read_json(folder / CONFIG).get("peft_type")
-    if kind != "LORA":
-        raise ValueError(f"{folder} is a {kind} adapter, but a LoRA adapter is expected")
+    config = read_json(folder / CONFIG)
+    if config.get("peft_type") != "LORA":
+        raise ValueError(
+            f"{label_of(folder)} is a {quote(config.get('peft_type'))} adapter, but a LoRA adapter "
+            "is expected"
+        )
     tensors, _ = read_header(folder / WEIGHTS)
+    ranks = [min(info.shape, default=0) for info in tensors.values()]
+    check_peft_config(label_of(folder / CONFIG), config, max(ranks, default=1))
     version = read_notes(folder).get("template_version", TEMPLATE_VERSION)
     if version != TEMPLATE_VERSION:
         raise JudgeError(
-            f"{folder} was trained for version {version} of the judge's question, but this version "
-            f"asks version {TEMPLATE_VERSION}; train the adapter again"
+            f"{label_of(folder)} was trained for version {quote(version)} of the judge's question, "
+            f"but this version asks version {TEMPLATE_VERSION}; train the adapter again"
         )
     return tensors
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
     """Return what training noted about an adapter or a judge; empty for one from elsewhere."""
-    return read_json(folder / NOTES) if (folder / NOTES).is_file() else {}
+    return read_json(folder / NOTES) if (folder / NOTES).exists() else {}
 
 
 def write_notes(folder: Path, **notes: Any) -> None:

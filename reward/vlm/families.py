@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...fill.io.files import label_of, read_json, read_text
+from ...fill.checkpoint.config_limits import read_model_config as read_config
+from ...fill.io.json_text import label_of, quote, read_json, read_text
 from ..judge import JudgeError
 
 MODEL_TYPES = {
@@ -40,12 +41,12 @@ def read_model_config(folder: Path) -> dict[str, Any]:
             f"{label_of(folder)} is a single file, but a judge needs a folder in transformers "
             "format; load it with Load CLIP and connect OneReward Judge From Native instead"
         )
-    values = read_json(folder / "config.json")
+    values = read_config(folder / "config.json")
     kind = values.get("model_type")
     if kind not in MODEL_TYPES:
         raise JudgeError(
-            f"{label_of(folder)} is a {kind} model, but a judge needs {FAMILY_NAMES}; choose such "
-            "a folder"
+            f"{label_of(folder)} is a {quote(kind)} model, but a judge needs {FAMILY_NAMES}; "
+            "choose such a folder"
         )
     if packing := values.get("quantization_config"):
         method = packing.get("quant_method") if isinstance(packing, Mapping) else None
@@ -72,7 +73,7 @@ def model_class(kind: str) -> Any:
 def read_image_settings(folder: Path) -> dict[str, Any]:
     """Return the settings of a folder's image processor, from either generation's file."""
     if (folder / _PREPROCESSOR).exists() or not (folder / _PROCESSOR).exists():
-        return read_json(folder / _PREPROCESSOR)
+        return read_config(folder / _PREPROCESSOR)
     values = read_json(folder / _PROCESSOR).get("image_processor")
     if not isinstance(values, dict):
         raise JudgeError(

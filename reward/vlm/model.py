@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ...fill.checkpoint.config_limits import check_sizes, check_vision
 from ...fill.checkpoint.modules import compute_dtype, load_pretrained
 from ...fill.checkpoint.packing import expansion_bytes, pack_linears, packed_bytes
 from ...fill.io.files import num_bytes, read_weights, tensor_bytes
+from ...fill.io.json_text import label_of
 from ...fill.memory.components import Component
 from ..judge import JudgeConfig, JudgeError, judge_folder
 from .adapter import attach_adapter, check_adapter
@@ -89,14 +91,15 @@ class VisionLanguageModel:
         if config.liger_kernel:
             check_liger(device)
         self.values = read_model_config(self.folder)
+        image_settings = read_image_settings(self.folder)
+        check_vision(label_of(self.folder), self.values, image_settings)
         self.image_token = int(self.values["image_token_id"])
         self._class = model_class(self.values["model_type"])
-        self.patches: PatchConfig = read_patch_config(
-            read_image_settings(self.folder), config.max_pixels
-        )
+        self.patches: PatchConfig = read_patch_config(image_settings, config.max_pixels)
         # Sizes of the weights.
         dtype = compute_dtype(config.precision, device)
         self.tensors = read_weights(self.folder)
+        check_sizes(label_of(self.folder), self.values, self.tensors)
         check_tensors(self.folder, self.tensors, heads)
         sizes = tensor_bytes(self.tensors, dtype.itemsize)
         size = sum(packed_bytes(self.tensors, sizes, config.precision).values())

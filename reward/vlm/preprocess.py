@@ -43,7 +43,8 @@ def read_patch_config(values: Mapping[str, Any], max_pixels: int | None = None) 
         values: The file's contents.
         max_pixels: Cap on the pixels of an image, below the checkpoint's own.
     """
-    size = values.get("size") or {}
+    size = values.get("size")
+    size = size if isinstance(size, dict) else {}
     low = values.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
     high = values.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels")
     high = int(high or 28 * 28 * 1280)

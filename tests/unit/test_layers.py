@@ -18,6 +18,7 @@ FILL_LEAVES = {
     *("fill.io.json_text", "fill.io.names", "fill.io.writing", "fill.io.folder_lock"),
     *("fill.io.image_file", "fill.io.template", "fill.memory.components"),
     *(f"fill.checkpoint.{name}" for name in ("packing", "linear", "codec", "gguf", "modules")),
+    "fill.checkpoint.config_limits",
 }
 """Modules of the engine that import no other of its modules but these."""
 ALLOWED = {
