@@ -19,6 +19,7 @@ from .judges.load_remote import OneRewardRemoteJudge
 from .labelling.page_routes import add_routes
 from .load_folder import OneRewardLoadFolder
 from .loaders import OneRewardLoadAdapter, OneRewardLoadJudge, OneRewardLoadModel
+from .native.judge_from_native import OneRewardJudgeFromNative
 from .native.native import (
     OneRewardFromNative,
     OneRewardNativeInputs,
@@ -78,4 +79,5 @@ class OneRewardExtension(ComfyExtension):
             OneRewardRemoteJudge,
             OneRewardCalibrateJudge,
             OneRewardEnsembleJudges,
+            OneRewardJudgeFromNative,
         ]

@@ -91,6 +91,7 @@ PROMISED: dict[str, list[str]] = {
         *("judge", "name", "preferences", "method", "min_pairs", "split", "max_pairs", "view"),
     ],
     "OneRewardEnsembleJudges": ["judge_1", "judge_2", "judge_3", "judge_4", "combine"],
+    "OneRewardJudgeFromNative": ["clip", "max_pixels"],
 }
 # What inputs have where a job does not name them; those without a default are not listed.
 DEFAULTS: dict[str, dict[str, object]] = {
@@ -333,6 +334,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "view": "full_image",
     },
     "OneRewardEnsembleJudges": {"combine": "mean"},
+    "OneRewardJudgeFromNative": {"max_pixels": 262144},
 }
 # The tokens of every list that does not come from the disk; labels may change, these may not.
 CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -460,6 +462,7 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
         *(("calibration", "calibration"), ("calibrated_judge", "judge")),
     ],
     "OneRewardEnsembleJudges": [("ensemble", "judge")],
+    "OneRewardJudgeFromNative": [("native_judge", "judge")],
 } | {
     f"OneReward{task}": [("result", "image"), ("result_mask", "mask")]
     for task in ("Fill", "Extend", "Remove", "Text")

@@ -188,6 +188,7 @@ LAST_SETTINGS = ["kernels", "offload", "memory_limit"]
         ("OneRewardRemoteJudge", RemoteConfig, [f.name for f in fields(RemoteConfig) if f.metadata]),
         ("OneRewardCalibrateJudge", CalibrateConfig, [f.name for f in fields(CalibrateConfig)]),
         ("OneRewardEnsembleJudges", EnsembleConfig, ["combine"]),
+        ("OneRewardJudgeFromNative", JudgeConfig, ["max_pixels"]),
         (
             "OneRewardTrainJudge",
             JudgeTrainConfig,
