@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -38,6 +39,8 @@ from .judge_card import (
 Poll = Callable[[], None]
 Ask = tuple[CardQuestion, Row]
 Layers = list[tuple[Tensor, Tensor | None]]
+MAX_ANSWERS = 1024
+"""Written answers that are kept."""
 _END_OF_TURN = "<|im_end|>"
 _EMBEDDINGS = "embed_tokens.weight"
 _EXTRA_TEXT = 1500
@@ -111,6 +114,7 @@ class CardJudge(FolderJudge):
         for head in card.heads:
             _check_head(self._folder, self.model.tensors, head, text["hidden_size"], card)
         self._heads: dict[tuple[str, torch.device], Layers] = {}
+        self._answers: dict[Any, str] = {}
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -197,14 +201,10 @@ class CardJudge(FolderJudge):
         return torch.where(torch.tensor(is_pair, device=odds.device), shares, odds)
 
     def _written(self, asks: Sequence[Ask]) -> list[float]:
-        """Return what was read of every answer; the same words are written once."""
-        reading, texts, numbers = self.card.reading, {}, []
+        """Return what was read of every answer."""
+        reading, numbers = self.card.reading, []
         for question, row in asks:
-            key = (tuple(row.ids), *map(id, row.images))
-            if key not in texts:
-                written = self.model.generate(row, reading.max_new_tokens, self._stop, self._poll)
-                texts[key] = self.chat.tokenizer.decode(written, skip_special_tokens=True)
-            text = self.card.answer_start + texts[key]
+            text = self.card.answer_start + self._answer(row)
             if self._is_pair(question):
                 words = reading.first, reading.second
                 numbers.append(readings.read_choice(text, question.pattern, *words))
@@ -212,6 +212,17 @@ class CardJudge(FolderJudge):
                 scale = reading.low, reading.high
                 numbers.append(readings.read_score(text, question.pattern, *scale))
         return numbers
+
+    def _answer(self, row: Row) -> str:
+        """Return what the model writes; a ranking asks about the same images again and again."""
+        key = (tuple(row.ids), *(_fingerprint(image) for image in row.images))
+        if key not in self._answers:
+            limit = self.card.reading.max_new_tokens
+            ids = self.model.generate(row, limit, self._stop, self._poll)
+            if len(self._answers) >= MAX_ANSWERS:
+                self._answers.clear()
+            self._answers[key] = self.chat.tokenizer.decode(ids, skip_special_tokens=True)
+        return self._answers[key]
 
     def _fill(self, query: Question) -> tuple[CardQuestion, dict[str, str]]:
         """Return what the card asks about a query, and what goes into its fields."""
@@ -315,6 +326,11 @@ class CardJudge(FolderJudge):
             values = _read_tensors(self._folder, [n for pair in names for n in pair if n], device)
             self._heads[key] = [(values[w], values[b] if b else None) for w, b in names]
         return self._heads[key]
+
+
+def _fingerprint(image: EncodedImage) -> bytes:
+    values = image.tokens.detach().cpu().contiguous().view(torch.uint8)
+    return hashlib.blake2b(values.numpy().tobytes(), digest_size=16).digest()
 
 
 def _layer_names(tensors: Mapping[str, Any], head: str) -> list[tuple[str, str]]:

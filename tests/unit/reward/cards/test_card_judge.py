@@ -284,6 +284,25 @@ def test_a_written_choice_is_read(folder: Path) -> None:
         assert ask(judge_of(folder, card), random_images(SIZE, SIZE, SIZE)).tolist() == [0.0]
 
 
+def test_an_answer_about_the_same_image_is_written_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = {"kind": "generate", "max_new_tokens": 4, "low": 0, "high": 9}
+    card = card_of(reading, "single", question={"pattern": r"^(\d)"}, answer_start="7 ")
+    judge = judge_of(folder, card)
+    rows: list[Any] = []
+    write = judge.model.generate
+    monkeypatch.setattr(judge.model, "generate", lambda *a: (rows.append(a), write(*a))[1])
+    images = random_images(SIZE, SIZE, SIZE)
+    with torch.no_grad():
+        a, b, c = judge.encode_images(images)
+        for first, second in ((a, b), (b, a), (a, c)):
+            assert judge_pair(judge, first, second, queries_for(Task.FILL, "a dog")).mean() == 0.5
+        again = judge.encode_images(images)[0]
+        judge_pair(judge, again, b, queries_for(Task.FILL, "a dog"))
+    assert len(rows) == 3, "one per image"
+
+
 def test_cancel_works_between_tokens(folder: Path) -> None:
     class Cancelled(Exception):  # noqa: N818
         pass
