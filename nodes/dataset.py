@@ -166,7 +166,9 @@ class OneRewardGenerateCandidates(OneRewardNode):
         """Refuse before the queue a bad name, limits and ranges that are upside down."""
         if name is not None:
             work_folders.work_folder(PREFERENCES, name)
-        _generate_config(**given(values))
+        known = given(values)
+        # The other end of a range may be linked.
+        _generate_config(**{key: known[key] for key in known if _other_end(key) in (key, *known)})
         return True
 
     @classmethod
@@ -311,6 +313,12 @@ def _generate_config(negative_prompts: str | None = None, **values: Any) -> Gene
     if negative_prompts is not None:
         settings["negative_prompts"] = tuple(negative_prompts.split("\n"))
     return GenerateConfig(**settings)
+
+
+def _other_end(key: str) -> str:
+    """Return the input for the other end of a range; the same for any other input."""
+    field, _, end = key.rpartition("_")
+    return f"{field}_{'max' if end == 'min' else 'min'}" if end in ("min", "max") else key
 
 
 def _range(name: str, low: float, high: float, what: str) -> list[io.Input]:

@@ -95,7 +95,8 @@ def _shown(value: Any) -> str:
 
 
 def _check_whole_number(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or abs(int(value)) > _MAX_WHOLE:
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or abs(int(value)) > _MAX_WHOLE:
         _refuse(name, value, "a whole number of at most 20 digits")
 
 

@@ -101,7 +101,7 @@ _OPAQUE = re.compile(
 )
 
 
-_OTHER_NAMES = ("folder", "first", "second", "server")
+_OTHER_NAMES = ("folder", "first", "second", "server", "label")
 """What sentences call some inputs: images is a folder; image_a and image_b are first and second."""
 
 

@@ -58,6 +58,11 @@ class GenerateConfig(JsonConfig):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} goes from {low} to {high}; give the smaller value first")
+        if self.guidance[0] == -1.0 < self.guidance[1]:
+            raise ValueError(
+                f"guidance goes from -1, the model's recipe, to {self.guidance[1]}; give -1 twice, "
+                "or a smallest value of 0 or more"
+            )
         if not self.negative_prompts:
             raise ValueError("negative_prompts is empty; give at least one, which may be ''")
         for low_or_high in (0, 1):

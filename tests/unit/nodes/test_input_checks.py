@@ -46,9 +46,17 @@ def test_what_is_linked_is_not_known_before_the_queue(nodes: ModuleType):
     assert nodes.OneRewardFill.validate_inputs(**linked) is True
 
 
+def test_one_end_of_a_range_waits_for_the_other(nodes: ModuleType):
+    validate = nodes.OneRewardGenerateCandidates.validate_inputs
+    assert validate(guidance_min=None, guidance_max=3.0, steps_min=None, steps_max=2) is True
+    with pytest.raises(ValueError, match="steps goes from 9 to 2"):
+        validate(steps_min=9, steps_max=2)
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
+        ({"seed": True}, "seed is True, but a whole number"),
         ({"model": None}, "model is empty, but a model from OneReward Load Model"),
         ({"image": IMAGE[0]}, "image has shape [64, 64, 3], but"),
         ({"image": IMAGE[..., :1]}, "image has 1 channel (greyscale)"),

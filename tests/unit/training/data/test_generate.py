@@ -121,6 +121,7 @@ def test_settings_vary_within_their_ranges() -> None:
     [
         ({"num_candidates": 0}, "1 to 64"),
         ({"steps": (9, 3)}, "smaller value first"),
+        ({"guidance": (-1.0, 3.0)}, "guidance goes from -1, the model's recipe, to 3"),
         ({"denoise": (0.0, 1.0)}, "denoise is 0"),
         ({"negative_prompts": ()}, "at least one"),
     ],
