@@ -7,6 +7,9 @@ different splits; and, where known, ``mask``, ``prompt``, ``judged_by``, ``confi
 
     winner,loser,task,dimension,source,prompt
     kite-a.png,kite-b.png,fill,text_alignment,beach.png,a red kite
+
+Semicolons or tabs may stand for the commas, ``chosen`` and ``rejected`` for winner and loser, and
+tasks, dimensions and columns may be written with spaces and capitals ("Text alignment").
 """
 
 from __future__ import annotations
@@ -38,10 +41,15 @@ from .query import Query
 
 IMAGES = ("winner", "loser", "source", "mask")
 REQUIRED = ("winner", "loser", "task", "dimension")
+ALIASES = {"chosen": "winner", "rejected": "loser"}
+"""What other tools call columns."""
 COLUMNS = (*IMAGES, "task", "dimension", "condition", "prompt", "judged_by", "confidence")
 FOLDER = "images/imported"
 SPLIT_NAMES = {"train": "train", "dev": "validation", "test": "test"}
 """What ``datasets`` calls the splits."""
+_DELIMITERS = (",", ";", "\t")
+_MAX_ERRORS = 20
+"""Rows that are named when several are bad."""
 
 
 def import_pairs(path: Path, folder: Path) -> int:
@@ -58,17 +66,22 @@ def import_pairs(path: Path, folder: Path) -> int:
         The number of new pairs.
 
     Raises:
-        ValueError: A row is no pair, or an image cannot be read; names file and row.
+        ValueError: Rows are no pairs, or images cannot be read; names file and row, a line each.
         OSError: A file cannot be read or written.
         FolderInUse: Another process writes to the data.
     """
     # Check all rows.
     rows: list[tuple[Preference, dict[str, Path]]] = []
+    errors: list[str] = []
     for index, row in enumerate(_rows(path), start=1):
         try:
             rows.append(_pair(row, path.parent))
         except (ValueError, OSError) as error:
-            raise ValueError(shorten(f"{label_of(path)}, row {index}: {error}")) from error
+            errors.append(shorten(f"{label_of(path)}, row {index}: {error}"))
+    if num_more := len(errors[_MAX_ERRORS:]):
+        errors[_MAX_ERRORS:] = [f"and {num_more} more rows"]
+    if errors:
+        raise ValueError("\n".join(errors))
     if not rows:
         raise ValueError(f"{label_of(path)} lists no pairs; give one row per pair")
     # New pairs and their images.
@@ -161,18 +174,42 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     label = label_of(path)
     if path.suffix.lower() == ".csv":
         try:
-            reader = csv.DictReader(io.StringIO(read_text(path, MAX_LIST_BYTES), newline=""))
-            for row in reader:
-                yield {key: value for key, value in row.items() if value}
+            text = read_text(path, MAX_LIST_BYTES)
+            delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
+            for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter):
+                yield _with_our_columns(row)
         except csv.Error as error:
             raise ValueError(f"{label} is no list of columns ({error})") from error
     elif path.suffix.lower() == ".jsonl":
         if not path.exists():
             raise FileNotFoundError(f"{label} is missing; name a list of pairs")
         for row in read_records(path, dict):
-            yield {key: value for key, value in row.items() if value not in (None, "")}
+            yield _with_our_columns(row)
     else:
         raise ValueError(f"{label} is neither .csv nor .jsonl; give a list in one of these formats")
+
+
+def _with_our_columns(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what a row holds by the names of our columns, without what is empty."""
+    values = {}
+    for column, value in row.items():
+        name = "beyond the header" if column is None else _plain(str(column))
+        if isinstance(value, str):
+            value = value.strip()
+        if value not in (None, ""):
+            values[ALIASES.get(name, name)] = value
+    return values
+
+
+def _plain(text: str) -> str:
+    """Return a name as it is written here. Example: ``_plain("Text alignment")``."""
+    return "_".join(text.lower().replace("-", " ").split())
+
+
+def _path_of(name: str, folder: Path) -> Path:
+    """Return an image of a list, which may have been written on Windows."""
+    path = folder / name
+    return path if path.exists() else folder / name.replace("\\", "/")
 
 
 def _pair(row: Mapping[str, Any], folder: Path) -> tuple[Preference, dict[str, Path]]:
@@ -187,9 +224,13 @@ def _pair(row: Mapping[str, Any], folder: Path) -> tuple[Preference, dict[str, P
     for name in set(row) - {"confidence"}:
         if not isinstance(row[name], str):
             raise ValueError(f"{name} is {quote(row[name])}, but text is expected")
-    sources = {name: folder / row[name] for name in IMAGES if name in row}
+    sources = {name: _path_of(row[name], folder) for name in IMAGES if name in row}
     _check_images(sources)
     names = {name: _name_of(path) for name, path in sources.items()}
+    if names["winner"] == names["loser"]:
+        raise ValueError(
+            f"{quote(row['winner'])} and {quote(row['loser'])} are the same image; none is better"
+        )
     pair = Preference(
         winner_file_name=names["winner"],
         loser_file_name=names["loser"],
@@ -209,14 +250,14 @@ def _pair(row: Mapping[str, Any], folder: Path) -> tuple[Preference, dict[str, P
 
 def _confidence(value: Any) -> float:
     try:
-        return float(value)
+        return float(value.replace(",", ".") if isinstance(value, str) else value)
     except (ValueError, TypeError):
         raise ValueError(f"confidence is {quote(value)}, but 0.5 to 1 is expected") from None
 
 
 def _member(kind: Any, name: str, value: Any) -> Any:
     try:
-        return kind(value)
+        return kind(_plain(value))
     except ValueError:
         options = ", ".join(member.value for member in kind)
         raise ValueError(f"{name} is {quote(value)}; choose one of: {options}") from None
@@ -242,8 +283,8 @@ def _check_images(sources: Mapping[str, Path]) -> None:
     for name, size in sizes.items():
         if size != (width, height):
             raise ValueError(
-                f"{name} is {size[0]}x{size[1]} pixels but winner is {width}x{height} pixels; give "
-                "images of the same size"
+                f"{name} {quote(sources[name].name)} is {size[0]}x{size[1]} pixels but winner is "
+                f"{width}x{height} pixels; give images of the same size"
             )
 
 

@@ -87,8 +87,11 @@ def test_pairs_of_one_source_stay_together(rows: list[dict[str, Any]], tmp_path:
         ({"source": ""}, "row 2: give source or condition"),
         ({"loser": ""}, "row 2: loser missing"),
         ({"stars": "5"}, "row 2: unknown columns stars"),
-        ({"loser": "1-good.png"}, "row 2: .* cannot be better than itself"),
-        ({"loser": "wide.png"}, "row 2: loser is 32x16 pixels but winner is 16x16 pixels"),
+        ({"loser": "1-good.png"}, "row 2: '1-good.png' and '1-good.png' are the same"),
+        (
+            {"loser": "wide.png"},
+            "row 2: loser 'wide.png' is 32x16 pixels but winner is",
+        ),
         ({"confidence": "sure"}, "row 2: confidence is .sure., but 0.5 to 1"),
         ({"dimension": "text_alignment", "prompt": ""}, "row 2: text alignment needs the prompt"),
         ({"winner": "large.png"}, "row 2: .* cannot be read as an image"),
@@ -103,6 +106,54 @@ def test_a_bad_row_is_named_and_nothing_is_written(
     path = write(tmp_path, rows, "jsonl")
     with pytest.raises(ValueError, match=message):
         import_pairs(path, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_lists_of_spreadsheets_are_read_as_they_are(
+    rows: list[dict[str, Any]], tmp_path: Path, delimiter: str
+) -> None:
+    """With a byte order mark, line ends and paths of Windows, decimal commas, and capitals."""
+    folder = tmp_path / "mine" / "round 1"
+    folder.mkdir()
+    for path in (tmp_path / "mine").glob("*.png"):
+        path.rename(folder / path.name)
+    lines = [["Winner", "Loser", "source", "Task", "Dimension ", "prompt", "Confidence"]]
+    for row in rows:
+        names = ["round 1\\" + row[name] for name in ("winner", "loser", "source")]
+        lines.append([*names, "Fill", "Text alignment", "red, round; big", "0,9"])
+    path = tmp_path / "mine" / "pairs.csv"
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=delimiter).writerows(lines)
+    assert import_pairs(path, tmp_path / "data") == NUM
+    pair = PreferenceSet(tmp_path / "data").pairs()[0]
+    assert (pair.task, pair.dimension) == (Task.FILL, Dimension.TEXT_ALIGNMENT)
+    assert (pair.prompt, pair.confidence) == ("red, round; big", 0.9)
+
+
+def test_chosen_and_rejected_are_winner_and_loser(
+    rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    truth = import_pairs(write(tmp_path, rows, "jsonl"), tmp_path / "data")
+    for row in rows:
+        row |= {"chosen": row.pop("winner"), "rejected": row.pop("loser")}
+    assert truth == import_pairs(write(tmp_path, rows, "jsonl"), tmp_path / "other")
+    assert PreferenceSet(tmp_path / "data").pairs() == PreferenceSet(tmp_path / "other").pairs()
+
+
+def test_all_bad_rows_are_named_at_once(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    rows[1]["dimension"] = "beauty"
+    rows[4]["loser"] = "gone.png"
+    with pytest.raises(ValueError, match="row 2") as error:
+        import_pairs(write(tmp_path, rows, "csv"), tmp_path / "data")
+    first, second = str(error.value).splitlines()
+    assert "pairs.csv, row 2: dimension is 'beauty'" in first
+    assert "row 5: " in second
+    assert "gone.png" in second
+    for row in rows:
+        row["task"] = "paint"
+    with pytest.raises(ValueError, match=f"and {NUM - 20} more rows"):
+        import_pairs(write(tmp_path, rows, "csv"), tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
