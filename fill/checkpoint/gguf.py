@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io.files import TensorInfo
+from ..io.json_text import shorten
 
 MAGIC = b"GGUF"
 PLAIN = ("F32", "F16", "BF16", "F64")
@@ -44,8 +45,10 @@ def read_gguf_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]
         }
         tensors = {tensor.name: _info(tensor) for tensor in reader.tensors}
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        is_text = isinstance(error, UnicodeError)
+        reason = "a name in it is no text" if is_text else shorten(str(error), 100)
         raise ValueError(
-            f"{path.name} is damaged, cut off or of an unknown GGUF type ({error}); download it "
+            f"{path.name} is damaged, cut off or of an unknown GGUF type ({reason}); download it "
             "again, or in another quantisation"
         ) from error
     for key, info in tensors.items():

@@ -29,7 +29,7 @@ MINUTES = float(os.environ.get("FUZZ_MINUTES", "60"))
 MAX_SECONDS = 20
 """Of one reading, before it counts as hung; the slowest valid one takes a quarter of a second."""
 FORMATS = file_formats()
-SECONDS = 60 * MINUTES / len(FORMATS) if IS_LONG else 0.4
+SECONDS = 60 * MINUTES / len(FORMATS) if IS_LONG else 0.3
 """Of one format."""
 
 
