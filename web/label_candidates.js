@@ -83,7 +83,7 @@ app.registerExtension({
     app.extensionManager?.registerSidebarTab?.({
       id: "onereward-label",
       icon: "pi pi-thumbs-up",
-      title: "OneReward labels",
+      title: "Labels",
       tooltip: "OneReward: compare candidates by hand",
       type: "custom",
       render: (element) => void fillTab(element),
