@@ -30,6 +30,9 @@ from onereward.fill.io.template import render_template
 from onereward.fill.json_config import JsonConfig, make_record
 from onereward.fill.models import load_fill_models
 from onereward.fill.recipe import read_recipe
+from onereward.reward.calibration import Calibration, read_calibration
+from onereward.reward.cards.find_card import FOLDER as CARDS
+from onereward.reward.cards.judge_card import JudgeCard
 from onereward.reward.exchange import import_pairs
 from onereward.reward.judge import BUNDLED_FOLDER, JudgeConfig
 from onereward.reward.load_judge import load_judge
@@ -433,6 +436,17 @@ def file_formats() -> dict[str, FileFormat]:
         label=" ",
         name="judge adapter_config.json",
     )
+    for card in ("editreward", "editscore"):
+        source = CARDS / f"{card}.json"
+        add(
+            JSON,
+            "card.json",
+            partial(_copy_card, source),
+            lambda f: JudgeCard.load(f / "card.json"),
+            name=f"{card} card.json",
+        )
+    calibration = Calibration(judge="9f", temperatures={"fill.structure": 1.5})
+    add(JSON, "calibration.json", calibration.save, read_calibration)
     # Pictures.
     for kind in ("png", "jpg", "webp", "tif", "bmp"):
         add(BINARY, f"photo.{kind}", _picture(kind), partial(_read_picture, name=f"photo.{kind}"))
@@ -441,6 +455,10 @@ def file_formats() -> dict[str, FileFormat]:
 
 def _load_settings(cls: type[JsonConfig], folder: Path) -> JsonConfig:
     return cls.load(folder / "settings.json")
+
+
+def _copy_card(source: Path, folder: Path) -> None:
+    shutil.copyfile(source, folder / "card.json")
 
 
 def _label_scores(values: dict[str, Any]) -> Any:
