@@ -28,6 +28,7 @@ from typing import Any
 from ...fill.io.json_text import quote, shorten
 from ...fill.json_config import JsonConfig, setting
 from ...fill.task import TASKS, Dimension, Task
+from ..judging import VIEWS
 
 FILE_NAME = "judge_card.json"
 PAIR, SOURCE_PAIR, SOURCE_SINGLE, SINGLE = IMAGES = (
@@ -144,8 +145,7 @@ class JudgeCard(JsonConfig):
     """System message; empty: the chat template's own."""
     answer_start: str = ""
     """What the answer begins with, before the token that is read."""
-    view: str = "full_image"
-    """How its images should be shown; see :data:`~..judging.VIEWS`."""
+    view: str = setting(VIEWS[0], "How its images should be shown.", options=VIEWS)
     pixels: int = setting(
         0,
         "Pixels that every image is resized to; 0: only large ones are shrunk.",

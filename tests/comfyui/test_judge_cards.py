@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from support.client import ComfyClient
 from support.edits import TOY_PREFERENCES, EditGraph
-from support.graph import Link, output
+from support.graph import Link, nodes_of, output
 from support.judge_families import make_family
 from support.judges import make_judge
 from support.refusals import refused
@@ -28,6 +29,11 @@ CARD: dict[str, Any] = {
     "reading": {"kind": "digits", "low": 1, "high": 5},
 }
 DIGITS, WRITES, HEADED, BROKEN = "cards-digits", "EditScore-tiny", "cards-headed", "cards-broken"
+ENDLESS = "cards-endless"
+LONG = {
+    "questions": {"default": {"text": "{instruction}: think for hours.", "pattern": "(never)"}},
+    "reading": {"kind": "generate", "max_new_tokens": 8192},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,6 +42,8 @@ def folders(comfyui: ComfyServer) -> Iterator[None]:
     folder = make_family(root / DIGITS, "qwen3_vl")
     shutil.copytree(folder, root / WRITES)
     shutil.copytree(folder, root / BROKEN)
+    shutil.copytree(folder, root / ENDLESS)
+    (root / ENDLESS / "judge_card.json").write_text(json.dumps(CARD | LONG))
     (folder / "judge_card.json").write_text(json.dumps(CARD))
     (root / BROKEN / "judge_card.json").write_text(json.dumps(CARD | {"colour": "red"}))
     (root / HEADED).mkdir()
@@ -44,7 +52,7 @@ def folders(comfyui: ComfyServer) -> Iterator[None]:
     tensors["rm_head.weight"] = tensors["model.embed_tokens.weight"][:1].clone()
     save_file(tensors, weights, metadata={"format": "pt"})
     yield
-    for name in (DIGITS, WRITES, HEADED, BROKEN):
+    for name in (DIGITS, WRITES, HEADED, BROKEN, ENDLESS):
         shutil.rmtree(root / name)
 
 
@@ -114,6 +122,38 @@ def test_what_cannot_be_asked_or_read_is_one_sentence(
     g = Cards()
     g.score(name, images[:num_images], task="remove", prompt="")
     refused(client, g.graph, *words)
+
+
+def test_cancel_ends_an_answer_that_is_being_written(client: ComfyClient, images: list[str]):
+    g = Cards()
+    g.score(ENDLESS, images)
+    (node,) = nodes_of(g.graph, "OneRewardScore")
+    with client.listen() as listener:
+        prompt = client.queue(g.graph)
+        listener.until(lambda e: e.kind == "progress" and e.data["node"] == node)
+        start = time.monotonic()
+        client.interrupt(prompt)
+        job = listener.finish(prompt)
+    assert job.was_interrupted
+    assert time.monotonic() - start < 5  # seconds; the answer would take minutes
+
+
+def test_a_card_that_reads_digits_trains_a_model(client: ComfyClient):
+    g = Cards()
+    settings = {"sampling_steps": 2, "warmup_steps": 0, "eval_every": 1, "eval_conditions": 1}
+    values = {"steps": 1, "batch_size": 1, "micro_batch_size": 1, "rank": 4, "name": "by-digits"}
+    trained = g.add(
+        "OneRewardTrain",
+        judge=g.judge(DIGITS),
+        model=g.add_model(),
+        dataset=g.add_dataset(),
+        settings=g.add("OneRewardTrainSettings", **settings),
+        **values,
+        min_judge_accuracy=0.0,
+    )
+    g.show(output(trained, 1))
+    job = client.run(g.graph)
+    assert job.succeeded, job.error
 
 
 def test_a_card_that_writes_its_answer_trains_nothing(client: ComfyClient):

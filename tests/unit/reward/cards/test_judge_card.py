@@ -77,6 +77,12 @@ def test_the_default_card_is_the_built_in_question() -> None:
         ({"reading": {"first": []}}, "need a word each"),
         ({"reading": {"temperature": 0}}, "temperature is 0"),
         ({"images": "three"}, "images is 'three'; choose one of"),
+        ({"view": "all"}, "view is 'all'; choose one of"),
+        ({"questions": {"default": 5}}, "an object of settings is expected"),
+        ({"questions": []}, "an object is expected"),
+        ({"reading": []}, "an object of settings is expected"),
+        ({"names": "small"}, "a list of entries"),
+        ({"system": None}, "text is expected"),
     ],
 )
 def test_what_cannot_be_asked_or_read_is_refused(values: dict[str, Any], message: str) -> None:
