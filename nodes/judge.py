@@ -163,7 +163,9 @@ class OneRewardPickBest(OneRewardNode):
     @classmethod
     def validate_inputs(cls, save_as: str | None = None) -> bool:
         """Refuse a bad name of preference data before the queue."""
-        return refusal(lambda: save_as and work_folders.work_folder(PREFERENCES, save_as))
+        return refusal(
+            lambda: save_as and work_folders.work_folder(PREFERENCES, save_as, "save_as")
+        )
 
     @classmethod
     def execute(
@@ -181,7 +183,7 @@ class OneRewardPickBest(OneRewardNode):
         queries = chosen_queries(parse_task(task), prompt, weights)
         host = ComfyHost(cls.hidden.unique_id)
         config = RankingConfig(method=method, weights=weights)
-        folder = work_folders.work_folder(PREFERENCES, save_as) if save_as else None
+        folder = work_folders.work_folder(PREFERENCES, save_as, "save_as") if save_as else None
         view = _view(judge, host, **values)
         record = None
         if folder is not None:  # before the judge's work: it refuses images that do not fit

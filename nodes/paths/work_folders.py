@@ -38,14 +38,24 @@ def name_input(where: str, default: str = "my-data") -> io.Input:
     )
 
 
-def work_folder(kind: str, name: str) -> Path:
+def work_folder(kind: str, name: str, what: str = "name") -> Path:
     """Return the folder of a data set or run below ComfyUI's output folder.
 
+    Example: ``work_folder("policies", "my-policy")``.
+
+    Args:
+        kind: The folder above it.
+        name: Its name.
+        what: The input that names it.
+
     Raises:
-        ValueError: The name is not a plain name.
+        ValueError: The name is not a plain name, or that of something else than a folder.
     """
-    check_name(name)
-    return Path(folder_paths.get_output_directory()) / "onereward" / kind / name
+    check_name(name, what)
+    folder = Path(folder_paths.get_output_directory()) / "onereward" / kind / name
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise ValueError(f"{what} is {name!r}, but {label_of(folder)} is no folder; choose another")
+    return folder
 
 
 def run_stamp(kind: str, name: str) -> Hashable:
