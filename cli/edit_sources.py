@@ -71,7 +71,7 @@ def name_others(folder: Path) -> int:
     Returns:
         How many of them are images, which someone may miss among the results.
     """
-    from ..fill.io.image_file import OTHER_ENDS
+    from ..fill.io.image_file import unread_images
     from ..fill.io.photo import ENDS, MASK_END
 
     if not folder.is_dir():
@@ -79,16 +79,19 @@ def name_others(folder: Path) -> int:
     files = sorted(file for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
     images = {file.stem for file in files if file.suffix.lower() in ENDS}
     # Images that cannot be read.
-    unread = [file for file in files if file.suffix.lower() in {*OTHER_ENDS} - {*ENDS}]
-    for file in unread:
-        sys.stderr.write(f"onereward: {file.name}: {OTHER_ENDS[file.suffix.lower()]}\n")
+    unread = unread_images(folder)
+    for name, advice in unread.items():
+        sys.stderr.write(f"onereward: {name}: {advice}\n")
     # What is no image, prompt or mask of one.
     strangers = []
     for file in files:
         end = file.suffix.lower()
         is_mask = end in ENDS and file.stem.endswith(MASK_END)
-        belongs = file.stem in images if end == ".txt" else end in ENDS and not is_mask
-        if not (belongs or file in unread or (is_mask and file.stem[: -len(MASK_END)] in images)):
+        if is_mask or end == ".txt":
+            belongs = file.stem.removesuffix(MASK_END if is_mask else "") in images
+        else:
+            belongs = end in ENDS or file.name in unread
+        if not belongs:
             strangers.append(file.name)
     if strangers:
         more = ", ..." if len(strangers) > MAX_NAMES else ""

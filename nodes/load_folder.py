@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
+from ..fill.io.image_file import unread_images
 from ..fill.io.photo import Photo, list_photos, read_photo
 from .comfy_host import ComfyHost
 from .inputs import search_aliases
@@ -90,6 +91,8 @@ class OneRewardLoadFolder(OneRewardNode):
         if not usable:
             raise ValueError(_no_images(path, len(files), first, len(photos)))
         host.notify(f"{len(usable)} of {len(files)} images in {path.name}")
+        for name, advice in unread_images(path).items():
+            host.notify(f"left out: {name} ({advice})")
         if len(usable) < len(photos):
             host.notify(f"{len(photos) - len(usable)} have no mask and are left out")
         return io.NodeOutput(

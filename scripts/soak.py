@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import shutil
 import sys
@@ -49,6 +50,9 @@ NUM_PICTURES = 60
 MAX_WORKERS = 32
 """At least as many as the server has threads for files, which it starts as they are needed."""
 PROMPTS = ("a red circle", "a blue square", "green stripes")
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""Lets glibc return what is freed. Else it keeps what other sizes do not fit into, and memory
+drifts by 20 % over some hundred jobs while nothing more is in use."""
 LONG = {"steps": 40}
 """Settings of an edit that is cancelled at its second message of progress."""
 JOB_TIMEOUT_S = 300.0
@@ -266,6 +270,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the jobs")
     parser.add_argument("--report", type=Path, default=ROOT / "runs" / "soak.json")
     arguments = parser.parse_args()
+    os.environ.update(ALLOCATOR)
     end = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as base, Soak(Path(base), arguments.seed) as soak:
         samples, digests, num_cancelled = run(soak, arguments.jobs, end)

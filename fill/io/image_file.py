@@ -6,6 +6,7 @@ AVIF needs Pillow 11.3 or newer, HEIC (photos of telephones) the package pillow-
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,7 +72,11 @@ def open_image(path: Path, advice: str = "") -> Iterator[Image.Image]:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
         register_heif(path)
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            # Pillow's own bound only warns; the one below refuses.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path)
+        with opened as image:
             if image.format not in FORMATS:
                 raise ValueError(f"it is a {image.format} file; save it as PNG")
             check_pixels(*image.size)
@@ -81,6 +86,16 @@ def open_image(path: Path, advice: str = "") -> Iterator[Image.Image]:
     except _DECODERS_RAISE as error:
         text = f"{label_of(path, 2)} cannot be read as an image ({_reason(error)})"
         raise ValueError(f"{text}; {advice}" if advice else text) from error
+
+
+def unread_images(folder: Path) -> dict[str, str]:
+    """Return the images of a folder that cannot be read here, by name, with what to do.
+
+    Example: ``unread_images(folder) == {"a.gif": "save it as PNG, frame by frame if it moves"}``.
+    """
+    ends = {end: advice for end, advice in OTHER_ENDS.items() if end not in ENDS}
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in ends)
+    return {file.name: ends[file.suffix.lower()] for file in files if file.is_file()}
 
 
 def register_heif(path: Path) -> None:

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from .image_file import ENDS as ENDS
-from .image_file import open_image, register_heif
+from .image_file import open_image, register_heif, unread_images
 from .json_text import read_text
 from .metadata import read_metadata, saving_options
 from .pixels import to_mask, to_rgb
@@ -65,7 +65,8 @@ def list_photos(path: Path) -> list[Path]:
     files = [file for file in path.iterdir() if file.suffix.lower() in ENDS and file.is_file()]
     images = sorted(file for file in files if not file.stem.endswith(MASK_END))
     if not images:
-        raise FileNotFoundError(f"{path} holds no image ({', '.join(ENDS)})")
+        unread = [f"; {name}: {advice}" for name, advice in unread_images(path).items()]
+        raise FileNotFoundError(f"{path} holds no image ({', '.join(ENDS)}){''.join(unread[:1])}")
     return images
 
 

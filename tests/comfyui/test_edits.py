@@ -118,6 +118,7 @@ def test_words_choose_what_is_removed_in_a_folder(comfyui: ComfyServer, client: 
         example_image().rotate(90 * (name == "b")).save(folder / f"{name}.png")
     nothing_found = Image.linear_gradient("L").resize((SIZE + 8, SIZE)).convert("RGB")
     nothing_found.save(folder / "c.png")
+    nothing_found.save(folder / "d.gif")
     graph = load_graph(API_FOLDER / "remove_by_words_in_a_folder.json")
     (load,) = nodes_of(graph, "OneRewardLoadFolder")
     (grow,) = nodes_of(graph, "GrowMask")
@@ -135,6 +136,8 @@ def test_words_choose_what_is_removed_in_a_folder(comfyui: ComfyServer, client: 
     names = [reference["filename"].split("_")[0] for reference in job.images(saved)]
     assert names == ["a", "b", "c"]
     assert np.array_equal(pixels(client, job, saved)[2], np.asarray(nothing_found))
+    notes = job.outputs[load]["text"]
+    assert any(note.startswith("left out: d.gif (save it as PNG") for note in notes)
     (edit,) = nodes_of(graph, "OneRewardRemove")
     assert "image 3 has an empty mask and stays as it is" in job.outputs[edit]["text"]
 

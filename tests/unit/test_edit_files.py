@@ -259,8 +259,9 @@ def test_an_empty_path_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_reading_heic_needs_a_package_that_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    photo = sys.modules["onereward.fill.io.photo"]
-    monkeypatch.setattr(photo, "ENDS", tuple(end for end in photo.ENDS if end != ".heic"))
+    for name in ("photo", "image_file"):
+        module = sys.modules[f"onereward.fill.io.{name}"]
+        monkeypatch.setattr(module, "ENDS", tuple(e for e in module.ENDS if e != ".heic"))
     (tmp_path / "a.heic").write_bytes(b"of a telephone")
     assert edit("remove", tmp_path) == 1
     message = capsys.readouterr().err

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...fill.host import Host
 from ...fill.image.mask import clean_mask
-from ...fill.io.image_file import open_image
+from ...fill.io.image_file import open_image, unread_images
 from ...fill.io.json_text import label_of, read_text, shorten
 from ...fill.io.photo import ENDS, mask_file, to_tensor
 from ...fill.io.pixels import to_mask, to_rgb
@@ -89,6 +89,9 @@ def make_edit_dataset(
         where = f"{images}, sub-folders fill, extend, remove and text"
         where = where if config.task == ALL_TASKS else str(images)
         raise ValueError(f"no images in {where}; put {', '.join(ENDS)} files there")
+    for parent in sorted({path.parent for _, path in files}):
+        for name, advice in unread_images(parent).items():
+            host.notify(f"left out: {name} ({advice})")
     total = config.num_conditions or len(files)
     if config.masks == MASKS[0]:
         total = min(total, len(files))
