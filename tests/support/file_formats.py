@@ -32,7 +32,7 @@ from onereward.fill.models import load_fill_models
 from onereward.fill.recipe import read_recipe
 from onereward.reward.calibration import Calibration, read_calibration
 from onereward.reward.cards.find_card import FOLDER as CARDS
-from onereward.reward.cards.judge_card import JudgeCard
+from onereward.reward.cards.find_card import JudgeCard
 from onereward.reward.exchange import import_pairs
 from onereward.reward.judge import BUNDLED_FOLDER, JudgeConfig
 from onereward.reward.load_judge import load_judge
