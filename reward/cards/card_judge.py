@@ -23,8 +23,7 @@ from ..vlm.families import read_model_config
 from ..vlm.model import EncodedImage, Row
 from ..vlm.qwen_vl import FolderJudge, QwenJudge
 from . import readings
-from .find_card import find_card, is_built_in
-from .judge_card import (
+from .card_format import (
     DIGITS,
     FIELDS,
     GENERATE,
@@ -35,6 +34,7 @@ from .judge_card import (
     CardQuestion,
     JudgeCard,
 )
+from .find_card import find_card, is_built_in
 
 Poll = Callable[[], None]
 Ask = tuple[CardQuestion, Row]

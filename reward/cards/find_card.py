@@ -10,7 +10,7 @@ from pathlib import Path
 from ...fill.io.json_text import label_of, quote, shorten
 from ..judge import JudgeConfig, JudgeError
 from ..vlm.adapter import NOTES
-from .judge_card import FILE_NAME, JudgeCard
+from .card_format import FILE_NAME, JudgeCard
 
 BUILT_IN = "onereward"
 """The card of judges that are trained here, and of checkpoints that no card knows."""

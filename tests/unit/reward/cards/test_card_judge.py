@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from unit.reward.vlm.test_qwen_vl import as_uint8, random_images
 
 from onereward.fill.task import Dimension, Task
+from onereward.reward.cards.card_format import JudgeCard
 from onereward.reward.cards.card_judge import CardJudge, local_judge
-from onereward.reward.cards.judge_card import JudgeCard
 from onereward.reward.judge import JudgeConfig, JudgeError, PairQuestion
 from onereward.reward.query import Query, queries_for
 from onereward.reward.score import judge_pair

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from onereward.fill.task import TASKS, Dimension, Task
+from onereward.reward.cards.card_format import GENERATE, NUM_IMAGES, CardReading, JudgeCard
 from onereward.reward.cards.find_card import BUILT_IN, FOLDER, bundled_cards, find_card
-from onereward.reward.cards.judge_card import GENERATE, NUM_IMAGES, CardReading, JudgeCard
 from onereward.reward.cards.readings import read_score
 from onereward.reward.judge import JudgeConfig, JudgeError
 
