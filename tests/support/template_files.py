@@ -21,6 +21,7 @@ VAE = "vae/ae.safetensors"
 CLIP = "text_encoders/clip_l.safetensors"
 T5 = "text_encoders/t5xxl_fp8_e4m3fn_scaled.safetensors"
 ADAPTER = "loras/pytorch_lora_weights.safetensors"
+TEXT_ENCODER = "text_encoders/qwen3vl_4b_fp8_scaled.safetensors"
 JUDGE = "onereward/Qwen3-VL-4B-Instruct"
 PHOTOGRAPHS = ("onereward_photo.png", "onereward_photo_text.png")
 WIDTH, TEXT_WIDTH, RANK = 128, 64, 4
@@ -102,6 +103,15 @@ def _write_t5(path: Path) -> None:
     save(path, as_scaled_fp8(tensors))
 
 
+def _write_text_encoder(path: Path) -> None:
+    """A name alone: ComfyUI's class of it has fixed sizes, too large to be made here."""
+    import torch
+
+    from support.checkpoints import save
+
+    save(path, {"model.visual.patch_embed.proj.bias": torch.zeros(8)})
+
+
 def _write_adapter(path: Path) -> None:
     """A LoRA of the transformer's query projections, as diffusers saves one."""
     import torch
@@ -161,5 +171,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     VAE: _write_vae,
     CLIP: _write_clip,
     T5: _write_t5,
+    TEXT_ENCODER: _write_text_encoder,
     ADAPTER: _write_adapter,
 }

@@ -14,7 +14,7 @@ FOLDER = machine.ROOT / "workflows"
 API_FOLDER = FOLDER / "api"
 DEMO = "demo_"
 """Begins the API names of templates that run the bundled models: they need no download."""
-CORE_MODEL_LOADERS = ("CheckpointLoaderSimple",)
+CORE_MODEL_LOADERS = ("CheckpointLoaderSimple", "CLIPLoader")
 """Nodes that load models of ComfyUI's own, which the tests cannot make."""
 NEWER_NODES = ("SAM3_Detect",)
 """Nodes of ComfyUI in templates that the lowest supported version lacks."""
