@@ -21,7 +21,7 @@ from ...fill.memory.components import Component
 from ...fill.task import TASKS, Task
 from ..cards import readings
 from ..cards.find_card import card_of, is_built_in
-from ..cards.judge_card import CardQuestion
+from ..cards.card_format import CardQuestion
 from ..judge import JudgeError, PairQuestion
 from ..query import TEMPLATE_VERSION, Query
 from .chat_client import ChatClient

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...fill.io.json_text import quote
 from ..cards import readings
-from ..cards.judge_card import (
+from ..cards.card_format import (
     DIGITS,
     GENERATE,
     HEAD,
