@@ -172,6 +172,11 @@ class Handler(BaseHTTPRequestHandler):
             self._send(
                 200 if is_ready else 429, json.dumps(COMPLETIONS["yes"]), ("Retry-After", "0")
             )
+        elif model == "tires":
+            with LOCK:
+                SEEN["before_rest"] = SEEN.get("before_rest", 60) - 1
+            status = 200 if SEEN["before_rest"] >= 0 or SEEN["before_rest"] < -1 else 503
+            self._send(status, json.dumps(COMPLETIONS["yes"]))
         elif model in ("hangs", "drips", "hangs-up"):
             self._stall(model)
         else:

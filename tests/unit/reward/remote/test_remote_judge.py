@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from onereward.fill.local_host import LocalHost
 from onereward.fill.task import Task
 from onereward.reward.judge import JudgeConfig, JudgeError, PairQuestion
 from onereward.reward.load_judge import load_judge
+from onereward.reward.preference import PreferenceSet
 from onereward.reward.query import Query, queries_for
 from onereward.reward.remote.chat_client import ServerBusy
 from onereward.reward.remote.remote_config import HOSTS_VARIABLE, RemoteConfig, read_key
@@ -24,6 +27,9 @@ from onereward.reward.remote.remote_questions import make_body, read_number
 from onereward.reward.remote.top_tokens import TopTokens
 from onereward.reward.score import RankingConfig, pick_best
 from onereward.reward.vlm.qwen_vl import QwenJudge
+from onereward.training.data.label import LABELS, label
+from onereward.training.data.labellers import JudgeLabeller
+from support import machine
 from support.judge_server import judge_server
 
 KEY = "sk-very-secret-0123456789"
@@ -270,6 +276,26 @@ def test_server_is_probed_once(address: str):
     judge.check()
     judge.check()
     assert seen(address)["requests"] == before + 1
+
+
+def test_labelling_keeps_what_a_server_has_answered(address: str, tmp_path: Path):
+    """It fails once, after 60 answers; the next run asks only about what is missing."""
+    folder = tmp_path / "data"
+    shutil.copytree(machine.ROOT / "assets" / "examples" / "toy-preferences", folder)
+    (folder / LABELS).unlink()
+    data, host = PreferenceSet(folder), LocalHost("cpu")
+    before = seen(address)["requests"]
+    with pytest.raises(JudgeError, match="HTTP 503"):
+        label(data, JudgeLabeller(make(address, "tires", concurrency=1)), 0.0, host)
+    lines = (folder / LABELS).read_text().splitlines()
+    assert 0 < len(lines) < len(data.groups())
+    label(data, JudgeLabeller(make(address, "tires", concurrency=1)), 0.0, host)
+    after = (folder / LABELS).read_text().splitlines()
+    assert after[: len(lines)] == lines
+    assert len(after) == len(data.groups())
+    # Two questions per dimension and group, one probe per run, and the group that failed anew.
+    num = 2 * sum(len(queries_for(g.task, g.prompt)) for g in data.groups()) + 2
+    assert num < seen(address)["requests"] - before <= num + 2 * 4
 
 
 # -- cards ---------------------------------------------------------------------------------------
