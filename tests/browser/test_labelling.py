@@ -116,8 +116,8 @@ def test_a_folder_is_labelled_by_keys_with_a_reload_in_the_middle(
     for _ in range(3):
         page.evaluate("document.querySelectorAll('.outline').forEach(e => e.remove())")
         page.type_text("0")
-        page.wait_for(f"{IS_DRAWN} || document.querySelector('#end')", 20)
-    assert text(page, "#end").startswith("All questions are answered")
+        page.wait_for(f"{IS_DRAWN} || document.querySelector('#work').hidden", 20)
+    assert text(page, "#list h1").startswith("All questions are answered")
     assert page.console == []
 
 
@@ -184,9 +184,13 @@ def test_mouse_answers_and_undoes(page: Browser, comfyui: ComfyServer, folder: P
 
 
 def click(page: Browser, selector: str) -> None:
+    page.click(*page.evaluate(middle_of(selector)))
+
+
+def middle_of(selector: str) -> str:
+    """Return JavaScript for the place of an element's middle."""
     box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
-    middle = f"(({{ left, top, width, height }}) => [left + width / 2, top + height / 2])({box})"
-    page.click(*page.evaluate(middle))
+    return f"(({{ left, top, width, height }}) => [left + width / 2, top + height / 2])({box})"
 
 
 @pytest.mark.parametrize("size", [(1600, 900), (1024, 700), (390, 844)], ids=str)
@@ -209,6 +213,31 @@ def test_nothing_overlaps_or_leaves_the_screen(
             assert min(overlap) <= 1
     widest = max(row[3] - row[1] for row in rows if "candidate" in str(row[0]))
     assert widest >= min(0.35 * size[0], 600) or widest >= 0.9 * size[0]
+
+
+def test_fingers_enlarge_and_answer_on_a_phone(page: Browser, comfyui: ComfyServer, folder: Path):
+    page.resize(390, 844)
+    page.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    large = "document.querySelector('.large').dataset.index"
+    try:
+        open_page(page, comfyui)
+        first, second = (str(index) for index in shown(page))
+        assert page.evaluate(large) == first
+        tap(page, f"[data-index='{second}'] .view")
+        page.wait_for(f"{large} === '{second}'", 5)
+        tap(page, f"[data-index='{second}'] button")
+        page.wait_for("document.querySelector('#count').textContent === '1 of 8'", 20)
+    finally:
+        page.call("Emulation.setTouchEmulationEnabled", enabled=False)
+        page.resize(1600, 900)
+    assert pairs(folder)[0].winner_file_name.endswith(f"/{second}.png")
+
+
+def tap(page: Browser, selector: str) -> None:
+    x, y = page.evaluate(middle_of(selector))
+    point = {"x": x, "y": y}
+    page.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[point])
+    page.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
 
 def test_deleted_candidates_are_left_out_with_a_note(

@@ -47,7 +47,7 @@ async function showFolders() {
   byId("work").hidden = byId("keys").hidden = byId("order").hidden = true;
   byId("progress").hidden = byId("folders").hidden = true;
   const { folders } = await get("folders", { name: name() });
-  const title = Object.assign(document.createElement("h1"), { id: "sentence" });
+  const title = document.createElement("h1");
   title.textContent = folders.length ? "Which candidates will you compare?" : "No candidates yet";
   const items = folders.map(makeFolder);
   if (!folders.length) {
@@ -145,16 +145,25 @@ function showAfter() {
   });
 }
 
+function showText(title, hint) {
+  const heading = Object.assign(document.createElement("h1"), { textContent: title });
+  const text = Object.assign(document.createElement("p"), { textContent: hint });
+  byId("list").replaceChildren(heading, text);
+  byId("list").hidden = false;
+}
+
 function showEnd() {
-  const title = Object.assign(document.createElement("h1"), { id: "end" });
-  title.textContent = view.progress.answered
-    ? "All questions are answered. Thank you!"
-    : "There is nothing to compare here";
-  const hint = document.createElement("p");
-  hint.textContent = view.progress.answered
-    ? "Your pairs are in the folder's metadata.jsonl, for OneReward Judge Report and Train Judge."
-    : "Comparisons need groups of at least two candidates whose images are there.";
-  byId("list").replaceChildren(title, hint);
+  if (view.progress.answered) {
+    showText(
+      "All questions are answered. Thank you!",
+      "Your pairs are in the folder's metadata.jsonl, for OneReward Judge Report and Train Judge.",
+    );
+    return;
+  }
+  showText(
+    "There is nothing to compare here",
+    "Comparisons need groups of at least two candidates whose images are there.",
+  );
 }
 
 // --- keys -------------------------------------------------------------------------------------
@@ -272,11 +281,11 @@ function start() {
       return;
     }
     if (!name()) {
-      say("type your name above; your answers are stored under it");
+      showText("Who is labelling?", "Type your name above: your answers are stored under it.");
       byId("name").focus();
       return;
     }
-    say("reading the folder …");
+    if (!view) showText("Reading the folder …", "");
     await show(await get("view", request()));
   });
 }
