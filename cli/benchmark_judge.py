@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,11 @@ def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "benchmark-judge models/onereward/FIRM-Edit-8B EditReward-Bench/2pair out/firm",
         "benchmark-judge Qwen3-VL-4B-Instruct FIRM-Bench-Edit out/editscore --adapter EditScore-4B",
     )
-    parser.add_argument("judge", help="folder of a vision-language model, or bundled")
+    parser.add_argument(
+        "judge",
+        help="folder of a vision-language model, bundled, or a .json file with a job's `judge` "
+        "(a server's, calibrated, an ensemble), which needs none of the options for a folder",
+    )
     parser.add_argument(
         "data",
         type=Path,
@@ -46,23 +51,30 @@ def add_to(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the judge; write the folder of the results, and the table."""
-    from ..reward.cards.card_judge import local_judge
+    from ..fill.io.json_text import read_json
     from ..reward.judge import JudgeConfig
+    from ..reward.load_judge import check_judge_values, load_judge
     from ..training.charts.tables import markdown_table
     from ..training.judge.benchmark import run_benchmark
 
     if arguments.max_pairs < 0:
         raise ValueError(f"--max-pairs is {arguments.max_pairs}, but 0 or more is expected")
-    config = JudgeConfig(
-        folder=arguments.judge,
-        precision=arguments.precision,
-        max_pixels=arguments.max_pixels,
-        adapter=arguments.adapter,
-        card=arguments.card,
-    )
+    if arguments.judge.endswith(".json"):
+        values = read_json(Path(arguments.judge), "correct it")
+        values = values.get("judge", values)
+        check_judge_values(values)
+    else:
+        config = JudgeConfig(
+            folder=arguments.judge,
+            precision=arguments.precision,
+            max_pixels=arguments.max_pixels,
+            adapter=arguments.adapter,
+            card=arguments.card,
+        )
+        values = asdict(config)
 
     def job(host: TrainingHost, _: Distributed) -> str:
-        judge = local_judge(config, host.device, host.check_cancelled)
+        judge = load_judge(values, host.device, host.check_cancelled)
         result = run_benchmark(judge, arguments.data, arguments.out, host, arguments.max_pairs)
         lines = [
             markdown_table(result.cells()),

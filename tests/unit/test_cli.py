@@ -49,6 +49,7 @@ DEFAULTS_OF_EXAMPLES: dict[str, dict[str, Any]] = {
     "evaluate": {"split": "all", "margin": 0.05},
 }
 COMMANDS = [*SMALL, "edit", "example-config", "import-pairs", "export-pairs", "info", "workflows"]
+COMMANDS += ["benchmark-judge"]
 
 
 def test_version_is_the_projects(capsys: pytest.CaptureFixture[str]):

@@ -308,6 +308,12 @@ def test_the_command_writes_a_table_and_says_what_is_wrong(
     assert "| consistency | 2 |" in text
     assert "bundled: " in text
     assert (out / "result.json").is_file()
+    job = tmp_path / "label.json"
+    job.write_text(json.dumps({"judge": {"folder": "bundled"}, "settings": {}}))
+    assert main(["benchmark-judge", str(job), *arguments[2:]]) == 0, "the same judge goes on"
+    job.write_text(json.dumps({"judge": {"kind": "oracle"}}))
+    assert main(["benchmark-judge", str(job), *arguments[2:]]) == 1
+    assert "kind of a judge is 'oracle'" in capsys.readouterr().err
     assert main(["benchmark-judge", "bundled", str(tmp_path / "none"), str(out)]) == 1
     assert "another data" in capsys.readouterr().err
     assert main(["benchmark-judge", str(tmp_path / "none"), str(data), str(out)]) == 1
