@@ -168,12 +168,12 @@ def _check_options(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.seed <= MAX_SEED:
         raise ValueError(f"--seed is {arguments.seed}, but 0 to 2**64 - 1, or -1, is expected")
     options = vars(arguments)
-    given = [name for name in USED_BY if options[name] != DEFAULTS.get(name, "")]
-    unused = [name for name in given if arguments.task not in USED_BY[name]]
+    non_defaults = [name for name in USED_BY if options[name] != DEFAULTS.get(name, "")]
+    unused = [name for name in non_defaults if arguments.task not in USED_BY[name]]
     if arguments.task == "extend":
         if arguments.aspect:
             check_aspect(arguments.aspect, arguments.anchor)
-            unused += [side for side in SIDES if side in given]
+            unused += [side for side in SIDES if side in non_defaults]
         else:
             Extension(**{side: options[side] for side in SIDES})
     for encoder in ("text_encoder", "text_encoder_2"):

@@ -59,7 +59,7 @@ JOB_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Usage:
     """What the server used after a job. Example: ``soak.sample(3, seconds=0.5).rss_mb``."""
 
     job: int
@@ -134,13 +134,13 @@ class Soak:
         self._forget()
         return job.was_interrupted
 
-    def sample(self, number: int, seconds: float) -> Sample:
+    def sample(self, number: int, seconds: float) -> Usage:
         """Return what the server's process uses now."""
         assert self._server._process is not None, "the server was started"
         process = Path("/proc") / str(self._server._process.pid)
         lines = (process / "status").read_text().splitlines()
         status = dict(line.split(":", 1) for line in lines if ":" in line)
-        return Sample(
+        return Usage(
             job=number,
             rss_mb=round(int(status["VmRSS"].split()[0]) / 1024, 1),
             files=len(list((process / "fd").iterdir())),
@@ -211,9 +211,9 @@ def add_other_model(folder: Path) -> None:
     save_file(tensors, path)
 
 
-def run(soak: Soak, num_jobs: int, end: float) -> tuple[list[Sample], dict[int, str], int]:
+def run(soak: Soak, num_jobs: int, end: float) -> tuple[list[Usage], dict[int, str], int]:
     """Run jobs up to a number or a time; return samples, digests of edits, and cancelled jobs."""
-    samples: list[Sample] = []
+    samples: list[Usage] = []
     digests: dict[int, str] = {}
     num_cancelled = 0
     for number in range(num_jobs):
@@ -232,7 +232,7 @@ def run(soak: Soak, num_jobs: int, end: float) -> tuple[list[Sample], dict[int, 
     return samples, digests, num_cancelled
 
 
-def compare(samples: list[Sample], warm: int, window: int = 50) -> list[str]:
+def compare(samples: list[Usage], warm: int, window: int = 50) -> list[str]:
     """Return what has grown between the jobs after the first ``warm`` and the last ones.
 
     Memory is compared where it was lowest: above that is what Python has not yet collected.

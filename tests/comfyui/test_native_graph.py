@@ -172,11 +172,11 @@ def test_what_works_on_a_whole_sampler_works_as_in_comfyuis_own(
     ]
     job = client.run(g.graph)
     expected = pixels(client, job, direct)
-    honoured, plain = (pixels(client, job, edit) for edit in edits)
-    assert np.abs(honoured - expected).max() <= 1, "but for rounding"
+    patched_edit, plain = (pixels(client, job, edit) for edit in edits)
+    assert np.abs(patched_edit - expected).max() <= 1, "but for rounding"
     assert np.abs(plain - expected).max() > 3 * MAX_DIFFERENCE
-    shown = [e.data for e in job.events if e.kind == "onereward.text"]
-    notes = [data["text"] for data in shown if data["node"] == back[0]]
+    texts = [e.data for e in job.events if e.kind == "onereward.text"]
+    notes = [data["text"] for data in texts if data["node"] == back[0]]
     assert "ComfyUI's own Euler sampler heeds" in str(notes)
 
 

@@ -17,7 +17,7 @@ def samples(**growth: float) -> list[Any]:
     """Return 400 samples, noisy upwards, in which something grows over the second half."""
     dice = random.Random(0)
     return [
-        soak.Sample(
+        soak.Usage(
             job=job,
             rss_mb=900 * (1 + growth.get("rss_mb", 0) * max(0, job - 200) / 200 + dice.random()),
             files=8 + int(growth.get("files", 0) * (job > 300)) - job % 2,
