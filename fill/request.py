@@ -12,7 +12,6 @@ from .image.mask import MIN_PEAK
 from .task import TASKS, Task, text_prompt
 
 MAX_SEED = 2**64 - 1
-_SKIP = ", or turn on skip_empty_masks to leave such an image as it is"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -191,7 +190,6 @@ def _check_mask(
         highest = f" (its highest value is {peak:.2g})" if peak > 0 else ""
         raise ValueError(
             f"{name} is empty{highest}; paint the area to repaint (for example in the mask editor)"
-            f"{_SKIP if name == 'mask' else ''}"
         )
     _, height, width, _ = image.shape
     if not is_empty and tuple(mask.shape[-2:]) != (height, width):
