@@ -34,9 +34,16 @@ _LIMITS = [
         (r"(min|max)_pixels|shortest_edge|longest_edge", 1, 1 << 32),
     )
 ]
-"""Names of whole numbers, and what they may be; null stands for the model's own choice."""
+"""Names of whole numbers, and what they may be."""
+_MAY_BE_NULL = (
+    r"\w+_token_id|out_channels|num_key_value_heads|num_decoder_layers|\w*head_dim|sample_size|"
+    r"\w+_(attention|projection)_dim|(min|max)_pixels|shortest_edge|longest_edge|window_size"
+)
+"""Those for which null stands for the model's own choice."""
 MAX_NUMBER, MAX_ENTRIES = 10**12, 1 << 16
 """Of any other number, and of any list or object."""
+MAX_SHIFT = 100
+"""Of a schedule."""
 MAX_PATTERN = 2000
 """Characters of a regular expression."""
 _NESTED_REPEATS = re.compile(r"[*+}][^()]*\)[*+{]")
@@ -173,22 +180,28 @@ class SchedulerConfig:
     num_train_timesteps: int = 1000
     shift: float = 1.0
     use_dynamic_shifting: bool = False
-    base_shift: float | None = 0.5
-    max_shift: float | None = 1.15
-    base_image_seq_len: int | None = 256
-    max_image_seq_len: int | None = 4096
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
     invert_sigmas: bool = False
     shift_terminal: float | None = None
-    use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = False
-    use_beta_sigmas: bool | None = False
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
     stochastic_sampling: bool = False
     time_shift_type: str = "exponential"
 
     def __post_init__(self) -> None:
         """Refuse what no schedule can be made of."""
-        if self.shift <= 0 or self.shift_terminal == 1:
-            raise ValueError(f"shift is {self.shift}, shift_terminal {self.shift_terminal}")
+        for name in ("shift", "base_shift", "max_shift"):
+            if not 0 < getattr(self, name) <= MAX_SHIFT:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but a number above 0 and up to {MAX_SHIFT} "
+                    "is expected"
+                )
+        if not 0 <= (self.shift_terminal or 0) < 1:
+            raise ValueError(f"shift_terminal is {self.shift_terminal}, but 0 to 1 is expected")
         if self.time_shift_type not in ("exponential", "linear"):
             raise ValueError(f"time_shift_type is {quote(self.time_shift_type)}")
         if self.base_image_seq_len == self.max_image_seq_len:
@@ -204,6 +217,7 @@ def read_scheduler_config(path: Path) -> dict[str, Any]:
         make_record(SchedulerConfig, values, ignores_unknown=True)
     except ValueError as error:
         raise ValueError(shorten(f"{label_of(path)} is no schedule: {error}; {ADVICE}")) from error
+    values.pop("dtype", None)  # diffusers would pass it on to a schedule, which has none
     return values
 
 
@@ -225,7 +239,8 @@ def _check_entry(name: str, value: Any) -> None:
         raise ValueError(f"{quote(name)} has {len(numbers):,} entries")
     low, high = limits or (-MAX_NUMBER, MAX_NUMBER)
     for number in numbers:
-        is_typed = type(number) is int or not limits or number is None
+        is_null = number is None and (not limits or bool(re.fullmatch(_MAY_BE_NULL, name)))
+        is_typed = type(number) is int or not limits or is_null
         if not is_typed or (isinstance(number, (int, float)) and not low <= number <= high):
             kind = "a whole number" if limits else "a number"
             raise ValueError(

@@ -98,6 +98,10 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+_PYTHONS_OWN = (TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
+"""Errors whose texts are about code, not about files."""
+
+
 @contextmanager
 def _explained(label: str, error: type[Exception]) -> Iterator[None]:
     """Turn what a library raises for files that it cannot use into a sentence."""
@@ -106,5 +110,7 @@ def _explained(label: str, error: type[Exception]) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as cause:
-        reason = shorten(f"{type(cause).__name__}: {cause}", 120)
+        says_little = isinstance(cause, (*_PYTHONS_OWN, UnicodeError))
+        reason = "its settings do not fit together" if says_little else str(cause)
+        reason = shorten(reason.replace("NoneType", "null"), 150)
         raise error(f"{label} cannot be loaded ({reason}); download it again") from cause
