@@ -5,7 +5,7 @@ An answer is right if the order-averaged probability prefers the winner; a tie c
 
     {"format": 1,
      "cells": {"fill.structure": {"num_pairs": 616, "accuracy": 0.81, "low": 0.78, "high": 0.84,
-                                  "swap_consistency": 0.87}},
+                                  "swap_consistency": 0.87, "position_bias": 0.04}},
      "calibration": [{"low": 0.5, "high": 0.55, "num_pairs": 40, "mean_score": 0.52,
                       "accuracy": 0.55}]}
 """
@@ -62,6 +62,11 @@ class Answer:
         """Whether swapping the images swaps the answer."""
         return (self.winner_first > 0.5) != (self.loser_first > 0.5)
 
+    @property
+    def position_bias(self) -> float:
+        """How much more likely the answer is for the image that comes first, -1..1."""
+        return self.winner_first + self.loser_first - 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellReport:
@@ -76,6 +81,8 @@ class CellReport:
     """Upper end."""
     swap_consistency: float
     """Share of pairs where swapping the images swaps the answer."""
+    position_bias: float | None = None
+    """Mean lean towards the image that comes first, -1..1; None in reports of older versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +216,7 @@ def _cell(group: Sequence[Answer]) -> CellReport:
         low=low,
         high=high,
         swap_consistency=sum(a.is_consistent for a in group) / len(group),
+        position_bias=sum(a.position_bias for a in group) / len(group),
     )
 
 

@@ -21,7 +21,14 @@ from ...reward.label_choice import (
     labels_by_setting,
 )
 from ...reward.preference import PreferenceSet, by_split
-from ...reward.report import Answer, JudgeReport, make_report, report_cells, write_report
+from ...reward.report import (
+    Answer,
+    CellReport,
+    JudgeReport,
+    make_report,
+    report_cells,
+    write_report,
+)
 from ..charts.plots import Series, plot, stack
 from ..charts.tables import markdown_table, render_table
 from ..data.conditions import save_image
@@ -116,7 +123,7 @@ def ask_held_out(
 def report_text(report: JudgeReport, label: str) -> str:
     """Return the whole report in Markdown."""
     consistency = [
-        f"{t.value}, {d.value.replace('_', ' ')}: {cell.swap_consistency:.1%}"
+        f"{t.value}, {d.value.replace('_', ' ')}: {cell.swap_consistency:.1%}" + _lean(cell)
         for (t, d), cell in report.cells.items()
     ]
     calibration = [["confidence", "pairs", "mean confidence", "right"]]
@@ -131,7 +138,7 @@ def report_text(report: JudgeReport, label: str) -> str:
             "",
             markdown_table(report_cells(report)),
             "",
-            "Swapping the images swaps the answer:",
+            "Swapping the images swaps the answer, and how far answers lean to the first image:",
             "",
             *(f"- {line}" for line in consistency),
             "",
@@ -141,6 +148,10 @@ def report_text(report: JudgeReport, label: str) -> str:
             "",
         ]
     )
+
+
+def _lean(cell: CellReport) -> str:
+    return "" if cell.position_bias is None else f", {cell.position_bias:+.3f}"
 
 
 def accuracy_table(report: JudgeReport) -> Tensor:
@@ -175,6 +186,9 @@ def report_image(report: JudgeReport) -> Tensor:
     num = sum(cell.num_pairs for cell in cells)
     consistency = sum(cell.swap_consistency * cell.num_pairs for cell in cells) / num
     line = [[f"swapping the images swaps the answer: {consistency:.0%} of {num}"]]
+    if all(cell.position_bias is not None for cell in cells):
+        lean = sum((cell.position_bias or 0.0) * cell.num_pairs for cell in cells) / num
+        line.append([f"answers lean to the first image by {lean:+.2f}"])
     chart = plot(
         "right answers by confidence (number of pairs)",
         [

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from onereward.fill.task import Dimension, Task
-from onereward.reward.report import Answer, Cell, make_report, report_cells, wilson_interval
+from onereward.reward.report import (
+    Answer,
+    Cell,
+    make_report,
+    read_report,
+    report_cells,
+    wilson_interval,
+    write_report,
+)
 
 STRUCTURE = (Task.FILL, Dimension.STRUCTURE)
 REMOVAL = (Task.REMOVE, Dimension.REMOVAL_QUALITY)
@@ -32,6 +42,24 @@ def test_accuracy_counts_the_averaged_order() -> None:
     assert report.passes(STRUCTURE, 0.6)
     assert not report.passes(STRUCTURE, 0.75)
     assert not report.passes((Task.TEXT, Dimension.STRUCTURE), 0.0)
+
+
+def test_position_bias_is_the_lean_to_the_first_image_and_old_reports_have_none(
+    tmp_path: Path,
+) -> None:
+    report = make_report([answer(0.9, 0.3), answer(0.5, 0.7), answer(0.1, 0.9, REMOVAL)])
+    assert report.cells[STRUCTURE].position_bias == pytest.approx((0.2 + 0.2) / 2)
+    assert report.cells[REMOVAL].position_bias == pytest.approx(0.0)
+    write_report(tmp_path, report)
+    assert read_report(tmp_path) == report
+    path = tmp_path / "report.json"
+    values = json.loads(path.read_text())
+    for cell in values["cells"].values():
+        del cell["position_bias"]
+    path.write_text(json.dumps(values))
+    older = read_report(tmp_path)
+    assert older is not None
+    assert older.cells[STRUCTURE].position_bias is None
 
 
 def test_interval_equals_published_values() -> None:

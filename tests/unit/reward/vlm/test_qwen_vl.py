@@ -201,7 +201,7 @@ def test_a_folder_that_is_no_judge_is_refused(folder: Path, tmp_path: Path) -> N
     broken = Path(shutil.copytree(folder, tmp_path / "judge"))
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
-    with pytest.raises(JudgeError, match="is a llama model"):
+    with pytest.raises(JudgeError, match="is a 'llama' model"):
         QwenJudge(JudgeConfig(folder=str(broken)), torch.device("cpu"))
     (broken / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
