@@ -147,9 +147,15 @@ class AnswerStore:
         values = {"condition": group.condition, "made_by": group.made_by, "labeller": labeller}
         scores = {cell[1].value: _to_scores(answer, len(group.file_names))}
         line = json.dumps(values | {"group": cell[0], "scores": scores}, ensure_ascii=False)
-        if answer.ends:
-            self.data.add(make_pair(group, cell[1], answer.ends, labeller))
+        # A stop in between leaves a key without its pair: the question is asked again.
         append_line(path, line)
+        self._read_person(labeller)
+        try:
+            if answer.ends:
+                self.data.add(make_pair(group, cell[1], answer.ends, labeller))
+        except OSError:
+            self._remove_key(labeller)
+            raise
         self.refresh()
 
     def remove_last(self, name: str) -> Cell | None:
@@ -170,12 +176,15 @@ class AnswerStore:
             values |= {"dimension": cell[1].value, "judged_by": labeller}
             _remove_line(self._files[PAIRS], values)
             del self.pairs[labeller][cell]
-        _remove_line(self._people[labeller], {"labeller": labeller})
-        self._keys[labeller].pop()
-        self._by_cell[labeller][cell].pop()
-        self._note(labeller, cell)
+        self._remove_key(labeller)
         self.refresh()
         return cell
+
+    def _remove_key(self, labeller: str) -> None:
+        _remove_line(self._people[labeller], {"labeller": labeller})
+        cell, _ = self._keys[labeller].pop()
+        self._by_cell[labeller][cell].pop()
+        self._note(labeller, cell)
 
     # --- lines of the files ----------------------------------------------------------------------
 

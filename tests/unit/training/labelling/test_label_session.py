@@ -169,6 +169,44 @@ def test_processes_neither_lose_nor_double_labels(tmp_path: Path):
         assert Counter(pair[2] for pair in pairs(tmp_path, name)) == decided
 
 
+def test_what_cannot_be_written_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_candidates(tmp_path)
+    session = LabelSession(tmp_path)
+    view = press(session, session.view("Ada"), 0)
+    files = contents(tmp_path)
+
+    def fail(data: PreferenceSet, pair: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreferenceSet, "add", fail)
+        with pytest.raises(OSError, match="no space"):
+            press(session, view, 1)
+    assert contents(tmp_path) == files
+    assert session.view("Ada")["progress"]["answered"] == 1
+    press(session, view, 1)
+    assert len(pairs(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("keeps_pair", [False, True])
+def test_a_stop_between_the_two_files_loses_one_key_at_most(tmp_path: Path, keeps_pair: bool):
+    make_candidates(tmp_path, (2,))
+    session = LabelSession(tmp_path)
+    view = press(session, session.view("Ada"), 0)
+    before = contents(tmp_path)
+    press(session, view, 1)
+    stale = KEY_FILE if keeps_pair else PAIRS
+    (tmp_path / stale).write_bytes(before[stale])
+    session = LabelSession(tmp_path)
+    view = session.view("Ada")
+    assert view["progress"]["answered"] == (2 if keeps_pair else 1)
+    press(session, view, 1)
+    assert len(pairs(tmp_path)) == len(set(pairs(tmp_path)))
+    while session.undo("Ada")["note"] != "there is nothing to undo":
+        pass
+    assert len(pairs(tmp_path)) == (1 if keeps_pair else 0)
+
+
 @pytest.mark.parametrize("name", [PAIRS, KEY_FILE])
 def test_a_torn_last_line_is_survived(tmp_path: Path, name: str):
     make_candidates(tmp_path, (2, 2))
