@@ -51,8 +51,8 @@ class Writer:
 
 
 @dataclass
-class Outcome:
-    """How a run ended. Example: ``Outcome(is_killed=True)``."""
+class ChildOutcome:
+    """How a run ended. Example: ``ChildOutcome(is_killed=True)``."""
 
     is_killed: bool = False
     error: str = ""
@@ -146,7 +146,7 @@ class Trials:
             shutil.rmtree(root)
         return trial
 
-    def _check_ending(self, trial: Trial, outcome: Outcome, root: Path) -> None:
+    def _check_ending(self, trial: Trial, outcome: ChildOutcome, root: Path) -> None:
         trial.error = outcome.error
         names = [path.name for path in root.rglob("*")]
         trial.torn += sorted(name for name in names if TEMPORARY.search(name))
@@ -164,7 +164,7 @@ class Trials:
         self.prepare(root)
         return root
 
-    def _run(self, root: Path, fault: Fault | None = None) -> Outcome:
+    def _run(self, root: Path, fault: Fault | None = None) -> ChildOutcome:
         """Run the writer in a child; its log and its error come back in a file."""
         answer, words = self.spool / "answer.json", self.spool / "last-words.txt"
         state = self.spool / "durable" if fault and fault.kind == POWER else None
@@ -179,16 +179,16 @@ class Trials:
         # Killed, by the fault or by something else.
         if os.WIFSIGNALED(status):
             if os.WTERMSIG(status) != signal.SIGKILL:
-                return Outcome(error=f"signal {os.WTERMSIG(status)}")
+                return ChildOutcome(error=f"signal {os.WTERMSIG(status)}")
             if state is not None:
                 restore(state, root)
-            return Outcome(is_killed=True, operation=words.read_text())
+            return ChildOutcome(is_killed=True, operation=words.read_text())
         # Ended by itself.
         values = json.loads(answer.read_text())
         log = [FileOperation(*entry) for entry in values["log"]]
         at = fault.at if fault else 0
         operation = log[at].text(root) if at < len(log) else "after the end"
-        return Outcome(False, values["error"], values["trace"], log, operation)
+        return ChildOutcome(False, values["error"], values["trace"], log, operation)
 
 
 def _can_happen(kind: str, operation: FileOperation) -> bool:

@@ -26,7 +26,7 @@ from onereward.training.policy.monitoring.drift import Drift, measure_drift
 from onereward.training.policy.monitoring.monitor import Monitor
 from onereward.training.policy.reward_cells import ALL_CELLS, select_reward_cells
 from onereward.training.policy.rewards import ask_judge
-from onereward.training.policy.run import ADAPTER, train_policy
+from onereward.training.policy.run import ADAPTER, PolicyRun, train_policy
 from support.bundled_models import bundled_models
 from support.judges import make_judge
 from support.live_memory import LiveMemory
@@ -221,6 +221,27 @@ def test_a_run_that_drifts_before_any_good_evaluation_gives_the_start(
     ups = [name for name in tensors if ".lora_B." in name]
     assert ups
     assert not any((tensors[b] @ tensors[b.replace("_B.", "_A.")]).any() for b in ups)
+    assert read_about(result.path)["step"] == 0
+
+
+def test_a_run_that_drifts_and_is_killed_at_its_end_gives_the_start(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All its steps are done, so the next run only reads what is there."""
+    conditions, judge = folders
+    monkeypatch.setattr(Drift, "complaint", lambda self: "brightness has moved by +0.20")
+    values: dict[str, Any] = {"steps": 1, "batch_size": 1, "eval_every": 1, "eval_conditions": 1}
+    config = policy_config(tmp_path, conditions, judge, **values)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyRun, "explain_stop", die)
+        with pytest.raises(KeyboardInterrupt):
+            train_policy(config, RecordingHost(), run_models_for(config))
+    result = train_policy(config, RecordingHost(), run_models_for(config))
+    assert result.step == 1
     assert read_about(result.path)["step"] == 0
 
 
