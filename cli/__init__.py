@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from . import benchmark_judge, edit, example_config, info, jobs, pairs, workflows
+from .headless import STOPPED
 from .version import package_version
 
 COMMANDS = (edit, jobs, example_config, pairs, benchmark_judge, info, workflows)
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; those of the process if None.
 
     Returns:
-        The exit code: 0, or 1 if the command failed for a reason it has written to stderr.
+        The exit code: 0; 1 if the command failed for a reason it has written to stderr; 130 if
+        the user stopped it.
     """
     parsed = make_parser().parse_args(arguments)
     try:
@@ -30,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         sys.stderr.write(f"onereward: {shorten(str(error))}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("onereward: stopped\n")
+        return STOPPED
 
 
 def make_parser() -> argparse.ArgumentParser:
