@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..fill.io.files import read_json, write_text
-from ..fill.io.json_text import label_of, quote, shorten
+from ..fill.io.files import write_text
+from ..fill.io.json_text import label_of, quote, read_json, shorten
 from ..fill.json_config import JsonConfig, setting
 from .report import Answer, Cell
 

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from .json_text import label_of, parse_object, quote, read_json, shorten
-from .json_text import read_records as read_records
-from .json_text import read_text as read_text
 from .names import check_file_name
 from .writing import write_text as write_text
 

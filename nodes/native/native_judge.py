@@ -16,7 +16,8 @@ import comfy.model_management as mm
 import torch
 
 from ...fill.io.file_digest import fingerprint_files
-from ...fill.io.files import label_of, read_header
+from ...fill.io.files import read_header
+from ...fill.io.json_text import label_of
 from ...fill.memory.components import Component
 from ...reward.judge import JudgeError, PairQuestion
 from ...reward.query import TEMPLATE_VERSION
