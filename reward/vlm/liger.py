@@ -16,8 +16,13 @@ _APPLY = {
 }
 
 
-def check_liger(device: torch.device) -> None:
+def check_liger(device: torch.device, model_type: str) -> None:
     """Raise JudgeError if the kernels cannot run here; says what is missing."""
+    if model_type not in _APPLY:
+        raise JudgeError(
+            f"liger_kernel was tried with Qwen2-VL and Qwen2.5-VL alone, but the judge is a "
+            f"{model_type} model; switch it off"
+        )
     if device.type != "cuda":
         raise JudgeError(
             f"liger_kernel needs a CUDA GPU, but the judge runs on {device.type}; switch it off"
@@ -42,5 +47,10 @@ def use_liger(model: nn.Module, model_type: str) -> None:
         getattr(library, _APPLY[model_type])(
             rope=False, cross_entropy=False, fused_linear_cross_entropy=False, model=model
         )
+    except ImportError as error:
+        raise JudgeError(
+            f"this liger-kernel does not fit this transformers ({error.name or error}); update "
+            "both, or switch liger_kernel off"
+        ) from error
     finally:
         vars(modelling).update(before)

@@ -88,9 +88,9 @@ class VisionLanguageModel:
         self.config = config
         self.has_grid_positions = True
         self.folder = judge_folder(config.folder)
-        if config.liger_kernel:
-            check_liger(device)
         self.values = read_model_config(self.folder)
+        if config.liger_kernel:
+            check_liger(device, self.values["model_type"])
         image_settings = read_image_settings(self.folder)
         check_vision(label_of(self.folder), self.values, image_settings)
         self.image_token = int(self.values["image_token_id"])

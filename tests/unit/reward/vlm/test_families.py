@@ -13,7 +13,7 @@ from PIL import Image
 from onereward.fill.checkpoint.linear import QuantisedLinear
 from onereward.fill.task import Task
 from onereward.lab.judge.build import CHAT_TEMPLATE
-from onereward.reward.judge import JudgeConfig, PairQuestion
+from onereward.reward.judge import JudgeConfig, JudgeError, PairQuestion
 from onereward.reward.query import queries_for
 from onereward.reward.score import judge_pair
 from onereward.reward.vlm.adapter import adapter_parameters, inject_lora
@@ -223,3 +223,9 @@ def test_it_takes_the_memory_that_is_asked_for(folder: Path, tmp_path: Path) -> 
         first, second = judge.encode_images([pair[0].requires_grad_(True), pair[1]])
         judge.ask(first, second, QUERIES)
     assert counted.total < judge.training_bytes(pixels, 1, recompute=False) < 3 * counted.total
+
+
+def test_kernels_for_other_families_are_refused_at_once(folder: Path) -> None:
+    config = JudgeConfig(folder=str(folder), liger_kernel=True)
+    with pytest.raises(JudgeError, match=r"Qwen2-VL and Qwen2\.5-VL alone.*switch it off"):
+        QwenJudge(config, torch.device("cuda"))

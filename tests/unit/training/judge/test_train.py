@@ -233,7 +233,7 @@ def test_adapters_that_do_not_fit_are_refused(
     with pytest.raises(JudgeError, match="version 0 of the judge's question"):
         QwenJudge(replace(judge_config, folder=str(judge_folder)), torch.device("cpu"))
     (adapter / "adapter_config.json").write_text('{"peft_type": "IA3"}')
-    with pytest.raises(ValueError, match="is a IA3 adapter"):
+    with pytest.raises(ValueError, match="is a 'IA3' adapter"):
         QwenJudge(replace(judge_config, folder=str(judge_folder)), torch.device("cpu"))
 
 
