@@ -20,8 +20,8 @@ from ...fill.io.json_text import quote
 from ...fill.memory.components import Component
 from ...fill.task import TASKS, Task
 from ..cards import readings
-from ..cards.find_card import card_of, is_built_in
 from ..cards.card_format import CardQuestion
+from ..cards.find_card import card_of, is_built_in
 from ..judge import JudgeError, PairQuestion
 from ..query import TEMPLATE_VERSION, Query
 from .chat_client import ChatClient
