@@ -20,6 +20,7 @@ from ..judge import JudgeConfig, JudgeError, PairQuestion, Question, judge_folde
 from ..query import MAX_PROMPT
 from ..vlm.chat import IMAGE, Conversation
 from ..vlm.families import read_model_config
+from ..vlm.memory import TEXT_TOKENS
 from ..vlm.model import EncodedImage, Row
 from ..vlm.qwen_vl import FolderJudge, QwenJudge
 from . import readings
@@ -274,8 +275,8 @@ class CardJudge(FolderJudge):
 
     def _scale(self, pixels: int) -> int:
         """Return how many times the rows of the built-in question a card's may take."""
-        tokens = max(pixels, self.patches.min_pixels) // self.patches.factor**2
-        return 2 + _EXTRA_TEXT // (2 * min(tokens, self.patches.max_pixels) + 200)
+        judged = min(max(pixels, self.patches.min_pixels), self.patches.max_pixels)
+        return 2 + _EXTRA_TEXT // (2 * judged // self.patches.factor**2 + TEXT_TOKENS)
 
     @cached_property
     def _words(self) -> tuple[list[int], list[int]]:

@@ -417,6 +417,19 @@ def test_the_built_in_card_gives_the_built_in_judge(folder: Path, tmp_path: Path
     assert json.loads(card.to_json())["questions"]["default"]["text"] == "{question}"
 
 
+def test_more_memory_is_asked_for_than_by_the_built_in_question(folder: Path) -> None:
+    config = JudgeConfig(folder=str(folder), precision="fp32")
+    built_in, judge = (
+        QwenJudge(config, CPU),
+        judge_of(folder, card_of({"kind": "digits"}, "single")),
+    )
+    for pixels in (64 * 64, 512 * 512, 4096 * 4096):
+        # Two rows per pair, and a text of some 1500 tokens more, which counts for small images.
+        factor = judge.working_bytes(pixels) / built_in.working_bytes(pixels)
+        assert 2 <= factor <= 10
+    assert factor <= 4
+
+
 def test_identity_changes_with_the_card_and_digest_does_not(folder: Path) -> None:
     first = judge_of(folder, card_of({"kind": "digits"}, "single"))
     second = judge_of(folder, card_of({"kind": "digits"}, "single", "{prompt} ?"))
