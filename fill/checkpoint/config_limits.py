@@ -114,6 +114,7 @@ def check_vision(label: str, config: Mapping[str, Any], processor: Mapping[str, 
         config: Its config, read by :func:`read_model_config`.
         processor: What its image processor's file says.
     """
+    # What the model says of itself.
     vision, text = config.get("vision_config"), config.get("text_config", config)
     if not isinstance(vision, dict) or not isinstance(text, dict):
         raise ValueError(f"the config of {label} describes no vision model; {ADVICE}")
@@ -123,15 +124,17 @@ def check_vision(label: str, config: Mapping[str, Any], processor: Mapping[str, 
             f"the config of {label} has image_token_id {quote(token)}, but a number below "
             f"vocab_size {quote(vocabulary)} is expected; {ADVICE}"
         )
+    # What both say of the patches.
     pairs = {"patch_size": "patch_size", "merge_size": "spatial_merge_size"}
     pairs["temporal_patch_size"] = "temporal_patch_size"
     for name, key in pairs.items():
-        ours, theirs = processor.get(name), vision.get(key)
-        if ours is not None and theirs is not None and ours != theirs:
+        image_value, model_value = processor.get(name), vision.get(key)
+        if None not in (image_value, model_value) and image_value != model_value:
             raise ValueError(
-                f"the image processor of {label} has {name} {quote(ours)}, but the model has "
-                f"{quote(theirs)}; {ADVICE}"
+                f"the image processor of {label} has {name} {quote(image_value)}, but its model "
+                f"has {quote(model_value)}; {ADVICE}"
             )
+    # The scale of the colours.
     for name in ("image_mean", "image_std"):
         numbers = processor.get(name)
         entries = numbers if isinstance(numbers, list) else []
@@ -152,6 +155,7 @@ def check_peft_config(label: str, config: Mapping[str, Any], max_rank: int = 1 <
         config: The contents of ``adapter_config.json``.
         max_rank: Largest rank that there are weights for.
     """
+    # Collect numbers, with whether they are ranks, and regular expressions.
     numbers = {name: (config.get(name, 1), name == "r") for name in ("r", "lora_alpha")}
     patterns = [p for p in (config.get("target_modules"),) if isinstance(p, str)]
     for name in ("rank_pattern", "alpha_pattern"):
@@ -160,6 +164,7 @@ def check_peft_config(label: str, config: Mapping[str, Any], max_rank: int = 1 <
             raise ValueError(f"{label} has {quote(pattern)} as {name}; {ADVICE}")
         numbers |= {key: (value, name == "rank_pattern") for key, value in pattern.items()}
         patterns += pattern
+    # Check them.
     for name, (number, is_rank) in numbers.items():
         is_number = type(number) is int or (type(number) is float and not is_rank)
         high = max_rank if is_rank else 1 << 16

@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from onereward.reward.judge import BUNDLED_FOLDER
+from support.bundled_models import BUNDLED
 from support.file_formats import CONDITION, GROUP, LABEL, LISTED, PAIR, encoded_picture
 
 FOLDER = None
@@ -165,7 +167,7 @@ def _settings() -> Iterator[CorpusCase]:
     for name, text in (("text", '"a"'), ("fraction", "1.5"), ("negative", "-1"), ("null", "null")):
         contents = f'{{"step": {text}, "seconds": 1}}'.encode()
         yield CorpusCase(format=state, name=name, contents=contents, refusal=r"state\.json.*step")
-    known = {
+    whole_recipe = {
         **{"format": 1, "name": "x", "true_cfg": 2.0, "guidance": 3.5, "negative_prompt": ""},
         **{"steps": 20, "target_size": 64, "max_upscale": 1.0, "max_sequence_length": 12},
     }
@@ -177,7 +179,7 @@ def _settings() -> Iterator[CorpusCase]:
         ("name", None, "name is None, but text"),
         ("format", 2, "format is 2, but this version reads 1"),
     ):
-        contents = json.dumps(known | {key: value}).encode()
+        contents = json.dumps(whole_recipe | {key: value}).encode()
         yield CorpusCase(format=recipe, name=f"{key} {value}", contents=contents, refusal=pattern)
 
 
@@ -195,8 +197,6 @@ def _configs() -> Iterator[CorpusCase]:
             **{"merge_size": 3, "max_pixels": "many"},
         },
     }
-    from support.file_formats import BUNDLED, BUNDLED_FOLDER
-
     for format, changes in absurd.items():
         source = (BUNDLED_FOLDER if format.startswith("judge") else BUNDLED) / format.split()[-1]
         for key, value in changes.items():

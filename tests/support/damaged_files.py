@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from .file_formats import BINARY, JSON, LINES, TENSORS
+from .format_entry import BINARY, JSON, LINES, TENSORS
 
 ABSURD: list[Any] = [
     *(None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, 2**31, 2**63, -(2**63), 10**39, 10**60),

@@ -21,7 +21,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from support.damaged_files import damaged
-from support.file_formats import FileFormat, file_formats
+from support.file_formats import file_formats
+from support.format_entry import FileFormat
 from support.sentences import is_sentence
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
