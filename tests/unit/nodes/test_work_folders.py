@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -81,3 +82,26 @@ def test_bundled_preferences_cannot_be_labelled(nodes: ModuleType, work_folders:
 def test_labels_cannot_leave_their_root(work_folders: Any, label: str):
     with pytest.raises(ValueError, match="choose one from the list"):
         work_folders.image_folder(label)
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "broken link", "circle"])
+def test_a_run_goes_into_a_folder_only(work_folders: Any, kind: str):
+    folder = work_folders.work_folder("policies", "mine")
+    folder.parent.mkdir(parents=True)
+    if kind == "file":
+        folder.touch()
+    elif kind == "pipe":
+        os.mkfifo(folder)
+    else:
+        folder.symlink_to("/nowhere" if kind == "broken link" else folder)
+    with pytest.raises(ValueError, match=r"^name is 'mine', but .*policies/mine is no folder"):
+        work_folders.work_folder("policies", "mine")
+
+
+def test_masks_are_no_folder_of_images(work_folders: Any, tmp_path: Path):
+    for name in ("trip/a.png", "trip/masks/a.png", "trip/party_masks/a.png", "trip/.hidden/a.png"):
+        path = tmp_path / "input" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    users = [name for name in work_folders.image_folders() if "[" not in name]
+    assert [name for name in users if name.startswith("trip")] == ["trip", "trip/party_masks"]
