@@ -41,7 +41,11 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_equal_to_the_rendering_of_transformers(name: str):
-    options: dict[str, Any] = {"add_generation_prompt": True, "enable_thinking": False, "add_vision_id": True}
+    options: dict[str, Any] = {
+        "add_generation_prompt": True,
+        "enable_thinking": False,
+        "add_vision_id": True,
+    }
     expected, _ = render_jinja_template([MESSAGES], chat_template=TEMPLATES[name], **options)
     assert render_template(TEMPLATES[name], messages=MESSAGES, **options) == expected[0]
 
