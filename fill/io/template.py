@@ -21,6 +21,7 @@ MAX_STEPS = 1_000_000
 """Lines of Python that compiling, and then rendering, may run; chat templates need some thousand.
 """
 MAX_SECONDS = 10.0
+"""Of its own thread's time."""
 MAX_CHARACTERS = 1 << 22
 """Of the result, of every text on the way, and entries of a list."""
 MAX_BITS = 4096
@@ -70,11 +71,10 @@ def render_template(source: str, **variables: Any) -> str:
 @functools.lru_cache(maxsize=16)
 def _compile(source: str) -> Any:
     if len(source) > MAX_SOURCE:
-        raise ValueError(
-            f"the template has {len(source):,} characters, but {MAX_SOURCE:,} are read"
-        )
+        raise _Stop(f"is longer than {MAX_SOURCE:,} characters")
+    environment = _environment()  # whose libraries are imported without a bound
     with _bounds():
-        return _environment().from_string(source)
+        return environment.from_string(source)
 
 
 class _Stop(BaseException):
@@ -84,12 +84,12 @@ class _Stop(BaseException):
 @contextmanager
 def _bounds() -> Iterator[None]:
     """Stop what runs in the block after so many lines or seconds, wherever it loops."""
-    end, steps = time.monotonic() + MAX_SECONDS, 0
+    end, steps = time.thread_time() + MAX_SECONDS, 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
         nonlocal steps
         steps += 1
-        if steps > MAX_STEPS or time.monotonic() > end:
+        if steps > MAX_STEPS or time.thread_time() > end:
             raise _Stop("does not end")
         if event == "call" and frame.f_code.co_name in _JOINS:
             _check_size(sum(len(str(part)) for part in frame.f_locals["seq"]))
