@@ -120,7 +120,7 @@ class Chat:
             system = {"type": "text", "text": self._as_plain_text(conversation.system)}
             messages.insert(0, {"role": "system", "content": [system]})
         variables = self.tokenizer.special_tokens_map | {
-            "messages": messages,
+            **{"messages": messages, "tools": None, "documents": None},
             "add_generation_prompt": True,
             "enable_thinking": conversation.reasons,
         }
