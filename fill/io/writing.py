@@ -152,11 +152,15 @@ def recover(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with what is in it, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Delete a file, or a folder with what is in it, if it is there; a power cut keeps it so."""
+    with explained(path):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.exists():
+            path.unlink()
+        else:
+            return
+        _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -228,9 +232,12 @@ def torn_line(path: Path) -> bytes:
     if not path.is_file():
         return b""
     size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(size - MAX_LINE, 0))
-        _, line_break, tail = file.read().rpartition(b"\n")
+    try:
+        with path.open("rb") as file:
+            file.seek(max(size - MAX_LINE, 0))
+            _, line_break, tail = file.read().rpartition(b"\n")
+    except OSError as error:
+        raise OSError(f"{label_of(path)} cannot be read ({error.strerror})") from error
     is_ours = tail.startswith(b"{") and (line_break or size <= MAX_LINE)
     return tail if is_ours else b""
 

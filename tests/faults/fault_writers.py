@@ -44,6 +44,7 @@ from onereward.training.jobs import EvaluateJob, GenerateJob, LabelJob, ReportJo
 from onereward.training.judge.config import JudgeTrainConfig
 from onereward.training.judge.report import ReportConfig
 from onereward.training.judge.train import train_judge
+from onereward.training.labelling.label_session import LabelSession
 from onereward.training.policy.merge_adapters import save_adapters
 from onereward.training.policy.run import train_policy
 from support.bundled_models import BUNDLED, bundled_models
@@ -182,6 +183,15 @@ def label(inputs: Inputs, root: Path) -> None:
         settings=LabelConfig(labeller="metrics", margin=0.0),
     )
     job.run(QuietHost("cpu"))
+
+
+def label_by_hand(inputs: Inputs, root: Path) -> None:
+    """What a person presses, until everything is answered."""
+    del inputs
+    session = LabelSession(root / "data")
+    while question := session.view("Ada")["question"]:
+        choice = "tie" if question["dimension"] == "structure" else 0
+        session.answer("Ada", question | {"choice": choice})
 
 
 def _add_candidates(inputs: Inputs, root: Path) -> None:
@@ -325,9 +335,12 @@ WRITERS: dict[str, Callable[[Inputs, Path], None]] = {
     for function in (
         *(train, train_all_weights, train_judge_adapter, train_whole_judge, generate, label),
         *(evaluate, report, edit, save_adapter, pick_best, import_list, export, dataset),
-        *(example_config, example_inputs, careless),
+        *(example_config, example_inputs, careless, label_by_hand),
     )
 }
 
-PREPARED: dict[str, Callable[[Inputs, Path], None]] = {"label": _add_candidates}
+PREPARED: dict[str, Callable[[Inputs, Path], None]] = {
+    "label": _add_candidates,
+    "label_by_hand": _add_candidates,
+}
 """What lies in the folder before a writer begins."""

@@ -195,12 +195,13 @@ def _wrap_open(shim: FileShim) -> None:
             return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
         plain = mode.replace("b", "").replace("t", "")
         writes = any(letter in plain for letter in "wax")
+        kind = "append" if "a" in plain and os.path.exists(file) else "create"
         if not isinstance(file, int):
-            shim.before("create" if writes else "open", watched)
+            shim.before(kind if writes else "open", watched)
         raw = _Raw(file, plain, closefd, opener)
         raw.shim, raw.watched = shim, watched
         if writes and not isinstance(file, int):
-            shim.after("create", watched)
+            shim.after(kind, watched)
         if "b" in mode and buffering == 0:
             return raw
         updates = "+" in plain

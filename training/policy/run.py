@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from ...fill.host import Host
 from ...fill.io.folder_lock import folder_lock, put_right
 from ...fill.io.json_text import label_of
-from ...fill.io.writing import atomic_folder, make_folder, recover, remove
+from ...fill.io.writing import atomic_folder, make_folder, remove
 from ...fill.memory.plan import explain_out_of_memory
 from ...reward.preference import PAIRS
 from ..charts.dashboard import draw_edits, plot_dashboard
-from ..data.conditions import EditDataset, read_image, save_image
+from ..data.conditions import EditDataset, save_image
 from ..runs.config import require
-from ..runs.directory import RunDirectory, TrainState, reset_if_not_started, saved_step
+from ..runs.directory import TrainState
 from ..runs.distributed import Distributed
 from ..runs.files import replace_by_copy
 from ..runs.loop import RunLoop
@@ -31,14 +31,25 @@ from .config import BEST_OF_N, DPO, LORA, NFT, REWARD, SUPERVISED, PolicyTrainCo
 from .forecast import Forecast, make_forecast, memory_advice
 from .loop import PolicyTrainer
 from .monitoring.monitor import Monitor, last_scores
-from .monitoring.samples_folder import SAMPLES, save_samples
+from .monitoring.samples_folder import save_samples
 from .objectives.best_of_n import BestOfNTrainer
 from .objectives.dpo import DpoTrainer
 from .objectives.nft import NftTrainer
 from .objectives.supervised import SupervisedTrainer
-from .reward_cells import RewardCells, reward_cells_of
+from .reward_cells import reward_cells_of
 from .rewards import JudgeReward, Reward
-from .run_models import RunModels, check_inputs, input_digests, load, write_inputs
+from .run_models import ADAPTER as ADAPTER
+from .run_models import (
+    DASHBOARD,
+    PolicyResult,
+    RunModels,
+    check_inputs,
+    finished,
+    input_digests,
+    open_directory,
+    result_name,
+)
+from .run_models import load as load
 from .samples import SampleSource
 from .sharding import make_sharding
 from .weights import Policy
@@ -53,31 +64,8 @@ TRAINERS: dict[str, type[PolicyTrainer]] = {
     BEST_OF_N: BestOfNTrainer,
 }
 """What a run learns by, per objective."""
-ADAPTER, TRANSFORMER = "adapter.safetensors", "transformer"
-"""The result in the run folder: a LoRA, or a transformer's folder."""
-DASHBOARD = "dashboard.png"
-"""Metrics and images in the run folder, as of the last checkpoint."""
 _EDITS = "dashboard.edits"
 """In a checkpoint: the images among them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PolicyResult:
-    """What a run has come to.
-
-    Example: ``models.with_adapter(train_policy(config, host).path, 1.0)``.
-    """
-
-    path: Path
-    """The adapter's file, or the transformer's folder."""
-    step: int
-    """Steps done."""
-    notes: tuple[str, ...]
-    """What the user should know: cells left out, why it stopped."""
-    dashboard: Tensor
-    """Metrics and images, ``[H, W, 3]``, 0..1."""
-    metrics: tuple[Mapping[str, float], ...]
-    """A record per step."""
 
 
 def train_policy(
@@ -157,26 +145,6 @@ def check(config: PolicyTrainConfig, host: Host, run_models: RunModels) -> Forec
                 "reads a probability (calibrated by temperature, if at all)"
             )
     return make_forecast(config, run_models.models, run_models.judges, host, run_models.eval_judge)
-
-
-def finished(config: PolicyTrainConfig) -> PolicyResult | None:
-    """Return what a run has come to that has done all its steps; None if there is more to do.
-
-    Raises:
-        ValueError: The folder holds a run with other settings.
-    """
-    run = Path(config.run_folder)
-    path, dashboard = run / _result_name(config), run / DASHBOARD
-    if not dashboard.is_file() or not path.exists() or saved_step(run) < config.steps:
-        return None
-    directory = RunDirectory(config)
-    return PolicyResult(
-        path=path,
-        step=saved_step(run),
-        notes=(),
-        dashboard=read_image(dashboard),
-        metrics=tuple(directory.read_metrics()),
-    )
 
 
 class PolicyRun(RunLoop[PolicyTrainer]):
@@ -390,7 +358,7 @@ class PolicyRun(RunLoop[PolicyTrainer]):
     @property
     def name(self) -> str:
         """The result's name in the folder."""
-        return _result_name(self.config)
+        return result_name(self.config)
 
     def export(self, path: Path, is_start: bool = False) -> None:
         """Write the weights as others can load them, or those that the run started from."""
@@ -433,25 +401,5 @@ class PolicyRun(RunLoop[PolicyTrainer]):
         )
 
 
-def open_directory(
-    config: PolicyTrainConfig, run_models: RunModels, cells: RewardCells, is_main: bool
-) -> RunDirectory:
-    """Open a run's folder; ValueError if it holds a run with other settings, models or data."""
-    if is_main:
-        recover(Path(config.run_folder) / "results")
-        recover(Path(config.run_folder) / SAMPLES)
-        reset_if_not_started(config, "prompts", "references", "results", "samples")
-    directory = RunDirectory(config)
-    digests = input_digests(config, run_models, cells)
-    if is_main and saved_step(directory.path) < 0:
-        write_inputs(directory.path, digests)
-    check_inputs(directory.path, digests)
-    return directory
-
-
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 6) for name, value in values.items()}
-
-
-def _result_name(config: PolicyTrainConfig) -> str:
-    return ADAPTER if config.mode == LORA else TRANSFORMER

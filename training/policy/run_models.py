@@ -1,4 +1,4 @@
-"""The models of a policy's run, and whether they are still those that it began with.
+"""A policy's run from outside: its models, whether they are those that it began with, its result.
 
 Settings only name folders; ``inputs.json`` in the run folder says what was in them. With a judge
 that was trained further in between, a run would be half one thing and half another, and its record
@@ -20,20 +20,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ...fill.fingerprint import fingerprint
 from ...fill.io.file_digest import fingerprint_files
 from ...fill.io.files import write_text
 from ...fill.io.json_text import label_of, read_json, shorten
+from ...fill.io.writing import recover
 from ...fill.models import FillModels, load_fill_models
 from ...reward.judge import Judge
 from ...reward.load_judge import load_judge
 from ...reward.preference import PAIRS
-from ..data.conditions import FILE_NAME
-from .config import DPO, PolicyTrainConfig
+from ..data.conditions import FILE_NAME, read_image
+from ..runs.directory import RunDirectory, reset_if_not_started, saved_step
+from .config import DPO, LORA, PolicyTrainConfig
 from .reward_cells import RewardCells
 from .rewards import RewardFactory
 
+ADAPTER, TRANSFORMER = "adapter.safetensors", "transformer"
+"""The result in the run folder: a LoRA, or a transformer's folder."""
+DASHBOARD = "dashboard.png"
+"""Metrics and images in the run folder, as of the last checkpoint."""
 INPUTS = "inputs.json"
 """In the run folder: name of what the run began with, to its digest."""
 
@@ -131,3 +138,63 @@ def check_inputs(run: Path, digests: Mapping[str, str]) -> None:
             f"since {label_of(run)} was begun, {shorten(' and '.join(changes), 120)} changed; "
             "choose another run folder (another name on the node), or put the old files back"
         )
+
+
+def open_directory(
+    config: PolicyTrainConfig, run_models: RunModels, cells: RewardCells, is_main: bool
+) -> RunDirectory:
+    """Open a run's folder; ValueError if it holds a run with other settings, models or data."""
+    if is_main:
+        for folder in Path(config.run_folder).glob("*/"):
+            recover(folder)
+        reset_if_not_started(config, "prompts", "references", "results", "samples")
+    directory = RunDirectory(config)
+    digests = input_digests(config, run_models, cells)
+    if is_main and saved_step(directory.path) < 0:
+        write_inputs(directory.path, digests)
+    check_inputs(directory.path, digests)
+    return directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PolicyResult:
+    """What a run has come to.
+
+    Example: ``models.with_adapter(train_policy(config, host).path, 1.0)``.
+    """
+
+    path: Path
+    """The adapter's file, or the transformer's folder."""
+    step: int
+    """Steps done."""
+    notes: tuple[str, ...]
+    """What the user should know: cells left out, why it stopped."""
+    dashboard: Tensor
+    """Metrics and images, ``[H, W, 3]``, 0..1."""
+    metrics: tuple[Mapping[str, float], ...]
+    """A record per step."""
+
+
+def finished(config: PolicyTrainConfig) -> PolicyResult | None:
+    """Return what a run has come to that has done all its steps; None if there is more to do.
+
+    Raises:
+        ValueError: The folder holds a run with other settings.
+    """
+    run = Path(config.run_folder)
+    path, dashboard = run / result_name(config), run / DASHBOARD
+    if not dashboard.is_file() or not path.exists() or saved_step(run) < config.steps:
+        return None
+    directory = RunDirectory(config)
+    return PolicyResult(
+        path=path,
+        step=saved_step(run),
+        notes=(),
+        dashboard=read_image(dashboard),
+        metrics=tuple(directory.read_metrics()),
+    )
+
+
+def result_name(config: PolicyTrainConfig) -> str:
+    """Return the result's name in the run folder."""
+    return ADAPTER if config.mode == LORA else TRANSFORMER
