@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,6 +33,7 @@ def pairs_lock(folder: Path) -> Iterator[None]:
     Example: ``with pairs_lock(folder): data.replace_pairs(change(data.pairs()))``.
     """
     lock = FileLock(folder / LOCK, timeout=_PATIENCE_S, is_singleton=True)
+    is_first = not lock.is_locked
     try:
         with explained(folder / LOCK):
             lock.acquire()
@@ -46,4 +47,14 @@ def pairs_lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if is_first:
+            with suppress(OSError):  # Windows deletes no file that is open
+                (folder / LOCK).unlink(missing_ok=True)
         lock.release()
+
+
+def remove_left_lock(folder: Path) -> None:
+    """Remove the lock's file if a stop has left it; one that is held stays."""
+    if (folder / LOCK).exists():
+        with suppress(ValueError, OSError), pairs_lock(folder):
+            pass

@@ -35,7 +35,7 @@ from ..fill.io.names import check_file_name
 from ..fill.io.writing import append_line, drop_torn_line, make_folder, torn_line, write_text
 from ..fill.json_config import make_record
 from ..fill.task import TASKS, Dimension, Task
-from .pairs_lock import pairs_lock
+from .pairs_lock import pairs_lock, remove_left_lock
 
 PAIRS = "metadata.jsonl"
 GROUPS = "candidates.jsonl"
@@ -115,6 +115,7 @@ class PreferenceSet:
         """
         self.folder = folder
         make_folder(folder)
+        remove_left_lock(folder)
         paths = [folder / name for name in (PAIRS, GROUPS) if torn_line(folder / name)]
         if paths:
             with suppress(FolderInUse), folder_lock(folder):

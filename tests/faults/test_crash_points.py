@@ -26,7 +26,7 @@ KINDS = ("kill", "half", "full", "unreadable", "power")
 QUICK = {
     **{"train": 3, "train_judge_adapter": 3, "generate": 3, "label": 4, "evaluate": 3},
     **{"report": 3, "save_adapter": 6, "pick_best": 4, "import_list": 4, "export": 4},
-    **{"dataset": 4, "example_config": 6},
+    **{"dataset": 4, "example_config": 6, "label_by_hand": 3},
 }
 """Writers of the short version, and how many operations are tried of each."""
 SLOW = ("train_all_weights", "train_whole_judge", "edit", "example_inputs")

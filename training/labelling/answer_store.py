@@ -90,10 +90,8 @@ class AnswerStore:
         elif self._has_strangers and len(self._groups) > num_groups:
             self._files[PAIRS].start_again()
         self._read(LABELS, self._chances.clear, self._take_scores)
-        with os.scandir(self.data.folder) as entries:
-            has_people = any(entry.name == PEOPLE for entry in entries)
-        for path in sorted((self.data.folder / PEOPLE).glob("*.jsonl")) if has_people else []:
-            self._read_person(HUMAN + path.stem)
+        for name in self._list_people():
+            self._read_person(HUMAN + name)
         self._read(PAIRS, self._clear_pairs, self._take_pair)
 
     def answer(self, labeller: str, cell: Cell) -> LabelAnswer | None:
@@ -125,47 +123,53 @@ class AnswerStore:
     # --- writing ---------------------------------------------------------------------------------
 
     @contextmanager
-    def change(self) -> Iterator[None]:
-        """Keep all others from changing answers, and know all that they have answered."""
+    def change(self, name: str) -> Iterator[None]:
+        """Keep all others from changing answers, and know all of them, before a person's key.
+
+        Raises:
+            ValueError: The name is no plain name.
+        """
+        check_name(name, "your name")
         with pairs_lock(self.data.folder):
-            drop_torn_line(self.data.folder / PAIRS)
+            for path in (self.data.folder / PAIRS, self._path_of(name)):
+                drop_torn_line(path)
             self.refresh()
+            # A stop between key and pair leaves a key that answers nothing.
+            labeller = HUMAN + name
+            while self._keys[labeller] and self._is_void(labeller, *self._keys[labeller][-1]):
+                self._remove_key(labeller)
             yield
+
+    def _path_of(self, name: str) -> Path:
+        return self.data.folder / PEOPLE / f"{name}.jsonl"
 
     def add(self, name: str, cell: Cell, answer: LabelAnswer) -> None:
         """Write what a person says, as one key; within :meth:`change`.
 
         Raises:
-            ValueError: The name is no plain name.
             WriteError: The disk is full, or the like; then nothing has been written.
         """
-        check_name(name, "your name")
-        labeller, group = HUMAN + name, self.group(cell[0])
-        path = self.data.folder / PEOPLE / f"{name}.jsonl"
-        make_folder(path.parent)
-        drop_torn_line(path)
+        labeller, group, path = HUMAN + name, self.group(cell[0]), self._path_of(name)
         values = {"condition": group.condition, "made_by": group.made_by, "labeller": labeller}
         scores = {cell[1].value: _to_scores(answer, len(group.file_names))}
         line = json.dumps(values | {"group": cell[0], "scores": scores}, ensure_ascii=False)
-        # A stop in between leaves a key without its pair: the question is asked again.
+        make_folder(path.parent)
         append_line(path, line)
-        self._read_person(labeller)
+        self.refresh()
         try:
             if answer.ends:
                 self.data.add(make_pair(group, cell[1], answer.ends, labeller))
-        except OSError:
-            self._remove_key(labeller)
-            raise
-        self.refresh()
+        finally:
+            self.refresh()
+            if self._is_void(labeller, cell, answer):
+                self._remove_key(labeller)
 
     def remove_last(self, name: str) -> Cell | None:
         """Take back a person's last key, and return which question it was for; within a change.
 
         Nothing is taken back where there is none: None.
         """
-        check_name(name, "your name")
         labeller = HUMAN + name
-        self._read_person(labeller)
         if not self._keys[labeller]:
             return None
         cell, answer = self._keys[labeller][-1]
@@ -180,9 +184,14 @@ class AnswerStore:
         self.refresh()
         return cell
 
+    def _is_void(self, labeller: str, cell: Cell, answer: LabelAnswer) -> bool:
+        """Whether an answer has lost its pair."""
+        return bool(answer.ends) and cell not in self.pairs[labeller]
+
     def _remove_key(self, labeller: str) -> None:
-        _remove_line(self._people[labeller], {"labeller": labeller})
-        cell, _ = self._keys[labeller].pop()
+        cell, _ = self._keys[labeller][-1]
+        _remove_line(self._people[labeller], {"labeller": labeller, "group": cell[0]})
+        self._keys[labeller].pop()
         self._by_cell[labeller][cell].pop()
         self._note(labeller, cell)
 
@@ -197,6 +206,14 @@ class AnswerStore:
         if records and name != PAIRS:
             self.version += 1
         return begins_anew and bool(records)
+
+    def _list_people(self) -> list[str]:
+        folder = self.data.folder / PEOPLE
+        try:
+            names = sorted(os.listdir(folder)) if folder.is_dir() else []
+        except OSError as error:
+            raise OSError(f"{label_of(folder)} cannot be read ({error.strerror})") from error
+        return [name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl")]
 
     def _read_person(self, labeller: str) -> None:
         if labeller not in self._people:

@@ -26,6 +26,7 @@ class GrowingFile:
 
         Raises:
             ValueError: A line is no JSON object; names file and line.
+            OSError: It cannot be read; names it.
         """
         data = b""
         try:
@@ -40,6 +41,9 @@ class GrowingFile:
                 data = file.read()
         except FileNotFoundError:
             self._forget()
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"{label_of(self.path)} cannot be read ({reason})") from error
         lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
         records = [self._parse(n, line) for n, line in enumerate(lines, self._num) if line.strip()]
         is_all = self._end == 0

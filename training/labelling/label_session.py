@@ -82,8 +82,7 @@ class LabelSession:
             ValueError: The name or the key is none.
             WriteError: It cannot be written.
         """
-        check_name(name, "your name")
-        with self._lock, self._store.change():
+        with self._lock, self._store.change(name):
             cell = self._cell(key.get("group"), key.get("dimension"))
             stage = self._stage(name, cell)
             if stage is None or stage != key.get("stage"):
@@ -96,8 +95,7 @@ class LabelSession:
 
     def undo(self, name: str, *, is_active: bool = True) -> dict[str, Any]:
         """Take back a person's last key, and return the view of that question."""
-        check_name(name, "your name")
-        with self._lock, self._store.change():
+        with self._lock, self._store.change(name):
             cell = self._store.remove_last(name)
             view = self._view(name, is_active, _place(cell) if cell else "")
             return view if cell else view | {"note": "there is nothing to undo"}
