@@ -172,6 +172,7 @@ class VisionLanguageModel:
         # Text after the images counts on from the largest position.
         expanded = torch.tensor([self._expand(row)])
         position = int(self._positions(expanded, last.cpu(), [row]).max()) + 1
+        length = expanded.shape[1]
         while True:
             tick()
             token = int(self.logits(state).argmax())
@@ -182,11 +183,12 @@ class VisionLanguageModel:
                 return ids
             out = model.model.language_model(
                 inputs_embeds=self._embed(torch.tensor([[token]])),
-                position_ids=torch.full((3, 1, 1), position, device=state.device),
+                position_ids=_with_order(torch.full((3, 1, 1), position), length).to(state.device),
                 past_key_values=out.past_key_values,
                 use_cache=True,
             )
-            state, position = out.last_hidden_state[:, -1], position + 1
+            state = out.last_hidden_state[:, -1]
+            position, length = position + 1, length + 1
 
     def _run(self, rows: Sequence[Row], use_cache: bool) -> tuple[Any, torch.Tensor]:
         """Return the language model's output, and the last position of every row."""
@@ -210,7 +212,7 @@ class VisionLanguageModel:
         last = torch.tensor([len(row) - 1 for row in expanded])
         out = model.model.language_model(
             inputs_embeds=embeds,
-            position_ids=self._positions(ids, last, rows).to(embeds.device),
+            position_ids=_with_order(self._positions(ids, last, rows)).to(embeds.device),
             use_cache=use_cache,
             **options,
         )
@@ -259,6 +261,15 @@ class VisionLanguageModel:
         if self.config.adapter:
             attach_adapter(model, Path(self.config.adapter))
         return model.eval()
+
+
+def _with_order(positions: torch.Tensor, start: int = 0) -> torch.Tensor:
+    """Return positions ``[3, N, L]`` below the tokens' order, ``[4, N, L]``.
+
+    Without it some transformers take an image's equal positions for the start of another text.
+    """
+    order = torch.arange(start, start + positions.shape[-1]).expand(1, *positions.shape[1:])
+    return torch.cat([order, positions])
 
 
 def _features(out: Any) -> tuple[Any, Sequence[Any]]:

@@ -229,3 +229,23 @@ def test_kernels_for_other_families_are_refused_at_once(folder: Path) -> None:
     config = JudgeConfig(folder=str(folder), liger_kernel=True)
     with pytest.raises(JudgeError, match=r"Qwen2-VL and Qwen2\.5-VL alone.*switch it off"):
         QwenJudge(config, torch.device("cuda"))
+
+
+def test_the_model_is_told_the_tokens_order(
+    judge: QwenJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 4.57 takes equal positions in an image for texts that do not see each other."""
+    language: Any = judge.component.module.model.language_model  # type: ignore[union-attr]
+    seen: list[torch.Tensor] = []
+
+    def forward(**inputs: Any) -> Any:
+        seen.append(inputs["position_ids"])
+        return original(**inputs)
+
+    original = language.forward
+    monkeypatch.setattr(language, "forward", forward)
+    row = Row(judge.chat.ids(about_pair("Yes or No?")), judge.encode_images(random_images(*SIZES)))
+    judge.model.generate(row, 3, stop=())
+    order = torch.cat([positions[0, 0] for positions in seen])
+    assert order.tolist() == list(range(len(order)))
+    assert all(len(positions) == 4 for positions in seen)
