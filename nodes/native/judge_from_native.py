@@ -26,7 +26,7 @@ class OneRewardJudgeFromNative(OneRewardNode):
             display_name="OneReward Judge From Native",
             category="OneReward/native",
             description="Takes a loaded CLIP that is a vision-language model with its language "
-            "head (Qwen3-VL 4B or 8B, Qwen3.5) as the judge: for scoring, choosing and labelling, "
+            "head (Qwen3-VL 4B or 8B) as the judge: for scoring, choosing and labelling, "
             "not for gradients. Nothing is copied; ComfyUI moves its weights.",
             **search_aliases("Qwen3-VL", "VLM", "text encoder", "vision-language model"),
             inputs=[

@@ -27,7 +27,7 @@ from ...reward.vlm.model import EncodedImage
 from ...reward.vlm.preprocess import PatchConfig, to_patches
 
 MIN_PIXELS = 256 * 256
-"""Smaller images are enlarged, as these families' own processors do."""
+"""Smaller images are enlarged, as the family's own processor does."""
 _HALF = (0.5, 0.5, 0.5)
 _TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}"
@@ -35,7 +35,7 @@ _TEMPLATE = (
     "{% else %}{{ c.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{{ '<|im_start|>assistant\n' }}"
 )
-"""What both families' published templates make of a message with images."""
+"""What the published template makes of a message with images."""
 _GET = "load one with Load CLIP, such as qwen3vl_4b or qwen3vl_8b"
 _SAMPLES = 64
 """Values of every weight that a digest is made of where the file is not known."""
@@ -46,18 +46,16 @@ class _Family(NamedTuple):
     image_token: int
     tied: tuple[str, ...]
     """Sizes whose language head is their table of embeddings."""
-    thinks: bool
 
 
 _FAMILIES = {
-    "Qwen3VL": _Family("Qwen3-VL", 151655, ("qwen3vl_4b",), False),
-    "Qwen35": _Family("Qwen3.5", 248056, ("qwen35_08b", "qwen35_2b", "qwen35_4b"), True),
+    "Qwen3VL": _Family("Qwen3-VL", 151655, ("qwen3vl_4b",)),
 }
 """By ComfyUI's class."""
 
 
 class NativeJudge:
-    """ComfyUI's Qwen3-VL or Qwen3.5 text encoder, asked the built-in question.
+    """ComfyUI's Qwen3-VL text encoder, asked the built-in question.
 
     Example: ``NativeJudge(clip, 512 * 512).probabilities([PairQuestion(first, second, query)])``.
 
@@ -239,8 +237,8 @@ def _checked(clip: Any, files: Sequence[Path]) -> tuple[Any, _Family]:
     if family is None:
         kind = type(network or stage).__name__.strip("_")
         raise JudgeError(
-            f"CLIP is {kind}, but a judge needs a Qwen3-VL or Qwen3.5 text encoder with its vision "
-            f"tower; {_GET}, with type stable_diffusion, in a ComfyUI that knows it"
+            f"CLIP is {kind}, but a judge needs a Qwen3-VL text encoder with its vision tower; "
+            f"{_GET}, with type stable_diffusion, in a ComfyUI that knows it"
         )
     label = label_of(files[0]) if files else f"this {family.name} text encoder"
     if network.model.norm is None:
@@ -282,5 +280,5 @@ def _files_of(clip: Any) -> list[Path]:
 def _chat(clip: Any, family: _Family) -> Chat:
     chat = Chat(Path("the connected CLIP"), family.image_token)
     chat.tokenizer = getattr(clip.tokenizer, clip.tokenizer.clip).tokenizer
-    chat.template = _TEMPLATE + ("{{ '<think>\n' }}" if family.thinks else "")
+    chat.template = _TEMPLATE
     return chat

@@ -51,7 +51,7 @@ TRANSLATED = {
     "OneRewardRemoteJudge": "71ffaf07",
     "OneRewardCalibrateJudge": "f52869a7",
     "OneRewardEnsembleJudges": "52553b3c",
-    "OneRewardJudgeFromNative": "42ef9149",
+    "OneRewardJudgeFromNative": "5ad15501",
 }
 """What the translations were made from: a checksum of each node's English texts."""
 

@@ -199,7 +199,7 @@ def test_other_text_encoders_are_refused_with_what_to_load(native: ModuleType) -
 
     for network, message in (
         (Qwen25_7BVLI(), "Qwen2.5-VL, whose language head ComfyUI leaves out"),
-        (CLIPTextModel(), "CLIP is CLIPTextModel, but a judge needs a Qwen3-VL or Qwen3.5"),
+        (CLIPTextModel(), "CLIP is CLIPTextModel, but a judge needs a Qwen3-VL"),
     ):
         stage = SimpleNamespace(clip="part", part=SimpleNamespace(transformer=network))
         clip = SimpleNamespace(cond_stage_model=stage, patcher=SimpleNamespace())
