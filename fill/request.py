@@ -51,8 +51,6 @@ class FillRequest:
             object.__setattr__(self, "context_mask", None)
         check_image("image", self.image)
         check_size(self.image.shape[2], self.image.shape[1])
-        if not _is_finite(self.image):
-            raise ValueError("image contains NaN or infinite values; look at the node that made it")
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}, but 0 to 2**64 - 1 is expected")
         self._check_area()
@@ -136,7 +134,7 @@ class FillResult:
 
 
 def check_image(name: str, image: torch.Tensor) -> None:
-    """Raise ValueError unless this is a batch of RGB images ``[B, H, W, 3]``; names the input.
+    """Raise ValueError unless this is a batch of finite RGB images ``[B, H, W, 3]``; names it.
 
     Example: ``check_image("image_a", torch.zeros(64, 64, 3))`` raises.
     """
@@ -158,12 +156,13 @@ def check_image(name: str, image: torch.Tensor) -> None:
         raise ValueError(
             f"{name} has data type {image.dtype}, but floating point in 0..1 is expected"
         )
+    _check_finite(name, image)
 
 
-def check_mask_axes(name: str, mask: torch.Tensor) -> None:
-    """Raise ValueError unless this is ``[B, H, W]`` or ``[H, W]`` of numbers; names the input.
+def check_mask_tensor(name: str, mask: torch.Tensor) -> None:
+    """Raise ValueError unless this is ``[B, H, W]`` or ``[H, W]`` of finite numbers; names it.
 
-    Example: ``check_mask_axes("mask", torch.zeros(64))`` raises.
+    Example: ``check_mask_tensor("mask", torch.zeros(64))`` raises.
     """
     if mask.ndim not in (2, 3):
         raise ValueError(
@@ -173,6 +172,8 @@ def check_mask_axes(name: str, mask: torch.Tensor) -> None:
         raise ValueError(
             f"{name} has data type {mask.dtype}, but floating point in 0..1 is expected"
         )
+    if mask.numel():
+        _check_finite(name, mask)
 
 
 def _check_mask(
@@ -180,9 +181,7 @@ def _check_mask(
 ) -> None:
     if mask is None:
         raise ValueError(f"{name} is missing; paint the area to repaint, 1 = repaint")
-    check_mask_axes(name, mask)
-    if mask.numel() and not _is_finite(mask):
-        raise ValueError(f"{name} contains NaN or infinite values; look at the node that made it")
+    check_mask_tensor(name, mask)
     # LoadImage gives a 64x64 mask of zeros for an image without alpha: that is "nothing painted".
     peak = float(mask.max()) if mask.numel() else 0.0
     is_empty = peak < MIN_PEAK
@@ -205,9 +204,10 @@ def _check_mask(
         )
 
 
-def _is_finite(values: torch.Tensor) -> bool:
-    """Tell whether there is no NaN and no infinite value; `isfinite` takes the memory twice."""
-    return bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
+def _check_finite(name: str, values: torch.Tensor) -> None:
+    ends = torch.stack(torch.aminmax(values))  # `isfinite` of all takes the memory twice
+    if not torch.isfinite(ends).all():
+        raise ValueError(f"{name} contains NaN or infinite values; look at the node that made it")
 
 
 def _check_surroundings(task: Task, mask: torch.Tensor | None) -> None:

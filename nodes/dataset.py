@@ -166,9 +166,9 @@ class OneRewardGenerateCandidates(OneRewardNode):
         """Refuse before the queue a bad name, limits and ranges that are upside down."""
         if name is not None:
             work_folders.work_folder(PREFERENCES, name)
-        known = given(values)
+        ends = given(values)
         # The other end of a range may be linked.
-        _generate_config(**{key: known[key] for key in known if _other_end(key) in (key, *known)})
+        _generate_config(**{key: ends[key] for key in ends if _other_end(key) in (key, *ends)})
         return True
 
     @classmethod

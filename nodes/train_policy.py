@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..fill.checkpoint.modules import DTYPES
+from ..fill.io.json_text import quote
 from ..fill.models import FillModels, load_fill_models
 from ..reward.judge import Judge
 from ..reward.preference import PreferenceSet
@@ -112,7 +113,7 @@ class OneRewardTrain(OneRewardNode):
             eval_judge=eval_judge.to_values() if eval_judge else {},
             max_minutes=max_minutes,
             threads=torch.get_num_threads(),
-            **(settings or {}),
+            **_further_settings(settings or {}),
             **values,
         )
         host = ComfyHost(cls.hidden.unique_id)
@@ -221,6 +222,14 @@ class OneRewardSaveAdapter(OneRewardNode):
         save_adapters(path, model, DTYPES[precision], overwrite)
         ComfyHost(cls.hidden.unique_id).notify(f"saved {path}")
         return io.NodeOutput(label)
+
+
+def _further_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of OneReward Train Settings; ValueError for those of something else."""
+    names = {f.name for f in fields(PolicyTrainConfig) if "help" in f.metadata} - set(MAIN)
+    if foreign := sorted(map(str, set(settings) - names)):
+        raise ValueError(f"settings holds {quote(foreign)}; connect OneReward Train Settings")
+    return settings
 
 
 def _trained_model(

@@ -18,7 +18,7 @@ from ...fill.config import FillConfig
 from ...fill.io.json_text import quote
 from ...fill.models import FillModels
 from ...fill.native import NativeEdit
-from ...fill.request import check_image, check_mask_axes
+from ...fill.request import check_image, check_mask_tensor
 from ...reward.preference import PreferenceSet
 from ...training.data.conditions import EditDataset
 
@@ -141,7 +141,7 @@ def _check_socket(name: str, value: Any, kind: str) -> None:
     if kind in ("IMAGE", "MASK"):
         if not isinstance(value, torch.Tensor):
             _refuse(name, value, f"{kind} (a tensor)")
-        (check_image if kind == "IMAGE" else check_mask_axes)(name, value)
+        (check_image if kind == "IMAGE" else check_mask_tensor)(name, value)
     elif kind in _SOCKETS:
         fits, expected = _SOCKETS[kind]
         if not fits(value):

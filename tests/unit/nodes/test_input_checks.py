@@ -63,6 +63,8 @@ def test_one_end_of_a_range_waits_for_the_other(nodes: ModuleType):
         ({"image": IMAGE.to(torch.uint8)}, "image has data type torch.uint8"),
         ({"image": IMAGE[:, :0]}, "image is 64x0 pixels"),
         ({"mask": MASK[None]}, "mask has shape [1, 1, 64, 64]"),
+        ({"image": IMAGE / 0}, "image contains NaN or infinite values"),
+        ({"context_mask": MASK / 0}, "context_mask contains NaN or infinite values"),
         ({"mask": MASK.int()}, "mask has data type torch.int32"),
         ({"settings": {"steps": 1}}, "settings is of the type dict, but what OneReward Settings"),
         ({"seed": 10**400}, "seed is 1"),
@@ -79,6 +81,13 @@ def test_what_arrives_is_checked_before_the_node_runs(
         nodes.OneRewardFill.PREPARE_CLASS_CLONE({}).execute(**valid | values)
     assert str(refused.value).startswith(sentence)
     assert len(str(refused.value)) <= 300
+
+
+def test_settings_of_training_are_those_of_its_node(nodes: ModuleType):
+    further = nodes.train_policy._further_settings
+    assert further({"t1": 0.5}) == {"t1": 0.5}
+    with pytest.raises(ValueError, match=r"^settings holds \['steps', 'x'\]; connect OneReward"):
+        further({"t1": 0.5, "x": 1, "steps": 2})  # steps is on the node itself
 
 
 def make_node(nodes: ModuleType, body: Any) -> Any:
