@@ -45,7 +45,7 @@ MODELS = (
 )
 ADAPTERS = (f"{BUNDLED}/fixed", f"{BUNDLED}/dynamic")
 SIDES = range(48, 161, 16)
-NUM_PICTURES = 60
+NUM_PICTURES = 12
 """They come again, so that caches of what was encoded are full after the first jobs."""
 MAX_WORKERS = 32
 """At least as many as the server has threads for files, which it starts as they are needed."""
