@@ -118,6 +118,11 @@ def check_vision(label: str, config: Mapping[str, Any], processor: Mapping[str, 
     vision, text = config.get("vision_config"), config.get("text_config", config)
     if not isinstance(vision, dict) or not isinstance(text, dict):
         raise ValueError(f"the config of {label} describes no vision model; {ADVICE}")
+    try:
+        make_record(LanguageSizes, text, ignores_unknown=True)
+        make_record(VisionSizes, vision, ignores_unknown=True)
+    except ValueError as error:
+        raise ValueError(shorten(f"the config of {label}: {error}; {ADVICE}")) from error
     vocabulary, token = text.get("vocab_size"), config.get("image_token_id")
     if not isinstance(token, int) or not 0 <= token < (vocabulary or 1 << 22):
         raise ValueError(
@@ -145,6 +150,48 @@ def check_vision(label: str, config: Mapping[str, Any], processor: Mapping[str, 
             )
     if min(processor["image_std"]) <= 0:
         raise ValueError(f"the image processor of {label} has an image_std of 0; {ADVICE}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageSizes:
+    """What memory is planned by. Example: ``LanguageSizes(hidden_size=8, num_hidden_layers=2)``."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    model_type: str = ""
+    intermediate_size: int = 0
+    num_attention_heads: int = 0
+    num_key_value_heads: int = 0
+    head_dim: int | None = None
+    num_experts: int | None = None
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    shared_expert_intermediate_size: int = 0
+    linear_num_value_heads: int = 0
+    linear_value_head_dim: int = 0
+    layer_types: tuple[str, ...] | None = None
+    full_attention_interval: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what has no size."""
+        has_heads = self.num_attention_heads and self.num_key_value_heads
+        if "qwen3" in self.model_type and not has_heads:
+            raise ValueError("it lacks num_attention_heads or num_key_value_heads")
+        if self.num_experts and self.num_experts_per_tok and not self.moe_intermediate_size:
+            raise ValueError("it lacks moe_intermediate_size")
+        if self.full_attention_interval < 1:
+            raise ValueError(f"full_attention_interval is {self.full_attention_interval}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionSizes:
+    """The same of a vision tower. Example: ``VisionSizes(depth=32, hidden_size=1280)``."""
+
+    depth: int = 32
+    embed_dim: int = 1280
+    hidden_size: int = 1280
+    intermediate_size: int = 0
+    mlp_ratio: float = 4.0
 
 
 def check_peft_config(label: str, config: Mapping[str, Any], max_rank: int = 1 << 16) -> None:
