@@ -269,8 +269,8 @@ def _has(layer: Any, part: str, tensors: set[str]) -> bool:
 
 def _files_of(clip: Any) -> list[Path]:
     """Return the files that newer ComfyUIs remember of a text encoder; empty if unknown."""
-    made = getattr(clip.patcher, "cached_patcher_init", None)
-    paths = made[1][0] if made else ()
+    reload = getattr(clip.patcher, "cached_patcher_init", None)
+    paths = reload[1][0] if reload else ()
     paths = [paths] if isinstance(paths, str) else paths
     files = [Path(path) for path in paths]
     is_known = all(f.suffix == ".safetensors" and f.is_file() for f in files)

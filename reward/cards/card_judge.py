@@ -21,7 +21,7 @@ from ..query import MAX_PROMPT
 from ..vlm.chat import IMAGE, Conversation
 from ..vlm.families import read_model_config
 from ..vlm.memory import TEXT_TOKENS
-from ..vlm.model import EncodedImage, Row
+from ..vlm.model import ChatRow, EncodedImage
 from ..vlm.qwen_vl import FolderJudge, QwenJudge
 from . import readings
 from .card_format import (
@@ -38,7 +38,7 @@ from .card_format import (
 from .find_card import find_card, is_built_in
 
 Poll = Callable[[], None]
-Ask = tuple[CardQuestion, Row]
+Ask = tuple[CardQuestion, ChatRow]
 Layers = list[tuple[Tensor, Tensor | None]]
 MAX_ANSWERS = 1024
 """Written answers that are kept."""
@@ -168,7 +168,7 @@ class CardJudge(FolderJudge):
                 key = (tuple(ids), question.pattern, question.head, *map(id, images))
                 if key not in index:
                     index[key] = len(asks)
-                    asks.append((question, Row(ids, images)))
+                    asks.append((question, ChatRow(ids, images)))
                 of_question.append(index[key])
             places.append(tuple(of_question))
         numbers = self._read(asks)  # [asks]: P for pairs, scores for single images
@@ -214,7 +214,7 @@ class CardJudge(FolderJudge):
                 numbers.append(readings.read_score(text, question.pattern, *scale))
         return numbers
 
-    def _answer(self, row: Row) -> str:
+    def _answer(self, row: ChatRow) -> str:
         """Return what the model writes; a ranking asks about the same images again and again."""
         key = (tuple(row.ids), *(_fingerprint(image) for image in row.images))
         if key not in self._answers:

@@ -45,8 +45,8 @@ class EncodedImage:
     """One tensor like ``tokens`` per layer of the language model that gets one."""
 
 
-class Row(NamedTuple):
-    """A conversation with its images. Example: ``Row(chat.ids(conversation), [first, second])``."""
+class ChatRow(NamedTuple):
+    """A conversation with its images. Example: ``ChatRow(chat.ids(words), [first])``."""
 
     ids: Sequence[int]
     """Token ids, with one image token for each image."""
@@ -133,7 +133,7 @@ class VisionLanguageModel:
             )
         ]
 
-    def last_states(self, rows: Sequence[Row]) -> torch.Tensor:
+    def last_states(self, rows: Sequence[ChatRow]) -> torch.Tensor:
         """Return the final states at the last position of every row, ``[len(rows), width]``.
 
         Differentiable. Rows may differ in length and in number and sizes of images.
@@ -141,7 +141,7 @@ class VisionLanguageModel:
         out, last = self._run(rows, use_cache=False)
         return out.last_hidden_state[torch.arange(len(rows), device=last.device), last]
 
-    def last_logits(self, rows: Sequence[Row]) -> torch.Tensor:
+    def last_logits(self, rows: Sequence[ChatRow]) -> torch.Tensor:
         """Return the logits of the token after every row, ``[len(rows), vocabulary]``, float32."""
         return self.logits(self.last_states(rows))
 
@@ -153,7 +153,7 @@ class VisionLanguageModel:
     @torch.no_grad()
     def generate(
         self,
-        row: Row,
+        row: ChatRow,
         max_tokens: int,
         stop: Collection[int],
         tick: Callable[[], None] = lambda: None,
@@ -190,7 +190,7 @@ class VisionLanguageModel:
             state = out.last_hidden_state[:, -1]
             position, length = position + 1, length + 1
 
-    def _run(self, rows: Sequence[Row], use_cache: bool) -> tuple[Any, torch.Tensor]:
+    def _run(self, rows: Sequence[ChatRow], use_cache: bool) -> tuple[Any, torch.Tensor]:
         """Return the language model's output, and the last position of every row."""
         model: Any = self.component.module
         expanded = [self._expand(row) for row in rows]
@@ -218,7 +218,7 @@ class VisionLanguageModel:
         )
         return out, last.to(embeds.device)
 
-    def _expand(self, row: Row) -> list[int]:
+    def _expand(self, row: ChatRow) -> list[int]:
         """Return the token ids of a row with an entry for every token of its images."""
         if row.ids.count(self.image_token) != len(row.images):
             raise JudgeError(
@@ -237,7 +237,7 @@ class VisionLanguageModel:
         return table(ids.to(table.weight.device))
 
     def _positions(
-        self, ids: torch.Tensor, last: torch.Tensor, rows: Sequence[Row]
+        self, ids: torch.Tensor, last: torch.Tensor, rows: Sequence[ChatRow]
     ) -> torch.Tensor:
         """Return multimodal positions ``[3, N, L]``, by the model's own function."""
         if not self.has_grid_positions:

@@ -22,7 +22,7 @@ from ..query import TEMPLATE_VERSION, Query
 from .adapter import WEIGHTS, read_notes
 from .chat import Chat, about_pair
 from .memory import judging_bytes, saved_bytes
-from .model import EncodedImage, Row, VisionLanguageModel
+from .model import ChatRow, EncodedImage, VisionLanguageModel
 
 RESULT = "judge"
 """Folder in that of a run, where a judge is written that was trained as a whole."""
@@ -183,7 +183,7 @@ class QwenJudge(FolderJudge):
         """
         return self.model.last_logits(
             [
-                Row(self.chat.ids(about_pair(query.question())), (first, second))
+                ChatRow(self.chat.ids(about_pair(query.question())), (first, second))
                 for first, second, query, _ in questions
             ]
         )

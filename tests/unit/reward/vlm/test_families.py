@@ -18,7 +18,7 @@ from onereward.reward.query import queries_for
 from onereward.reward.score import judge_pair
 from onereward.reward.vlm.adapter import adapter_parameters, inject_lora
 from onereward.reward.vlm.chat import IMAGE, Conversation, about_pair
-from onereward.reward.vlm.model import Row
+from onereward.reward.vlm.model import ChatRow
 from onereward.reward.vlm.preprocess import to_patches
 from onereward.reward.vlm.qwen_vl import QwenJudge
 from onereward.training.judge.config import LORA_TARGETS
@@ -109,9 +109,11 @@ def test_rows_of_any_length_equal_each_alone(judge: QwenJudge) -> None:
     """Linear attention would carry padding on, if it stood before a row's end."""
     encoded = judge.encode_images(random_images(*SIZES))
     rows = [
-        Row(judge.chat.ids(about_pair("Is it red?")), encoded),
-        Row(judge.chat.ids(Conversation(("Yes or No?",))), ()),
-        Row(judge.chat.ids(Conversation(("the first: ", IMAGE, " is red, is it?"))), encoded[1:]),
+        ChatRow(judge.chat.ids(about_pair("Is it red?")), encoded),
+        ChatRow(judge.chat.ids(Conversation(("Yes or No?",))), ()),
+        ChatRow(
+            judge.chat.ids(Conversation(("the first: ", IMAGE, " is red, is it?"))), encoded[1:]
+        ),
     ]
     with torch.no_grad():
         together = judge.model.last_states(rows)
@@ -131,7 +133,7 @@ def test_gradient_equals_finite_differences(folder: Path) -> None:
     weights = torch.randn(64, generator=torch.Generator().manual_seed(2)).double()
 
     def value(x: torch.Tensor) -> torch.Tensor:
-        return judge.model.last_states([Row(ids, (judge.encode(x), second))])[0] @ weights
+        return judge.model.last_states([ChatRow(ids, (judge.encode(x), second))])[0] @ weights
 
     x = image.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(value(x), x)
@@ -158,7 +160,7 @@ def test_generated_tokens_equal_the_models_own(judge: QwenJudge) -> None:
     expected = model.generate(
         **inputs, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0
     )[0, inputs["input_ids"].shape[1] :].tolist()
-    row = Row(judge.chat.ids(about_pair("Yes or No?")), judge.encode_images(images))
+    row = ChatRow(judge.chat.ids(about_pair("Yes or No?")), judge.encode_images(images))
     assert judge.model.generate(row, 6, stop=()) == expected
     stopped = judge.model.generate(row, 6, stop=expected[3:4])
     assert stopped == expected[: expected.index(expected[3])]
@@ -244,7 +246,9 @@ def test_the_model_is_told_the_tokens_order(
 
     original = language.forward
     monkeypatch.setattr(language, "forward", forward)
-    row = Row(judge.chat.ids(about_pair("Yes or No?")), judge.encode_images(random_images(*SIZES)))
+    row = ChatRow(
+        judge.chat.ids(about_pair("Yes or No?")), judge.encode_images(random_images(*SIZES))
+    )
     judge.model.generate(row, 3, stop=())
     order = torch.cat([positions[0, 0] for positions in seen])
     assert order.tolist() == list(range(len(order)))
