@@ -238,10 +238,10 @@ def test_the_model_is_told_the_tokens_order(
 ) -> None:
     """transformers 4.57 takes equal positions in an image for texts that do not see each other."""
     language: Any = judge.component.module.model.language_model  # type: ignore[union-attr]
-    seen: list[torch.Tensor] = []
+    inputs_seen: list[torch.Tensor] = []
 
     def forward(**inputs: Any) -> Any:
-        seen.append(inputs["position_ids"])
+        inputs_seen.append(inputs["position_ids"])
         return original(**inputs)
 
     original = language.forward
@@ -250,6 +250,6 @@ def test_the_model_is_told_the_tokens_order(
         judge.chat.ids(about_pair("Yes or No?")), judge.encode_images(random_images(*SIZES))
     )
     judge.model.generate(row, 3, stop=())
-    order = torch.cat([positions[0, 0] for positions in seen])
+    order = torch.cat([positions[0, 0] for positions in inputs_seen])
     assert order.tolist() == list(range(len(order)))
-    assert all(len(positions) == 4 for positions in seen)
+    assert all(len(positions) == 4 for positions in inputs_seen)

@@ -122,8 +122,8 @@ def test_mixed_sizes_in_one_pass_equal_one_by_one(judge: QwenJudge) -> None:
     images = random_images((64, 64), (112, 56), (140, 224))
     with torch.no_grad():
         a, b, c = judge.encode_images(images)
-        asked = [(a, b, QUERIES[0]), (c, a, QUERIES[1]), (b, c, QUERIES[0])]
-        questions = [PairQuestion(*question) for question in asked]
+        triples = [(a, b, QUERIES[0]), (c, a, QUERIES[1]), (b, c, QUERIES[0])]
+        questions = [PairQuestion(*question) for question in triples]
         together = judge.answer(questions)
         apart = [judge.encode(image) for image in images]
         alone = [(apart[0], apart[1]), (apart[2], apart[0]), (apart[1], apart[2])]
