@@ -154,7 +154,7 @@ class Trials:
             return
         if len(outcome.error) > LIMIT or "\n" in outcome.error:
             trial.complaint += " the message is long"
-        if "Errno" in outcome.error or "os error" in outcome.error:
+        if outcome.error.startswith(("[Errno", "I/O error")):
             trial.complaint += " the message is the system's"
 
     def _fresh(self) -> Path:

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from ...fill.host import Host
+from ...fill.io.files import load_tensors
 from ...fill.models import FillModels
 from ...fill.sampling.guidance import Prompt
 from ...fill.sampling.text import encode_prompts
@@ -42,7 +41,7 @@ class PromptStore:
 
     def get(self, text: str) -> Prompt:
         """Return a prepared prompt, on the CPU."""
-        tensors = load_file(self._path(text))
+        tensors = load_tensors(self._path(text))
         return Prompt(sequence=tensors["sequence"], pooled_embeds=tensors["pooled"])
 
     def _write(self, text: str, prompt: Prompt) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ...fill.io.files import load_tensors
 from ..runs.files import write_tensors
 from .samples import Sample
 
@@ -26,7 +26,7 @@ class ReferenceStore:
     def get(self, sample: Sample) -> Tensor | None:
         """Return packed latents ``[S, 4C]``, float32, or None."""
         path = self._path(sample)
-        return load_file(path)["latents"] if path.is_file() else None
+        return load_tensors(path)["latents"] if path.is_file() else None
 
     def put(self, sample: Sample, latents: Tensor) -> None:
         """Keep the latents of one reference."""

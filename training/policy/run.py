@@ -272,7 +272,16 @@ class PolicyRun(RunLoop[PolicyTrainer]):
         return can_evaluate and self.agree(super().is_asked_to_evaluate())
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluate on held-out conditions; keep the weights, the best and the last few."""
+        """Evaluate on held-out conditions; an error makes it due again, for the next run."""
+        before = self.monitor.tensors()
+        try:
+            return self._evaluate()
+        except BaseException:
+            self.monitor.restore(before)
+            raise
+
+    def _evaluate(self) -> dict[str, float]:
+        """Measure; keep the weights, the best and the last few."""
         result = self.monitor.evaluate()
         self.edits = draw_edits(result.strips())
         results = self.directory.path / "results"
