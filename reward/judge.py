@@ -28,7 +28,7 @@ class JudgeConfig(JsonConfig):
     """Which judge to load and how. Example: ``JudgeConfig(folder=path, precision='nf4')``."""
 
     folder: str = BUNDLED
-    """Folder of a Qwen2.5-VL or Qwen2-VL checkpoint in transformers format, or ``bundled``."""
+    """Folder of a Qwen-VL or Qwen3.5 checkpoint in transformers format, or ``bundled``."""
     precision: str = setting(
         "auto",
         "Data type of the weights; auto = bf16 on a GPU, fp32 on a CPU. fp8, nf4 = as auto, but "
