@@ -324,7 +324,9 @@ class PolicyRun(RunLoop[PolicyTrainer]):
                 replace(state, tensors=state.tensors | self.monitor.tensors() | edits)
             )
         self.write_result()
-        if self.processes.is_main:
+        # It marks the end, which has not come while the last evaluation is missing.
+        is_end_missing = self.trainer.step >= self.steps and self.is_eval_due()
+        if self.processes.is_main and not is_end_missing:
             save_image(self.directory.path / DASHBOARD, self.dashboard())
 
     @property
