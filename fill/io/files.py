@@ -138,9 +138,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    read_header(path)
     try:
+        read_header(path)
         return load_file(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{label_of(path)} cannot be read ({reason}); check the disk") from error
     except SafetensorError as error:
         raise ValueError(
             f"{label_of(path)} cannot be read ({shorten(str(error), 120)}); download it again"
