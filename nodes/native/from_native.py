@@ -76,9 +76,7 @@ class NativeModels(FillModels):
         model: Any = self.transformer.handle
         patched, _ = comfy.sd.load_lora_for_models(model, None, dict(weights), strength, 0.0)
         assert patched is not None, "a model was given"
-        derived.transformer = _component(
-            "transformer", _Transformer(patched), patched, self.dtype
-        )
+        derived.transformer = _component("transformer", _Transformer(patched), patched, self.dtype)
         derived.native = patched, *self.native[1:]
         derived.sample_rows = _sampler(patched, self.vae_config)
         return derived

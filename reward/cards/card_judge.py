@@ -275,8 +275,8 @@ class CardJudge(FolderJudge):
 
     def _scale(self, pixels: int) -> int:
         """Return how many times the rows of the built-in question a card's may take."""
-        judged = min(max(pixels, self.patches.min_pixels), self.patches.max_pixels)
-        return 2 + _EXTRA_TEXT // (2 * judged // self.patches.factor**2 + TEXT_TOKENS)
+        shown_pixels = min(max(pixels, self.patches.min_pixels), self.patches.max_pixels)
+        return 2 + _EXTRA_TEXT // (2 * shown_pixels // self.patches.factor**2 + TEXT_TOKENS)
 
     @cached_property
     def _words(self) -> tuple[list[int], list[int]]:

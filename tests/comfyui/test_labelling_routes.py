@@ -161,6 +161,6 @@ def test_only_the_page_s_own_files_are_served(comfyui: ComfyServer, name: str):
 
 def test_the_front_end_does_not_load_the_page_as_an_extension(comfyui: ComfyServer):
     with urllib.request.urlopen(f"{comfyui.url}/extensions") as answer:
-        ours = [path for path in json.load(answer) if "a-copy-of-the-pack" in path]
-    assert any(path.endswith("label_candidates.js") for path in ours)
-    assert not [path for path in ours if "/labelling/" in path]
+        paths = [path for path in json.load(answer) if "a-copy-of-the-pack" in path]
+    assert any(path.endswith("label_candidates.js") for path in paths)
+    assert not [path for path in paths if "/labelling/" in path]

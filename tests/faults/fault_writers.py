@@ -228,12 +228,12 @@ def report(inputs: Inputs, root: Path) -> None:
 
 def edit(inputs: Inputs, root: Path) -> None:
     """A folder of photographs, by the command line."""
-    said = io.StringIO()
+    output = io.StringIO()
     arguments = ["edit", "remove", str(inputs.photos), "--output", str(root / "edited")]
     settings = ["--set", "steps=1", "--set", "precision=fp32", "--device", "cpu"]
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(io.StringIO()):
         cli.main([*arguments, *settings])
-    lines = [line for line in said.getvalue().splitlines() if "Errno" in line or "cannot" in line]
+    lines = [line for line in output.getvalue().splitlines() if "Errno" in line or "cannot" in line]
     if lines:
         raise OSError(lines[0])
 

@@ -61,10 +61,10 @@ def _answer(trials: Any, request: dict[str, Any]) -> dict[str, Any]:
     if request.get("pairs"):
         sequences = [tuple(draw.sample(faults, 2)) for _ in range(request["pairs"])]
     limit = request.get("limit") or len(sequences)
-    chosen = sequences if limit >= len(sequences) else draw.sample(sequences, limit)
+    drawn_sequences = sequences if limit >= len(sequences) else draw.sample(sequences, limit)
     deadline = time.monotonic() + request.get("max_seconds", 1e9)
     results = []
-    for sequence in chosen:
+    for sequence in drawn_sequences:
         if time.monotonic() > deadline:
             break
         results.append(trials.run(*sequence))

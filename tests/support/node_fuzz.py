@@ -289,12 +289,12 @@ def error_outcome(error: Mapping[str, Any], names: tuple[str, ...]) -> Outcome:
 def refusal_outcome(answer: Mapping[str, Any], names: tuple[str, ...]) -> Outcome:
     """Return the outcome of a job that the server did not queue."""
     errors = [e for node in answer["node_errors"].values() for e in node["errors"]]
-    ours = [e for e in errors if is_ours(e)]
-    if not ours:
+    refusals = [e for e in errors if is_ours(e)]
+    if not refusals:
         return Outcome(kind="comfyui", text=str([e.get("details") for e in errors])[:300])
-    text = ours[0]["details"]
+    text = refusals[0]["details"]
     problems = problems_of(text, names)
-    problems += [f"{len(ours)} errors"] if len(ours) > 1 else []
+    problems += [f"{len(refusals)} errors"] if len(refusals) > 1 else []
     return Outcome(kind="opaque" if problems else "refused", text=text, problems=problems)
 
 

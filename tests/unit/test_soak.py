@@ -43,9 +43,9 @@ def test_too_few_jobs_prove_nothing():
 
 
 def test_a_picture_follows_from_its_number_and_has_a_mask():
-    first, again, other = (
+    first, again, different = (
         np.asarray(soak.draw(random.Random(f"0/{number}"), 64, 96)) for number in (1, 1, 2)
     )
     assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, different)
     assert 0 < (first[..., 3] == 0).mean() < 1

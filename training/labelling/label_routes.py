@@ -7,37 +7,20 @@ goes wrong is ``{"error": sentence}``. Only pages of the same server may ask.
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from ...fill.io.json_text import quote, shorten
 from ...reward.preference import GROUPS
+from ..web_page import Values, WebPage, text_of
 from .label_session import LabelSession
 
 if TYPE_CHECKING:
     from aiohttp import web
 
 PATH = "/onereward/labelling"
-WEB_FOLDER = Path(__file__).resolve().parents[2] / "web" / "labelling"
-_TYPES = {
-    ".html": "text/html",
-    ".mjs": "text/javascript",
-    ".css": "text/css",
-    ".svg": "image/svg+xml",
-}
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
-    "frame-ancestors 'self'",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
-_MAX_TEXT = 300
-"""Characters of a value in a request."""
 
 
 class FolderNames(Protocol):
@@ -81,45 +64,45 @@ class LabelServer:
 
     def add_to(self, routes: web.RouteTableDef) -> None:
         """Add the page and what it asks for to a server's routes."""
-        for name, work in {"folders": self._folders, "view": self._view}.items():
-            routes.get(f"{PATH}/api/{name}")(self._handler(work))
-        for name, work in {"answer": self._answer, "undo": self._undo}.items():
-            routes.post(f"{PATH}/api/{name}")(self._handler(work))
-        routes.get(f"{PATH}/api/image")(self._handler(self._image))
-        routes.get(f"{PATH}/{{file}}")(self._page)
-        routes.get(f"{PATH}/")(self._page)
-        routes.get(PATH)(self._to_page)
+        page = WebPage(
+            path=PATH,
+            folder="labelling",
+            gets={"folders": self._folders, "view": self._view, "image": self._image},
+            posts={"answer": self._answer, "undo": self._undo},
+            is_local_only=self.is_local_only,
+        )
+        page.add_to(routes)
 
     # --- what is asked for -----------------------------------------------------------------------
 
-    def _folders(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _folders(self, values: Values) -> dict[str, Any]:
         rows = []
         for folder in self.folders.names():
             try:
-                row = self._session(folder).progress(_text(values, "name"))
+                row = self._session(folder).progress(text_of(values, "name"))
             except (ValueError, OSError) as error:  # the others can still be labelled
                 row = {"error": shorten(str(error))}
             rows.append({"folder": folder, **row})
         return {"folders": rows}
 
-    def _view(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        place = _text(values, "place")
+    def _view(self, values: Values) -> dict[str, Any]:
+        place = text_of(values, "place")
         return self._session(values).view(
-            _text(values, "name"), is_active=_is_active(values), place=place
+            text_of(values, "name"), is_active=_is_active(values), place=place
         )
 
-    def _answer(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        name = _text(values, "name")
+    def _answer(self, values: Values) -> dict[str, Any]:
+        name = text_of(values, "name")
         return self._session(values).answer(name, values, is_active=_is_active(values))
 
-    def _undo(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return self._session(values).undo(_text(values, "name"), is_active=_is_active(values))
+    def _undo(self, values: Values) -> dict[str, Any]:
+        return self._session(values).undo(text_of(values, "name"), is_active=_is_active(values))
 
-    def _image(self, values: Mapping[str, Any]) -> Path:
-        return self._session(values).image(_text(values, "group"), _text(values, "image"))
+    def _image(self, values: Values) -> Path:
+        return self._session(values).image(text_of(values, "group"), text_of(values, "image"))
 
-    def _session(self, values: Mapping[str, Any] | str) -> LabelSession:
-        name = values if isinstance(values, str) else _text(values, "folder")
+    def _session(self, values: Values | str) -> LabelSession:
+        name = values if isinstance(values, str) else text_of(values, "folder")
         folder = self.folders.find(name)
         if not (folder / GROUPS).is_file():
             raise FileNotFoundError(
@@ -128,85 +111,6 @@ class LabelServer:
         with self._lock:
             return self._sessions.setdefault(folder, LabelSession(folder))
 
-    # --- HTTP ------------------------------------------------------------------------------------
 
-    def _handler(self, work: Callable[[Mapping[str, Any]], dict[str, Any] | Path]) -> Any:
-        from aiohttp import web
-
-        async def handle(request: web.Request) -> web.StreamResponse:
-            try:
-                self._check_origin(request)
-                result = await asyncio.to_thread(work, await _values(request))
-            except PermissionError as error:
-                return _refusal(error, 403)
-            except FileNotFoundError as error:
-                return _refusal(error, 404)
-            except ValueError as error:
-                return _refusal(error, 400)
-            except OSError as error:
-                return _refusal(error, 500)
-            if isinstance(result, Path):
-                return web.FileResponse(result, headers=_HEADERS)
-            return web.json_response(result, headers=_HEADERS)
-
-        return handle
-
-    async def _page(self, request: web.Request) -> web.StreamResponse:
-        from aiohttp import web
-
-        path = WEB_FOLDER / (request.match_info.get("file") or "index.html")
-        if path.parent != WEB_FOLDER or path.suffix not in _TYPES or not path.is_file():
-            return _refusal(FileNotFoundError("there is no such page"), 404)
-        headers = _HEADERS | {"Content-Type": f"{_TYPES[path.suffix]}; charset=utf-8"}
-        return web.FileResponse(path, headers=headers)
-
-    async def _to_page(self, request: web.Request) -> web.StreamResponse:
-        from aiohttp import web
-
-        target = f"{PATH.rpartition('/')[2]}/"  # relative, for servers behind a proxy
-        return web.HTTPFound(f"{target}?{request.query_string}".rstrip("?"))
-
-    def _check_origin(self, request: web.Request) -> None:
-        """Refuse what a page of another site has sent (PermissionError), as browsers tell it."""
-        host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
-        site = request.headers.get("Sec-Fetch-Site")
-        is_ours = site in ("same-origin", "none") if site else True
-        if origin and not site:
-            is_ours = urlsplit(origin).netloc.lower() == host.lower()
-        local = ("localhost", "127.0.0.1", "::1")
-        if self.is_local_only and urlsplit(f"//{host}").hostname not in local:
-            is_ours = False
-        # Forms of other sites cannot send JSON, and scripts only after asking, which nobody allows.
-        if request.method == "POST" and request.content_type != "application/json":
-            is_ours = False
-        if not is_ours:
-            raise PermissionError("only the labelling page of this server may ask for this")
-
-
-async def _values(request: web.Request) -> Mapping[str, Any]:
-    if request.method != "POST":
-        return request.query
-    try:
-        values = await request.json()
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise ValueError("the request is no JSON object")
-    return values
-
-
-def _text(values: Mapping[str, Any], key: str) -> str:
-    value = values.get(key, "")
-    if not isinstance(value, str) or len(value) > _MAX_TEXT:
-        raise ValueError(f"{key} is {quote(value)}, but a short text is expected")
-    return value
-
-
-def _is_active(values: Mapping[str, Any]) -> bool:
+def _is_active(values: Values) -> bool:
     return values.get("active", True) not in (False, "false", "0")
-
-
-def _refusal(error: Exception, status: int) -> web.Response:
-    from aiohttp import web
-
-    return web.json_response({"error": shorten(str(error))}, status=status, headers=_HEADERS)

@@ -230,9 +230,9 @@ class LabelSession:
     def _cell(self, group_id: Any, dimension: Any) -> Cell:
         """Return a question of the page's; ValueError if there is none."""
         dimensions = self._store.dimensions.get(group_id, ()) if isinstance(group_id, str) else ()
-        for known in dimensions:
-            if known.value == dimension:
-                return str(group_id), known
+        for judged_dimension in dimensions:
+            if judged_dimension.value == dimension:
+                return str(group_id), judged_dimension
         raise ValueError(f"there is no question {quote(dimension)} about this group; reload")
 
     def _stage(self, name: str, cell: Cell) -> str | None:
@@ -274,13 +274,18 @@ class LabelSession:
 
     def _others(self, name: str, cell: Cell) -> list[dict[str, Any]]:
         """Return what all others say about a question that the person has answered."""
-        own = self._store.answer(HUMAN + name, cell)
+        own_answer = self._store.answer(HUMAN + name, cell)
         rows = []
         for labeller in sorted(self._store.complete):
             answer = self._store.answer(labeller, cell)
-            if labeller == HUMAN + name or own is None or answer is None or not answer.is_complete:
+            if (
+                labeller == HUMAN + name
+                or own_answer is None
+                or answer is None
+                or not answer.is_complete
+            ):
                 continue
-            says = verdicts(own, answer, counts_ties=True)
+            says = verdicts(own_answer, answer, counts_ties=True)
             agrees = says[0] == says[1] if says else None
             row = {"labeller": labeller, "best": answer.best, "worst": answer.worst}
             rows.append(row | {"confidence": answer.confidence, "agrees": agrees})
@@ -289,14 +294,16 @@ class LabelSession:
     def _agreement(self, name: str) -> list[dict[str, Any]]:
         """Return the agreement with every other labeller, in all and per dimension."""
         tables = self._agreements.setdefault(name, _Tables())
-        own, changes = HUMAN + name, self._store.changes
+        labeller, changes = HUMAN + name, self._store.changes
         # Only what has changed since this person's last key is looked at.
-        touched = {(who, cell) for who, cell in changes[tables.num_changes :] if who != own}
-        mine = {cell for who, cell in changes[tables.num_changes :] if who == own}
-        touched |= {(who, cell) for cell in mine for who in self._store.complete if who != own}
+        touched = {(who, cell) for who, cell in changes[tables.num_changes :] if who != labeller}
+        own_cells = {cell for who, cell in changes[tables.num_changes :] if who == labeller}
+        touched |= {
+            (who, cell) for cell in own_cells for who in self._store.complete if who != labeller
+        }
         tables.num_changes = len(changes)
         for who, cell in touched:
-            tables.by_other[who].put(cell, self._item(own, who, cell))
+            tables.by_other[who].put(cell, self._item(labeller, who, cell))
         rows = []
         for who, table in sorted(tables.by_other.items()):
             total, dimensions = table.totals()
@@ -307,12 +314,12 @@ class LabelSession:
                 )
         return rows
 
-    def _item(self, own: str, other: str, cell: Cell) -> tuple[int, int] | None:
-        first, second = self._store.answer(own, cell), self._store.answer(other, cell)
+    def _item(self, labeller: str, other_labeller: str, cell: Cell) -> tuple[int, int] | None:
+        first, second = self._store.answer(labeller, cell), self._store.answer(other_labeller, cell)
         is_asked = cell[1] in self._store.dimensions.get(cell[0], ())
         if not (is_asked and first and second and first.is_complete and second.is_complete):
             return None
-        return verdicts(first, second, counts_ties=other.startswith(HUMAN))
+        return verdicts(first, second, counts_ties=other_labeller.startswith(HUMAN))
 
 
 @dataclass(slots=True)

@@ -108,10 +108,10 @@ class _AnyType(str):
     __slots__ = ()
     __hash__ = str.__hash__
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, value: object) -> bool:
         return True
 
-    def __ne__(self, other: object) -> bool:
+    def __ne__(self, value: object) -> bool:
         return False
 
 

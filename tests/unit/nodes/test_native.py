@@ -129,10 +129,10 @@ def test_comfyuis_own_sampler_makes_what_ours_makes(nodes: Any, config: dict[str
         models = kind(model, native.clip, native.vae, native.recipe)
         assert (models.sample_rows is None) == (model is native.model)
         results.append(run_fill(request, models, nodes.comfy_host.ComfyHost(None)))
-    own, core = (result.image for result in results)
-    assert own.shape == core.shape
-    assert (own - core).abs().max() < 4 / 255
-    assert (own - core).abs().mean() < 1e-3
+    our_image, core = (result.image for result in results)
+    assert our_image.shape == core.shape
+    assert (our_image - core).abs().max() < 4 / 255
+    assert (our_image - core).abs().mean() < 1e-3
 
 
 def test_text_encoders_of_ours_take_no_part_in_dynamic_memory(

@@ -185,7 +185,11 @@ LAST_SETTINGS = ["kernels", "offload", "memory_limit"]
         ("OneRewardLabelPreferences", LabelConfig, [f.name for f in fields(LabelConfig)]),
         ("OneRewardJudgeReport", ReportConfig, [f.name for f in fields(ReportConfig)]),
         ("OneRewardEvaluate", EvalConfig, [f.name for f in fields(EvalConfig)]),
-        ("OneRewardRemoteJudge", RemoteConfig, [f.name for f in fields(RemoteConfig) if f.metadata]),
+        (
+            "OneRewardRemoteJudge",
+            RemoteConfig,
+            [f.name for f in fields(RemoteConfig) if f.metadata],
+        ),
         ("OneRewardCalibrateJudge", CalibrateConfig, [f.name for f in fields(CalibrateConfig)]),
         ("OneRewardEnsembleJudges", EnsembleConfig, ["combine"]),
         ("OneRewardJudgeFromNative", JudgeConfig, ["max_pixels"]),

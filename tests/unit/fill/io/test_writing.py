@@ -34,15 +34,17 @@ def temporary_name(folder: Path) -> str:
 
 
 def test_orphans_of_dead_processes_are_removed_and_others_stay(tmp_path: Path) -> None:
-    mine = temporary_name(tmp_path / "elsewhere")
+    temporary_file = temporary_name(tmp_path / "elsewhere")
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead.wait()
     folder = tmp_path / "data"
     folder.mkdir()
-    computer = mine.removeprefix(".onereward-tmp-").split("-")[0]
-    orphan = folder / mine.replace(str(os.getpid()), str(dead.pid))
-    living = folder / mine.replace(str(os.getpid()), str(os.getppid()))
-    foreign = folder / mine.replace(computer, "00000000").replace(str(os.getpid()), str(dead.pid))
+    computer = temporary_file.removeprefix(".onereward-tmp-").split("-")[0]
+    orphan = folder / temporary_file.replace(str(os.getpid()), str(dead.pid))
+    living = folder / temporary_file.replace(str(os.getpid()), str(os.getppid()))
+    foreign = folder / temporary_file.replace(computer, "00000000").replace(
+        str(os.getpid()), str(dead.pid)
+    )
     for path in (orphan, living, foreign, folder / "notes.tmp"):
         path.touch()
     write_text(folder / "a.json", "{}")

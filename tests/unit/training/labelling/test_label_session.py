@@ -26,8 +26,8 @@ KEY_FILE = "labels/Ada.jsonl"
 
 def pairs(folder: Path, name: str = "Ada") -> list[tuple[str, str, str]]:
     data = PreferenceSet(folder).pairs()
-    own = [pair for pair in data if pair.judged_by == f"human:{name}"]
-    return [(p.winner_file_name, p.loser_file_name, p.dimension.value) for p in own]
+    own_pairs = [pair for pair in data if pair.judged_by == f"human:{name}"]
+    return [(p.winner_file_name, p.loser_file_name, p.dimension.value) for p in own_pairs]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
