@@ -72,6 +72,20 @@ def judge_folder(name: str) -> Path:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResidentConfig(JsonConfig):
+    """A judge that only the server knows which has loaded it; a record, from which none is made.
+
+    Example: ``ResidentConfig(label="qwen3vl_4b (native)", digest="5d0c2e...", max_pixels=262144)``.
+    """
+
+    label: str
+    digest: str
+    """Of its weights."""
+    max_pixels: int
+    """Largest image it saw."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """Answers about one pair. Example: ``judge_pair(judge, first, second, queries).mean()``."""
 

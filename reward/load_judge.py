@@ -4,6 +4,7 @@ Values without ``kind`` are those of a folder, :class:`~.judge.JudgeConfig`. Oth
 
     {"kind": "remote", "base_url": "http://localhost:8000/v1", "model": "Qwen/Qwen3-VL-8B-Instruct"}
     {"kind": "calibrated", "judge": {"folder": "bundled"}, "folder": "judge-reports/my-judge"}
+    {"kind": "resident", "label": "qwen3vl_4b (native)", "digest": "5d0c...", "max_pixels": 262144}
     {"kind": "ensemble", "judges": [{...}, {...}], "combine": "mean"}
 """
 
@@ -21,14 +22,15 @@ from . import calibrated_judge, ensemble
 from .calibrated_judge import CalibratedConfig, CalibratedJudge
 from .cards.card_judge import local_judge
 from .ensemble import EnsembleConfig, EnsembleJudge
-from .judge import Judge, JudgeConfig
+from .judge import Judge, JudgeConfig, JudgeError, ResidentConfig
 from .remote import remote_judge
 from .remote.remote_config import RemoteConfig
 from .remote.remote_judge import RemoteJudge
 
-LOCAL = "local"
+LOCAL, RESIDENT = "local", "resident"
 _CONFIGS: dict[str, type[JsonConfig]] = {
     LOCAL: JudgeConfig,
+    RESIDENT: ResidentConfig,
     remote_judge.KIND: RemoteConfig,
     calibrated_judge.KIND: CalibratedConfig,
     ensemble.KIND: EnsembleConfig,
@@ -68,6 +70,11 @@ def load_judge(
     if isinstance(config, EnsembleConfig):
         judges = [load_judge(part, device, poll) for part in config.judges]
         return EnsembleJudge(judges, config.combine)
+    if isinstance(config, ResidentConfig):
+        raise JudgeError(
+            f"judge {quote(config.label)} was in the memory of a ComfyUI server, and cannot be "
+            "loaded from here; run this in the graph, or name a judge in a folder"
+        )
     assert isinstance(config, JudgeConfig), "the table has no other kind"
     return local_judge(config, device, poll)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,8 @@ from ...fill.io.file_digest import fingerprint_files
 from ...fill.io.files import read_header
 from ...fill.io.json_text import label_of
 from ...fill.memory.components import Component
-from ...reward.judge import JudgeError, PairQuestion
+from ...reward.judge import JudgeError, PairQuestion, ResidentConfig
+from ...reward.load_judge import RESIDENT
 from ...reward.query import TEMPLATE_VERSION
 from ...reward.vlm.chat import Chat, about_pair
 from ...reward.vlm.memory import judged_pixels, towers
@@ -132,11 +134,11 @@ class NativeJudge:
         return (self.component,)
 
     def to_values(self) -> dict[str, Any]:
-        """Raise JudgeError: a job would have to load it, but it is in this server's memory."""
-        raise JudgeError(
-            f"{self.label} is in this server's memory, which a run cannot use; connect a judge "
-            "from OneReward Load Judge"
+        """Return a record of it; only this graph has the judge itself."""
+        config = ResidentConfig(
+            label=self.label, digest=self.digest, max_pixels=self.patches.max_pixels
         )
+        return {"kind": RESIDENT, **asdict(config)}
 
     def check(self) -> None:
         """Raise JudgeError if the tokenizer has no single Yes and No."""

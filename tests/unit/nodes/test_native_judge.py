@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from onereward.fill.task import Task
 from onereward.lab.judge.build import CHAT_TEMPLATE
 from onereward.reward.judge import JudgeError, PairQuestion
 from onereward.reward.judging import View, score_pairs
+from onereward.reward.load_judge import check_judge_values, load_judge
 from onereward.reward.query import queries_for
 from support.judges import as_uint8, random_images
 
@@ -208,7 +210,7 @@ def test_other_text_encoders_are_refused_with_what_to_load(native: ModuleType) -
         assert len(str(error.value)) <= 300
 
 
-def test_it_is_no_reward_and_no_part_of_a_run(
+def test_it_is_no_reward_and_only_a_record_outside_of_the_graph(
     encoders: ModuleType, native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "judge.safetensors"
@@ -216,8 +218,11 @@ def test_it_is_no_reward_and_no_part_of_a_run(
     clip = load_clip(file, "qwen3vl_8b", monkeypatch)
     judge = native.NativeJudge(clip, MAX_PIXELS)
     assert not judge.is_differentiable
-    with pytest.raises(JudgeError, match="OneReward Load Judge"):
-        judge.to_values()
+    values = json.loads(json.dumps(judge.to_values()))
+    check_judge_values(values)
+    assert values["label"] == judge.label
+    with pytest.raises(JudgeError, match="was in the memory of a ComfyUI server"):
+        load_judge(values, torch.device("cpu"))
     patched = clip.clone()
     name = "qwen3vl_8b.transformer.model.layers.0.mlp.down_proj.weight"
     shape = clip.patcher.model.state_dict()[name].shape
