@@ -45,7 +45,7 @@ class GenerateJob(JsonConfig):
     Example: ``GenerateJob.load(Path("generate.json")).run(host)``.
     """
 
-    model: dict[str, str]
+    model: dict[str, Any]
     """The fill model: fields of :class:`~..fill.config.ModelConfig`."""
     dataset_folder: str
     """What edits are made from."""

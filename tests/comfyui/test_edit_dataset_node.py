@@ -92,5 +92,5 @@ def test_a_damaged_image_is_named(client: ComfyClient, comfyui: ComfyServer):
     refused(
         client,
         graph(images="damaged", masks="random"),
-        "half.png: cannot be read as an image",
+        "half.png cannot be read as an image",
     )

@@ -90,8 +90,9 @@ class AnswerStore:
         elif self._has_strangers and len(self._groups) > num_groups:
             self._files[PAIRS].start_again()
         self._read(LABELS, self._chances.clear, self._take_scores)
-        for name in self._list_people():
-            self._read_person(HUMAN + name)
+        # Those whose file has gone, too: their answers went with it.
+        for labeller in sorted({HUMAN + name for name in self._list_people()} | set(self._people)):
+            self._read_person(labeller)
         self._read(PAIRS, self._clear_pairs, self._take_pair)
 
     def answer(self, labeller: str, cell: Cell) -> LabelAnswer | None:

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from onereward import cli
 from onereward.fill.config import ModelConfig
+from onereward.fill.io.writing import WriteError
 from onereward.fill.task import Dimension, Task
 from onereward.reward.judge import BUNDLED, BUNDLED_FOLDER, JudgeConfig, judge_folder
 from onereward.reward.preference import Preference, PreferenceSet, by_split
 from onereward.training import jobs
-from onereward.training.data import generate
 from onereward.training.data.conditions import save_image
 from onereward.training.data.generate import GenerateConfig
 from onereward.training.data.label import LabelConfig
@@ -204,18 +205,18 @@ def test_a_full_disk_while_collecting_is_named_and_the_run_goes_on(
         preferences_folder=str(tmp_path / "data"),
         settings=GenerateConfig(num_candidates=2, steps=(1, 2)),
     )
-    saved = 0
+    num_saved, save = 0, Image.Image.save
 
-    def fill_up(path: Path, pixels: torch.Tensor) -> None:
-        nonlocal saved
-        saved += 1
-        if saved > 6:
+    def fill_up(image: Image.Image, file: Path, kind: str, **options: Any) -> None:
+        nonlocal num_saved
+        num_saved += 1
+        if num_saved > 6:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save_image(path, pixels)
+        save(image, file, kind, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "save_image", fill_up)
-        with pytest.raises(OSError, match=r"cannot write to .*No space left.*free some space"):
+        patch.setattr(Image.Image, "save", fill_up)
+        with pytest.raises(WriteError, match=r"cannot write .*No space left.*free some space"):
             job.run(RecordingHost(), models=bundled_models())
     data = PreferenceSet(tmp_path / "data")
     assert len(data.groups()) == 1

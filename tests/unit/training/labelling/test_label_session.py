@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -440,3 +441,17 @@ def test_labels_of_metrics_and_of_people_do_not_overwrite_each_other(tmp_path: P
         assert len(lines) == 8 * 4
         num_decided = sum("[0.5, 0.5]" not in line for line in lines)
         assert len(pairs(tmp_path, name)) == num_decided
+
+
+def test_a_folder_that_was_made_anew_begins_without_the_old_answers(tmp_path: Path):
+    folder = tmp_path / "kites"
+    make_candidates(folder, (2, 4))
+    session = LabelSession(folder)
+    press(session, session.view("Ada"), 0)
+    shutil.rmtree(folder)
+    data = make_candidates(folder, (2, 4))
+    view = session.view("Ada")
+    assert view["progress"]["answered"] == 0
+    view = press(session, view, 1)
+    assert view["progress"]["answered"] == 1
+    assert len(data.pairs()) == len((folder / KEY_FILE).read_text("utf-8").splitlines()) == 1
