@@ -35,7 +35,7 @@ def test_shipped_configs_are_valid():
         ('{"run_folder": "x", "learnig_rate": 1}', r"unknown settings \['learnig_rate'\]"),
         ("{}", r"settings \['run_folder'\] are missing"),
         ("[1]", "an object of settings is expected"),
-        ("{", "not JSON"),
+        ("{", "cut off in the middle of its JSON"),
         ('{"format": 9, "run_folder": "x"}', "config format is 9.*update this pack"),
         ('{"run_folder": 3}', "run_folder is 3, but text is expected"),
         ('{"run_folder": "x", "seed": "4"}', "seed is '4', but a whole number is expected"),

@@ -225,7 +225,7 @@ def test_full_disk_keeps_the_last_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_module, "save_file", full)
-    with pytest.raises(OSError, match="free some space and run the same command again"):
+    with pytest.raises(OSError, match="free some space and run again"):
         folder.save(replace(good, step=2))
     stored = folder.load()
     assert stored is not None
