@@ -16,7 +16,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +203,9 @@ class _Progress:
 
 def _changed_settings(stored: Path, config: RunConfig) -> dict[str, tuple[Any, Any]]:
     before, after = read_json(stored, _RUN_ADVICE), json.loads(config.to_json())
+    # A run that was begun before a setting existed has had what is now its default.
+    defaults = {f.name: f.default for f in fields(config) if f.default is not MISSING}
+    before = {**{k: v for k, v in defaults.items() if after[k] == v}, **before}
     keys = sorted((before.keys() | after.keys()) - set(config.MAY_CHANGE))
     return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
 
