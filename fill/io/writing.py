@@ -132,8 +132,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             with suppress(OSError):
                 _recover_folder(path, goes_on=False)
             raise
-        _sync_folder(path.parent)
-        remove(old)
+        try:
+            _sync_folder(path.parent)
+        finally:  # the new one is in its place, whatever the disk says
+            remove(old)
 
 
 def folder_set_aside(path: Path) -> Path:
