@@ -159,6 +159,7 @@ def score_pairs(
     first, second = images  # [B, H, W, 3] each
     _check_pair(first, second)
     _check_questions(judge, queries, view, host)
+    # One pair after the other; a single image stands for a whole batch.
     num = max(len(first), len(second))
     judgements: list[Judgement] = []
     room = judge.working_bytes(view.pixels(first))

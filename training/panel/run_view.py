@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ..policy.monitoring.samples_folder import BASE, EDITS, SAMPLES, sample_step
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 MAX_LINES = 1200
 """Lines of the metrics that are sent; those with an evaluation are always among them."""
+TAIL_BYTES = 1 << 16
+"""Of the metrics, in which the last line stands whole."""
 SETTINGS = (
     *("objective", "algorithm", "mode", "rank", "batch_size", "learning_rate", "reward_cap"),
     *("group_size", "dpo_beta", "nft_beta", "eval_every", "seed"),
@@ -32,8 +34,8 @@ def run_summary(run: Path) -> dict[str, Any]:
         FileNotFoundError: The folder holds no run.
         ValueError: A file is damaged; names it.
     """
-    config = _config(run)
-    last = _last_line(run)
+    config, lines = _config(run), _last_metrics(run)
+    last = lines[-1] if lines else {}
     step, steps = int(last.get("step", 0)), int(config.get("steps", 0))
     status = RUNNING if is_running(run) else (FINISHED if step >= steps else STOPPED)
     return {"status": status, "step": step, "steps": steps, "seconds": last.get("seconds", 0.0)}
@@ -103,19 +105,30 @@ def _config(run: Path) -> dict[str, Any]:
 
 
 def _metrics(run: Path) -> list[dict[str, float]]:
-    lines: list[dict[str, float]] = []
-    for _, line in read_lines(run / METRICS):
+    return _numbers(line for _, line in read_lines(run / METRICS))
+
+
+def _numbers(lines: Iterable[str]) -> list[dict[str, float]]:
+    """Return the numbers of every whole line; one that is being written or cut is passed over."""
+    records: list[dict[str, float]] = []
+    for line in lines:
         try:
             values = parse_object(line, allows_nan=True)
-        except ValueError:  # the line that is just being written
+        except ValueError:
             continue
-        lines.append({k: float(v) for k, v in values.items() if isinstance(v, (int, float))})
-    return lines
+        records.append({k: float(v) for k, v in values.items() if isinstance(v, (int, float))})
+    return records
 
 
-def _last_line(run: Path) -> dict[str, float]:
-    lines = _metrics(run)
-    return lines[-1] if lines else {}
+def _last_metrics(run: Path) -> list[dict[str, float]]:
+    """Return the last lines alone: the list of runs asks for them again and again."""
+    path = run / METRICS
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
+        tail = file.read().decode("utf-8", "replace")
+    return _numbers(tail.splitlines())
 
 
 def _holder(run: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ..runs.directory import TrainState
 from ..runs.distributed import Distributed
 from ..runs.files import replace_by_copy
 from ..runs.loop import RunLoop
+from ..runs.run_requests import EVALUATE
 from ..runs.tensorboard import TensorBoard
 from .adapter_file import write_adapter
 from .config import BEST_OF_N, DPO, LORA, NFT, REWARD, SUPERVISED, PolicyTrainConfig
@@ -269,7 +270,7 @@ class PolicyRun(RunLoop[PolicyTrainer]):
     def is_asked_to_evaluate(self) -> bool:
         """Whether somebody has asked for an evaluation, and there is something to evaluate on."""
         can_evaluate = self.takes_part and self.monitor.can_evaluate
-        return can_evaluate and self.agree(super().is_asked_to_evaluate())
+        return can_evaluate and self.agree(self.takes_request(EVALUATE))
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate on held-out conditions; an error makes it due again, for the next run."""

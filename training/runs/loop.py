@@ -164,13 +164,17 @@ class RunLoop(Generic[_Trainer]):
 
     def is_asked_to_stop(self) -> bool:
         """Whether somebody has asked this run to end now, with its work kept."""
-        if self.processes.is_main and take(self.directory.path, STOP):
+        if self.takes_request(STOP):
             self.was_asked_to_stop = True
         return self.was_asked_to_stop
 
     def is_asked_to_evaluate(self) -> bool:
-        """Whether somebody has asked for an evaluation; the hook says who takes part in one."""
-        return self.processes.is_main and take(self.directory.path, EVALUATE)
+        """Whether somebody has asked for an evaluation; all processes take part in it."""
+        return self.processes.any(self.takes_request(EVALUATE))
+
+    def takes_request(self, request: str) -> bool:
+        """Whether the first process has been asked for something since the last look."""
+        return self.processes.is_main and take(self.directory.path, request)
 
     def write_metrics(self, values: Mapping[str, float]) -> None:
         """Write metrics of the step just done, in one line with what was written of it before."""

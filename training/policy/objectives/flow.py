@@ -5,7 +5,7 @@ Source: rectified flow (arXiv 2209.03003); FLUX.1 Fill's conditioning as in samp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -87,9 +87,3 @@ def sample_sigma(sigmas: Tensor, generator: torch.Generator) -> float:
     position = float(torch.rand((), generator=generator)) * (len(sigmas) - 1)
     index = min(int(position), len(sigmas) - 2)
     return float(torch.lerp(sigmas[index], sigmas[index + 1], position - index))
-
-
-def sample_noise_like(latents: Tensor, generators: Iterable[torch.Generator]) -> Tensor:
-    """Return noise shaped like ``[B, S, 4C]``, each row from its own source of randomness."""
-    rows = [torch.randn(latents.shape[1:], generator=generator) for generator in generators]
-    return torch.stack(rows).to(latents)
